@@ -1,0 +1,262 @@
+"""DeepSpeed, and the only module that imports it: ranks, the engine, fp32 master weights, sums over ranks, saved state.
+
+    world = start()                                            # this process's rank, device, and how many there are
+    settings = EngineSettings(Path("ds_configs/fp16.json"))
+    config, remarks = settings.resolved(world.device)          # the dict DeepSpeed gets, and what had to change
+    engine = Engine(model, config, lr=5e-5, schedule=lambda step: 1.0, world=world)
+    engine.backward(loss); engine.step()
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
+
+import deepspeed
+from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import Tensor, nn
+
+from depthdist.config import hidden
+
+OURS = {"scheduler": "the schedule is linear decay over the run", "gradient_accumulation_steps": "it follows from train_batch_size, micro-batch and ranks"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Hardware (precision, batch, optimizer and ZeRO stand in the DeepSpeed file)"""
+
+    deepspeed: Path = Path("ds_configs/fp16.json")
+    "DeepSpeed's own JSON; train_batch_size in it is the global batch, whatever the number of GPUs."
+    local_rank: int = hidden(-1)
+    "Set by the launcher."
+
+    def problems(self) -> list[str]:
+        try:
+            config = self.read()
+        except ValueError as err:
+            return [str(err)]
+        found = [f"{self.deepspeed}: {key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
+        for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
+            if not isinstance(config.get(key, 1), int) or config.get(key, 1) < 1:
+                found.append(f"{self.deepspeed}: {key} is {config[key]!r}; expected a whole number >= 1")
+        if "train_batch_size" not in config:
+            found.append(f"{self.deepspeed}: train_batch_size is missing: the global batch, 8 in the recipe")
+        if "lr" in config.get("optimizer", {}).get("params", {}):
+            found.append(f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is --lr")
+        if "optimizer" not in config:
+            found.append(f"{self.deepspeed}: optimizer is missing; see ds_configs/fp16.json")
+        return found
+
+    def read(self) -> dict[str, Any]:
+        """The file's content. ValueError when it cannot be read as a JSON object."""
+        try:
+            config = json.loads(self.deepspeed.read_text())
+        except OSError as err:
+            raise ValueError(f"--deepspeed {self.deepspeed}: {err.strerror}") from None
+        except ValueError as err:
+            raise ValueError(f"--deepspeed {self.deepspeed}: not JSON ({err})") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"--deepspeed {self.deepspeed}: expected a JSON object, found {type(config).__name__}")
+        return config
+
+    @property
+    def global_batch(self) -> int:
+        return self.read()["train_batch_size"]
+
+    @property
+    def micro_batch(self) -> int:
+        return self.read().get("train_micro_batch_size_per_gpu", 1)
+
+    def resolved(self) -> tuple[dict[str, Any], list[str]]:
+        """The configuration that this device can run, and one remark for each thing that had to change."""
+        config, remarks = self.read(), []
+        if precision(config) == "fp16" and not get_accelerator().is_fp16_supported():
+            config["fp16"] = {"enabled": False}
+            remarks.append(f"FP16 IS NOT SUPPORTED BY THIS DEVICE ({get_accelerator().device_name()}): this run trains in FP32")
+        if precision(config) == "bf16" and not get_accelerator().is_bf16_supported():
+            raise ValueError(f"{self.deepspeed}: this device has no bf16; use ds_configs/fp16.json")
+        return config, remarks
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` of `size`, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def precision(config: dict[str, Any]) -> str:
+    """"fp16", "bf16" or "fp32", as a DeepSpeed configuration has it."""
+    return next((name for name in ("fp16", "bf16") if config.get(name, {}).get("enabled")), "fp32")
+
+
+def world_size() -> int:
+    """How many ranks the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def start() -> World:
+    """Join the other ranks. Without a launcher this process is a world of one."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
+        os.environ.setdefault(name, value)
+    accelerator, local = get_accelerator(), int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() == "cpu":
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
+        if "OMP_NUM_THREADS" not in os.environ or local_world > 1:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+        device = torch.device("cpu")
+    else:
+        accelerator.set_device(local)
+        device = torch.device(accelerator.device_name(local))
+    # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler, for 2 MB of gradients
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def stop() -> None:
+    """Leave the other ranks, so that no library has to complain at exit."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Iterable[float]) -> list[float]:
+    """Each number added up over all ranks, in float64, the same on every rank."""
+    total = torch.tensor(list(values), dtype=torch.float64)
+    if dist.get_world_size() > 1:
+        device = get_accelerator().current_device_name()
+        total = total.to(device)
+        dist.all_reduce(total)
+    return total.tolist()
+
+
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's value (anything small), on every rank."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device(get_accelerator().current_device_name()))
+    return box[0]
+
+
+class Engine:
+    """A DeepSpeed engine around `model`: what trains is what requires a gradient.
+
+    keep_float32  frozen parameters that must not be rounded to the engine's precision
+    """
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], lr: float, schedule: Callable[[int], float], world: World, keep_float32: Iterable[nn.Parameter] = ()):
+        config = copy.deepcopy(config)
+        config["optimizer"].setdefault("params", {})["lr"] = lr
+        config.setdefault("steps_per_print", 10**9)
+        kept = [(p, p.data.clone()) for p in keep_float32]
+        self.world, self.model = world, model
+        self.precision = precision(config)
+        self.deepspeed, self.optimizer, _, self.scheduler = deepspeed.initialize(
+            model=model,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            config=config,
+            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
+        )
+        if config.get("zero_optimization", {}).get("stage", 0) < 3:  # stage 3 holds them in pieces, already rounded
+            for parameter, data in kept:
+                parameter.data = data.to(world.device)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        return self.deepspeed(rgb)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch; DeepSpeed divides by the micro-batches of a step and averages over ranks."""
+        self.deepspeed.backward(loss)
+
+    def step(self) -> bool:
+        """End a micro-batch. Whether an optimizer step was taken with it (not where the loss scale overflowed)."""
+        before = self.deepspeed.skipped_steps
+        boundary = self.deepspeed.is_gradient_accumulation_boundary()
+        self.deepspeed.step()
+        return boundary and self.deepspeed.skipped_steps == before
+
+    @property
+    def lr(self) -> float:
+        return self.scheduler.get_last_lr()[0]
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by so that small gradients survive fp16; 1 in the other precisions."""
+        if self.precision != "fp16":
+            return 1.0
+        return float(getattr(self.optimizer, "loss_scale_config", self.optimizer).cur_scale)
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm of the last step's gradient, before clipping."""
+        return float(self.deepspeed.get_global_grad_norm() or 0.0)
+
+    @property
+    def skipped_steps(self) -> int:
+        return self.deepspeed.skipped_steps
+
+    def masters(self) -> dict[str, Tensor]:
+        """The trained weights in fp32, by `model.named_parameters()` name. Every rank must call it (ZeRO gathers)."""
+        flat = _masters_by_id(self.optimizer)
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            master = flat.get(id(parameter))
+            if master is None:
+                master = safe_get_full_fp32_param(parameter) if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id") else parameter
+            assert master is not None and master.dtype == torch.float32, f"{name} has no fp32 master"
+            found[name] = master.detach()
+        return found
+
+    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
+        """Everything to go on from, without the frozen model, under folder/tag; every rank takes part."""
+        self.deepspeed.save_checkpoint(str(folder), tag=tag, client_state={"depthdist": state}, exclude_frozen_parameters=True)
+
+    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Go on from `save`; returns its state. ValueError when the checkpoint does not fit this model."""
+        frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        try:
+            path, client = self.deepspeed.load_checkpoint(
+                str(folder), tag=tag, load_module_strict=False, custom_load_fn=lambda src, dst: _load_trained(src, dst, frozen)
+            )
+        except (RuntimeError, AssertionError) as err:
+            raise ValueError(f"{folder}/{tag}: this checkpoint does not fit: {str(err).splitlines()[0]}") from err
+        if path is None:
+            raise ValueError(f"{folder}/{tag}: no checkpoint could be read")
+        return client["depthdist"]
+
+
+def _load_trained(src: dict[str, Tensor], dst: nn.Module, frozen: set[str]) -> None:
+    missing, unexpected = dst.load_state_dict(src, strict=False)
+    lost = set(missing) - frozen
+    if lost or unexpected:
+        raise RuntimeError(f"lacks {sorted(lost)[:2]}, has {sorted(unexpected)[:2]} that this model has not")
+
+
+def _masters_by_id(optimizer: Any) -> dict[int, Tensor]:
+    """fp32 masters of DeepSpeed's fp16 optimizers without ZeRO, by id of the half-precision parameter."""
+    if hasattr(optimizer, "fp32_groups"):
+        return {id(p): m for group, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups) for p, m in zip(group, masters)}
+    if hasattr(optimizer, "fp32_groups_flat") and hasattr(optimizer, "fp16_groups"):
+        found = {}
+        for group, flat in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat):
+            for parameter, piece in zip(group, flat.split([p.numel() for p in group])):
+                found[id(parameter)] = piece.view(parameter.shape)
+        return found
+    return {}

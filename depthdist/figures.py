@@ -1,0 +1,61 @@
+"""Pictures of depth in mm: RGB | truth | prediction | error, each with its colour bar. Plain arrays in, a figure out.
+
+    save(figure(rgb, pred_mm, truth_mm, title="a capture"), Path("figure.png"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+NEAR_TO_FAR = matplotlib.colormaps["turbo_r"].with_extremes(bad="0.25")
+SIGNED = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.25")
+
+
+def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = None, title: str = "") -> Figure:
+    """RGB | truth | prediction | error where there is a truth, else RGB | prediction.
+
+    rgb       (h, w, 3) uint8
+    pred_mm   (H, W) mm;  truth_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
+    Truth and prediction share one colour range, the truth's 1st to 99th percentile. The error is prediction - truth: red is too far.
+    """
+    truth = None if truth_mm is None else np.where(np.nan_to_num(truth_mm) > 0, truth_mm, np.nan)
+    if truth is not None and not np.isfinite(truth).any():
+        truth = None
+    low, high = np.nanpercentile(pred_mm if truth is None else truth, [1, 99])
+    depth = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
+    panels = [("RGB", rgb, {}, ""), ("prediction", pred_mm, depth, "mm")]
+    if truth is not None:
+        error = pred_mm - truth
+        span = max(float(np.nanpercentile(np.abs(error), 95)), 0.1)
+        mean = float(np.nanmean(np.abs(error)))
+        panels.insert(1, ("truth", truth, depth, "mm"))
+        panels.append((f"prediction - truth (mean size {mean:.1f} mm)", error, {"cmap": SIGNED, "vmin": -span, "vmax": span}, "mm"))
+    height, width = pred_mm.shape
+    fig = Figure(figsize=(4.2 * len(panels), 3.3 * height / width + 0.8), dpi=100, layout="constrained")
+    for axes, (name, image, options, unit) in zip(np.atleast_1d(fig.subplots(1, len(panels))), panels):
+        drawn = axes.imshow(image, interpolation="antialiased", **options)
+        axes.set_title(name, fontsize=10)
+        axes.set_axis_off()
+        if unit:
+            fig.colorbar(drawn, ax=axes, label=unit, fraction=0.04, pad=0.02, extend="both")
+    if title:
+        fig.suptitle(title, fontsize=10)
+    return fig
+
+
+def save(fig: Figure, path: Path) -> None:
+    """Write the figure as a picture file."""
+    fig.savefig(path)
+
+
+def pixels(fig: Figure) -> np.ndarray:
+    """The figure as (h, w, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

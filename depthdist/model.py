@@ -1,0 +1,297 @@
+"""Depth Anything V2 with LoRA: uint8 pictures in, normalised inverse depth out.
+
+The base model is a hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the decoder
+starts fresh and is trained too), or `tiny`. It stays frozen; LoRA (Hu et al. 2022, through peft) goes on query, key and
+value of every attention layer, under either of the names that transformers has given them.
+
+    model = with_lora(load_base("tiny"), ModelSettings(), seed=0)
+    pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
+
+DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
+PATCH = 14  # pixels: both sides of what the network sees are multiples of it
+# transformers >= 5.18 has the name on the left, those before it the one on the right
+SPELLINGS = {f"attention.{letter}_proj": f"attention.attention.{word}" for letter, word in zip("qkv", ("query", "key", "value"))}
+SPELLINGS["attention.o_proj"] = "attention.output.dense"
+QKV = r".*\.attention\.(?:attention\.(?:query|key|value)|q_proj|k_proj|v_proj)"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
+# hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et al. 2024, its config files)
+DECODERS = {
+    384: ([3, 6, 9, 12], [48, 96, 192, 384], 64),
+    768: ([3, 6, 9, 12], [96, 192, 384, 768], 128),
+    1024: ([5, 12, 18, 24], [256, 512, 1024, 1024], 256),
+    1536: ([10, 20, 30, 40], [1536, 1536, 1536, 1536], 384),
+}
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Model"""
+
+    model: str = DEFAULT_MODEL
+    "Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2 backbone), or `tiny`."
+    lora_rank: int = 16
+    "Rank of the LoRA matrices on query, key and value."
+    lora_alpha: int = 32
+    "LoRA scale: its output is multiplied by alpha / rank."
+    lora_dropout: float = 0.05
+    "Share of LoRA's inputs dropped during training, 0..1."
+
+    def problems(self) -> list[str]:
+        found = [f"--{name.replace('_', '-')} is {getattr(self, name)}: expected > 0" for name in ("lora_rank", "lora_alpha") if getattr(self, name) <= 0]
+        if not 0 <= self.lora_dropout < 1:
+            found.append(f"--lora-dropout is {self.lora_dropout}: expected 0 <= dropout < 1")
+        return found
+
+
+class Float32Conv2d(nn.Conv2d):
+    """A convolution that computes in float32 whatever its own and its input's precision.
+
+    One fp16 ulp of the output is half a millimetre at 1.5 m: the last layers of the head may not round to it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class DepthModel(nn.Module):
+    """A DA-V2, with or without LoRA, that takes pictures as they are stored.
+
+    net            DepthAnythingForDepthEstimation, or the PeftModel around it
+    fresh_decoder  the decoder came without pretrained weights and is trained too
+    """
+
+    def __init__(self, net: nn.Module, name: str, fresh_decoder: bool, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.net, self.name, self.fresh_decoder = net, name, fresh_decoder
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Normalised inverse depth (B, h, w) float32, >= 0, of pictures (B, h, w, 3) uint8."""
+        pixels = rgb.permute(0, 3, 1, 2).float() / 255  # (B, 3, h, w)
+        pixels = (pixels - self.mean) / self.std
+        dtype = next(self.net.parameters()).dtype
+        return self.net(pixel_values=pixels.to(dtype)).predicted_depth.float()
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """Parameters that train, and all of them (peft's untouched originals of trained modules not counted)."""
+        used = [p for name, p in self.named_parameters() if "original_module" not in name]
+        sizes = [getattr(p, "ds_numel", p.numel()) for p in used]
+        return sum(n for p, n in zip(used, sizes) if p.requires_grad), sum(sizes)
+
+    def frozen_float32(self) -> list[nn.Parameter]:
+        """The frozen parameters that no precision setting may round."""
+        layers = [m for m in self.modules() if isinstance(m, Float32Conv2d)]
+        return [p for layer in layers for p in layer.parameters() if not p.requires_grad]
+
+
+def load_base(name: str) -> DepthModel:
+    """The frozen base model that `--model` names. ValueError says what was wrong and the ways out."""
+    path = Path(name).expanduser()
+    if name == "tiny":
+        net, fresh, mean_std = _tiny(), True, IMAGENET
+    elif path.is_dir():
+        net, fresh, mean_std = *_from_folder(path), _normalisation(path)
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
+        net, fresh, mean_std = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
+    else:
+        raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name) or `tiny`")
+    net.requires_grad_(False)
+    # conv2 and conv3 are the head's last: they compute in float32
+    net.head.conv2, net.head.conv3 = _float32(net.head.conv2), _float32(net.head.conv3)
+    return DepthModel(net, name, fresh, *mean_std)
+
+
+def with_lora(base: DepthModel, settings: ModelSettings, seed: int) -> DepthModel:
+    """`base` with a new adapter: LoRA on q, k, v, and the decoder where that is fresh. In place."""
+    torch.manual_seed(seed)
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        bias="none",
+        target_modules=QKV,
+        modules_to_save=["neck", "head"] if base.fresh_decoder else None,
+    )
+    base.net = get_peft_model(base.net, lora)
+    freeze_idle(base)
+    return base
+
+
+def freeze_idle(model: DepthModel) -> None:
+    """Freeze the residual layer that never runs (the first fusion layer has no second input)."""
+    for name, parameter in model.named_parameters():
+        if "fusion_stage.layers.0.residual_layer1" in name:
+            parameter.requires_grad_(False)
+
+
+def respelled(name: str, new: bool) -> str:
+    """A parameter's name as transformers >= 5.18 (new) or < 5.18 has it."""
+    for after, before in SPELLINGS.items():
+        name = name.replace(f".{before}.", f".{after}.") if new else name.replace(f".{after}.", f".{before}.")
+    return name
+
+
+def has_adapter(model: DepthModel) -> bool:
+    """Whether the model carries LoRA."""
+    return isinstance(model.net, PeftModel)
+
+
+def _float32(conv: nn.Conv2d) -> Float32Conv2d:
+    conv.__class__ = Float32Conv2d
+    return conv
+
+
+def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
+    """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that fails."""
+    options["local_files_only"] = Path(name).is_dir() or not _hub_answers()
+    try:
+        net, info = cls.from_pretrained(str(name), output_loading_info=True, dtype=torch.float32, **options)
+    except (OSError, ValueError) as err:
+        if Path(name).is_dir():
+            raise ValueError(f"--model {name}: cannot be loaded: {str(err).splitlines()[0]}") from err
+        raise ValueError(
+            f"--model {name}: the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160].rstrip()}). Ways out: "
+            f"`hf download {name}` on a machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face format; --model tiny"
+        ) from err
+    lacking = [k for k in info["missing_keys"] if "mask_token" not in k]
+    if lacking or info["mismatched_keys"]:
+        raise ValueError(f"--model {name}: the weights lack {len(lacking)} tensors ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}")
+    return net
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached now. Asked once: the library itself would retry for a minute before it says no."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=5)
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError) as err:
+        logger.info("hub not reached (%s): only its cache is used", err)
+        return False
+    return True
+
+
+def _from_folder(path: Path) -> tuple[nn.Module, bool]:
+    """The model of a local folder, and whether its decoder is fresh."""
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as err:
+        raise ValueError(f"--model {path}: expected a folder in Hugging Face format with config.json: {err}") from None
+    kind = config.get("model_type")
+    if kind == "depth_anything":
+        return _pretrained(path, DepthAnythingForDepthEstimation), False
+    if kind != "dinov2":
+        raise ValueError(f"--model {path}: config.json says model_type {kind!r}; expected depth_anything or dinov2")
+    hidden = config.get("hidden_size")
+    if hidden not in DECODERS:
+        raise ValueError(f"--model {path}: hidden_size is {hidden}; DA-V2 has decoders for {', '.join(map(str, DECODERS))}")
+    layers, neck, fusion = DECODERS[hidden]
+    backbone = _pretrained(path, Dinov2Backbone, out_indices=layers, reshape_hidden_states=False, apply_layernorm=True)
+    net = _fresh(backbone.config, neck, fusion)
+    net.backbone.load_state_dict(backbone.state_dict())
+    return net, True
+
+
+def _normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the folder's own processor, ImageNet's where it has none."""
+    file = path / "preprocessor_config.json"
+    if not file.exists():
+        return IMAGENET
+    config = json.loads(file.read_text())
+    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+        raise ValueError(f"{file}: rescale_factor is {config['rescale_factor']}; expected 1/255")
+    return tuple(config.get("image_mean", IMAGENET[0])), tuple(config.get("image_std", IMAGENET[1]))
+
+
+def _fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) -> nn.Module:
+    """A DA-V2 with random weights, always the same ones; the caller fills the backbone where it has weights."""
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=backbone.hidden_size,
+        patch_size=PATCH,
+        neck_hidden_sizes=neck,
+        fusion_hidden_size=fusion,
+        head_in_index=-1,
+        head_hidden_size=head,
+    )
+    net = DepthAnythingForDepthEstimation(config).float()
+    for name, parameter in net.named_parameters():  # transformers' own start differs from version to version
+        seed = zlib.crc32(respelled(name, new=True).encode())
+        if parameter.dim() > 1:
+            fan_in = 2500 if "embeddings" in name or "conv3" in name else parameter[0].numel()
+            with torch.no_grad():  # Glorot & Bengio 2010: the signal keeps its size; 0.02 for tokens, positions and the end
+                parameter.normal_(std=fan_in**-0.5, generator=torch.Generator().manual_seed(seed))
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    nn.init.constant_(net.head.conv3.bias, 0.15)  # amid the targets: a ReLU that starts below 0 never learns
+    return net
+
+
+def _tiny() -> nn.Module:
+    backbone = Dinov2Config(
+        image_size=224, patch_size=PATCH, hidden_size=96, num_attention_heads=3, num_hidden_layers=6,
+        out_indices=[2, 3, 5, 6], reshape_hidden_states=False, apply_layernorm=True,
+    )  # fmt: skip
+    return _fresh(backbone, [24, 48, 96, 96], 32, 16)
+
+
+def pick_device() -> torch.device:
+    """Where a single process computes: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, precision: str) -> dict[str, int]:
+    """Bytes that training needs, by what needs them: counted on a copy without storage, nothing is computed.
+
+    activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no attention matrix)
+    """
+    ghost = copy.deepcopy(model).to("meta").train()
+    kept: dict[int, Tensor] = {}  # held, so that no id is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[id(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ghost(torch.empty(micro_batch, *size, 3, dtype=torch.uint8, device="meta"))
+    half = precision in ("fp16", "bf16")
+    trained, total = model.parameter_counts()
+    tokens = (size[0] // PATCH) * (size[1] // PATCH) + 1
+    activations = sum(t.numel() * t.element_size() for t in kept.values() if not (t.dim() == 4 and t.shape[-1] == t.shape[-2] == tokens))
+    return {
+        "weights": total * (2 if half else 4),
+        "gradients, masters and optimizer": trained * (2 + 12 if half else 12),
+        "activations": activations // (2 if half else 1),
+    }
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and remarks off the terminal; what matters is said by us."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="peft")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -1,0 +1,50 @@
+"""A run's folder as a later command finds it.
+
+    run = open_run(Path("runs/NAME"))      # run.folder / "best" is the adapter, run.data the shards it learned from
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from depthdist.losses import LossSettings
+
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """`record` is run.json: settings, and what followed from them."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.record["settings"]
+
+    @property
+    def data(self) -> Path:
+        return Path(self.settings["data"])
+
+    @property
+    def loss(self) -> LossSettings:
+        return LossSettings(**{f.name: self.settings[f.name] for f in fields(LossSettings)})
+
+
+def open_run(folder: Path) -> Run:
+    """The run in `folder`. ValueError where there is none."""
+    path = folder / RECORD
+    if not path.is_file():
+        near = sorted(p.parent for p in folder.parent.glob(f"*/{RECORD}")) if folder.parent.is_dir() else []
+        hint = f"; runs there: {', '.join(map(str, near[-5:]))}" if near else ""
+        raise ValueError(f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py writes{hint}")
+    try:
+        record = json.loads(path.read_text())
+        record["settings"]["data"]
+        return Run(folder, record)
+    except (ValueError, KeyError, TypeError) as err:
+        raise ValueError(f"{path}: not a run's record ({err})") from None

@@ -1,0 +1,213 @@
+"""What a dataset will be, decided before any work: settings, which pairs, which side of the split, which shard.
+
+    plan(settings)  ->  Plan: the jobs, one a shard
+
+The same files and settings give the same plan, whatever the number of workers: sizes decide, and a seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from depthdist import config
+from depthdist.config import Size
+from depthdist.pairs import BadFile, Reject, find_pairs, peek, sessions
+from depthdist.shards import SCHEMA, VERSION
+from depthdist.shards.writer import Encoding, Item, Job, as_json
+
+PATCH = 14  # pixels a side of the network's patches
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """Sharding"""
+
+    raw: str = config.positional("")
+    "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
+    out: str = config.positional("")
+    "Folder for the dataset: tars, index.json, rejects.jsonl."
+    verify: str = ""
+    "Check every byte of this dataset folder instead; RAW and OUT are not needed."
+    workers: int = 0
+    "Processes, each writing one whole shard; 0: one a core. The output is the same for any number."
+    max_rejects: int = 0
+    "More bad pairs than this make the exit code 2, after everything was looked at."
+    split: Literal["random", "session", "none"] = "random"
+    "random: any pair to either side; session: captures close in time stay on one side; none: all in train."
+    val: float = 0.2
+    "Fraction of the pairs for validation."
+    seed: int = 42
+    "Decides which."
+    session_gap: float = 10.0
+    "Minutes without a capture that end a session."
+    size: Size = Size(756, 1260)
+    "Height and width the RGB is resized to, multiples of 14."
+    near: float = 0.0
+    "Depths up to this many mm are masked."
+    far: float = 4000.0
+    "Depths beyond this many mm are masked; the depth step is far / 65535."
+    depth_size: Literal["camera", "train"] = "camera"
+    "Depth and mask at the camera's size, or at --size (nearest neighbour)."
+    rgb: Literal["jpeg", "png"] = "jpeg"
+    "Picture codec; png is lossless and about five times larger."
+    quality: int = 95
+    "JPEG quality."
+    subsampling: Literal["420", "444"] = "420"
+    "JPEG chroma subsampling."
+    shard_mb: float = 256.0
+    "MiB a shard is planned for."
+
+    def problems(self) -> list[str]:
+        found = []
+        if not self.verify:
+            texts = config.sentences(ShardSettings)
+            found += [f"{name.upper()} is missing: {texts[name]}" for name in ("raw", "out") if not getattr(self, name)]
+        if any(side < PATCH or side % PATCH for side in self.size):
+            near = [sorted({max(PATCH, side // PATCH * PATCH), -(-side // PATCH) * PATCH}) for side in self.size]
+            height, width = (" or ".join(map(str, sides)) for sides in near)
+            found.append(f"--size is {self.size}: expected multiples of {PATCH}; nearest are height {height}, width {width}")
+        for name, good, expected in (
+            ("workers", self.workers >= 0, "0 or more"),
+            ("max_rejects", self.max_rejects >= 0, "0 or more"),
+            ("val", 0 < self.val < 1, "between 0 and 1 (for no validation: --split none)"),
+            ("seed", 0 <= self.seed < 2**64, "0 or more"),
+            ("session_gap", 0 < self.session_gap < math.inf, "more than 0 minutes"),
+            ("near", 0 <= self.near < math.inf, "0 or more mm"),
+            ("far", self.near < self.far < math.inf, "more than --near, in mm"),
+            ("quality", 1 <= self.quality <= 100, "1 to 100"),
+            ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
+        ):
+            if not good:
+                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {expected}")
+        return found
+
+    def content(self) -> dict[str, Any]:
+        """The settings that the dataset depends on: not where it lies, nor how fast it is made."""
+        return {k: v for k, v in config.as_dict(self).items() if k not in ("raw", "out", "verify", "workers", "max_rejects")}
+
+
+# ------------------------------------------------------------------------------------------------------- plan
+
+
+class Plan(NamedTuple):
+    """What a dataset will be: jobs in order, `splits` their names by split, and what the headers already rule out."""
+
+    jobs: list[Job]
+    splits: dict[str, list[str]]
+    rejects: list[Reject]
+    hash: str
+    encoding: Encoding
+    note: str
+
+
+def plan(settings: ShardSettings) -> Plan:
+    """The plan for RAW; the same files and settings give the same plan. raises ValueError where nothing can be made."""
+    root, build = Path(settings.raw), Path(settings.out) / ".build"
+    pairs, rejects = find_pairs(root)
+    sizes: dict[str, tuple[int, int]] = {}
+    for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
+        try:
+            sizes[pair.stem] = peek(pair)
+        except BadFile as err:
+            rejects.append(Reject(err.path, err.reason))
+    pairs, camera = [p for p in pairs if p.stem in sizes], Counter(sizes.values()).most_common(1)
+    if settings.depth_size == "camera" and len(set(sizes.values())) > 1:
+        (height, width), count = camera[0]
+        for pair in [p for p in pairs if sizes[p.stem] != (height, width)]:
+            found = "x".join(map(str, sizes[pair.stem]))
+            wanted = f"{height}x{width} as the other {count}: a dataset has one size (or take --depth-size train)"
+            rejects.append(Reject(pair.xyz, f"xyz is {found}; expected {wanted}"))
+        pairs = [p for p in pairs if sizes[p.stem] == (height, width)]
+    rejects = sorted(rejects)
+    if not pairs:
+        return Plan([], {}, rejects, "", None, "")
+    depth_size = settings.size if settings.depth_size == "train" else Size(*camera[0][0])
+    encoding = Encoding(settings.size, depth_size, settings.near, settings.far, settings.rgb, settings.quality, settings.subsampling)
+    number = sessions([p.stem for p in pairs], settings.session_gap)
+    in_val = split(number, settings)
+    items = [Item(f"{i:08d}", pair, number[i]) for i, pair in enumerate(pairs)]
+    jobs, splits = [], {}
+    for name in ["train"] if settings.split == "none" else ["train", "val"]:
+        ours = [item for item, val in zip(items, in_val) if val == (name == "val")]
+        num_shards = -(-len(ours) // samples_a_shard(encoding, settings.shard_mb))
+        cuts = [len(ours) * i // num_shards for i in range(num_shards + 1)]
+        made = [_job(f"{name}/shard-{i:06d}.tar", ours[a:b], root, build, encoding) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
+        splits[name] = [job.name for job in made]
+        jobs += made
+    whole = hashlib.sha256(as_json([settings.content(), [job.hash for job in jobs], [[str(r.path.relative_to(root)), r.reason] for r in rejects]]))
+    return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, _split_note(number, in_val, settings))
+
+
+def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
+    """How many samples are planned for one shard; from sizes alone, for the plan must not depend on what is in the files."""
+    height, width = encoding.depth_size
+    rgb = encoding.size[0] * encoding.size[1] * (0.33 if encoding.codec == "jpeg" else 1.5)  # bytes a pixel, measured
+    return max(1, int(shard_mb * 2**20 // (2 * height * width + height * -(-width // 8) + rgb + 8 * 512)))
+
+
+def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encoding) -> Job:
+    inputs = []
+    for item in items:
+        for path in (item.pair.rgb, item.pair.xyz):
+            status = path.stat()
+            inputs.append([item.key, item.session, item.pair.stem, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns])
+    return Job(name, items, hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(), root, build, encoding)
+
+
+# ------------------------------------------------------------------------------------------------------- split
+
+
+def split(session: list[int], settings: ShardSettings) -> list[bool]:
+    """For each pair whether it goes to validation, given its session's number. Seeded; 58 pairs give 46 and 12.
+
+    raises ValueError where one side would be empty
+    """
+    count = len(session)
+    if settings.split == "none":
+        return [False] * count
+    if count < 2:
+        raise ValueError(f"{settings.raw}: {count} usable pair cannot be split; take --split none")
+    wanted = min(count - 1, max(1, math.floor(settings.val * count + 0.5)))
+    random = np.random.Generator(np.random.Philox(settings.seed))
+    if settings.split == "random":
+        chosen = set(random.permutation(count)[:wanted].tolist())
+        return [i in chosen for i in range(count)]
+    sizes = Counter(session)
+    if len(sizes) < 2:
+        raise ValueError(f"{settings.raw}: all {count} pairs are of one session; --split session needs two (--session-gap, or --split random)")
+    chosen = _subset([sizes[i] for i in range(len(sizes))], wanted, random.permutation(len(sizes)).tolist())
+    return [number in chosen for number in session]
+
+
+def _subset(sizes: list[int], wanted: int, order: list[int]) -> set[int]:
+    """The indices whose sizes add up as near to `wanted` as any do, neither none nor all; `order` decides between equals."""
+    reach = [1]  # bit s of reach[k]: some of the first k in `order` add up to s
+    for index in order:
+        reach.append(reach[-1] | reach[-1] << sizes[index])
+    total = min((s for s in range(1, sum(sizes)) if reach[-1] >> s & 1), key=lambda s: (abs(s - wanted), s))
+    chosen = set()
+    for k in range(len(order), 0, -1):
+        if not reach[k - 1] >> total & 1:
+            chosen.add(order[k - 1])
+            total -= sizes[order[k - 1]]
+    return chosen
+
+
+def _split_note(session: list[int], in_val: list[bool], settings: ShardSettings) -> str:
+    """What a reader of validation scores should know about the split."""
+    train = {n for n, val in zip(session, in_val) if not val}
+    if settings.split == "session":
+        return f"split by session: {len(train)} sessions in train, {len(set(session)) - len(train)} in val"
+    near = sum(val and n in train for n, val in zip(session, in_val))
+    if not near or len(set(session)) < 2:
+        return ""
+    text = "validation pairs were taken in a session that is also in train, which flatters; --split session keeps sessions apart"
+    return f"note: {near} of {sum(in_val)} {text}"

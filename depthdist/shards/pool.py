@@ -1,0 +1,98 @@
+"""Shards written in parallel: one process a whole shard, progress, and one clear line when something breaks.
+
+    write_all(jobs, workers)
+
+Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was pressed, and at once when
+the command itself was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from tqdm import tqdm
+
+from depthdist.shards.writer import Job, write_shard
+
+_SHARED = None  # in a worker: [samples, raw bytes, rejects, stop], of all workers together
+
+
+class _Stopped(Exception):
+    """Another worker failed, or Ctrl-C was pressed."""
+
+
+def num_workers(wanted: int, num_jobs: int) -> int:
+    """How many processes to start: `wanted`, or one a core this process may use; never more than there are jobs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(wanted or cores, num_jobs))
+
+
+def write_all(jobs: list[Job], workers: int) -> None:
+    """Write every job's shard. raises ValueError, one line, from the first that cannot be written or was killed."""
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
+    shared = _shared_counts(context)
+    num_pairs = sum(len(job.items) for job in jobs)
+    pool = ProcessPoolExecutor(num_workers(workers, len(jobs)), context, initializer=_start, initargs=(shared,))
+    try:
+        with _bar(num_pairs) as bar:
+            # Ctrl-C reaches the whole group. Workers inherit this mask, from their first instruction on: the command tells them to stop.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                samples, num_bytes, rejects, _ = shared[:]
+                bar.set_postfix_str(f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects} rejects", refresh=False)
+                bar.update(samples + rejects - bar.n)
+                for future in done:
+                    future.result()
+    except BrokenProcessPool:
+        raise ValueError("a worker process was killed (out of memory?); finished shards are kept: run again, with fewer --workers") from None
+    finally:
+        shared[3] = 1
+        pool.shutdown(cancel_futures=True)
+
+
+def _shared_counts(context):
+    try:
+        return context.Array("q", 4)
+    except OSError as err:  # no /dev/shm, or no right to start a process
+        raise ValueError(f"worker processes cannot be started: {err.strerror}") from err
+
+
+def _bar(total: int) -> tqdm:
+    live = sys.stderr.isatty()
+    return tqdm(total=total, desc="sharding", unit=" pairs", mininterval=0.2 if live else 10, dynamic_ncols=live)
+
+
+def _start(shared) -> None:
+    global _SHARED
+    _SHARED = shared
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()  # returns when the command is gone, however it went
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _report(samples: int, num_bytes: int, rejects: int) -> None:
+    with _SHARED.get_lock():
+        for i, more in enumerate((samples, num_bytes, rejects)):
+            _SHARED[i] += more
+        if _SHARED[3]:
+            raise _Stopped
+
+
+def _work(job: Job) -> None:
+    with contextlib.suppress(_Stopped):
+        write_shard(job, _report)

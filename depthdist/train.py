@@ -1,0 +1,389 @@
+"""The main job, top to bottom: read the settings, build the parts, train, keep the best, score it.
+
+    deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data data/tires --run runs/first
+
+Every epoch is evaluated; rank 0 keeps the adapter with the lowest eval loss in RUN/best and the full state in RUN/last.
+The global batch is the same on any number of GPUs; the learning rate falls linearly to 0 over the run.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from depthdist import __version__, config
+from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
+from depthdist.config import SettingsError, as_dict
+from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
+from depthdist.engine import Engine, EngineSettings, World, from_rank_0, start, stop, sum_over_ranks, world_size
+from depthdist.evaluate import constant, network, score, table
+from depthdist.figures import figure, pixels
+from depthdist.losses import LossSettings, compute
+from depthdist.model import DepthModel, ModelSettings, load_base, quiet, training_memory, with_lora
+from depthdist.runs import RECORD, open_run
+from depthdist.shards import Index, read_index
+from depthdist.stream import Batch, DataSettings, TrainPlan, eval_batches, load_samples, train_epoch
+from depthdist.tracker import Tracker, write_json
+
+FREE_TO_CHANGE = {"run", "resume", "epochs", "threads", "log_every", "pictures", "dry_run"}  # when a run is resumed
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Training"""
+
+    run: Path | None = None
+    "Folder of the run, made where it is missing. Default: runs/<time>."
+    epochs: int = 15
+    "Times that every training sample is seen."
+    lr: float = 5e-5
+    "Learning rate of AdamW at the start; it falls linearly to 0 over the run."
+    seed: int = 0
+    "Of the adapter's start, the order of the samples, and dropout."
+    resume: str = "auto"
+    "auto: go on where RUN stopped. never: refuse a RUN that is begun. A run's folder: start from its last state."
+    log_every: int = 1
+    "Optimizer steps from one logged step to the next."
+    pictures: int = 4
+    "Validation samples drawn at each evaluation, the same ones every time."
+    dry_run: bool = False
+    "Print everything that follows from the settings, and stop."
+
+    def problems(self) -> list[str]:
+        found = [f"--{name.replace('_', '-')} is {getattr(self, name)}: expected >= 1" for name in ("epochs", "log_every") if getattr(self, name) < 1]
+        found += [f"--{name} is {getattr(self, name)}: expected >= 0" for name in ("seed", "pictures") if getattr(self, name) < 0]
+        if not 0 < self.lr < math.inf:
+            found.append(f"--lr is {self.lr}: expected > 0")
+        if self.run is not None and self.run.exists() and not self.run.is_dir():
+            found.append(f"--run {self.run}: is a file; expected a folder or a new name")
+        begun = self.run is not None and (self.run / RECORD).exists()
+        if self.resume == "never" and begun:
+            found.append(f"--run {self.run}: a run is there already; take another name, or --resume auto to go on")
+        if self.resume not in ("auto", "never"):
+            if not (Path(self.resume) / "last" / "latest").exists():
+                found.append(f"--resume {self.resume}: expected auto, never, or the folder of a run that has a last/ state")
+            elif begun:
+                found.append(f"--run {self.run}: a run is there already; --resume PATH starts a new one")
+        return found
+
+
+@dataclass
+class TrainState:
+    """All that changes during training and is not a weight; it survives a restart.
+
+    step, epoch         optimizer steps taken, epochs finished
+    best_loss           lowest eval loss so far, at the end of best_epoch
+    before              scores of the model before training
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    before: dict[str, float] = field(default_factory=dict)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of launch/train.py."""
+    quiet()
+    groups = (DataSettings, ModelSettings, LossSettings, TrainSettings, EngineSettings)
+    data, model, loss, settings, hardware = config.parse(__doc__.split("\n\n")[0], *groups, argv=argv, together=check_together)
+    if settings.dry_run:
+        return dry_run(data, model, loss, settings, hardware)
+    world = start()
+    try:
+        train(data, model, loss, settings, hardware, world)
+    finally:
+        stop()
+
+
+def check_together(data: DataSettings, model: ModelSettings, loss: LossSettings, settings: TrainSettings, hardware: EngineSettings) -> list[str]:
+    """What is wrong with settings that are right one by one."""
+    index = read_index(data.data)
+    try:
+        TrainPlan(len(index.samples("train")), hardware.global_batch, hardware.micro_batch, world_size())
+        hardware.resolved()
+    except ValueError as err:
+        return [str(err)]
+    if settings.run is None or settings.resume != "auto" or not (settings.run / RECORD).exists():
+        return []
+    begun, now = open_run(settings.run).record, as_dict(data, model, loss, settings, hardware)
+    changed = {n: (begun["settings"].get(n), v) for n, v in now.items() if n not in FREE_TO_CHANGE and begun["settings"].get(n) != v}
+    found = [f"--{n.replace('_', '-')} is {new}, but the run in {settings.run} began with {old}: give that, or another --run" for n, (old, new) in changed.items()]
+    if begun["derived"]["index_sha256"] != index.sha256:
+        found.append(f"--data {data.data}: the data changed since the run in {settings.run} began; take another --run")
+    return found
+
+
+def train(data: DataSettings, model_settings: ModelSettings, loss: LossSettings, settings: TrainSettings, hardware: EngineSettings, world: World) -> None:
+    """Train as the settings say. Every rank calls it; rank 0 writes."""
+    index = read_index(data.data)
+    plan = TrainPlan(len(index.samples("train")), hardware.global_batch, hardware.micro_batch, world.size)
+    bounds = training_bounds(index)
+    total = plan.steps_per_epoch * settings.epochs
+    run = from_rank_0(settings.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    ds_config, remarks = hardware.resolved()
+
+    model = with_lora(load_base(model_settings.model), model_settings, settings.seed)
+    engine = Engine(model, ds_config, settings.lr, lambda step: max(0.0, 1 - step / total), world, model.frozen_float32())
+    state = resume(engine, run, settings.resume)
+    facts = derived(index, plan, model, loss, settings, engine.precision)
+    if world.rank == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / RECORD, record(as_dict(data, model_settings, loss, settings, hardware), facts, ds_config, remarks, world))
+    tracker = Tracker(run, world.rank == 0, state.step, total)
+    for line in [*describe(facts), *remarks]:
+        tracker.say(line)
+    if state.epoch >= settings.epochs:
+        tracker.say(f"{run} is finished: {state.epoch} epochs, best eval loss {state.best_loss:.4f} at epoch {state.best_epoch}. More --epochs would go on")
+        return tracker.close()
+
+    def evaluation() -> dict[str, float]:
+        model.eval()
+        scores = evaluate(network(model), index, plan, bounds, loss, world)
+        tracker.log(state.step, state.epoch, {f"eval/{name}": value for name, value in scores.items() if name != "images"})
+        draw(tracker, model, index, bounds, settings.pictures, state.step, world)
+        return scores
+
+    try:
+        if state.epoch == 0:
+            if world.rank == 0:
+                tracker.text("settings", describe_markdown(facts))
+            state.before = evaluation()
+            tracker.say(f"before training: {brief(state.before)}")
+        while state.epoch < settings.epochs:
+            train_one_epoch(engine, index, plan, bounds, loss, settings, state, tracker, data.threads)
+            state.epoch += 1
+            scores = evaluation()
+            better = scores["loss"] < state.best_loss  # the reduced value: the same on every rank
+            if better:
+                state.best_loss, state.best_epoch = scores["loss"], state.epoch
+            tracker.say(f"epoch {state.epoch}/{settings.epochs}: {brief(scores)}{'  (best)' if better else ''}")
+            keep(engine, model, state, better, run, AdapterRecord(model.name, *bounds, *index.size, state.step, state.epoch, scores["loss"]))
+        finish(run, index, plan, bounds, loss, state, tracker, world)
+    finally:
+        tracker.close()
+
+
+def train_one_epoch(engine: Engine, index: Index, plan: TrainPlan, bounds: Bounds, loss: LossSettings, settings: TrainSettings, state: TrainState, tracker: Tracker, threads: int) -> None:
+    """One pass over the training samples. Leaves state.step after its last optimizer step."""
+    engine.model.train()
+    world, device = engine.world, engine.world.device
+    sums: dict[str, torch.Tensor] = {}
+    keys: list[str] = []
+    waited, began = 0.0, time.perf_counter()
+    batches = iter(train_epoch(index, plan, settings.seed, state.epoch, world.rank, threads))
+    for number in range(plan.steps_per_epoch * plan.accumulation):
+        asked = time.perf_counter()
+        batch = next(batches).to(device)
+        waited += time.perf_counter() - asked
+        num_real = plan.num_real(number // plan.accumulation)
+        parts = forward(engine, batch, bounds, loss, settings.seed, state.epoch)
+        weighted = {name: (batch.weight * part).sum() / num_real for name, part in parts.items()}
+        # DeepSpeed divides by accumulation and by ranks; what counts is the number of real images of the global batch
+        engine.backward(weighted["loss"] * (plan.accumulation * world.size))
+        sums = {name: sums.get(name, 0.0) + value.detach() for name, value in weighted.items()}
+        keys += batch.keys
+        engine.step()
+        if (number + 1) % plan.accumulation:
+            continue
+        state.step += 1
+        values = dict(zip(sums, sum_over_ranks(float(v) for v in sums.values())))
+        if not math.isfinite(values["loss"]):
+            raise ValueError(f"step {state.step}: the loss is {values['loss']}; samples of rank {world.rank}: {', '.join(keys)}")
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+        if state.step % settings.log_every == 0:
+            tracker.log(state.step, state.epoch, {**{f"train/{n}": v for n, v in values.items()}, **health(engine, num_real, seconds, waited)})
+        tracker.advance(state.step, loss=f"{values['loss']:.4f}", lr=f"{engine.lr:.1e}", images_s=f"{num_real / seconds:.2f}")
+        sums, keys, waited = {}, [], 0.0
+
+
+def forward(engine: Engine, batch: Batch, bounds: Bounds, loss: LossSettings, seed: int, epoch: int) -> dict[str, torch.Tensor]:
+    """Each loss of a micro-batch, (B,), at the truth's own size. Dropout is drawn from (seed, epoch, sample)."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, batch.samples[0]]).generate_state(1)[0]))
+    target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+    return compute(loss, upsample(engine.forward(batch.rgb), target.shape[-2:]), target, mask)
+
+
+def health(engine: Engine, num_images: int, seconds: float, waited: float) -> dict[str, float]:
+    """What a person watches besides the loss."""
+    values = {
+        "train/lr": engine.lr,
+        "train/grad_norm": engine.grad_norm,
+        "train/loss_scale": engine.loss_scale,
+        "train/skipped_steps": engine.skipped_steps,
+        "speed/images_per_s": num_images / seconds,
+        "speed/data_wait_share": waited / seconds,
+        "memory/process_gib": resident_bytes() / 2**30,
+    }
+    if engine.world.device.type == "cuda":
+        values["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return values
+
+
+def evaluate(predict, index: Index, plan: TrainPlan, bounds: Bounds, loss: LossSettings, world: World, split: str = "val") -> dict[str, float]:
+    """Scores over the split, every sample once over all ranks."""
+    batches = eval_batches(index, split, plan.micro_batch, world.rank, world.size)
+    return score(predict, batches, len(index.samples(split)), bounds, loss, world.device, sum_over_ranks)
+
+
+@torch.no_grad()
+def draw(tracker: Tracker, model: DepthModel, index: Index, bounds: Bounds, count: int, step: int, world: World) -> None:
+    """RGB | truth | prediction | error of the same validation samples, evenly spread, in TensorBoard."""
+    num = len(index.samples("val"))
+    for i in sorted({k * num // max(count, 1) for k in range(min(count, num))}):
+        batch = load_samples(index, "val", [i]).to(world.device)
+        pred_mm = depth_from_target(network(model)(batch), bounds)  # every rank: under ZeRO 3 they need each other
+        if world.rank == 0:
+            arrays = batch.rgb[0].cpu().numpy(), pred_mm[0].cpu().numpy(), batch.depth_mm[0].cpu().numpy()
+            tracker.picture(f"validation/{i:03d} {batch.keys[0]}", pixels(figure(*arrays, title=f"{batch.keys[0]}, step {step}")), step)
+
+
+def keep(engine: Engine, model: DepthModel, state: TrainState, better: bool, run: Path, adapter: AdapterRecord) -> None:
+    """Write last/ (every rank takes part), and best/ where this epoch is the best so far."""
+    masters = engine.masters()
+    if better and engine.world.rank == 0:
+        save_adapter(model, masters, adapter, run / "best")
+    tag = f"step-{state.step:06d}"
+    engine.save(run / "last", tag, asdict(state))
+    sum_over_ranks([0.0])  # all have written
+    if engine.world.rank == 0:
+        for old in (run / "last").glob("step-*"):
+            if old.name != tag:
+                shutil.rmtree(old)
+
+
+def resume(engine: Engine, run: Path, how: str) -> TrainState:
+    """The state to go on from: of `run`, of another run, or a new one."""
+    source = run if how in ("auto", "never") else Path(how)
+    latest = source / "last" / "latest"
+    if how == "never" or not latest.exists():
+        return TrainState()
+    return TrainState(**engine.load(source / "last", latest.read_text().strip()))
+
+
+def finish(run: Path, index: Index, plan: TrainPlan, bounds: Bounds, loss: LossSettings, state: TrainState, tracker: Tracker, world: World) -> None:
+    """Restore the best adapter from the disk, as a later user will, score it, and print the table."""
+    best, _ = load_adapter(run / "best")
+    mean_mm = index.stats["train"]["mean_mm"]
+    rows = {
+        f"constant {mean_mm:.0f} mm": evaluate(constant(mean_mm, bounds), index, plan, bounds, loss, world),
+        "before training": state.before,
+        f"best adapter, epoch {state.best_epoch}": evaluate(network(best.to(world.device)), index, plan, bounds, loss, world),
+    }
+    tracker.log(state.step, state.epoch, {f"best/{name}": value for name, value in rows[f"best adapter, epoch {state.best_epoch}"].items() if name != "images"})
+    tracker.say(f"\n{table(rows)}\n(means over the validation images, at the truth's own size, no alignment; * best)\n")
+    tracker.say(f"adapter      {run}/best\ncurves       tensorboard --logdir {run.parent}\nnext         python launch/evaluate.py --run {run}")
+
+
+# ------------------------------------------------------------------------------------ what follows from the settings
+
+
+def training_bounds(index: Index) -> Bounds:
+    """The bounds of the normalisation: nearest and farthest valid Z of the training set, mm."""
+    stats = index.stats["train"]
+    return Bounds(stats["min_mm"], stats["max_mm"]).checked()
+
+
+def derived(index: Index, plan: TrainPlan, model: DepthModel, loss: LossSettings, settings: TrainSettings, precision: str) -> dict[str, Any]:
+    """Everything computed from the settings, the data and the model."""
+    trained, total = model.parameter_counts()
+    bounds = training_bounds(index)
+    return {
+        "model": model.name + (" (no pretrained decoder: a fresh one is trained too)" if model.fresh_decoder else ""),
+        "trained_parameters": trained,
+        "all_parameters": total,
+        "train_samples": plan.num_samples,
+        "val_samples": len(index.samples("val")),
+        "picture_size": str(index.size),
+        "truth_size": str(index.depth_size),
+        "near_mm": bounds.near_mm,
+        "far_mm": bounds.far_mm,
+        "index_sha256": index.sha256,
+        "precision": precision,
+        "world_size": plan.world,
+        "global_batch": plan.global_batch,
+        "micro_batch": plan.micro_batch,
+        "accumulation": plan.accumulation,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "steps": plan.steps_per_epoch * settings.epochs,
+    }
+
+
+def describe(facts: dict[str, Any]) -> list[str]:
+    """The derived facts as lines for the terminal."""
+    share = 100 * facts["trained_parameters"] / facts["all_parameters"]
+    return [
+        f"model        {facts['model']}",
+        f"trains       {facts['trained_parameters']:,} of {facts['all_parameters']:,} parameters ({share:.4f} %), in {facts['precision']}",
+        f"data         {facts['train_samples']} training, {facts['val_samples']} validation samples; pictures {facts['picture_size']}, truth {facts['truth_size']}",
+        f"depth        {facts['near_mm']:.2f} .. {facts['far_mm']:.2f} mm, of the training set",
+        f"batch        {facts['global_batch']} = {facts['world_size']} ranks x micro-batch {facts['micro_batch']} x {facts['accumulation']} accumulated",
+        f"steps        {facts['steps']}, {facts['steps_per_epoch']} an epoch",
+    ]
+
+
+def describe_markdown(facts: dict[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def dry_run(data: DataSettings, model_settings: ModelSettings, loss: LossSettings, settings: TrainSettings, hardware: EngineSettings) -> None:
+    """Print all that follows from the settings; compute and write nothing."""
+    import os
+
+    if int(os.environ.get("RANK", 0)):
+        return
+    index = read_index(data.data)
+    plan = TrainPlan(len(index.samples("train")), hardware.global_batch, hardware.micro_batch, world_size())
+    ds_config, remarks = hardware.resolved()
+    from depthdist.engine import precision
+
+    model = with_lora(load_base(model_settings.model), model_settings, settings.seed)
+    facts = derived(index, plan, model, loss, settings, precision(ds_config))
+    memory = training_memory(model, index.size, plan.micro_batch, facts["precision"])
+    truth = 12 * 4 * plan.micro_batch * index.depth_size.height * index.depth_size.width  # maps of the loss at the truth's size
+    memory["loss at the truth's size"] = truth
+    lines = [*describe(facts), f"memory       about {sum(memory.values()) / 2**30:.2f} GiB a rank: " + ", ".join(f"{n} {b / 2**20:.0f} MiB" for n, b in memory.items())]
+    lines += [f"setting      {name} = {value}" for name, value in as_dict(data, model_settings, loss, settings, hardware).items()]
+    print("\n".join([*lines, *remarks, "dry run: nothing was computed or written"]))
+
+
+def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str, Any], remarks: list[str], world: World) -> dict[str, Any]:
+    """The content of run.json."""
+    import deepspeed
+
+    revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    gpu = torch.cuda.get_device_name() if world.device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np, deepspeed)}
+    return {
+        "settings": settings,
+        "derived": facts,
+        "deepspeed_config": ds_config,
+        "remarks": remarks,
+        "device": gpu,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git": revision.stdout.strip(),
+        "versions": {"depthdist": __version__, "python": platform.python_version(), **versions},
+    }
+
+
+def brief(scores: dict[str, float]) -> str:
+    return f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1 {scores['delta1']:.3f}, RMSE {scores['rmse_mm']:.1f} mm, MAE {scores['mae_mm']:.1f} mm"
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    import psutil
+
+    return psutil.Process().memory_info().rss

@@ -1,0 +1,88 @@
+"""Make a dataset of shards from a folder of captures, or check one.
+
+    python tools/shard.py RAW OUT --workers 8
+    python tools/shard.py --verify OUT
+
+Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is there all the same), or problems found.
+"""
+
+from __future__ import annotations
+
+
+
+from tqdm import tqdm
+
+from depthdist import config
+from depthdist.shards.plan import ShardSettings
+from depthdist.shards.build import shard
+from depthdist.shards.pool import num_workers
+from depthdist.shards import read_index, verify
+
+
+def main(argv: list[str] | None = None) -> int:
+    (settings,) = config.parse(__doc__.splitlines()[0], ShardSettings, argv=argv, epilog=__doc__.split("\n\n", 1)[1])
+    return check(settings) if settings.verify else make(settings)
+
+
+def make(settings: ShardSettings) -> int:
+    index = shard(settings)
+    out, rejected = settings.out, index["rejected"]
+    if not index["changed"]:
+        print(f"nothing to do: {out} is complete and of these captures and settings")
+    for line in table(index):
+        print(line)
+    for line in warnings(index, settings):
+        print(line)
+    for reject in rejected[:5]:
+        print(f"rejected  {reject['path']}: {reject['reason']}")
+    print(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
+    print(f"dataset   {out}/index.json\nnext      python tools/shard.py --verify {out}")
+    if len(rejected) > settings.max_rejects:
+        raise ValueError(f"{len(rejected)} bad files, --max-rejects is {settings.max_rejects}; the dataset in {out} is whole without them")
+    return 0
+
+
+def table(index: dict) -> list[str]:
+    """The summary: a line a split, mm and MiB."""
+    lines = [f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"]
+    for name, split in index["splits"].items():
+        stats, mib = split["stats"], sum(s["bytes"] for s in split["shards"]) / 2**20
+        row = f"{name:<6}{split['count']:>9}{len(split['shards']):>8}{mib:>10.1f}{100 * stats['valid_fraction']:>9.1f}"
+        lines.append(row + f"{stats['min_mm']:>10.2f}{stats['mean_mm']:>10.1f}{stats['std_mm']:>9.1f}{stats['max_mm']:>10.2f}")
+    depth, rgb = index["depth"], "x".join(map(str, index["size"]))
+    size, codec = "x".join(map(str, depth["size"])), index["rgb"]["codec"]
+    return [*lines, f"depth {size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm at most; rgb {rgb} {codec}"]
+
+
+def warnings(index: dict, settings: ShardSettings) -> list[str]:
+    """What a reader must not miss: depths left out, and a split that flatters."""
+    found, measured = [], index["measured"]
+    for side, flag, bound, wanted in (
+        ("farther", "far", settings.far, f"{-(-measured['measured_max_mm'] // 1):.0f}"),
+        ("nearer", "near", settings.near, "0"),
+    ):
+        if count := measured[side]:
+            share, edge = 100 * count / measured["measured"], "measured_max_mm" if side == "farther" else "measured_min_mm"
+            kept = f"--{flag} {wanted} keeps them" if flag == "far" or settings.near else "they round to 0"
+            masked = f"{count:,} measured pixels ({share:.2f} %) are {side} than {bound:g} mm and were masked"
+            found.append(f"WARNING   {masked}, to {measured[edge]:.1f} mm: {kept}")
+    return found + ([index["note"]] if index["note"] else [])
+
+
+def check(settings: ShardSettings) -> int:
+    with tqdm(desc="verifying", unit=" samples", delay=1) as bar:
+        problems = verify(settings.verify, num_workers(settings.workers, 1 << 30), bar.update)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{settings.verify}: {len(problems)} problem{'s' * (len(problems) > 1)} found")
+    index = read_index(settings.verify)
+    shards = [s for split in index.raw["splits"].values() for s in split["shards"]]
+    count, size = sum(s["count"] for s in shards), sum(s["bytes"] for s in shards)
+    checked = "every size, sha256, CRC-32 and tar header, every sample decoded"
+    print(f"{settings.verify}: all right: {len(shards)} shards, {count} samples, {size / 1e6:.1f} MB ({checked})")
+    return 0
+
+
+if __name__ == "__main__":
+    config.command(main)
