@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from depthdist.config import hidden
 
+DEEPSPEED_VERSION = deepspeed.__version__
 OURS = {"scheduler": "the schedule is linear decay over the run", "gradient_accumulation_steps": "it follows from train_batch_size, micro-batch and ranks"}
 
 
@@ -165,7 +166,7 @@ class Engine:
         config.setdefault("steps_per_print", 10**9)
         kept = [(p, p.data.clone()) for p in keep_float32]
         self.world, self.model = world, model
-        self.precision = precision(config)
+        self.precision, self.plain_norm = precision(config), 0.0
         self.deepspeed, self.optimizer, _, self.scheduler = deepspeed.initialize(
             model=model,
             model_parameters=[p for p in model.parameters() if p.requires_grad],
@@ -187,6 +188,9 @@ class Engine:
         """End a micro-batch. Whether an optimizer step was taken with it (not where the loss scale overflowed)."""
         before = self.deepspeed.skipped_steps
         boundary = self.deepspeed.is_gradient_accumulation_boundary()
+        if boundary and not hasattr(self.optimizer, "_global_grad_norm"):  # a plain torch optimizer keeps no norm
+            grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.plain_norm = float(torch.nn.utils.get_total_norm(grads))
         self.deepspeed.step()
         return boundary and self.deepspeed.skipped_steps == before
 
@@ -204,7 +208,8 @@ class Engine:
     @property
     def grad_norm(self) -> float:
         """Norm of the last step's gradient, before clipping."""
-        return float(self.deepspeed.get_global_grad_norm() or 0.0)
+        norm = self.deepspeed.get_global_grad_norm()
+        return self.plain_norm if norm is None else float(norm)
 
     @property
     def skipped_steps(self) -> int:
@@ -225,8 +230,14 @@ class Engine:
         return found
 
     def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
-        """Everything to go on from, without the frozen model, under folder/tag; every rank takes part."""
-        self.deepspeed.save_checkpoint(str(folder), tag=tag, client_state={"depthdist": state}, exclude_frozen_parameters=True)
+        """Everything to go on from, without the frozen model, under folder/tag; every rank takes part.
+
+        raises ValueError when it cannot be written, for example on a full disk: what `latest` names is whole still
+        """
+        try:
+            self.deepspeed.save_checkpoint(str(folder), tag=tag, client_state={"depthdist": state}, exclude_frozen_parameters=True)
+        except (RuntimeError, OSError) as err:  # torch's writer raises RuntimeError for a full disk
+            raise ValueError(f"{folder}/{tag}: the training state cannot be written (is the disk full?): {str(err).splitlines()[0]}") from err
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Go on from `save`; returns its state. ValueError when the checkpoint does not fit this model."""

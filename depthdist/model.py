@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
@@ -166,7 +167,7 @@ def _float32(conv: nn.Conv2d) -> Float32Conv2d:
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
     """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that fails."""
-    options["local_files_only"] = Path(name).is_dir() or not _hub_answers()
+    options["local_files_only"] = Path(name).is_dir() or not hub_answers()
     try:
         net, info = cls.from_pretrained(str(name), output_loading_info=True, dtype=torch.float32, **options)
     except (OSError, ValueError) as err:
@@ -182,7 +183,7 @@ def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
     return net
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub can be reached now. Asked once: the library itself would retry for a minute before it says no."""
     try:
         urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=5)
@@ -236,17 +237,20 @@ def _fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32)
         fusion_hidden_size=fusion,
         head_in_index=-1,
         head_hidden_size=head,
+        depth_estimation_type="metric",  # ends in a sigmoid, 0..1 as the targets are: "relative" ends in a ReLU,
+        max_depth=1,  # and a decoder that learns from nothing soon gives 0 everywhere there, and no gradient
     )
     net = DepthAnythingForDepthEstimation(config).float()
     for name, parameter in net.named_parameters():  # transformers' own start differs from version to version
         seed = zlib.crc32(respelled(name, new=True).encode())
         if parameter.dim() > 1:
-            fan_in = 2500 if "embeddings" in name or "conv3" in name else parameter[0].numel()
-            with torch.no_grad():  # Glorot & Bengio 2010: the signal keeps its size; 0.02 for tokens, positions and the end
-                parameter.normal_(std=fan_in**-0.5, generator=torch.Generator().manual_seed(seed))
+            # 0.02 is transformers' own: a decoder with a stronger signal learns faster, then dies at a larger lr
+            std = parameter[0].numel() ** -0.5 if "encoder" in name or "patch_embeddings" in name else 0.02
+            with torch.no_grad():
+                parameter.normal_(std=std, generator=torch.Generator().manual_seed(seed))
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-    nn.init.constant_(net.head.conv3.bias, 0.15)  # amid the targets: a ReLU that starts below 0 never learns
+    nn.init.constant_(net.head.conv3.bias, -1.7)  # sigmoid(-1.7) = 0.15, amid the targets
     return net
 
 
@@ -295,3 +299,13 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="peft")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def reachable_model() -> str:
+    """DEFAULT_MODEL where the hub or its cache has it, else `tiny`."""
+    cached = isinstance(try_to_load_from_cache(DEFAULT_MODEL, "model.safetensors"), str)
+    return DEFAULT_MODEL if cached or hub_answers() else "tiny"
+
+
+if __name__ == "__main__":  # for launch/quickstart.sh: what this machine can do
+    print(pick_device(), reachable_model())

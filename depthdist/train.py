@@ -9,6 +9,7 @@ The global batch is the same on any number of GPUs; the learning rate falls line
 from __future__ import annotations
 
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import peft
+import psutil
 import torch
 import transformers
 
@@ -26,7 +28,7 @@ from depthdist import __version__, config
 from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
 from depthdist.config import SettingsError, as_dict
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
-from depthdist.engine import Engine, EngineSettings, World, from_rank_0, start, stop, sum_over_ranks, world_size
+from depthdist.engine import DEEPSPEED_VERSION, Engine, EngineSettings, World, from_rank_0, precision, start, stop, sum_over_ranks, world_size
 from depthdist.evaluate import constant, network, score, table
 from depthdist.figures import figure, pixels
 from depthdist.losses import LossSettings, compute
@@ -112,6 +114,7 @@ def check_together(data: DataSettings, model: ModelSettings, loss: LossSettings,
     """What is wrong with settings that are right one by one."""
     index = read_index(data.data)
     try:
+        index.samples("val")
         TrainPlan(len(index.samples("train")), hardware.global_batch, hardware.micro_batch, world_size())
         hardware.resolved()
     except ValueError as err:
@@ -340,32 +343,26 @@ def describe_markdown(facts: dict[str, Any]) -> str:
 
 def dry_run(data: DataSettings, model_settings: ModelSettings, loss: LossSettings, settings: TrainSettings, hardware: EngineSettings) -> None:
     """Print all that follows from the settings; compute and write nothing."""
-    import os
-
     if int(os.environ.get("RANK", 0)):
         return
     index = read_index(data.data)
     plan = TrainPlan(len(index.samples("train")), hardware.global_batch, hardware.micro_batch, world_size())
     ds_config, remarks = hardware.resolved()
-    from depthdist.engine import precision
-
     model = with_lora(load_base(model_settings.model), model_settings, settings.seed)
     facts = derived(index, plan, model, loss, settings, precision(ds_config))
     memory = training_memory(model, index.size, plan.micro_batch, facts["precision"])
     truth = 12 * 4 * plan.micro_batch * index.depth_size.height * index.depth_size.width  # maps of the loss at the truth's size
     memory["loss at the truth's size"] = truth
     lines = [*describe(facts), f"memory       about {sum(memory.values()) / 2**30:.2f} GiB a rank: " + ", ".join(f"{n} {b / 2**20:.0f} MiB" for n, b in memory.items())]
-    lines += [f"setting      {name} = {value}" for name, value in as_dict(data, model_settings, loss, settings, hardware).items()]
+    lines += [f"setting      {name} = {value}" for name, value in as_dict(data, model_settings, loss, settings, hardware).items() if value is not None]
     print("\n".join([*lines, *remarks, "dry run: nothing was computed or written"]))
 
 
 def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str, Any], remarks: list[str], world: World) -> dict[str, Any]:
     """The content of run.json."""
-    import deepspeed
-
     revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
     gpu = torch.cuda.get_device_name() if world.device.type == "cuda" else platform.processor() or platform.machine()
-    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np, deepspeed)}
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
     return {
         "settings": settings,
         "derived": facts,
@@ -374,7 +371,7 @@ def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str,
         "device": gpu,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": revision.stdout.strip(),
-        "versions": {"depthdist": __version__, "python": platform.python_version(), **versions},
+        "versions": {"depthdist": __version__, "python": platform.python_version(), "deepspeed": DEEPSPEED_VERSION, **versions},
     }
 
 
@@ -384,6 +381,4 @@ def brief(scores: dict[str, float]) -> str:
 
 def resident_bytes() -> int:
     """Memory of this process."""
-    import psutil
-
     return psutil.Process().memory_info().rss

@@ -175,7 +175,7 @@ def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, 
 
 
 def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """Merged integer sums as millimetres: mean and (population) std of the stored depth, bounds of the measured one."""
+    """Merged integer sums as millimetres: mean and (population) std and bounds of the stored depth."""
     count, first, second = total["valid"], total["sum"], total["sum_of_squares"]
     return {
         "min_mm": total["min_mm"],

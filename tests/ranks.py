@@ -1,0 +1,134 @@
+"""Commands as a person types them: in this process, which is quick, or on several ranks through the real launcher.
+
+    done = command("launch/train.py", "--data", data, ...)          # done.code, done.out, done.err
+    done = launched(2, "launch/train.py", "--data", data, ...)      # deepspeed --num_accelerators 2 launch/train.py ...
+    done = on_ranks(2, function, tmp_path, "its", "words")          # function(*words) on each rank; it imports what it needs
+
+Everything is on the CPU and one thread a process: pools of threads wait for one another when other work shares the cores.
+"""
+
+import contextlib
+import functools
+import inspect
+import io
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from captures import ROOT, write_raw
+
+ON_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+LAUNCHER = Path(sys.executable).with_name("deepspeed")
+SIZE = (28, 42)  # of the pictures that the network sees
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines a person reads, once the exit code is 2 and there is no traceback."""
+        assert self.code == 2 and "Traceback" not in self.err + self.out, self
+        return [line.split("error: ", 1)[1] for line in self.err.splitlines() if ".py: error: " in line]
+
+
+def command(script: str, *words: Any) -> Done:
+    """The script of that name in this process, with `words` on its command line, from the repository's root or where we are."""
+    import depthdist.train  # noqa: F401
+
+    joined()
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.dict(os.environ, ON_CPU),
+        mock.patch.object(sys, "argv", [str(ROOT / script), *map(str, words)]),
+        mock.patch("depthdist.train.stop"),  # DeepSpeed cannot start twice in one process
+    ):
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@functools.cache
+def joined():
+    """The World of this process, alone. The environment stays as it was."""
+    import torch
+
+    with mock.patch.dict(os.environ, ON_CPU):
+        from depthdist.engine import start
+
+        torch.set_num_threads(1)
+        return start()
+
+
+def launched(ranks: int, *words: Any, timeout: float = 240) -> Done:
+    """What `deepspeed --num_accelerators RANKS WORDS`, typed in the repository's root, came to. After `timeout` seconds all of it is killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    typed = [LAUNCHER, "--num_accelerators", ranks, "--master_port", port, *words]
+    environment = {**os.environ, **ON_CPU}
+    process = subprocess.Popen([*map(str, typed)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {timeout} s:\n{out[-3000:]}\n{err[-3000:]}") from None
+    return Done(process.returncode, out, err)
+
+
+def on_ranks(ranks: int, function, folder: Path, *words: Any) -> Done:
+    """`function(*words)`, which gets text and finds nothing of its module, on each rank."""
+    script = folder / f"{function.__name__}.py"
+    call = f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*sys.argv[2:])  # argv[1] is --local_rank\n"
+    script.write_text(textwrap.dedent(inspect.getsource(function)) + call)
+    return launched(ranks, script, *words)
+
+
+# ---------------------------------------------------------------------------------------- small data, settings, runs
+
+
+def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
+    """FOLDER/shards of FOLDER/raw, `count` captures: 14 are 11 for training and 3 for validation. Pictures are stored as they are."""
+    from depthdist.config import Size
+    from depthdist.shards.build import shard
+    from depthdist.shards.plan import ShardSettings
+    from depthdist.shards.writer import write_shard
+
+    raw, out = folder / "raw", folder / "shards"
+    with mock.patch("depthdist.shards.build.write_all", lambda jobs, workers: [write_shard(job) for job in jobs]):  # no processes
+        shard(ShardSettings(raw=str(write_raw(raw, count)), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}))
+    return out
+
+
+def deepspeed_json(path: Path, name: str = "fp32", **changes: Any) -> Path:
+    """The shipped configuration of that name with `changes`, as a file of its own."""
+    path.write_text(json.dumps({**json.loads((ROOT / f"ds_configs/{name}.json").read_text()), **changes}))
+    return path
+
+
+def train(data: Path, run: Path, *words: Any, deepspeed: Path = ROOT / "ds_configs/fp32.json") -> Done:
+    """launch/train.py of `tiny`, in this process, without pictures."""
+    return command("launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", deepspeed, "--pictures", 0, "--lr", 1e-3, *words)
+
+
+def log(run: Path, *, of: str = "") -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, or those that have the value `of`."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if not of or of in line]

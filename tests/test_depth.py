@@ -1,0 +1,123 @@
+"""Depth in mm and its normalised inverse: hand-worked values, the round trip, what does not count, and an independent bicubic."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
+
+BOUNDS = Bounds(251.74, 3907.45)  # of the real data
+
+
+def mm(*values, dtype=torch.float32):
+    return torch.tensor([values], dtype=dtype)
+
+
+def test_the_round_trip_is_exact_to_a_hundredth_of_a_millimetre():
+    bounds = Bounds(250.0, 3910.0)
+    depth_mm = torch.linspace(250, 3910, 1_000_001, dtype=torch.float64).float()
+    target, mask = inverse_target(depth_mm, bounds)
+    back = depth_from_target(target, bounds)
+    assert mask.all() and target.dtype == back.dtype == torch.float32
+    assert (back.double() - depth_mm.double()).abs().max() < 0.01
+
+
+def test_hand_worked_values():
+    bounds = Bounds(500.0, 2000.0)  # inverse 0.002 .. 0.0005
+    target, mask = inverse_target(mm(500.0, 2000.0, 800.0, 1000.0), bounds)
+    assert mask.all()
+    assert target[0].tolist() == pytest.approx([1.0, 0.0, 0.5, 1 / 3], abs=1e-6)
+    assert depth_from_target(mm(1.0, 0.0, 0.5, 0.2), bounds)[0].tolist() == pytest.approx([500.0, 2000.0, 800.0, 1250.0], rel=1e-6)
+
+
+def test_the_target_equals_float64_numpy():
+    rng = np.random.default_rng(0)
+    z = rng.uniform(BOUNDS.near_mm, BOUNDS.far_mm, (3, 40, 50))
+    lo, hi = 1 / BOUNDS.far_mm, 1 / BOUNDS.near_mm
+    expected = np.clip((1 / z - lo) / (hi - lo), 0, 1)
+    target, _ = inverse_target(torch.from_numpy(z).float(), BOUNDS)
+    assert np.abs(target.double().numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -0.0, -500.0, 251.0, 3908.0, 1e-30, 1e30])
+def test_what_was_not_measured_or_is_out_of_bounds_is_masked_and_0(value):
+    target, mask = inverse_target(mm(value, 1500.0), BOUNDS)
+    assert mask.tolist() == [[False, True]]
+    assert target[0, 0] == 0 and torch.isfinite(target).all()
+
+
+@pytest.mark.parametrize("bounds", [BOUNDS, Bounds(250.0, 3910.0), Bounds(1 / 3 * 1000, 1e4 / 3), Bounds(float(np.nextafter(np.float32(700), 0)), 900.1)])
+def test_the_pixels_that_set_the_bounds_are_inside_and_1_and_0(bounds):
+    target, mask = inverse_target(mm(*bounds), bounds)
+    assert mask.all() and target[0].tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
+    assert 0 <= target.min() and target.max() <= 1
+
+
+def test_a_given_mask_takes_pixels_out_and_adds_none():
+    depth_mm, given = mm(1000.0, 1000.0, math.nan), torch.tensor([[True, False, True]])
+    target, mask = inverse_target(depth_mm, BOUNDS, given)
+    assert mask.tolist() == [[True, False, False]] and target[0, 1] == 0
+    assert given.tolist() == [[True, False, True]], "the caller's mask stays as it is"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_raised_to_float32(dtype):
+    depth_mm = mm(400.0, 1024.0, 2048.0, dtype=dtype)  # these are whole in each of them
+    target, _ = inverse_target(depth_mm, BOUNDS)
+    assert target.dtype == torch.float32 and torch.equal(target, inverse_target(depth_mm.float(), BOUNDS)[0])
+    coarse = mm(0.0, 0.125, 1.0, dtype=dtype)
+    assert torch.equal(depth_from_target(coarse, BOUNDS), depth_from_target(coarse.float(), BOUNDS))
+    assert depth_from_target(coarse, BOUNDS).dtype == upsample(coarse[None], (5, 5)).dtype == torch.float32
+
+
+def test_overshoot_below_0_is_the_far_bound_and_no_pole():
+    lo, hi = 1 / BOUNDS.far_mm, 1 / BOUNDS.near_mm
+    depth_mm = depth_from_target(mm(-1e-6, -lo / (hi - lo), -0.5, -1e9), BOUNDS)
+    assert depth_mm[0].tolist() == pytest.approx([BOUNDS.far_mm] * 4, rel=1e-6)
+
+
+def test_values_above_1_are_nearer_than_the_near_bound():
+    depth_mm = depth_from_target(mm(1.0, 1.1, 5.0), BOUNDS)[0]
+    assert depth_mm[0] == pytest.approx(BOUNDS.near_mm, rel=1e-6) and depth_mm[0] > depth_mm[1] > depth_mm[2] > 0
+
+
+def test_gradients_reach_the_prediction():
+    target = mm(0.1, 0.5).requires_grad_()
+    depth_from_target(target, BOUNDS).sum().backward()
+    assert (target.grad < 0).all(), "more inverse depth is nearer"
+
+
+@pytest.mark.parametrize("bounds", [(0, 1), (-1, 1), (2, 1), (1, 1), (1, math.inf), (math.nan, 1), (1, math.nan)])
+def test_bounds_that_normalise_nothing_are_refused(bounds):
+    with pytest.raises(ValueError, match="expected 0 < near < far"):
+        Bounds(*bounds).checked()
+    assert BOUNDS.checked() is BOUNDS
+
+
+# ------------------------------------------------------------------------------------------------------- bicubic
+
+
+def cubic_weights(old, new):
+    """(new, old) float64: cubic convolution (Keys 1981) with a = -0.75, pixel centres (align_corners=False), edges repeated."""
+    a, weights = -0.75, np.zeros((new, old))
+    for i in range(new):
+        centre = (i + 0.5) * old / new - 0.5
+        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            x = abs(centre - tap)
+            w = (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+            weights[i, min(max(tap, 0), old - 1)] += w
+    return weights
+
+
+@pytest.mark.parametrize(("old", "new"), [((7, 9), (19, 31)), ((14, 21), (15, 22)), ((12, 10), (5, 7)), ((1, 6), (4, 12)), ((5, 8), (5, 16))])
+def test_upsampling_equals_an_independent_bicubic(old, new):
+    image = np.random.default_rng(1).random((2, *old))
+    expected = np.einsum("Hh,bhw,Ww->bHW", cubic_weights(old[0], new[0]), image, cubic_weights(old[1], new[1]))
+    assert np.abs(upsample(torch.from_numpy(image), new).double().numpy() - expected).max() < 2e-6
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is():
+    image = torch.rand(2, 6, 7)
+    assert torch.equal(upsample(image, (6, 7)), image) and torch.equal(upsample(image, torch.Size([6, 7])), image)

@@ -1,0 +1,340 @@
+"""DeepSpeed as we use it: every shipped configuration, the real fp16 optimizer, ZeRO, saved state, and the same numbers on any number of ranks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from captures import ROOT
+from ranks import deepspeed_json, joined, log, make_shards, on_ranks, train
+
+CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
+RGB = torch.randint(0, 256, (4, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def world(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # DeepSpeed looks for it
+    return joined()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small DA-V2 with a decoder that counts as pretrained: LoRA alone trains, the head is frozen."""
+    from depthdist.model import load_base
+
+    path = tmp_path_factory.mktemp("model") / "dav2"
+    load_base("tiny").net.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def real_fp16(monkeypatch):
+    """DeepSpeed's own fp16 optimizer, on a device that would refuse it."""
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+
+
+def engine(world, path: Path, model="tiny", lr=1e-3, steps=10, **changes):
+    """An Engine of that configuration, the learning rate falling to 0 in `steps`."""
+    from depthdist.engine import Engine, EngineSettings
+    from depthdist.model import ModelSettings, load_base, with_lora
+
+    network = with_lora(load_base(str(model)), ModelSettings(), seed=0)
+    config, _ = EngineSettings(path).resolved()
+    return Engine(network, {**config, **changes}, lr, lambda step: 1 - step / steps, world, network.frozen_float32())
+
+
+def learn(engine, times=1, scale=1.0):
+    """Whether each micro-batch ended with an optimizer step."""
+    taken = []
+    for i in range(times):
+        loss = (engine.forward(RGB[i % 4 :][:1]) - 0.5).abs().mean() * scale
+        engine.backward(loss)
+        taken.append(engine.step())
+    return taken
+
+
+def weights(engine):
+    return {name: tensor.clone() for name, tensor in engine.masters().items()}
+
+
+def farthest(a, b):
+    assert a.keys() == b.keys() and a
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+# ------------------------------------------------------------------------------------------------ configurations
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_configuration_trains_two_steps_on_the_cpu(path, world, monkeypatch):
+    from deepspeed.accelerator import get_accelerator
+
+    from depthdist.engine import EngineSettings
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
+    settings = EngineSettings(path)
+    assert settings.problems() == [] and settings.global_batch == 8 and settings.micro_batch == 1
+    remarks = settings.resolved()[1]
+    assert len(remarks) == (path.stem == "fp16") and all("FP16 IS NOT SUPPORTED" in r and "FP32" in r for r in remarks)
+    made = engine(world, path)
+    assert made.precision == {"fp16": "fp32"}.get(path.stem, path.stem)
+    before = weights(made)
+    assert learn(made, 16) == [*[False] * 7, True] * 2
+    assert made.lr == pytest.approx(1e-3 * 0.8) and made.skipped_steps == 0 and made.loss_scale == 1 and made.grad_norm > 0
+    assert farthest(weights(made), before) > 1e-3
+    assert {t.dtype for t in made.masters().values()} == {torch.float32}
+
+
+BAD = {
+    "not JSON": ("{", "not JSON"),
+    "a list": ("[]", "expected a JSON object, found list"),
+    "no batch": ('{"optimizer": {"type": "AdamW"}}', "train_batch_size is missing"),
+    "batch as text": ('{"train_batch_size": "8", "optimizer": {"type": "AdamW"}}', "train_batch_size is '8'; expected a whole number"),
+    "batch 0": ('{"train_batch_size": 0, "optimizer": {"type": "AdamW"}}', "train_batch_size is 0"),
+    "lr": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}', "optimizer.params.lr is set"),
+    "a scheduler": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupLR"}}', "scheduler is set"),
+    "accumulation": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "gradient_accumulation_steps": 2}', "gradient_accumulation_steps is set"),
+    "no optimizer": ('{"train_batch_size": 8}', "optimizer is missing"),
+    "optimizer as text": ('{"train_batch_size": 8, "optimizer": "AdamW"}', "optimizer"),
+    "fp16 as a boolean": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "fp16": true}', "fp16"),
+    "an optimizer without a type": ('{"train_batch_size": 8, "optimizer": {}}', "optimizer"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_configuration_is_one_clear_problem(name, tmp_path):
+    from depthdist.engine import EngineSettings
+
+    (tmp_path / "bad.json").write_text(BAD[name][0])
+    found = EngineSettings(tmp_path / "bad.json").problems()
+    assert len(found) == 1 and str(tmp_path / "bad.json") in found[0] and BAD[name][1] in found[0]
+
+
+def test_all_problems_of_a_configuration_are_listed_at_once(tmp_path):
+    from depthdist.engine import EngineSettings
+
+    (tmp_path / "bad.json").write_text('{"scheduler": {}, "optimizer": {"type": "AdamW", "params": {"lr": 1}}}')
+    assert len(EngineSettings(tmp_path / "bad.json").problems()) == 3
+    assert "No such file" in EngineSettings(tmp_path / "absent.json").problems()[0]
+
+
+# ------------------------------------------------------------------------------------------------ fp16
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_an_overflow_halves_the_loss_scale_and_nothing_else(stage, world, real_fp16, tmp_path):
+    made = engine(world, deepspeed_json(tmp_path / "fp16.json", "fp16", train_batch_size=2, zero_optimization={"stage": stage}))
+    assert made.precision == "fp16" and made.loss_scale == 2**14
+    assert learn(made, 2) == [False, True]
+    before, lr = weights(made), made.lr
+    assert lr == pytest.approx(1e-3 * 0.9)
+    assert learn(made, 2, scale=1e30) == [False, False]
+    assert (made.skipped_steps, made.loss_scale, made.lr) == (1, 2**13, lr)
+    assert farthest(weights(made), before) == 0
+    assert learn(made, 2) == [False, True]
+    assert (made.skipped_steps, made.loss_scale) == (1, 2**13) and made.lr == pytest.approx(1e-3 * 0.8)
+    assert farthest(weights(made), before) > 1e-5
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_masters_keep_what_the_half_copies_round_away(name, stage, world, real_fp16, folder, tmp_path):
+    made = engine(world, deepspeed_json(tmp_path / "half.json", name, train_batch_size=1, zero_optimization={"stage": stage}), folder, lr=1e-6)
+    before = weights(made)
+    assert all("lora_" in key for key in before) and {t.dtype for t in before.values()} == {torch.float32}
+    assert learn(made) == [True]
+    after = weights(made)
+    assert 1e-7 < farthest(after, before) < 2e-6  # one step of Adam moves a weight by lr at most
+    if stage == 3:
+        return  # the half copies lie in pieces
+    halves = {key: p for key, p in made.model.named_parameters() if p.requires_grad}
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
+    assert {p.dtype for p in halves.values()} == {dtype}
+    assert all(torch.equal(halves[key], after[key].to(dtype)) for key in after), "a half copy is its master, rounded"
+    kept = [key for key in after if "lora_A" in key]  # of size 0.1: the step is far below their half precision
+    assert all(torch.equal(after[key].to(dtype), before[key].to(dtype)) or name == "fp16" for key in kept)
+    assert farthest(after, {key: p.detach().float() for key, p in halves.items()}) > 0
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_the_frozen_end_of_the_head_stays_exactly_float32(name, world, real_fp16, folder, tmp_path):
+    from depthdist.model import load_base
+
+    wanted = {key: value for key, value in load_base(str(folder)).net.head.state_dict().items() if "conv1" not in key}
+    made = engine(world, deepspeed_json(tmp_path / "half.json", name, train_batch_size=1), folder)
+    assert learn(made) == [True]
+    net = made.model.net.base_model.model
+    found = {key: value for key, value in net.head.state_dict().items() if "conv1" not in key}
+    assert found.keys() == wanted.keys() and len(found) == 4
+    assert all(found[key].dtype == torch.float32 and torch.equal(found[key], wanted[key]) for key in found)
+    assert any(not torch.equal(value, value.half().float()) for value in found.values()), "these could not tell"
+    assert net.head.conv1.weight.dtype != torch.float32 and net.backbone.embeddings.cls_token.dtype != torch.float32
+
+
+def test_training_in_real_fp16_reports_its_scale_and_exports_the_masters(data, folder, real_fp16, tmp_path):
+    from safetensors.torch import load_file
+
+    run = tmp_path / "run"
+    done = train(data, run, "--epochs", 1, "--model", folder, deepspeed=ROOT / "ds_configs/fp16.json")
+    assert done.code == 0 and "NOT SUPPORTED" not in done.out
+    record = json.loads((run / "run.json").read_text())
+    assert record["derived"]["precision"] == "fp16" and record["remarks"] == []
+    assert [line["train/loss_scale"] for line in log(run, of="train/loss")] == [2**14, 2**14]
+    adapter = load_file(run / "best/adapter_model.safetensors")
+    assert {t.dtype for t in adapter.values()} == {torch.float32}
+    assert any(not torch.equal(t, t.half().float()) for t in adapter.values()), "these are the half copies"
+
+
+# ------------------------------------------------------------------------------------------------ the gradient
+
+
+def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, world, tmp_path):
+    """One step of SGD at lr 1 without clipping moves the weights by the gradient; autograd alone says what that is."""
+    from depthdist.depth import inverse_target, upsample
+    from depthdist.engine import Engine
+    from depthdist.losses import LossSettings, compute
+    from depthdist.model import ModelSettings, load_base, with_lora
+    from depthdist.shards import read_index
+    from depthdist.stream import TrainPlan, epoch_order, load_samples
+    from depthdist.tracker import Tracker
+    from depthdist.train import TrainSettings, TrainState, train_one_epoch, training_bounds
+
+    index, plan, loss = read_index(data), TrainPlan(11, 8, 2, 1), LossSettings()
+    bounds = training_bounds(index)
+    network = with_lora(load_base("tiny"), ModelSettings(lora_dropout=0.0), seed=0)
+    config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "optimizer": {"type": "SGD"}}
+    made = Engine(network, config, 1.0, lambda step: float(step == 1), world)  # the first, full batch at lr 0
+    before, state = weights(made), TrainState()
+    train_one_epoch(made, index, plan, bounds, loss, TrainSettings(), state, Tracker(tmp_path, False, 0, 2), 1)
+    moved = {name: before[name] - after for name, after in weights(made).items()}
+
+    plain = with_lora(load_base("tiny"), ModelSettings(lora_dropout=0.0), seed=0).train()
+    short = [int(i) for i in epoch_order(0, 0, 11)[8:]]
+    assert len(short) == 3 and state.step == 2
+    total = 0.0
+    for i in short:
+        batch = load_samples(index, "train", [i])
+        target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+        total = total + compute(loss, upsample(plain(batch.rgb), target.shape[-2:]), target, mask)["loss"][0] / 3
+    total.backward()
+    wanted = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in plain.named_parameters() if p.requires_grad}
+    largest = max(float(g.abs().max()) for g in wanted.values())
+    assert largest > 1e-3 and farthest(moved, wanted) < 1e-4 * largest
+    norm = torch.stack([g.norm() for g in wanted.values()]).norm()
+    assert made.grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ several ranks
+
+
+def two_ranks(out, data, model, deepspeed):
+    """ZeRO 0 to 3: weights after each of 3 steps, and again with a restart after step 2. Then a training run."""
+    from unittest import mock
+
+    import torch
+
+    import depthdist.train
+    from depthdist.engine import Engine, EngineSettings, start, stop
+    from depthdist.model import ModelSettings, load_base, with_lora
+    from pathlib import Path
+
+    out, world = Path(out), start()
+    config = EngineSettings(Path(deepspeed)).resolved()[0]
+    rgb = torch.randint(0, 256, (3, 4, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    def make(stage, seed):
+        network = with_lora(load_base(model), ModelSettings(lora_dropout=0.0), seed)
+        schedule = lambda step: 1 - step / 4  # noqa: E731
+        return Engine(network, {**config, "zero_optimization": {"stage": stage}}, 1e-3, schedule, world, network.frozen_float32())
+
+    def step(engine, number):
+        for i in range(2):  # two micro-batches of one image a rank
+            engine.backward((engine.forward(rgb[number, [2 * world.rank + i]]) - 0.5).abs().mean())
+            engine.step()
+        return {name: tensor.cpu().clone() for name, tensor in engine.masters().items()}
+
+    found = {}
+    for stage in range(4):
+        engine, folder = make(stage, seed=0), out / f"zero{stage}"
+        first = {name: tensor.cpu().clone() for name, tensor in engine.masters().items()}
+        steps = [step(engine, 0), step(engine, 1)]
+        engine.save(folder, "two", {"note": stage})
+        lr = engine.lr
+        steps.append(step(engine, 2))
+        again = make(stage, seed=9)
+        state = again.load(folder, "two")
+        restored, its_lr = {name: tensor.cpu().clone() for name, tensor in again.masters().items()}, again.lr
+        found[stage] = {"first": first, "steps": steps, "lr": lr, "state": state, "restored": restored, "its_lr": its_lr, "third": step(again, 2)}
+    torch.save(found, out / f"rank{world.rank}.pt")
+    with mock.patch("depthdist.train.stop"):
+        words = ["--data", data, "--model", "tiny", "--deepspeed", deepspeed, "--pictures", "0", "--epochs", "2", "--lr", "1e-3"]
+        depthdist.train.main([*words, "--run", str(out / "run")])
+    stop()
+
+
+@pytest.fixture(scope="module")
+def two(data, folder, tmp_path_factory):
+    """The outcome of `two_ranks`: its folder, and what each rank saw."""
+    out = tmp_path_factory.mktemp("two")
+    done = on_ranks(2, two_ranks, out, out, data, folder, deepspeed_json(out / "batch4.json", train_batch_size=4))
+    assert done.code == 0, done
+    return out, [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_every_zero_stage_on_two_ranks_learns_the_same(two):
+    _, ranks = two
+    plain = ranks[0][0]
+    assert min(farthest(a, b) for a, b in zip(plain["steps"], [plain["first"], *plain["steps"]])) > 1e-4
+    for found in ranks:
+        for stage in range(4):
+            assert farthest(found[stage]["first"], plain["first"]) == 0
+            for mine, its in zip(found[stage]["steps"], plain["steps"]):
+                assert farthest(mine, its) < 1e-6, stage
+
+
+def test_saved_state_restores_weights_optimizer_and_schedule_exactly(two):
+    for found in two[1]:
+        for stage in range(4):
+            one = found[stage]
+            assert one["state"] == {"note": stage} and one["lr"] == one["its_lr"] == pytest.approx(0.5e-3)
+            assert farthest(one["restored"], one["steps"][1]) == 0
+            assert farthest(one["third"], one["steps"][2]) == 0, "Adam's moments or the schedule were lost"
+
+
+def test_saved_state_leaves_the_frozen_model_out(two, folder):
+    trained = sum(t.numel() for t in two[1][0][0]["first"].values())
+    frozen = (folder / "model.safetensors").stat().st_size
+    for stage in range(4):
+        size = sum(f.stat().st_size for f in (two[0] / f"zero{stage}").rglob("*") if f.is_file())
+        assert 3 * 4 * trained < size < 6 * 4 * trained < frozen / 2, (stage, size, trained)  # weight, two moments, a master
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_clear_error(two, world):
+    made = engine(world, two[0] / "batch4.json")  # tiny: its decoder trains as well
+    with pytest.raises(ValueError, match="zero0/two: this checkpoint does not fit"):
+        made.load(two[0] / "zero0", "two")
+    with pytest.raises(ValueError, match="absent"):
+        made.load(two[0] / "zero0", "absent")
+
+
+def test_one_rank_and_two_give_the_same_numbers(two, data, tmp_path):
+    """11 samples in batches of 4: the last holds 3, one rank has a slot to fill there, and in the evaluation of 3 samples."""
+    out, run = two[0], tmp_path / "run"
+    assert train(data, run, "--epochs", 2, deepspeed=out / "batch4.json").code == 0
+    assert json.loads((out / "run/run.json").read_text())["derived"]["world_size"] == 2
+    for of, tolerance in (("train/loss", 1e-5), ("eval/loss", 1e-6), ("best/loss", 1e-6)):
+        one, two_ = log(run, of=of), log(out / "run", of=of)
+        assert len(one) == len(two_) == {"train/loss": 6, "eval/loss": 3, "best/loss": 1}[of]
+        for a, b in zip(one, two_):
+            a, b = ({k: v for k, v in x.items() if k.startswith(("train/", "eval/", "best/")) or k in ("step", "epoch")} for x in (a, b))
+            assert a == pytest.approx(b, rel=tolerance, abs=1e-12)
+    losses = [line["train/loss"] for line in log(run, of="train/loss")]
+    assert len(set(losses)) == 6

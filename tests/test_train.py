@@ -1,0 +1,383 @@
+"""launch/train.py as a person types it: what a run leaves, what it says about wrong settings, and going on after any interruption."""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from captures import ROOT
+from ranks import command, deepspeed_json, launched, log, make_shards, train
+
+EPOCHS = 8
+FP32 = ROOT / "ds_configs/fp32.json"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """11 samples for training, 3 for validation."""
+    return make_shards(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def typed(data, tmp_path_factory):
+    """Two commands through the launcher, side by side: a good one and its run's folder, and one with wrong settings."""
+    run = tmp_path_factory.mktemp("runs") / "typed"
+    words = ["launch/train.py", "--deepspeed", "ds_configs/fp32.json", "--data", data, "--model", "tiny"]
+    good = [*words, "--run", run, "--epochs", EPOCHS, "--lr", "1e-3", "--pictures", "2"]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(launched, 2, *good), pool.submit(launched, 2, *words, "--epoch", 3, "--run", run.with_name("wrong"))]
+        return *(job.result() for job in jobs), run
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """An uninterrupted run of 4 epochs in this process."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(data, run, "--epochs", 4).code == 0
+    return run
+
+
+# ------------------------------------------------------------------------------------------------ a run, through the launcher
+
+
+def test_the_launched_run_ends_well_and_prints_its_table(typed):
+    done, _, run = typed
+    assert done.code == 0 and "Traceback" not in done.out + done.err, done
+    assert "8 = 2 ranks x micro-batch 1 x 4 accumulated" in done.out and f"{2 * EPOCHS}, 2 an epoch" in done.out
+    assert done.out.count("before training: eval loss") == 1, "one rank speaks"
+    names = [line.split("  ")[0] for line in done.out.splitlines()]
+    found = [n for n in names if n.startswith(("constant ", "before training", "best adapter"))][-3:]
+    epoch = json.loads((run / "best/depthdist.json").read_text())["epoch"]
+    mean = json.loads((run / "run.json").read_text())["derived"]
+    assert [found[0].split()[0], *found[1:]] == ["constant", "before training", f"best adapter, epoch {epoch}"]
+    assert mean["near_mm"] < float(found[0].split()[1]) < mean["far_mm"]
+
+
+def test_the_record_holds_what_the_run_was(typed, data):
+    record = json.loads((typed[2] / "run.json").read_text())
+    settings, derived = record["settings"], record["derived"]
+    assert (settings["data"], settings["model"], settings["epochs"], settings["lr"]) == (str(data), "tiny", EPOCHS, 1e-3)
+    wanted = {"train_samples": 11, "val_samples": 3, "world_size": 2, "global_batch": 8, "accumulation": 4, "steps_per_epoch": 2, "precision": "fp32"}
+    assert {name: derived[name] for name in wanted} == wanted and derived["steps"] == 2 * EPOCHS
+    assert record["deepspeed_config"] == json.loads(FP32.read_text())
+    assert record["versions"]["torch"] == torch.__version__ and "deepspeed" in record["versions"]
+
+
+def test_every_step_and_evaluation_is_logged_once(typed):
+    steps, scores = log(typed[2], of="train/loss"), log(typed[2], of="eval/loss")
+    assert [line["step"] for line in steps] == list(range(1, 2 * EPOCHS + 1))
+    assert [(line["step"], line["epoch"]) for line in scores] == [(2 * e, e) for e in range(EPOCHS + 1)]
+    for name in ("train/l1", "train/grad", "train/lr", "train/loss_scale", "train/grad_norm", "train/skipped_steps", "speed/images_per_s"):
+        assert all(isinstance(line[name], (int, float)) for line in steps), name
+    for name in ("l1", "grad", "abs_rel", "delta1", "rmse_mm", "mae_mm"):
+        assert all(np.isfinite(line[f"eval/{name}"]) for line in scores), name
+    assert all(line["train/loss_scale"] == 1 and line["train/skipped_steps"] == 0 and line["train/grad_norm"] > 0 for line in steps)
+    assert all(line["train/loss"] == pytest.approx(line["train/l1"] + 3 * line["train/grad"], rel=1e-6) for line in steps)
+
+
+def test_the_learning_rate_falls_linearly_to_zero(typed):
+    lrs = [line["train/lr"] for line in log(typed[2], of="train/lr")]
+    assert np.ptp(np.diff(lrs)) < 1e-12 and lrs[0] == pytest.approx(1e-3, rel=1.01 / (2 * EPOCHS))
+    assert lrs[-1] == pytest.approx(0, abs=1.01e-3 / (2 * EPOCHS))  # 0 after the last step
+
+
+def test_best_is_the_epoch_with_the_lowest_eval_loss(typed):
+    run = typed[2]
+    losses = {line["epoch"]: line["eval/loss"] for line in log(run, of="eval/loss") if line["epoch"]}
+    record = json.loads((run / "best/depthdist.json").read_text())
+    assert record["epoch"] == min(losses, key=losses.get) and record["eval_loss"] == losses[record["epoch"]]
+    (scored,) = log(run, of="best/loss")  # of the adapter as read back from the disk
+    assert scored["best/loss"] == pytest.approx(record["eval_loss"], rel=1e-5)
+
+
+def test_training_learns_and_beats_the_constant(typed, data):
+    """Measured with four seeds: the training loss falls to 0.4, RMSE to 0.6 of the constant's; the margins here are 0.6 and 0.8."""
+    from depthdist.shards import read_index
+
+    run = typed[2]
+    losses = [line["train/loss"] for line in log(run, of="train/loss")]
+    assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+    mean = read_index(data).stats["train"]["mean_mm"]
+    row = next(line for line in typed[0].out.splitlines() if line.startswith(f"constant {mean:.0f} mm")).split()
+    constant = float(row[-2].strip("*"))
+    (best,) = log(run, of="best/loss")
+    before = log(run, of="eval/loss")[0]
+    assert best["best/rmse_mm"] < 0.8 * constant and best["best/rmse_mm"] < 0.8 * before["eval/rmse_mm"]
+
+
+def test_best_loads_and_last_holds_one_state(typed):
+    from depthdist.checkpoint import load_adapter
+
+    run = typed[2]
+    model, record = load_adapter(run / "best")
+    assert record.model == "tiny" and record.size == (28, 42)
+    assert model(torch.zeros(1, 28, 42, 3, dtype=torch.uint8)).shape == (1, 28, 42)
+    tags = [p.name for p in (run / "last").iterdir() if p.is_dir()]
+    assert tags == [f"step-{2 * EPOCHS:06d}"] and (run / "last/latest").read_text() == tags[0]
+    assert sorted(p.name for p in run.iterdir()) == ["best", "last", "metrics.jsonl", "run.json", "tensorboard"]
+
+
+def test_tensorboard_has_the_same_numbers_and_the_pictures(typed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = typed[2]
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    for name in ("train/loss", "train/lr", "eval/loss", "eval/rmse_mm"):
+        points, lines = board.Scalars(name), log(run, of=name)
+        assert [p.step for p in points] == [line["step"] for line in lines]
+        assert [p.value for p in points] == pytest.approx([line[name] for line in lines], rel=1e-6)
+    images = board.Tags()["images"]
+    assert len(images) == 2 and all(name.startswith("validation/") for name in images)
+    for name in images:
+        drawn = board.Images(name)
+        assert [image.step for image in drawn] == [2 * e for e in range(EPOCHS + 1)]
+        assert drawn[0].encoded_image_string != drawn[-1].encoded_image_string and drawn[0].width > 400
+
+
+def test_exit_code_2_survives_the_launcher(typed):
+    _, wrong, run = typed
+    assert wrong.code == 2 and "Traceback" not in wrong.out + wrong.err, wrong
+    assert wrong.err.count("unknown setting --epoch; did you mean --epochs?") == 1, "rank 0 says it, once"
+    assert not run.with_name("wrong").exists()
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def test_46_samples_in_batches_of_8_are_6_steps_an_epoch_and_90_in_15(tmp_path, monkeypatch):
+    from depthdist.stream import TrainPlan
+
+    plan = TrainPlan(46, 8, 1, 1)
+    assert plan.steps_per_epoch == 6 and [plan.num_real(i) for i in range(6)] == [8, 8, 8, 8, 8, 6]
+    data = make_shards(tmp_path, 58)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    done = command("launch/train.py", "--data", data, "--model", "tiny", "--deepspeed", ROOT / "ds_configs/fp16.json", "--dry-run")
+    assert done.code == 0 and list(here.iterdir()) == [], done
+    lines = {line[:13].strip(): line[13:] for line in done.out.splitlines()}
+    assert lines["steps"] == "90, 6 an epoch" and lines["batch"] == "8 = 1 ranks x micro-batch 1 x 8 accumulated"
+    assert lines["data"].startswith("46 training, 12 validation samples; pictures 28x42, truth 30x40")
+    assert lines["trains"].startswith("399,137 of 1,171,425 parameters (34.0728 %)")
+    assert float(lines["memory"].split()[1]) > 0 and "activations" in lines["memory"]
+    assert "setting      lr = 5e-05" in done.out and "FP16 IS NOT SUPPORTED" in done.out
+
+
+def test_without_data_the_message_names_the_two_commands(tmp_path):
+    wanted = tmp_path / "tires"
+    (line,) = train(wanted, tmp_path / "run").errors
+    assert f"python tools/make_tires.py {wanted}_raw" in line and f"python tools/shard.py {wanted}_raw {wanted}" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_wrong_settings_are_said_at_once(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "bad.json").write_text("{")
+    wrong = ["--epochs", 0, "--lr", -1, "--lora-dropout", 2, "--lora-rank", 0, "--loss", "l3=1", "--tau", -1, "--threads", 0, "--size", "14x14"]
+    lines = train(data, tmp_path / "file", *wrong, deepspeed=tmp_path / "bad.json").errors
+    for word in ("--epochs", "--lr", "--lora-dropout", "--lora-rank", "--loss", "--tau", "--threads", "--size", "--run", "--deepspeed"):
+        assert sum(line.startswith(word + " ") for line in lines) == 1, (word, lines)
+    assert len(lines) == 10
+    typos = train(data, tmp_path / "run", "--epoch=3", "--lora-rnk=3", "--lora-alpha=x").errors
+    assert len(typos) == 3 and "did you mean --epochs?" in "".join(typos) and "--lora-rank" in "".join(typos) and "'x'" in typos[-1]
+    assert not (tmp_path / "run").exists()
+
+
+WRONG = {
+    "a model": (["--model", "nonsense"], "no such folder, and not a hub id"),
+    "a folder without config.json": (["--model", "."], "config.json"),
+    "--config": (["--config", "/nowhere.json"], "--config /nowhere.json: No such file"),
+    "--resume": (["--resume", "/nowhere"], "--resume /nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_settings_are_one_line_and_leave_nothing(name, data, tmp_path):
+    words, expected = WRONG[name]
+    (line,) = train(data, tmp_path / "run", *words).errors
+    assert expected in line and not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_cannot_be_cut_names_what_would_do(data, tmp_path):
+    path = deepspeed_json(tmp_path / "odd.json", train_batch_size=8, train_micro_batch_size_per_gpu=3)
+    (line,) = train(data, tmp_path / "run", deepspeed=path).errors
+    assert "6 or 9" in line
+
+
+def test_data_without_validation_is_refused_before_any_work(tmp_path):
+    (line,) = train(make_shards(tmp_path, 4, split="none"), tmp_path / "run").errors
+    assert "val" in line and not (tmp_path / "run").exists()
+
+
+def test_a_command_of_its_own_has_the_same_exit_code(tmp_path):
+    done = subprocess.run([sys.executable, "launch/train.py", "--data", tmp_path / "absent"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "make_tires.py" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ best
+
+
+def test_best_holds_the_masters_of_the_best_epoch_and_not_of_the_last(data, tmp_path, monkeypatch):
+    import depthdist.train as module
+    from safetensors.torch import load_file
+
+    losses, seen, real, keep = iter([9.0, 5.0, 2.0, 4.0, 2.0, 2.0]), {}, module.evaluate, module.keep
+
+    def scripted(*arguments):
+        return {**real(*arguments), "loss": next(losses)}  # before, epochs 1 to 4, and the best at the end
+
+    def watched(engine, model, state, *rest):
+        seen[state.epoch] = {name: tensor.clone() for name, tensor in engine.masters().items()}
+        keep(engine, model, state, *rest)
+
+    monkeypatch.setattr(module, "evaluate", lambda *a: scripted(*a) if a[0].__qualname__.startswith("network") else real(*a))
+    monkeypatch.setattr(module, "keep", watched)
+    done = train(data, tmp_path / "run", "--epochs", 4)
+    assert done.code == 0 and "best adapter, epoch 2" in done.out and done.out.count("(best)") == 2
+    saved = load_file(tmp_path / "run/best/adapter_model.safetensors")
+    lora = {name.removeprefix("net.").replace(".default", ""): tensor for name, tensor in seen[2].items() if "lora_" in name}
+    assert len(lora) == 36 and all(torch.equal(saved[name], tensor) for name, tensor in lora.items())
+    assert any(not torch.equal(seen[4][name], tensor) for name, tensor in seen[2].items())
+
+
+# ------------------------------------------------------------------------------------------------ going on
+
+
+class Killed(BaseException):
+    """What no `except` of ours may catch."""
+
+
+def numbers(run):
+    """metrics.jsonl without what depends on the clock and the machine."""
+    return [{k: v for k, v in line.items() if k != "time" and not k.startswith(("speed/", "memory/"))} for line in log(run)]
+
+
+def state(run):
+    """Every tensor and number of last/, and the bytes of best/."""
+    (file,) = (run / "last").glob("step-*/mp_rank_00_model_states.pt")
+    content = torch.load(file, weights_only=False)
+    return content["module"], content["optimizer"]["state"], content["lr_scheduler"]["last_epoch"], content["depthdist"]
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return all(map(same, a, b)) and len(a) == len(b) if isinstance(a, (tuple, list)) else a == b
+
+
+def stop_at(place, monkeypatch):
+    """Let the next run die there, as SIGKILL would: nothing after it is done."""
+    import depthdist.train as module
+
+    calls = {"count": 0}
+
+    def after(count, function, first=False):
+        def wrapper(*arguments, **named):
+            calls["count"] += 1
+            if calls["count"] == count and first:
+                raise Killed
+            result = function(*arguments, **named)
+            if calls["count"] == count:
+                raise Killed
+            return result
+
+        return wrapper
+
+    owner, name, count, first = {
+        "in the middle of epoch 1": (module, "forward", 5, False),
+        "in the middle of a step of epoch 3": (module, "forward", 2 * 16 + 11, False),
+        "between best and last of epoch 2": (module.Engine, "save", 2, True),
+        "before the older state is removed": (module.Engine, "save", 2, False),
+        "after epoch 2": (module, "keep", 2, False),
+        "while epoch 4 is kept": (module.Engine, "save", 4, True),
+    }[place]
+    monkeypatch.setattr(owner, name, after(count, getattr(owner, name), first))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["in the middle of epoch 1", "in the middle of a step of epoch 3", "between best and last of epoch 2", "before the older state is removed", "after epoch 2", "while epoch 4 is kept"],
+)
+def test_a_run_stopped_anywhere_goes_on_to_the_very_same_end(place, data, whole, tmp_path):
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        stop_at(place, patch)
+        train(data, run, "--epochs", 4)
+    begun = len(log(run))
+    done = train(data, run, "--epochs", 4, "--resume", "auto")
+    assert done.code == 0 and 0 < begun < len(log(whole))
+    assert numbers(run) == numbers(whole)
+    assert same(state(run), state(whole))
+    assert (run / "best/adapter_model.safetensors").read_bytes() == (whole / "best/adapter_model.safetensors").read_bytes()
+    assert json.loads((run / "best/depthdist.json").read_text()) == json.loads((whole / "best/depthdist.json").read_text())
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())
+    assert len([p for p in (run / "last").iterdir() if p.is_dir()]) == 1
+
+
+def test_a_finished_run_says_so_and_changes_nothing(data, whole):
+    before = (whole / "metrics.jsonl").read_bytes(), state(whole)
+    done = train(data, whole, "--epochs", 4)
+    assert done.code == 0 and "is finished: 4 epochs, best eval loss" in done.out
+    assert (whole / "metrics.jsonl").read_bytes() == before[0] and same(state(whole), before[1])
+
+
+def test_a_begun_run_is_never_overwritten_by_accident(data, whole, tmp_path):
+    (line,) = train(data, whole, "--resume", "never").errors
+    assert str(whole) in line and "a run is there already" in line
+    (line,) = train(data, whole, "--resume", whole).errors
+    assert "a run is there already" in line
+    lines = train(data, whole, "--epochs", 4, "--lr", "2e-3", "--seed", 5).errors
+    assert any(line.startswith("--lr is 0.002,") and "began with 0.001" in line for line in lines)
+    assert any(line.startswith("--seed is 5,") and "began with 0" in line for line in lines) and len(lines) == 2
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    (copy / "index.json").write_text((copy / "index.json").read_text() + " ")
+    record, kept = whole / "run.json", (whole / "run.json").read_text()
+    try:
+        record.write_text(kept.replace(json.dumps(str(data)), json.dumps(str(copy))))  # the same folder, other content
+        (line,) = train(copy, whole, "--epochs", 4).errors
+    finally:
+        record.write_text(kept)
+    assert "the data changed since the run" in line
+
+
+def test_a_changed_deepspeed_file_is_noticed_on_resume(data, tmp_path):
+    path, run = deepspeed_json(tmp_path / "mine.json"), tmp_path / "run"
+    assert train(data, run, "--epochs", 1, deepspeed=path).code == 0
+    deepspeed_json(path, train_batch_size=4)
+    assert any("train_batch_size" in line for line in train(data, run, "--epochs", 2, deepspeed=path).errors)
+
+
+def test_more_epochs_go_on_where_the_run_ended(data, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    assert train(data, run, "--epochs", 5).code == 0
+    lines = log(run, of="train/loss")
+    assert [line["step"] for line in lines] == list(range(1, 11)) and lines[:8] == log(whole, of="train/loss")
+    assert lines[-1]["train/lr"] == pytest.approx(0, abs=1e-12) and lines[8]["train/lr"] > 0
+
+
+def test_another_runs_state_starts_a_new_run(data, whole, tmp_path):
+    run = tmp_path / "branch"
+    assert train(data, run, "--epochs", 5, "--resume", whole).code == 0
+    assert [line["step"] for line in log(run, of="train/loss")] == [9, 10]
+    assert len(log(whole, of="train/loss")) == 8
+
+
+def test_a_damaged_state_is_one_clear_line(data, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (file,) = (run / "last").glob("step-*/*.pt")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    (line,) = train(data, run, "--epochs", 5).errors
+    assert str(run / "last") in line
+    file.unlink()
+    (line,) = train(data, run, "--epochs", 5).errors
+    assert str(run / "last") in line
