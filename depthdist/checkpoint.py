@@ -125,11 +125,12 @@ def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
         model.net = PeftModel.from_pretrained(model.net, str(folder))
         stored = load_file(folder / WEIGHTS)
     except Exception as err:  # safetensors, peft and json each have their own; all of them mean this
-        raise ValueError(f"{folder}: the adapter cannot be loaded: {str(err).splitlines()[0]}") from err
+        raise ValueError(f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}") from err
     inside = get_peft_model_state_dict(model.net)
-    lost = [n for n, t in inside.items() if n not in stored or not torch.equal(t, stored[n])]
-    num_lora = sum("lora_" in n for n in inside)
-    if lost or not num_lora:
-        raise ValueError(f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(inside)} tensors differ, e.g. {lost[:1]}")
+    mine = any("q_proj" in n for n, _ in model.net.named_parameters())  # which spelling this transformers has
+    wanted = inside.keys() | {respelled(n, new=mine) for n in stored}
+    lost = sorted(n for n in wanted if n not in inside or n not in stored or not torch.equal(inside[n], stored[n]))
+    if lost or not any("lora_" in n for n in inside):
+        raise ValueError(f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)} tensors are missing or differ, e.g. {lost[:1]}")
     freeze_idle(model)
     return model.eval(), record

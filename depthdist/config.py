@@ -57,6 +57,9 @@ class Size(NamedTuple):
         return f"{self.height}x{self.width}"
 
 
+METAVARS = {Size: "HxW", Path: "PATH", int: "N", float: "X"}  # what `--help` shows for a value, by its type
+
+
 def positional(default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field that the command line gives without a flag."""
     return dataclasses.field(default=default, metadata={"positional": True})
@@ -97,6 +100,8 @@ def convert(kind: Any, value: Any) -> Any:
             raise ValueError("expected HxW in pixels, such as 756x1260")
         return Size(int(match[1]), int(match[2]))
     if origin in (tuple, list):
+        if value is None:
+            raise ValueError("expected values with commas between")
         items = value if isinstance(value, (list, tuple)) else str(value).split(",")
         if origin is tuple and Ellipsis not in inner and len(items) != len(inner):
             raise ValueError(f"expected {len(inner)} values with commas between")
@@ -108,11 +113,11 @@ def convert(kind: Any, value: Any) -> Any:
         raise ValueError("expected true or false")
     if kind in (int, float):
         wanted = "a whole number" if kind is int else "a number"
-        if isinstance(value, bool) or (kind is int and isinstance(value, float) and value != int(value)):
+        if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
             raise ValueError(f"expected {wanted}")
         try:
             return kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"expected {wanted}") from None
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError("expected text")
@@ -203,7 +208,7 @@ def _parser(description: str, epilog: str, groups: tuple[type, ...], kinds: dict
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.error = lambda message: (_ for _ in ()).throw(SettingsError([message]))
-    parser.add_argument("--config", metavar="FILE.json", help="settings by name as JSON (a run's run.json will do); flags win")
+    parser.add_argument("--config", metavar="FILE.json", help="settings by name, as a JSON object; flags win")
     for group in groups:
         titled, texts = parser.add_argument_group(inspect.getdoc(group).splitlines()[0]), sentences(group)
         for field in dataclasses.fields(group):
@@ -221,7 +226,8 @@ def _parser(description: str, epilog: str, groups: tuple[type, ...], kinds: dict
                 titled.add_argument(*names, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=text)
             else:
                 choices = get_args(kind) if get_origin(kind) is Literal else ()
-                metavar = "|".join(map(str, choices)) or ("HxW" if "Size" in str(kind) else field.name.upper())
+                bare = next((k for k in get_args(kind) if k is not type(None)), kind)
+                metavar = "|".join(map(str, choices)) or METAVARS.get(bare, field.name.upper())
                 titled.add_argument(*names, dest=field.name, metavar=metavar, help=text)
     return parser
 

@@ -46,9 +46,8 @@ def inverse_target(depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None)
     if mask is not None:
         valid &= mask
     lo, hi = 1.0 / bounds.far_mm, 1.0 / bounds.near_mm
-    inverse = 1.0 / (torch.where(valid, z, bounds.far_mm) + EPS)
-    target = ((inverse - lo) / (hi - lo)).clamp(0.0, 1.0)
-    return torch.where(valid, target, 0.0), valid
+    inverse = 1.0 / (torch.where(valid, z, bounds.far_mm) + EPS)  # the farthest, so 0, where there is nothing
+    return ((inverse - lo) / (hi - lo)).clamp(0.0, 1.0), valid
 
 
 def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:

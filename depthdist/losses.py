@@ -9,6 +9,7 @@ the mean over images is the caller's, so a batch cut into ranks or micro-batches
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,8 +38,12 @@ class LossSettings:
             name, _, weight = item.partition("=")
             if name.strip() not in LOSSES:
                 raise ValueError(f"--loss {self.loss}: {name.strip()!r} is not a loss; there are {', '.join(LOSSES)}")
+            if name.strip() in parsed:
+                raise ValueError(f"--loss {self.loss}: {name.strip()} stands there twice")
             try:
                 parsed[name.strip()] = float(weight or 1)
+                if not math.isfinite(parsed[name.strip()]):
+                    raise ValueError
             except ValueError:
                 raise ValueError(f"--loss {self.loss}: the weight of {name} is {weight!r}; expected a number") from None
         return parsed
@@ -49,7 +54,7 @@ class LossSettings:
         except ValueError as err:
             return [str(err)]
         found = [f"--loss {self.loss}: every weight must be >= 0 and one above 0"] if min(weights.values()) < 0 or not any(weights.values()) else []
-        found += [f"--{name} is {value}: expected >= 0" for name, value in (("gamma", self.gamma), ("tau", self.tau)) if not value >= 0]
+        found += [f"--{name} is {value}: expected >= 0" for name, value in (("gamma", self.gamma), ("tau", self.tau)) if not 0 <= value < math.inf]
         return found
 
 

@@ -11,6 +11,7 @@ value of every attention layer, under either of the names that transformers has 
 from __future__ import annotations
 
 import copy
+import http.client
 import json
 import logging
 import os
@@ -170,15 +171,15 @@ def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
     options["local_files_only"] = Path(name).is_dir() or not hub_answers()
     try:
         net, info = cls.from_pretrained(str(name), output_loading_info=True, dtype=torch.float32, **options)
-    except (OSError, ValueError) as err:
+    except Exception as err:  # a broken folder or hub: transformers, safetensors and httpx each have errors of their own
         if Path(name).is_dir():
-            raise ValueError(f"--model {name}: cannot be loaded: {str(err).splitlines()[0]}") from err
+            raise ValueError(f"--model {name}: cannot be loaded: {' '.join(str(err).split())[:300]}") from err
         raise ValueError(
             f"--model {name}: the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160].rstrip()}). Ways out: "
             f"`hf download {name}` on a machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face format; --model tiny"
         ) from err
     lacking = [k for k in info["missing_keys"] if "mask_token" not in k]
-    if lacking or info["mismatched_keys"]:
+    if lacking:
         raise ValueError(f"--model {name}: the weights lack {len(lacking)} tensors ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}")
     return net
 
@@ -189,7 +190,7 @@ def hub_answers() -> bool:
         urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=5)
     except urllib.error.HTTPError:
         return True
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, http.client.HTTPException) as err:
         logger.info("hub not reached (%s): only its cache is used", err)
         return False
     return True
@@ -201,7 +202,7 @@ def _from_folder(path: Path) -> tuple[nn.Module, bool]:
         config = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as err:
         raise ValueError(f"--model {path}: expected a folder in Hugging Face format with config.json: {err}") from None
-    kind = config.get("model_type")
+    kind = config.get("model_type") if isinstance(config, dict) else None
     if kind == "depth_anything":
         return _pretrained(path, DepthAnythingForDepthEstimation), False
     if kind != "dinov2":
@@ -221,10 +222,16 @@ def _normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = path / "preprocessor_config.json"
     if not file.exists():
         return IMAGENET
-    config = json.loads(file.read_text())
-    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
-        raise ValueError(f"{file}: rescale_factor is {config['rescale_factor']}; expected 1/255")
-    return tuple(config.get("image_mean", IMAGENET[0])), tuple(config.get("image_std", IMAGENET[1]))
+    try:
+        config = json.loads(file.read_text())
+        if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
+            raise ValueError(f"rescale_factor is {config['rescale_factor']}; expected 1/255")
+        mean, std = (tuple(map(float, config.get(name) or default)) for name, default in zip(("image_mean", "image_std"), IMAGENET))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"image_mean is {mean}, image_std is {std}; expected three numbers each")
+    except (OSError, ValueError, TypeError, AttributeError) as err:
+        raise ValueError(f"{file}: not a picture processor's settings: {err}") from None
+    return mean, std
 
 
 def _fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) -> nn.Module:
@@ -244,8 +251,11 @@ def _fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32)
     for name, parameter in net.named_parameters():  # transformers' own start differs from version to version
         seed = zlib.crc32(respelled(name, new=True).encode())
         if parameter.dim() > 1:
-            # 0.02 is transformers' own: a decoder with a stronger signal learns faster, then dies at a larger lr
-            std = parameter[0].numel() ** -0.5 if "encoder" in name or "patch_embeddings" in name else 0.02
+            std = parameter[0].numel() ** -0.5  # Glorot & Bengio 2010: the signal keeps its size
+            if not name.startswith("backbone"):
+                std *= 0.7  # at full size a fresh decoder learns faster, then dies at a larger learning rate
+            if "position" in name or "token" in name or "conv3" in name:
+                std = 0.02
             with torch.no_grad():
                 parameter.normal_(std=std, generator=torch.Generator().manual_seed(seed))
         elif name.endswith("bias"):
@@ -273,11 +283,12 @@ def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, 
     activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no attention matrix)
     """
     ghost = copy.deepcopy(model).to("meta").train()
-    kept: dict[int, Tensor] = {}  # held, so that no id is used twice
+    weights = {p.untyped_storage()._cdata for p in ghost.parameters()}
+    kept: dict[int, Tensor] = {}  # by storage, as views share one; held, so that no id is used twice
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            kept[id(tensor)] = tensor
+        if tensor.untyped_storage()._cdata not in weights:
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -285,7 +296,7 @@ def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, 
     half = precision in ("fp16", "bf16")
     trained, total = model.parameter_counts()
     tokens = (size[0] // PATCH) * (size[1] // PATCH) + 1
-    activations = sum(t.numel() * t.element_size() for t in kept.values() if not (t.dim() == 4 and t.shape[-1] == t.shape[-2] == tokens))
+    activations = sum(t.untyped_storage().nbytes() for t in kept.values() if not (t.dim() >= 3 and t.shape[-1] == t.shape[-2] == tokens))
     return {
         "weights": total * (2 if half else 4),
         "gradients, masters and optimizer": trained * (2 + 12 if half else 12),

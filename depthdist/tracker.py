@@ -47,7 +47,7 @@ class Tracker:
             fresh = self.lines.with_suffix(".tmp")
             fresh.write_text("".join(line + "\n" for line in kept))
             os.replace(fresh, self.lines)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else 0)
         self.live = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=step, unit="step", desc="training", dynamic_ncols=self.live, file=None if self.live else io.StringIO())
         self.shown_at = time.monotonic()

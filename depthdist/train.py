@@ -38,6 +38,11 @@ from depthdist.shards import Index, read_index
 from depthdist.stream import Batch, DataSettings, TrainPlan, eval_batches, load_samples, train_epoch
 from depthdist.tracker import Tracker, write_json
 
+HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
+
+  deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data data/tires --run runs/first
+  deepspeed launch/train.py --deepspeed ds_configs/fp16.json --dry-run
+  deepspeed launch/train.py --config runs/first/run.json --run runs/again       # the same once more"""
 FREE_TO_CHANGE = {"run", "resume", "epochs", "threads", "log_every", "pictures", "dry_run"}  # when a run is resumed
 
 
@@ -64,7 +69,7 @@ class TrainSettings:
 
     def problems(self) -> list[str]:
         found = [f"--{name.replace('_', '-')} is {getattr(self, name)}: expected >= 1" for name in ("epochs", "log_every") if getattr(self, name) < 1]
-        found += [f"--{name} is {getattr(self, name)}: expected >= 0" for name in ("seed", "pictures") if getattr(self, name) < 0]
+        found += [f"--{name} is {getattr(self, name)}: expected 0 .. 2**63 - 1" for name in ("seed", "pictures") if not 0 <= getattr(self, name) < 2**63]
         if not 0 < self.lr < math.inf:
             found.append(f"--lr is {self.lr}: expected > 0")
         if self.run is not None and self.run.exists() and not self.run.is_dir():
@@ -100,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of launch/train.py."""
     quiet()
     groups = (DataSettings, ModelSettings, LossSettings, TrainSettings, EngineSettings)
-    data, model, loss, settings, hardware = config.parse(__doc__.split("\n\n")[0], *groups, argv=argv, together=check_together)
+    data, model, loss, settings, hardware = config.parse(HELP, *groups, argv=argv, together=check_together)
     if settings.dry_run:
         return dry_run(data, model, loss, settings, hardware)
     world = start()
@@ -168,6 +173,8 @@ def train(data: DataSettings, model_settings: ModelSettings, loss: LossSettings,
         while state.epoch < settings.epochs:
             train_one_epoch(engine, index, plan, bounds, loss, settings, state, tracker, data.threads)
             state.epoch += 1
+            if engine.grad_norm == 0:
+                tracker.say("WARNING      the gradient is 0: the network gives the same everywhere and learns no more; start again with a smaller --lr")
             scores = evaluation()
             better = scores["loss"] < state.best_loss  # the reduced value: the same on every rank
             if better:

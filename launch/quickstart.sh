@@ -33,7 +33,7 @@ touch $run/predictions/done
 cat <<END
 
 Where to look
-  $raw/sheet.png                     the captures: picture and depth
+  $raw/truth/sheet.png               the captures: picture and depth
   $run/predictions/*_figure.png      RGB | truth | prediction | error, in mm
   $run/evaluation.json               the table above
   tensorboard --logdir runs                    curves and pictures, at http://localhost:6006 (first: . .venv/bin/activate)

@@ -1,8 +1,9 @@
 """Commands as a person types them: in this process, which is quick, or on several ranks through the real launcher.
 
     done = command("launch/train.py", "--data", data, ...)          # done.code, done.out, done.err
-    done = launched(2, "launch/train.py", "--data", data, ...)      # deepspeed --num_accelerators 2 launch/train.py ...
-    done = on_ranks(2, function, tmp_path, "its", "words")          # function(*words) on each rank; it imports what it needs
+    launch = Launch(2, "launch/train.py", "--data", data, ...)      # deepspeed --num_accelerators 2 launch/train.py ...
+    launch = on_ranks(2, function, tmp_path, "its", "words")        # function(*words) on each rank; it imports what it needs
+    done = launch.done()                                            # waits for it; launch.kill() does not
 
 Everything is on the CPU and one thread a process: pools of threads wait for one another when other work shares the cores.
 """
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,45 +78,78 @@ def joined():
         return start()
 
 
-def launched(ranks: int, *words: Any, timeout: float = 240) -> Done:
-    """What `deepspeed --num_accelerators RANKS WORDS`, typed in the repository's root, came to. After `timeout` seconds all of it is killed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    typed = [LAUNCHER, "--num_accelerators", ranks, "--master_port", port, *words]
-    environment = {**os.environ, **ON_CPU}
-    process = subprocess.Popen([*map(str, typed)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        raise AssertionError(f"still running after {timeout} s:\n{out[-3000:]}\n{err[-3000:]}") from None
-    return Done(process.returncode, out, err)
+class Launch:
+    """`deepspeed --num_accelerators RANKS WORDS`, typed in the repository's root and at work from now on."""
+
+    def __init__(self, ranks: int, *words: Any):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        typed = [LAUNCHER, "--num_accelerators", ranks, "--master_port", port, *words]
+        self.files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        out, err = self.files
+        self.process = subprocess.Popen([*map(str, typed)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=out, stderr=err, start_new_session=True)
+
+    @functools.cache
+    def done(self, timeout: float = 240) -> Done:
+        """How it ended. After `timeout` seconds all its processes are killed."""
+        try:
+            code = self.process.wait(timeout)
+        finally:
+            self.kill()
+        return Done(code, *(file.seek(0) or file.read() for file in self.files))
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
-def on_ranks(ranks: int, function, folder: Path, *words: Any) -> Done:
-    """`function(*words)`, which gets text and finds nothing of its module, on each rank."""
+def on_ranks(ranks: int, function, folder: Path, *words: Any) -> Launch:
+    """`function(*words)` on each rank: it gets text, and finds nothing of its module."""
     script = folder / f"{function.__name__}.py"
     call = f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*sys.argv[2:])  # argv[1] is --local_rank\n"
     script.write_text(textwrap.dedent(inspect.getsource(function)) + call)
-    return launched(ranks, script, *words)
+    return Launch(ranks, script, *words)
 
 
 # ---------------------------------------------------------------------------------------- small data, settings, runs
 
 
 def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
-    """FOLDER/shards of FOLDER/raw, `count` captures: 14 are 11 for training and 3 for validation. Pictures are stored as they are."""
+    """FOLDER/shards of FOLDER/raw, which is made where it is missing. 14 captures are 11 for training and 3 for validation.
+
+    Pictures are stored without loss, so that what was captured is what is compared.
+    """
     from depthdist.config import Size
     from depthdist.shards.build import shard
     from depthdist.shards.plan import ShardSettings
     from depthdist.shards.writer import write_shard
 
     raw, out = folder / "raw", folder / "shards"
+    if not raw.exists():
+        write_raw(raw, count)
     with mock.patch("depthdist.shards.build.write_all", lambda jobs, workers: [write_shard(job) for job in jobs]):  # no processes
-        shard(ShardSettings(raw=str(write_raw(raw, count)), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}))
+        shard(ShardSettings(raw=str(raw), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}))
     return out
+
+
+def make_model(folder: Path) -> Path:
+    """A small DA-V2 in Hugging Face format, whose decoder counts as pretrained and whose depth differs widely from pixel to pixel."""
+    import torch
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    seen = {"image_size": 224, "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False, "apply_layernorm": True}
+    backbone = Dinov2Config(hidden_size=96, num_attention_heads=3, num_hidden_layers=4, **seen)
+    decoder = {"reassemble_hidden_size": 96, "neck_hidden_sizes": [24, 48, 96, 96], "fusion_hidden_size": 32, "head_hidden_size": 16}
+    net = DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone, patch_size=14, head_in_index=-1, **decoder))
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in (p for p in net.parameters() if p.dim() > 1):
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=random)
+        net.head.conv3.bias.fill_(0.3)
+    net.save_pretrained(folder)
+    return folder
 
 
 def deepspeed_json(path: Path, name: str = "fp32", **changes: Any) -> Path:

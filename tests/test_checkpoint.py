@@ -37,7 +37,11 @@ def quietly_on_one_thread():
 def base(tmp_path_factory):
     """A whole DA-V2 in Hugging Face format, small: its decoder is not fresh."""
     folder = tmp_path_factory.mktemp("base") / "da-v2"
-    load_base("tiny").net.save_pretrained(folder)
+    net = load_base("tiny").net
+    with torch.no_grad():  # an untrained decoder gives nearly the same everywhere
+        for parameter in (p for p in net.parameters() if p.dim() > 1):
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+    net.save_pretrained(folder)
     return folder
 
 
@@ -51,7 +55,7 @@ def trained(name, rank=4):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model.eval()
 
 
@@ -87,7 +91,7 @@ def test_our_own_loading_gives_the_same_output_and_record(saved):
     loaded, found = load_adapter(folder)
     assert found == record and not loaded.training and {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert torch.equal(output(loaded), output(model))
-    assert not torch.equal(output(model), output(load_base(record.model))), "the adapter does something"
+    assert (output(model) - output(load_base(record.model))).std() > 1e-2, "the adapter does something"
 
 
 def test_plain_peft_gives_the_same_output(saved):
@@ -202,18 +206,12 @@ DAMAGE = {
     "only queries as targets": lambda f: edit_json(f, "adapter_config.json", target_modules=r".*\.attention\.(?:attention\.query|q_proj)"),
     "the decoder not named": lambda f: edit_json(f, "adapter_config.json", modules_to_save=None),
 }
-PARTLY = {
-    "only queries as targets": "stored tensors that did not enter are not looked for: the adapter goes in by a third",
-    "the decoder not named": "stored tensors that did not enter are not looked for: the decoder stays the untrained one",
-}
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_adapter_is_refused_in_one_line_that_names_its_folder(case, saved, damaged, request):
+def test_a_damaged_adapter_is_refused_in_one_line_that_names_its_folder(case, saved, damaged):
     if case == "the decoder not named" and not saved[0].fresh_decoder:
         pytest.skip("this adapter has no decoder")
-    if case in PARTLY:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=PARTLY[case]))
     DAMAGE[case](damaged)
     refused(damaged, "./no/such/folder" if case == "a base model that is gone" else str(damaged))
 
@@ -289,7 +287,8 @@ def test_a_kill_at_either_rename_leaves_a_whole_folder(renames, tmp_path, monkey
         with pytest.raises(SystemExit):
             write(folder, "new")
     assert folder.exists() is (renames == 0)
-    recover(folder)
+    with pytest.raises(RuntimeError), replacing(folder):
+        raise RuntimeError("the next saving fails as well")
     assert (folder / "file").read_text() == "old"
     write(folder, "newer")
     assert (folder / "file").read_text() == "newer" and [p.name for p in tmp_path.iterdir()] == ["best"]

@@ -31,7 +31,7 @@ CHANGED = [
     DataSettings(),
     ModelSettings(model="tiny", lora_rank=4, lora_alpha=8, lora_dropout=0.1),
     LossSettings(loss="l1=0.5,grad=2", gamma=3.25, tau=1e-3),
-    TrainSettings(run=Path("runs/a b"), epochs=2, lr=1.7e-05, seed=2**63, resume="never", log_every=3, pictures=0, dry_run=True),
+    TrainSettings(run=Path("runs/a b"), epochs=2, lr=1.7e-05, seed=2**62, resume="never", log_every=3, pictures=0, dry_run=True),
     TrainSettings(),
     EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json"),
     ShardSettings(raw="in", out="out", workers=2, val=0.3, size=Size(28, 42), split="session", rgb="png", near=1.5, shard_mb=0.5),
@@ -337,9 +337,7 @@ def test_a_hidden_field_is_the_launchers_and_not_in_a_record():
         assert parse("x", EngineSettings, argv=[spelling, "--deepspeed", str(ROOT / "ds_configs/fp32.json")])[0].local_rank == 3
 
 
-@pytest.mark.parametrize(
-    "number", ["NaN", pytest.param("1e999", marks=pytest.mark.xfail(strict=True, raises=OverflowError, reason="int(inf) raises OverflowError in convert"))]
-)
+@pytest.mark.parametrize("number", ["NaN", "1e999"])
 def test_a_json_number_that_is_no_whole_number_is_one_line(number, tmp_path):
     (line,) = problems("--config", json_file(tmp_path, f'{{"blades": {number}}}'))
     assert "--blades is" in line

@@ -59,9 +59,9 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved_tiny(tmp_path_factory):
-    """The tiny model as a DA-V2 folder in Hugging Face format, with its own mean and standard deviation."""
+    """A DA-V2 folder in Hugging Face format of the size of `tiny`, with its own mean and standard deviation."""
     folder = tmp_path_factory.mktemp("tiny") / "da-v2"
-    load_base("tiny").net.save_pretrained(folder)
+    lively(load_base("tiny")).net.save_pretrained(folder)
     processor = {
         "image_processor_type": "DPTImageProcessor", "do_resize": True, "size": {"height": 518, "width": 518}, "keep_aspect_ratio": True,
         "ensure_multiple_of": 14, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
@@ -79,6 +79,14 @@ def broken(saved_tiny, tmp_path):
 
 def pictures(batch=2, size=(28, 42), seed=0):
     return torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(model):
+    """The model with weights that let the picture through: an untrained decoder gives nearly the same everywhere."""
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.dim() > 1):
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+    return model
 
 
 def stirred(model, seed=0):
@@ -178,22 +186,22 @@ def test_tiny_is_the_same_in_every_process_and_version():
     state = {respelled(n, True): t for n, t in first.net.state_dict().items()}
     assert all(torch.equal(state[respelled(n, True)], t) for n, t in again.net.state_dict().items())
     assert sum(p.numel() for p in first.parameters()) == 1_116_129
-    # written down once; neither the process nor transformers' own initialisation may move them
+    # written down: adapters were learnt on these; neither the process nor transformers' own start may move them
     pinned = {
-        "backbone.embeddings.patch_embeddings.projection.weight": [0.0060632420, 0.0130771231, -0.0215759520],
+        "backbone.embeddings.patch_embeddings.projection.weight": [0.0125021944, 0.0269645751, -0.0444888622],
         "backbone.encoder.layer.0.attention.q_proj.weight": [0.0120634204, 0.1025884673, -0.1870428622],
         "backbone.encoder.layer.0.layer_scale1.lambda1": [1.0, 1.0, 1.0],
-        "neck.fusion_stage.layers.0.projection.weight": [0.1322469711, 0.1436150819, -0.1143235341],
-        "head.conv1.weight": [-0.0244730394, 0.0308248010, 0.0944672376],
+        "neck.fusion_stage.layers.0.projection.weight": [0.0925728753, 0.1005305573, -0.0800264701],
+        "head.conv1.weight": [-0.0171311293, 0.0215773601, 0.0661270693],
     }
     for name, values in pinned.items():
         assert state[name].flatten()[:3].tolist() == pytest.approx(values, rel=1e-5), name
 
 
 def test_a_folder_gives_what_was_saved_in_it(saved_tiny):
-    tiny, folder = load_base("tiny"), load_base(str(saved_tiny))
+    saved, folder = lively(load_base("tiny")), load_base(str(saved_tiny))
     state = folder.net.state_dict()
-    assert not folder.fresh_decoder and all(torch.equal(t, state[n]) for n, t in tiny.net.state_dict().items())
+    assert not folder.fresh_decoder and all(torch.equal(t, state[n]) for n, t in saved.net.state_dict().items())
     assert not any(p.requires_grad for p in folder.parameters())
 
 
@@ -226,21 +234,13 @@ BROKEN = {
     "a config.json that is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json"),
     "a processor that is no JSON": (lambda f: (f / "preprocessor_config.json").write_text("{"), "preprocessor_config.json"),
 }
-UNCAUGHT = {
-    "weights cut short": "SafetensorError is neither OSError nor ValueError: a traceback",
-    "a tensor of another shape": "transformers raises RuntimeError before mismatched_keys can be looked at: a traceback",
-    "a config.json that is a list": "AttributeError: a traceback",
-    "a processor that is no JSON": "the JSONDecodeError does not name the file",
-}
 
 
 def edit_weights(folder, edit):
     save_file(edit(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.xfail(strict=True, reason=UNCAUGHT[c])) if c in UNCAUGHT else c for c in BROKEN]
-)
+@pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_folder_is_one_line(case, broken):
     damage, said = BROKEN[case]
     damage(broken)
@@ -272,7 +272,7 @@ def test_forward_equals_the_models_own_processor_and_the_plain_model(saved_tiny)
     with torch.no_grad():
         expected, found = plain(**inputs).predicted_depth, load_base(str(saved_tiny)).eval()(rgb)
     assert found.shape == (2, 42, 56) and found.dtype == torch.float32
-    assert found.std() > 1e-4 and torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.std() > 1e-2 and torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_each_picture_is_its_own(saved_tiny):
@@ -296,7 +296,7 @@ def test_a_model_in_half_precision_ends_in_float32():
     assert [type(layer) for layer in (model.net.head.conv2, model.net.head.conv3)] == [Float32Conv2d] * 2
     assert {id(p) for p in model.frozen_float32()} == {id(p) for layer in (model.net.head.conv2, model.net.head.conv3) for p in layer.parameters()}
     with torch.no_grad():
-        full, half = model(pictures()), model.to(torch.bfloat16)(pictures())
+        full, half = lively(model)(pictures()), model.to(torch.bfloat16)(pictures())
     assert half.dtype == torch.float32 and (half != half.bfloat16().float()).float().mean() > 0.5
     assert torch.allclose(half, full, rtol=0.1)
 
@@ -337,10 +337,8 @@ def test_memory_of_activations_grows_with_the_micro_batch_and_the_picture(tiny_w
     one, two, four = (training_memory(tiny_with_lora, (224, 336), batch, "fp32")["activations"] for batch in (1, 2, 4))
     assert (four - two) == pytest.approx(2 * (two - one), rel=1e-3) and two > 1.8 * one
     assert training_memory(tiny_with_lora, (224, 672), 1, "fp32")["activations"] > 1.8 * one
-    assert one >= saved_for_the_way_back(tiny_with_lora, (224, 336), 1), "never less than what is needed"
 
 
-@pytest.mark.xfail(strict=True, reason="views of one tensor, and transposed frozen weights, are counted as activations: 1.3 to 5 times too much")
 @pytest.mark.parametrize("size", [(28, 42), (224, 336)])
 def test_memory_of_activations_is_what_autograd_keeps(tiny_with_lora, size):
     needed = saved_for_the_way_back(tiny_with_lora, size, 2)

@@ -122,7 +122,6 @@ def test_a_run_that_starts_again_keeps_no_line(tmp_path):
     assert [line["train/loss"] for line in lines(tmp_path)] == [100.0]
 
 
-@pytest.mark.xfail(strict=True, reason="purge_step is None at step 0: the curves of the attempt before stay in TensorBoard")
 def test_a_run_that_starts_again_keeps_no_curve(tmp_path):
     interrupted(tmp_path)
     log = tracker(tmp_path)

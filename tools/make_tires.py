@@ -6,7 +6,7 @@
     OUT/depth/21-12-03-18-50-31_Zivid_acquisition_rawDepth.npy       (H, W, 3) float32 X, Y, Z in mm, NaN holes
     OUT/truth/21-12-03-18-50-31_Zivid_acquisition_truth.npz          noise-free Z, tire ids, grooves; see depthdist/tires
     OUT/tires.json                                                   the settings; a second run goes on where one stopped
-    OUT/sheet.png                                                    with --sheet: pictures and depth side by side
+    OUT/truth/sheet.png                                              with --sheet: pictures and depth side by side
 
 A pair is complete when its .npy is there, which is written last; each file is written beside its place and moved in.
 """
@@ -50,7 +50,7 @@ class Output:
     workers: int = 0
     "Processes; 0: one for each core there is. The bytes do not depend on it."
     sheet: bool = False
-    "Also write OUT/sheet.png, pictures and depth side by side, to look at."
+    "Also write OUT/truth/sheet.png, pictures and depth side by side, to look at."
 
     def problems(self) -> list[str]:
         return [f"--workers is {self.workers}; it must be 0 or more"] if self.workers < 0 else []
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         pass
     spent = time.perf_counter() - start
     if output.sheet:
-        write(output.out / "sheet.png", png(sheet(output.out, stems)))
+        write(output.out / "truth" / "sheet.png", png(sheet(output.out, stems)))
     print(f"{summary(output.out, stems)}; {spent / max(len(missing), 1):.2f} s a pair, {len(missing)} made: {output.out}")
 
 
