@@ -49,16 +49,20 @@ class EngineSettings:
             config = self.read()
         except ValueError as err:
             return [str(err)]
+        objects = ("optimizer", "fp16", "bf16", "zero_optimization")
+        found = [f"{self.deepspeed}: {key} is {config[key]!r}; expected an object" for key in objects if not isinstance(config.get(key, {}), dict)]
+        if found:
+            return found
         found = [f"{self.deepspeed}: {key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
         for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
             if not isinstance(config.get(key, 1), int) or config.get(key, 1) < 1:
                 found.append(f"{self.deepspeed}: {key} is {config[key]!r}; expected a whole number >= 1")
         if "train_batch_size" not in config:
             found.append(f"{self.deepspeed}: train_batch_size is missing: the global batch, 8 in the recipe")
-        if "lr" in config.get("optimizer", {}).get("params", {}):
+        if "lr" in (config.get("optimizer", {}).get("params") or {}):
             found.append(f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is --lr")
-        if "optimizer" not in config:
-            found.append(f"{self.deepspeed}: optimizer is missing; see ds_configs/fp16.json")
+        if "type" not in config.get("optimizer", {}):
+            found.append(f"{self.deepspeed}: optimizer.type is missing; see ds_configs/fp16.json")
         return found
 
     def read(self) -> dict[str, Any]:
@@ -167,12 +171,15 @@ class Engine:
         kept = [(p, p.data.clone()) for p in keep_float32]
         self.world, self.model = world, model
         self.precision, self.plain_norm = precision(config), 0.0
-        self.deepspeed, self.optimizer, _, self.scheduler = deepspeed.initialize(
-            model=model,
-            model_parameters=[p for p in model.parameters() if p.requires_grad],
-            config=config,
-            lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
-        )
+        try:
+            self.deepspeed, self.optimizer, _, self.scheduler = deepspeed.initialize(
+                model=model,
+                model_parameters=[p for p in model.parameters() if p.requires_grad],
+                config=config,
+                lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
+            )
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as err:  # each of its checks has its own
+            raise ValueError(f"--deepspeed: DeepSpeed refuses this configuration: {_one_line(err)}") from err
         if config.get("zero_optimization", {}).get("stage", 0) < 3:  # stage 3 holds them in pieces, already rounded
             for parameter, data in kept:
                 parameter.data = data.to(world.device)
@@ -237,7 +244,7 @@ class Engine:
         try:
             self.deepspeed.save_checkpoint(str(folder), tag=tag, client_state={"depthdist": state}, exclude_frozen_parameters=True)
         except (RuntimeError, OSError) as err:  # torch's writer raises RuntimeError for a full disk
-            raise ValueError(f"{folder}/{tag}: the training state cannot be written (is the disk full?): {str(err).splitlines()[0]}") from err
+            raise ValueError(f"{folder}/{tag}: the training state cannot be written (is the disk full?): {_one_line(err)}") from err
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Go on from `save`; returns its state. ValueError when the checkpoint does not fit this model."""
@@ -246,11 +253,19 @@ class Engine:
             path, client = self.deepspeed.load_checkpoint(
                 str(folder), tag=tag, load_module_strict=False, custom_load_fn=lambda src, dst: _load_trained(src, dst, frozen)
             )
-        except (RuntimeError, AssertionError) as err:
-            raise ValueError(f"{folder}/{tag}: this checkpoint does not fit: {str(err).splitlines()[0]}") from err
+        except Exception as err:  # a file missing, cut off, or of another model: torch, pickle and DeepSpeed each raise their own
+            raise ValueError(f"{folder}/{tag}: this state cannot be gone on from: {_one_line(err)}") from err
         if path is None:
             raise ValueError(f"{folder}/{tag}: no checkpoint could be read")
+        schedule = self.scheduler  # the saved rate is of the saved run's length; this run may be longer
+        schedule._last_lr = [base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas)]
+        for group, lr in zip(schedule.optimizer.param_groups, schedule._last_lr):
+            group["lr"] = lr
         return client["depthdist"]
+
+
+def _one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:300] or type(err).__name__
 
 
 def _load_trained(src: dict[str, Tensor], dst: nn.Module, frozen: set[str]) -> None:

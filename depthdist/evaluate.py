@@ -44,6 +44,9 @@ class EvaluateSettings:
     micro_batch: int = 1
     "Samples at a time."
 
+    def problems(self) -> list[str]:
+        return [] if self.micro_batch >= 1 else [f"--micro-batch is {self.micro_batch}: expected >= 1"]
+
 
 def network(model: Callable[[Tensor], Tensor]) -> Predictor:
     """Predictions of a model, brought to the truth's size."""

@@ -49,11 +49,13 @@ class LossSettings:
         return parsed
 
     def problems(self) -> list[str]:
+        found = []
         try:
-            weights = self.weights()
+            weights = self.weights().values()
+            if min(weights) < 0 or not any(weights):
+                found.append(f"--loss {self.loss}: every weight must be >= 0 and one above 0")
         except ValueError as err:
-            return [str(err)]
-        found = [f"--loss {self.loss}: every weight must be >= 0 and one above 0"] if min(weights.values()) < 0 or not any(weights.values()) else []
+            found.append(str(err))
         found += [f"--{name} is {value}: expected >= 0" for name, value in (("gamma", self.gamma), ("tau", self.tau)) if not 0 <= value < math.inf]
         return found
 

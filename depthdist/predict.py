@@ -68,27 +68,39 @@ def predict_all(settings: PredictSettings) -> list[str]:
     model.to(device)
     settings.out.mkdir(parents=True, exist_ok=True)
     problems: list[str] = []
+    done = 0
     for path, name in tqdm(list(zip(pictures, names)), desc="predicting", unit="picture", disable=not sys.stderr.isatty()):
         try:
-            rgb, truth_mm = read_rgb(path, upright=True), truth_of(path)
-            if truth_mm is not None and truth_mm.shape != rgb.shape[:2]:
-                problems.append(f"{path}: its point cloud is {truth_mm.shape}, the picture {rgb.shape[:2]}: drawn without truth")
-                truth_mm = None
+            rgb = read_rgb(path, upright=True)
         except BadFile as err:
             problems.append(str(err))
             continue
+        try:
+            truth_mm = truth_of(path, rgb.shape[:2])
+        except BadFile as err:
+            problems.append(f"{err}; {path.name} is drawn without truth")
+            truth_mm = None
         depth_mm = predict_mm(model, rgb, record.size, record.bounds, device)
         write(settings.out, name, depth_mm, record.bounds)
         if settings.figures:
             save(figure(rgb, depth_mm, truth_mm, title=path.name), settings.out / f"{name}_figure.png")
-    print(f"{len(pictures) - len({p.split(':')[0] for p in problems})} of {len(pictures)} pictures: depth in mm as .npy and 16-bit PNG in {settings.out}")
+        done += 1
+    print(f"{done} of {len(pictures)} pictures: depth in mm as .npy and 16-bit PNG in {settings.out}")
     return problems
 
 
-def truth_of(picture: Path) -> np.ndarray | None:
-    """(H, W) Z in mm from the picture's point cloud, NaN where not measured; None where it has none."""
+def truth_of(picture: Path, size: tuple[int, int]) -> np.ndarray | None:
+    """(H, W) Z in mm from the picture's point cloud, NaN where not measured; None where it has none.
+
+    raises BadFile where the cloud cannot be read or is not of the picture's `size`
+    """
     cloud = find_cloud(picture)
-    return None if cloud is None else read_xyz(cloud)[:, :, 2]
+    if cloud is None:
+        return None
+    depth_mm = read_xyz(cloud)[:, :, 2]
+    if depth_mm.shape != size:
+        raise BadFile(cloud, f"xyz is {depth_mm.shape}, {picture.name} is {size}; expected one size")
+    return depth_mm
 
 
 def output_names(pictures: list[Path]) -> list[str]:

@@ -43,7 +43,8 @@ HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
   deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data data/tires --run runs/first
   deepspeed launch/train.py --deepspeed ds_configs/fp16.json --dry-run
   deepspeed launch/train.py --config runs/first/run.json --run runs/again       # the same once more"""
-FREE_TO_CHANGE = {"run", "resume", "epochs", "threads", "log_every", "pictures", "dry_run"}  # when a run is resumed
+# what a resumed run may change; that data and DeepSpeed's file hold the same as before is compared by content
+FREE_TO_CHANGE = {"run", "resume", "epochs", "threads", "log_every", "pictures", "dry_run", "data", "deepspeed"}
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,9 @@ def check_together(data: DataSettings, model: ModelSettings, loss: LossSettings,
     begun, now = open_run(settings.run).record, as_dict(data, model, loss, settings, hardware)
     changed = {n: (begun["settings"].get(n), v) for n, v in now.items() if n not in FREE_TO_CHANGE and begun["settings"].get(n) != v}
     found = [f"--{n.replace('_', '-')} is {new}, but the run in {settings.run} began with {old}: give that, or another --run" for n, (old, new) in changed.items()]
+    before, after = begun["deepspeed_config"], hardware.resolved()[0]
+    differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    found += [f"{hardware.deepspeed}: {key} is {after.get(key)}, but the run in {settings.run} began with {before.get(key)}" for key in differing]
     if begun["derived"]["index_sha256"] != index.sha256:
         found.append(f"--data {data.data}: the data changed since the run in {settings.run} began; take another --run")
     return found
@@ -147,13 +151,14 @@ def train(data: DataSettings, model_settings: ModelSettings, loss: LossSettings,
     engine = Engine(model, ds_config, settings.lr, lambda step: max(0.0, 1 - step / total), world, model.frozen_float32())
     state = resume(engine, run, settings.resume)
     facts = derived(index, plan, model, loss, settings, engine.precision)
-    if world.rank == 0:
+    finished = state.epoch >= settings.epochs
+    if world.rank == 0 and not finished:
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / RECORD, record(as_dict(data, model_settings, loss, settings, hardware), facts, ds_config, remarks, world))
     tracker = Tracker(run, world.rank == 0, state.step, total)
     for line in [*describe(facts), *remarks]:
         tracker.say(line)
-    if state.epoch >= settings.epochs:
+    if finished and from_rank_0(tracker.holds("best/loss")):
         tracker.say(f"{run} is finished: {state.epoch} epochs, best eval loss {state.best_loss:.4f} at epoch {state.best_epoch}. More --epochs would go on")
         return tracker.close()
 
@@ -205,6 +210,7 @@ def train_one_epoch(engine: Engine, index: Index, plan: TrainPlan, bounds: Bound
         engine.backward(weighted["loss"] * (plan.accumulation * world.size))
         sums = {name: sums.get(name, 0.0) + value.detach() for name, value in weighted.items()}
         keys += batch.keys
+        lr = engine.lr  # of this step; engine.step() moves on to the next one's
         engine.step()
         if (number + 1) % plan.accumulation:
             continue
@@ -214,8 +220,8 @@ def train_one_epoch(engine: Engine, index: Index, plan: TrainPlan, bounds: Bound
             raise ValueError(f"step {state.step}: the loss is {values['loss']}; samples of rank {world.rank}: {', '.join(keys)}")
         seconds, began = time.perf_counter() - began, time.perf_counter()
         if state.step % settings.log_every == 0:
-            tracker.log(state.step, state.epoch, {**{f"train/{n}": v for n, v in values.items()}, **health(engine, num_real, seconds, waited)})
-        tracker.advance(state.step, loss=f"{values['loss']:.4f}", lr=f"{engine.lr:.1e}", images_s=f"{num_real / seconds:.2f}")
+            tracker.log(state.step, state.epoch, {**{f"train/{n}": v for n, v in values.items()}, "train/lr": lr, **health(engine, num_real, seconds, waited)})
+        tracker.advance(state.step, loss=f"{values['loss']:.4f}", lr=f"{lr:.1e}", images_s=f"{num_real / seconds:.2f}")
         sums, keys, waited = {}, [], 0.0
 
 
@@ -229,7 +235,6 @@ def forward(engine: Engine, batch: Batch, bounds: Bounds, loss: LossSettings, se
 def health(engine: Engine, num_images: int, seconds: float, waited: float) -> dict[str, float]:
     """What a person watches besides the loss."""
     values = {
-        "train/lr": engine.lr,
         "train/grad_norm": engine.grad_norm,
         "train/loss_scale": engine.loss_scale,
         "train/skipped_steps": engine.skipped_steps,

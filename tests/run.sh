@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
+export OMP_NUM_THREADS=1 # many small models: more threads only wait for each other
 python -m pytest "$@"

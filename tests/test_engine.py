@@ -160,20 +160,18 @@ BAD = {
     "lr": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}', "optimizer.params.lr is set"),
     "a scheduler": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupLR"}}', "scheduler is set"),
     "accumulation": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "gradient_accumulation_steps": 2}', "gradient_accumulation_steps is set"),
-    "no optimizer": ('{"train_batch_size": 8}', "optimizer is missing"),
-}
-BUGS = {  # each is an AttributeError or an AssertionError of DeepSpeed's, with its traceback, when the run begins
+    "no optimizer": ('{"train_batch_size": 8}', "optimizer.type is missing"),
     "optimizer as text": ('{"train_batch_size": 8, "optimizer": "AdamW"}', "optimizer"),
     "fp16 as a boolean": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "fp16": true}', "fp16"),
     "an optimizer without a type": ('{"train_batch_size": 8, "optimizer": {}}', "optimizer"),
 }
 
 
-@pytest.mark.parametrize("name", [*BAD, *(pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="bug: not looked at")) for name in BUGS)])
+@pytest.mark.parametrize("name", BAD)
 def test_a_bad_configuration_is_one_clear_problem(name, tmp_path):
     from depthdist.engine import EngineSettings
 
-    content, expected = {**BAD, **BUGS}[name]
+    content, expected = BAD[name]
     (tmp_path / "bad.json").write_text(content)
     found = EngineSettings(tmp_path / "bad.json").problems()
     assert len(found) == 1 and str(tmp_path / "bad.json") in found[0] and expected in found[0]
@@ -326,11 +324,10 @@ def test_saved_state_leaves_the_frozen_model_out(two, folder):
 
 def test_a_checkpoint_that_does_not_fit_is_one_clear_error(two, world):
     made = engine(world, two[0] / "batch4.json")  # tiny: its decoder trains as well
-    with pytest.raises(ValueError, match="zero0/two: this checkpoint does not fit"):
+    with pytest.raises(ValueError, match="zero0/two: this state cannot be gone on from"):
         made.load(two[0] / "zero0", "two")
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="bug: DeepSpeed's assertion has no text")
 def test_a_checkpoint_that_is_not_there_is_one_clear_error(two, world):
     made = engine(world, two[0] / "batch4.json")
     with pytest.raises(ValueError, match="absent"):

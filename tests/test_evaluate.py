@@ -185,7 +185,6 @@ def test_data_of_another_picture_size_is_refused(run, tmp_path):
     assert "28x42" in line and "14x28" in line
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a ZeroDivisionError, and an AssertionError below 0")
 def test_a_micro_batch_below_1_is_refused(run):
     (line,) = command("launch/evaluate.py", "--run", run, "--micro-batch", 0).errors
     assert line.startswith("--micro-batch is 0")

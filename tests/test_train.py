@@ -175,7 +175,7 @@ def numbers(run):
 
 
 def state(run):
-    """Every tensor and number of last/, and the bytes of best/."""
+    """What last/ holds: weights, optimizer, schedule, and our own state."""
     (file,) = (run / "last").glob("step-*/mp_rank_00_model_states.pt")
     content = torch.load(file, weights_only=False)
     return content["module"], content["optimizer"]["state"], content["lr_scheduler"]["last_epoch"], content["depthdist"]
@@ -266,7 +266,6 @@ def test_changed_data_is_refused_on_resume(data, batch4, whole):
     assert "the data changed since the run" in line and str(data) in line
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the file's path is compared, not what it says")
 def test_a_changed_deepspeed_file_is_refused_on_resume(data, batch4, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -285,7 +284,7 @@ def test_more_epochs_go_on_where_the_run_ended(data, batch4, whole, tmp_path):
     assert train(data, run, "--epochs", 4, deepspeed=batch4).code == 0
     lines = log(run, of="train/loss")
     assert [line["step"] for line in lines] == list(range(1, 9)) and lines[:6] == log(whole, of="train/loss")
-    assert lines[-1]["train/lr"] == pytest.approx(0, abs=2e-4) and lines[6]["train/lr"] > lines[7]["train/lr"]
+    assert [line["train/lr"] for line in lines[6:]] == pytest.approx([1e-3 * 2 / 8, 1e-3 / 8])  # of the longer run's schedule
 
 
 def test_another_runs_state_starts_a_new_run(data, batch4, whole, tmp_path):
@@ -294,7 +293,7 @@ def test_another_runs_state_starts_a_new_run(data, batch4, whole, tmp_path):
     assert [line["step"] for line in log(run, of="train/loss")] == [7, 8] and len(log(whole, of="train/loss")) == 6
 
 
-@pytest.mark.parametrize("damage", ["cut", pytest.param("gone", marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="bug: DeepSpeed's assertion has no text"))])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_state_is_one_clear_line(damage, data, batch4, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
