@@ -10,17 +10,16 @@ unless_newer() { # RESULT SOURCE COMMAND...: run the command unless its result i
 }
 
 read -r device model <<<"$(python -m depthdist.model)"
-case $device in
-cuda) capture=1200x1944 size=756x1260 epochs=15 ;;
-*) capture=300x486 size=154x252 epochs=10 ;;
-esac
-case $model in
-tiny) lr=1e-3 ;; # its decoder is fresh: it has all to learn
-*) lr=5e-5 ;;
-esac
-echo "device $device, model $model"
-[ "$device" = cuda ] || echo "No GPU: pictures of $size instead of 756x1260, $epochs epochs instead of 15. Some minutes on 2 cores."
-[ "$model" = tiny ] && echo "The model hub cannot be reached: training the random built-in model 'tiny', which shows the way but knows nothing of depth."
+capture=1200x1944 size=756x1260 epochs=15 lr=5e-5 # the recipe
+if [ "$device" != cuda ]; then
+    capture=300x486 size=154x252 epochs=8
+    echo "No GPU: pictures of $size instead of 756x1260 and other epochs than the recipe's 15: some minutes on 2 cores."
+fi
+if [ "$model" = tiny ]; then
+    epochs=30 lr=1e-3 # its decoder is fresh: it has all to learn
+    echo "The model hub cannot be reached: this trains the random built-in model 'tiny', which shows the way but knows nothing of depth."
+fi
+echo "device $device, model $model, pictures $size, $epochs epochs"
 
 raw=data/tires_raw data=data/tires run=runs/quickstart
 run python tools/make_tires.py $raw --pairs 58 --size $capture --seed 0 --sheet
