@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import transformers
 from huggingface_hub import try_to_load_from_cache
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
 
@@ -154,11 +153,6 @@ def respelled(name: str, new: bool) -> str:
     for after, before in SPELLINGS.items():
         name = name.replace(f".{before}.", f".{after}.") if new else name.replace(f".{after}.", f".{before}.")
     return name
-
-
-def has_adapter(model: DepthModel) -> bool:
-    """Whether the model carries LoRA."""
-    return isinstance(model.net, PeftModel)
 
 
 def _float32(conv: nn.Conv2d) -> Float32Conv2d:

@@ -26,7 +26,7 @@ import transformers
 
 from depthdist import __version__, config
 from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
-from depthdist.config import SettingsError, as_dict
+from depthdist.config import as_dict
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
 from depthdist.engine import DEEPSPEED_VERSION, Engine, EngineSettings, World, from_rank_0, precision, start, stop, sum_over_ranks, world_size
 from depthdist.evaluate import constant, network, score, table

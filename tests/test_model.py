@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captures import SHARED
+from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist.model import (
-    DECODERS, IMAGENET, QKV, Float32Conv2d, ModelSettings, has_adapter, load_base, quiet, respelled, training_memory, with_lora,
+    DECODERS, IMAGENET, QKV, Float32Conv2d, ModelSettings, load_base, quiet, respelled, training_memory, with_lora,
 )  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -138,7 +139,7 @@ def test_respelling_goes_there_and_back_and_leaves_the_rest():
 def test_gradients_reach_all_that_trains_and_nothing_frozen(saved_tiny):
     for name, fresh in (("tiny", True), (str(saved_tiny), False)):
         model = stirred(with_lora(load_base(name), NO_DROPOUT, seed=0)).train()
-        assert model.fresh_decoder is fresh and has_adapter(model)
+        assert model.fresh_decoder is fresh and isinstance(model.net, PeftModel)
         model(pictures()).mean().backward()
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         dead = [n for n, p in model.named_parameters() if p.grad is not None and "lora_" in n and not p.grad.any()]
@@ -150,7 +151,7 @@ def test_gradients_reach_all_that_trains_and_nothing_frozen(saved_tiny):
 
 def test_an_adapter_starts_as_the_base_model_and_its_start_is_the_seeds():
     base = load_base("tiny")
-    assert not has_adapter(base) and not any(p.requires_grad for p in base.parameters())
+    assert not isinstance(base.net, PeftModel) and not any(p.requires_grad for p in base.parameters())
     before, models = base(pictures()), {}
     for run, seed in enumerate((0, 0, 1)):
         torch.manual_seed(100 + run)
