@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,9 +98,12 @@ def save_adapter(model: DepthModel, weights: Mapping[str, Tensor], record: Adapt
     state = get_peft_model_state_dict(model.net, state_dict=state)
     both = {respelled(name, new): t.detach().float().cpu().contiguous().clone() for new in (True, False) for name, t in state.items()}
     with replacing(folder) as fresh:
-        model.net.peft_config["default"].save_pretrained(fresh)
-        save_file(both, fresh / WEIGHTS, metadata={"format": "pt"})
-        (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        try:
+            model.net.peft_config["default"].save_pretrained(fresh)
+            save_file(both, fresh / WEIGHTS, metadata={"format": "pt"})
+            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        except (OSError, SafetensorError) as err:
+            raise ValueError(f"{folder}: the adapter cannot be written (is the disk full?): {err}") from err
 
 
 def read_record(folder: Path) -> AdapterRecord:
@@ -109,8 +113,10 @@ def read_record(folder: Path) -> AdapterRecord:
     if not path.exists():
         raise ValueError(f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds them")
     try:
-        return AdapterRecord(**json.loads(path.read_text()))
-    except (TypeError, ValueError) as err:
+        record = AdapterRecord(**json.loads(path.read_text()))
+        assert isinstance(record.model, str) and isinstance(record.height, int) and isinstance(record.width, int), "types"
+        return record if record.bounds else record
+    except (AssertionError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not an adapter's record ({err})") from None
 
 

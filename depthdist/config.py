@@ -162,7 +162,7 @@ def parse(
     kinds = {g: get_type_hints(g) for g in groups}
     fields = {f.name: (g, f) for g in groups for f in dataclasses.fields(g)}
     parser = _parser(description, epilog, groups, kinds)
-    given, unknown = parser.parse_known_args(argv)
+    given, unknown = parser.parse_known_intermixed_args(argv)
     flags = {k: v for k, v in vars(given).items() if v is not None and v != []}
     problems, known_flags = [], ["--" + n.replace("_", "-") for n, (_, f) in fields.items() if not f.metadata]
     for word in unknown:
@@ -246,7 +246,7 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     except OSError as err:
         problems.append(f"--config {path}: {err.strerror}")
         return {}
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         problems.append(f"--config {path}: not JSON ({err})")
         return {}
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
@@ -265,17 +265,23 @@ def command(main: Callable[[], Any]) -> None:
     DEPTHDIST_TRACE=1 in the environment shows the traceback as well.
     """
     rank, name = int(os.environ.get("RANK", 0)), Path(sys.argv[0]).name
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     try:
         sys.exit(main() or 0)
     except (ValueError, OSError) as err:
         if os.environ.get("DEPTHDIST_TRACE"):
             traceback.print_exc()
-        if rank and isinstance(err, SettingsError):  # every rank found the same: rank 0 says it
-            sys.exit(2)
+        if int(os.environ.get("LOCAL_RANK", 0)) and isinstance(err, SettingsError):
+            sys.exit(2)  # every rank of this machine found the same: its first one says it
         text = str(err) if isinstance(err, ValueError) or not err.strerror else f"{err.filename or 'output'}: {err.strerror}"
         for line in text.splitlines() or [repr(err)]:
             print(f"{name}: error: {f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as err:
+        if alone or not re.search("Connection (closed|reset)|Broken pipe", str(err)):
+            raise
+        print(f"{name}: [rank {rank}] stopped, as another rank did: its own line says why", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)

@@ -55,8 +55,17 @@ class EngineSettings:
             return found
         found = [f"{self.deepspeed}: {key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
         for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
-            if not isinstance(config.get(key, 1), int) or config.get(key, 1) < 1:
+            if type(config.get(key, 1)) is not int or config.get(key, 1) < 1:
                 found.append(f"{self.deepspeed}: {key} is {config[key]!r}; expected a whole number >= 1")
+        clip, stage = config.get("gradient_clipping", 0.0), config.get("zero_optimization", {}).get("stage", 0)
+        if type(clip) not in (int, float) or not clip >= 0:
+            found.append(f"{self.deepspeed}: gradient_clipping is {clip!r}; expected a number >= 0")
+        if type(stage) is not int or stage not in range(4):
+            found.append(f"{self.deepspeed}: zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3")
+        enabled = {name: config.get(name, {}).get("enabled", False) for name in ("fp16", "bf16")}
+        found += [f"{self.deepspeed}: {name}.enabled is {value!r}; expected true or false" for name, value in enabled.items() if not isinstance(value, bool)]
+        if all(value is True for value in enabled.values()):
+            found.append(f"{self.deepspeed}: fp16 and bf16 are both enabled; expected one of them, or none")
         if "train_batch_size" not in config:
             found.append(f"{self.deepspeed}: train_batch_size is missing: the global batch, 8 in the recipe")
         if "lr" in (config.get("optimizer", {}).get("params") or {}):
@@ -131,7 +140,11 @@ def start() -> World:
         device = torch.device(accelerator.device_name(local))
     # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler, for 2 MB of gradients
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+    try:
+        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+    except RuntimeError as err:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ValueError(f"the ranks cannot meet at {address}; is another run using the port? Give deepspeed another --master_port ({_one_line(err)})") from err
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -166,7 +179,7 @@ class Engine:
 
     def __init__(self, model: nn.Module, config: dict[str, Any], lr: float, schedule: Callable[[int], float], world: World, keep_float32: Iterable[nn.Parameter] = ()):
         config = copy.deepcopy(config)
-        config["optimizer"].setdefault("params", {})["lr"] = lr
+        config["optimizer"]["params"] = {**(config["optimizer"].get("params") or {}), "lr": lr}
         config.setdefault("steps_per_print", 10**9)
         kept = [(p, p.data.clone()) for p in keep_float32]
         self.world, self.model = world, model
@@ -250,18 +263,18 @@ class Engine:
         """Go on from `save`; returns its state. ValueError when the checkpoint does not fit this model."""
         frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
         try:
-            path, client = self.deepspeed.load_checkpoint(
+            _, client = self.deepspeed.load_checkpoint(
                 str(folder), tag=tag, load_module_strict=False, custom_load_fn=lambda src, dst: _load_trained(src, dst, frozen)
             )
+            state = client["depthdist"]
         except Exception as err:  # a file missing, cut off, or of another model: torch, pickle and DeepSpeed each raise their own
-            raise ValueError(f"{folder}/{tag}: this state cannot be gone on from: {_one_line(err)}") from err
-        if path is None:
-            raise ValueError(f"{folder}/{tag}: no checkpoint could be read")
+            hint = f"remove {folder} and the run begins anew"
+            raise ValueError(f"{folder}/{tag}: this state cannot be gone on from; {hint} ({_one_line(err)})") from err
         schedule = self.scheduler  # the saved rate is of the saved run's length; this run may be longer
         schedule._last_lr = [base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas)]
         for group, lr in zip(schedule.optimizer.param_groups, schedule._last_lr):
             group["lr"] = lr
-        return client["depthdist"]
+        return state
 
 
 def _one_line(err: Exception) -> str:

@@ -110,14 +110,15 @@ def _cell(name: str, value: float) -> str:
 
 
 def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
-    """The rows of a run's table by name; also written to RUN/evaluation.json."""
+    """The rows of a run's table by name; printed, and written to RUN/evaluation.json."""
     quiet()
     run = open_run(settings.run)
-    model, record = load_adapter(run.folder / "best")
     index = read_index(settings.data or run.data)
+    num = len(index.samples(settings.split))
+    model, record = load_adapter(run.folder / "best")
     if index.size != record.size:
         raise ValueError(f"{index.folder}: pictures are {index.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
-    device, num = pick_device(), len(index.samples(settings.split))
+    device = pick_device()
     model.to(device)
     rows = {}
     mean_mm = index.stats["train"]["mean_mm"]
@@ -131,12 +132,13 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
     with model.net.disable_adapter():
         add("before training", network(model))
     add(f"adapter, epoch {record.epoch}", network(model))
+    print(table(rows))
+    print("\nmeans over images, in mm at the truth's own size, no alignment; * best")
     write_json(run.folder / "evaluation.json", {"data": str(index.folder), "index_sha256": index.sha256, "split": settings.split, "rows": rows})
     return rows
 
 
 def main(argv: list[str] | None = None) -> None:
     (settings,) = config.parse("Score a run: AbsRel, delta1, RMSE and MAE in mm, against the untrained model and a constant.", EvaluateSettings, argv=argv)
-    rows = evaluate_run(settings)
-    print(table(rows))
-    print(f"\nmean over images, in mm at the truth's own size, no alignment; * best. Written to {settings.run}/evaluation.json")
+    evaluate_run(settings)
+    print(f"written to {settings.run}/evaluation.json")

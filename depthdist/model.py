@@ -15,12 +15,14 @@ import http.client
 import json
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
@@ -60,7 +62,15 @@ class ModelSettings:
     "Share of LoRA's inputs dropped during training, 0..1."
 
     def problems(self) -> list[str]:
-        found = [f"--{name.replace('_', '-')} is {getattr(self, name)}: expected > 0" for name in ("lora_rank", "lora_alpha") if getattr(self, name) <= 0]
+        found = []
+        try:
+            model_kind(self.model)
+        except ValueError as err:
+            found.append(str(err))
+        if not 1 <= self.lora_rank <= 1024:
+            found.append(f"--lora-rank is {self.lora_rank}: expected 1 .. 1024")
+        if not 0 < self.lora_alpha < 1e6:
+            found.append(f"--lora-alpha is {self.lora_alpha}: expected > 0 and < 1e6")
         if not 0 <= self.lora_dropout < 1:
             found.append(f"--lora-dropout is {self.lora_dropout}: expected 0 <= dropout < 1")
         return found
@@ -110,19 +120,32 @@ class DepthModel(nn.Module):
 
 def load_base(name: str) -> DepthModel:
     """The frozen base model that `--model` names. ValueError says what was wrong and the ways out."""
-    path = Path(name).expanduser()
-    if name == "tiny":
+    kind, path = model_kind(name), Path(name).expanduser()
+    if kind == "tiny":
         net, fresh, mean_std = _tiny(), True, IMAGENET
-    elif path.is_dir():
+    elif kind == "folder":
         net, fresh, mean_std = *_from_folder(path), _normalisation(path)
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
-        net, fresh, mean_std = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
+        name = str(path.resolve())  # an adapter must find it from anywhere
     else:
-        raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name) or `tiny`")
+        net, fresh, mean_std = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
     net.requires_grad_(False)
     # conv2 and conv3 are the head's last: they compute in float32
     net.head.conv2, net.head.conv3 = _float32(net.head.conv2), _float32(net.head.conv3)
     return DepthModel(net, name, fresh, *mean_std)
+
+
+def model_kind(name: str) -> Literal["tiny", "folder", "hub"]:
+    """What `--model` names, judged without loading it. ValueError where it is nothing of the three."""
+    path = Path(name).expanduser()
+    if name == "tiny":
+        return "tiny"
+    if name.strip() and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"--model {name}: expected a folder in Hugging Face format, with config.json")
+        return "folder"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and not path.exists():
+        return "hub"
+    raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name) or `tiny`")
 
 
 def with_lora(base: DepthModel, settings: ModelSettings, seed: int) -> DepthModel:

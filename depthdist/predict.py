@@ -60,7 +60,9 @@ def predict_mm(model: Callable[[torch.Tensor], torch.Tensor], rgb: np.ndarray, s
 def predict_all(settings: PredictSettings) -> list[str]:
     """Write the results of every picture. Returns one line for each picture that could not be read."""
     quiet()
-    pictures = [p for given in settings.inputs for p in list_pictures(given)]
+    found = [p for given in settings.inputs for p in list_pictures(given)]
+    mine = settings.out.resolve()  # results of an earlier run are no inputs
+    pictures = list({p.resolve(): p for p in found if mine not in p.resolve().parents}.values())
     names = output_names(pictures)
     adapter = settings.run if (settings.run / RECORD).exists() else settings.run / "best"
     model, record = load_adapter(adapter)

@@ -28,7 +28,7 @@ class Run:
 
     @property
     def data(self) -> Path:
-        return Path(self.settings["data"])
+        return Path(self.record["derived"]["data_folder"])
 
     @property
     def loss(self) -> LossSettings:
@@ -44,7 +44,9 @@ def open_run(folder: Path) -> Run:
         raise ValueError(f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py writes{hint}")
     try:
         record = json.loads(path.read_text())
-        record["settings"]["data"]
-        return Run(folder, record)
-    except (ValueError, KeyError, TypeError) as err:
-        raise ValueError(f"{path}: not a run's record ({err})") from None
+        run = Run(folder, record)
+        if not all(isinstance(record[part], dict) for part in ("settings", "derived", "deepspeed_config")) or run.data is None or run.loss.problems():
+            raise ValueError("a part of it is not what launch/train.py writes")
+        return run
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise ValueError(f"{path}: not a run's record ({type(err).__name__}: {err})") from None

@@ -45,8 +45,8 @@ class DataSettings:
         try:
             index = read_index(self.data)
         except ValueError as err:
-            raw = self.data.with_name(self.data.name + "_raw")
-            made = "" if (self.data / "index.json").exists() else f"; to make some: `python tools/make_tires.py {raw}`, then `python tools/shard.py {raw} {self.data}`"
+            raw = self.data.parent / f"{self.data.name}_raw"
+            made = "" if self.data.exists() else f"; to make some: `python tools/make_tires.py {raw}`, then `python tools/shard.py {raw} {self.data}`"
             return [*found, f"--data {err}{made}"]
         if self.size not in (None, index.size):
             found.append(f"--size is {self.size}, the pictures in {self.data} are {index.size}: leave it out, or shard again with --size {self.size}")

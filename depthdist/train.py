@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from depthdist import __version__, config
+from depthdist.checkpoint import RECORD as ADAPTER
 from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
 from depthdist.config import as_dict
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
@@ -60,7 +61,7 @@ class TrainSettings:
     seed: int = 0
     "Of the adapter's start, the order of the samples, and dropout."
     resume: str = "auto"
-    "auto: go on where RUN stopped. never: refuse a RUN that is begun. A run's folder: start from its last state."
+    "auto: go on where RUN stopped. never: refuse a RUN that is begun. A run's folder: go on from its last state, in RUN."
     log_every: int = 1
     "Optimizer steps from one logged step to the next."
     pictures: int = 4
@@ -75,6 +76,10 @@ class TrainSettings:
             found.append(f"--lr is {self.lr}: expected > 0")
         if self.run is not None and self.run.exists() and not self.run.is_dir():
             found.append(f"--run {self.run}: is a file; expected a folder or a new name")
+        elif self.run is not None:
+            parent = next(p for p in (self.run, *self.run.absolute().parents) if p.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK) or str(parent.resolve()).startswith(("/proc", "/sys")):
+                found.append(f"--run {self.run}: {parent} cannot be written")
         begun = self.run is not None and (self.run / RECORD).exists()
         if self.resume == "never" and begun:
             found.append(f"--run {self.run}: a run is there already; take another name, or --resume auto to go on")
@@ -109,11 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     data, model, loss, settings, hardware = config.parse(HELP, *groups, argv=argv, together=check_together)
     if settings.dry_run:
         return dry_run(data, model, loss, settings, hardware)
-    world = start()
-    try:
-        train(data, model, loss, settings, hardware, world)
-    finally:
-        stop()
+    train(data, model, loss, settings, hardware, start())
+    stop()  # not after an error: under NCCL it would wait for ranks that wait for this one
 
 
 def check_together(data: DataSettings, model: ModelSettings, loss: LossSettings, settings: TrainSettings, hardware: EngineSettings) -> list[str]:
@@ -125,16 +127,17 @@ def check_together(data: DataSettings, model: ModelSettings, loss: LossSettings,
         hardware.resolved()
     except ValueError as err:
         return [str(err)]
-    if settings.run is None or settings.resume != "auto" or not (settings.run / RECORD).exists():
+    source = settings.run if settings.resume in ("auto", "never") else Path(settings.resume)
+    if source is None or not (source / RECORD).exists():
         return []
-    begun, now = open_run(settings.run).record, as_dict(data, model, loss, settings, hardware)
+    begun, now = open_run(source).record, as_dict(data, model, loss, settings, hardware)
     changed = {n: (begun["settings"].get(n), v) for n, v in now.items() if n not in FREE_TO_CHANGE and begun["settings"].get(n) != v}
-    found = [f"--{n.replace('_', '-')} is {new}, but the run in {settings.run} began with {old}: give that, or another --run" for n, (old, new) in changed.items()]
+    found = [f"--{n.replace('_', '-')} is {new}, but the run in {source} began with {old}: give that, or begin anew in another --run" for n, (old, new) in changed.items()]
     before, after = begun["deepspeed_config"], hardware.resolved()[0]
     differing = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    found += [f"{hardware.deepspeed}: {key} is {after.get(key)}, but the run in {settings.run} began with {before.get(key)}" for key in differing]
+    found += [f"{hardware.deepspeed}: {key} is {after.get(key)}, but the run in {source} began with {before.get(key)}" for key in differing]
     if begun["derived"]["index_sha256"] != index.sha256:
-        found.append(f"--data {data.data}: the data changed since the run in {settings.run} began; take another --run")
+        found.append(f"--data {data.data}: the data changed since the run in {source} began; begin anew in another --run")
     return found
 
 
@@ -149,11 +152,14 @@ def train(data: DataSettings, model_settings: ModelSettings, loss: LossSettings,
 
     model = with_lora(load_base(model_settings.model), model_settings, settings.seed)
     engine = Engine(model, ds_config, settings.lr, lambda step: max(0.0, 1 - step / total), world, model.frozen_float32())
+    if world.rank == 0:
+        run.mkdir(parents=True, exist_ok=True)
     state = resume(engine, run, settings.resume)
+    if state.best_epoch and not from_rank_0((run / "best" / ADAPTER).exists()):
+        raise ValueError(f"{run}/best: the best adapter so far is gone; remove {run} to begin anew, or put it back")
     facts = derived(index, plan, model, loss, settings, engine.precision)
     finished = state.epoch >= settings.epochs
-    if world.rank == 0 and not finished:
-        run.mkdir(parents=True, exist_ok=True)
+    if world.rank == 0 and not (finished and (run / RECORD).exists()):
         write_json(run / RECORD, record(as_dict(data, model_settings, loss, settings, hardware), facts, ds_config, remarks, world))
     tracker = Tracker(run, world.rank == 0, state.step, total)
     for line in [*describe(facts), *remarks]:
@@ -283,9 +289,13 @@ def resume(engine: Engine, run: Path, how: str) -> TrainState:
     """The state to go on from: of `run`, of another run, or a new one."""
     source = run if how in ("auto", "never") else Path(how)
     latest = source / "last" / "latest"
-    if how == "never" or not latest.exists():
+    tag = from_rank_0(latest.read_text().strip() if how != "never" and latest.exists() else None)  # one rank's disk decides
+    if tag is None:
         return TrainState()
-    return TrainState(**engine.load(source / "last", latest.read_text().strip()))
+    state = TrainState(**engine.load(source / "last", tag))
+    if source != run and engine.world.rank == 0 and (source / "best").exists():
+        shutil.copytree(source / "best", run / "best", dirs_exist_ok=True)
+    return state
 
 
 def finish(run: Path, index: Index, plan: TrainPlan, bounds: Bounds, loss: LossSettings, state: TrainState, tracker: Tracker, world: World) -> None:
@@ -325,6 +335,7 @@ def derived(index: Index, plan: TrainPlan, model: DepthModel, loss: LossSettings
         "truth_size": str(index.depth_size),
         "near_mm": bounds.near_mm,
         "far_mm": bounds.far_mm,
+        "data_folder": str(index.folder.resolve()),
         "index_sha256": index.sha256,
         "precision": precision,
         "world_size": plan.world,
@@ -372,7 +383,9 @@ def dry_run(data: DataSettings, model_settings: ModelSettings, loss: LossSetting
 
 def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str, Any], remarks: list[str], world: World) -> dict[str, Any]:
     """The content of run.json."""
-    revision = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    git = shutil.which("git")
+    describe_head = [git, "describe", "--always", "--dirty"]
+    revision = subprocess.run(describe_head, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() if git else ""
     gpu = torch.cuda.get_device_name() if world.device.type == "cuda" else platform.processor() or platform.machine()
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
     return {
@@ -382,7 +395,7 @@ def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str,
         "remarks": remarks,
         "device": gpu,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": revision.stdout.strip(),
+        "git": revision,
         "versions": {"depthdist": __version__, "python": platform.python_version(), "deepspeed": DEEPSPEED_VERSION, **versions},
     }
 

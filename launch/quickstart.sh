@@ -9,7 +9,12 @@ unless_newer() { # RESULT SOURCE COMMAND...: run the command unless its result i
     if [ "$1" -nt "$2" ]; then printf '\n$ %s\n%s is there already\n' "${*:3}" "$1"; else run "${@:3}"; fi
 }
 
-read -r device model <<<"$(python -m depthdist.model)"
+found=$(python -m depthdist.model)
+read -r device model <<<"$found"
+run=runs/quickstart
+if [ -e $run/run.json ]; then # go on with the model it began with, whether the hub answers now or not
+    model=$(python -c "import json; print(json.load(open('$run/run.json'))['settings']['model'])")
+fi
 capture=1200x1944 size=756x1260 epochs=15 lr=5e-5 # the recipe
 if [ "$device" != cuda ]; then
     capture=300x486 size=154x252 epochs=8
@@ -21,7 +26,7 @@ if [ "$model" = tiny ]; then
 fi
 echo "device $device, model $model, pictures $size, $epochs epochs"
 
-raw=data/tires_raw data=data/tires run=runs/quickstart
+raw=data/tires_raw data=data/tires
 run python tools/make_tires.py $raw --pairs 58 --size $capture --seed 0 --sheet
 run python tools/shard.py $raw $data --size $size
 run deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data $data --model $model --epochs $epochs --lr $lr --run $run

@@ -252,7 +252,8 @@ def test_a_crash_while_saving_leaves_the_old_adapter_whole(error, saved, damaged
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", dies)
-    with pytest.raises(type(error)):
+    expected = (ValueError, "the disk full") if isinstance(error, OSError) else (KeyboardInterrupt, None)
+    with pytest.raises(expected[0], match=expected[1]):
         save_adapter(model, masters(model), replace(record, step=91), damaged)
     assert {p.name: p.read_bytes() for p in damaged.iterdir()} == before
     assert [p.name for p in damaged.parent.iterdir()] == ["best"], "nothing is left beside it"

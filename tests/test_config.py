@@ -404,8 +404,17 @@ def test_a_command_ends_with_what_main_returns(returned, code, monkeypatch, caps
 
 
 def test_of_many_ranks_the_first_alone_says_what_all_found_and_others_name_themselves(monkeypatch, capsys):
-    assert ended(raises(SettingsError(["--a is 1"])), monkeypatch, capsys, RANK="3") == (2, [])
+    assert ended(raises(SettingsError(["--a is 1"])), monkeypatch, capsys, RANK="3", LOCAL_RANK="1") == (2, [])
+    on_another_machine = ended(raises(SettingsError(["--a is 1"])), monkeypatch, capsys, RANK="2", LOCAL_RANK="0")
+    assert on_another_machine == (2, ["thing.py: error: [rank 2] --a is 1"])
     assert ended(raises(ValueError("a shard is broken")), monkeypatch, capsys, RANK="3") == (2, ["thing.py: error: [rank 3] a shard is broken"])
+
+
+def test_a_rank_that_another_one_left_says_so_in_one_line(monkeypatch, capsys):
+    left = raises(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"))
+    assert ended(left, monkeypatch, capsys, RANK="1", WORLD_SIZE="2") == (1, ["thing.py: [rank 1] stopped, as another rank did: its own line says why"])
+    with pytest.raises(RuntimeError):
+        config.command(raises(RuntimeError("a bug")))
 
 
 def test_a_bug_of_ours_is_not_hidden(monkeypatch):

@@ -223,7 +223,7 @@ def test_a_dinov2_backbone_keeps_its_weights_and_gets_a_fresh_decoder_that_train
 
 
 BROKEN = {
-    "no config.json": (lambda f: (f / "config.json").unlink(), "expected a folder in Hugging Face format with config.json"),
+    "no config.json": (lambda f: (f / "config.json").unlink(), "expected a folder in Hugging Face format, with config.json"),
     "a config.json that is no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json"),
     "another kind of model": (lambda f: (f / "config.json").write_text('{"model_type": "vit"}'), "model_type 'vit'; expected depth_anything or dinov2"),
     "a backbone of another size": (lambda f: (f / "config.json").write_text('{"model_type": "dinov2", "hidden_size": 100}'), "384, 768, 1024, 1536"),

@@ -105,8 +105,16 @@ def test_the_same_name_in_two_folders_is_kept_apart(predict, model, tmp_path):
     for seed, name in ((0, "left"), (1, "right")):
         wanted = by_hand(model, capture(seed)[0])
         assert np.abs(np.load(tmp_path / f"out/{name}_a_png_depth.npy") - wanted).max() < 0.01
-    (line,) = predict(tmp_path / "left/a.png", tmp_path / "left/a.png").errors
+    shutil.copytree(tmp_path / "left", tmp_path / "more/left")
+    (line,) = predict(tmp_path / "left/a.png", tmp_path / "more/left/a.png").errors
     assert "two pictures would be written as left_a_png" in line
+
+
+def test_a_picture_given_twice_is_predicted_once_and_results_are_no_inputs(predict, tmp_path):
+    write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
+    for _ in range(2):
+        done = predict(tmp_path / "in", tmp_path / "in/a.png", "--out", tmp_path / "in/out")
+        assert done.code == 0 and done.out.startswith("1 of 1")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

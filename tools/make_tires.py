@@ -75,7 +75,10 @@ def claim(out: Path, settings: tires.Settings) -> None:
     """Note the settings in OUT/tires.json, or ValueError where OUT holds captures of other settings."""
     wanted, path = {"settings": config.as_dict(settings)}, out / "tires.json"
     if path.exists():
-        found = json.loads(path.read_text()).get("settings", {})
+        try:
+            found = dict(json.loads(path.read_text())["settings"])
+        except (KeyError, TypeError, ValueError) as err:
+            raise ValueError(f"{path}: not what this command writes ({err}); give a new or empty folder") from None
         other = [f"{k} {found.get(k)} there, {v} asked for" for k, v in wanted["settings"].items() if found.get(k) != v]
         if other:
             raise ValueError(f"{path}: made with other settings ({'; '.join(other)}); give those, or another folder")
@@ -123,6 +126,8 @@ def write(path: Path, content: bytes | memoryview) -> None:
     try:
         beside.write_bytes(content)
         os.replace(beside, path)
+    except OSError as err:
+        raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
     finally:
         beside.unlink(missing_ok=True)
 

@@ -126,9 +126,11 @@ def _load_index(folder: Path) -> Index:
         stats = {split: content["stats"] for split, content in raw["splits"].items()}
         sha256 = hashlib.sha256(content).hexdigest()
         index = Index(folder, Size(*raw["size"]), Size(*depth["size"]), depth["step_mm"], depth["near_mm"], depth["far_mm"], stats, sha256, raw)
+        index.rgb_member, [stats[split][name] + 0.0 for split in stats for name in ("min_mm", "mean_mm", "max_mm")]
+        [(s["count"] + s["bytes"], s["sha256"] + "") for s in _shards(index)], [split["count"] + 0 for split in raw["splits"].values()]
         wrong = [s["name"] for s in _shards(index) if not SHARD_NAME.fullmatch(s["name"])]
         wrong += [key for s in _shards(index) for key, _, _ in s["samples"] if not SAMPLE_KEY.fullmatch(key)]
-    except (KeyError, TypeError, ValueError) as err:
+    except (AttributeError, KeyError, TypeError, ValueError) as err:  # every part that is used later was touched above
         raise ValueError(f"{path}: broken ({type(err).__name__}: {err}); run tools/shard.py again") from err
     if wrong:
         raise ValueError(f"{path}: names {wrong[0]!r}, which tools/shard.py never writes")

@@ -70,7 +70,11 @@ class ShardSettings:
         if not self.verify:
             texts = config.sentences(ShardSettings)
             found += [f"{name.upper()} is missing: {texts[name]}" for name in ("raw", "out") if not getattr(self, name)]
-        if any(side < PATCH or side % PATCH for side in self.size):
+        else:
+            found += [f"--verify and {name.upper()} are both given; expected --verify DIR alone, or RAW OUT" for name in ("raw", "out") if getattr(self, name)]
+        if max(self.size) > 8192:
+            found.append(f"--size is {self.size}: expected at most 8192 pixels a side")
+        elif any(side < PATCH or side % PATCH for side in self.size):
             near = [sorted({max(PATCH, side // PATCH * PATCH), -(-side // PATCH) * PATCH}) for side in self.size]
             height, width = (" or ".join(map(str, sides)) for sides in near)
             found.append(f"--size is {self.size}: expected multiples of {PATCH}; nearest are height {height}, width {width}")
