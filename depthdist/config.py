@@ -281,7 +281,7 @@ def command(main: Callable[[], Any]) -> None:
         if alone or not re.search("Connection (closed|reset)|Broken pipe", str(err)):
             raise
         print(f"{name}: [rank {rank}] stopped, as another rank did: its own line says why", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{name}: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)

@@ -15,11 +15,12 @@ NEAR_TO_FAR = matplotlib.colormaps["turbo_r"].with_extremes(bad="0.25")
 SIGNED = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.25")
 
 
-def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = None, title: str = "") -> Figure:
+def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = None, title: str = "", columns: int = 4) -> Figure:
     """RGB | truth | prediction | error where there is a truth, else RGB | prediction.
 
     rgb       (h, w, 3) uint8
     pred_mm   (H, W) mm;  truth_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
+    columns   panels side by side
     Truth and prediction share one colour range, the truth's 1st to 99th percentile. The error is prediction - truth: red is too far.
     """
     truth = None if truth_mm is None else np.where(np.nan_to_num(truth_mm) > 0, truth_mm, np.nan)
@@ -35,8 +36,10 @@ def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = N
         panels.insert(1, ("truth", truth, depth, "mm"))
         panels.append((f"prediction - truth (mean size {mean:.1f} mm)", error, {"cmap": SIGNED, "vmin": -span, "vmax": span}, "mm"))
     height, width = pred_mm.shape
-    fig = Figure(figsize=(4.2 * len(panels), 3.3 * height / width + 0.8), dpi=100, layout="constrained")
-    for axes, (name, image, options, unit) in zip(np.atleast_1d(fig.subplots(1, len(panels))), panels):
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    fig = Figure(figsize=(4.2 * columns, rows * (3.3 * height / width + 0.4) + 0.4), dpi=100, layout="constrained")
+    for axes, (name, image, options, unit) in zip(fig.subplots(rows, columns, squeeze=False).flat, panels):
         drawn = axes.imshow(image, interpolation="antialiased", **options)
         axes.set_title(name, fontsize=10)
         axes.set_axis_off()

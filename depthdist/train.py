@@ -268,7 +268,7 @@ def draw(tracker: Tracker, model: DepthModel, index: Index, bounds: Bounds, coun
         pred_mm = depth_from_target(network(model)(batch), bounds)  # every rank: under ZeRO 3 they need each other
         if world.rank == 0:
             arrays = batch.rgb[0].cpu().numpy(), pred_mm[0].cpu().numpy(), batch.depth_mm[0].cpu().numpy()
-            tracker.picture(f"validation/{i:03d} {batch.keys[0]}", pixels(figure(*arrays, title=f"{batch.keys[0]}, step {step}")), step)
+            tracker.picture(f"validation/{i:03d} {batch.keys[0]}", pixels(figure(*arrays, title=f"{batch.keys[0]}, step {step}", columns=2)), step)
 
 
 def keep(engine: Engine, model: DepthModel, state: TrainState, better: bool, run: Path, adapter: AdapterRecord) -> None:

@@ -293,6 +293,20 @@ def test_another_runs_state_starts_a_new_run(data, batch4, whole, tmp_path):
     assert [line["step"] for line in log(run, of="train/loss")] == [7, 8] and len(log(whole, of="train/loss")) == 6
 
 
+def test_another_runs_state_brings_its_best_and_keeps_its_settings(data, batch4, whole, tmp_path):
+    (line,) = train(data, tmp_path / "branch", "--epochs", 4, "--resume", whole, "--lr", 5e-4, deepspeed=batch4).errors
+    assert "--lr is 0.0005" in line and "began with 0.001" in line and not (tmp_path / "branch").exists()
+    assert train(data, tmp_path / "branch", "--epochs", 3, "--resume", whole, deepspeed=batch4).code == 0
+    assert (tmp_path / "branch/best/adapter_model.safetensors").read_bytes() == (whole / "best/adapter_model.safetensors").read_bytes()
+
+
+def test_a_run_whose_best_adapter_is_gone_says_so(data, batch4, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/best")
+    (line,) = train(data, tmp_path / "run", "--epochs", 3, deepspeed=batch4).errors
+    assert "run/best: the best adapter so far is gone" in line
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_state_is_one_clear_line(damage, data, batch4, whole, tmp_path):
     run = tmp_path / "run"
