@@ -83,9 +83,12 @@ def predict_all(settings: PredictSettings) -> list[str]:
             problems.append(f"{err}; {path.name} is drawn without truth")
             truth_mm = None
         depth_mm = predict_mm(model, rgb, record.size, record.bounds, device)
-        write(settings.out, name, depth_mm, record.bounds)
-        if settings.figures:
-            save(figure(rgb, depth_mm, truth_mm, title=path.name), settings.out / f"{name}_figure.png")
+        try:
+            write(settings.out, name, depth_mm, record.bounds)
+            if settings.figures:
+                save(figure(rgb, depth_mm, truth_mm, title=path.name), settings.out / f"{name}_figure.png")
+        except OSError as err:
+            raise ValueError(f"{settings.out}/{name}_*: cannot be written after {done} pictures: {err.strerror or err}") from err
         done += 1
     print(f"{done} of {len(pictures)} pictures: depth in mm as .npy and 16-bit PNG in {settings.out}")
     return problems

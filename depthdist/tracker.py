@@ -27,8 +27,11 @@ SECONDS_BETWEEN_LINES = 10  # of progress, where the output is a file and no ter
 def write_json(path: Path, content: Any) -> None:
     """Write `content` so that the file is whole or as it was."""
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(fresh, path)
+    try:
+        fresh.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(fresh, path)
+    except OSError as err:
+        raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
 
 
 class Tracker:
