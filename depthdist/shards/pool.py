@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
@@ -44,10 +45,8 @@ def write_all(jobs: list[Job], workers: int) -> None:
     pool = ProcessPoolExecutor(num_workers(workers, len(jobs)), context, initializer=_start, initargs=(shared,))
     try:
         with _bar(num_pairs) as bar:
-            # Ctrl-C reaches the whole group. Workers inherit this mask, from their first instruction on: the command tells them to stop.
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            with _no_interrupt():
+                waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 samples, num_bytes, rejects, _ = shared[:]
@@ -60,6 +59,25 @@ def write_all(jobs: list[Job], workers: int) -> None:
     finally:
         shared[3] = 1
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, which reaches the whole group: the command tells them to stop.
+
+    They inherit the mask, from their first instruction on. This process has other threads without it, so its handler only
+    takes a note until they are started: a worker whose start is cut off would print a traceback.
+    """
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _shared_counts(context):
