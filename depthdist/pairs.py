@@ -304,8 +304,8 @@ def peek(pair: Pair) -> tuple[int, int]:
     try:
         with Image.open(pair.rgb) as image:
             width, height = image.size
-    except Exception:
-        read_rgb(pair.rgb)  # says why
+    except Exception:  # Pillow raises half a dozen kinds; read_rgb turns each into one line
+        read_rgb(pair.rgb)
         raise
     _same_size(pair, (height, width), size)
     return size

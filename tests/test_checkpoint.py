@@ -17,20 +17,14 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 
 from depthdist import checkpoint
 from depthdist.checkpoint import WEIGHTS, AdapterRecord, load_adapter, read_record, recover, replacing, save_adapter
-from depthdist.model import ModelSettings, load_base, quiet, respelled, with_lora
+from depthdist.model import ModelSettings, load_base, respelled, with_lora
 
-pytestmark = [pytest.mark.filterwarnings("ignore:Found missing adapter keys"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("quietly_on_one_thread"),
+    pytest.mark.filterwarnings("ignore:Found missing adapter keys"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 RECORD = AdapterRecord(model="tiny", near_mm=251.74, far_mm=3907.45, height=28, width=42, step=90, epoch=15, eval_loss=0.1097)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quietly_on_one_thread():
-    """These pictures are so small that threads only wait for each other."""
-    quiet()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

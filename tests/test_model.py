@@ -18,22 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist.model import (
-    DECODERS, IMAGENET, QKV, Float32Conv2d, ModelSettings, load_base, quiet, respelled, training_memory, with_lora,
+    DECODERS, IMAGENET, QKV, Float32Conv2d, ModelSettings, load_base, respelled, training_memory, with_lora,
 )  # fmt: skip
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.usefixtures("quietly_on_one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 DINOV2 = SHARED / "weights/dinov2-small"
 NO_DROPOUT = ModelSettings(lora_dropout=0.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quietly_on_one_thread():
-    """These pictures are so small that threads only wait for each other."""
-    quiet()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
