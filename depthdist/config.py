@@ -140,9 +140,20 @@ def as_dict(*groups: Any) -> dict[str, Any]:
     return {f.name: plain(getattr(g, f.name)) for g in groups for f in dataclasses.fields(g) if not f.metadata.get("hidden")}
 
 
+def from_dict(group: type[T], values: dict[str, Any]) -> T:
+    """The dataclass with those values, as `as_dict` gave them; the rest as by default. ValueError where one does not fit."""
+    kinds = get_type_hints(group)
+    return group(**{name: convert(kinds[name], value) for name, value in values.items()})
+
+
+def field_names(*groups: type) -> set[str]:
+    """Of all settings in those dataclasses."""
+    return {f.name for g in groups for f in dataclasses.fields(g)}
+
+
 def near(name: str, known: list[str]) -> str:
     """`; did you mean ...?` for a name that is not among `known`, or nothing."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

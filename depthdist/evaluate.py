@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from depthdist import config
 from depthdist.checkpoint import load_adapter
+from depthdist.dataset import open_dataset
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
 from depthdist.losses import LossSettings, compute
 from depthdist.metrics import METRICS, image_metrics
 from depthdist.model import pick_device, quiet
 from depthdist.runs import open_run
-from depthdist.shards import read_index
-from depthdist.stream import Batch, eval_batches
+from depthdist.stream import Batch, Loader
 from depthdist.tracker import write_json
 
 Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
@@ -37,8 +37,8 @@ class EvaluateSettings:
 
     run: Path
     "Folder of the run."
-    data: Path | None = None
-    "Folder of shards. Default: the run's own."
+    data: tuple[str, ...] | None = None
+    "Folder of shards, or its URL. Default: the run's own."
     split: str = "val"
     "Which part of the data: val or train."
     micro_batch: int = 1
@@ -69,17 +69,19 @@ def score(
     device: torch.device,
     reduce: Callable[[list[float]], list[float]] = list,
 ) -> dict[str, float]:
-    """Mean over images of the losses and metrics; "images" counts them. Padding has weight 0 and never counts.
+    """Mean over images of the losses and metrics; "images" counts them, "damaged" those that could not be read.
 
-    reduce  adds numbers up over ranks; the sums are float64, and every sample must have been seen once
+    Padding has weight 0 and never counts.
+    reduce  adds numbers up over ranks; the sums are float64, and every sample must have been met once
     """
     sums: dict[str, float] = {}
-    seen = measured = 0
+    seen = measured = lost = 0
     for batch in (b.to(device) for b in batches):
         target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
         pred = predict(batch).float()
         parts = compute(loss, pred, target, mask)
         pred_mm = depth_from_target(pred, bounds)
+        lost += sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum())
         for i in torch.nonzero(batch.weight).flatten().tolist():
             values = {name: float(part[i]) for name, part in parts.items()}
             in_mm = image_metrics(pred_mm[i], batch.depth_mm[i], mask[i])
@@ -87,10 +89,10 @@ def score(
             for name, value in {**values, **(in_mm or dict.fromkeys(METRICS, 0.0))}.items():
                 sums[name] = sums.get(name, 0.0) + value
     names = [*loss.weights(), "loss", *METRICS]
-    seen, measured, *totals = reduce([seen, measured, *(sums.get(name, 0.0) for name in names)])
-    assert seen == num_samples, f"evaluation saw {seen} samples of {num_samples}"
-    means = {name: total / (max(measured, 1) if name in METRICS else seen) for name, total in zip(names, totals)}
-    return {"images": seen, **means}
+    seen, measured, lost, *totals = reduce([seen, measured, lost, *(sums.get(name, 0.0) for name in names)])
+    assert seen + lost == num_samples, f"evaluation met {seen} + {lost} samples of {num_samples}"
+    means = {name: total / max(measured if name in METRICS else seen, 1) for name, total in zip(names, totals)}
+    return {"images": seen, "damaged": lost, **means}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -101,7 +103,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     lines = [f"{'':{width}}  images" + "".join(f"{n:>12}" for n in names)]
     for row, values in rows.items():
         cells = "".join(f"{_cell(n, values[n]) + ('*' if values[n] == best[n] else ' '):>12}" for n in names)
-        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}")
+        lost = f"  ({int(values['damaged'])} damaged samples left out)" if values.get("damaged") else ""
+        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
     return "\n".join(lines)
 
 
@@ -113,18 +116,19 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
     """The rows of a run's table by name; printed, and written to RUN/evaluation.json."""
     quiet()
     run = open_run(settings.run)
-    index = read_index(settings.data or run.data)
-    num = len(index.samples(settings.split))
+    data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
+    dataset = open_dataset(data)
+    num = dataset.count(settings.split)
     model, record = load_adapter(run.folder / "best")
-    if index.size != record.size:
-        raise ValueError(f"{index.folder}: pictures are {index.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
+    if dataset.size != record.size:
+        raise ValueError(f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
     device = pick_device()
     model.to(device)
-    rows = {}
-    mean_mm = index.stats["train"]["mean_mm"]
+    rows, loader = {}, Loader(dataset, data, device=device)
+    mean_mm = dataset.stats("train")["mean_mm"]
 
     def add(row: str, predict: Predictor) -> None:
-        batches = eval_batches(index, settings.split, settings.micro_batch, rank=0, world=1)
+        batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
         shown = tqdm(batches, desc=row, total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
         rows[row] = score(predict, shown, num, record.bounds, run.loss, device)
 
@@ -134,7 +138,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
     add(f"adapter, epoch {record.epoch}", network(model))
     print(table(rows))
     print("\nmeans over images, in mm at the truth's own size, no alignment; * best")
-    write_json(run.folder / "evaluation.json", {"data": str(index.folder), "index_sha256": index.sha256, "split": settings.split, "rows": rows})
+    write_json(run.folder / "evaluation.json", {"data": dataset.place, "data_sha256": dataset.sha256, "split": settings.split, "rows": rows})
     return rows
 
 

@@ -16,6 +16,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -216,8 +217,8 @@ def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
 # ------------------------------------------------------------------------------------------------------- pictures
 
 
-def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
-    """The picture as (H, W, 3) uint8 RGB, whatever kind of picture it is.
+def read_rgb(path: Path | str, upright: bool = False, content: bytes | None = None) -> np.ndarray:
+    """The picture as (H, W, 3) uint8 RGB, whatever kind of picture it is. `content` are the file's bytes, where they are at hand.
 
     16 bits become 8 by dropping the low byte, alpha is dropped, CMYK, palettes and grey are converted, and of several frames
     the first counts. `upright` turns a picture as its EXIF orientation says; without it such a picture raises, for a point
@@ -227,7 +228,7 @@ def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             turned = image.getexif().get(ORIENTATION, 1)  # before load(): Pillow turns a TIFF and drops the tag while loading
             if turned in range(2, 9) and not upright:
                 raise BadFile(path, f"EXIF orientation is {turned}; expected 1 (the picture must lie as the camera's grid does)")
@@ -283,9 +284,11 @@ def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dty
         raise BadFile(path, f"shape is {shape}; expected (H, W, 3): X, Y, Z in mm")
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
         raise BadFile(path, f"dtype is {dtype}; expected float32 or float64, in mm")
-    found, wanted = os.fstat(file.fileno()).st_size, file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    start = file.tell()
+    found, wanted = file.seek(0, os.SEEK_END), start + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if found < wanted:
         raise BadFile(path, f"truncated: {found:,} bytes; expected {wanted:,} for {shape} {dtype}")
+    file.seek(start)
     return shape[:2], fortran, dtype
 
 
@@ -316,37 +319,43 @@ def _same_size(pair: Pair, rgb: tuple[int, int], xyz: tuple[int, int]) -> None:
         raise BadFile(pair.rgb, f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come from one capture")
 
 
-def read_xyz(path: Path | str) -> np.ndarray:
+def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
     """The point cloud as (H, W, 3) float32 mm: X, Y, Z, +Z away from the lens, NaN (or Z 0) where nothing was measured.
 
+    content  the file's bytes, where they are at hand; what comes back may then be read-only
     raises BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z negative, looks like metres
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if content is None else BytesIO(content) as file:
             size, fortran, dtype = _open_xyz(path, file)
-            flat = np.fromfile(file, dtype, size[0] * size[1] * 3)
+            count = size[0] * size[1] * 3
+            flat = np.fromfile(file, dtype, count) if content is None else np.frombuffer(content, dtype, count, file.tell())
     except BadFile:
         raise
     except (OSError, ValueError, SyntaxError, MemoryError) as err:
         raise BadFile(path, f"not a .npy file that can be read ({getattr(err, 'strerror', None) or err})") from err
     xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which is not a valid pixel
+    with np.errstate(over="ignore", invalid="ignore"):  # a float64 beyond float32 becomes inf, which is not a valid pixel
         xyz = np.ascontiguousarray(xyz, np.float32)
-    z = xyz[:, :, 2]
-    z = z[np.isfinite(z)]
-    negative, z = int((z < 0).sum()), z[z > 0]
-    if negative > z.size:
-        raise BadFile(path, f"Z is negative in {negative:,} of {negative + z.size:,} measured pixels; expected +Z away from the lens")
-    if not z.size:
+        z = np.ascontiguousarray(xyz[:, :, 2])
+        negative, positive = np.count_nonzero((z < 0) & (z > -np.inf)), (z > 0) & (z < np.inf)
+    if negative > (count := np.count_nonzero(positive)):
+        raise BadFile(path, f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z away from the lens")
+    if not count:
         raise BadFile(path, f"no valid pixel: Z is NaN or 0 in all of {size[0]}x{size[1]}; expected Z in mm")
-    if (median := float(np.median(z))) < METRES_BELOW_MM:
+    some = z[positive][:: max(1, count // 10000)]  # enough for a median that tells metres from millimetres
+    if (median := float(np.median(some))) < METRES_BELOW_MM:
         raise BadFile(path, f"looks like metres: the median Z is {median:.4g}; expected millimetres")
     return xyz
 
 
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm of one capture; BadFile says what is wrong with which file."""
-    rgb, xyz = read_rgb(pair.rgb), read_xyz(pair.xyz)
+def read_pair(pair: Pair, contents: tuple[bytes, bytes] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm of one capture; BadFile says what is wrong with which file.
+
+    contents  the bytes of both files, where they are at hand
+    """
+    contents = contents or (None, None)
+    rgb, xyz = read_rgb(pair.rgb, content=contents[0]), read_xyz(pair.xyz, contents[1])
     _same_size(pair, rgb.shape[:2], xyz.shape[:2])
     return rgb, xyz

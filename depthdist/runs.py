@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdist.config import field_names, from_dict
+from depthdist.dataset import DataSettings
 from depthdist.losses import LossSettings
 
 RECORD = "run.json"
@@ -27,12 +29,15 @@ class Run:
         return self.record["settings"]
 
     @property
-    def data(self) -> Path:
-        return Path(self.record["derived"]["data_folder"])
+    def data(self) -> DataSettings:
+        """The data it learned from, wherever the command is given."""
+        names = field_names(DataSettings) - {"data"}
+        given = {n: v for n, v in self.settings.items() if n in names}
+        return from_dict(DataSettings, {**given, "data": self.record["derived"]["data"]})
 
     @property
     def loss(self) -> LossSettings:
-        return LossSettings(**{f.name: self.settings[f.name] for f in fields(LossSettings)})
+        return from_dict(LossSettings, {name: self.settings[name] for name in field_names(LossSettings)})
 
 
 def open_run(folder: Path) -> Run:

@@ -78,14 +78,18 @@ def joined():
         return start()
 
 
+def free_port() -> int:
+    """A port that nobody uses right now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Launch:
     """`deepspeed --num_accelerators RANKS WORDS`, typed in the repository's root and at work from now on."""
 
     def __init__(self, ranks: int, *words: Any):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        typed = [LAUNCHER, "--num_accelerators", ranks, "--master_port", port, *words]
+        typed = [LAUNCHER, "--num_accelerators", ranks, "--master_port", free_port(), *words]
         self.files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
         out, err = self.files
         self.process = subprocess.Popen([*map(str, typed)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=out, stderr=err, start_new_session=True)
@@ -129,9 +133,18 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
     raw, out = folder / "raw", folder / "shards"
     if not raw.exists():
         write_raw(raw, count)
-    with mock.patch("depthdist.shards.build.write_all", lambda jobs, workers: [write_shard(job) for job in jobs]):  # no processes
+    with mock.patch("depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]):  # no processes
         shard(ShardSettings(raw=str(raw), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}))
     return out
+
+
+def make_loader(data: Path, **settings: Any):
+    """A Loader of those shards."""
+    from depthdist.dataset import DataSettings, open_dataset
+    from depthdist.stream import Loader
+
+    given = DataSettings(data=(str(data),), **settings)
+    return Loader(open_dataset(given), given)
 
 
 def make_model(folder: Path) -> Path:

@@ -15,27 +15,32 @@ import pytest
 from captures import ROOT
 
 from depthdist import config
+from depthdist.augment import AugmentSettings
 from depthdist.config import SettingsError, Size, as_dict, parse, sentences
+from depthdist.dataset import DataSettings, ReadSettings
 from depthdist.engine import EngineSettings
 from depthdist.evaluate import EvaluateSettings
 from depthdist.losses import LossSettings
 from depthdist.model import ModelSettings
 from depthdist.predict import PredictSettings
 from depthdist.shards.plan import ShardSettings
-from depthdist.stream import DataSettings
+from depthdist.shards.remote import CacheSettings
 from depthdist.train import TrainSettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's type allows another value.
 CHANGED = [
-    DataSettings(data=Path("some/where"), size=Size(28, 42), threads=3),
+    DataSettings(data=("some/where", "s3://else/where"), weights=(1.0, 0.5), size=Size(28, 42), threads=3),
     DataSettings(),
+    ReadSettings(threads=1, processes=2, damaged="quarantine", max_damaged=0, stall=1.5),
+    CacheSettings(cache=Path("some/where"), cache_gb=1.5, allow_pipe=True),
+    AugmentSettings(flip=0.5, exposure=1.0, tone=0.3, colour=0.1, noise=2.0, jpeg=40),
     ModelSettings(model="tiny", lora_rank=4, lora_alpha=8, lora_dropout=0.1),
     LossSettings(loss="l1=0.5,grad=2", gamma=3.25, tau=1e-3),
     TrainSettings(run=Path("runs/a b"), epochs=2, lr=1.7e-05, seed=2**62, resume="never", log_every=3, pictures=0, dry_run=True),
     TrainSettings(),
     EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json"),
     ShardSettings(raw="in", out="out", workers=2, val=0.3, size=Size(28, 42), split="session", rgb="png", near=1.5, shard_mb=0.5),
-    EvaluateSettings(run=Path("r"), data=Path("d"), split="train", micro_batch=4),
+    EvaluateSettings(run=Path("r"), data=("d", "e"), split="train", micro_batch=4),
     EvaluateSettings(run=Path("r")),
     PredictSettings(run=Path("r"), inputs=[Path("a,b.png"), Path("c")], out=Path("no such folder"), figures=False),
 ]
@@ -300,7 +305,7 @@ def test_every_field_has_its_own_sentence(group):
     assert len(set(texts.values())) == len(texts) and all(text.rstrip().endswith(".") for text in texts.values())
 
 
-@pytest.mark.parametrize("groups", [(DataSettings, ModelSettings, LossSettings, TrainSettings, EngineSettings)])
+@pytest.mark.parametrize("groups", [(DataSettings, AugmentSettings, ModelSettings, LossSettings, TrainSettings, EngineSettings)])
 def test_no_two_groups_of_a_command_share_a_field(groups):
     names = [f.name for g in groups for f in dataclasses.fields(g)]
     assert len(names) == len(set(names))

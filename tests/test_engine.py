@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from captures import ROOT
-from ranks import deepspeed_json, joined, log, make_model, make_shards, on_ranks, train
+from ranks import deepspeed_json, joined, log, make_loader, make_model, make_shards, on_ranks, train
 
 CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
 RGB = torch.randint(0, 256, (4, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -261,26 +261,26 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     from depthdist.engine import Engine
     from depthdist.losses import LossSettings, compute
     from depthdist.model import ModelSettings, load_base, with_lora
-    from depthdist.shards import read_index
-    from depthdist.stream import TrainPlan, epoch_order, load_samples
+    from depthdist.order import Position, TrainPlan
     from depthdist.tracker import Tracker
     from depthdist.train import TrainSettings, TrainState, train_one_epoch, training_bounds
 
-    index, plan, loss = read_index(data), TrainPlan(11, 8, 2, 1), LossSettings()
-    bounds = training_bounds(index)
+    loader, plan, loss = make_loader(data), TrainPlan(11, 8, 2, 1), LossSettings()
+    bounds = training_bounds(loader.dataset)
     network = with_lora(load_base("tiny"), ModelSettings(lora_dropout=0.0), seed=0)
     config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "optimizer": {"type": "SGD"}}
     made = Engine(network, config, 1.0, lambda step: float(step == 1), world)  # the first, full batch at lr 0
     before, state = weights(made), TrainState()
-    train_one_epoch(made, index, plan, bounds, loss, TrainSettings(), state, Tracker(tmp_path, False, 0, 2), 1)
+    batches = iter(loader.train(plan, 0, 0, Position(), 1))
+    train_one_epoch(made, batches, "", plan, bounds, loss, TrainSettings(), state, Tracker(tmp_path, False, 0, 2))
     moved = {name: before[name] - after for name, after in weights(made).items()}
 
     plain = with_lora(load_base("tiny"), ModelSettings(lora_dropout=0.0), seed=0).train()
-    short = [int(i) for i in epoch_order(0, 0, 11)[8:]]
+    short = loader.dataset.order(0).epoch(0)[8:].tolist()
     assert len(short) == 3 and state.step == 2
     total = 0.0
     for i in short:
-        batch = load_samples(index, "train", [i])
+        batch = loader.samples("train", [i]).to("cpu")
         target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
         total = total + compute(loss, upsample(plain(batch.rgb), target.shape[-2:]), target, mask)["loss"][0] / 3
     total.backward()

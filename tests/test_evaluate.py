@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from ranks import command, make_model, make_shards, train
+from ranks import command, make_loader, make_model, make_shards, train
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def one(run):
 
 def raw_truth(data, split="val"):
     """(H, W) float64 mm for each sample of the split, from the captures themselves, NaN outside the training set's bounds."""
-    from depthdist.shards import read_index
+    from depthdist.shards.index import read_index
 
     index = read_index(data)
     low, high = (index.stats["train"][name] for name in ("min_mm", "max_mm"))
@@ -66,12 +66,12 @@ def compare(row, wanted, within_mm):
 
 
 def test_the_table_has_the_constant_before_and_the_adapter(one, data):
-    from depthdist.shards import read_index
+    from depthdist.shards.index import read_index
 
     rows, text = one
     mean = read_index(data).stats["train"]["mean_mm"]
     assert list(rows) == [f"constant {mean:.0f} mm", "before training", "adapter, epoch 1"]
-    assert all(row["images"] == 3 and set(row) == {"images", "l1", "grad", "loss", "abs_rel", "delta1", "rmse_mm", "mae_mm"} for row in rows.values())
+    assert all(row["images"] == 3 and set(row) == {"images", "damaged", "l1", "grad", "loss", "abs_rel", "delta1", "rmse_mm", "mae_mm"} for row in rows.values())
     lines = [line for line in text.splitlines() if line.startswith(tuple(rows))]
     assert len(lines) == 3 and all(f"{row['rmse_mm']:.2f}" in line for line, row in zip(lines, rows.values()))
     least = min(row["mae_mm"] for row in rows.values())
@@ -95,7 +95,7 @@ def test_the_adapter_row_is_what_numpy_makes_of_the_predictions(one, run, data, 
 
 
 def test_the_loss_of_the_constant_is_the_formula_worked_out(one, data):
-    from depthdist.shards import read_index
+    from depthdist.shards.index import read_index
 
     stats, found = read_index(data).stats["train"], []
     low, high = 1 / stats["max_mm"], 1 / stats["min_mm"]
@@ -114,7 +114,7 @@ def test_the_adapter_row_is_what_training_saw(one, run):
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row, line in (("before training", logged[0]), ("adapter, epoch 1", [x for x in logged if "eval/loss" in x][-1])):
         for name, value in one[0][row].items():
-            assert name == "images" or value == pytest.approx(line[f"eval/{name}"], rel=1e-5)
+            assert name in ("images", "damaged") or value == pytest.approx(line[f"eval/{name}"], rel=1e-5)
     assert one[0]["before training"] != one[0]["adapter, epoch 1"]
 
 
@@ -130,26 +130,25 @@ def test_padding_never_counts_whatever_it_holds(data):
     from depthdist.depth import inverse_target
     from depthdist.evaluate import score
     from depthdist.losses import LossSettings
-    from depthdist.shards import read_index
-    from depthdist.stream import eval_batches
     from depthdist.train import training_bounds
 
-    index = read_index(data)
-    bounds = training_bounds(index)
+    loader = make_loader(data)
+    bounds = training_bounds(loader.dataset)
 
     def predict(batch):
         return inverse_target(batch.depth_mm, bounds)[0] + 0.01
 
     def spoiled():
-        for batch in eval_batches(index, "val", 2, 0, 1):
+        for packed in loader.evaluate("val", 2, 0, 1):
+            batch = packed.to("cpu")
             empty = batch.weight == 0
             batch.depth_mm[empty], batch.mask[empty] = 1100.0, True
             batch.rgb[empty] = 0
             yield batch
 
-    plain = score(predict, eval_batches(index, "val", 1, 0, 1), 3, bounds, LossSettings(), torch.device("cpu"))
+    plain = score(predict, loader.evaluate("val", 1, 0, 1), 3, bounds, LossSettings(), torch.device("cpu"))
     assert score(predict, spoiled(), 3, bounds, LossSettings(), torch.device("cpu")) == pytest.approx(plain, rel=1e-6)
-    with pytest.raises(AssertionError, match="saw 3 samples of 4"):
+    with pytest.raises(AssertionError, match=r"met 3 \+ 0.0 samples of 4"):
         score(predict, spoiled(), 4, bounds, LossSettings(), torch.device("cpu"))
 
 

@@ -34,3 +34,24 @@ def test_every_shipped_precision_trains_at_full_size(precision, data, tmp_path):
     assert len(steps) == 3 and all(x["memory/gpu_peak_gib"] > 0 for x in steps)
     assert steps[-1]["train/skipped_steps"] == 0 and (steps[0]["train/loss_scale"] == 2**14) == (precision == "fp16")
     assert scores[-1]["eval/loss"] < scores[0]["eval/loss"]
+
+
+def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
+    """More batches than the ring has buffers, with the GPU kept busy, so that a buffer written too early would show."""
+    from depthdist.dataset import DataSettings, open_dataset
+    from depthdist.order import TrainPlan
+    from depthdist.stream import Loader
+
+    settings = DataSettings(data=(str(data),))
+    dataset = open_dataset(settings)
+    plan = TrainPlan(dataset.count("train"), 8, 2, 1)
+    on_gpu, on_cpu = (Loader(dataset, settings, device=device) for device in ("cuda", "cpu"))
+    busy = torch.randn(8192, 8192, device="cuda")
+    found = []
+    for packed in on_gpu.train(plan, 0, 0, epochs=6):
+        assert packed.buffers.rgb.is_pinned() and packed.buffers.depth.is_pinned() and packed.buffers.mask.is_pinned()
+        busy = (busy @ busy).clamp(-1, 1)
+        batch = packed.to("cuda")
+        found.append([batch.rgb, batch.depth_mm, batch.mask, batch.weight])
+    wanted = [[b.rgb, b.depth_mm, b.mask, b.weight] for b in (packed.to("cpu") for packed in on_cpu.train(plan, 0, 0, epochs=6))]
+    assert len(found) == 24 and all(torch.equal(a.cpu(), b) for gpu, cpu in zip(found, wanted) for a, b in zip(gpu, cpu))

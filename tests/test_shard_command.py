@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -41,7 +42,8 @@ def test_shards_summary_and_verify(raw, tmp_path):
     out = tmp_path / "out"
     result = run(raw, out, *SMALL, "--workers", 2)
     assert result.returncode == 0, result.stderr
-    assert final_files(out) == ["index.json", "rejects.jsonl", *(f"{s}/shard-000000.{e}" for s in ("train", "val") for e in ("json", "tar"))]
+    tables = ["index.json", "names-HASH.txt", "rejects.jsonl", "samples-HASH.npy"]
+    assert [re.sub("[0-9a-f]{16}", "HASH", name) for name in final_files(out)] == [*tables, *(f"{s}/shard-000000.{e}" for s in ("train", "val") for e in ("json", "tar"))]
     rows = [line.split()[:3] for line in result.stdout.splitlines()]
     assert ["train", "5", "1"] in rows and ["val", "1", "1"] in rows and "off by 0.03052 mm at most" in result.stdout
     assert "note: 1 of 1 validation pairs" not in result.stdout  # one session: nothing could be kept apart

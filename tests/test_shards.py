@@ -18,8 +18,10 @@ from depthdist.config import SettingsError, Size, parse
 from depthdist.pairs import resize_rgb
 from depthdist.shards.plan import ShardSettings, plan, split
 from depthdist.shards.build import shard, statistics
-from depthdist.shards import decode_sample, read_index, verify
-from depthdist.shards.writer import BIN, fit_intrinsics, merge_stats, nearest, quantise, write_shard
+from depthdist.shards.codec import decode_sample, nearest, quantise
+from depthdist.shards.index import read_index
+from depthdist.shards.verify import verify
+from depthdist.shards.writer import BIN, fit_intrinsics, merge_stats, write_shard
 
 SMALL = {"size": Size(28, 42), "workers": 1}
 
@@ -27,7 +29,7 @@ SMALL = {"size": Size(28, 42), "workers": 1}
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """No worker processes here: starting them costs a second a test; the command's tests use them."""
-    monkeypatch.setattr("depthdist.shards.build.write_all", lambda jobs, workers: [write_shard(job) for job in jobs])
+    monkeypatch.setattr("depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_a_sample_comes_back_within_half_a_step(raw, tmp_path, rgb):
     make(raw, tmp_path, rgb=rgb, subsampling="444", quality=100)
     index = read_index(tmp_path)
     assert index.step_mm == 4000 / 65535 and (index.size, index.depth_size) == ((28, 42), (30, 40))
-    refs = index.samples("train") + index.samples("val")
+    refs = [*index.samples("train"), *index.samples("val")]
     assert sorted(r.key for r in refs) == [f"{i:08d}" for i in range(6)]
     for ref in refs:
         picture, xyz = capture(int(ref.key))
@@ -182,8 +184,8 @@ def test_other_settings_replace_the_dataset(raw, tmp_path):
     make(raw, tmp_path, shard_mb=0.015)
     (tmp_path / "train/mine.txt").write_text("a person's own file stays")
     make(raw, tmp_path, far=2000, split="none")
-    found = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
-    assert found == [".lock", "index.json", "mine.txt", "rejects.jsonl", "shard-000000.json", "shard-000000.tar"]
+    found = sorted(re.sub("-[0-9a-f]{16}", "", p.name) for p in tmp_path.rglob("*") if p.is_file())
+    assert found == [".lock", "index.json", "mine.txt", "names.txt", "rejects.jsonl", "samples.npy", "shard-000000.json", "shard-000000.tar"]
     assert read_index(tmp_path).far_mm == 2000 and [p for p in verify(tmp_path) if "mine.txt" not in p] == []
 
 
@@ -191,7 +193,7 @@ def test_a_run_that_breaks_leaves_the_old_dataset_and_goes_on_later(raw, tmp_pat
     make(raw, tmp_path, shard_mb=0.015, split="none")
     old = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
-    def break_after_two(jobs, workers):
+    def break_after_two(jobs, *how):
         for job in jobs[:2]:
             write_shard(job)
         raise ValueError("power cut")
@@ -202,7 +204,7 @@ def test_a_run_that_breaks_leaves_the_old_dataset_and_goes_on_later(raw, tmp_pat
             make(raw, tmp_path, shard_mb=0.015, split="none", far=2000)
     assert all(p.read_bytes() == content for p, content in old.items()) and verify(tmp_path) == []
     index = make(raw, tmp_path, shard_mb=0.015, split="none", far=2000)
-    assert index["written"] == len(index["splits"]["train"]["shards"]) - 2 and verify(tmp_path) == [] and not (tmp_path / ".build").exists()
+    assert index["written"] == index["splits"]["train"]["shards"] - 2 and verify(tmp_path) == [] and not (tmp_path / ".build").exists()
 
 
 def test_a_run_killed_at_any_step_of_publishing_is_never_a_wrong_dataset(raw, tmp_path, monkeypatch):
@@ -272,10 +274,10 @@ def damage_header(path):
     (lambda p: p.with_suffix(".json").unlink(), "commit record"), (lambda p: p.with_suffix(".json").write_text("[]"), "commit record"),
     (lambda p: p.with_name("shard-000009.tar").write_bytes(b""), "does not belong"), (lambda p: p.write_bytes(b""), "0 bytes; expected"),
     (lambda p: p.parents[1].joinpath("index.json").write_text("{"), "not JSON"), (lambda p: p.parents[1].joinpath("index.json").unlink(), "has no index.json"),
-    (lambda p: edit(p, lambda i: i.update(version=2)), "version is 2; this code reads 1"), (lambda p: edit(p, lambda i: i.pop("depth")), "broken"),
-    (lambda p: edit(p, lambda i: i["splits"]["train"]["shards"][0].update(name="../x/shard-000000.tar")), "never writes"),
-    (lambda p: edit(p, lambda i: i["splits"]["train"].update(count=7)), "lists 6 samples"),
-    (lambda p: edit(p, lambda i: i["depth"].update(size=[40, 30])), "cannot be decoded: mask.npy"),
+    (lambda p: edit(p, lambda i: i.update(version=1)), "version is 1; this code reads 2"), (lambda p: edit(p, lambda i: i.pop("depth")), "broken"),
+    (lambda p: edit(p, lambda i: i["shards"][0].update(name="../x/shard-000000.tar")), "never writes"),
+    (lambda p: edit(p, lambda i: i["splits"]["train"].update(count=7)), "counts of splits and shards differ"),
+    (lambda p: edit(p, lambda i: i["depth"].update(size=[40, 30])), "cannot be decoded: depth.npy: uint16 .* expected uint16"),
     (lambda p: edit(p, lambda i: i.update(size=[42, 28])), "cannot be decoded: rgb.jpg: 28x42; expected 42x28"),
 ])  # fmt: skip
 def test_verify_names_each_damage(raw, tmp_path, damage, words):
@@ -301,7 +303,7 @@ def test_read_index_refuses_a_shard_missing_or_cut(raw, tmp_path):
     with pytest.raises(ValueError, match="bytes; the index says"):
         read_index(tmp_path)
     path.unlink()
-    with pytest.raises(ValueError, match="the shard is missing"):
+    with pytest.raises(ValueError, match="is missing; the index lists it"):
         read_index(tmp_path)
 
 

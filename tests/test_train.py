@@ -1,14 +1,20 @@
 """launch/train.py as a person types it: what a run leaves, what it says about wrong settings, and going on after any interruption."""
 
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from captures import ROOT
 from PIL import Image
-from ranks import Launch, command, deepspeed_json, log, make_shards, train
+from ranks import ON_CPU, Launch, command, deepspeed_json, log, make_shards, train
 
 EPOCHS, LR = 8, 1e-3
 FP32 = ROOT / "ds_configs/fp32.json"
@@ -72,10 +78,9 @@ def whole(data, batch4, tmp_path_factory):
 
 
 def test_46_samples_in_batches_of_8_are_6_steps_an_epoch_and_90_in_15(tmp_path, monkeypatch):
-    from depthdist.stream import TrainPlan
+    from depthdist.order import TrainPlan
 
-    plan = TrainPlan(46, 8, 1, 1)
-    assert plan.steps_per_epoch == 6 and [plan.num_real(i) for i in range(6)] == [8, 8, 8, 8, 8, 6]
+    assert TrainPlan(46, 8, 1, 1).steps_per_epoch == 6
     data = make_shards(tmp_path, 58)
     here = tmp_path / "here"
     here.mkdir()
@@ -100,7 +105,7 @@ def test_without_data_the_message_names_the_two_commands(tmp_path):
 def test_all_wrong_settings_are_said_at_once(data, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "bad.json").write_text("{")
-    wrong = ["--epochs", 0, "--lr", -1, "--lora-dropout", 2, "--lora-rank", 0, "--loss", "l1=-1", "--tau", -1, "--threads", 0, "--size", "14x14"]
+    wrong = ["--epochs", 0, "--lr", -1, "--lora-dropout", 2, "--lora-rank", 0, "--loss", "l1=-1", "--tau", -1, "--threads", -1, "--size", "14x14"]
     lines = train(data, tmp_path / "file", *wrong, deepspeed=tmp_path / "bad.json").errors
     for word in ("--epochs", "--lr", "--lora-dropout", "--lora-rank", "--loss", "--tau", "--threads", "--size", "--run", "--deepspeed"):
         assert sum(line.startswith(word + " ") for line in lines) == 1, (word, lines)
@@ -189,6 +194,16 @@ def same(a, b):
     return all(map(same, a, b)) and len(a) == len(b) if isinstance(a, (tuple, list)) else a == b
 
 
+def ended_alike(run, whole):
+    """Bit for bit: numbers, weights, optimizer, and no file more or less."""
+    assert numbers(run) == numbers(whole)
+    assert same(state(run), state(whole))
+    for name in ("best/adapter_model.safetensors", "best/depthdist.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())
+    assert len([p for p in (run / "last").iterdir() if p.is_dir()]) == 1
+
+
 PLACES = {  # the function that the run dies in, at which of its calls, and whether before or after that call's work
     "in the middle of epoch 1": ("forward", 5, "after"),
     "in the middle of a step of epoch 3": ("forward", 2 * 8 + 6, "after"),
@@ -226,12 +241,26 @@ def test_a_run_stopped_anywhere_goes_on_to_the_very_same_end(place, data, batch4
         train(data, run, "--epochs", 3, deepspeed=batch4)
     assert 0 < len(log(run)) < len(log(whole))
     assert train(data, run, "--epochs", 3, "--resume", "auto", deepspeed=batch4).code == 0
-    assert numbers(run) == numbers(whole)
-    assert same(state(run), state(whole))
-    for name in ("best/adapter_model.safetensors", "best/depthdist.json"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes()
-    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())
-    assert len([p for p in (run / "last").iterdir() if p.is_dir()]) == 1
+    ended_alike(run, whole)
+
+
+def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(data, batch4, whole, tmp_path):
+    """kill -9, at drawn moments after the training began; after three of them, or where it was quicker, the run comes to its end."""
+    run, chance, kills = tmp_path / "run", random.Random(1), 0
+    words = [sys.executable, "launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", batch4, "--pictures", 0, "--lr", 1e-3, "--epochs", 3]
+    while True:
+        before = os.stat(run / "metrics.jsonl").st_mtime_ns if (run / "metrics.jsonl").exists() else 0
+        process = subprocess.Popen([*map(str, words)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while kills < 3 and process.poll() is None and not ((run / "metrics.jsonl").exists() and os.stat(run / "metrics.jsonl").st_mtime_ns > before):
+            time.sleep(0.005)
+        if kills < 3:
+            time.sleep(chance.uniform(0, 0.5))
+            process.kill()
+        if process.wait() != -signal.SIGKILL:
+            break
+        kills += 1
+    assert process.returncode == 0 and kills >= 2, process.stderr.read()
+    ended_alike(run, whole)
 
 
 def test_a_finished_run_says_so_and_changes_nothing(data, batch4, whole):
@@ -337,7 +366,7 @@ def test_the_launched_run_ends_well_and_prints_its_table(typed):
 def test_the_record_holds_what_the_run_was(typed, scene):
     record = json.loads((typed[2] / "run.json").read_text())
     settings, derived = record["settings"], record["derived"]
-    assert (settings["data"], settings["model"], settings["epochs"], settings["lr"]) == (str(scene), "tiny", EPOCHS, LR)
+    assert (settings["data"], settings["model"], settings["epochs"], settings["lr"]) == ([str(scene)], "tiny", EPOCHS, LR)
     wanted = {"train_samples": 11, "val_samples": 3, "world_size": 2, "global_batch": 8, "accumulation": 4, "steps_per_epoch": 2, "precision": "fp32"}
     assert {name: derived[name] for name in wanted} == wanted and derived["steps"] == 2 * EPOCHS
     assert record["deepspeed_config"] == json.loads(FP32.read_text())
@@ -373,7 +402,7 @@ def test_best_is_the_epoch_with_the_lowest_eval_loss(typed):
 
 def test_training_learns_and_beats_the_constant(typed, scene):
     """Measured with two seeds: the loss of the last two epochs is 0.60 and 0.64 of the first's, RMSE 0.44 and 0.50 of the constant's."""
-    from depthdist.shards import read_index
+    from depthdist.shards.index import read_index
 
     run = typed[2]
     losses = [line["train/loss"] for line in log(run, of="train/loss")]

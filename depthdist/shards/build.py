@@ -1,6 +1,8 @@
 """A folder of captures becomes a dataset of shards: plan, write in parallel, publish.
 
     python tools/shard.py RAW OUT --workers 8
+    python tools/shard.py RAW OUT --append                                 # captures that came later
+    deepspeed --hostfile hosts tools/shard.py RAW OUT                      # or torchrun, srun: each rank takes its share
 
 plan      find pairs, turn away what the headers betray, split, cut into jobs of one shard each: sizes decide, never the workers
 write     every job whose commit record is not there yet, one process a whole shard, into OUT/.build
@@ -13,20 +15,31 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from depthdist import __version__
+from depthdist.config import SettingsError
 from depthdist.pairs import shown
-from depthdist.shards.plan import Plan, ShardSettings, plan
-from depthdist.shards.pool import write_all
 from depthdist.shards import SCHEMA, VERSION
+from depthdist.shards.codec import as_npy
+from depthdist.shards.index import Index, as_rows, named_by_content, read_index
+from depthdist.shards.plan import NOTHING, Held, Plan, ShardSettings, plan
+from depthdist.shards.pool import write_all
+from depthdist.shards.ranks import Ranks
 from depthdist.shards.writer import BIN, Job, as_json, merge_stats, sync_folder, write_whole
+
+VISIBLE = 60.0  # seconds until what one node has written must be seen on another
+PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 
 
 @contextlib.contextmanager
@@ -47,47 +60,147 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
-def shard(settings: ShardSettings) -> dict[str, Any]:
+def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any] | None:
     """Make OUT what RAW and the settings say, and return its index, with `changed`, `rejected` (list) and `note` beside it.
 
+    ranks   those who do it together; each calls this, rank 0 alone gets an answer
     raises ValueError, one line: RAW cannot be used, OUT cannot be written, no pair is usable, another run is at work
     """
+    ranks, root, out = ranks or Ranks(), Path(settings.raw), Path(settings.out)
+    with contextlib.ExitStack() as stack:
+        with _together(ranks):
+            if out.exists() and root.exists() and out.samefile(root):
+                raise ValueError(f"{shown(out)}: is RAW as well; expected another folder for the dataset")
+            before = _before(settings)
+            planned = plan(settings, before.held)
+        with _together(ranks):
+            if ranks.rank == 0:
+                stack.enter_context(locked(out))
+                _refuse_others(out / "index.json")
+                for leftover in [*out.glob("*.tmp-*"), *out.glob("*/*.tmp-*"), *out.glob(".build/**/*.tmp-*")]:
+                    leftover.unlink(missing_ok=True)
+        mine = planned.jobs[ranks.rank :: ranks.size]
+        todo = [job for job in mine if not _record(out / job.name, job) and not _record(job.folder / job.name, job)]
+        with _together(ranks):
+            write_all(todo, settings.workers, ranks)
+        written, index = sum(ranks.gather(len(todo))), None
+        with _together(ranks):
+            if ranks.rank == 0:
+                index = _merge(settings, planned, before, written)
+        return index
+
+
+@contextlib.contextmanager
+def _together(ranks: Ranks) -> Iterator[None]:
+    """What goes wrong on one rank in here stops all of them, each with the same words."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except (ValueError, OSError) as err:
+        if ranks.size == 1:
+            raise
+        ranks.agree(str(err))
+    else:
+        ranks.agree(None)
+
+
+def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int) -> dict[str, Any]:
+    """Rank 0's part: the records of all shards become an index, and OUT gets it."""
     root, out = Path(settings.raw), Path(settings.out)
-    if out.exists() and root.exists() and out.samefile(root):
-        raise ValueError(f"{shown(out)}: is RAW as well; expected another folder for the dataset")
-    planned = plan(settings)
-    with locked(out):
-        _refuse_others(out / "index.json")
-        for leftover in [*out.glob("*.tmp-*"), *out.glob("*/*.tmp-*"), *out.glob(".build/**/*.tmp-*")]:
-            leftover.unlink(missing_ok=True)
-        todo = [job for job in planned.jobs if not _record(out / job.name, job) and not _record(job.folder / job.name, job)]
-        write_all(todo, settings.workers)
-        records = {job.name: _record(job.folder / job.name, job) or _record(out / job.name, job) for job in planned.jobs}
-        rejected = [{"path": r.path.relative_to(root).as_posix(), "reason": r.reason} for r in planned.rejects]
-        rejected = sorted(rejected + [r for record in records.values() for r in record["rejects"]], key=lambda r: r["path"])
-        lines = b"".join(as_json(r) for r in rejected)
-        for name in planned.splits or ["train"]:
-            if not sum(records[n]["count"] for n in planned.splits.get(name, [])):
-                write_whole(out / "rejects.jsonl", lines)
-                first = f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
-                raise ValueError(f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see {out / 'rejects.jsonl'}{first}")
-        index = _index(settings, planned, records, len(rejected))
-        files = {"rejects.jsonl": lines, "index.json": as_json(index)}
-        changed = any(_content(out / name) != content for name, content in files.items())
-        if changed or not all(_record(out / job.name, job) for job in planned.jobs):
-            _publish(out, planned.jobs, files)
-            changed = True
-        _sweep(out, set(records))
-    return {**index, "changed": changed, "written": len(todo), "rejected": rejected, "note": planned.note}
+    records = {job.name: _seen(out, job) for job in planned.jobs}
+    rejected = [{"path": r.path.relative_to(root).as_posix(), "reason": r.reason} for r in planned.rejects]
+    rejected = sorted(rejected + [r for record in records.values() for r in record["rejects"]], key=lambda r: r["path"])
+    kept = [r for r in before.rejects if not (root / r["path"]).exists()]  # of other folders: those of this one were looked at again
+    lines = b"".join(as_json(r) for r in sorted(kept + rejected, key=lambda r: r["path"]))
+    for name in planned.splits or ["train"]:
+        if not before.index and not sum(records[n]["count"] for n in planned.splits.get(name, [])):
+            write_whole(out / "rejects.jsonl", lines)
+            first = f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
+            raise ValueError(f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see {out / 'rejects.jsonl'}{first}")
+    index, files = _index(settings, planned, {**before.records, **records}, lines.count(b"\n"), before)
+    files = {**files, "rejects.jsonl": lines, "index.json": as_json(index)}
+    changed = any(_content(out / name) != content for name, content in files.items())
+    if changed or not all(_record(out / job.name, job) for job in planned.jobs):
+        _publish(out, planned.jobs, files, keep=before.index is not None)
+        changed = True
+    _sweep(out, {*before.records, *records}, set(files))
+    return {**index, "changed": changed, "written": written, "rejected": rejected, "held": planned.held, "note": planned.note}
+
+
+# ------------------------------------------------------------------------------------------------------- what is there
+
+
+class _Before:
+    """What OUT holds already, where --append adds to it: its index, commit records by name, rejects, and what the plan must know."""
+
+    def __init__(self, index: Index | None = None, records: dict[str, Any] | None = None, rejects: list[dict[str, str]] | None = None, held: Held = NOTHING):
+        self.index, self.records, self.rejects, self.held = index, records or {}, rejects or [], held
+
+
+def _before(settings: ShardSettings) -> _Before:
+    """raises ValueError: OUT cannot be added to, or would be overwritten although it was added to"""
+    out = Path(settings.out)
+    if not _ours(out / "index.json"):
+        return _Before()
+    if not settings.append:
+        times = json.loads((out / "index.json").read_bytes()).get("appended", 0)
+        if times:
+            raise ValueError(f"{shown(out)}: captures were added to it {times} times; --append adds more, or take another OUT (or remove this one) to begin anew")
+        return _Before()
+    index = read_index(out)
+    if index.raw.get("foreign"):
+        raise ValueError(f"{shown(out)}: holds somebody else's tars; --append adds to what tools/shard.py wrote")
+    had, wanted = index.raw["settings"], settings.content()
+    changed = [f"--{n.replace('_', '-')} was {had.get(n)}, is {wanted.get(n)}" for n in sorted({*had, *wanted}) if had.get(n) != wanted.get(n)]
+    if changed:
+        raise ValueError(f"{shown(out)}: was made with other settings: {'; '.join(changed)}; --append needs the same")
+    records = {}
+    for entry in index.shards:
+        path = (out / entry["name"]).with_suffix(".json")
+        try:
+            records[entry["name"]] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as err:
+            raise ValueError(f"{path}: the commit record cannot be read ({err}); --append needs it") from err
+    sides, num_shards, keys = {}, {}, [-1]
+    for name, record in records.items():
+        split = name.split("/")[0]
+        num_shards[split] = num_shards.get(split, 0) + 1
+        sides |= {stem: (session, split == "val") for _, stem, session, *_ in record["samples"]}
+        keys += [int(key) for key, *_ in record["samples"]]
+    rejects = [json.loads(line) for line in (_content(out / "rejects.jsonl") or b"").splitlines()]
+    return _Before(index, records, rejects, Held(sides, num_shards, max(keys) + 1, index.depth_size))
+
+
+def _ours(path: Path) -> bool:
+    try:
+        raw = json.loads(_content(path) or b"")
+        return raw["schema"] == SCHEMA and raw["version"] == VERSION
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _seen(out: Path, job: Job) -> dict[str, Any]:
+    """The record of a shard that is written, wherever it is; another node's may take a while to be seen."""
+    until = time.monotonic() + VISIBLE
+    while not (record := _record(job.folder / job.name, job) or _record(out / job.name, job)):
+        if time.monotonic() > until:
+            raise ValueError(f"{shown(job.folder / job.name)}: was written by another rank and is not seen here; is OUT on a disk that all nodes share?")
+        time.sleep(0.5)
+    return record
 
 
 def _refuse_others(path: Path) -> None:
-    """Raise ValueError when OUT's index.json was written by something else: it would be overwritten."""
+    """Raise ValueError when OUT's index.json was written by something else, or is of somebody else's tars: both would be lost."""
     content = _content(path) or b""
     try:
-        ours = json.loads(content)["schema"] == SCHEMA
+        old = json.loads(content)
+        ours = old["schema"] == SCHEMA
+        foreign = old.get("foreign", False)
     except (ValueError, KeyError, TypeError):
-        ours = not content.strip(b"\0")  # absent, or what a power cut leaves
+        ours, foreign = not content.strip(b"\0"), False  # absent, or what a power cut leaves
+    if foreign:
+        raise ValueError(f"{shown(path.parent)}: holds somebody else's tars, with an index by --index; take another OUT")
     if not ours:
         raise ValueError(f"{shown(path)}: was not written by tools/shard.py; take another OUT")
 
@@ -101,18 +214,20 @@ def _record(tar: Path, job: Job) -> dict[str, Any] | None:
         return None
 
 
-def _publish(out: Path, jobs: list[Job], files: dict[str, bytes]) -> None:
+def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) -> None:
     """Give shards and files their final names, index.json last; it must never speak of tars that are not its own.
 
     What needs space on the disk is written before the old index goes; from then on there are only renames.
+    keep  no shard of the old index changes: it may stay until the new one takes its place
     """
     build = out / ".build"
     try:
         build.mkdir(exist_ok=True)
         for name, content in files.items():
             write_whole(build / name, content)
-        (out / "index.json").unlink(missing_ok=True)
-        sync_folder(out)
+        if not keep:
+            (out / "index.json").unlink(missing_ok=True)
+            sync_folder(out)
         for job in jobs:
             if _record(job.folder / job.name, job):
                 (out / job.name).parent.mkdir(exist_ok=True)
@@ -131,10 +246,13 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _sweep(out: Path, names: set[str]) -> None:
-    """Remove what an older run left: its shards that the index no longer lists, and the folder shards were built in."""
+def _sweep(out: Path, shards: set[str], files: set[str]) -> None:
+    """Remove what an older run left: what the index no longer lists, and the folder shards were built in."""
     for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
-        if path.suffix in (".tar", ".json") and path.relative_to(out).with_suffix(".tar").as_posix() not in names:
+        if path.suffix in (".tar", ".json") and path.relative_to(out).with_suffix(".tar").as_posix() not in shards:
+            path.unlink()
+    for path in [*out.glob("samples-*.npy"), *out.glob("names-*.txt")]:
+        if path.name not in files:
             path.unlink()
     shutil.rmtree(out / ".build", ignore_errors=True)
     for folder in (out / "train", out / "val"):
@@ -142,23 +260,37 @@ def _sweep(out: Path, names: set[str]) -> None:
             folder.rmdir()
 
 
-def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, Any]], num_rejects: int) -> dict[str, Any]:
-    encoding, splits, left_out = planned.encoding, {}, []
-    for name, names in planned.splits.items():
-        shards = [{part: records[n][part] for part in ("name", "count", "bytes", "sha256", "samples")} for n in names]
-        total = merge_stats([records[n]["stats"] for n in names])
-        left_out.append(total)
-        splits[name] = {"count": sum(s["count"] for s in shards), "shards": shards, "stats": statistics(total, encoding.step_mm)}
-    both = merge_stats(left_out)
+# ------------------------------------------------------------------------------------------------------- the index
+
+
+def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, Any]], num_rejects: int, before: _Before) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The content of index.json, and the files of table and names."""
+    encoding, splits, shards, samples = planned.encoding, {}, [], []
+    names = sorted(records, key=lambda name: (name.split("/")[0], len(name), name))  # train before val, then by number
+    for name in names:
+        record, split = records[name], name.split("/")[0]
+        samples += [(len(shards), *sample) for sample in record["samples"]]
+        shards.append({part: record[part] for part in ("name", "bytes", "sha256", "count")})
+        splits.setdefault(split, []).append(record)
+    rows, text = as_rows(samples)
+    table = as_npy(rows)
+    entries = {"table": named_by_content("samples", ".npy", table), "names": named_by_content("names", ".txt", text)}
     jpeg = {"quality": encoding.quality, "subsampling": encoding.subsampling} if encoding.codec == "jpeg" else {}
+    both = merge_stats([record["stats"] for record in records.values()])
+    old, added = before.index.raw if before.index else {}, any(records[job.name]["count"] for job in planned.jobs)
+    parts = [old["config_hash"], planned.hash] if old and added else [old["config_hash"]] if old else [planned.hash]
     return {
         "schema": SCHEMA,
         "version": VERSION,
         "created_by": f"depthdist {__version__}",
-        "config_hash": planned.hash,
+        "config_hash": parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest(),
         "settings": settings.content(),
         "size": list(encoding.size),
+        "members": encoding.members,
         "depth": {
+            "member": f"depth.{encoding.depth_codec}",
+            "codec": encoding.depth_codec,
+            "steps": True,
             "size": list(encoding.depth_size),
             "step_mm": encoding.step_mm,
             "max_error_mm": encoding.step_mm / 2,
@@ -166,22 +298,42 @@ def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, 
             "far_mm": encoding.far_mm,
             "invalid": 0,
         },
-        "rgb": {"codec": encoding.codec, **jpeg},
-        "splits": splits,
+        "mask": {"member": "mask.npy", "packed": True},
+        "meta": {"member": "meta.json"},
+        "rgb": {"member": encoding.members[-1], "codec": encoding.codec, **jpeg},
+        "splits": {
+            split: {
+                **{part: sum(r[part] for r in ours) for part in ("count", "bytes")},
+                "shards": len(ours),
+                "stats": statistics(merge_stats([r["stats"] for r in ours]), encoding.step_mm),
+            }
+            for split, ours in splits.items()
+        },
+        "shards": shards,
+        **entries,
         "out_of_range_pixels": both["nearer"] + both["farther"],
         "measured": {name: both[name] for name in ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")},
         "rejects": num_rejects,
-    }
+        **({"appended": times} if (times := old.get("appended", 0) + bool(old and added)) else {}),
+    }, {entries["table"]["name"]: table, entries["names"]["name"]: text}
 
 
 def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """Merged integer sums as millimetres: mean and (population) std and bounds of the stored depth."""
-    count, first, second = total["valid"], total["sum"], total["sum_of_squares"]
+    """Merged integer sums as millimetres: mean and (population) std, bounds and percentiles of the stored depth.
+
+    A percentile is exact to a bin of the histogram, within which depths count as evenly spread.
+    """
+    count, first, second, bin_mm = total["valid"], total["sum"], total["sum_of_squares"], step_mm * BIN
+    upto = np.cumsum([0, *total["histogram"]])
+    edges = (np.arange(len(upto)) * BIN - 0.5) * step_mm  # a bin holds whole steps, each the depths that round to it
+    percentiles = np.interp(np.array(PERCENTILES) / 100 * count, upto, edges).clip(total["min_mm"], total["max_mm"])
     return {
         "min_mm": total["min_mm"],
         "max_mm": total["max_mm"],
         "mean_mm": step_mm * first / count,
         "std_mm": step_mm * math.sqrt(count * second - first * first) / count,
+        "percentiles_mm": {f"{p:g}": float(value) for p, value in zip(PERCENTILES, percentiles)},
+        "valid_pixels": count,
         "valid_fraction": count / total["pixels"],
-        "histogram": {"bin_mm": step_mm * BIN, "counts": total["histogram"]},
+        "histogram": {"bin_mm": bin_mm, "counts": total["histogram"]},
     }

@@ -34,8 +34,14 @@ class ShardSettings:
     "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
     out: str = config.positional("")
     "Folder for the dataset: tars, index.json, rejects.jsonl."
+    append: bool = False
+    "Add the captures in RAW that OUT does not hold yet (by name); what OUT holds is not written again."
     verify: str = ""
     "Check every byte of this dataset folder instead; RAW and OUT are not needed."
+    index: str = ""
+    "Index this folder of somebody else's webdataset tars instead, in place; RAW and OUT are not needed."
+    unit: float | None = None
+    "With --index: mm that one unit of the depth member is, 1000 for metres. Default: 1; floats that look like metres are refused."
     workers: int = 0
     "Processes, each writing one whole shard; 0: one a core. The output is the same for any number."
     max_rejects: int = 0
@@ -62,16 +68,22 @@ class ShardSettings:
     "JPEG quality."
     subsampling: Literal["420", "444"] = "420"
     "JPEG chroma subsampling."
+    depth_codec: Literal["npy", "png"] = "npy"
+    "Depth as plain .npy, or as 16-bit PNG: smaller, and slower to read."
     shard_mb: float = 256.0
     "MiB a shard is planned for."
+    local_rank: int = config.hidden(-1)
+    "Set by the launcher."
 
     def problems(self) -> list[str]:
         found = []
-        if not self.verify:
+        alone = [name for name in ("verify", "index") if getattr(self, name)]
+        if not alone:
             texts = config.sentences(ShardSettings)
             found += [f"{name.upper()} is missing: {texts[name]}" for name in ("raw", "out") if not getattr(self, name)]
         else:
-            found += [f"--verify and {name.upper()} are both given; expected --verify DIR alone, or RAW OUT" for name in ("raw", "out") if getattr(self, name)]
+            others = [*(name.upper() for name in ("raw", "out") if getattr(self, name)), *(f"--{name}" for name in alone[1:])]
+            found += [f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or RAW OUT" for name in others]
         if max(self.size) > 8192:
             found.append(f"--size is {self.size}: expected at most 8192 pixels a side")
         elif any(side < PATCH or side % PATCH for side in self.size):
@@ -86,6 +98,7 @@ class ShardSettings:
             ("session_gap", 0 < self.session_gap < math.inf, "more than 0 minutes"),
             ("near", 0 <= self.near < math.inf, "0 or more mm"),
             ("far", self.near < self.far < math.inf, "more than --near, in mm"),
+            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
             ("quality", 1 <= self.quality <= 100, "1 to 100"),
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         ):
@@ -95,14 +108,17 @@ class ShardSettings:
 
     def content(self) -> dict[str, Any]:
         """The settings that the dataset depends on: not where it lies, nor how fast it is made."""
-        return {k: v for k, v in config.as_dict(self).items() if k not in ("raw", "out", "verify", "workers", "max_rejects")}
+        return {k: v for k, v in config.as_dict(self).items() if k not in ("raw", "out", "append", "verify", "index", "unit", "workers", "max_rejects")}
 
 
 # ------------------------------------------------------------------------------------------------------- plan
 
 
 class Plan(NamedTuple):
-    """What a dataset will be: jobs in order, `splits` their names by split, and what the headers already rule out."""
+    """What a dataset will be, or what is added to one: jobs in order, each of a split, and what the headers already rule out.
+
+    held  captures in RAW that the dataset has already
+    """
 
     jobs: list[Job]
     splits: dict[str, list[str]]
@@ -110,44 +126,84 @@ class Plan(NamedTuple):
     hash: str
     encoding: Encoding
     note: str
+    held: int
 
 
-def plan(settings: ShardSettings) -> Plan:
+class Held(NamedTuple):
+    """What a dataset holds that more is added to: by stem the session's number and whether it is for validation.
+
+    num_shards  by split;  next_key  the first number that no sample has;  depth_size  of all of them
+    """
+
+    sides: dict[str, tuple[int, bool]]
+    num_shards: dict[str, int]
+    next_key: int
+    depth_size: Size
+
+
+NOTHING = Held({}, {}, 0, None)
+
+
+def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     """The plan for RAW; the same files and settings give the same plan. raises ValueError where nothing can be made."""
     root, build = Path(settings.raw), Path(settings.out) / ".build"
     pairs, rejects = find_pairs(root)
+    num_found = len(pairs)
+    pairs = [pair for pair in pairs if pair.stem not in held.sides]
+    num_held = num_found - len(pairs)
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
             sizes[pair.stem] = peek(pair)
         except BadFile as err:
             rejects.append(Reject(err.path, err.reason))
-    pairs, camera = [p for p in pairs if p.stem in sizes], Counter(sizes.values()).most_common(1)
-    if settings.depth_size == "camera" and len(set(sizes.values())) > 1:
-        (height, width), count = camera[0]
-        for pair in [p for p in pairs if sizes[p.stem] != (height, width)]:
-            found = "x".join(map(str, sizes[pair.stem]))
-            wanted = f"{height}x{width} as the other {count}: a dataset has one size (or take --depth-size train)"
-            rejects.append(Reject(pair.xyz, f"xyz is {found}; expected {wanted}"))
-        pairs = [p for p in pairs if sizes[p.stem] == (height, width)]
+    pairs = [p for p in pairs if p.stem in sizes]
+    camera = held.depth_size or (Counter(sizes.values()).most_common(1) or [(None, 0)])[0][0]
+    if settings.depth_size == "camera":
+        for pair in [p for p in pairs if sizes[p.stem] != camera]:
+            found, wanted = ("x".join(map(str, size)) for size in (sizes[pair.stem], camera))
+            count = len(held.sides) + sum(size == camera for size in sizes.values())
+            rejects.append(Reject(pair.xyz, f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one size (or take --depth-size train)"))
+        pairs = [p for p in pairs if sizes[p.stem] == camera]
     rejects = sorted(rejects)
+    depth_size = settings.size if settings.depth_size == "train" else camera and Size(*camera)
+    encoding = Encoding(settings.size, depth_size, settings.near, settings.far, settings.rgb, settings.quality, settings.subsampling, settings.depth_codec)
     if not pairs:
-        return Plan([], {}, rejects, "", None, "")
-    depth_size = settings.size if settings.depth_size == "train" else Size(*camera[0][0])
-    encoding = Encoding(settings.size, depth_size, settings.near, settings.far, settings.rgb, settings.quality, settings.subsampling)
-    number = sessions([p.stem for p in pairs], settings.session_gap)
-    in_val = split(number, settings)
-    items = [Item(f"{i:08d}", pair, number[i]) for i, pair in enumerate(pairs)]
+        return Plan([], {}, rejects, "", encoding, "", num_held)
+    number, in_val = _sides([p.stem for p in pairs], held, settings)
+    items = [Item(f"{held.next_key + i:08d}", pair, number[i]) for i, pair in enumerate(pairs)]
     jobs, splits = [], {}
     for name in ["train"] if settings.split == "none" else ["train", "val"]:
         ours = [item for item, val in zip(items, in_val) if val == (name == "val")]
-        num_shards = -(-len(ours) // samples_a_shard(encoding, settings.shard_mb))
-        cuts = [len(ours) * i // num_shards for i in range(num_shards + 1)]
-        made = [_job(f"{name}/shard-{i:06d}.tar", ours[a:b], root, build, encoding) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
+        num_shards, first = -(-len(ours) // samples_a_shard(encoding, settings.shard_mb)), held.num_shards.get(name, 0)
+        cuts = [len(ours) * i // num_shards for i in range(num_shards + 1)] if num_shards else []
+        made = [_job(f"{name}/shard-{first + i:06d}.tar", ours[a:b], root, build, encoding) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
         splits[name] = [job.name for job in made]
         jobs += made
     whole = hashlib.sha256(as_json([settings.content(), [job.hash for job in jobs], [[str(r.path.relative_to(root)), r.reason] for r in rejects]]))
-    return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, _split_note(number, in_val, settings))
+    return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, split_note(number, in_val, settings), num_held)
+
+
+def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[int], list[bool]]:
+    """For each stem the number of its session, and whether it goes to validation: where its session is already, if it is."""
+    together = [*held.sides, *stems]
+    joint = dict(zip(together, sessions(together, settings.session_gap)))
+    known = {joint[stem]: side for stem, side in held.sides.items()}  # joint number -> (number in the dataset, side)
+    fresh = sorted({joint[stem] for stem in stems} - known.keys())
+    first = 1 + max((session for session, _ in held.sides.values()), default=-1)
+    number = {**{j: first + i for i, j in enumerate(fresh)}, **{j: session for j, (session, _) in known.items()}}
+    numbers = [number[joint[stem]] for stem in stems]
+    if not held.sides:
+        return numbers, split(numbers, settings)
+    if settings.split != "session":
+        there = sum(val for _, val in held.sides.values())
+        wanted = math.floor(settings.val * (len(held.sides) + len(stems)) + 0.5) - there
+        return numbers, split(numbers, settings, min(len(stems), max(0, wanted)))
+    settled = {stem: known[joint[stem]][1] for stem in stems if joint[stem] in known}
+    free = [stem for stem in stems if stem not in settled]
+    if len({joint[stem] for stem in free}) > 1:
+        settled |= dict(zip(free, split([fresh.index(joint[stem]) for stem in free], settings)))
+    return numbers, [settled.get(stem, False) for stem in stems]  # one new session alone: more to learn from
 
 
 def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
@@ -169,17 +225,19 @@ def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encodi
 # ------------------------------------------------------------------------------------------------------- split
 
 
-def split(session: list[int], settings: ShardSettings) -> list[bool]:
+def split(session: list[int], settings: ShardSettings, wanted: int | None = None) -> list[bool]:
     """For each pair whether it goes to validation, given its session's number. Seeded; 58 pairs give 46 and 12.
 
+    wanted  how many shall; by default --val of them, and at least one on each side
     raises ValueError where one side would be empty
     """
     count = len(session)
     if settings.split == "none":
         return [False] * count
-    if count < 2:
-        raise ValueError(f"{settings.raw}: {count} usable pair cannot be split; take --split none")
-    wanted = min(count - 1, max(1, math.floor(settings.val * count + 0.5)))
+    if wanted is None:
+        if count < 2:
+            raise ValueError(f"{settings.raw}: {count} usable pair cannot be split; take --split none")
+        wanted = min(count - 1, max(1, math.floor(settings.val * count + 0.5)))
     random = np.random.Generator(np.random.Philox(settings.seed))
     if settings.split == "random":
         chosen = set(random.permutation(count)[:wanted].tolist())
@@ -205,7 +263,7 @@ def _subset(sizes: list[int], wanted: int, order: list[int]) -> set[int]:
     return chosen
 
 
-def _split_note(session: list[int], in_val: list[bool], settings: ShardSettings) -> str:
+def split_note(session: list[int], in_val: list[bool], settings: ShardSettings) -> str:
     """What a reader of validation scores should know about the split."""
     train = {n for n, val in zip(session, in_val) if not val}
     if settings.split == "session":

@@ -1,6 +1,6 @@
 """Shards written in parallel: one process a whole shard, progress, and one clear line when something breaks.
 
-    write_all(jobs, workers)
+    write_all(jobs, workers, ranks)
 
 Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was pressed, and at once when
 the command itself was killed.
@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
+from depthdist.shards.ranks import Ranks
 from depthdist.shards.writer import Job, write_shard
 
 _SHARED = None  # in a worker: [samples, raw bytes, rejects, stop], of all workers together
@@ -29,22 +30,22 @@ class _Stopped(Exception):
     """Another worker failed, or Ctrl-C was pressed."""
 
 
-def num_workers(wanted: int, num_jobs: int) -> int:
-    """How many processes to start: `wanted`, or one a core this process may use; never more than there are jobs."""
+def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
+    """How many processes to start: `wanted`, or this rank's share of the machine's cores; never more than there are jobs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(wanted or cores, num_jobs))
+    return max(1, min(wanted or cores // ranks, num_jobs))
 
 
-def write_all(jobs: list[Job], workers: int) -> None:
+def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
     """Write every job's shard. raises ValueError, one line, from the first that cannot be written or was killed."""
     if not jobs:
         return
     context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
     shared = _shared_counts(context)
     num_pairs = sum(len(job.items) for job in jobs)
-    pool = ProcessPoolExecutor(num_workers(workers, len(jobs)), context, initializer=_start, initargs=(shared,))
+    pool = ProcessPoolExecutor(num_workers(workers, len(jobs), ranks.local_size), context, initializer=_start, initargs=(shared,))
     try:
-        with _bar(num_pairs) as bar:
+        with _bar(num_pairs, ranks) as bar:
             with _no_interrupt():
                 waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
             while waiting:
@@ -87,9 +88,9 @@ def _shared_counts(context):
         raise ValueError(f"worker processes cannot be started: {err.strerror}") from err
 
 
-def _bar(total: int) -> tqdm:
-    live = sys.stderr.isatty()
-    return tqdm(total=total, desc="sharding", unit=" pairs", mininterval=0.2 if live else 10, dynamic_ncols=live)
+def _bar(total: int, ranks: Ranks) -> tqdm:
+    live, name = sys.stderr.isatty(), "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}"
+    return tqdm(total=total, desc=name, unit=" pairs", mininterval=0.2 if live else 10, dynamic_ncols=live, disable=ranks.rank > 0)
 
 
 def _start(shared) -> None:

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tarfile
-import zlib
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import simplejpeg
-from PIL import Image
 
 from depthdist.config import Size
-from depthdist.pairs import BadFile, Pair, read_pair, resize_rgb
+from depthdist.pairs import BadFile, Pair, read_pair
+from depthdist.shards.codec import LEVELS, crc32, encode_depth, encode_mask, encode_rgb, nearest, quantise
 
-LEVELS = 65535  # of uint16 depth; 0 is kept for invalid
 BIN = 64  # depth values a histogram bin: 1024 bins from 0 to far
 
 
@@ -39,10 +36,16 @@ class Encoding(NamedTuple):
     codec: str  # jpeg or png
     quality: int
     subsampling: str
+    depth_codec: str  # npy or png
 
     @property
     def step_mm(self) -> float:
         return self.far_mm / LEVELS
+
+    @property
+    def members(self) -> list[str]:
+        """Of a sample, in the order that they stand in the tar."""
+        return [f"depth.{self.depth_codec}", "mask.npy", "meta.json", "rgb.jpg" if self.codec == "jpeg" else "rgb.png"]
 
 
 class Item(NamedTuple):
@@ -67,51 +70,22 @@ class Job(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- one sample
 
 
-def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
-    """Depth as uint16 steps of far_mm / 65535, and what was left out.
-
-    z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
-    returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <= far_mm; and the counts
-              {measured, nearer, farther, measured_min_mm, measured_max_mm}
-
-    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error has no exception.
-    """
-    step = far_mm / LEVELS
-    measured = np.isfinite(z) & (z > 0)
-    known = z[measured].astype(np.float64)  # (N,)
-    steps = np.rint(known / step)
-    nearer, farther = (known <= near_mm) | (steps < 1), known > far_mm
-    steps[nearer | farther] = 0
-    assert np.abs(steps * step - known)[steps > 0].max(initial=0) <= step / 2 * (1 + 1e-9)
-    value = np.zeros(z.shape, np.uint16)
-    value[measured] = steps
-    counts = {"measured": known.size, "nearer": int(nearer.sum()), "farther": int(farther.sum())}
-    return value, {**counts, "measured_min_mm": float(known.min(initial=np.inf)), "measured_max_mm": float(known.max(initial=0))}
-
-
-def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged across an edge."""
-    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape))
-    return image[rows[:, None], columns]
-
-
 def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] | None:
     """The pinhole that the point map was made with, from least squares of column + 0.5 = fx X / Z + cx, and the same in y.
 
     xyz (H, W, 3) mm. Pixel (0, 0) has its centre at (0.5, 0.5). `max_residual_px` is the largest error over the points
     used; large, where the map is no pinhole's. None where fewer than two columns or rows are measured.
     """
-    where = np.flatnonzero((xyz[:, :, 2] > 0) & np.isfinite(xyz[:, :, 2]))
-    where = where[:: max(1, where.size // max_points)]
-    points = xyz.reshape(-1, 3)[where].astype(np.float64)  # (N, 3)
-    whole = np.isfinite(points).all(axis=1)
-    where, points = where[whole], points[whole]
-    rows, columns = np.divmod(where, xyz.shape[1])
+    stride = max(1, math.isqrt(xyz.shape[0] * xyz.shape[1] // max_points))
+    some = xyz[::stride, ::stride].astype(np.float64)  # a grid over the whole picture
+    with np.errstate(invalid="ignore"):
+        rows, columns = np.nonzero((some[:, :, 2] > 0) & np.isfinite(some).all(axis=2))
+    points, rows, columns = some[rows, columns], rows * stride, columns * stride  # (N, 3), (N,), (N,)
     found: dict[str, Any] = {}
     residual = 0.0
     for axis, pixel, focal, centre in ((0, columns + 0.5, "fx", "cx"), (1, rows + 0.5, "fy", "cy")):
         ratio = points[:, axis] / points[:, 2]
-        if where.size < 2 or np.ptp(ratio) < 1e-6 or np.ptp(pixel) < 1:
+        if len(points) < 2 or np.ptp(ratio) < 1e-6 or np.ptp(pixel) < 1:
             return None
         spread = ((ratio - ratio.mean()) ** 2).sum()
         slope = float(((ratio - ratio.mean()) * (pixel - pixel.mean())).sum() / spread)
@@ -121,19 +95,10 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
     return {**found, "max_residual_px": round(residual, 4), "pixel_centre": 0.5}
 
 
-def encode_rgb(rgb: np.ndarray, encoding: Encoding) -> tuple[str, bytes]:
-    """Member name and bytes of `rgb` (H, W, 3) uint8, resized to the network's size."""
-    rgb = resize_rgb(rgb, encoding.size)
-    if encoding.codec == "jpeg":
-        return "rgb.jpg", simplejpeg.encode_jpeg(rgb, encoding.quality, colorspace="RGB", colorsubsampling=encoding.subsampling)
-    file = BytesIO()
-    Image.fromarray(rgb).save(file, "PNG", compress_level=1)
-    return "rgb.png", file.getvalue()
-
-
 def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The members of one sample in the tar's order, and its share of the statistics; BadFile where it cannot be used."""
-    rgb, xyz = read_pair(item.pair)
+    sources, contents = _sources(item.pair, root)
+    rgb, xyz = read_pair(item.pair, contents)
     z = np.ascontiguousarray(xyz[:, :, 2])
     if z.shape != encoding.depth_size:
         z = nearest(z, encoding.depth_size)
@@ -142,19 +107,7 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
     if not mask.any():
         measured = f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm" if counts["measured"] else "nowhere measured at this size"
         raise BadFile(item.pair.xyz, f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <= {encoding.far_mm:g} mm (--near, --far)")
-    histogram = np.bincount(depth[mask], minlength=LEVELS + 1)  # exact: every value has its own count
-    values = np.arange(LEVELS + 1)
-    stats = {
-        **counts,
-        "valid": int(mask.sum()),
-        "pixels": mask.size,
-        "sum": int(histogram @ values),
-        "sum_of_squares": int(histogram @ values**2),
-        "min_mm": float(depth[mask].min() * (encoding.far_mm / LEVELS)),  # as stored: the pixel that sets a bound is inside it
-        "max_mm": float(depth.max() * (encoding.far_mm / LEVELS)),
-        "histogram": histogram.reshape(-1, BIN).sum(axis=1).tolist(),
-    }
-    sources, stats["raw_bytes"] = _sources(item.pair, root)
+    stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(depth, counts, encoding.step_mm)}
     meta = {
         "stem": item.pair.stem,
         "session": item.session,
@@ -165,28 +118,40 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
         "max_mm": stats["max_mm"],
         "intrinsics": fit_intrinsics(xyz),
     }
-    name, picture = encode_rgb(rgb, encoding)
-    packed = _npy(np.packbits(mask, axis=1))
-    return {"depth.npy": _npy(depth), "mask.npy": packed, "meta.json": as_json(meta), name: picture}, stats
+    named = dict([encode_depth(depth, encoding.depth_codec), ("mask.npy", encode_mask(mask)), ("meta.json", as_json(meta))])
+    return {**named, **dict([encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)])}, stats
 
 
-def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], int]:
-    """Relative path and sha256 of both files, and their bytes together."""
-    sources, size = {}, 0
+def depth_stats(depth: np.ndarray, counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
+    """A sample's share of the statistics: whole numbers and bounds, for `merge_stats`.
+
+    depth   (H, W) uint16 in steps, somewhere valid;  counts  as `quantise` gave them with it
+    """
+    histogram = np.bincount(depth.ravel(), minlength=LEVELS + 1)  # exact: every value has its own count
+    histogram[0] = 0  # invalid
+    values = np.arange(LEVELS + 1)
+    return {
+        **counts,
+        "valid": int(histogram.sum()),
+        "pixels": depth.size,
+        "sum": int(histogram @ values),
+        "sum_of_squares": int(histogram @ values**2),
+        "min_mm": float(np.argmax(histogram > 0) * step_mm),  # as stored: the pixel that sets a bound is inside it
+        "max_mm": float(depth.max() * step_mm),
+        "histogram": histogram.reshape(-1, BIN).sum(axis=1).tolist(),
+    }
+
+
+def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, bytes]]:
+    """Relative path and sha256 of both files, and their bytes: each is read once."""
+    sources, contents = {}, []
     for kind, path in (("rgb", pair.rgb), ("xyz", pair.xyz)):
         try:
-            content = path.read_bytes()
+            contents.append(path.read_bytes())
         except OSError as err:
             raise BadFile(path, f"cannot be read: {err.strerror}") from err
-        sources[kind] = {"path": path.relative_to(root).as_posix(), "sha256": hashlib.sha256(content).hexdigest()}
-        size += len(content)
-    return sources, size
-
-
-def _npy(array: np.ndarray) -> bytes:
-    file = BytesIO()
-    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-    return file.getvalue()
+        sources[kind] = {"path": path.relative_to(root).as_posix(), "sha256": hashlib.sha256(contents[-1]).hexdigest()}
+    return sources, tuple(contents)
 
 
 def as_json(value: Any, indent: int | None = None) -> bytes:
@@ -219,27 +184,29 @@ class _Tar:
     """A USTAR file that is hashed while it is written, and knows where each member's bytes lie."""
 
     def __init__(self, path: Path):
-        self.file, self.sha256, self.bytes = open(path, "wb"), hashlib.sha256(), 0
-        self.tar = tarfile.open(fileobj=self, mode="w", format=tarfile.USTAR_FORMAT)
+        self.file, self.sha256, self.bytes, self.crc = open(path, "wb"), hashlib.sha256(), 0, 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         self.sha256.update(data)
+        self.crc = crc32(data, self.crc)
         self.bytes += len(data)
-        return self.file.write(data)
+        self.file.write(data)
 
-    def tell(self) -> int:
-        return self.bytes
-
-    def add(self, name: str, content: bytes) -> list[int]:
-        """[offset, size, CRC-32] of the content, now in the tar."""
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = len(content), 0o444  # mtime, uid and gid are 0
-        offset = self.bytes + tarfile.BLOCKSIZE
-        self.tar.addfile(info, BytesIO(content))
-        return [offset, len(content), zlib.crc32(content)]
+    def add(self, key: str, members: dict[str, bytes]) -> list[Any]:
+        """Write a sample: [start, length, CRC-32 of all its bytes, [[offset, size, CRC-32] of each member]]."""
+        start, places, self.crc = self.bytes, [], 0
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"{key}.{name}")
+            info.size, info.mode = len(content), 0o444  # mtime, uid and gid are 0
+            self.write(info.tobuf(tarfile.USTAR_FORMAT))
+            places.append([self.bytes, len(content), crc32(content)])
+            self.write(content)
+            self.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        return [start, self.bytes - start, self.crc, places]
 
     def close(self) -> None:
-        self.tar.close()
+        self.write(bytes(2 * tarfile.BLOCKSIZE))  # the end
+        self.write(bytes(-self.bytes % tarfile.RECORDSIZE))
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -265,7 +232,7 @@ def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda sampl
                     continue
                 except Exception as err:  # ours, or no memory: one line that says at which pair
                     raise ValueError(f"{item.pair.xyz}: cannot be made a sample ({type(err).__name__}: {err})") from err
-                samples.append([item.key, item.pair.stem, {m: tar.add(f"{item.key}.{m}", content) for m, content in members.items()}])
+                samples.append([item.key, item.pair.stem, item.session, *tar.add(item.key, members)])
                 stats.append(share)
                 report(1, share["raw_bytes"], 0)
             tar.close()

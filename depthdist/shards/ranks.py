@@ -1,0 +1,74 @@
+"""The processes that make one dataset together: `deepspeed`, `torchrun` or `srun` start the same command many times.
+
+    ranks = Ranks()                       # alone where no launcher is at work
+    mine = jobs[ranks.rank :: ranks.size]
+    everyone = ranks.gather(value)        # each rank's value, on every rank; also the point where all wait for all
+
+torch is only imported where there is more than one process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from datetime import timedelta
+from typing import Any
+
+from depthdist.config import SettingsError
+
+WAIT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
+
+
+class Ranks:
+    """This process's `rank` among `size`, and `local_size`, how many of them are on this machine."""
+
+    def __init__(self):
+        env = os.environ
+        slurm = "RANK" not in env and int(env.get("SLURM_NTASKS") or 1) > 1 and "SLURM_PROCID" in env
+        self.rank = int(env["SLURM_PROCID"] if slurm else env.get("RANK") or 0)
+        self.size = int(env["SLURM_NTASKS"] if slurm else env.get("WORLD_SIZE") or 1)
+        local = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or (env.get("SLURM_NTASKS_PER_NODE") if slurm else None)
+        self.local_size = int(local or self.size)
+        if self.size > 1:
+            import torch.distributed as dist
+
+            if slurm:
+                env.setdefault("MASTER_ADDR", _first_host())
+                env.setdefault("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID") or 0) % 20000))
+            dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=WAIT)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everyone's value, by rank. raises ValueError when a rank is gone"""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found = [None] * self.size
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError as err:
+            raise ValueError(f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept, run again ({str(err).splitlines()[0][:120]})") from err
+        return found
+
+    def agree(self, problem: str | None) -> None:
+        """Go on together, or stop together: raises what any rank found wrong, the same on all."""
+        found = [f"rank {rank}: {text}" if self.size > 1 else text for rank, text in enumerate(self.gather(problem)) if text]
+        if found:
+            raise SettingsError(found[:3])
+
+    def leave(self) -> None:
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+
+def _first_host() -> str:
+    """The node of SLURM's rank 0."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
+    if shutil.which("scontrol"):
+        return subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout.split()[0]
+    if "[" in nodes:
+        raise ValueError(f"SLURM's node list is {nodes} and scontrol is not there; set MASTER_ADDR to the first node")
+    return nodes.split(",")[0]
