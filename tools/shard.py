@@ -1,44 +1,64 @@
-"""Make a dataset of shards from a folder of captures, or check one.
+"""Make a dataset of shards from a folder of captures, add to one, check one, or index tars that others made.
 
     python tools/shard.py RAW OUT --workers 8
+    python tools/shard.py RAW OUT --append                # captures that came since
     python tools/shard.py --verify OUT
+    python tools/shard.py --index DIR                     # plain webdataset tars, in place
+    deepspeed --hostfile hosts tools/shard.py RAW OUT     # or torchrun, srun: many processes on many machines
 
 Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is there all the same), or problems found.
 """
 
 from __future__ import annotations
 
-
-
 from tqdm import tqdm
 
 from depthdist import config
-from depthdist.shards.plan import ShardSettings
+from depthdist.pairs import shown
 from depthdist.shards.build import shard
+from depthdist.shards.foreign import index_in_place
+from depthdist.shards.index import read_index
+from depthdist.shards.plan import ShardSettings
 from depthdist.shards.pool import num_workers
-from depthdist.shards import read_index, verify
+from depthdist.shards.ranks import Ranks
+from depthdist.shards.verify import verify
 
 
 def main(argv: list[str] | None = None) -> int:
     (settings,) = config.parse(__doc__.splitlines()[0], ShardSettings, argv=argv, epilog=__doc__.split("\n\n", 1)[1])
-    return check(settings) if settings.verify else make(settings)
+    return check(settings) if settings.verify else index_others(settings) if settings.index else make(settings)
 
 
 def make(settings: ShardSettings) -> int:
-    index = shard(settings)
+    ranks = Ranks()
+    index = shard(settings, ranks)
+    ranks.leave()
+    if index is None:  # rank 0 speaks
+        return 0
     out, rejected = settings.out, index["rejected"]
+    if index["held"]:
+        print(f"{index['held']} captures are in {out} already, by their names; they were not looked at again")
     if not index["changed"]:
         print(f"nothing to do: {out} is complete and of these captures and settings")
-    for line in table(index):
+    return summary(index, settings, out, [f"{r['path']}: {r['reason']}" for r in rejected], "files")
+
+
+def index_others(settings: ShardSettings) -> int:
+    with tqdm(desc="indexing", unit=" samples", delay=1) as bar:
+        index = index_in_place(settings, num_workers(settings.workers, 1 << 30), bar.update)
+    for note in index["notes"]:
+        print(note)
+    return summary(index, settings, settings.index, [f"{r['shard']}: {shown(r['key'])}: {r['why']}" for r in index["rejected"]], "samples")
+
+
+def summary(index: dict, settings: ShardSettings, out: str, rejected: list[str], what: str) -> int:
+    """Say what the dataset in `out` is, and what was left out. ValueError where that is too much."""
+    for line in [*table(index), *warnings(index, settings), *(f"rejected  {line}" for line in rejected[:5])]:
         print(line)
-    for line in warnings(index, settings):
-        print(line)
-    for reject in rejected[:5]:
-        print(f"rejected  {reject['path']}: {reject['reason']}")
     print(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
     print(f"dataset   {out}/index.json\nnext      python tools/shard.py --verify {out}")
     if len(rejected) > settings.max_rejects:
-        raise ValueError(f"{len(rejected)} bad files, --max-rejects is {settings.max_rejects}; the dataset in {out} is whole without them")
+        raise ValueError(f"{len(rejected)} bad {what}, --max-rejects is {settings.max_rejects}; the dataset in {out} is whole without them")
     return 0
 
 
@@ -46,8 +66,8 @@ def table(index: dict) -> list[str]:
     """The summary: a line a split, mm and MiB."""
     lines = [f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"]
     for name, split in index["splits"].items():
-        stats, mib = split["stats"], sum(s["bytes"] for s in split["shards"]) / 2**20
-        row = f"{name:<6}{split['count']:>9}{len(split['shards']):>8}{mib:>10.1f}{100 * stats['valid_fraction']:>9.1f}"
+        stats = split["stats"]
+        row = f"{name:<6}{split['count']:>9}{split['shards']:>8}{split['bytes'] / 2**20:>10.1f}{100 * stats['valid_fraction']:>9.1f}"
         lines.append(row + f"{stats['min_mm']:>10.2f}{stats['mean_mm']:>10.1f}{stats['std_mm']:>9.1f}{stats['max_mm']:>10.2f}")
     depth, rgb = index["depth"], "x".join(map(str, index["size"]))
     size, codec = "x".join(map(str, depth["size"])), index["rgb"]["codec"]
@@ -77,10 +97,9 @@ def check(settings: ShardSettings) -> int:
     if problems:
         raise ValueError(f"{settings.verify}: {len(problems)} problem{'s' * (len(problems) > 1)} found")
     index = read_index(settings.verify)
-    shards = [s for split in index.raw["splits"].values() for s in split["shards"]]
-    count, size = sum(s["count"] for s in shards), sum(s["bytes"] for s in shards)
+    count, size = index.num_samples, sum(s["bytes"] for s in index.shards)
     checked = "every size, sha256, CRC-32 and tar header, every sample decoded"
-    print(f"{settings.verify}: all right: {len(shards)} shards, {count} samples, {size / 1e6:.1f} MB ({checked})")
+    print(f"{settings.verify}: all right: {len(index.shards)} shards, {count} samples, {size / 1e6:.1f} MB ({checked})")
     return 0
 
 

@@ -1,0 +1,80 @@
+"""The benchmarks: on tiny data they run through, and that of the loaders notices when one does not deliver what it should."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from captures import ROOT
+
+sys.path.append(str(ROOT))
+
+from tools import bench  # noqa: E402
+from tools.benchmarks import data  # noqa: E402
+
+TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1 --raw-samples 0".split()
+
+
+def row(label: str = "ours", **changes) -> data.Row:
+    delivered = {"rgb": 1000, "depth": 5, "valid": 2} | {k: v for k, v in changes.items() if k in ("rgb", "depth", "valid")}
+    run = {"samples": 8, "lost": 0, "repeated": 0, "seconds": 2.0, "cpu_seconds": 1.0, "first_batch_s": 0.1, "delivered": delivered}
+    return data.Row(label, Path(sys.executable), {}, runs=[run | {k: v for k, v in changes.items() if k in run}])
+
+
+def test_tiny_captures_give_a_table_of_webdataset_and_ours(tmp_path, capsys):
+    assert bench.main(["data", "--work", str(tmp_path / "work"), "--json", str(tmp_path / "out.json"), *TINY]) == 0
+    out = capsys.readouterr().out
+    for text in ("webdataset + DataLoader  ", "the same, simplejpeg  ", "depthdist  ", "MISSED  ", "not measured >= 1 x each peer"):
+        assert text in out
+    assert "skipped" not in out and "WRONG" not in out
+    runs = [loader["runs"][0] for loader in json.loads((tmp_path / "out.json").read_text())["loaders"]]
+    assert [(run["samples"], run["lost"], run["repeated"]) for run in runs] == [(10, 0, 0)] * 3
+    assert runs[0]["delivered"]["depth"] > 0 and all(data.alike(run, runs[0]) for run in runs)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"lost": 5}, "WRONG: 5 samples lost"),
+        ({"lost": 1, "repeated": 3}, "WRONG: 1 samples lost, 3 repeated"),
+        ({"depth": 6}, "WRONG: other values"),
+        ({"rgb": 1100}, "WRONG: other values"),
+        ({"rgb": 1000.4}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_loader_that_delivers_something_else_is_marked(changes, said):
+    judged = row(**changes)
+    data.judge([judged], row("webdataset"))
+    assert judged.note.startswith(said) and bool(judged.note) == bool(said)
+
+
+def test_ratios_are_taken_repeat_by_repeat():
+    slow, fast = row(), row()
+    slow.runs, fast.runs = ([row(seconds=s).runs[0] for s in seconds] for seconds in ((2.0, 8.0, 2.0), (1.0, 2.0, 1.0)))
+    assert fast.times(slow) == 2.0
+
+
+def test_an_unknown_benchmark_or_peer_is_named_with_what_there_is():
+    with pytest.raises(ValueError, match="'dta' cannot be measured; expected data, .*; did you mean data"):
+        bench.main(["dta"])
+    with pytest.raises(ValueError, match="--peers has 'litdat'.*did you mean litdata"):
+        bench.main(["data", "--peers", "litdat"])
+
+
+def test_planning_small_datasets_gives_a_row_each_and_leaves_nothing(tmp_path, capsys):
+    assert bench.main(["plan", "--work", str(tmp_path), "--samples", "58,3000"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows if row and row[0].isdigit()] == [["58", "1"], ["3000", "27"]] and not list(tmp_path.iterdir())
+
+
+def test_sharding_is_compared_with_reading_and_encoding_alone(tmp_path, capsys):
+    words = "--pairs 4 --captures 2 --capture-size 48x78 --repeats 1 --workers 1".split()
+    assert bench.main(["shard", "--work", str(tmp_path), *words]) == 0
+    assert "at least 85 % of reading and encoding alone" in capsys.readouterr().out
+
+
+def test_every_codec_has_a_row_and_the_lossless_ones_are_exact(tmp_path, capsys):
+    assert bench.main(["codecs", "--work", str(tmp_path), "--captures", "2", "--capture-size", "48x78"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("jpeg") for line in lines) == 5 and any(line.startswith("png, lossless") and "exact" in line for line in lines)
