@@ -91,6 +91,8 @@ def score(
     names = [*loss.weights(), "loss", *METRICS]
     seen, measured, lost, *totals = reduce([seen, measured, lost, *(sums.get(name, 0.0) for name in names)])
     assert seen + lost == num_samples, f"evaluation met {seen} + {lost} samples of {num_samples}"
+    if not seen:
+        raise ValueError(f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the damage")
     means = {name: total / max(measured if name in METRICS else seen, 1) for name, total in zip(names, totals)}
     return {"images": seen, "damaged": lost, **means}
 

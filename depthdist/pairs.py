@@ -1,7 +1,7 @@
 """Raw captures: which files of a folder belong together, and what is in them.
 
     find_pairs(folder)  ->  Pair(stem, rgb, xyz), Reject(path, reason)
-    read_pair(pair)     ->  rgb (H, W, 3) uint8, xyz (H, W, 3) float32 mm
+    read_pair(pair)     ->  a picture in RGB, xyz (H, W, 3) float32 mm
 
 Everything that reads a user's file is here; what cannot be read correctly raises `BadFile`, one line that starts with the
 file's path. A new camera's layout is one function in `LAYOUTS`. Used by `python tools/shard.py RAW OUT` and by predict.
@@ -217,8 +217,13 @@ def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
 # ------------------------------------------------------------------------------------------------------- pictures
 
 
-def read_rgb(path: Path | str, upright: bool = False, content: bytes | None = None) -> np.ndarray:
-    """The picture as (H, W, 3) uint8 RGB, whatever kind of picture it is. `content` are the file's bytes, where they are at hand.
+def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
+    """The picture as (H, W, 3) uint8 RGB; the rest is `open_rgb`'s."""
+    return np.array(open_rgb(path, upright))
+
+
+def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = None) -> Image.Image:
+    """The picture in RGB, 8 bits a channel, whatever kind of picture it is. `content` are the file's bytes, where they are at hand.
 
     16 bits become 8 by dropping the low byte, alpha is dropped, CMYK, palettes and grey are converted, and of several frames
     the first counts. `upright` turns a picture as its EXIF orientation says; without it such a picture raises, for a point
@@ -241,26 +246,27 @@ def read_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
         raise BadFile(path, f"cannot be read as a picture ({reason}); expected a whole PNG, JPEG or TIFF") from err
 
 
-def _as_rgb(path: Path, image: Image.Image) -> np.ndarray:
+def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # grey, 16 bits
         grey = np.asarray(image).astype(np.int64)
         if 0 < grey.max() < 256:  # dropping the low byte would leave a black picture
             raise BadFile(path, f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to 65535")
-        return np.repeat((grey >> 8).clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadFile(path, f"32 bits a channel (mode {image.mode}); expected a picture of 8 or 16 bits")
     if image.mode in ("P", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize_rgb(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`rgb` (H, W, 3) uint8 as (*size, 3) uint8: bicubic, aspect not kept.
+def resize_rgb(rgb: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """`rgb` (H, W, 3) uint8, or a picture in RGB, as (*size, 3) uint8: bicubic, aspect not kept.
 
     Pillow's antialiased bicubic on uint8, which is what transformers' DPTImageProcessor does (keep_aspect_ratio=False).
     """
     height, width = size
-    return np.array(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+    image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 # ------------------------------------------------------------------------------------------------------- point clouds
@@ -339,23 +345,25 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # a float64 beyond float32 becomes inf, which is not a valid pixel
         xyz = np.ascontiguousarray(xyz, np.float32)
         z = np.ascontiguousarray(xyz[:, :, 2])
-        negative, positive = np.count_nonzero((z < 0) & (z > -np.inf)), (z > 0) & (z < np.inf)
-    if negative > (count := np.count_nonzero(positive)):
+        negative, count = np.count_nonzero((z < 0) & (z > -np.inf)), np.count_nonzero((z > 0) & (z < np.inf))
+        stride = max(1, min(size) // 100)
+        some = z[::stride, ::stride]  # enough for a median that tells metres from millimetres
+        some = some[(some > 0) & (some < np.inf)]
+    if negative > count:
         raise BadFile(path, f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z away from the lens")
     if not count:
         raise BadFile(path, f"no valid pixel: Z is NaN or 0 in all of {size[0]}x{size[1]}; expected Z in mm")
-    some = z[positive][:: max(1, count // 10000)]  # enough for a median that tells metres from millimetres
-    if (median := float(np.median(some))) < METRES_BELOW_MM:
+    if some.size and (median := float(np.median(some))) < METRES_BELOW_MM:
         raise BadFile(path, f"looks like metres: the median Z is {median:.4g}; expected millimetres")
     return xyz
 
 
-def read_pair(pair: Pair, contents: tuple[bytes, bytes] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm of one capture; BadFile says what is wrong with which file.
+def read_pair(pair: Pair, contents: tuple[bytes, bytes] | None = None) -> tuple[Image.Image, np.ndarray]:
+    """The picture in RGB and xyz (H, W, 3) float32 mm of one capture; BadFile says what is wrong with which file.
 
     contents  the bytes of both files, where they are at hand
     """
     contents = contents or (None, None)
-    rgb, xyz = read_rgb(pair.rgb, content=contents[0]), read_xyz(pair.xyz, contents[1])
-    _same_size(pair, rgb.shape[:2], xyz.shape[:2])
-    return rgb, xyz
+    picture, xyz = open_rgb(pair.rgb, content=contents[0]), read_xyz(pair.xyz, contents[1])
+    _same_size(pair, picture.size[::-1], xyz.shape[:2])
+    return picture, xyz

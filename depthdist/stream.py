@@ -308,7 +308,7 @@ class Loader:
                 try:
                     while True:
                         with watch.over(None):
-                            found = next(batches, None)
+                            found = _next(batches)
                         if found is None:
                             return
                         if isinstance(found, str):
@@ -341,6 +341,16 @@ class Loader:
         self.on_damage({"split": split, "sample": number, **facts})
         if len(known) > self.settings.max_damaged:
             raise ValueError(f"{facts['shard']}: {len(known)} damaged samples of {split}, --max-damaged is {self.settings.max_damaged}; the last: {facts['key']}: {facts['reason']}")
+
+
+def _next(batches: Iterator[Packed | str]) -> Packed | str | None:
+    """What the workers made next, or None at the end; a worker that is gone is one line."""
+    try:
+        return next(batches, None)
+    except RuntimeError as err:
+        if "DataLoader worker" not in str(err):
+            raise
+        return f"a worker process was killed (out of memory?): {' '.join(str(err).split())[:200]}; run again with fewer --processes"
 
 
 class _InWorker(torch.utils.data.Dataset):

@@ -152,6 +152,23 @@ def test_padding_never_counts_whatever_it_holds(data):
         score(predict, spoiled(), 4, bounds, LossSettings(), torch.device("cpu"))
 
 
+def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
+    from depthdist.evaluate import score
+    from depthdist.losses import LossSettings
+    from depthdist.train import training_bounds
+
+    loader = make_loader(data)
+
+    def unread():
+        for packed in loader.evaluate("val", 1, 0, 1):
+            batch = packed.to("cpu")
+            batch.weight[:] = 0
+            yield batch
+
+    with pytest.raises(ValueError, match="none of the 3 samples could be read"):
+        score(lambda batch: batch.depth_mm * 0, unread(), 3, training_bounds(loader.dataset), LossSettings(), torch.device("cpu"))
+
+
 def test_other_data_and_another_split_can_be_scored(run, data):
     rows, _ = evaluate(run, "--split", "train", "--data", data)
     assert {row["images"] for row in rows.values()} == {11}

@@ -248,7 +248,7 @@ def compare(batches, step_mm, lossless=False):
     return sum(int(batch.weight.sum()) for batch in batches)
 
 
-@pytest.mark.parametrize("settings", [{}, {"rgb": "png"}, {"rgb": "png", "depth_codec": "png"}])
+@pytest.mark.parametrize("settings", [{}, {"rgb": "png"}, {"rgb": "raw"}, {"rgb": "png", "depth_codec": "png"}])
 def test_a_batch_holds_what_the_raw_capture_holds(data, settings, tmp_path):
     source = loader(make(tmp_path, count=11, split="random", val=0.3, **settings) if settings else data)
     batches = taken(itertools.chain(source.evaluate("train", 2, 0, 1), source.evaluate("val", 1, 0, 1)))

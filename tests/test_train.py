@@ -245,15 +245,15 @@ def test_a_run_stopped_anywhere_goes_on_to_the_very_same_end(place, data, batch4
 
 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(data, batch4, whole, tmp_path):
-    """kill -9, at drawn moments after the training began; after three of them, or where it was quicker, the run comes to its end."""
+    """kill -9, at drawn moments after the training began; after four of them, or where it was quicker, the run comes to its end."""
     run, chance, kills = tmp_path / "run", random.Random(1), 0
     words = [sys.executable, "launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", batch4, "--pictures", 0, "--lr", 1e-3, "--epochs", 3]
     while True:
         before = os.stat(run / "metrics.jsonl").st_mtime_ns if (run / "metrics.jsonl").exists() else 0
         process = subprocess.Popen([*map(str, words)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        while kills < 3 and process.poll() is None and not ((run / "metrics.jsonl").exists() and os.stat(run / "metrics.jsonl").st_mtime_ns > before):
+        while kills < 4 and process.poll() is None and not ((run / "metrics.jsonl").exists() and os.stat(run / "metrics.jsonl").st_mtime_ns > before):
             time.sleep(0.005)
-        if kills < 3:
+        if kills < 4:
             time.sleep(chance.uniform(0, 0.5))
             process.kill()
         if process.wait() != -signal.SIGKILL:

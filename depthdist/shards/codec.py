@@ -57,27 +57,23 @@ def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
 
     z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
     returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <= far_mm; and the counts
-              {measured, nearer, farther, measured_min_mm, measured_max_mm}
+              {measured, nearer, farther, measured_min_mm, measured_max_mm}, and in `histogram` (65536,) those of each value; bounds are exact where something was left out, else to half a step
 
     A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error has no exception.
     """
-    step, value = far_mm / LEVELS, np.empty(z.shape, np.uint16)
-    num_measured = num_farther = 0
-    least, most = np.inf, 0.0
-    for start in range(0, len(z), 32):  # rows that stay in the processor's cache
-        rows = z[start : start + 32]
-        with np.errstate(invalid="ignore"):
-            measured = (rows > 0) & (rows < np.inf)
-            farther = measured & (rows > far_mm)
-            known = np.where(measured & (rows > near_mm) & ~farther, rows, 0).astype(np.float64)
-        steps = np.rint(known / step)
-        value[start : start + 32] = steps
-        assert np.abs(steps * step - known).max() <= step / 2 * (1 + 1e-9)
-        num_measured += int(np.count_nonzero(measured))
-        num_farther += int(np.count_nonzero(farther))
-        least, most = min(least, float(np.where(measured, rows, np.inf).min())), max(most, float(np.where(measured, rows, 0).max()))
-    nearer = num_measured - num_farther - int(np.count_nonzero(value))
-    return value, {"measured": num_measured, "nearer": nearer, "farther": num_farther, "measured_min_mm": least, "measured_max_mm": most}
+    value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
+    from depthdist.shards.steps import fill_steps  # not before it is needed: numba takes a quarter of a second to import
+
+    measured, farther = fill_steps(z, near_mm, far_mm, LEVELS / far_mm, value, histogram)
+    kept, least, most = z.size - int(histogram[0]), np.inf, 0.0
+    if kept == measured:  # as ever: then the stored bounds say it to half a step
+        found = np.flatnonzero(histogram[1:]) + 1
+        least, most = (float(found[i] * far_mm / LEVELS) for i in (0, -1)) if kept else (least, most)
+    else:
+        known = z[(z > 0) & (z < np.inf)]
+        least, most = float(known.min()), float(known.max())
+    counts = {"measured": measured, "nearer": measured - farther - kept, "farther": farther}
+    return value, {**counts, "measured_min_mm": least, "measured_max_mm": most, "histogram": histogram}
 
 
 def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -86,17 +82,20 @@ def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image[rows[:, None], columns]
 
 
-def encode_rgb(rgb: np.ndarray, size: Size, codec: str, quality: int, subsampling: str) -> tuple[str, bytes]:
-    """Member name and bytes of `rgb` (H, W, 3) uint8, resized to the network's size."""
+RGB_MEMBERS = {"jpeg": "rgb.jpg", "png": "rgb.png", "raw": "rgb.npy"}  # by codec
+
+
+def encode_rgb(rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str) -> bytes:
+    """`rgb` (H, W, 3) uint8, resized to the network's size, as bytes of RGB_MEMBERS[codec]."""
     rgb = resize_rgb(rgb, size)
     if codec == "jpeg":
-        return "rgb.jpg", simplejpeg.encode_jpeg(rgb, quality, colorspace="RGB", colorsubsampling=subsampling)
-    return "rgb.png", _png(rgb)
+        return simplejpeg.encode_jpeg(rgb, quality, colorspace="RGB", colorsubsampling=subsampling)
+    return _png(rgb) if codec == "png" else as_npy(rgb)
 
 
-def encode_depth(depth: np.ndarray, codec: str) -> tuple[str, bytes]:
-    """Member name and bytes of `depth` (H, W) uint16."""
-    return ("depth.npy", as_npy(depth)) if codec == "npy" else ("depth.png", _png(depth))
+def encode_depth(depth: np.ndarray, codec: str) -> bytes:
+    """`depth` (H, W) uint16 as bytes of depth.npy or depth.png."""
+    return as_npy(depth) if codec == "npy" else _png(depth)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -189,6 +188,8 @@ def _direct(index: Index, out: Arrays) -> dict[str, tuple[bytes, np.ndarray]]:
         found[index.raw["depth"]["member"]] = (npy_header(out.depth.shape, "<u2"), out.depth)
     if index.raw["mask"].get("packed"):
         found[index.raw["mask"]["member"]] = (npy_header(out.mask.shape, "|u1"), out.mask)
+    if index.raw["rgb"]["codec"] == "raw":
+        found[index.raw["rgb"]["member"]] = (npy_header(out.rgb.shape, "|u1"), out.rgb)
     return found
 
 
@@ -209,9 +210,9 @@ def _diagnosis(fd: int, ref: SampleRef) -> Damaged:
     for name, (offset, size, crc) in ref.members.items():
         content = os.pread(fd, size, offset)
         if len(content) != size:
-            return Damaged(ref.shard, ref.key, ref.stem, f"member {name}", offset, f"{len(content):,} bytes, expected {size:,}: the shard is cut off")
+            return Damaged(ref.shard, ref.key, ref.stem, name, offset, f"{len(content):,} bytes, expected {size:,}: the shard is cut off")
         if crc32(content) != crc:
-            return Damaged(ref.shard, ref.key, ref.stem, f"member {name}", offset, f"CRC-32 is {crc32(content):08x}, expected {crc:08x}")
+            return Damaged(ref.shard, ref.key, ref.stem, name, offset, f"CRC-32 is {crc32(content):08x}, expected {crc:08x}")
     return Damaged(ref.shard, ref.key, ref.stem, "tar header", ref.start, f"the members are whole, the bytes between them are not ({ref.length:,} bytes, CRC-32 {ref.crc:08x} expected)")
 
 
@@ -254,7 +255,8 @@ def _decode(content: dict[str, memoryview], index: Index, out: Arrays) -> None:
                 raise MemberError(name, f"not as tools/shard.py writes it; expected {target.dtype} {target.shape}")
         if depth["codec"] == "png":
             out.depth[:] = _read_png(depth["member"], content[depth["member"]], out.depth.shape)
-    read_rgb(rgb["member"], content[rgb["member"]], out.rgb, rgb.get("resize", False))
+    if rgb["codec"] != "raw":
+        read_rgb(rgb["member"], content[rgb["member"]], out.rgb, rgb.get("resize", False))
 
 
 def npy_kind(name: str, content: memoryview) -> tuple[tuple[int, ...], bool, np.dtype, int]:

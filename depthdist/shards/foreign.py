@@ -302,7 +302,7 @@ def _look(sample: Sample, content: dict[str, memoryview], entries: dict[str, Any
     if not steps.any():
         measured = f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm" if counts["measured"] else "nowhere measured"
         raise MemberError(depth["member"], f"no valid pixel: Z is {measured}, expected {settings.near:g} < Z <= {settings.far:g} mm (--near, --far, --unit)")
-    return size, depth_stats(steps, counts, depth["step_mm"])
+    return size, depth_stats(counts, depth["step_mm"])
 
 
 # ------------------------------------------------------------------------------------------------------- the index

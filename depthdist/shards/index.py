@@ -40,7 +40,8 @@ class Damaged(ValueError):
 
     def __str__(self) -> str:
         named = "{key}" if self.facts["stem"] == self.facts["key"] else "{key} ({stem})"
-        return ("{shard}: sample " + named + ": {member} at byte {offset}: {reason}").format(**self.facts)
+        what = "member {member}" if "." in self.facts["member"] else "{member}"  # else the shard, or a tar header
+        return ("{shard}: sample " + named + ": " + what + " at byte {offset}: {reason}").format(**self.facts)
 
 
 class SampleRef(NamedTuple):
@@ -95,7 +96,7 @@ class Index:
     cache: Cache | None = field(repr=False, default=None)
 
     def __reduce__(self):  # another process opens its own files
-        return _reopened, (self.place, self.cache and self.cache.settings)
+        return _reopened, (self.place, self.cache and self.cache.settings, self.sha256)
 
     @property
     def members(self) -> list[str]:
@@ -215,8 +216,11 @@ def read_index(place: Path | str, cache: Cache | None = None, whole: bool = True
     return index
 
 
-def _reopened(place: str, settings: CacheSettings | None) -> Index:
-    return read_index(place, settings and Cache(settings), whole=False)
+def _reopened(place: str, settings: CacheSettings | None, sha256: str) -> Index:
+    index = read_index(place, settings and Cache(settings), whole=False)
+    if index.sha256 != sha256:
+        raise ValueError(f"{place}: the data changed while it was read")
+    return index
 
 
 def _same_bytes(path: Path, wanted: int, what: str) -> None:

@@ -62,8 +62,8 @@ class ShardSettings:
     "Depths beyond this many mm are masked; the depth step is far / 65535."
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
-    rgb: Literal["jpeg", "png"] = "jpeg"
-    "Picture codec; png is lossless and about five times larger."
+    rgb: Literal["jpeg", "png", "raw"] = "jpeg"
+    "Picture codec; png and raw are lossless: png is small and slow to read, raw large and the fastest by far."
     quality: int = 95
     "JPEG quality."
     subsampling: Literal["420", "444"] = "420"
@@ -209,7 +209,7 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
 def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
     """How many samples are planned for one shard; from sizes alone, for the plan must not depend on what is in the files."""
     height, width = encoding.depth_size
-    rgb = encoding.size[0] * encoding.size[1] * (0.33 if encoding.codec == "jpeg" else 1.5)  # bytes a pixel, measured
+    rgb = encoding.size[0] * encoding.size[1] * {"jpeg": 0.33, "png": 1.5, "raw": 3}[encoding.codec]  # bytes a pixel, measured
     return max(1, int(shard_mb * 2**20 // (2 * height * width + height * -(-width // 8) + rgb + 8 * 512)))
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ import numpy as np
 
 from depthdist.config import Size
 from depthdist.pairs import BadFile, Pair, read_pair
-from depthdist.shards.codec import LEVELS, crc32, encode_depth, encode_mask, encode_rgb, nearest, quantise
+from depthdist.shards.codec import LEVELS, RGB_MEMBERS, crc32, encode_depth, encode_mask, encode_rgb, nearest, quantise
 
+SYNC_BYTES = 32 << 20  # after so many the disk is told to write
 BIN = 64  # depth values a histogram bin: 1024 bins from 0 to far
 
 
@@ -33,7 +35,7 @@ class Encoding(NamedTuple):
     depth_size: Size
     near_mm: float
     far_mm: float
-    codec: str  # jpeg or png
+    codec: str  # of RGB_MEMBERS
     quality: int
     subsampling: str
     depth_codec: str  # npy or png
@@ -45,7 +47,7 @@ class Encoding(NamedTuple):
     @property
     def members(self) -> list[str]:
         """Of a sample, in the order that they stand in the tar."""
-        return [f"depth.{self.depth_codec}", "mask.npy", "meta.json", "rgb.jpg" if self.codec == "jpeg" else "rgb.png"]
+        return [f"depth.{self.depth_codec}", "mask.npy", "meta.json", RGB_MEMBERS[self.codec]]
 
 
 class Item(NamedTuple):
@@ -107,37 +109,37 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
     if not mask.any():
         measured = f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm" if counts["measured"] else "nowhere measured at this size"
         raise BadFile(item.pair.xyz, f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <= {encoding.far_mm:g} mm (--near, --far)")
-    stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(depth, counts, encoding.step_mm)}
+    stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(counts, encoding.step_mm)}
     meta = {
         "stem": item.pair.stem,
         "session": item.session,
         **sources,
-        "size": list(rgb.shape[:2]),
+        "size": list(xyz.shape[:2]),
         "valid_fraction": round(stats["valid"] / stats["pixels"], 6),
         "min_mm": stats["min_mm"],
         "max_mm": stats["max_mm"],
         "intrinsics": fit_intrinsics(xyz),
     }
-    named = dict([encode_depth(depth, encoding.depth_codec), ("mask.npy", encode_mask(mask)), ("meta.json", as_json(meta))])
-    return {**named, **dict([encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)])}, stats
+    picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
+    return dict(zip(encoding.members, (encode_depth(depth, encoding.depth_codec), encode_mask(mask), as_json(meta), picture))), stats
 
 
-def depth_stats(depth: np.ndarray, counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """A sample's share of the statistics: whole numbers and bounds, for `merge_stats`.
+def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
+    """A sample's share of the statistics out of what `quantise` counted: whole numbers and bounds, for `merge_stats`.
 
-    depth   (H, W) uint16 in steps, somewhere valid;  counts  as `quantise` gave them with it
+    Exact, for every value has its own count. Bounds are as stored: the pixel that sets one is inside it.
     """
-    histogram = np.bincount(depth.ravel(), minlength=LEVELS + 1)  # exact: every value has its own count
+    histogram, values = counts["histogram"].copy(), np.arange(LEVELS + 1)
     histogram[0] = 0  # invalid
-    values = np.arange(LEVELS + 1)
+    found = np.flatnonzero(histogram)
     return {
         **counts,
         "valid": int(histogram.sum()),
-        "pixels": depth.size,
+        "pixels": int(counts["histogram"].sum()),
         "sum": int(histogram @ values),
         "sum_of_squares": int(histogram @ values**2),
-        "min_mm": float(np.argmax(histogram > 0) * step_mm),  # as stored: the pixel that sets a bound is inside it
-        "max_mm": float(depth.max() * step_mm),
+        "min_mm": float(found[0] * step_mm),
+        "max_mm": float(found[-1] * step_mm),
         "histogram": histogram.reshape(-1, BIN).sum(axis=1).tolist(),
     }
 
@@ -185,6 +187,7 @@ class _Tar:
 
     def __init__(self, path: Path):
         self.file, self.sha256, self.bytes, self.crc = open(path, "wb"), hashlib.sha256(), 0, 0
+        self.disk, self.synced, self.syncing = ThreadPoolExecutor(1), 0, None
 
     def write(self, data: bytes) -> None:
         self.sha256.update(data)
@@ -202,13 +205,26 @@ class _Tar:
             places.append([self.bytes, len(content), crc32(content)])
             self.write(content)
             self.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        if self.bytes - self.synced > SYNC_BYTES:  # the disk works while pairs are encoded
+            self._wait()
+            self.synced, self.syncing = self.bytes, self.disk.submit(os.fsync, self.file.fileno())
         return [start, self.bytes - start, self.crc, places]
 
-    def close(self) -> None:
-        self.write(bytes(2 * tarfile.BLOCKSIZE))  # the end
+    def _wait(self) -> None:
+        if self.syncing:
+            self.syncing.result()  # raises what the disk said
+
+    def finish(self) -> None:
+        """Write the end, and wait until all is on the disk."""
+        self.write(bytes(2 * tarfile.BLOCKSIZE))
         self.write(bytes(-self.bytes % tarfile.RECORDSIZE))
         self.file.flush()
+        self._wait()
         os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.disk.shutdown()
+        self.file.close()
 
 
 def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda samples, num_bytes, rejects: None) -> None:
@@ -235,9 +251,9 @@ def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda sampl
                 samples.append([item.key, item.pair.stem, item.session, *tar.add(item.key, members)])
                 stats.append(share)
                 report(1, share["raw_bytes"], 0)
-            tar.close()
+            tar.finish()
         finally:
-            tar.file.close()
+            tar.close()
         os.replace(unfinished, path)
         facts = {"count": len(samples), "bytes": tar.bytes, "sha256": tar.sha256.hexdigest(), "samples": samples, "rejects": rejects}
         write_whole(path.with_suffix(".json"), as_json({"hash": job.hash, "name": job.name, **facts, "stats": merge_stats(stats)}))

@@ -13,7 +13,7 @@ import numpy as np
 
 from tools.benchmarks.captures import CaptureSettings, make_raw, say
 
-PICTURES = [("jpeg", q, s) for q, s in ((75, "420"), (90, "420"), (95, "420"), (95, "444"), (98, "444"))] + [("png", 95, "420")]
+PICTURES = [("jpeg", q, s) for q, s in ((75, "420"), (90, "420"), (95, "420"), (95, "444"), (98, "444"))] + [("png", 95, "420"), ("raw", 95, "420")]
 STORED = "jpeg 95 4:2:0"  # tools/shard.py's default
 
 
@@ -44,14 +44,14 @@ def codecs(settings: CodecSettings) -> int:
     print(f"{'':<16}{'KiB':>8}{'encode ms':>11}{'decode ms':>11}{'PSNR dB':>9}{'loss, against lossless':>24}")
     for codec, quality, subsampling in PICTURES:
         name = picture_name(codec, quality, subsampling)
-        made, encode_ms = timed(lambda rgb: encode_rgb(rgb, size, codec, quality, subsampling)[1], [rgb for rgb, _ in raw])
+        made, encode_ms = timed(lambda rgb: encode_rgb(rgb, size, codec, quality, subsampling), [rgb for rgb, _ in raw])
         back, decode_ms = timed(decode_picture, made)
         errors = [np.square(a.astype(float) - b).mean() for a, (b, _) in zip(back, raw)]
         psnr = f"{mean(10 * np.log10(255**2 / e) for e in errors):.1f}" if max(errors) else "exact"
         print(f"{name:<16}{mean(map(len, made)) / 1024:>8.0f}{encode_ms:>11.1f}{decode_ms:>11.1f}{psnr:>9}{effect.get(name, ''):>24}")
     print(f"\ndepth at {settings.capture_size}, far 4000 mm, in steps of 0.061 mm\n{'':<16}{'KiB':>8}{'encode ms':>11}{'decode ms':>11}{'most off mm':>12}{'loss, against float32':>24}")
     for codec in ("npy", "png"):
-        made, encode_ms = timed(lambda z: encode_depth(quantise(z, 0.0, 4000.0)[0], codec)[1], [z for _, z in raw])
+        made, encode_ms = timed(lambda z: encode_depth(quantise(z, 0.0, 4000.0)[0], codec), [z for _, z in raw])
         back, decode_ms = timed(lambda content: decode_depth(codec, content), made)
         off = max(float(np.nanmax(np.abs(np.where(q > 0, q * (4000 / 65535), np.nan) - z))) for q, (_, z) in zip(back, raw))
         print(f"{codec:<16}{mean(map(len, made)) / 1024:>8.0f}{encode_ms:>11.1f}{decode_ms:>11.1f}{off:>12.4f}{effect.get('depth', ''):>24}")
@@ -62,7 +62,7 @@ def codecs(settings: CodecSettings) -> int:
 
 
 def picture_name(codec: str, quality: int, subsampling: str) -> str:
-    return "png, lossless" if codec == "png" else f"jpeg {quality} {':'.join(subsampling)}"
+    return f"{codec}, lossless" if codec != "jpeg" else f"jpeg {quality} {':'.join(subsampling)}"
 
 
 def timed(function: Callable[[Any], Any], inputs: list[Any]) -> tuple[list[Any], float]:
@@ -79,7 +79,9 @@ def decode_picture(content: bytes) -> np.ndarray:
     import simplejpeg
     from PIL import Image
 
-    return simplejpeg.decode_jpeg(content) if content[:2] == b"\xff\xd8" else np.asarray(Image.open(BytesIO(content)))
+    if content[:2] == b"\xff\xd8":
+        return simplejpeg.decode_jpeg(content)
+    return np.load(BytesIO(content)) if content[:6] == np.lib.format.MAGIC_PREFIX else np.asarray(Image.open(BytesIO(content)))
 
 
 def decode_depth(codec: str, content: bytes) -> np.ndarray:

@@ -86,6 +86,11 @@ def depthdist(job: Job, consumed: int = 0) -> Batches:
         yield rgb, depth.view(np.uint16), mask, samples
 
 
+def depthdist_raw_pictures(job: Job) -> Batches:
+    """The same on shards without JPEG."""
+    yield from depthdist(job)
+
+
 # ------------------------------------------------------------------------------------------------------- webdataset
 
 
@@ -292,7 +297,7 @@ CONVERT: dict[str, Callable[[Job], None]] = {
     "dali": dali_convert,
 }
 LOADERS: dict[str, Callable[[Job], Batches]] = {
-    f.__name__: f for f in (webdataset_as_written, webdataset_simplejpeg, litdata, mosaicml, energon, dali, depthdist, raw_path)
+    f.__name__: f for f in (webdataset_as_written, webdataset_simplejpeg, litdata, mosaicml, energon, dali, depthdist, depthdist_raw_pictures, raw_path)
 }
 
 
