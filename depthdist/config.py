@@ -31,6 +31,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 import traceback
 import types
 from collections.abc import Callable
@@ -283,7 +284,8 @@ def command(main: Callable[[], Any]) -> None:
         if os.environ.get("DEPTHDIST_TRACE"):
             traceback.print_exc()
         if int(os.environ.get("LOCAL_RANK", 0)) and isinstance(err, SettingsError):
-            sys.exit(2)  # every rank of this machine found the same: its first one says it
+            time.sleep(10)  # every rank of this machine found the same; the launcher ends all with the first that ends, and
+            sys.exit(2)  # that must be the one that says it
         text = str(err) if isinstance(err, ValueError) or not err.strerror else f"{err.filename or 'output'}: {err.strerror}"
         for line in text.splitlines() or [repr(err)]:
             print(f"{name}: error: {f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
