@@ -164,6 +164,13 @@ def sum_over_ranks(values: Iterable[float]) -> list[float]:
     return total.tolist()
 
 
+def from_all_ranks(value: Any) -> list[Any]:
+    """Every rank's value (anything small), by rank."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def from_rank_0(value: Any) -> Any:
     """Rank 0's value (anything small), on every rank."""
     box = [value]

@@ -148,7 +148,8 @@ class Reader:
                 self._read(index, ref, out)
             except Damaged as err:
                 if self.damaged == "stop":
-                    raise ValueError(f"{err}; `tools/shard.py --verify {index.place}` lists all damage, --damaged quarantine goes on without it") from err
+                    listed = "" if index.cache else f"`tools/shard.py --verify {index.place}` lists all damage, "
+                    raise ValueError(f"{err}; {listed}--damaged quarantine goes on without it") from err
                 damage.append((number, err.facts))
                 self.known.add(number)
                 continue
@@ -164,9 +165,14 @@ class Reader:
 
     def _read(self, index, ref, out: Arrays) -> None:
         for attempt in range(3):
+            path = index.shard_path(ref.number)
             try:
-                with open(index.shard_path(ref.number), "rb", buffering=0) as file:
+                with open(path, "rb", buffering=0) as file:
                     return read_sample(file.fileno(), ref, index, out)
+            except Damaged:
+                if index.cache is None or attempt:
+                    raise
+                path.unlink(missing_ok=True)  # the copy may be at fault: fetch it again
             except FileNotFoundError as err:  # a cache may have had to make room
                 if index.cache is None or attempt == 2:
                     raise Damaged(ref.shard, ref.key, ref.stem, "shard", 0, "the file is missing") from err

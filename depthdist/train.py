@@ -33,7 +33,7 @@ from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
 from depthdist.config import as_dict, field_names
 from depthdist.dataset import DataSettings, Dataset, ReadSettings, open_dataset
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
-from depthdist.engine import DEEPSPEED_VERSION, Engine, EngineSettings, World, from_rank_0, precision, start, stop, sum_over_ranks, world_size
+from depthdist.engine import DEEPSPEED_VERSION, Engine, EngineSettings, World, from_all_ranks, from_rank_0, precision, start, stop, sum_over_ranks, world_size
 from depthdist.evaluate import constant, network, score, table
 from depthdist.figures import figure, pixels
 from depthdist.losses import LossSettings, compute
@@ -197,8 +197,8 @@ def train(
         batches = iter(loader.train(plan, settings.seed, world.rank, position, settings.epochs))
         while state.epoch < settings.epochs:
             train_one_epoch(engine, batches, dataset.sha256, plan, bounds, loss, settings, state, tracker)
-            if lost := int(sum_over_ranks([len(loader.damaged["train"])])[0]):
-                tracker.log(state.step, state.epoch, {"data/damaged": lost})
+            if lost := set().union(*from_all_ranks(loader.damaged["train"])):
+                tracker.log(state.step, state.epoch, {"data/damaged": len(lost)})
             if engine.grad_norm == 0:
                 tracker.say("WARNING      the gradient is 0: the network gives the same everywhere and learns no more; start again with a smaller --lr")
             scores = evaluation()

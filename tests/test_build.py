@@ -121,6 +121,44 @@ def test_what_cannot_be_appended_is_refused_in_one_line(tmp_path, in_this_proces
         make(raw, out, append=True)
 
 
+@pytest.mark.parametrize("harm", ["another version", "cut off", "gone"])
+def test_append_never_begins_anew_over_shards_that_it_cannot_read(tmp_path, in_this_process, harm):
+    raw, out = write_raw(tmp_path / "raw", 6), tmp_path / "out"
+    make(raw, out)
+    index = out / "index.json"
+    {
+        "another version": lambda: index.write_text(json.dumps({**json.loads(index.read_text()), "version": 1})),
+        "cut off": lambda: index.write_bytes(index.read_bytes()[:100]),
+        "gone": index.unlink,
+    }[harm]()
+    kept = contents(out)
+    more(raw, 2, 15)
+    with pytest.raises(ValueError, match="--append adds to a whole dataset only"):
+        make(raw, out, append=True)
+    assert contents(out) == kept
+
+
+def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(tmp_path, in_this_process, monkeypatch):
+    import depthdist.shards.build as build
+
+    raw, out, plan = write_raw(tmp_path / "raw", 6), tmp_path / "out", build.plan
+    make(raw, out)
+    more(raw, 2, 15)
+
+    def slow(*given):
+        planned = plan(*given)
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "plan", plan)
+            make(raw, out, append=True)  # the other run
+        return planned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "plan", slow)
+        with pytest.raises(ValueError, match="another tools/shard.py changed it since this one began"):
+            make(raw, out, append=True)
+    assert verify(out) == [] and len(stems(out, "train")) + len(stems(out, "val")) == 8
+
+
 def test_bad_new_captures_are_rejected_and_the_old_rejects_stay(tmp_path, in_this_process):
     raw, out = write_raw(tmp_path / "raw", 6), tmp_path / "out"
     write_capture(raw / "odd.png", raw / "odd.npy", size=(20, 20))
@@ -174,7 +212,7 @@ def test_ranks_share_the_work_and_leave_the_bytes_of_one_process(tmp_path, launc
         starts = [([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-port", str(free_port()), *command], env)]
     else:  # what srun tells its tasks
         port = str(free_port())
-        told = [{"SLURM_PROCID": str(r), "SLURM_NTASKS": "3", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": port} for r in range(3)]
+        told = [{"SLURM_PROCID": str(r), "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": port} for r in range(3)]
         starts = [([sys.executable, *command], {**env, **extra}) for extra in told]
     running = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words, env in starts]
     texts = [process.communicate(timeout=120)[0] for process in running]

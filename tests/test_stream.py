@@ -712,6 +712,18 @@ def test_a_served_dataset_gives_the_same_bytes_and_is_fetched_once(data, far, se
         source = far(data, augment=STRONG)
 
 
+def test_a_copy_that_went_bad_in_the_cache_is_fetched_again(data, far, server, tmp_path):
+    source, near = far(data), loader(data)
+    wanted = exact(taken(near.evaluate("val", 1, 0, 1)))
+    assert exact(taken(source.evaluate("val", 1, 0, 1))) == wanted
+    ref = source.dataset.parts[0].samples("val")[0]
+    copy = tmp_path / "cache" / f"{source.dataset.parts[0].shards[ref.number]['sha256']}.shard"
+    content = bytearray(copy.read_bytes())
+    content[ref.members["depth.npy"][0] + 200] ^= 1
+    copy.write_bytes(content)
+    assert exact(taken(source.evaluate("val", 1, 0, 1))) == wanted and max(fetched(server).values()) == 2
+
+
 def test_a_cache_of_two_shards_is_enough_where_shards_are_shuffled_one_at_a_time(in_both, far, server, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "GRACE_S", -1.0)
     index = loader(in_both).dataset.parts[0]
@@ -732,7 +744,8 @@ def test_shards_are_fetched_ahead_of_their_turn_in_later_epochs_too(in_both, far
     cache, asked = source.dataset.parts[0].cache, Counter()
 
     def fetch(url, *how, real=cache.fetch):
-        asked[url] += threading.current_thread().name.startswith("fetch")
+        if url.endswith(".tar"):
+            asked[url] += threading.current_thread().name.startswith("fetch")
         return real(url, *how)
 
     monkeypatch.setattr(cache, "fetch", fetch)

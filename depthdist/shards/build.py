@@ -77,6 +77,8 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
             if ranks.rank == 0:
                 stack.enter_context(locked(out))
                 _refuse_others(out / "index.json")
+                if _content(out / "index.json") != before.content:
+                    raise ValueError(f"{shown(out)}: another tools/shard.py changed it since this one began; run again")
                 for leftover in [*out.glob("*.tmp-*"), *out.glob("*/*.tmp-*"), *out.glob(".build/**/*.tmp-*")]:
                     leftover.unlink(missing_ok=True)
         mine = planned.jobs[ranks.rank :: ranks.size]
@@ -132,22 +134,26 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
 
 
 class _Before:
-    """What OUT holds already, where --append adds to it: its index, commit records by name, rejects, and what the plan must know."""
+    """What OUT holds already: its index.json, and where --append adds to it the index, commit records by name, rejects, and what the plan must know."""
 
-    def __init__(self, index: Index | None = None, records: dict[str, Any] | None = None, rejects: list[dict[str, str]] | None = None, held: Held = NOTHING):
-        self.index, self.records, self.rejects, self.held = index, records or {}, rejects or [], held
+    def __init__(self, content: bytes | None, index: Index | None = None, records: dict[str, Any] | None = None, rejects: list[dict[str, str]] | None = None, held: Held = NOTHING):
+        self.content, self.index, self.records, self.rejects, self.held = content, index, records or {}, rejects or [], held
 
 
 def _before(settings: ShardSettings) -> _Before:
     """raises ValueError: OUT cannot be added to, or would be overwritten although it was added to"""
     out = Path(settings.out)
+    content = _content(out / "index.json") if out.is_dir() else None
     if not _ours(out / "index.json"):
-        return _Before()
+        if settings.append and (content is not None or any(out.glob("*/shard-*.tar"))):
+            found = "is not one of this version" if content is not None else "is missing, though there are shards"
+            raise ValueError(f"{shown(out / 'index.json')}: {found}; --append adds to a whole dataset only: shard all captures again, into another OUT")
+        return _Before(content)
     if not settings.append:
         times = json.loads((out / "index.json").read_bytes()).get("appended", 0)
         if times:
             raise ValueError(f"{shown(out)}: captures were added to it {times} times; --append adds more, or take another OUT (or remove this one) to begin anew")
-        return _Before()
+        return _Before(content)
     index = read_index(out)
     if index.raw.get("foreign"):
         raise ValueError(f"{shown(out)}: holds somebody else's tars; --append adds to what tools/shard.py wrote")
@@ -169,7 +175,7 @@ def _before(settings: ShardSettings) -> _Before:
         sides |= {stem: (session, split == "val") for _, stem, session, *_ in record["samples"]}
         keys += [int(key) for key, *_ in record["samples"]]
     rejects = [json.loads(line) for line in (_content(out / "rejects.jsonl") or b"").splitlines()]
-    return _Before(index, records, rejects, Held(sides, num_shards, max(keys) + 1, index.depth_size))
+    return _Before(content, index, records, rejects, Held(sides, num_shards, max(keys) + 1, index.depth_size))
 
 
 def _ours(path: Path) -> bool:

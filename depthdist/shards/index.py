@@ -132,7 +132,7 @@ class Index:
 
     def table(self) -> np.ndarray:
         """(num_samples,) of `table_dtype`, read anew each time: all samples, split by split."""
-        return np.load(self._table[0].name, allow_pickle=False)
+        return np.load(self.file("table"), allow_pickle=False)
 
     def file(self, what: str) -> Path:
         """The table or the names, on this machine."""
@@ -170,6 +170,8 @@ class Index:
         start, length, shard = int(row["start"]), int(row["length"]), int(row["shard"])
         if length == 0 or shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]:
             raise ValueError(f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify` lists all damage")
+        if not (row["at"].astype(np.int64) + row["size"] <= length).all():
+            raise ValueError(f"{file.name}: row {number} has a member outside its sample; `tools/shard.py --verify` lists all damage")
         key, _, stem = os.pread(self._names.fileno(), NAME_MOST, int(row["name"])).partition(b"\n")[0].decode(errors="replace").partition(" ")
         columns = zip(row["at"].tolist(), row["size"].tolist(), row["member_crc"].tolist())
         members = {name: (start + offset, size, crc) for name, (offset, size, crc) in zip(self.members, columns)}

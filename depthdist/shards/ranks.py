@@ -17,6 +17,7 @@ from typing import Any
 
 from depthdist.config import SettingsError
 
+MEET = timedelta(minutes=10)  # for all to be there
 WAIT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
 
 
@@ -25,9 +26,10 @@ class Ranks:
 
     def __init__(self):
         env = os.environ
-        slurm = "RANK" not in env and int(env.get("SLURM_NTASKS") or 1) > 1 and "SLURM_PROCID" in env
+        tasks = int(env.get("SLURM_STEP_NUM_TASKS") or 1)  # of srun; the batch script itself has none, though SLURM_NTASKS
+        slurm = "RANK" not in env and tasks > 1
         self.rank = int(env["SLURM_PROCID"] if slurm else env.get("RANK") or 0)
-        self.size = int(env["SLURM_NTASKS"] if slurm else env.get("WORLD_SIZE") or 1)
+        self.size = int(tasks if slurm else env.get("WORLD_SIZE") or 1)
         local = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or (env.get("SLURM_NTASKS_PER_NODE") if slurm else None)
         self.local_size = int(local or self.size)
         if self.size > 1:
@@ -36,7 +38,12 @@ class Ranks:
             if slurm:
                 env.setdefault("MASTER_ADDR", _first_host())
                 env.setdefault("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID") or 0) % 20000))
-            dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=WAIT)
+            try:
+                dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=MEET)
+            except RuntimeError as err:  # torch's errors of the meeting are all of this kind
+                at = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
+                raise ValueError(f"rank {self.rank}: the {self.size} ranks did not meet at {at} ({str(err).splitlines()[0][:120]})") from err
+            self.group = dist.new_group(timeout=WAIT)
 
     def gather(self, value: Any) -> list[Any]:
         """Everyone's value, by rank. raises ValueError when a rank is gone"""
@@ -46,7 +53,7 @@ class Ranks:
 
         found = [None] * self.size
         try:
-            dist.all_gather_object(found, value)
+            dist.all_gather_object(found, value, self.group)
         except RuntimeError as err:
             raise ValueError(f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept, run again ({str(err).splitlines()[0][:120]})") from err
         return found

@@ -182,6 +182,7 @@ class Cache:
                 file.write(block)
                 self._doing[url] = f"downloading {done / 1e6:.1f} of {size / 1e6:.1f} MB"
         file.flush()
+        os.fsync(file.fileno())  # a power cut must not leave other bytes under a good name
         if (done, hasher.hexdigest()) == (size, sha256):
             return
         file.truncate(0)
