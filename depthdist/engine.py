@@ -1,6 +1,5 @@
-"""DeepSpeed, and the only module that imports it: ranks, the engine, fp32 master weights, sums over ranks, saved state.
+"""DeepSpeed as it is used here: the engine, its settings, fp32 master weights, saved state. (world.py is its ranks.)
 
-    world = start()                                            # this process's rank, device, and how many there are
     settings = EngineSettings(Path("ds_configs/fp16.json"))
     config, remarks = settings.resolved(world.device)          # the dict DeepSpeed gets, and what had to change
     engine = Engine(model, config, lr=5e-5, schedule=lambda step: 1.0, world=world)
@@ -11,20 +10,15 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
+from depthdist.world import World, one_line  # first: it tells DeepSpeed which device there is
 
 import deepspeed
+import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
@@ -105,77 +99,9 @@ class EngineSettings:
         return config, remarks
 
 
-@dataclass(frozen=True)
-class World:
-    """This process among all: `rank` of `size`, and the device it computes on."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-
 def precision(config: dict[str, Any]) -> str:
     """"fp16", "bf16" or "fp32", as a DeepSpeed configuration has it."""
     return next((name for name in ("fp16", "bf16") if config.get(name, {}).get("enabled")), "fp32")
-
-
-def world_size() -> int:
-    """How many ranks the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def start() -> World:
-    """Join the other ranks. Without a launcher this process is a world of one."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
-        os.environ.setdefault(name, value)
-    accelerator, local = get_accelerator(), int(os.environ["LOCAL_RANK"])
-    if accelerator.device_name() == "cpu":
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
-        if "OMP_NUM_THREADS" not in os.environ or local_world > 1:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
-        device = torch.device("cpu")
-    else:
-        accelerator.set_device(local)
-        device = torch.device(accelerator.device_name(local))
-    # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler, for 2 MB of gradients
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    try:
-        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), auto_mpi_discovery=False, verbose=False)
-    except RuntimeError as err:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ValueError(f"the ranks cannot meet at {address}; is another run using the port? Give deepspeed another --master_port ({_one_line(err)})") from err
-    return World(dist.get_rank(), dist.get_world_size(), device)
-
-
-def stop() -> None:
-    """Leave the other ranks, so that no library has to complain at exit."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def sum_over_ranks(values: Iterable[float]) -> list[float]:
-    """Each number added up over all ranks, in float64, the same on every rank."""
-    total = torch.tensor(list(values), dtype=torch.float64)
-    if dist.get_world_size() > 1:
-        device = get_accelerator().current_device_name()
-        total = total.to(device)
-        dist.all_reduce(total)
-    return total.tolist()
-
-
-def from_all_ranks(value: Any) -> list[Any]:
-    """Every rank's value (anything small), by rank."""
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
-def from_rank_0(value: Any) -> Any:
-    """Rank 0's value (anything small), on every rank."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device(get_accelerator().current_device_name()))
-    return box[0]
 
 
 class Engine:
@@ -199,7 +125,7 @@ class Engine:
                 lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, schedule),
             )
         except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as err:  # each of its checks has its own
-            raise ValueError(f"--deepspeed: DeepSpeed refuses this configuration: {_one_line(err)}") from err
+            raise ValueError(f"--deepspeed: DeepSpeed refuses this configuration: {one_line(err)}") from err
         if config.get("zero_optimization", {}).get("stage", 0) < 3:  # stage 3 holds them in pieces, already rounded
             for parameter, data in kept:
                 parameter.data = data.to(world.device)
@@ -264,7 +190,7 @@ class Engine:
         try:
             self.deepspeed.save_checkpoint(str(folder), tag=tag, client_state={"depthdist": state}, exclude_frozen_parameters=True)
         except (RuntimeError, OSError) as err:  # torch's writer raises RuntimeError for a full disk
-            raise ValueError(f"{folder}/{tag}: the training state cannot be written (is the disk full?): {_one_line(err)}") from err
+            raise ValueError(f"{folder}/{tag}: the training state cannot be written (is the disk full?): {one_line(err)}") from err
 
     def load(self, folder: Path, tag: str) -> dict[str, Any]:
         """Go on from `save`; returns its state. ValueError when the checkpoint does not fit this model."""
@@ -276,16 +202,12 @@ class Engine:
             state = client["depthdist"]
         except Exception as err:  # a file missing, cut off, or of another model: torch, pickle and DeepSpeed each raise their own
             hint = f"remove {folder} and the run begins anew"
-            raise ValueError(f"{folder}/{tag}: this state cannot be gone on from; {hint} ({_one_line(err)})") from err
+            raise ValueError(f"{folder}/{tag}: this state cannot be gone on from; {hint} ({one_line(err)})") from err
         schedule = self.scheduler  # the saved rate is of the saved run's length; this run may be longer
         schedule._last_lr = [base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas)]
         for group, lr in zip(schedule.optimizer.param_groups, schedule._last_lr):
             group["lr"] = lr
         return state
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())[:300] or type(err).__name__
 
 
 def _load_trained(src: dict[str, Tensor], dst: nn.Module, frozen: set[str]) -> None:

@@ -33,7 +33,7 @@ from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
 from depthdist.config import as_dict, field_names
 from depthdist.dataset import DataSettings, Dataset, ReadSettings, open_dataset
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
-from depthdist.engine import DEEPSPEED_VERSION, Engine, EngineSettings, World, from_all_ranks, from_rank_0, precision, start, stop, sum_over_ranks, world_size
+from depthdist.engine import DEEPSPEED_VERSION, Engine, EngineSettings, precision
 from depthdist.evaluate import constant, network, score, table
 from depthdist.figures import figure, pixels
 from depthdist.losses import LossSettings, compute
@@ -43,6 +43,7 @@ from depthdist.runs import RECORD, open_run
 from depthdist.shards.remote import CacheSettings, is_remote
 from depthdist.stream import Batch, Loader, Packed
 from depthdist.tracker import Tracker, write_json
+from depthdist.world import World, from_all_ranks, from_rank_0, start, stop, sum_over_ranks, world_size
 
 HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
 

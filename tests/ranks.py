@@ -72,7 +72,7 @@ def joined():
     import torch
 
     with mock.patch.dict(os.environ, ON_CPU):
-        from depthdist.engine import start
+        from depthdist.world import start
 
         torch.set_num_threads(1)
         return start()

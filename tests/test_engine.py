@@ -37,8 +37,9 @@ def two_ranks(out, data, model, deepspeed):
     import torch
 
     import depthdist.train
-    from depthdist.engine import Engine, EngineSettings, start, stop
+    from depthdist.engine import Engine, EngineSettings
     from depthdist.model import ModelSettings, load_base, with_lora
+    from depthdist.world import start, stop
 
     out, world = Path(out), start()
     config = EngineSettings(Path(deepspeed)).resolved()[0]

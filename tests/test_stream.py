@@ -124,7 +124,7 @@ def streams(out, data, token):
 
     from ranks import make_loader
 
-    from depthdist.engine import start, stop, sum_over_ranks
+    from depthdist.world import start, stop, sum_over_ranks
     from depthdist.order import Position, TrainPlan
 
     world, loader = start(), make_loader(Path(data))
