@@ -2,9 +2,13 @@
 
     best/adapter_model.safetensors    LoRA (and the decoder where it was trained), every key in both of transformers' spellings
     best/adapter_config.json          peft's own; target_modules is one regex that fits both
-    best/depthdist.json               what depth in mm needs besides: base model, bounds, picture size, and where it came from
+    best/depthdist.json               what depth in mm needs besides: base model, bounds, picture size and normalisation, and where it came from
 
 `PeftModel.from_pretrained(base, "best")` alone loads it. `load_adapter("best")` also proves that it really went in.
+
+    save_adapter(model, engine.masters(), AdapterRecord.of(model, bounds, size, step=18, epoch=3, eval_loss=0.11), run / "best")
+    model, record = load_adapter(run / "best")
+    print(loaded(model, record))
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,11 +28,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from depthdist.config import from_dict
 from depthdist.depth import Bounds
-from depthdist.model import DepthModel, freeze_idle, load_base, respelled
+from depthdist.lora import respelled, settled
+from depthdist.model import load_base
+from depthdist.network import DepthModel
 
 RECORD = "depthdist.json"
 WEIGHTS = "adapter_model.safetensors"
+held = partial(get_peft_model_state_dict, save_embedding_layers=False)  # what an adapter holds; "auto" would ask the hub each time
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class AdapterRecord:
     model            what `--model` named
     near_mm, far_mm  bounds of the normalisation, mm
     height, width    size of the pictures that the network saw, pixels
+    mean, std        of the picture normalisation, for red, green and blue in 0..1
     step, epoch      when it was saved
     eval_loss        of that moment
     """
@@ -46,13 +56,25 @@ class AdapterRecord:
     far_mm: float
     height: int
     width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     step: int
     epoch: int
     eval_loss: float
 
+    @classmethod
+    def of(cls, model: DepthModel, bounds: Bounds, size: tuple[int, int], *, step: int, epoch: int, eval_loss: float) -> AdapterRecord:
+        """That of `model` as it stands now, which sees pictures of `size`."""
+        return cls(model.name, *bounds, *size, *model.normalisation, step, epoch, eval_loss)
+
+    def __post_init__(self) -> None:
+        self.bounds.checked()
+        if not min(self.std) > 0:
+            raise ValueError(f"std is {self.std}; expected three numbers > 0")
+
     @property
     def bounds(self) -> Bounds:
-        return Bounds(self.near_mm, self.far_mm).checked()
+        return Bounds(self.near_mm, self.far_mm)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,9 +115,8 @@ def save_adapter(model: DepthModel, weights: Mapping[str, Tensor], record: Adapt
 
     weights  fp32 masters of what trains, by `model.named_parameters()` name
     """
-    named = {name.removeprefix("net."): tensor for name, tensor in weights.items()}
-    state = {**{n: t for n, t in model.net.state_dict().items() if "residual_layer1" in n}, **named}
-    state = get_peft_model_state_dict(model.net, state_dict=state)
+    frozen = {name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name}
+    state = held(model.net, state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}})
     both = {respelled(name, new): t.detach().float().cpu().contiguous().clone() for new in (True, False) for name, t in state.items()}
     with replacing(folder) as fresh:
         try:
@@ -113,10 +134,8 @@ def read_record(folder: Path) -> AdapterRecord:
     if not path.exists():
         raise ValueError(f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds them")
     try:
-        record = AdapterRecord(**json.loads(path.read_text()))
-        assert isinstance(record.model, str) and isinstance(record.height, int) and isinstance(record.width, int), "types"
-        return record if record.bounds else record
-    except (AssertionError, TypeError, ValueError) as err:
+        return from_dict(AdapterRecord, json.loads(path.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not an adapter's record ({err})") from None
 
 
@@ -132,11 +151,18 @@ def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
         stored = load_file(folder / WEIGHTS)
     except Exception as err:  # safetensors, peft and json each have their own; all of them mean this
         raise ValueError(f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}") from err
-    inside = get_peft_model_state_dict(model.net)
+    inside = held(model.net)
     mine = any("q_proj" in n for n, _ in model.net.named_parameters())  # which spelling this transformers has
     wanted = inside.keys() | {respelled(n, new=mine) for n in stored}
     lost = sorted(n for n in wanted if n not in inside or n not in stored or not torch.equal(inside[n], stored[n]))
     if lost or not any("lora_" in n for n in inside):
         raise ValueError(f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)} tensors are missing or differ, e.g. {lost[:1]}")
-    freeze_idle(model)
-    return model.eval(), record
+    model.normalise((record.mean, record.std))
+    return settled(model).eval().requires_grad_(False), record
+
+
+def loaded(model: DepthModel, record: AdapterRecord) -> str:
+    """One line on what `load_adapter` put into the model."""
+    tensors = held(model.net).values()
+    size = f"{len(tensors)} tensors, {sum(t.numel() for t in tensors):,} parameters"
+    return f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model}; {record.near_mm:.1f} .. {record.far_mm:.1f} mm"

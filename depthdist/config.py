@@ -48,6 +48,10 @@ class SettingsError(ValueError):
         super().__init__("\n".join(problems))
 
 
+class Stopped(Exception):
+    """A command was asked to stop, and did so in good order; the message says how to go on."""
+
+
 class Size(NamedTuple):
     """Height and width in pixels, written HxW."""
 
@@ -164,10 +168,12 @@ def parse(
     argv: list[str] | None = None,
     epilog: str = "",
     together: Callable[..., list[str]] | None = None,
+    presets: tuple[str, dict[str, dict[str, Any]]] = ("", {}),
 ) -> tuple[T, ...]:
     """One instance of each dataclass in `groups`, from defaults, `--config` and `argv`.
 
     together  lists what is wrong with the groups' values as a whole; it is asked when each alone is right
+    presets   a setting's name, and the defaults of other settings that each of its values brings
     raises SettingsError with every problem found: unknown names (with the near ones), values of the wrong kind, missing
     positionals, and what the groups' own `problems()` list.
     """
@@ -182,7 +188,8 @@ def parse(
         problems.append(f"unknown setting {name}{near(name, known_flags)}" if word.startswith("--") else f"unexpected argument {word!r}")
     from_file = _read_json(flags.pop("config", None), list(fields), problems)
     values: dict[type, dict[str, Any]] = {g: {} for g in groups}
-    for source, settings in (("--config", from_file), ("", flags)):
+    preset = presets[1].get(flags.get(presets[0], from_file.get(presets[0], "")), {})
+    for source, settings in (("preset", preset), ("--config", from_file), ("", flags)):
         for name, value in settings.items():
             group, field = fields[name]
             try:
@@ -272,29 +279,37 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
 
 
 def command(main: Callable[[], Any]) -> None:
-    """Run a command: bad input ends it with one clear line a problem and exit code 2, Ctrl-C with 130.
+    """Run a command: bad input ends it with one clear line a problem and exit code 2, a stop on request with 75 (EX_TEMPFAIL), Ctrl-C with 130.
 
+    Of ranks that have met (world.py) all end when one does, and what several have to say is said once.
     DEPTHDIST_TRACE=1 in the environment shows the traceback as well.
     """
     rank, name = int(os.environ.get("RANK", 0)), Path(sys.argv[0]).name
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     try:
         sys.exit(main() or 0)
-    except (ValueError, OSError) as err:
-        if os.environ.get("DEPTHDIST_TRACE"):
-            traceback.print_exc()
-        if int(os.environ.get("LOCAL_RANK", 0)) and isinstance(err, SettingsError):
+    except (Exception, KeyboardInterrupt) as err:
+        world = sys.modules.get("depthdist.world")  # not imported here: torch takes seconds, and --help has no need of it
+        if isinstance(err, Stopped):
+            if rank == 0:
+                print(f"{name}: {err}", file=sys.stderr)
+            if world:
+                world.stop()
+            sys.exit(75)
+        watch, code, text = world and world.watch, 1, f"{type(err).__name__}: {err}"
+        if isinstance(err, KeyboardInterrupt):
+            code, text = 130, "stopped by Ctrl-C"
+        elif isinstance(err, (ValueError, OSError)):
+            code, text = 2, (str(err) if isinstance(err, ValueError) or not err.strerror else f"{err.filename or 'output'}: {err.strerror}") or repr(err)
+        elif not watch:
+            raise
+        if not watch and isinstance(err, SettingsError) and int(os.environ.get("LOCAL_RANK", 0)):
             time.sleep(10)  # every rank of this machine found the same; the launcher ends all with the first that ends, and
             sys.exit(2)  # that must be the one that says it
-        text = str(err) if isinstance(err, ValueError) or not err.strerror else f"{err.filename or 'output'}: {err.strerror}"
-        for line in text.splitlines() or [repr(err)]:
-            print(f"{name}: error: {f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as err:
-        if alone or not re.search("Connection (closed|reset)|Broken pipe", str(err)):
-            raise
-        print(f"{name}: [rank {rank}] stopped, as another rank did: its own line says why", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{name}: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        shown = watch.judge(err, code, text) if watch else text
+        if shown and (code == 1 and shown == text or os.environ.get("DEPTHDIST_TRACE")):
+            traceback.print_exc()
+        for line in shown.splitlines():
+            print(f"{name}: {'' if code == 130 else 'error: '}{f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
+        if watch:
+            watch.end()
+        sys.exit(code)

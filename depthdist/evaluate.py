@@ -79,7 +79,7 @@ def score(
     for batch in (b.to(device) for b in batches):
         target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
         pred = predict(batch).float()
-        parts = compute(loss, pred, target, mask)
+        parts = compute(loss, pred, target, mask, bounds)
         pred_mm = depth_from_target(pred, bounds)
         lost += sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum())
         for i in torch.nonzero(batch.weight).flatten().tolist():

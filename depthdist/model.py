@@ -1,10 +1,9 @@
-"""Depth Anything V2 with LoRA: uint8 pictures in, normalised inverse depth out.
+"""Depth Anything V2 by name: the base model that `--model` means, frozen, and what training it takes.
 
-The base model is a hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the decoder
-starts fresh and is trained too), or `tiny`. It stays frozen; LoRA (Hu et al. 2022, through peft) goes on query, key and
-value of every attention layer, under either of the names that transformers has given them.
+A hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the decoder starts fresh and is
+trained too), or `tiny`. network.py is what computes; lora.py chooses what trains.
 
-    model = with_lora(load_base("tiny"), ModelSettings(), seed=0)
+    model = with_lora(load_base("tiny"), LoraSettings(), seed=0)
     pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
 """
 
@@ -27,16 +26,14 @@ from typing import Literal
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
 
+from depthdist.lora import respelled, with_lora
+from depthdist.network import DepthModel, Float32Conv2d, Normalisation, to_buffers
+
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 PATCH = 14  # pixels: both sides of what the network sees are multiples of it
-# transformers >= 5.18 has the name on the left, those before it the one on the right
-SPELLINGS = {f"attention.{letter}_proj": f"attention.attention.{word}" for letter, word in zip("qkv", ("query", "key", "value"))}
-SPELLINGS["attention.o_proj"] = "attention.output.dense"
-QKV = r".*\.attention\.(?:attention\.(?:query|key|value)|q_proj|k_proj|v_proj)"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
 # hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et al. 2024, its config files)
 DECODERS = {
@@ -54,84 +51,30 @@ class ModelSettings:
 
     model: str = DEFAULT_MODEL
     "Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2 backbone), or `tiny`."
-    lora_rank: int = 16
-    "Rank of the LoRA matrices on query, key and value."
-    lora_alpha: int = 32
-    "LoRA scale: its output is multiplied by alpha / rank."
-    lora_dropout: float = 0.05
-    "Share of LoRA's inputs dropped during training, 0..1."
 
     def problems(self) -> list[str]:
-        found = []
         try:
             model_kind(self.model)
         except ValueError as err:
-            found.append(str(err))
-        if not 1 <= self.lora_rank <= 1024:
-            found.append(f"--lora-rank is {self.lora_rank}: expected 1 .. 1024")
-        if not 0 < self.lora_alpha < 1e6:
-            found.append(f"--lora-alpha is {self.lora_alpha}: expected > 0 and < 1e6")
-        if not 0 <= self.lora_dropout < 1:
-            found.append(f"--lora-dropout is {self.lora_dropout}: expected 0 <= dropout < 1")
-        return found
-
-
-class Float32Conv2d(nn.Conv2d):
-    """A convolution that computes in float32 whatever its own and its input's precision.
-
-    One fp16 ulp of the output is half a millimetre at 1.5 m: the last layers of the head may not round to it.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
-
-
-class DepthModel(nn.Module):
-    """A DA-V2, with or without LoRA, that takes pictures as they are stored.
-
-    net            DepthAnythingForDepthEstimation, or the PeftModel around it
-    fresh_decoder  the decoder came without pretrained weights and is trained too
-    """
-
-    def __init__(self, net: nn.Module, name: str, fresh_decoder: bool, mean: tuple[float, ...], std: tuple[float, ...]):
-        super().__init__()
-        self.net, self.name, self.fresh_decoder = net, name, fresh_decoder
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, rgb: Tensor) -> Tensor:
-        """Normalised inverse depth (B, h, w) float32, >= 0, of pictures (B, h, w, 3) uint8."""
-        pixels = rgb.permute(0, 3, 1, 2).float() / 255  # (B, 3, h, w)
-        pixels = (pixels - self.mean) / self.std
-        dtype = next(self.net.parameters()).dtype
-        return self.net(pixel_values=pixels.to(dtype)).predicted_depth.float()
-
-    def parameter_counts(self) -> tuple[int, int]:
-        """Parameters that train, and all of them (peft's untouched originals of trained modules not counted)."""
-        used = [p for name, p in self.named_parameters() if "original_module" not in name]
-        sizes = [getattr(p, "ds_numel", p.numel()) for p in used]
-        return sum(n for p, n in zip(used, sizes) if p.requires_grad), sum(sizes)
-
-    def frozen_float32(self) -> list[nn.Parameter]:
-        """The frozen parameters that no precision setting may round."""
-        layers = [m for m in self.modules() if isinstance(m, Float32Conv2d)]
-        return [p for layer in layers for p in layer.parameters() if not p.requires_grad]
+            return [str(err)]
+        return []
 
 
 def load_base(name: str) -> DepthModel:
     """The frozen base model that `--model` names. ValueError says what was wrong and the ways out."""
     kind, path = model_kind(name), Path(name).expanduser()
     if kind == "tiny":
-        net, fresh, mean_std = _tiny(), True, IMAGENET
+        net, fresh, normalisation = _tiny(), True, IMAGENET
     elif kind == "folder":
-        net, fresh, mean_std = *_from_folder(path), _normalisation(path)
+        net, fresh, normalisation = *_from_folder(path), _normalisation(path)
         name = str(path.resolve())  # an adapter must find it from anywhere
     else:
-        net, fresh, mean_std = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
+        net, fresh, normalisation = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
     net.requires_grad_(False)
-    # conv2 and conv3 are the head's last: they compute in float32
-    net.head.conv2, net.head.conv3 = _float32(net.head.conv2), _float32(net.head.conv3)
-    return DepthModel(net, name, fresh, *mean_std)
+    for conv in (net.head.conv2, net.head.conv3):  # the head's last
+        conv.__class__ = Float32Conv2d
+        to_buffers(conv)
+    return DepthModel(net, name, fresh, normalisation)
 
 
 def model_kind(name: str) -> Literal["tiny", "folder", "hub"]:
@@ -146,41 +89,6 @@ def model_kind(name: str) -> Literal["tiny", "folder", "hub"]:
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and not path.exists():
         return "hub"
     raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name) or `tiny`")
-
-
-def with_lora(base: DepthModel, settings: ModelSettings, seed: int) -> DepthModel:
-    """`base` with a new adapter: LoRA on q, k, v, and the decoder where that is fresh. In place."""
-    torch.manual_seed(seed)
-    lora = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        bias="none",
-        target_modules=QKV,
-        modules_to_save=["neck", "head"] if base.fresh_decoder else None,
-    )
-    base.net = get_peft_model(base.net, lora)
-    freeze_idle(base)
-    return base
-
-
-def freeze_idle(model: DepthModel) -> None:
-    """Freeze the residual layer that never runs (the first fusion layer has no second input)."""
-    for name, parameter in model.named_parameters():
-        if "fusion_stage.layers.0.residual_layer1" in name:
-            parameter.requires_grad_(False)
-
-
-def respelled(name: str, new: bool) -> str:
-    """A parameter's name as transformers >= 5.18 (new) or < 5.18 has it."""
-    for after, before in SPELLINGS.items():
-        name = name.replace(f".{before}.", f".{after}.") if new else name.replace(f".{after}.", f".{before}.")
-    return name
-
-
-def _float32(conv: nn.Conv2d) -> Float32Conv2d:
-    conv.__class__ = Float32Conv2d
-    return conv
 
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
@@ -234,7 +142,7 @@ def _from_folder(path: Path) -> tuple[nn.Module, bool]:
     return net, True
 
 
-def _normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(path: Path) -> Normalisation:
     """Mean and standard deviation of the folder's own processor, ImageNet's where it has none."""
     file = path / "preprocessor_config.json"
     if not file.exists():
@@ -300,7 +208,7 @@ def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, 
     activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no attention matrix)
     """
     ghost = copy.deepcopy(model).to("meta").train()
-    weights = {p.untyped_storage()._cdata for p in ghost.parameters()}
+    weights = {t.untyped_storage()._cdata for t in [*ghost.parameters(), *ghost.buffers()]}
     kept: dict[int, Tensor] = {}  # by storage, as views share one; held, so that no id is used twice
 
     def keep(tensor: Tensor) -> Tensor:
@@ -309,7 +217,7 @@ def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ghost(torch.empty(micro_batch, *size, 3, dtype=torch.uint8, device="meta"))
+        ghost(torch.empty(micro_batch, *size, 3, dtype=torch.uint8, device="meta"), torch.empty(micro_batch, dtype=torch.int64, device="meta"))
     half = precision in ("fp16", "bf16")
     trained, total = model.parameter_counts()
     tokens = (size[0] // PATCH) * (size[1] // PATCH) + 1

@@ -37,7 +37,7 @@ class Run:
 
     @property
     def loss(self) -> LossSettings:
-        return from_dict(LossSettings, {name: self.settings[name] for name in field_names(LossSettings)})
+        return from_dict(LossSettings, {n: v for n, v in self.settings.items() if n in field_names(LossSettings)})
 
 
 def open_run(folder: Path) -> Run:

@@ -35,24 +35,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class Tracker:
-    """The log of one run. `step` is where a resumed run goes on: later lines of the interrupted one are dropped.
+    """The log of one run. `step` is where a resumed run goes on: later lines of the interrupted one are dropped; None: it begins.
 
     total  optimizer steps of the whole run, for the progress line's ETA
     """
 
-    def __init__(self, run: Path, active: bool, step: int, total: int):
+    def __init__(self, run: Path, active: bool, step: int | None, total: int):
         self.active = active
         if not active:
             return
         self.lines = run / "metrics.jsonl"
         if self.lines.exists():
-            kept = [line for line in self.lines.read_text().splitlines() if _step(line) <= step] if step else []
+            kept = [line for line in self.lines.read_text().splitlines() if step is not None and _step(line) <= step]
             fresh = self.lines.with_suffix(".tmp")
             fresh.write_text("".join(line + "\n" for line in kept))
             os.replace(fresh, self.lines)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else 0)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=0 if step is None else step + 1)
         self.live = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=step, unit="step", desc="training", dynamic_ncols=self.live, file=None if self.live else io.StringIO())
+        self.bar = tqdm(total=total, initial=step or 0, unit="step", desc="training", dynamic_ncols=self.live, file=None if self.live else io.StringIO())
         self.shown_at = time.monotonic()
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -87,6 +87,11 @@ class Tracker:
             if not self.live and time.monotonic() - self.shown_at > SECONDS_BETWEEN_LINES:
                 self.shown_at = time.monotonic()
                 print(self.bar, flush=True)
+
+    def flush(self) -> None:
+        """Bring TensorBoard's curves to the disk, as metrics.jsonl always is."""
+        if self.active:
+            self.board.flush()
 
     def say(self, line: str) -> None:
         """A line for the person at the terminal, above the progress line."""

@@ -20,12 +20,14 @@ from depthdist.config import SettingsError, Size, as_dict, parse, sentences
 from depthdist.dataset import DataSettings, ReadSettings
 from depthdist.engine import EngineSettings
 from depthdist.evaluate import EvaluateSettings
+from depthdist.lora import LoraSettings
 from depthdist.losses import LossSettings
 from depthdist.model import ModelSettings
 from depthdist.predict import PredictSettings
 from depthdist.shards.plan import ShardSettings
 from depthdist.shards.remote import CacheSettings
-from depthdist.train import TrainSettings
+from depthdist.schedule import ScheduleSettings
+from depthdist.train import KeepSettings, TrainSettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's type allows another value.
 CHANGED = [
@@ -34,11 +36,14 @@ CHANGED = [
     ReadSettings(threads=1, processes=2, damaged="quarantine", max_damaged=0, stall=1.5),
     CacheSettings(cache=Path("some/where"), cache_gb=1.5, allow_pipe=True),
     AugmentSettings(flip=0.5, exposure=1.0, tone=0.3, colour=0.1, noise=2.0, jpeg=40),
-    ModelSettings(model="tiny", lora_rank=4, lora_alpha=8, lora_dropout=0.1),
-    LossSettings(loss="l1=0.5,grad=2", gamma=3.25, tau=1e-3),
-    TrainSettings(run=Path("runs/a b"), epochs=2, lr=1.7e-05, seed=2**62, resume="never", log_every=3, pictures=0, dry_run=True),
+    ModelSettings(model="tiny"),
+    LoraSettings(lora="conv", lora_targets=".*fc1", lora_rank=4, lora_alpha=8, lora_dropout=0.1, dora=True, rslora=True, decoder="trained"),
+    LossSettings(loss="l1=0.5,grad=2", gamma=3.25, tau=1e-3, tau_mm=6.5, trusted_radius=3, scales=2, silog_lambda=0.85),
+    TrainSettings(run=Path("runs/a b"), recipe="near", epochs=2, lr=1.7e-05, decoder_lr=1e-4, calibrate=True, seed=2**62),
     TrainSettings(),
-    EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json"),
+    ScheduleSettings(schedule="cosine", warmup=3, patience=2, best_by="abs_rel", ema=0.9),
+    KeepSettings(resume="never", save_every="1.5min", keep=3, log_every=3, watch_every=7, pictures=0, dry_run=True),
+    EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json", micro_batch="auto", checkpointing=True, compile=True),
     ShardSettings(raw="in", out="out", workers=2, val=0.3, size=Size(28, 42), split="session", rgb="png", near=1.5, shard_mb=0.5),
     EvaluateSettings(run=Path("r"), data=("d", "e"), split="train", micro_batch=4),
     EvaluateSettings(run=Path("r")),
@@ -194,7 +199,7 @@ def test_defaults_then_the_file_then_flags(tmp_path):
 
 @pytest.mark.parametrize("spelling", ["log-every", "log_every"])
 def test_the_file_may_write_dashes_or_underscores(spelling, tmp_path):
-    assert parse("x", TrainSettings, argv=["--config", json_file(tmp_path, {spelling: 7})])[0].log_every == 7
+    assert parse("x", KeepSettings, argv=["--config", json_file(tmp_path, {spelling: 7})])[0].log_every == 7
 
 
 def test_a_runs_record_is_a_file_of_settings(tmp_path):
@@ -230,7 +235,7 @@ def test_positionals_and_needed_fields():
 def test_an_unknown_flag_names_those_that_are_near():
     (line,) = problems("--focla=3")
     assert line.startswith("unknown setting --focla; did you mean --focal")
-    assert "--log-every" in problems("--log_evry=3", groups=(TrainSettings,))[0]
+    assert "--log-every" in problems("--log_evry=3", groups=(KeepSettings,))[0]
 
 
 def test_an_unknown_key_names_those_that_are_near_and_its_file(tmp_path):
@@ -437,3 +442,22 @@ def test_a_real_process_shows_no_traceback():
     assert (result.returncode, result.stderr, result.stdout) == (2, "-c: error: one line\n", "")
     result = run("import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(5)")
     assert result.returncode == 130 and "Traceback" not in result.stderr
+
+
+PRESETS = ("mount", {"screw": {}, "bayonet": {"focal": 85.0, "blades": 9}})
+
+
+@pytest.mark.parametrize(
+    ("words", "in_file", "focal", "blades"),
+    [([], {}, 50, 7), (["--mount", "bayonet"], {}, 85, 9), (["--mount", "bayonet", "--blades", "5"], {}, 85, 5), ([], {"mount": "bayonet"}, 85, 9)]
+    + [(["--mount", "screw"], {"mount": "bayonet"}, 50, 7), (["--mount", "bayonet"], {"focal": 35}, 35, 9)],
+)
+def test_a_preset_brings_defaults_that_files_and_flags_win_over(words, in_file, focal, blades, tmp_path):
+    (found,) = parse("x", Lens, argv=[*words, "--config", json_file(tmp_path, in_file)], presets=PRESETS)
+    assert (found.focal, found.blades) == (focal, blades)
+
+
+def test_a_preset_that_is_not_there_is_said_once():
+    with pytest.raises(SettingsError, match="--mount is 'glue': expected one of screw, bayonet") as caught:
+        parse("x", Lens, argv=["--mount", "glue"], presets=PRESETS)
+    assert str(caught.value).count("\n") == 0

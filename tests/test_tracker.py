@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALA
 from depthdist.tracker import Tracker, write_json
 
 
-def tracker(run, step=0, active=True, total=10):
+def tracker(run, step=None, active=True, total=10):
     return Tracker(run, active, step, total)
 
 
@@ -112,6 +112,20 @@ def test_a_resumed_run_drops_later_lines_and_a_line_cut_off(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4, 5]
     assert points(tmp_path, "train/loss") == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 50)]
     assert not (tmp_path / "metrics.tmp").exists()
+
+
+def test_a_run_resumed_before_its_first_step_keeps_what_was_evaluated(tmp_path):
+    interrupted(tmp_path)
+    tracker(tmp_path, step=0).close()
+    assert [line["step"] for line in lines(tmp_path)] == [0] and points(tmp_path, "train/loss") == [(0, 0)]
+
+
+def test_curves_are_on_the_disk_after_a_flush(tmp_path):
+    log = tracker(tmp_path)
+    log.log(1, 0, {"train/loss": 5.0})
+    log.flush()
+    assert points(tmp_path, "train/loss") == [(1, 5)]
+    log.close()
 
 
 def test_a_run_that_starts_again_keeps_no_line(tmp_path):
