@@ -23,11 +23,11 @@ from depthdist.evaluate import EvaluateSettings
 from depthdist.lora import LoraSettings
 from depthdist.losses import LossSettings
 from depthdist.model import ModelSettings
+from depthdist.options import KeepSettings, TrainSettings
 from depthdist.predict import PredictSettings
+from depthdist.schedule import ScheduleSettings
 from depthdist.shards.plan import ShardSettings
 from depthdist.shards.remote import CacheSettings
-from depthdist.schedule import ScheduleSettings
-from depthdist.train import KeepSettings, TrainSettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's type allows another value.
 CHANGED = [

@@ -277,7 +277,9 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     from depthdist.order import TrainPlan
     from depthdist.schedule import ScheduleSettings, rate
     from depthdist.tracker import Tracker
-    from depthdist.train import KeepSettings, Settings, Training, TrainSettings, TrainState, training_bounds
+    from depthdist.facts import training_bounds
+    from depthdist.options import KeepSettings, Settings, TrainSettings
+    from depthdist.training import Training, TrainState
     from depthdist.world import StopRequest
 
     loader, plan, loss = make_loader(data), TrainPlan(11, 8, 2, 1), LossSettings()

@@ -130,7 +130,7 @@ def test_padding_never_counts_whatever_it_holds(data):
     from depthdist.depth import inverse_target
     from depthdist.evaluate import score
     from depthdist.losses import LossSettings
-    from depthdist.train import training_bounds
+    from depthdist.facts import training_bounds
 
     loader = make_loader(data)
     bounds = training_bounds(loader.dataset)
@@ -155,7 +155,7 @@ def test_padding_never_counts_whatever_it_holds(data):
 def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
     from depthdist.evaluate import score
     from depthdist.losses import LossSettings
-    from depthdist.train import training_bounds
+    from depthdist.facts import training_bounds
 
     loader = make_loader(data)
 

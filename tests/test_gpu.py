@@ -55,3 +55,55 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
         found.append([batch.rgb, batch.depth_mm, batch.mask, batch.weight])
     wanted = [[b.rgb, b.depth_mm, b.mask, b.weight] for b in (packed.to("cpu") for packed in on_cpu.train(plan, 0, 0, epochs=6))]
     assert len(found) == 24 and all(torch.equal(a.cpu(), b) for gpu, cpu in zip(found, wanted) for a, b in zip(gpu, cpu))
+
+
+def test_dropout_draws_the_same_mask_as_on_the_cpu():
+    from depthdist.dropout import Draws, SampleDropout, draw_keys
+
+    draws = Draws()
+    draws.num_layers = 3
+    drop = SampleDropout(0.05, 1, draws).train()
+    x, found = torch.ones(2, 4861, 384), []
+    for device in ("cpu", "cuda"):
+        draws.set(draw_keys(0, 3, [5, 17]), torch.device(device))
+        found.append(drop(x.to(device)).cpu())
+    assert torch.equal(*found) and 0.04 < (found[0] == 0).float().mean() < 0.06
+
+
+def test_the_last_convolutions_are_float32_and_not_tf32():
+    """TF32 has 10 bits: a millimetre at 1.5 m."""
+    from depthdist.model import load_base
+
+    torch.manual_seed(0)
+    conv = load_base("tiny").head.conv2.cuda()
+    x = torch.randn(1, conv.in_channels, 128, 128, device="cuda")
+    exact = torch.nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=conv.padding)
+    assert (conv(x) - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_the_micro_batch_is_halved_until_it_fits(data):
+    from depthdist.depth import Bounds
+    from depthdist.lora import LoraSettings, with_lora
+    from depthdist.losses import LossSettings
+    from depthdist.microbatch import fits
+    from depthdist.model import load_base
+
+    model = with_lora(load_base("tiny"), LoraSettings(), 0)
+    sizes, rest = ((756, 1260), (1200, 1944)), (LossSettings(), Bounds(250, 3900), torch.device("cuda"), "fp16")
+    assert fits(model, 1, *sizes, *rest)
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 3 * 2**30) / total))
+    try:
+        found = [fits(model, n, *sizes, *rest) for n in (64, 1)]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found == [False, True]
+
+
+def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [launcher, "--num_gpus", "1", "launch/train.py", "--deepspeed", "ds_configs/fp16.json", "--watch-every", "1", "--pictures", "0"]
+    subprocess.run([*command, "--data", data, "--model", "tiny", "--lr", "1e-3", "--epochs", "6", "--run", tmp_path / "run"], check=True, cwd=ROOT)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert max(line["eval/precision_mm"] for line in lines if "eval/precision_mm" in line) < 5
+    assert sorted(line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line)[2] < 0.2

@@ -87,7 +87,7 @@ PLACES = {  # the function that the run dies in, at which of its calls, and whet
 
 def stop_at(place, monkeypatch):
     """Let the next run die there as by SIGKILL: nothing more is done."""
-    import depthdist.train as module
+    import depthdist.training as module
 
     name, count, when = PLACES[place]
     owner = module.Training if name.startswith("Training.") else module

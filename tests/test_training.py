@@ -131,7 +131,7 @@ def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batc
 
 
 def test_training_stops_early_where_nothing_gets_better_and_keeps_that_best(data, batch4, tmp_path, monkeypatch):
-    from depthdist.train import Training
+    from depthdist.training import Training
 
     scripted, evaluate = iter([9, 5, 6, 7, 8, 9]), Training.evaluate  # before, epochs 1 to 5
     monkeypatch.setattr(Training, "evaluate", lambda self: {**evaluate(self), "rmse_mm": float(next(scripted))})
@@ -239,7 +239,7 @@ def test_the_gradient_is_the_same_in_micro_batches_of_any_size(data, model, tmp_
 
 
 def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_samples(data, batch4, tmp_path, monkeypatch):
-    from depthdist.train import Training
+    from depthdist.training import Training
 
     real, broken = Training.forward, []
 
@@ -262,7 +262,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_sa
 
 @pytest.mark.parametrize("stage", range(4))
 def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path, monkeypatch):
-    from depthdist.train import Training
+    from depthdist.training import Training
 
     real = Training.forward
 
