@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from depthdist import config
-from depthdist.checkpoint import load_adapter
+from depthdist.checkpoint import load_adapter, loaded
 from depthdist.dataset import open_dataset
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
 from depthdist.losses import LossSettings, compute
@@ -122,6 +122,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
     dataset = open_dataset(data)
     num = dataset.count(settings.split)
     model, record = load_adapter(run.folder / "best")
+    print(loaded(model, record))
     if dataset.size != record.size:
         raise ValueError(f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
     device = pick_device()

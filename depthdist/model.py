@@ -29,7 +29,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
 
-from depthdist.lora import respelled, with_lora
+from depthdist.lora import respelled
 from depthdist.network import DepthModel, Float32Conv2d, Normalisation, to_buffers
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"

@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from depthdist import config
-from depthdist.checkpoint import RECORD, load_adapter
+from depthdist.checkpoint import RECORD, load_adapter, loaded
 from depthdist.config import Size
 from depthdist.depth import Bounds, depth_from_target, upsample
 from depthdist.figures import figure, save
@@ -66,6 +66,7 @@ def predict_all(settings: PredictSettings) -> list[str]:
     names = output_names(pictures)
     adapter = settings.run if (settings.run / RECORD).exists() else settings.run / "best"
     model, record = load_adapter(adapter)
+    print(loaded(model, record))
     device = pick_device()
     model.to(device)
     settings.out.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ def adopt() -> None:
         return
     on_node = tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE") or str(tasks))[int(env.get("SLURM_NODEID") or 0)]
     env.update(RANK=env["SLURM_PROCID"], LOCAL_RANK=env.get("SLURM_LOCALID") or env["SLURM_PROCID"], WORLD_SIZE=str(tasks), LOCAL_WORLD_SIZE=str(on_node))
-    env.setdefault("MASTER_ADDR", first_host(env.get("SLURM_STEP_NODELIST") or env["SLURM_NODELIST"]))
+    env.setdefault("MASTER_ADDR", first_host(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_NODELIST") or "127.0.0.1"))
     env.setdefault("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID") or 0) % 20000))  # two jobs on one node meet at two ports
 
 

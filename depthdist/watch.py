@@ -71,16 +71,18 @@ class Watch(threading.Thread):
 
     def look(self) -> Word | None:
         """What the first rank that failed left, or what is to be said of one that is gone."""
+        if self.word:
+            return self.word
         gone = [rank for rank, pid in self.pids.items() if not _runs(pid)]  # before the store is asked: whoever leaves a word does so while it runs
         try:
             if self.store.check(["call"]):
                 self.store.set(f"here/{self.rank}", "")
-            if not self.word and self.store.check(["word"]):
+            if self.store.check(["word"]):
                 self._hear(self.store.get("word"))
-            elif not self.word and (lost := self._without("done", gone)):
+            elif lost := self._without("done", gone):
                 self.leave(lost[0], 1, GONE)
         except RuntimeError:  # the store ended with rank 0
-            self.word = self.word or Word(0, 1, GONE)
+            self.word = Word(0, 1, GONE)
         return self.word
 
     def leave(self, *word: Any) -> None:
@@ -110,9 +112,10 @@ class Watch(threading.Thread):
 
     def _find(self) -> None:
         """Wait for the word of the rank that is missing; leave one for a rank that does not even say that it is here."""
+        deadline = time.monotonic() + GRACE
         try:
-            self.store.set("call", "")
-            deadline = time.monotonic() + GRACE
+            if not self.look():
+                self.store.set("call", "")
             while not self.look() and time.monotonic() < deadline:
                 time.sleep(POLL / 5)
             if not self.word and (lost := self._without("here", range(self.size))):
@@ -143,7 +146,7 @@ class Watch(threading.Thread):
         signal.signal(signal.SIGTERM, self.before)
         self.store.set(f"left/{self.rank}", "")
         if self.rank == 0:
-            self._await("left", range(self.size), GRACE)
+            self._await("left", range(self.size), self.patience)
 
     def _without(self, what: str, ranks: Iterable[int]) -> list[int]:
         return [rank for rank in ranks if not self.store.check([f"{what}/{rank}"])]

