@@ -47,7 +47,7 @@ class EngineSettings:
     checkpointing: bool = False
     "Compute activations again on the way back instead of keeping them: a third slower, much less memory."
     compile: bool = False
-    "Let torch.compile fuse the network's kernels: some minutes at the start, faster afterwards; needs a C++ compiler."
+    "Let torch.compile fuse the network's kernels on a GPU: some minutes at the start, faster afterwards."
     local_rank: int = hidden(-1)
     "Set by the launcher."
 
@@ -116,6 +116,8 @@ class EngineSettings:
             remarks.append(f"FP16 IS NOT SUPPORTED BY THIS DEVICE ({get_accelerator().device_name()}): this run trains in FP32")
         if precision(config) == "bf16" and not get_accelerator().is_bf16_supported():
             raise ValueError(f"{self.deepspeed}: this device has no bf16; use ds_configs/fp16.json")
+        if self.compile and get_accelerator().device_name() == "cpu":  # seen with torch 2.13: the loss is right, LoRA's gradient 0
+            raise ValueError("--compile: not on a CPU: torch's kernels for it lose the gradient behind a frozen decoder, and bring no speed")
         return config, remarks
 
 

@@ -3,7 +3,7 @@
 A hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the decoder starts fresh and is
 trained too), or `tiny`. network.py is what computes; lora.py chooses what trains.
 
-    model = with_lora(load_base("tiny"), LoraSettings(), seed=0)
+    model = load_base("tiny")
     pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
 """
 

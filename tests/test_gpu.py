@@ -81,6 +81,28 @@ def test_the_last_convolutions_are_float32_and_not_tf32():
     assert (conv(x) - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
+def test_compiling_changes_no_gradient():
+    """On a CPU it does (torch 2.13), and is refused there."""
+    from depthdist.dropout import draw_keys
+    from depthdist.lora import LoraSettings, with_lora
+    from depthdist.model import load_base
+
+    rgb, draws, found = torch.randint(0, 256, (2, 154, 252, 3), dtype=torch.uint8, device="cuda"), draw_keys(0, 0, [1, 2]).cuda(), []
+    for compiled in (False, True):
+        base = load_base("tiny")
+        base.fresh_decoder = False  # frozen, as a pretrained one is
+        model = with_lora(base, LoraSettings(), 0).cuda().train()
+        torch.manual_seed(1)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.02)
+        if compiled:
+            model.compile()
+        model(rgb, draws).square().mean().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert found[0].norm() > 0 and (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
+
+
 def test_the_micro_batch_is_halved_until_it_fits(data):
     from depthdist.depth import Bounds
     from depthdist.lora import LoraSettings, with_lora

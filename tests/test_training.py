@@ -179,6 +179,11 @@ def test_checkpointing_and_auto_change_no_number(data, model, batch4, tmp_path):
     assert farthest(weights(plain), weights(other)) < 1e-6
 
 
+def test_compiling_is_refused_on_a_cpu_where_it_would_learn_nothing(data, tmp_path):
+    (line,) = train(data, tmp_path / "run", "--compile").errors
+    assert line.startswith("--compile: not on a CPU") and not (tmp_path / "run").exists()
+
+
 def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tmp_path):
     for text in ("0", "x", "-3", "min", "0min", "1.5"):
         (line,) = train(data, tmp_path / "run", "--save-every", text).errors

@@ -17,7 +17,10 @@ PRESETS = {
     "linear with DoRA": {"lora": "linear", "dora": True},
     "conv, rank-stabilised": {"lora": "conv", "rslora": True},
     "decoder trained": {"decoder": "trained"},
+    "conv with DoRA": {"lora": "conv", "dora": True},
+    "targets": {"lora_targets": r".*\.(fc2|conv2)"},
     "calibrated": {"calibrated": True},
+    "calibrated, conv": {"lora": "conv", "calibrated": True},
 }
 SAVE = """
 import sys, torch
