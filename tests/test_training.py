@@ -171,12 +171,15 @@ def test_ways_to_train_run_to_their_table(words, data, model, batch4, tmp_path):
     assert done.code == 0 and "best adapter, epoch" in done.out and "did not move" not in done.out, done
 
 
-def test_checkpointing_and_auto_change_no_number(data, model, batch4, tmp_path):
-    plain, other = tmp_path / "plain", tmp_path / "other"
+def test_checkpointing_changes_no_bit_and_auto_no_more_than_rounding(data, model, batch4, tmp_path):
+    """Adam moves a weight by up to lr however small its gradient is: where that is nearly 0, its rounding shows as a few percent of lr."""
+    plain, other, auto = tmp_path / "plain", tmp_path / "other", tmp_path / "auto"
     assert train(data, plain, "--epochs", 2, "--model", model, deepspeed=batch4).code == 0
-    done = train(data, other, "--epochs", 2, "--model", model, "--checkpointing", "--micro-batch", "auto", deepspeed=batch4)
+    assert train(data, other, "--epochs", 2, "--model", model, "--checkpointing", deepspeed=batch4).code == 0
+    done = train(data, auto, "--epochs", 2, "--model", model, "--micro-batch", "auto", deepspeed=batch4)
     assert done.code == 0 and "4 = 1 ranks x micro-batch 4 x 1 accumulated" in done.out
-    assert farthest(weights(plain), weights(other)) < 1e-6
+    assert farthest(weights(plain), weights(other)) == 0
+    assert farthest(weights(plain), weights(auto)) < 0.1 * 1e-3
 
 
 def test_compiling_is_refused_on_a_cpu_where_it_would_learn_nothing(data, tmp_path):
