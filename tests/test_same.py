@@ -7,7 +7,7 @@ import pytest
 from ranks import Launch, log, make_model, make_shards, train
 
 EPOCHS = 4
-CASES = {"1 rank": (1, 1), "2 ranks": (2, 1), "4 ranks": (4, 1), "2 ranks of 2": (2, 2), "4 ranks of 2": (4, 2), "1 rank of 8": (1, 8)}
+CASES = {"1 rank": (1, 1), "2 ranks": (2, 1), "4 ranks": (4, 1), "1 rank of 2": (1, 2), "4 ranks of 2": (4, 2), "1 rank of 8": (1, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def test_the_number_of_ranks_changes_no_bit_of_the_weights_and_only_the_last_of_
 
 
 def test_nor_does_it_with_several_samples_a_micro_batch(runs):
-    assert farthest(weights(runs["4 ranks of 2"]), weights(runs["2 ranks of 2"])) == 0
-    alike(runs["4 ranks of 2"], runs["2 ranks of 2"], 1e-12)
+    assert farthest(weights(runs["4 ranks of 2"]), weights(runs["1 rank of 2"])) == 0
+    alike(runs["4 ranks of 2"], runs["1 rank of 2"], 1e-12)
 
 
-@pytest.mark.parametrize("name", ["2 ranks of 2", "4 ranks of 2", "1 rank of 8"])
+@pytest.mark.parametrize("name", ["4 ranks of 2", "1 rank of 8"])
 def test_the_micro_batch_changes_no_more_than_the_order_of_additions_inside_a_layer_does(name, runs):
     assert farthest(weights(runs[name]), weights(runs["1 rank"])) < 1e-6
     alike(runs[name], runs["1 rank"], 1e-4)

@@ -1,5 +1,6 @@
 """Shards become batches: the plan carried out to the byte, by threads, processes and real ranks, and damage that is never passed on."""
 
+import contextlib
 import gc
 import io
 import itertools
@@ -733,7 +734,8 @@ def test_a_cache_of_two_shards_is_enough_where_shards_are_shuffled_one_at_a_time
     plan, batches = plan_of(near), []
     for packed in source.train(plan, 0, 0, epochs=3):
         batches.append(packed.to("cpu"))
-        assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.shard")) <= limit
+        with contextlib.suppress(FileNotFoundError):  # one may go while they are counted
+            assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.shard")) <= limit
     assert exact(batches) == exact(taken(near.train(plan, 0, 0, epochs=3)))
     assert len(fetched(server)) == len(shards) > 4 and sum(fetched(server).values()) <= 3 * len(shards), "each once an epoch, none twice"
     assert real([taken(source.evaluate("val", 1, 0, 1))]) == list(range(5)) and not decoders()
