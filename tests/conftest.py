@@ -19,3 +19,19 @@ def quietly_on_one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Shards of 7 samples for training and 2 for validation; modules that need others have their own."""
+    from ranks import make_shards
+
+    return make_shards(tmp_path_factory.mktemp("data"), 9)
+
+
+@pytest.fixture(scope="session")
+def batch4(tmp_path_factory):
+    """A configuration with 2 steps an epoch of them, the second of 3 samples."""
+    from ranks import deepspeed_json
+
+    return deepspeed_json(tmp_path_factory.mktemp("json") / "batch4.json", train_batch_size=4)

@@ -11,19 +11,7 @@ import time
 import pytest
 import torch
 from captures import ROOT
-from ranks import ON_CPU, Launch, deepspeed_json, log, make_shards, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """7 samples for training, 2 for validation."""
-    return make_shards(tmp_path_factory.mktemp("resume"), 9)
-
-
-@pytest.fixture(scope="module")
-def batch4(tmp_path_factory):
-    """2 steps an epoch, the second of 3 samples."""
-    return deepspeed_json(tmp_path_factory.mktemp("json") / "batch4.json", train_batch_size=4)
+from ranks import ON_CPU, Launch, deepspeed_json, log, train
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from captures import ROOT
 from PIL import Image
-from ranks import Launch, command, deepspeed_json, log, make_shards, train
+from ranks import Launch, command, log, make_shards, train
 
 EPOCHS, LR = 8, 1e-3
 FP32 = ROOT / "ds_configs/fp32.json"
@@ -45,18 +45,6 @@ def typed(at_work):
     """How the two ended, and the good one's folder."""
     good, wrong, run = at_work
     return good.done(), wrong.done(), run
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """7 samples for training, 2 for validation."""
-    return make_shards(tmp_path_factory.mktemp("train"), 9)
-
-
-@pytest.fixture(scope="module")
-def batch4(tmp_path_factory):
-    """2 steps an epoch, the second of 3 samples."""
-    return deepspeed_json(tmp_path_factory.mktemp("json") / "batch4.json", train_batch_size=4)
 
 
 @pytest.fixture(scope="module")

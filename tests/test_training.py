@@ -10,18 +10,6 @@ from ranks import deepspeed_json, joined, log, make_loader, make_model, make_sha
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """7 samples for training, 2 for validation."""
-    return make_shards(tmp_path_factory.mktemp("training"), 9)
-
-
-@pytest.fixture(scope="module")
-def batch4(tmp_path_factory):
-    """2 steps an epoch, the second of 3 samples."""
-    return deepspeed_json(tmp_path_factory.mktemp("json") / "batch4.json", train_batch_size=4)
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A small DA-V2 whose decoder counts as pretrained: it is frozen, and ends in a ReLU."""
     return make_model(tmp_path_factory.mktemp("model") / "dav2")
