@@ -36,7 +36,7 @@ class TrainSettings:
     run: Path | None = None
     "Folder of the run, made where it is missing. Default: runs/<time>."
     recipe: Literal["document", "near"] = "document"
-    "Defaults of the other settings: the published recipe's, or those that came out best near the camera."
+    "Defaults of the other settings. document: the published recipe's. near: those, begun with --calibrate."
     epochs: int = 15
     "Times that every training sample is seen."
     lr: float = 5e-5
