@@ -10,4 +10,4 @@ if [ ! -e $older/installed ]; then
     touch $older/installed
 fi
 export OMP_NUM_THREADS=1 # many small models: more threads only wait for each other
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"
