@@ -29,6 +29,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
 
+from depthdist.decoder import reorder
 from depthdist.lora import respelled
 from depthdist.network import DepthModel, Float32Conv2d, Normalisation, to_buffers
 
@@ -71,6 +72,7 @@ def load_base(name: str) -> DepthModel:
     else:
         net, fresh, normalisation = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
     net.requires_grad_(False)
+    reorder(net)
     for conv in (net.head.conv2, net.head.conv3):  # the head's last
         conv.__class__ = Float32Conv2d
         to_buffers(conv)

@@ -118,6 +118,14 @@ def test_upsampling_equals_an_independent_bicubic(old, new):
     assert np.abs(upsample(torch.from_numpy(image), new).double().numpy() - expected).max() < 2e-6
 
 
+@pytest.mark.parametrize(("old", "new"), [((7, 9), (19, 31)), ((12, 10), (5, 7)), ((5, 8), (5, 16))])
+def test_the_gradient_of_upsampling_is_the_transposed_bicubic(old, new):
+    image, grad = torch.rand(2, *old).requires_grad_(), torch.rand(2, *new, dtype=torch.float64)
+    upsample(image, new).backward(grad.float())
+    expected = np.einsum("Hh,bHW,Ww->bhw", cubic_weights(old[0], new[0]), grad.numpy(), cubic_weights(old[1], new[1]))
+    assert np.abs(image.grad.double().numpy() - expected).max() < 2e-6
+
+
 def test_a_picture_of_the_right_size_stays_as_it_is():
     image = torch.rand(2, 6, 7)
     assert torch.equal(upsample(image, (6, 7)), image) and torch.equal(upsample(image, torch.Size([6, 7])), image)
