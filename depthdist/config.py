@@ -247,7 +247,8 @@ def _parser(description: str, epilog: str, groups: tuple[type, ...], kinds: dict
                 choices = get_args(kind) if get_origin(kind) is Literal else ()
                 bare = next((k for k in get_args(kind) if k is not type(None)), kind)
                 metavar = "|".join(map(str, choices)) or METAVARS.get(bare, field.name.upper())
-                titled.add_argument(*names, dest=field.name, metavar=metavar, help=text)
+                fixed = get_origin(bare) is tuple and Ellipsis not in get_args(bare)
+                titled.add_argument(*names, dest=field.name, nargs=len(get_args(bare)) if fixed else None, metavar=metavar, help=text)
     return parser
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -135,6 +136,16 @@ class Dataset:
                 return part, samples[number]
             number -= len(samples)
         raise IndexError(number)
+
+    def meta(self, split: str, number: int) -> dict[str, Any]:
+        """What is known of a sample besides its arrays (its meta.json); {} where others wrote the shards and there is none."""
+        index, ref = self.find(split, number)
+        member = index.raw["meta"]["member"]
+        if not member:
+            return {}
+        offset, size, _ = ref.members[member]
+        with open(index.shard_path(ref.number), "rb", buffering=0) as file:
+            return json.loads(os.pread(file.fileno(), size, offset))
 
     def _splits(self, split: str) -> list[tuple[Index, Any]]:
         if split not in self._found:

@@ -1,121 +1,82 @@
-"""How good a run is, in mm: the adapter, the model before training, and a constant depth, on every validation sample once.
+"""How good a run is, in mm, and how sure that is: the adapter beside the untrained model and a constant depth, every image once.
 
     python launch/evaluate.py --run runs/NAME
+    python launch/evaluate.py --compare runs/A runs/B
 
-    row                   images      loss   abs_rel    delta1   rmse_mm    mae_mm
-    constant 1542 mm          12  ...
+    row                        images      loss   abs_rel    delta1   rmse_mm    mae_mm
+    constant 1542 mm               12  ...
+
+RUN/evaluation.json gets everything: of each row the means, their intervals, the values of each image, and the depth of each groove.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from depthdist import config
+from depthdist.align import WAYS
 from depthdist.checkpoint import load_adapter, loaded
+from depthdist.compare import comparison
 from depthdist.dataset import open_dataset
-from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
-from depthdist.losses import LossSettings, compute
-from depthdist.metrics import METRICS, image_metrics
+from depthdist.details import Details, all_metrics
+from depthdist.facts import measured_with
+from depthdist.grooves import LIMIT_MM, summary
+from depthdist.intervals import interval
+from depthdist.metrics import BINS_MM
 from depthdist.model import pick_device, quiet
 from depthdist.runs import open_run
-from depthdist.stream import Batch, Loader
+from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Scores, constant, network, score, table
+from depthdist.stream import Loader
+from depthdist.tables import details_table, groove_table
 from depthdist.tracker import write_json
-
-Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
     """Evaluation"""
 
-    run: Path
+    run: Path | None = None
     "Folder of the run."
+    compare: tuple[Path, Path] | None = None
+    "Two runs instead of one: which is better on the same images, by how much, and how sure that is."
     data: tuple[str, ...] | None = None
     "Folder of shards, or its URL. Default: the run's own."
     split: str = "val"
     "Which part of the data: val or train."
     micro_batch: int = 1
     "Samples at a time."
+    align: tuple[str, ...] = ()
+    "Also score the adapter with scale or scale and shift fitted to each image's truth: median, depth, disparity (with commas between)."
+    details: bool = True
+    "Also measure near and far apart, edges, surfaces and grooves; seconds an image at full size."
+    workers: int = 0
+    "Processes that measure details. 0: one a core."
+    bins_mm: tuple[float, ...] = BINS_MM
+    "Ends of the depth ranges that are measured apart, mm."
+    tread_limit: float = LIMIT_MM
+    "Least groove depth that still counts as good, mm."
 
     def problems(self) -> list[str]:
-        return [] if self.micro_batch >= 1 else [f"--micro-batch is {self.micro_batch}: expected >= 1"]
+        found = [f"--{name.replace('_', '-')} is {getattr(self, name)}: expected >= {low}" for name, low in (("micro_batch", 1), ("workers", 0)) if getattr(self, name) < low]
+        if (self.run is None) == (self.compare is None):
+            found.append("--run is missing: the folder of the run" if self.run is None else "--run and --compare: expected one of them")
+        found += [f"--align is {way}: expected {', '.join(w for w in WAYS if w != 'none')}" for way in self.align if way not in WAYS or way == "none"]
+        if len(self.bins_mm) < 2 or self.bins_mm[0] < 0 or any(a >= b for a, b in zip(self.bins_mm, self.bins_mm[1:])):
+            found.append(f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more rising depths >= 0, mm")
+        if not 0 < self.tread_limit < math.inf:
+            found.append(f"--tread-limit is {self.tread_limit:g}: expected > 0 mm")
+        return found
 
 
-def network(model: Callable[[Tensor], Tensor]) -> Predictor:
-    """Predictions of a model, brought to the truth's size."""
-    return lambda batch: upsample(model(batch.rgb), batch.depth_mm.shape[-2:])
-
-
-def constant(depth_mm: float, bounds: Bounds) -> Predictor:
-    """The same depth everywhere: the row that every other must beat."""
-    value = float(inverse_target(torch.tensor([[depth_mm]]), bounds)[0])
-    return lambda batch: torch.full_like(batch.depth_mm, value)
-
-
-@torch.no_grad()
-def score(
-    predict: Predictor,
-    batches: Iterable[Batch],
-    num_samples: int,
-    bounds: Bounds,
-    loss: LossSettings,
-    device: torch.device,
-    reduce: Callable[[list[float]], list[float]] = list,
-) -> dict[str, float]:
-    """Mean over images of the losses and metrics; "images" counts them, "damaged" those that could not be read.
-
-    Padding has weight 0 and never counts.
-    reduce  adds numbers up over ranks; the sums are float64, and every sample must have been met once
-    """
-    sums: dict[str, float] = {}
-    seen = measured = lost = 0
-    for batch in (b.to(device) for b in batches):
-        target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
-        pred = predict(batch).float()
-        parts = compute(loss, pred, target, mask, bounds)
-        pred_mm = depth_from_target(pred, bounds)
-        lost += sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum())
-        for i in torch.nonzero(batch.weight).flatten().tolist():
-            values = {name: float(part[i]) for name, part in parts.items()}
-            in_mm = image_metrics(pred_mm[i], batch.depth_mm[i], mask[i])
-            seen, measured = seen + 1, measured + (in_mm is not None)
-            for name, value in {**values, **(in_mm or dict.fromkeys(METRICS, 0.0))}.items():
-                sums[name] = sums.get(name, 0.0) + value
-    names = [*loss.weights(), "loss", *METRICS]
-    seen, measured, lost, *totals = reduce([seen, measured, lost, *(sums.get(name, 0.0) for name in names)])
-    assert seen + lost == num_samples, f"evaluation met {seen} + {lost} samples of {num_samples}"
-    if not seen:
-        raise ValueError(f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the damage")
-    means = {name: total / max(measured if name in METRICS else seen, 1) for name, total in zip(names, totals)}
-    return {"images": seen, "damaged": lost, **means}
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """The rows side by side; the best of each metric is marked with *."""
-    names = ["loss", *METRICS]
-    best = {n: (min if n == "loss" or METRICS[n].better == "lower" else max)(r[n] for r in rows.values()) for n in names}
-    width = max(len(name) for name in rows)
-    lines = [f"{'':{width}}  images" + "".join(f"{n:>12}" for n in names)]
-    for row, values in rows.items():
-        cells = "".join(f"{_cell(n, values[n]) + ('*' if values[n] == best[n] else ' '):>12}" for n in names)
-        lost = f"  ({int(values['damaged'])} damaged samples left out)" if values.get("damaged") else ""
-        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
-    return "\n".join(lines)
-
-
-def _cell(name: str, value: float) -> str:
-    return f"{value:.2f}" if name in METRICS and METRICS[name].unit == "mm" else f"{value:.4f}"
-
-
-def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
-    """The rows of a run's table by name; printed, and written to RUN/evaluation.json."""
+def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
+    """What RUN/evaluation.json gets; the tables are printed."""
     quiet()
     run = open_run(settings.run)
     data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
@@ -127,25 +88,53 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, dict[str, float]]:
         raise ValueError(f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
     device = pick_device()
     model.to(device)
-    rows, loader = {}, Loader(dataset, data, device=device)
-    mean_mm = dataset.stats("train")["mean_mm"]
+    rows: dict[str, Scores] = {}
+    details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers)
+    loader, mean_mm = Loader(dataset, data, device=device), dataset.stats("train")["mean_mm"]
 
-    def add(row: str, predict: Predictor) -> None:
+    def add(row: str, predict: Predictor, *ways: str, full: bool = True) -> None:
         batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
         shown = tqdm(batches, desc=row, total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
-        rows[row] = score(predict, shown, num, record.bounds, run.loss, device)
+        look = replace(details, full=full)
+        with look if settings.details else nullcontext() as look:
+            found = score(predict, shown, num, record.bounds, run.loss, device, ways=ways, look=look)
+        rows.update({row if way == "none" else f"{row}, {way}-aligned": scores for way, scores in found.items()})
 
-    add(f"constant {mean_mm:.0f} mm", constant(mean_mm, record.bounds))
+    add(f"constant {mean_mm:.0f} mm", constant(mean_mm, record.bounds), "none", full=False)
     with model.net.disable_adapter():
-        add("before training", network(model))
-    add(f"adapter, epoch {record.epoch}", network(model))
-    print(table(rows))
-    print("\nmeans over images, in mm at the truth's own size, no alignment; * best")
-    write_json(run.folder / "evaluation.json", {"data": dataset.place, "data_sha256": dataset.sha256, "split": settings.split, "rows": rows})
-    return rows
+        add(UNTRAINED, network(model), "none", full=False)
+        add(UNTRAINED, network(model), "disparity")
+    add(f"adapter, epoch {record.epoch}", network(model), "none", *settings.align)
+    intervals = {row: {name: interval(values) for name, values in scores.values.items()} for row, scores in rows.items()}
+    means = {row: scores.means() for row, scores in rows.items()}
+    print(f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider")
+    if settings.details:
+        print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
+        print(groove_table({row: summary([g for of_image in scores.grooves for g in of_image], settings.tread_limit) for row, scores in rows.items()}, settings.tread_limit))
+    content = {
+        **measured_with(device),
+        "run": str(run.folder),
+        "adapter": asdict(record),
+        "data": dataset.place,
+        "data_sha256": dataset.sha256,
+        "split": settings.split,
+        "settings": config.as_dict(settings),
+        "rows": means,
+        "intervals": intervals,
+        "images": {row: {"keys": scores.keys, "values": scores.values} for row, scores in rows.items()},
+        "grooves": {
+            row: [{"key": key, **asdict(groove)} for key, of_image in zip(scores.keys, scores.grooves) for groove in of_image] for row, scores in rows.items()
+        },
+    }
+    write_json(run.folder / "evaluation.json", content)
+    print(f"\nwritten to {run.folder}/evaluation.json")
+    return content
 
 
 def main(argv: list[str] | None = None) -> None:
-    (settings,) = config.parse("Score a run: AbsRel, delta1, RMSE and MAE in mm, against the untrained model and a constant.", EvaluateSettings, argv=argv)
-    evaluate_run(settings)
-    print(f"written to {settings.run}/evaluation.json")
+    (settings,) = config.parse("Score a run in mm against the untrained model and a constant depth, or compare two runs.", EvaluateSettings, argv=argv)
+    if settings.run:
+        evaluate_run(settings)
+        return
+    a, b = (evaluate_run(replace(settings, run=run, compare=None)) for run in settings.compare)
+    print(f"\n{comparison(a, b)}")

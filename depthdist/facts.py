@@ -83,14 +83,15 @@ def markdown(facts: dict[str, Any]) -> str:
 
 def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str, Any], remarks: list[str], device: torch.device) -> dict[str, Any]:
     """The content of run.json."""
+    return {"settings": settings, "derived": facts, "deepspeed_config": ds_config, "remarks": remarks, **measured_with(device)}
+
+
+def measured_with(device: torch.device) -> dict[str, Any]:
+    """Where, when and with what something was computed."""
     git = shutil.which("git")
     revision = subprocess.run([git, "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() if git else ""
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
     return {
-        "settings": settings,
-        "derived": facts,
-        "deepspeed_config": ds_config,
-        "remarks": remarks,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": revision,

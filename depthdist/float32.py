@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from depthdist.depth import Bounds, depth_from_target, inverse_target
-from depthdist.evaluate import Predictor, network
+from depthdist.scores import Predictor, network
 from depthdist.model import DepthModel
 from depthdist.stream import Batch
 

@@ -1,7 +1,8 @@
 """Raw captures: which files of a folder belong together, and what is in them.
 
-    find_pairs(folder)  ->  Pair(stem, rgb, xyz), Reject(path, reason)
+    find_pairs(folder)  ->  Pair(stem, rgb, xyz, grooves), Reject(path, reason)
     read_pair(pair)     ->  a picture in RGB, xyz (H, W, 3) float32 mm
+    read_label(path)    ->  (H, W) uint16: which groove is seen where, where somebody marked it beside the picture
 
 Everything that reads a user's file is here; what cannot be read correctly raises `BadFile`, one line that starts with the
 file's path. A new camera's layout is one function in `LAYOUTS`. Used by `python tools/shard.py RAW OUT` and by predict.
@@ -25,6 +26,7 @@ from PIL import Image, ImageOps
 
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
 CLOUDS = {".npy"}
+LABEL = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
 EXPECTED = "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side by side"
 ORIENTATION = 0x0112  # the EXIF tag
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
@@ -47,11 +49,17 @@ class BadFile(ValueError):
 
 
 class Pair(NamedTuple):
-    """One capture's two files. `stem` names it: relative to the root, `/` between folders, unique under the root."""
+    """One capture's files. `stem` names it: relative to the root, `/` between folders, unique under the root."""
 
     stem: str
     rgb: Path
     xyz: Path
+    grooves: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Those there are, by kind."""
+        return {kind: path for kind, path in zip(self._fields[1:], self[1:]) if path}
 
 
 class Reject(NamedTuple):
@@ -71,18 +79,20 @@ def shown(path: Path | str) -> str:
 
 def _kind(path: PurePosixPath) -> str | None:
     suffix = path.suffix.lower()
+    if path.name.lower().endswith(LABEL):
+        return "grooves"
     return "rgb" if suffix in PICTURES else "xyz" if suffix in CLOUDS else None
 
 
 def _bare(name: str) -> str:
     """`name` without the suffix a camera's software puts on: 21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition."""
-    return re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz)$", "", name, flags=re.IGNORECASE) or name
+    return re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE) or name
 
 
 def two_folders(path: PurePosixPath) -> tuple[str, str] | None:
     """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
     kind, folder = _kind(path), path.parent.name.lower()
-    if (kind, folder) in (("rgb", "images"), ("rgb", "rgb"), ("rgb", "color"), ("xyz", "depth"), ("xyz", "xyz")):
+    if (kind in ("rgb", "grooves") and folder in ("images", "rgb", "color")) or (kind == "xyz" and folder in ("depth", "xyz")):
         return kind, str(path.parent.parent / _bare(path.stem))
     return None
 
@@ -90,7 +100,7 @@ def two_folders(path: PurePosixPath) -> tuple[str, str] | None:
 def same_name(path: PurePosixPath) -> tuple[str, str] | None:
     """name.png + name.npy: side by side."""
     kind = _kind(path)
-    return kind and (kind, str(path.with_suffix("")))
+    return kind and (kind, str(path)[: -len(LABEL if kind == "grooves" else path.suffix)])
 
 
 def same_folder(path: PurePosixPath) -> tuple[str, str] | None:
@@ -121,26 +131,26 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
         left.remove(path)
         rejects.append(Reject(root / path, "the name holds characters that cannot be printed; rename it"))
     for layout in LAYOUTS:
-        groups: dict[str, dict[str, list[PurePosixPath]]] = defaultdict(lambda: {"rgb": [], "xyz": []})
+        groups: dict[str, dict[str, list[PurePosixPath]]] = defaultdict(lambda: {"rgb": [], "xyz": [], "grooves": []})
         for path in left:
             if found := layout(path):
                 groups[found[1]][found[0]].append(path)
         for stem, group in groups.items():
-            pictures, clouds = group["rgb"], group["xyz"]
+            pictures, clouds, labels = group["rgb"], group["xyz"], group["grooves"]
             if not pictures or not clouds:
                 continue  # another layout may know the twin
-            pair = Pair(stem, root / pictures[0], root / clouds[0])
-            if len(pictures) > 1 or len(clouds) > 1:
-                names = ", ".join(str(p) for p in (*pictures, *clouds))
-                found = f"{len(pictures)} pictures and {len(clouds)} point clouds share the stem {stem} ({names})"
+            pair = Pair(stem, root / pictures[0], root / clouds[0], root / labels[0] if labels else None)
+            if len(pictures) > 1 or len(clouds) > 1 or len(labels) > 1:
+                names = ", ".join(str(p) for p in (*pictures, *clouds, *labels[1:]))
+                found = f"{len(pictures)} pictures{f', {len(labels)} groove labels' if len(labels) > 1 else ''} and {len(clouds)} point clouds share the stem {stem} ({names})"
                 rejects.append(Reject(pair.rgb, f"{found}; expected one of each"))
             elif stem in pairs:
                 rejects.append(Reject(pair.rgb, f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them"))
             else:
                 pairs[stem] = pair
-        claimed = {p for g in groups.values() if g["rgb"] and g["xyz"] for p in (*g["rgb"], *g["xyz"])}
+        claimed = {p for g in groups.values() if g["rgb"] and g["xyz"] for ours in g.values() for p in ours}
         left = [p for p in left if p not in claimed]
-    lonely = {"rgb": "a picture without its point cloud", "xyz": "a point cloud without its picture"}
+    lonely = {"rgb": "a picture without its point cloud", "xyz": "a point cloud without its picture", "grooves": "a groove label without its capture"}
     rejects += [Reject(root / p, f"{lonely[_kind(p)]}; {EXPECTED}") for p in left]
     return sorted(pairs.values()), sorted(rejects)
 
@@ -356,6 +366,26 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
     if some.size and (median := float(np.median(some))) < METRES_BELOW_MM:
         raise BadFile(path, f"looks like metres: the median Z is {median:.4g}; expected millimetres")
     return xyz
+
+
+def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) -> np.ndarray:
+    """The groove label as (H, W) uint16: 0 no groove, else the number of the groove that is seen there.
+
+    content  the file's bytes, where they are at hand
+    raises BadFile: not a grey picture of 8 or 16 bits (a palette's numbers count as they are), or not of the capture's size
+    """
+    try:
+        with Image.open(path if content is None else BytesIO(content), formats=["PNG"]) as image:
+            if image.mode not in ("1", "L", "P", "I", "I;16"):
+                raise BadFile(path, f"mode is {image.mode}; expected a grey PNG of 8 or 16 bits: 0 no groove, else its number")
+            label = np.asarray(image)
+    except BadFile:
+        raise
+    except Exception as err:  # Pillow raises much besides OSError
+        raise BadFile(path, f"cannot be read as a groove label ({err}); expected a grey PNG") from err
+    if label.shape != tuple(size):
+        raise BadFile(path, f"is {label.shape[0]}x{label.shape[1]}; expected {size[0]}x{size[1]}, as its capture")
+    return label.astype(np.uint16)
 
 
 def read_pair(pair: Pair, contents: tuple[bytes, bytes] | None = None) -> tuple[Image.Image, np.ndarray]:

@@ -25,10 +25,10 @@ SECONDS_BETWEEN_LINES = 10  # of progress, where the output is a file and no ter
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` so that the file is whole or as it was."""
+    """Write `content` so that the file is whole or as it was; numbers that are not finite become null, which any reader takes."""
     fresh = path.with_name(path.name + ".tmp")
     try:
-        fresh.write_text(json.dumps(content, indent=1) + "\n")
+        fresh.write_text(json.dumps(_finite(content), indent=1) + "\n")
         os.replace(fresh, path)
     except OSError as err:
         raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
@@ -103,6 +103,14 @@ class Tracker:
         if self.active:
             self.bar.close()
             self.board.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(line: str) -> float:

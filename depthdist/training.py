@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from depthdist.dataset import Dataset
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
 from depthdist.dropout import draw_keys
 from depthdist.engine import Engine
-from depthdist.evaluate import Predictor, constant, network, score, table
 from depthdist.figures import figure, pixels
 from depthdist.float32 import LIMIT_MM, Float32Check
 from depthdist.health import Speed, brief
@@ -32,6 +31,7 @@ from depthdist.network import DepthModel
 from depthdist.options import Settings
 from depthdist.order import Position, TrainPlan
 from depthdist.schedule import Ema, better, rate
+from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Scores, constant, network, score, table
 from depthdist.state import save_state
 from depthdist.stream import Batch, Loader, Packed
 from depthdist.tracker import Tracker
@@ -46,7 +46,7 @@ class TrainState:
     position        where in the data training goes on, as Position.token gives it
     line            scale, shift and explained share of the calibrated start, where there was one
     best            best score so far of --best-by, and best_epoch, at whose end
-    before          scores of the model before training
+    before          scores of the model before training, as it is and by alignment
     losses          eval loss of every evaluation
     """
 
@@ -56,7 +56,7 @@ class TrainState:
     line: list[float] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
-    before: dict[str, float] = field(default_factory=dict)
+    before: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
 
@@ -93,8 +93,8 @@ class Training:
         """Epoch after epoch, from where the state is; an evaluation after each."""
         state, settings = self.state, self.settings
         if not state.before:
-            state.before = self.evaluate()
-            self.tracker.say(f"before training: {brief(state.before)}")
+            state.before = self.evaluate(["none", "disparity"])
+            self.tracker.say(f"before training: {brief(state.before['none'])}")
         position = Position.from_token(state.position, self.dataset.sha256, settings.train.seed, self.plan.num_samples) if state.position else Position()
         batches = iter(self.loader.train(self.plan, settings.train.seed, self.world.rank, position, settings.train.epochs))
         start_weights = {name: tensor.clone() for name, tensor in self.engine.masters().items()} if state.epoch == 0 else None
@@ -180,18 +180,18 @@ class Training:
         self.model.eval()
         return network(self.model)
 
-    def scores(self, predict: Predictor) -> dict[str, float]:
-        """Over the validation split, every sample once over all ranks."""
+    def scores(self, predict: Predictor, ways: Sequence[str] = ("none",)) -> dict[str, Scores]:
+        """Over the validation split by alignment, every sample once over all ranks."""
         batches = self.loader.evaluate("val", self.plan.micro_batch, self.world.rank, self.world.size)
-        return score(predict, batches, self.dataset.count("val"), self.bounds, self.settings.loss, self.world.device, sum_over_ranks)
+        return score(predict, batches, self.dataset.count("val"), self.bounds, self.settings.loss, self.world.device, from_all_ranks, ways)
 
-    def evaluate(self) -> dict[str, float]:
-        """Scores and pictures of now, logged."""
+    def evaluate(self, ways: Sequence[str] = ("none",)) -> dict[str, dict[str, float]]:
+        """Mean scores of now by alignment, and pictures; those without alignment are logged."""
         with self.engine.holding(self.ema.weights if self.ema else None):
-            found = self.scores(self.predictor())
-            self.tracker.log(self.state.step, self.state.epoch, {f"eval/{name}": value for name, value in found.items() if name not in ("images", "damaged")})
+            found = {way: scores.means() for way, scores in self.scores(self.predictor(), ways).items()}
+            self.tracker.log(self.state.step, self.state.epoch, {f"eval/{name}": value for name, value in found["none"].items() if name not in ("images", "damaged")})
             self.draw()
-        self.state.losses.append(found["loss"])
+        self.state.losses.append(found["none"]["loss"])
         return found
 
     @torch.no_grad()
@@ -232,7 +232,7 @@ class Training:
     def end_epoch(self) -> None:
         """Evaluate; keep the adapter where it is the best so far, and all that a restart needs."""
         state, name = self.state, self.settings.schedule.best_by
-        scores = self.evaluate()
+        scores = self.evaluate()["none"]
         is_best = better(name, scores[name], state.best)  # the reduced value: the same on every rank
         if is_best:
             state.best, state.best_epoch = scores[name], state.epoch
@@ -269,9 +269,15 @@ class Training:
         best.to(self.world.device)
         mean_mm = self.dataset.stats("train")["mean_mm"]
         row = f"best adapter, epoch {state.best_epoch}"
-        rows = {f"constant {mean_mm:.0f} mm": self.scores(constant(mean_mm, self.bounds)), "before training": state.before, row: self.scores(network(best))}
+        before = "calibrated, before training" if state.line else UNTRAINED
+        rows = {
+            f"constant {mean_mm:.0f} mm": self.scores(constant(mean_mm, self.bounds))["none"].means(),
+            before: state.before["none"],
+            f"{UNTRAINED}, disparity-aligned": state.before["disparity"],  # a calibrated one aligns to the same
+            row: self.scores(network(best))["none"].means(),
+        }
         self.tracker.log(state.step, state.epoch, {f"best/{name}": value for name, value in rows[row].items() if name not in ("images", "damaged")})
-        self.tracker.say(f"\n{table(rows)}\n(means over the validation images, at the truth's own size, no alignment; * best)\n")
+        self.tracker.say(f"\n{table(rows)}\n{FOOTNOTE}\n")
         if state.epoch < self.settings.train.epochs:
             self.tracker.say(f"stopped early: no better eval {self.settings.schedule.best_by} for {state.epoch - state.best_epoch} epochs (--patience)")
         batch = self.loader.samples("val", [0]).to(self.world.device)

@@ -3,11 +3,16 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from ranks import command, make_loader, make_model, make_shards, train
+
+from depthdist.details import all_metrics
+from depthdist.metrics import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def run(data, tmp_path_factory):
 
 def evaluate(run, *words):
     """The rows of evaluation.json after the command, and what it printed."""
-    done = command("launch/evaluate.py", "--run", run, *words)
+    done = command("launch/evaluate.py", "--run", run, "--workers", 1, *words)
     assert done.code == 0, done
     return json.loads((run / "evaluation.json").read_text())["rows"], done.out
 
@@ -70,11 +75,11 @@ def test_the_table_has_the_constant_before_and_the_adapter(one, data):
 
     rows, text = one
     mean = read_index(data).stats["train"]["mean_mm"]
-    assert list(rows) == [f"constant {mean:.0f} mm", "before training", "adapter, epoch 1"]
-    assert all(row["images"] == 3 and set(row) == {"images", "damaged", "l1", "grad", "loss", "abs_rel", "delta1", "rmse_mm", "mae_mm"} for row in rows.values())
-    lines = [line for line in text.splitlines() if line.startswith(tuple(rows))]
-    assert len(lines) == 3 and all(f"{row['rmse_mm']:.2f}" in line for line, row in zip(lines, rows.values()))
-    least = min(row["mae_mm"] for row in rows.values())
+    assert list(rows) == [f"constant {mean:.0f} mm", "untrained", "untrained, disparity-aligned", "adapter, epoch 1"]
+    assert all(row["images"] == 3 and set(row) == {"images", "damaged", *({} if "aligned" in name else {"l1", "grad", "loss"}), *all_metrics()} for name, row in rows.items())
+    lines = [line for line in text.split("better")[0].splitlines() if line.startswith(tuple(rows))]
+    assert len(lines) == 4 and all(f"{row['rmse_mm']:.2f}" in line for line, row in zip(lines, rows.values()))
+    least = min(row["mae_mm"] for name, row in rows.items() if "aligned" not in name)
     assert sum(f"{least:.2f}*" in line for line in lines) == 1 and text.count("*") >= 5
     assert "evaluation.json" in text
 
@@ -112,23 +117,24 @@ def test_the_loss_of_the_constant_is_the_formula_worked_out(one, data):
 
 def test_the_adapter_row_is_what_training_saw(one, run):
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for row, line in (("before training", logged[0]), ("adapter, epoch 1", [x for x in logged if "eval/loss" in x][-1])):
+    for row, line in (("untrained", logged[0]), ("adapter, epoch 1", [x for x in logged if "eval/loss" in x][-1])):
         for name, value in one[0][row].items():
-            assert name in ("images", "damaged") or value == pytest.approx(line[f"eval/{name}"], rel=1e-5)
-    assert one[0]["before training"] != one[0]["adapter, epoch 1"]
+            assert f"eval/{name}" not in line or value == pytest.approx(line[f"eval/{name}"], rel=1e-5)
+    assert one[0]["untrained"] != one[0]["adapter, epoch 1"] and {f"eval/{name}" for name in METRICS} < set(logged[0])
 
 
 @pytest.mark.parametrize("micro_batch", [2, 3])
 def test_the_micro_batch_changes_nothing(micro_batch, one, run):
     """3 samples in micro-batches of 2: one slot only fills the last."""
-    rows, _ = evaluate(run, "--micro-batch", micro_batch)
+    rows, _ = evaluate(run, "--micro-batch", micro_batch, "--no-details")
     for name, row in one[0].items():
-        assert rows[name] == pytest.approx(row, rel=1e-9 if name.startswith("constant") else 1e-5)
+        measured = {metric: row[metric] for metric in rows[name]}
+        assert rows[name] == pytest.approx(measured, rel=1e-9 if name.startswith("constant") else 1e-5) and "rmse_mm" in measured
 
 
 def test_padding_never_counts_whatever_it_holds(data):
     from depthdist.depth import inverse_target
-    from depthdist.evaluate import score
+    from depthdist.scores import score
     from depthdist.losses import LossSettings
     from depthdist.facts import training_bounds
 
@@ -146,14 +152,15 @@ def test_padding_never_counts_whatever_it_holds(data):
             batch.rgb[empty] = 0
             yield batch
 
-    plain = score(predict, loader.evaluate("val", 1, 0, 1), 3, bounds, LossSettings(), torch.device("cpu"))
-    assert score(predict, spoiled(), 3, bounds, LossSettings(), torch.device("cpu")) == pytest.approx(plain, rel=1e-6)
-    with pytest.raises(AssertionError, match=r"met 3 \+ 0.0 samples of 4"):
+    plain = score(predict, loader.evaluate("val", 1, 0, 1), 3, bounds, LossSettings(), torch.device("cpu"))["none"]
+    found = score(predict, spoiled(), 3, bounds, LossSettings(), torch.device("cpu"))["none"]
+    assert found.means() == pytest.approx(plain.means(), rel=1e-6) and found.keys == plain.keys and len(set(found.keys)) == 3
+    with pytest.raises(AssertionError, match=r"met 3 \+ 0 samples of 4"):
         score(predict, spoiled(), 4, bounds, LossSettings(), torch.device("cpu"))
 
 
 def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
-    from depthdist.evaluate import score
+    from depthdist.scores import score
     from depthdist.losses import LossSettings
     from depthdist.facts import training_bounds
 
@@ -170,7 +177,7 @@ def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
 
 
 def test_other_data_and_another_split_can_be_scored(run, data):
-    rows, _ = evaluate(run, "--split", "train", "--data", data)
+    rows, _ = evaluate(run, "--split", "train", "--data", data, "--no-details")
     assert {row["images"] for row in rows.values()} == {11}
     assert json.loads((run / "evaluation.json").read_text())["split"] == "train"
 
@@ -204,3 +211,78 @@ def test_data_of_another_picture_size_is_refused(run, tmp_path):
 def test_a_micro_batch_below_1_is_refused(run):
     (line,) = command("launch/evaluate.py", "--run", run, "--micro-batch", 0).errors
     assert line.startswith("--micro-batch is 0")
+
+
+# ------------------------------------------------------------------------------------------------ details, intervals, comparison
+
+
+@pytest.fixture(scope="module")
+def tires_run(tmp_path_factory):
+    """A run on built-in captures, whose grooves are labelled: 2 to train, 3 to score, and a second with another seed."""
+    from captures import ROOT
+
+    folder = tmp_path_factory.mktemp("tires")
+    for words in (["tools/make_tires.py", folder / "raw", "--pairs", 5, "--size", "420x680", "--workers", 1], ["tools/shard.py", folder / "raw", folder / "data", "--size", "28x42", "--val", 0.6, "--workers", 1]):
+        subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True)
+    for seed in (0, 1):
+        assert train(folder / "data", folder / f"run{seed}", "--epochs", 1, "--seed", seed, "--model", "tiny", "--pictures", 0).code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(tires_run):
+    done = command("launch/evaluate.py", "--compare", tires_run / "run0", tires_run / "run1", "--align", "depth", "--workers", 1)
+    assert done.code == 0, done
+    return [json.loads((tires_run / f"run{i}/evaluation.json").read_text()) for i in (0, 1)], done.out
+
+
+def test_grooves_of_labelled_captures_are_in_the_evaluation(compared):
+    (content, _), out = compared
+    row = content["rows"]["adapter, epoch 1"]
+    grooves = content["grooves"]["adapter, epoch 1"]
+    assert len(grooves) >= 5 and all(0 < g["depths"][0] < 15 and g["width_px"] >= 4 for g in grooves) and len({(g["key"], g["id"]) for g in grooves}) == len(grooves)
+    by_image = [[abs(g["depths"][1] - g["depths"][0]) for g in grooves if g["key"] == key] for key in dict.fromkeys(g["key"] for g in grooves)]
+    assert row["groove_mae_mm"] == pytest.approx(np.mean([np.mean(off) for off in by_image])) and row["groove_found"] < 0.5
+    assert "grooves, all images together; limit 1.6 mm" in out and "groove_mae_mm" in out
+
+
+def test_every_mean_has_its_interval_and_each_images_value(compared):
+    (content, _), _ = compared
+    for row, means in content["rows"].items():
+        values = content["images"][row]["values"]
+        assert len(content["images"][row]["keys"]) == 3 == means["images"] and set(values) == set(means) - {"images", "damaged"}
+        for name, of_images in values.items():
+            known = [v for v in of_images if v is not None]
+            low, high = content["intervals"][row][name]
+            assert means[name] == pytest.approx(np.mean(known)) if known else means[name] is None
+            assert (low is None) == (len(known) < 3) and (low is None or min(known) - 1e-9 <= low <= high <= max(known) + 1e-9), name
+    assert content["data_sha256"] and content["git"] is not None and content["versions"]["torch"] == torch.__version__ and content["device"]
+
+
+def test_alignments_are_labelled_and_never_marked_best(compared):
+    (content, _), out = compared
+    assert list(content["rows"])[-2:] == ["adapter, epoch 1", "adapter, epoch 1, depth-aligned"]
+    assert all("*" not in line for line in out.splitlines() if "-aligned  " in line)
+    assert not {"loss", "l1"} & content["rows"]["adapter, epoch 1, depth-aligned"].keys(), "a loss is of the prediction as it is"
+    plain, aligned = (content["rows"][f"adapter, epoch 1{way}"]["rmse_mm"] for way in ("", ", depth-aligned"))
+    assert aligned < plain
+
+
+def test_the_comparison_is_of_the_same_images_and_says_how_sure(compared):
+    contents, out = compared
+    a, b = (np.array(c["images"]["adapter, epoch 1"]["values"]["rmse_mm"]) for c in contents)
+    (line,) = [line for line in out.split("images that both were measured on")[1].splitlines() if line.startswith("rmse_mm ")]
+    assert float(line.split()[3]) == pytest.approx((a - b).mean(), abs=0.006) and 0.25 <= float(line.split()[7]) <= 1, "3 images: 8 sign flips"
+    assert line.endswith("no difference shown")
+
+
+def test_runs_of_different_data_are_not_compared(compared, tires_run, run):
+    (line,) = command("launch/evaluate.py", "--compare", tires_run / "run0", run, "--no-details").errors
+    assert "give both the same with --data and --split" in line
+
+
+def test_wrong_settings_are_all_named_at_once(run):
+    errors = command("launch/evaluate.py", "--run", run, "--align", "shift", "--bins-mm", "500,100", "--tread-limit", 0).errors
+    assert [e.split(" is ")[0] for e in errors] == ["--align", "--bins-mm", "--tread-limit"]
+    (line,) = command("launch/evaluate.py", "--run", run, "--compare", run, run).errors
+    assert "expected one of them" in line

@@ -31,7 +31,7 @@ def made(tmp_path_factory):
 def test_bytes_do_not_depend_on_the_number_of_workers(made, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     make_tires.main([str(tmp_path / "two"), *SMALL, "--workers", "2", "--sheet"])
-    assert digests(tmp_path / "two") == digests(made) and len(digests(made)) == 4 * 3 + 2
+    assert digests(tmp_path / "two") == digests(made) and len(digests(made)) == 4 * 4 + 2
 
 
 @pytest.mark.parametrize("which", [0, 5, 11])

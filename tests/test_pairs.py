@@ -7,7 +7,7 @@ import pytest
 from captures import HOSTILE, capture, write_capture, write_raw
 from PIL import Image
 
-from depthdist.pairs import LAYOUTS, BadFile, Pair, capture_time, find_pairs, peek, read_pair, read_rgb, read_xyz, resize_rgb, sessions
+from depthdist.pairs import LAYOUTS, BadFile, Pair, capture_time, find_pairs, list_pictures, peek, read_label, read_pair, read_rgb, read_xyz, resize_rgb, sessions
 
 
 def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):
@@ -201,3 +201,51 @@ def test_resize_is_that_of_the_models_image_processor(size):
     )
     theirs = np.asarray(processor(Image.fromarray(rgb))["pixel_values"][0]).transpose(1, 2, 0)
     assert np.abs(resize_rgb(rgb, size).astype(float) - theirs).max() <= 1
+
+
+# ------------------------------------------------------------------------------------------------ groove labels
+
+
+def write_label(path, size=(30, 40), dtype=np.uint16):
+    label = np.zeros(size, dtype)
+    label[5:9, 10:30] = 3
+    Image.fromarray(label).save(path)
+    return label
+
+
+@pytest.mark.parametrize(("rgb", "xyz", "grooves"), [
+    ("images/a_color.png", "depth/a_rawDepth.npy", "images/a_grooves.png"), ("a.png", "a.npy", "a_grooves.png"), ("a.jpg", "a.npy", "a_grooves.png"),
+    ("a_color.png", "a_rawDepth.npy", "a_grooves.png"), ("a_color.png", "a_color.npy", "a_color_grooves.png"),
+])  # fmt: skip
+def test_a_groove_label_beside_the_picture_belongs_to_the_capture(tmp_path, rgb, xyz, grooves):
+    write_capture(tmp_path / rgb, tmp_path / xyz)
+    label = write_label(tmp_path / grooves)
+    (pair,), rejects = find_pairs(tmp_path)
+    assert not rejects and pair.grooves == tmp_path / grooves and list(pair.files) == ["rgb", "xyz", "grooves"]
+    assert np.array_equal(read_label(pair.grooves, (30, 40)), label)
+    assert list_pictures(tmp_path) == [tmp_path / rgb], "a label is no picture to predict from"
+
+
+def test_a_groove_label_without_a_capture_is_rejected(tmp_path):
+    write_capture(tmp_path / "a.png", tmp_path / "a.npy")
+    write_label(tmp_path / "b_grooves.png")
+    pairs, (reject,) = find_pairs(tmp_path)
+    assert len(pairs) == 1 and pairs[0].grooves is None and "a groove label without its capture" in reject.reason
+
+
+def test_labels_of_8_bits_and_palettes_count_as_they_are_and_others_are_refused(tmp_path):
+    path = tmp_path / "a_grooves.png"
+    label = write_label(path, dtype=np.uint8)
+    assert np.array_equal(read_label(path, (30, 40)), label)
+    image = Image.fromarray(label, "P")
+    image.putpalette([255, 0, 0] * 256)
+    image.save(path)
+    assert np.array_equal(read_label(path, (30, 40)), label)
+    with pytest.raises(BadFile, match="30x40; expected 15x20"):
+        read_label(path, (15, 20))
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path)
+    with pytest.raises(BadFile, match="mode is RGB; expected a grey PNG"):
+        read_label(path, (30, 40))
+    path.write_bytes(b"no picture")
+    with pytest.raises(BadFile, match="cannot be read as a groove label"):
+        read_label(path, (30, 40))

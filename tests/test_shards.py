@@ -19,7 +19,7 @@ from depthdist.config import SettingsError, Size, parse
 from depthdist.pairs import resize_rgb
 from depthdist.shards.plan import ShardSettings, plan, split
 from depthdist.shards.build import shard, statistics
-from depthdist.shards.codec import decode_sample, nearest, quantise
+from depthdist.shards.codec import decode_label, decode_sample, nearest, quantise
 from depthdist.shards.index import read_index
 from depthdist.shards.verify import verify
 from depthdist.shards.writer import BIN, fit_intrinsics, merge_stats, write_shard
@@ -345,3 +345,28 @@ def test_settings_that_make_no_sense_are_all_reported():
     text = str(caught.value)
     for words in ("OUT is missing", "nearest are height 742 or 756, width 1260", "--far is 0.0", "--val is 1.5", "--workers is -1"):
         assert words in text
+
+
+@pytest.mark.parametrize("depth_size", ["camera", "train"])
+def test_a_groove_label_is_in_the_sample_and_a_new_one_makes_its_shard_again(tmp_path, depth_size):
+    from depthdist.dataset import DataSettings, open_dataset
+
+    raw, out = write_raw(tmp_path / "raw", 4), tmp_path / "out"
+    make(raw, out, split="none", depth_size=depth_size)
+    label = np.zeros((30, 40), np.uint16)
+    label[3:20, 4:9], label[3:20, 20:30] = 7, 400
+    Image.fromarray(label).save(raw / "images/21-12-03-10-02-00_Zivid_acquisition_grooves.png")
+    assert make(raw, out, split="none", depth_size=depth_size)["changed"]
+    dataset = open_dataset(DataSettings(data=(str(out),)))
+    assert ["grooves" in dataset.meta("train", i) for i in range(4)] == [False, False, True, False]
+    meta = dataset.meta("train", 2)
+    assert np.array_equal(decode_label(meta["grooves"]), nearest(label, dataset.depth_size))
+    assert meta["grooves_file"]["path"].endswith("_grooves.png") and len(meta["grooves_file"]["sha256"]) == 64
+    assert verify(out) == []
+
+
+def test_a_label_of_another_size_rejects_its_capture(tmp_path):
+    raw = write_raw(tmp_path / "raw", 3)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(raw / "images/21-12-03-10-01-00_Zivid_acquisition_grooves.png")
+    index = make(raw, tmp_path / "out", split="none")
+    assert read_index(tmp_path / "out").num_samples == 2 and "5x5; expected 30x40" in str(index["rejected"])

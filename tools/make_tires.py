@@ -3,6 +3,7 @@
     python tools/make_tires.py OUT --pairs 58 --size 1200x1944 --seed 0 --sheet
 
     OUT/images/21-12-03-18-50-31_Zivid_acquisition_color.png         (H, W, 3) uint8
+    OUT/images/21-12-03-18-50-31_Zivid_acquisition_grooves.png       (H, W) uint16: the groove seen there, 0 for none
     OUT/depth/21-12-03-18-50-31_Zivid_acquisition_rawDepth.npy       (H, W, 3) float32 X, Y, Z in mm, NaN holes
     OUT/truth/21-12-03-18-50-31_Zivid_acquisition_truth.npz          noise-free Z, tire ids, grooves; see depthdist/tires
     OUT/tires.json                                                   the settings; a second run goes on where one stopped
@@ -93,6 +94,7 @@ def paths(out: Path, stem: str) -> dict[str, Path]:
     """The files of one pair in the order they are written."""
     return {
         "rgb": out / "images" / f"{stem}_color.png",
+        "grooves": out / "images" / f"{stem}_grooves.png",
         "truth": out / "truth" / f"{stem}_truth.npz",
         "xyz": out / "depth" / f"{stem}_rawDepth.npy",
     }
@@ -116,6 +118,7 @@ def make(settings: tires.Settings, out: Path, index: int) -> None:
     capture = tires.render(settings, index)
     place = paths(out, capture.stem)
     write(place["rgb"], png(capture.rgb))
+    write(place["grooves"], png(capture.truth["groove"]))
     write(place["truth"], npz(capture.truth))
     write(place["xyz"], npy(capture.xyz))
 
@@ -132,10 +135,10 @@ def write(path: Path, content: bytes | memoryview) -> None:
         beside.unlink(missing_ok=True)
 
 
-def png(rgb: np.ndarray) -> bytes:
-    """`rgb` (H, W, 3) uint8 as PNG, packed quickly rather than small."""
+def png(image: np.ndarray) -> bytes:
+    """`image`, (H, W, 3) uint8 or (H, W) uint16, as PNG, packed quickly rather than small."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -10,6 +10,7 @@ compared with the index before anything is allocated or written.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -103,9 +104,19 @@ def encode_mask(mask: np.ndarray) -> bytes:
     return as_npy(np.packbits(mask, axis=1))
 
 
-def _png(image: np.ndarray) -> bytes:
+def encode_label(label: np.ndarray) -> str:
+    """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of shards needs another member."""
+    return base64.b64encode(_png(label, 6)).decode()
+
+
+def decode_label(text: str) -> np.ndarray:
+    """(H, W) uint16 that `encode_label` was given."""
+    return _read_png("meta.json, grooves", memoryview(base64.b64decode(text)))
+
+
+def _png(image: np.ndarray, level: int = 1) -> bytes:
     file = BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    Image.fromarray(image).save(file, "PNG", compress_level=level)
     return file.getvalue()
 
 

@@ -216,7 +216,7 @@ def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
 def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encoding) -> Job:
     inputs = []
     for item in items:
-        for path in (item.pair.rgb, item.pair.xyz):
+        for path in item.pair.files.values():
             status = path.stat()
             inputs.append([item.key, item.session, item.pair.stem, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns])
     return Job(name, items, hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(), root, build, encoding)

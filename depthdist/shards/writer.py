@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depthdist.config import Size
-from depthdist.pairs import BadFile, Pair, read_pair
-from depthdist.shards.codec import LEVELS, RGB_MEMBERS, crc32, encode_depth, encode_mask, encode_rgb, nearest, quantise
+from depthdist.pairs import BadFile, Pair, read_label, read_pair
+from depthdist.shards.codec import LEVELS, RGB_MEMBERS, crc32, encode_depth, encode_label, encode_mask, encode_rgb, nearest, quantise
 
 SYNC_BYTES = 32 << 20  # after so many the disk is told to write
 BIN = 64  # depth values a histogram bin: 1024 bins from 0 to far
@@ -100,7 +100,7 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
 def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The members of one sample in the tar's order, and its share of the statistics; BadFile where it cannot be used."""
     sources, contents = _sources(item.pair, root)
-    rgb, xyz = read_pair(item.pair, contents)
+    rgb, xyz = read_pair(item.pair, contents[:2])
     z = np.ascontiguousarray(xyz[:, :, 2])
     if z.shape != encoding.depth_size:
         z = nearest(z, encoding.depth_size)
@@ -120,6 +120,8 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
         "max_mm": stats["max_mm"],
         "intrinsics": fit_intrinsics(xyz),
     }
+    if item.pair.grooves:
+        meta["grooves"] = encode_label(nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size))
     picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
     return dict(zip(encoding.members, (encode_depth(depth, encoding.depth_codec), encode_mask(mask), as_json(meta), picture))), stats
 
@@ -144,15 +146,15 @@ def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
     }
 
 
-def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, bytes]]:
-    """Relative path and sha256 of both files, and their bytes: each is read once."""
+def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
+    """Relative path and sha256 of the capture's files, and their bytes: each is read once."""
     sources, contents = {}, []
-    for kind, path in (("rgb", pair.rgb), ("xyz", pair.xyz)):
+    for kind, path in pair.files.items():
         try:
             contents.append(path.read_bytes())
         except OSError as err:
             raise BadFile(path, f"cannot be read: {err.strerror}") from err
-        sources[kind] = {"path": path.relative_to(root).as_posix(), "sha256": hashlib.sha256(contents[-1]).hexdigest()}
+        sources[f"{kind}_file" if kind == "grooves" else kind] = {"path": path.relative_to(root).as_posix(), "sha256": hashlib.sha256(contents[-1]).hexdigest()}
     return sources, tuple(contents)
 
 

@@ -96,7 +96,7 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
     """By name of a codec the run's loss, and how far it is from the lossless one; "depth": the same for quantised depth."""
     from depthdist.checkpoint import load_adapter
     from depthdist.dataset import open_dataset
-    from depthdist.evaluate import network, score
+    from depthdist.scores import network, score
     from depthdist.model import pick_device, quiet
     from depthdist.runs import open_run
     from depthdist.shards.build import shard
@@ -112,7 +112,7 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
 
     def loss(loader: Loader, change: Callable[[Batch], Batch] = lambda batch: batch) -> float:
         batches = (change(packed.to(device)) for packed in loader.evaluate("val", 1, 0, 1))
-        return score(network(model), batches, loader.dataset.count("val"), record.bounds, run.loss, device)["loss"]
+        return score(network(model), batches, loader.dataset.count("val"), record.bounds, run.loss, device)["none"].means()["loss"]
 
     for codec, quality, subsampling in PICTURES:
         name = picture_name(codec, quality, subsampling)

@@ -296,7 +296,7 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     """Loss by capture of a dataset's first samples, without dropout."""
     from depthdist.dataset import DataSettings, open_dataset
     from depthdist.depth import inverse_target
-    from depthdist.evaluate import network
+    from depthdist.scores import network
     from depthdist.losses import compute
     from depthdist.stream import Loader
 

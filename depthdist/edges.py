@@ -1,0 +1,181 @@
+"""Whether depth jumps where it does in truth: boundary scores of the field, with a validity mask, and edges in millimetres.
+
+An edge counts only between two measured pixels: without that a hole is an edge as strong as they come. All take one image,
+pred_mm and depth_mm (H, W) float64 mm and mask (H, W) bool, and give {name: value}; NaN where the truth has no edge to find.
+
+    values = edge_metrics(pred_mm, depth_mm, mask)
+
+Definitions: Bochkovskii et al. 2024 (Depth Pro), Wang et al. 2025 (MoGe), Koch et al. 2018 (iBims-1, DBE). Their thresholds begin at
+5 % of the depth, 75 mm at 1.5 m: no groove is among them. Ours, edge_*_mm, go down to 2 mm; see grooves.py for what counts most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import ndimage
+from skimage.feature import canny
+
+from depthdist.metrics import Metric
+
+STEPS_MM = (2.0, 4.0, 8.0, 16.0, 32.0)
+NEAR_PX = 10.0  # theta of the DBE
+PERCENTILES = (1, 99)  # the range that Canny's thresholds are shares of; min and max would follow one wild pixel
+Array = np.ndarray
+
+
+def edge_metrics(pred_mm: Array, depth_mm: Array, mask: Array) -> dict[str, float]:
+    """All of METRICS."""
+    args = pred_mm, depth_mm, mask
+    found = {"depth_pro_f1": depth_pro_f1(*args), **{f"moge_f1_r{r}": moge_f1(*args, r) for r in (1, 2, 3)}, **boundary_errors(*args)}
+    jumps = jumps_of(*args)
+    for step in STEPS_MM:
+        found |= {f"edge_{name}@{step:g}mm": value for name, value in step_edges(jumps, step).items()}
+    return found
+
+
+def _metrics() -> dict[str, Metric]:
+    rows = [("depth_pro_f1", "", "higher", "Depth Pro's boundary F1 over ratios 1.05 .. 1.25, between measured pixels; 0 where truth has no edge, as there")]
+    rows += [(f"moge_f1_r{r}", "", "higher", f"MoGe's boundary F1, radius {r}, over ratios 1.05 .. 1.25, between measured pixels") for r in (1, 2, 3)]
+    canny_words = f"Canny (sigma sqrt 2, 0.1, 0.2) on depth scaled by its {PERCENTILES[0]}st and {PERCENTILES[1]}th percentiles"
+    rows += [
+        ("dbe_acc_px", "px", "lower", f"iBims DBE accuracy: mean distance of predicted edges to the truth's within {NEAR_PX:g} px, {NEAR_PX:g} where none is; {canny_words}"),
+        ("dbe_comp_paper_px", "px", "lower", f"iBims DBE completeness as the paper has it: mean of both distances, each at most {NEAR_PX:g} px"),
+        ("dbe_comp_script_px", "px", "lower", "iBims DBE completeness as its script has it: mean distance of the truth's edges to predicted ones, not cut; the image's diagonal where nothing is predicted"),
+    ]
+    words = "of steps > {:g} mm between neighbours, beyond the local slope, same direction, within 1 px"
+    for step in STEPS_MM:
+        rows += [(f"edge_{name}@{step:g}mm", "", "higher", f"{what} {words.format(step)}") for name, what in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))]
+    return {row[0]: Metric(*row) for row in rows}
+
+
+METRICS = _metrics()
+
+
+# ------------------------------------------------------------------------------------------------------- ratios
+
+
+def depth_pro_f1(pred_mm: Array, depth_mm: Array, mask: Array) -> float:
+    """Depth Pro's: precision and recall are means over four directions, F1 over ten ratios weighted by the ratio."""
+    ratios, weights = np.linspace(1.05, 1.25, 10), np.linspace(1.05, 1.25, 10)
+    recall, precision = np.zeros(10), np.zeros(10)
+    for p, g in _ratios(pred_mm, depth_mm, mask, [(0, 1), (0, -1), (1, 0), (-1, 0)], ratios[0]):
+        both, of_p, of_g = (np.array([np.count_nonzero(x > t) for t in ratios]) for x in (np.minimum(p, g), p, g))
+        recall += both / np.maximum(of_g, 1) / 4
+        precision += both / np.maximum(of_p, 1) / 4
+    return float((weights / weights.sum()) @ _harmonic(precision, recall))
+
+
+def moge_f1(pred_mm: Array, depth_mm: Array, mask: Array, radius: int) -> float:
+    """MoGe's: pooled over all neighbours within `radius`, F1 over ten ratios weighted by ratio - 1; NaN where truth has no edge."""
+    ratios = 1 + np.linspace(0.05, 0.25, 10)
+    reach = range(-radius, radius + 1)
+    ways = [(y, x) for y in reach for x in reach if 0 < x * x + y * y <= radius * radius]
+    both, of_p, of_g = np.zeros(10), np.zeros(10), np.zeros(10)
+    for p, g in _ratios(pred_mm, depth_mm, mask, ways, ratios[0]):
+        for total, values in ((both, np.minimum(p, g)), (of_p, p), (of_g, g)):
+            total += [np.count_nonzero(values > t) for t in ratios]
+    if not of_g.any():
+        return math.nan
+    return float(np.average(_harmonic(both / np.maximum(of_p, 1), both / np.maximum(of_g, 1)), weights=ratios - 1))
+
+
+def _ratios(pred_mm: Array, depth_mm: Array, mask: Array, ways: list[tuple[int, int]], least: float) -> Iterator[tuple[Array, Array]]:
+    """For each way (rows, columns): depth of a pixel's neighbour over its own, of prediction and truth, (N,) each.
+
+    Only pairs of measured pixels, and only where one of the two is above `least`.
+    """
+    for way in ways:
+        a, b = _pairs(mask.shape, way)
+        valid = mask[a] & mask[b]
+        p, g = (np.divide(z[b], z[a], out=np.zeros(valid.shape), where=valid) for z in (pred_mm, depth_mm))
+        near = np.maximum(p, g) > least
+        yield p[near], g[near]
+
+
+def _pairs(shape: tuple[int, int], way: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where both pixels of a pair lie: slices of the first, and of its neighbour `way` from it."""
+    first = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(way, shape))
+    return first, tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(way, shape))
+
+
+def _harmonic(a: Array, b: Array) -> Array:
+    return np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
+
+
+# ------------------------------------------------------------------------------------------------------- millimetres
+
+
+def jumps_of(pred_mm: Array, depth_mm: Array, mask: Array, slope: bool = True) -> list[tuple[Array, Array]]:
+    """Between neighbours in a column, then in a row: how far depth jumps in the prediction and in truth, mm.
+
+    slope  take off what the tangent plane of the surface beside the step accounts for, of each map its own
+    """
+    return [(_jumps(pred_mm, mask, axis, slope), _jumps(depth_mm, mask, axis, slope)) for axis in (0, 1)]
+
+
+def step_edges(jumps: list[tuple[Array, Array]], step_mm: float, radius: int = 1) -> dict[str, float]:
+    """precision, recall and f1 of steps of more than `step_mm` between neighbouring pixels.
+
+    jumps   as `jumps_of` gives them
+    radius  how many pixels apart an edge of the prediction and its twin in truth may be; they must step the same way
+    """
+    hits = {"p": 0, "g": 0}
+    totals = {"p": 0, "g": 0}
+    square = np.ones((2 * radius + 1,) * 2, bool)
+    for jumps_p, jumps_g in jumps:
+        for p, g in ((jumps_p > step_mm, jumps_g > step_mm), (jumps_p < -step_mm, jumps_g < -step_mm)):
+            for name, one, other in (("p", p, g), ("g", g, p)):
+                totals[name] += np.count_nonzero(one)
+                hits[name] += np.count_nonzero(one & ndimage.binary_dilation(other, square))
+    if not totals["g"]:
+        return {"precision": math.nan, "recall": math.nan, "f1": math.nan}
+    precision, recall = hits["p"] / max(totals["p"], 1), hits["g"] / totals["g"]
+    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0}
+
+
+def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
+    """Z of the next pixel along `axis` minus what is expected there, mm; 0 where one of the two was not measured.
+
+    Expected is the same Z or, with `slope`, Z on the tangent plane. A plane's 1/Z is linear in the pixel (pinhole), so its slope
+    is that of 1/Z just before the pair, or just after it: the smaller one where they have one sign, none where they do not.
+    """
+    z, mask = np.moveaxis(z, axis, -1), np.moveaxis(mask, axis, -1)
+    valid = mask[..., 1:] & mask[..., :-1]
+    inverse = np.divide(1.0, z, out=np.zeros(z.shape), where=mask)
+    expected = inverse[..., :-1].copy()
+    if slope:
+        steps = np.where(valid, np.diff(inverse, axis=-1), np.nan)
+        empty = np.full((*steps.shape[:-1], 1), np.nan)
+        before, after = np.concatenate([empty, steps[..., :-1]], -1), np.concatenate([steps[..., 1:], empty], -1)
+        before, after = np.where(np.isnan(before), after, before), np.where(np.isnan(after), before, after)  # one side is enough
+        smaller = np.where(np.abs(before) < np.abs(after), before, after)
+        expected += np.where(before * after > 0, smaller, 0.0)
+    expected = np.divide(1.0, expected, out=np.zeros(expected.shape), where=expected > 0)
+    return np.moveaxis(np.where(valid & (expected > 0), z[..., 1:] - expected, 0.0), -1, axis)
+
+
+# ------------------------------------------------------------------------------------------------------- distances
+
+
+def boundary_errors(pred_mm: Array, depth_mm: Array, mask: Array) -> dict[str, float]:
+    """iBims' depth boundary errors, px, of Canny's edges in prediction and truth; both definitions of completeness in circulation."""
+    names = ("dbe_acc_px", "dbe_comp_paper_px", "dbe_comp_script_px")
+    p, g = (_canny(z, mask) for z in (pred_mm, depth_mm))
+    if not g.any():
+        return dict.fromkeys(names, math.nan)
+    far = math.hypot(*mask.shape)
+    to_g = ndimage.distance_transform_edt(~g)
+    to_p = ndimage.distance_transform_edt(~p) if p.any() else np.full(p.shape, far)
+    near = to_g[p & (to_g < NEAR_PX)]
+    paper = (np.minimum(to_g[p], NEAR_PX).sum() + np.minimum(to_p[g], NEAR_PX).sum()) / (p.sum() + g.sum())
+    return dict(zip(names, (float(near.mean()) if near.size else NEAR_PX, float(paper), float(to_p[g].mean()))))
+
+
+def _canny(z: Array, mask: Array) -> Array:
+    low, high = np.percentile(z[mask], PERCENTILES) if mask.any() else (0.0, 0.0)
+    if high <= low:
+        return np.zeros(mask.shape, bool)
+    return canny(np.where(mask, (z - low) / (high - low), 0.0), math.sqrt(2), 0.1, 0.2, mask=mask)

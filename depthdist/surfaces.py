@@ -1,0 +1,111 @@
+"""Surfaces and points in space: what depth along the camera's own rays comes to.
+
+    rays = pixel_rays(intrinsics, (H, W))               # X / Z and Y / Z of every pixel
+    values = surface_metrics(pred_mm, depth_mm, mask, rays)
+
+Points of both maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64, mm.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from depthdist.metrics import Metric
+
+NEAR_MM = (1.0, 2.0, 5.0, 10.0)
+REACH = 2  # pixels to each side that a normal is taken from
+MOST_POINTS = 5_000  # of each map, evenly spread, whose nearest neighbours among all of the other map's are looked for
+FLAT_PX = 2.0  # residual up to which a fitted pinhole stands for the camera's own rays
+Array = np.ndarray
+
+
+def _metrics() -> dict[str, Metric]:
+    normal = f"angle between normals, each the cross product of central differences over +-{REACH} pixels"
+    rows = [
+        ("normal_mean_deg", "deg", "lower", f"mean {normal}"),
+        ("normal_median_deg", "deg", "lower", f"median {normal}"),
+        ("normal_within_11", "", "higher", f"share of pixels below 11.25 degrees: {normal}"),
+        ("chamfer_mm", "mm", "lower", f"mean of both: mean distance of predicted points to the nearest true one, and of true points to the nearest predicted one; at most {MOST_POINTS:,} points each ask"),
+    ]
+    rows += [(f"f_score@{t:g}mm", "", "higher", f"harmonic mean of the shares of points whose nearest in the other cloud is within {t:g} mm") for t in NEAR_MM]
+    return {row[0]: Metric(*row) for row in rows}
+
+
+METRICS = _metrics()
+
+
+def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
+    """(H, W, 2) X / Z and Y / Z of a map of `size`; None where the camera is not known, or no pinhole to within FLAT_PX pixels.
+
+    meta  a sample's meta.json: `size` (height, width) of the capture, and `intrinsics` of it
+    """
+    k = meta.get("intrinsics")
+    if not k or k["max_residual_px"] > FLAT_PX:
+        return None
+    rays = np.empty((*size, 2))
+    (high, wide), middle = meta["size"], k["pixel_centre"]
+    rays[..., 0] = (((np.arange(size[1]) + middle) * wide / size[1] - k["cx"]) / k["fx"])[None, :]
+    rays[..., 1] = (((np.arange(size[0]) + middle) * high / size[0] - k["cy"]) / k["fy"])[:, None]
+    return rays
+
+
+def points(depth_mm: Array, rays: Array) -> Array:
+    """(..., 3) X, Y, Z in mm of depth (...) along `rays` (..., 2)."""
+    return np.concatenate([rays * depth_mm[..., None], depth_mm[..., None]], axis=-1)
+
+
+def surface_metrics(pred_mm: Array, depth_mm: Array, mask: Array, rays: Array) -> dict[str, float]:
+    """All of METRICS of one image, (H, W) each; NaN where it has too few points."""
+    cloud_p, cloud_g = (points(np.where(mask, z, 1.0), rays) for z in (pred_mm, depth_mm))
+    angles = normal_angles(cloud_p, cloud_g, mask)
+    some = len(angles) > 0
+    found = {
+        "normal_mean_deg": float(angles.mean()) if some else math.nan,
+        "normal_median_deg": float(np.median(angles)) if some else math.nan,
+        "normal_within_11": float((angles < 11.25).mean()) if some else math.nan,
+    }
+    return found | cloud_distances(cloud_p[mask], cloud_g[mask])
+
+
+def normal_angles(cloud_p: Array, cloud_g: Array, mask: Array) -> Array:
+    """(N,) degrees between the normals of two point maps (H, W, 3), where a pixel and its four partners are in the mask."""
+    valid = _inner(mask, 0, 0) & _inner(mask, -1, 0) & _inner(mask, 1, 0) & _inner(mask, 0, -1) & _inner(mask, 0, 1)
+    a, b = (_normals(cloud)[valid] for cloud in (cloud_p, cloud_g))
+    across = np.linalg.norm(np.cross(a, b), axis=-1)  # atan2 is exact for small angles, arccos is not
+    return np.degrees(np.arctan2(across, np.einsum("ij,ij->i", a, b)))
+
+
+def _normals(cloud: Array) -> Array:
+    """Of a point map (H, W, 3), not of unit length, REACH pixels off the border."""
+    across = _inner(cloud, 0, 1) - _inner(cloud, 0, -1)
+    down = _inner(cloud, 1, 0) - _inner(cloud, -1, 0)
+    return np.cross(down, across)
+
+
+def _inner(image: Array, rows: int, columns: int) -> Array:
+    """`image` without its border, REACH pixels to a side."""
+    height, width = image.shape[:2]
+    y, x = REACH + rows * REACH, REACH + columns * REACH
+    return image[y : height - 2 * REACH + y, x : width - 2 * REACH + x]
+
+
+def cloud_distances(cloud_p: Array, cloud_g: Array) -> dict[str, float]:
+    """chamfer_mm and f_score@Tmm of two clouds (N, 3) and (M, 3), mm."""
+    names = ["chamfer_mm", *(f"f_score@{t:g}mm" for t in NEAR_MM)]
+    if not len(cloud_p) or not len(cloud_g):
+        return dict.fromkeys(names, math.nan)
+    to_g, to_p = (cKDTree(there).query(_spread(here))[0] for here, there in ((cloud_p, cloud_g), (cloud_g, cloud_p)))
+    scores = []
+    for t in NEAR_MM:
+        precision, recall = float((to_g <= t).mean()), float((to_p <= t).mean())
+        scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
+    return dict(zip(names, [float(to_g.mean() + to_p.mean()) / 2, *scores]))
+
+
+def _spread(cloud: Array) -> Array:
+    """At most MOST_POINTS of them, evenly spread."""
+    return cloud[np.linspace(0, len(cloud) - 1, min(len(cloud), MOST_POINTS)).round().astype(int)]

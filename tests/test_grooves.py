@@ -1,0 +1,114 @@
+"""Depth of grooves: drawn cylinders and built-in captures with known grooves, and what must not change it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from depthdist import tires
+from depthdist.grooves import METRICS, Groove, groove_depths, groove_metrics, summary
+from depthdist.surfaces import pixel_rays
+
+SIZE = (240, 320)
+RAYS = pixel_rays({"size": SIZE, "intrinsics": {"fx": 800.0, "fy": 800.0, "cx": 160.0, "cy": 120.0, "max_residual_px": 0, "pixel_centre": 0.5}}, SIZE)
+WHOLE = np.ones(SIZE, bool)
+DEPTHS = (8.0, 1.5, 4.0)
+
+
+def cylinder(depths=DEPTHS, radius=300.0, noise=0.0):
+    """A tire's tread seen from above, three grooves round it, floors parallel to the tread: depth (H, W) mm, and labels."""
+    labels = np.zeros(SIZE, np.uint16)
+    for i, column in enumerate((60, 150, 240), start=1):
+        labels[:, column : column + 12] = i
+    below = np.concatenate([[0.0], depths])[labels]
+    # a ray (x, y, 1) t meets y^2 t^2 + (t - c)^2 = (radius - below)^2, the axis along X at Z = c
+    c, r, y = 1000.0 + radius, radius - below, RAYS[..., 1]
+    z = (c - np.sqrt(c**2 - (1 + y**2) * (c**2 - r**2))) / (1 + y**2)
+    return z + noise * np.random.default_rng(0).normal(size=SIZE), labels
+
+
+@pytest.mark.parametrize(("noise", "within"), [(0.0, 0.02), (0.1, 0.1)])
+def test_drawn_grooves_have_their_depth(noise, within):
+    z, labels = cylinder(noise=noise)
+    found = groove_depths(labels, WHOLE, RAYS, z)
+    assert [g.id for g in found] == [1, 2, 3] and all(g.width_px == 12 for g in found)
+    assert [g.depths[0] for g in found] == pytest.approx(DEPTHS, abs=within)
+
+
+def test_an_offset_of_50_mm_changes_nothing():
+    z, labels = cylinder(noise=0.1)
+    for groove in groove_depths(labels, WHOLE, RAYS, z, z + 50.0):
+        assert groove.depths[1] == pytest.approx(groove.depths[0], abs=1e-9)
+
+
+def test_grooves_that_were_removed_are_wrong_by_all_of_it():
+    z, labels = cylinder()
+    smooth, _ = cylinder(depths=(0.0, 0.0, 0.0))
+    found = groove_depths(labels, WHOLE, RAYS, z, smooth)
+    values = groove_metrics(found)
+    assert [g.depths[1] for g in found] == pytest.approx([0, 0, 0], abs=0.02)
+    assert values["groove_mae_mm"] == pytest.approx(np.mean(DEPTHS), abs=0.03) and values["groove_bias_mm"] == pytest.approx(-np.mean(DEPTHS), abs=0.03)
+    assert values["groove_found"] == 0 and values["groove_max_mm"] == pytest.approx(8.0, abs=0.03)
+
+
+def test_a_shallower_prediction_is_measured_as_such():
+    z, labels = cylinder()
+    worn, _ = cylinder(depths=(4.2, 1.7, 4.1))
+    values = groove_metrics(groove_depths(labels, WHOLE, RAYS, z, worn))
+    assert values["groove_mae_mm"] == pytest.approx((3.8 + 0.2 + 0.1) / 3, abs=0.03) and values["groove_bias_mm"] == pytest.approx((-3.8 + 0.2 + 0.1) / 3, abs=0.03)
+    assert values["groove_found"] == 1 and values["groove_decision"] == pytest.approx(2 / 3), "1.5 is worn, 1.7 is not"
+
+
+def test_holes_and_what_stands_in_them_do_not_matter():
+    z, labels = cylinder()
+    mask = np.random.default_rng(1).random(SIZE) > 0.4
+    clean = groove_depths(labels, mask, RAYS, np.where(mask, z, 1.0), np.where(mask, z + 1, 1.0))
+    assert [g.depths[0] for g in clean] == pytest.approx(DEPTHS, abs=0.02)
+    for junk in (math.nan, -1e9):
+        with np.errstate(all="ignore"):
+            assert groove_depths(labels, mask, RAYS, np.where(mask, z, junk), np.where(mask, z + 1, junk)) == clean
+
+
+@pytest.mark.parametrize("case", ["narrow", "unmeasured", "one-sided", "no rib"])
+def test_what_cannot_be_measured_is_left_out(case):
+    z, labels = cylinder()
+    mask, only = WHOLE.copy(), np.where(labels == 1, 1, 0)
+    if case == "narrow":
+        only[:, 63:] = 0
+    if case == "unmeasured":
+        mask = labels != 1
+    if case == "one-sided":
+        mask[:, 72:] = False
+    if case == "no rib":
+        mask = labels == 1
+    assert groove_depths(only, mask, RAYS, z) == []
+
+
+def test_a_neighbours_clutter_beside_a_groove_is_not_taken_for_rib():
+    z, labels = cylinder()
+    z[:, 76:82] -= 40.0  # a slat lies across the ribs, close by
+    assert groove_depths(labels, WHOLE, RAYS, z)[0].depths[0] == pytest.approx(8.0, abs=0.05)
+
+
+def test_built_in_captures_give_the_depth_of_their_grooves():
+    """Noise-free truth at the camera's own size: 0.1 mm, but for a few grooves on the tires' shoulders; faults and all: 0.2."""
+    capture = tires.render(tires.Settings(pairs=58, size=(1200, 1944)), 52)
+    truth, nominal = capture.truth, dict(zip(capture.truth["groove_id"].tolist(), capture.truth["groove_depth_mm"].tolist()))
+    k = truth["K"]
+    rays = pixel_rays({"size": [1200, 1944], "intrinsics": {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "max_residual_px": 0, "pixel_centre": 0.5}}, (1200, 1944))
+    for z, share, within in ((truth["z"], 0.9, 0.1), (capture.xyz[..., 2], 0.9, 0.2)):
+        mask = np.isfinite(z)
+        found = groove_depths(truth["groove"], mask, rays, np.where(mask, z, 1.0).astype(float))
+        off = np.array([g.depths[0] - nominal[g.id] for g in found])
+        assert len(found) >= 30 and abs(np.median(off)) < 0.03 and (np.abs(off) < within).mean() >= share, np.sort(np.abs(off))[-5:]
+
+
+def test_the_summary_counts_every_groove_once():
+    grooves = [Groove(i, 5.0, 1, depths) for i, depths in enumerate([(1.0, 1.2), (1.0, 3.0), (5.0, 4.0), (5.0, 1.0), (5.0, 5.5)])]
+    found = summary(grooves)
+    assert (found["worn_as_worn"], found["worn_as_good"], found["good_as_good"], found["good_as_worn"]) == (1, 1, 2, 1) and found["grooves"] == 5
+    assert found["mae_mm"] == pytest.approx((0.2 + 2 + 1 + 4 + 0.5) / 5) and found["bias_mm"] == pytest.approx((0.2 + 2 - 1 - 4 + 0.5) / 5)
+    assert found["limit95_mm"] == pytest.approx(np.quantile([0.2, 2, 1, 4, 0.5], 0.95)) and found["found"] == 0.8
+    nothing = summary([])
+    assert nothing["grooves"] == 0 and math.isnan(nothing["mae_mm"])
+    assert all(math.isnan(value) for value in groove_metrics([]).values()) and set(groove_metrics([])) == set(METRICS)

@@ -1,0 +1,89 @@
+"""Normals and point clouds: against planes worked out, a k-d tree's brute-force twin, and captures with a known camera."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from depthdist.surfaces import METRICS, NEAR_MM, cloud_distances, normal_angles, pixel_rays, points, surface_metrics
+
+SIZE = (40, 60)
+META = {"size": [40, 60], "intrinsics": {"fx": 80.0, "fy": 82.0, "cx": 30.0, "cy": 20.0, "max_residual_px": 0.01, "pixel_centre": 0.5}}
+RAYS = pixel_rays(META, SIZE)
+
+
+def plane(normal, distance_mm=1000.0):
+    """Depth of a plane through (0, 0, distance) with that normal."""
+    n = np.asarray(normal, float)
+    return distance_mm * n[2] / (RAYS[..., 0] * n[0] + RAYS[..., 1] * n[1] + n[2])
+
+
+def test_rays_are_those_of_the_camera_at_any_size():
+    assert RAYS[20, 30] == pytest.approx([0.5 / 80, 0.5 / 82])
+    half = pixel_rays(META, (20, 30))
+    assert half[3, 4] == pytest.approx(RAYS[6:8, 8:10].mean(axis=(0, 1)))  # the middle of the four pixels it covers
+    assert pixel_rays({**META, "intrinsics": None}, SIZE) is None
+    assert pixel_rays({**META, "intrinsics": {**META["intrinsics"], "max_residual_px": 3.0}}, SIZE) is None
+
+
+def test_rays_of_a_rendered_capture_give_its_point_map(tmp_path):
+    from depthdist import tires
+    from depthdist.shards.writer import fit_intrinsics
+
+    capture = tires.render(tires.Settings(pairs=1, size=(90, 146)), 0)
+    rays = pixel_rays({"size": [90, 146], "intrinsics": fit_intrinsics(capture.xyz)}, (90, 146))
+    z = capture.xyz[..., 2].astype(float)
+    assert np.nanmax(np.abs(points(z, rays) - capture.xyz)) < 0.05
+
+
+@pytest.mark.parametrize("degrees", [0.001, 5.0, 40.0])
+def test_the_angle_between_two_planes_is_found_everywhere(degrees):
+    angle = math.radians(degrees)
+    a, b = plane((0.2, 0.1, 1.0)), None
+    n = np.array([0.2, 0.1, 1.0]) / np.linalg.norm([0.2, 0.1, 1.0])
+    side = np.cross(n, [0, 1, 0]) / np.linalg.norm(np.cross(n, [0, 1, 0]))
+    b = plane(math.cos(angle) * n + math.sin(angle) * side)
+    found = normal_angles(points(a, RAYS), points(b, RAYS), np.ones(SIZE, bool))
+    assert len(found) == 36 * 56 and found == pytest.approx(np.full(len(found), degrees), abs=1e-6)
+
+
+def test_a_hole_takes_the_normals_around_it_out():
+    mask = np.ones(SIZE, bool)
+    mask[20, 30] = False
+    a = points(plane((0, 0, 1)), RAYS)
+    assert len(normal_angles(a, a, mask)) == 36 * 56 - 5
+
+
+def test_distances_equal_brute_force():
+    rng = np.random.default_rng(0)
+    p, g = rng.uniform(0, 30, (200, 3)), rng.uniform(0, 30, (150, 3))
+    all_of_them = cdist(p, g)
+    to_g, to_p = all_of_them.min(axis=1), all_of_them.min(axis=0)
+    found = cloud_distances(p, g)
+    assert found["chamfer_mm"] == pytest.approx((to_g.mean() + to_p.mean()) / 2)
+    for t in NEAR_MM:
+        precision, recall = (to_g <= t).mean(), (to_p <= t).mean()
+        assert found[f"f_score@{t:g}mm"] == pytest.approx(2 * precision * recall / (precision + recall) if precision + recall else 0)
+
+
+def test_an_offset_along_the_axis_is_the_distance_of_two_planes():
+    wall = np.full(SIZE, 1000.0)
+    found = surface_metrics(wall + 3.0, wall, np.ones(SIZE, bool), RAYS)
+    assert found["normal_mean_deg"] == pytest.approx(0, abs=1e-9) and 3.0 <= found["chamfer_mm"] < 3.2
+    assert found["f_score@2mm"] == 0 and found["f_score@10mm"] == 1
+
+
+def test_perfect_is_best_and_junk_outside_the_mask_is_not_looked_at():
+    rng = np.random.default_rng(0)
+    depth_mm = plane((0.3, 0, 1)) + rng.uniform(0, 2, SIZE)
+    mask = rng.random(SIZE) > 0.2
+    found = surface_metrics(depth_mm, depth_mm, mask, RAYS)
+    for name, metric in METRICS.items():
+        assert found[name] == pytest.approx({"lower": 0, "higher": 1}[metric.better], abs=1e-9), name
+    pred_mm = depth_mm + rng.uniform(-3, 3, SIZE)
+    clean = surface_metrics(pred_mm, depth_mm, mask, RAYS)
+    for junk in (math.nan, math.inf, 0.0):
+        assert surface_metrics(np.where(mask, pred_mm, junk), np.where(mask, depth_mm, junk), mask, RAYS) == clean
+    empty = surface_metrics(depth_mm, depth_mm, np.zeros(SIZE, bool), RAYS)
+    assert all(math.isnan(value) for value in empty.values()) and set(empty) == set(METRICS)
