@@ -11,13 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 FELL = 0.02  # of the eval loss in the last fifth of the run: less is taken for convergence
 FEW = 0.02  # of the pixels; where errors are spread exponentially 19 % carry half, where they are Gaussian 24 %
-TWIN = 0.98  # correlation of thumbnails from which on two pictures count as the same view
-THUMBNAIL = 24  # pixels a side
 
 
 def budget_exhausted(losses: Sequence[float], lrs: Sequence[float]) -> str | None:
@@ -74,37 +71,3 @@ def dominated(loss_map: Tensor, mask: Tensor) -> str | None:
     where = f"rows {rows.min()}..{rows.max()}, columns {columns.min()}..{columns.max()}, most at ({rows[0]}, {columns[0]})"
     found = f"{100 * few / len(values):.2g} % of the pixels: half of it comes from {few:,} of {len(values):,} ({where})"
     return f"loss is dominated by {found}; look there for silhouettes or a wrong truth, or try a smaller --gamma"
-
-
-def thumbnail(rgb: Tensor) -> Tensor:
-    """(24, 24) float32: a picture's grey (BT.601 luma, 0..255), averaged over areas; its shape is not kept.
-
-    rgb  (h, w, 3) uint8
-    """
-    grey = rgb.float() @ torch.tensor([0.299, 0.587, 0.114], device=rgb.device)  # (h, w)
-    return F.adaptive_avg_pool2d(grey[None], THUMBNAIL)[0]
-
-
-def resembles(train_thumbs: Tensor, val_thumbs: Tensor, train_keys: Sequence[str], val_keys: Sequence[str]) -> str | None:
-    """Whether validation pictures have a near-twin among the training pictures, which flatters every score.
-
-    train_thumbs  (N, h, w), val_thumbs  (M, h, w) float32 grey, as `thumbnail` gives them;  keys of the samples, in their order
-
-    The measure is Pearson's correlation of two thumbnails: blind to brightness and contrast. A picture without contrast resembles none.
-    """
-    nearest, twin = (_standard(val_thumbs) @ _standard(train_thumbs).T).max(1)  # (M,)
-    near = nearest > TWIN
-    if not near.any():
-        return None
-    most = int(nearest.argmax())
-    example = f"{val_keys[most]} and {train_keys[int(twin[most])]} ({nearest[most]:.3f})"
-    found = f"{int(near.sum())} of {len(val_thumbs)} validation pictures have a near-twin in the training set (correlation > {TWIN}), e.g. {example}"
-    return f"validation resembles training (near-duplicates): {found}: the scores flatter; shard again with --split session"
-
-
-def _standard(thumbs: Tensor) -> Tensor:
-    """(N, h * w) of mean 0 and norm 1; 0 where the grey varies by less than half a level."""
-    x = thumbs.flatten(1).float()
-    x = x - x.mean(1, keepdim=True)
-    deviation = x.square().mean(1, keepdim=True).sqrt()
-    return torch.where(deviation > 0.5, x / deviation, 0.0) / x.shape[1] ** 0.5

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from depthdist.config import Stopped
 from depthdist.dataset import Dataset
 from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
 from depthdist.dropout import draw_keys
+from depthdist.duplicates import fingerprint, summary, warning
 from depthdist.engine import Engine
 from depthdist.figures import figure, pixels
 from depthdist.float32 import LIMIT_MM, Float32Check
@@ -220,8 +222,9 @@ class Training:
         for split, most in (("train", 256), ("val", 64)):
             num = self.dataset.count(split)
             batches = [self.loader.samples(split, [i]).to("cpu") for i in sorted({k * num // most for k in range(most)} if num > most else range(num))]
-            seen[split] = torch.stack([advice.thumbnail(b.rgb[0]) for b in batches]), [b.keys[0] for b in batches]
-        return advice.resembles(seen["train"][0], seen["val"][0], seen["train"][1], seen["val"][1])
+            seen[split] = np.stack([fingerprint(b.rgb[0].numpy()) for b in batches]), [b.keys[0] for b in batches]
+        (train, train_keys), (val, val_keys) = seen["train"], seen["val"]
+        return warning(summary(val, train, val_keys, train_keys))
 
     def warn(self, line: str | None) -> None:
         if line:

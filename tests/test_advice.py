@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from depthdist.advice import budget_exhausted, dominated, nothing_moved, resembles, thumbnail
+from depthdist.advice import budget_exhausted, dominated, nothing_moved
 
 LRS = [5e-5 * (1 - step / 90) for step in range(90)]
 
@@ -142,52 +142,3 @@ def test_a_perfect_prediction_and_an_empty_mask_have_nothing_to_dominate():
     assert dominated(torch.zeros(40, 50), torch.ones(40, 50, dtype=torch.bool)) is None
     assert dominated(torch.ones(40, 50), torch.zeros(40, 50, dtype=torch.bool)) is None
     assert dominated(torch.full((40, 50), math.nan), torch.ones(40, 50, dtype=torch.bool)) is None
-
-
-# ------------------------------------------------------------------------------------------------------- near-duplicates
-
-
-def views(num, seed):
-    """(num, 48, 72, 3) uint8: smooth pictures, each of its own scene."""
-    coarse = torch.rand(num, 3, 6, 9, generator=torch.Generator().manual_seed(seed))
-    return (torch.nn.functional.interpolate(coarse, (48, 72), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def thumbs(pictures):
-    return torch.stack([thumbnail(rgb) for rgb in pictures])
-
-
-def names(kind, num):
-    return [f"{kind}{i}" for i in range(num)]
-
-
-def test_a_near_twin_is_found_though_its_exposure_changed_and_both_are_named():
-    train, val = views(30, 0), views(8, 1)
-    noise = torch.randn(48, 72, 3, generator=torch.Generator().manual_seed(2))
-    val[5] = (train[17].float() * 0.6 + 30 + 8 * noise).to(torch.uint8)
-    train[0] = 0  # black: no correlation is defined
-    text = resembles(thumbs(train), thumbs(val), names("t", 30), names("v", 8))
-    assert one_line(text, "validation resembles training (near-duplicates)", "1 of 8 validation pictures", "v5 and t17 (0.99", "--split session")
-
-
-def test_the_count_is_of_validation_pictures_and_equals_numpys_correlation():
-    train, val = views(12, 0), views(6, 1)
-    train[3], train[4], val[0], val[2] = val[0], val[0], val[0], train[9]
-    found = torch.corrcoef(torch.cat([thumbs(val), thumbs(train)]).flatten(1).double())[:6, 6:]
-    assert int((found.max(1).values > 0.98).sum()) == 2 and one_line(resembles(thumbs(train), thumbs(val), names("t", 12), names("v", 6)), "2 of 6", "(1.000)")
-
-
-def test_other_scenes_and_pictures_without_contrast_resemble_nothing():
-    assert resembles(thumbs(views(30, 0)), thumbs(views(8, 1)), names("t", 30), names("v", 8)) is None
-    faint = 90 + 0.3 * torch.randn(2, 24, 24, generator=torch.Generator().manual_seed(0))
-    assert resembles(faint, faint, names("t", 2), names("v", 2)) is None
-    assert resembles(thumbs(255 - views(4, 0)), thumbs(views(4, 0)), names("t", 4), names("v", 4)) is None, "a negative is no twin"
-
-
-def test_a_thumbnail_is_the_mean_grey_of_areas():
-    rgb = torch.zeros(48, 96, 3, dtype=torch.uint8)
-    rgb[:2, :4] = torch.tensor([100, 150, 200], dtype=torch.uint8)
-    rgb[2:4, :2, 1] = 200
-    found = thumbnail(rgb)
-    assert found.shape == (24, 24) and found.dtype == torch.float32 and int((found > 0).sum()) == 2
-    assert found[0, 0] == pytest.approx(0.299 * 100 + 0.587 * 150 + 0.114 * 200) and found[1, 0] == pytest.approx(0.587 * 200 / 2)

@@ -67,6 +67,40 @@ def test_the_bytes_are_the_same_for_any_number_of_workers(raw, tmp_path):
     assert found[0] == found[1] and len(found[0]) > 8
 
 
+def stems(raw):
+    return sorted(p.name.removesuffix("_color.png") for p in (raw / "images").iterdir())
+
+
+def test_groups_of_a_file_and_near_twins_are_said_and_the_bytes_are_the_same_for_any_number_of_workers(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    first, *_, last = stems(raw)
+    shutil.copy(tmp_path / f"raw/images/{first}_color.png", tmp_path / f"raw/images/{last}_color.png")
+    (tmp_path / "g.csv").write_text("stem,group\n" + "".join(f"{stem},{'val' if stem == last else 'crate 1'}\n" for stem in stems(raw)))
+    found = []
+    for workers in (1, 3):
+        result = run(tmp_path / "raw", tmp_path / str(workers), *SMALL, "--split", "file", "--groups", tmp_path / "g.csv", "--shard-mb", "0.015", "--workers", workers)
+        assert result.returncode == 0 and f"split by {tmp_path}/g.csv: 1 groups in train, 1 in val; 0 captures skipped" in result.stdout, result
+        assert "WARNING   validation resembles training (near-duplicates): 1 of 1" in result.stdout and f"{last} and {first} (1.000)" in result.stdout
+        found.append({name: (tmp_path / str(workers) / name).read_bytes() for name in final_files(tmp_path / str(workers))})
+    assert found[0] == found[1] and run("--verify", tmp_path / "1").returncode == 0
+
+
+def test_what_is_wrong_with_groups_ends_in_lines_that_say_where(raw, tmp_path):
+    file = tmp_path / "g.csv"
+    for text, *words in (
+        (None, "g.csv: cannot be read: No such file or directory"),
+        (b"\xff\xfe", "g.csv: byte 0 is not UTF-8"),
+        (b"".join(f"{stem},one\n".encode() for stem in stems(raw)), "val would be empty"),
+        (f"{stems(raw)[0]},a\n".encode(), "5 of 6 captures have no line"),
+        (f"{stems(raw)[0]},a\nb,b,b\nc,c\n".encode(), "line 2: found 3 fields", "line 3: c is no capture", "5 of 6 captures have no line"),
+    ):
+        if text is not None:
+            file.write_bytes(text)
+        lines = errors(run(raw, tmp_path / "out", *SMALL, "--split", "file", "--groups", file))
+        assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines)), lines
+    assert not (tmp_path / "out").exists()
+
+
 def test_depth_beyond_far_is_said_loudly_with_the_flag_that_keeps_it(raw, tmp_path):
     result = run(raw, tmp_path / "out", *SMALL, "--far", "1150", "--split", "none")
     assert "WARNING" in result.stdout and "farther than 1150 mm" in result.stdout

@@ -2,6 +2,7 @@
 
     python tools/shard.py RAW OUT --workers 8
     python tools/shard.py RAW OUT --append                # captures that came since
+    python tools/shard.py RAW OUT --split file --groups groups.csv    # who belongs together: a line a capture, stem,group
     python tools/shard.py --verify OUT
     python tools/shard.py --index DIR                     # plain webdataset tars, in place
     deepspeed --hostfile hosts tools/shard.py RAW OUT     # or torchrun, srun: many processes on many machines
@@ -14,6 +15,7 @@ from __future__ import annotations
 from tqdm import tqdm
 
 from depthdist import config
+from depthdist.duplicates import warning
 from depthdist.pairs import shown
 from depthdist.shards.build import shard
 from depthdist.shards.foreign import index_in_place
@@ -86,7 +88,8 @@ def warnings(index: dict, settings: ShardSettings) -> list[str]:
             kept = f"--{flag} {wanted} keeps them" if flag == "far" or settings.near else "they round to 0"
             masked = f"{count:,} measured pixels ({share:.2f} %) are {side} than {bound:g} mm and were masked"
             found.append(f"WARNING   {masked}, to {measured[edge]:.1f} mm: {kept}")
-    return found + ([index["note"]] if index["note"] else [])
+    twins = warning(index["near_duplicates"]) if "near_duplicates" in index else None
+    return found + ([f"WARNING   {twins}"] if twins else []) + ([index["note"]] if index["note"] else [])
 
 
 def check(settings: ShardSettings) -> int:

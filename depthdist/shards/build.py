@@ -13,6 +13,7 @@ A run that is killed leaves OUT as it was and goes on where it stopped; a run wi
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -29,9 +30,11 @@ import numpy as np
 
 from depthdist import __version__
 from depthdist.config import SettingsError
+from depthdist.duplicates import FINGERPRINT, summary
 from depthdist.pairs import shown
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.codec import as_npy
+from depthdist.shards.groups import FIXED
 from depthdist.shards.index import Index, as_rows, named_by_content, read_index
 from depthdist.shards.plan import NOTHING, Held, Plan, ShardSettings, plan
 from depthdist.shards.pool import write_all
@@ -175,7 +178,8 @@ def _before(settings: ShardSettings) -> _Before:
         sides |= {stem: (session, split == "val") for _, stem, session, *_ in record["samples"]}
         keys += [int(key) for key, *_ in record["samples"]]
     rejects = [json.loads(line) for line in (_content(out / "rejects.jsonl") or b"").splitlines()]
-    return _Before(content, index, records, rejects, Held(sides, num_shards, max(keys) + 1, index.depth_size))
+    groups = {group: side == "val" for group, side in index.raw.get("groups", {}).items()}
+    return _Before(content, index, records, rejects, Held(sides, num_shards, max(keys) + 1, index.depth_size, groups))
 
 
 def _ours(path: Path) -> bool:
@@ -320,8 +324,26 @@ def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, 
         "out_of_range_pixels": both["nearer"] + both["farther"],
         "measured": {name: both[name] for name in ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")},
         "rejects": num_rejects,
+        **_near_duplicates(splits),
+        **({"groups": groups} if (groups := {**old.get("groups", {}), **_named(planned.groups)}) else {}),
         **({"appended": times} if (times := old.get("appended", 0) + bool(old and added)) else {}),
     }, {entries["table"]["name"]: table, entries["names"]["name"]: text}
+
+
+def _near_duplicates(splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What a reader should know of validation pictures that train has too; nothing where a shard was written before there were fingerprints."""
+    if "val" not in splits or not all("fingerprints" in record for records in splits.values() for record in records):
+        return {}
+    stems, prints = {}, {}
+    for split, records in splits.items():
+        stems[split] = [stem for record in records for _, stem, *_ in record["samples"]]
+        prints[split] = np.frombuffer(b"".join(base64.b64decode(text) for record in records for text in record["fingerprints"]), FINGERPRINT)
+    return {"near_duplicates": summary(prints["val"], prints["train"], stems["val"], stems["train"])}
+
+
+def _named(groups: dict[str, bool]) -> dict[str, str]:
+    """The side of each group whose name does not say it: captures appended later join it."""
+    return {group: "val" if val else "train" for group, val in groups.items() if group not in FIXED}
 
 
 def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from depthdist import config
 from depthdist.config import Size
-from depthdist.pairs import BadFile, Reject, find_pairs, peek, sessions
+from depthdist.pairs import BadFile, Reject, find_pairs, peek, sessions, shown
 from depthdist.shards import SCHEMA, VERSION
+from depthdist.shards.groups import SKIP, choose, known_sides, read_groups, subset
 from depthdist.shards.writer import Encoding, Item, Job, as_json
 
 PATCH = 14  # pixels a side of the network's patches
@@ -46,8 +47,10 @@ class ShardSettings:
     "Processes, each writing one whole shard; 0: one a core. The output is the same for any number."
     max_rejects: int = 0
     "More bad pairs than this make the exit code 2, after everything was looked at."
-    split: Literal["random", "session", "none"] = "random"
-    "random: any pair to either side; session: captures close in time stay on one side; none: all in train."
+    split: Literal["random", "session", "file", "none"] = "random"
+    "random: any pair to either side; session: captures close in time stay on one side; file: those of a group in --groups do; none: all in train."
+    groups: str = ""
+    "With --split file: text with a line `stem,group` for each capture; groups train and val have their side, skip leaves a capture out."
     val: float = 0.2
     "Fraction of the pairs for validation."
     seed: int = 42
@@ -84,6 +87,12 @@ class ShardSettings:
         else:
             others = [*(name.upper() for name in ("raw", "out") if getattr(self, name)), *(f"--{name}" for name in alone[1:])]
             found += [f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or RAW OUT" for name in others]
+        if self.split == "file" and not self.groups and not alone:
+            found.append("--split is file and --groups is missing: expected --groups FILE, text with a line a capture: stem,group")
+        if self.split == "file" and self.index:
+            found.append("--split is file with --index: expected random, session or none (folders train and val in DIR decide, where there are any)")
+        if self.groups and self.split != "file":
+            found.append(f"--groups is {self.groups} and --split is {self.split}: expected --split file with it")
         if max(self.size) > 8192:
             found.append(f"--size is {self.size}: expected at most 8192 pixels a side")
         elif any(side < PATCH or side % PATCH for side in self.size):
@@ -107,8 +116,8 @@ class ShardSettings:
         return found
 
     def content(self) -> dict[str, Any]:
-        """The settings that the dataset depends on: not where it lies, nor how fast it is made."""
-        return {k: v for k, v in config.as_dict(self).items() if k not in ("raw", "out", "append", "verify", "index", "unit", "workers", "max_rejects")}
+        """The settings that the dataset depends on: not where files lie (what --groups says is in the plan), nor how fast it is made."""
+        return {k: v for k, v in config.as_dict(self).items() if k not in ("raw", "out", "append", "groups", "verify", "index", "unit", "workers", "max_rejects")}
 
 
 # ------------------------------------------------------------------------------------------------------- plan
@@ -117,7 +126,8 @@ class ShardSettings:
 class Plan(NamedTuple):
     """What a dataset will be, or what is added to one: jobs in order, each of a split, and what the headers already rule out.
 
-    held  captures in RAW that the dataset has already
+    held    captures in RAW that the dataset has already
+    groups  with --split file, whether for validation, of every group that the dataset has
     """
 
     jobs: list[Job]
@@ -127,21 +137,23 @@ class Plan(NamedTuple):
     encoding: Encoding
     note: str
     held: int
+    groups: dict[str, bool]
 
 
 class Held(NamedTuple):
     """What a dataset holds that more is added to: by stem the session's number and whether it is for validation.
 
-    num_shards  by split;  next_key  the first number that no sample has;  depth_size  of all of them
+    num_shards  by split;  next_key  the first number that no sample has;  depth_size  of all of them;  groups  as in Plan
     """
 
     sides: dict[str, tuple[int, bool]]
     num_shards: dict[str, int]
     next_key: int
     depth_size: Size
+    groups: dict[str, bool]
 
 
-NOTHING = Held({}, {}, 0, None)
+NOTHING = Held({}, {}, 0, None, {})
 
 
 def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
@@ -151,6 +163,10 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     num_found = len(pairs)
     pairs = [pair for pair in pairs if pair.stem not in held.sides]
     num_held = num_found - len(pairs)
+    groups = read_groups(Path(settings.groups), [p.stem for p in pairs], held.sides) if settings.split == "file" else {}
+    pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
+    if not pairs and groups and not held.sides:
+        raise ValueError(f"{shown(settings.groups)}: all {len(groups)} captures are of the group {SKIP}; expected some for train and some for val")
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
@@ -169,8 +185,11 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     depth_size = settings.size if settings.depth_size == "train" else camera and Size(*camera)
     encoding = Encoding(settings.size, depth_size, settings.near, settings.far, settings.rgb, settings.quality, settings.subsampling, settings.depth_codec)
     if not pairs:
-        return Plan([], {}, rejects, "", encoding, "", num_held)
+        return Plan([], {}, rejects, "", encoding, "", num_held, held.groups)
     number, in_val = _sides([p.stem for p in pairs], held, settings)
+    note, settled = split_note(number, in_val, settings), {}
+    if settings.split == "file":
+        in_val, settled, note = _by_file([p.stem for p in pairs], groups, held, settings)
     items = [Item(f"{held.next_key + i:08d}", pair, number[i]) for i, pair in enumerate(pairs)]
     jobs, splits = [], {}
     for name in ["train"] if settings.split == "none" else ["train", "val"]:
@@ -180,8 +199,9 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
         made = [_job(f"{name}/shard-{first + i:06d}.tar", ours[a:b], root, build, encoding) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
         splits[name] = [job.name for job in made]
         jobs += made
-    whole = hashlib.sha256(as_json([settings.content(), [job.hash for job in jobs], [[str(r.path.relative_to(root)), r.reason] for r in rejects]]))
-    return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, split_note(number, in_val, settings), num_held)
+    content = [settings.content(), [job.hash for job in jobs], [[str(r.path.relative_to(root)), r.reason] for r in rejects]]
+    whole = hashlib.sha256(as_json([*content, groups] if groups else content))
+    return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, note, num_held, settled)
 
 
 def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[int], list[bool]]:
@@ -193,7 +213,7 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
     first = 1 + max((session for session, _ in held.sides.values()), default=-1)
     number = {**{j: first + i for i, j in enumerate(fresh)}, **{j: session for j, (session, _) in known.items()}}
     numbers = [number[joint[stem]] for stem in stems]
-    if not held.sides:
+    if not held.sides or settings.split == "file":
         return numbers, split(numbers, settings)
     if settings.split != "session":
         there = sum(val for _, val in held.sides.values())
@@ -204,6 +224,16 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
     if len({joint[stem] for stem in free}) > 1:
         settled |= dict(zip(free, split([fresh.index(joint[stem]) for stem in free], settings)))
     return numbers, [settled.get(stem, False) for stem in stems]  # one new session alone: more to learn from
+
+
+def _by_file(stems: list[str], groups: dict[str, str], held: Held, settings: ShardSettings) -> tuple[list[bool], dict[str, bool], str]:
+    """For each stem whether it goes to validation, as --groups says; the same of all groups; and how many there are, for people."""
+    path, there = Path(settings.groups), {stem: val for stem, (_, val) in held.sides.items()}
+    settled = known_sides(path, groups, there, held.groups)
+    chosen = choose(path, [groups[stem] for stem in stems], settled, Counter(there.values()), settings.val, settings.seed)
+    num_val, skipped = sum(chosen.values()), sum(group == SKIP for group in groups.values())
+    note = f"split by {shown(path)}: {len(chosen) - num_val} groups in train, {num_val} in val; {skipped} captures skipped"
+    return [chosen[groups[stem]] for stem in stems], settled | chosen, note
 
 
 def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
@@ -232,7 +262,7 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
     raises ValueError where one side would be empty
     """
     count = len(session)
-    if settings.split == "none":
+    if settings.split in ("none", "file"):  # a file's groups decide, not sessions
         return [False] * count
     if wanted is None:
         if count < 2:
@@ -245,22 +275,8 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
     sizes = Counter(session)
     if len(sizes) < 2:
         raise ValueError(f"{settings.raw}: all {count} pairs are of one session; --split session needs two (--session-gap, or --split random)")
-    chosen = _subset([sizes[i] for i in range(len(sizes))], wanted, random.permutation(len(sizes)).tolist())
+    chosen = subset([sizes[i] for i in range(len(sizes))], wanted, random.permutation(len(sizes)).tolist(), range(1, count))
     return [number in chosen for number in session]
-
-
-def _subset(sizes: list[int], wanted: int, order: list[int]) -> set[int]:
-    """The indices whose sizes add up as near to `wanted` as any do, neither none nor all; `order` decides between equals."""
-    reach = [1]  # bit s of reach[k]: some of the first k in `order` add up to s
-    for index in order:
-        reach.append(reach[-1] | reach[-1] << sizes[index])
-    total = min((s for s in range(1, sum(sizes)) if reach[-1] >> s & 1), key=lambda s: (abs(s - wanted), s))
-    chosen = set()
-    for k in range(len(order), 0, -1):
-        if not reach[k - 1] >> total & 1:
-            chosen.add(order[k - 1])
-            total -= sizes[order[k - 1]]
-    return chosen
 
 
 def split_note(session: list[int], in_val: list[bool], settings: ShardSettings) -> str:

@@ -8,6 +8,7 @@ same bytes. Both files get their names only when they are whole and on the disk.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depthdist.config import Size
+from depthdist.duplicates import fingerprint
 from depthdist.pairs import BadFile, Pair, read_label, read_pair
 from depthdist.shards.codec import LEVELS, RGB_MEMBERS, crc32, encode_depth, encode_label, encode_mask, encode_rgb, nearest, quantise
 
@@ -97,8 +99,8 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
     return {**found, "max_residual_px": round(residual, 4), "pixel_centre": 0.5}
 
 
-def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The members of one sample in the tar's order, and its share of the statistics; BadFile where it cannot be used."""
+def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
+    """The members of one sample in the tar's order, its share of the statistics, and the picture's fingerprint; BadFile where it cannot be used."""
     sources, contents = _sources(item.pair, root)
     rgb, xyz = read_pair(item.pair, contents[:2])
     z = np.ascontiguousarray(xyz[:, :, 2])
@@ -123,7 +125,7 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
     if item.pair.grooves:
         meta["grooves"] = encode_label(nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size))
     picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
-    return dict(zip(encoding.members, (encode_depth(depth, encoding.depth_codec), encode_mask(mask), as_json(meta), picture))), stats
+    return dict(zip(encoding.members, (encode_depth(depth, encoding.depth_codec), encode_mask(mask), as_json(meta), picture))), stats, fingerprint(rgb)
 
 
 def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
@@ -236,14 +238,14 @@ def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda sampl
     """
     path = job.folder / job.name
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    samples, rejects, stats = [], [], []
+    samples, rejects, stats, prints = [], [], [], []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tar = _Tar(unfinished)
         try:
             for item in job.items:
                 try:
-                    members, share = encode_sample(item, job.root, job.encoding)
+                    members, share, seen = encode_sample(item, job.root, job.encoding)
                 except BadFile as err:
                     rejects.append({"path": err.path.relative_to(job.root).as_posix(), "reason": err.reason})
                     report(0, 0, 1)
@@ -252,12 +254,13 @@ def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda sampl
                     raise ValueError(f"{item.pair.xyz}: cannot be made a sample ({type(err).__name__}: {err})") from err
                 samples.append([item.key, item.pair.stem, item.session, *tar.add(item.key, members)])
                 stats.append(share)
+                prints.append(base64.b64encode(seen.tobytes()).decode())
                 report(1, share["raw_bytes"], 0)
             tar.finish()
         finally:
             tar.close()
         os.replace(unfinished, path)
-        facts = {"count": len(samples), "bytes": tar.bytes, "sha256": tar.sha256.hexdigest(), "samples": samples, "rejects": rejects}
+        facts = {"count": len(samples), "bytes": tar.bytes, "sha256": tar.sha256.hexdigest(), "samples": samples, "fingerprints": prints, "rejects": rejects}
         write_whole(path.with_suffix(".json"), as_json({"hash": job.hash, "name": job.name, **facts, "stats": merge_stats(stats)}))
     except OSError as err:
         raise ValueError(f"{err.filename or path}: the shard cannot be written: {err.strerror}; finished shards are kept, run again") from err
