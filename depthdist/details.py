@@ -31,17 +31,13 @@ Found = tuple[dict[str, float], list[Groove]]
 
 @dataclass
 class Details:
-    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth;  workers  processes, 0: one a core, 1: in this one
-
-    full     also what takes its time: all but the ranges
-    """
+    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth;  workers  processes, 0: one a core, 1: in this one"""
 
     dataset: Dataset
     split: str
     bins_mm: tuple[float, ...]
     limit_mm: float
     workers: int = 1
-    full: bool = True
 
     def __enter__(self) -> Details:
         workers = self.workers or len(os.sched_getaffinity(0))
@@ -55,28 +51,37 @@ class Details:
 
     def __call__(self, sample: int, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Future[Found]:
         """Values by name, NaN where there is nothing to say, and the grooves' depths (truth, prediction)."""
-        arrays = [t.cpu().numpy() for t in (pred_mm.float(), depth_mm, mask)]
-        job = (*arrays, self.dataset.meta(self.split, sample) if self.full else {}, self.bins_mm, self.limit_mm, self.full)
+        job = (*(t.cpu().numpy() for t in (pred_mm.float(), depth_mm, mask)), self.dataset.meta(self.split, sample), self.bins_mm, self.limit_mm)
         if not self.pool:
-            done: Future[Found] = Future()
-            done.set_result(measure(*job))
-            return done
+            return _done(measure(*job))
         self.room.acquire()
         future = self.pool.submit(measure, *job)
         future.add_done_callback(lambda _: self.room.release())
         return future
 
 
-def measure(pred_mm: np.ndarray, depth_mm: np.ndarray, mask: np.ndarray, meta: dict[str, Any], bins_mm: tuple[float, ...], limit_mm: float, full: bool) -> Found:
+    def ranges(self, sample: int, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Future[Found]:
+        """Near and far apart alone, the rest NaN: for rows in which there is no edge to look for."""
+        return _done((_nothing(self.bins_mm) | metrics.binned(pred_mm, depth_mm, mask, self.bins_mm), []))
+
+
+def _done(found: Found) -> Future[Found]:
+    future: Future[Found] = Future()
+    future.set_result(found)
+    return future
+
+
+def _nothing(bins_mm: tuple[float, ...]) -> dict[str, float]:
+    return dict.fromkeys([name for name in all_metrics(bins_mm) if name not in metrics.METRICS], math.nan)
+
+
+def measure(pred_mm: np.ndarray, depth_mm: np.ndarray, mask: np.ndarray, meta: dict[str, Any], bins_mm: tuple[float, ...], limit_mm: float) -> Found:
     """All of `all_metrics` but the headline ones, of one image, (H, W) each; without `full` only the ranges, the rest NaN.
 
     meta  its meta.json; {} where there is none: then surfaces and grooves are NaN
     """
     found: list[Groove] = []
-    values = dict.fromkeys(all_metrics(bins_mm).keys() - metrics.METRICS.keys(), math.nan)
-    values |= metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
-    if not full:
-        return values, found
+    values = _nothing(bins_mm) | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
     p, g = pred_mm.astype(np.float64), depth_mm.astype(np.float64)
     values |= edges.edge_metrics(p, g, mask)
     rays = surfaces.pixel_rays(meta, mask.shape)

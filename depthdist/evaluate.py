@@ -32,7 +32,7 @@ from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
 from depthdist.model import pick_device, quiet
 from depthdist.runs import open_run
-from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Scores, constant, network, score, table
+from depthdist.scores import FOOTNOTE, UNTRAINED, Look, Predictor, Scores, constant, network, score, table
 from depthdist.stream import Loader
 from depthdist.tables import details_table, groove_table
 from depthdist.tracker import write_json
@@ -92,19 +92,19 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers)
     loader, mean_mm = Loader(dataset, data, device=device), dataset.stats("train")["mean_mm"]
 
-    def add(row: str, predict: Predictor, *ways: str, full: bool = True) -> None:
+    def add(row: str, predict: Predictor, *ways: str, look: Look | None) -> None:
         batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
         shown = tqdm(batches, desc=row, total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
-        look = replace(details, full=full)
-        with look if settings.details else nullcontext() as look:
-            found = score(predict, shown, num, record.bounds, run.loss, device, ways=ways, look=look)
+        found = score(predict, shown, num, record.bounds, run.loss, device, ways=ways, look=look)
         rows.update({row if way == "none" else f"{row}, {way}-aligned": scores for way, scores in found.items()})
 
-    add(f"constant {mean_mm:.0f} mm", constant(mean_mm, record.bounds), "none", full=False)
-    with model.net.disable_adapter():
-        add(UNTRAINED, network(model), "none", full=False)
-        add(UNTRAINED, network(model), "disparity")
-    add(f"adapter, epoch {record.epoch}", network(model), "none", *settings.align)
+    with details if settings.details else nullcontext() as look:
+        ranges = details.ranges if settings.details else None
+        add(f"constant {mean_mm:.0f} mm", constant(mean_mm, record.bounds), "none", look=ranges)
+        with model.net.disable_adapter():
+            add(UNTRAINED, network(model), "none", look=ranges)
+            add(UNTRAINED, network(model), "disparity", look=look)
+        add(f"adapter, epoch {record.epoch}", network(model), "none", *settings.align, look=look)
     intervals = {row: {name: interval(values) for name, values in scores.values.items()} for row, scores in rows.items()}
     means = {row: scores.means() for row, scores in rows.items()}
     print(f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider")

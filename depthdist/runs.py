@@ -40,6 +40,15 @@ class Run:
         return from_dict(LossSettings, {n: v for n, v in self.settings.items() if n in field_names(LossSettings)})
 
 
+def earlier_starts(folder: Path) -> list[dict[str, Any]]:
+    """When and at which step the run was started so far; none where it begins."""
+    path = folder / RECORD
+    try:
+        return list(json.loads(path.read_text()).get("starts", [])) if path.exists() else []
+    except (AttributeError, TypeError, ValueError):
+        return []  # a crash left half of it: it is about to be written anew
+
+
 def open_run(folder: Path) -> Run:
     """The run in `folder`. ValueError where there is none."""
     path = folder / RECORD

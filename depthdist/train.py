@@ -30,7 +30,7 @@ from depthdist.microbatch import fits, largest, step_memory
 from depthdist.model import load_base, quiet
 from depthdist.options import GROUPS, RECIPES, Settings, check_together
 from depthdist.order import TrainPlan
-from depthdist.runs import RECORD
+from depthdist.runs import RECORD, earlier_starts
 from depthdist.schedule import Ema
 from depthdist.state import load_state
 from depthdist.stream import Loader
@@ -119,7 +119,8 @@ def train(settings: Settings, world: World) -> None:
     training = Training(settings, world, dataset, loader, plan, bounds, model, engine, ema, check, state, run, tracker)
     finished = training.over
     if world.rank == 0 and not (finished and (run / RECORD).exists()):
-        write_json(run / RECORD, record(settings.as_dict(), facts, ds_config, remarks, world.device))
+        starts = [*earlier_starts(run), {"step": state.step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}]
+        write_json(run / RECORD, {**record(settings.as_dict(), facts, ds_config, remarks, world.device), "starts": starts})
     for line in [*describe(facts), *(["calibrated   output x {:.4g} + {:.4g}, which explains {:.0%} of the targets' variance".format(*state.line)] if state.line else []), *remarks]:
         tracker.say(line)
     try:

@@ -286,3 +286,12 @@ def test_wrong_settings_are_all_named_at_once(run):
     assert [e.split(" is ")[0] for e in errors] == ["--align", "--bins-mm", "--tread-limit"]
     (line,) = command("launch/evaluate.py", "--run", run, "--compare", run, run).errors
     assert "expected one of them" in line
+
+
+def test_the_report_shows_the_grooves(compared, tires_run):
+    done = command("tools/report.py", "run", tires_run / "run0", tires_run / "run1", "--out", tires_run / "both.html")
+    assert done.code == 0, done
+    page, v = (tires_run / "both.html").read_text(), compared[0][1]["grooves"]["adapter, epoch 1"]
+    off = [g["depths"][1] - g["depths"][0] for g in v]
+    assert f"<td>run1: adapter, epoch 1</td><td>{len(off)}</td><td>{np.mean(off):.2f}</td><td>{np.mean(np.abs(off)):.2f}</td>" in page
+    assert "through the tread that shows most grooves" in page

@@ -1,0 +1,357 @@
+"""A run's report, or several runs' side by side: one HTML file with curves, the table, ranges, grooves, images and cuts through treads.
+
+    python tools/report.py run runs/mine [runs/other ...]
+
+Numbers come from RUN/metrics.jsonl and RUN/evaluation.json; the images are predicted again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from tqdm import tqdm
+
+from depthdist import html
+from depthdist.checkpoint import load_adapter
+from depthdist.compare import comparison
+from depthdist.dataset import Dataset, open_dataset
+from depthdist.depth import depth_from_target
+from depthdist.details import all_metrics
+from depthdist.edges import jumps_of
+from depthdist.figures import NEAR_TO_FAR, SIGNED
+from depthdist.grooves import Groove, summary
+from depthdist.html import INK, SERIES, axes, drawing, grid, legend, paragraph, picture, table
+from depthdist.metrics import HEADLINE
+from depthdist.model import pick_device, quiet
+from depthdist.runs import Run, open_run
+from depthdist.scores import FOOTNOTE, cell, network, span
+from depthdist.shards.codec import decode_label
+from depthdist.stream import Loader
+
+CURVES = {  # title -> what of metrics.jsonl, and the unit
+    "Loss": (("train/loss", "eval/loss"), ""),
+    "RMSE and MAE": (("eval/rmse_mm", "eval/mae_mm"), "mm"),
+    "AbsRel": (("eval/abs_rel",), ""),
+    "delta1": (("eval/delta1",), "share"),
+    "Learning rate": (("train/lr",), ""),
+    "Gradient norm": (("train/grad_norm",), ""),
+    "Loss scale": (("train/loss_scale",), ""),
+    "Throughput": (("speed/images_per_s",), "images/s"),
+    "Waiting for data": (("speed/data_wait_share",), "share of a step"),
+}
+STEP_MM = 4.0  # edges that are drawn
+SURFACES = ("normal_mean_deg", "normal_median_deg", "normal_within_11", "chamfer_mm", "f_score@1mm", "f_score@2mm", "f_score@5mm", "f_score@10mm")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is on record of a run: its folder, run.json, logged lines, and evaluation.json with null as NaN."""
+
+    run: Run
+    name: str
+    lines: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+
+    @property
+    def row(self) -> str:
+        """The adapter's own row."""
+        return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and "aligned" not in row)
+
+
+def told(folder: Path) -> Told:
+    """ValueError where the run or its evaluation is missing, or the evaluation is of another adapter than best/ now."""
+    run, path = open_run(folder), folder / "evaluation.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: not evaluated yet; first `python launch/evaluate.py --run {folder}`")
+    try:
+        evaluation = json.loads(path.read_text())
+        evaluation |= {name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")}
+        evaluation["adapter"]["step"], evaluation["settings"]["tread_limit"], evaluation["data_sha256"]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    except (OSError, KeyError, TypeError, ValueError) as err:
+        raise ValueError(f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again") from None
+    if (folder / "best/depthdist.json").stat().st_mtime > path.stat().st_mtime:
+        raise ValueError(f"{path}: older than the best adapter; `python launch/evaluate.py --run {folder}` again")
+    return Told(run, folder.resolve().name, lines, evaluation)
+
+
+def _numbers(value: Any) -> Any:
+    """Where JSON has null for a number that was not finite, NaN."""
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return math.nan if value is None else value
+
+
+def run_report(folders: list[Path], most_images: int = 3) -> str:
+    """The page's HTML."""
+    runs = [told(folder) for folder in folders]
+    first = runs[0]
+    for other in runs[1:]:
+        comparison(first.evaluation, other.evaluation)  # raises where they cannot be compared
+    sections = [("Result", result(runs)), *([("Comparison", compared(runs))] if len(runs) > 1 else []), ("Near and far", ranges(runs))]
+    if any(summary(_grooves(run.evaluation, run.row))["grooves"] for run in runs):
+        sections.append(("Grooves", grooves(runs)))
+    sections += [("Edges and surfaces", structure(runs)), ("Images", images(runs, most_images)), ("Curves", curves(runs)), ("Reliability", reliability(runs)), ("How it was made", provenance(runs))]
+    facts = first.run.record["derived"]
+    subtitle = f"{first.evaluation['split']} split of {first.evaluation['data']}, {len(first.evaluation['images'][first.row]['keys'])} images; truth {facts['truth_size']}, pictures {facts['picture_size']}"
+    return html.page(f"Depth: {', '.join(run.name for run in runs)}", sections, subtitle)
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def _rows(runs: list[Told]) -> list[tuple[str, dict[str, float], dict[str, Any]]]:
+    """Label, means, intervals: the fixed rows of the first run, then each run's own."""
+    e = runs[0].evaluation
+    rows = [(row, e["rows"][row], e["intervals"][row]) for row in e["rows"] if not row.startswith("adapter")]
+    for run in runs:
+        mine = run.evaluation
+        rows += [(f"{run.name}: {row}", mine["rows"][row], mine["intervals"][row]) for row in mine["rows"] if row.startswith("adapter")]
+    return rows
+
+
+def _metric_table(rows: list[tuple[str, dict[str, float], dict[str, Any]]], names: list[str], down: bool = False) -> str:
+    """A line a row, a column a metric (down: the other way), intervals below; the best that no truth helped is marked."""
+    metrics, best = all_metrics(), set()
+    for j, name in enumerate(names):
+        better = "lower" if name == "loss" else metrics[name].better
+        key = {"higher": lambda v: -v, "zero": abs}.get(better, lambda v: v)
+        fair = [(i, key(means.get(name, math.nan))) for i, (row, means, _) in enumerate(rows) if "aligned" not in row]
+        fair = [(i, v) for i, v in fair if not math.isnan(v)]
+        if len({v for _, v in fair}) > 1:
+            best |= {(i, j) for i, v in fair if v == min(v for _, v in fair)}
+    cells = [[f"{cell(n, means.get(n, math.nan))}\n{span(n, intervals.get(n))}" for n in names] for _, means, intervals in rows]
+    heads = [n if n not in metrics or not metrics[n].unit or "mm" in n else f"{n} ({metrics[n].unit})" for n in names]
+    if down:
+        lines = [[f"{head}\n{_wanted(n)}", *(row[j] for row in cells)] for j, (n, head) in enumerate(zip(names, heads))]
+        return table(["", *(row for row, _, _ in rows)], lines, {(j, i + 1) for i, j in best})
+    return table(["", *heads], [[row, *line] for (row, _, _), line in zip(rows, cells)], {(i, j + 1) for i, j in best})
+
+
+def _wanted(name: str) -> str:
+    return {"higher": "higher is better", "zero": "0 is best"}.get(all_metrics()[name].better if name in all_metrics() else "", "lower is better")
+
+
+def result(runs: list[Told]) -> str:
+    return _metric_table(_rows(runs), ["loss", *HEADLINE, "silog_kitti", "rmse_log"]) + "".join(paragraph(line, "soft") for line in [*FOOTNOTE.splitlines(), "Small: 95 % interval of the mean, bootstrap over images. Images of one scene are not independent: the true one is wider."])
+
+
+def compared(runs: list[Told]) -> str:
+    parts = []
+    for other in runs[1:]:
+        parts.append(f'<div class="wide"><pre>{html.escape(comparison(runs[0].evaluation, other.evaluation))}</pre></div>')
+    return "".join(parts)
+
+
+def ranges(runs: list[Told]) -> str:
+    names = [n for n in runs[0].evaluation["rows"][runs[0].row] if n.startswith(("rmse_mm@", "abs_rel@"))]
+    return paragraph("Error by the distance of the truth, mm. A range that holds no measured pixel of an image is left out of that image.") + _metric_table(_rows(runs), names, down=True)
+
+
+def _grooves(evaluation: dict[str, Any], row: str) -> list[Groove]:
+    return [Groove(g["id"], g["width_px"], g["patches"], tuple(g["depths"])) for g in evaluation["grooves"].get(row, [])]
+
+
+def grooves(runs: list[Told]) -> str:
+    limit = runs[0].evaluation["settings"]["tread_limit"]
+    lines, figures = [], []
+    fig, ax = axes("Depth of each groove", "in truth, mm", "in the prediction, mm", 3.6)
+    for run, color in zip(runs, SERIES):
+        for row in run.evaluation["grooves"]:
+            found = _grooves(run.evaluation, row)
+            if not found or not (row.startswith("adapter") or run is runs[0]):
+                continue
+            v = summary(found, limit)
+            lines.append([f"{run.name}: {row}" if row.startswith("adapter") else row, f"{v['grooves']}", *(f"{v[n]:.2f}" for n in ("bias_mm", "mae_mm", "limit95_mm")), f"{v['found']:.0%}", *(f"{v[n]}" for n in ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn"))])
+        g, p = np.array([groove.depths for groove in _grooves(run.evaluation, run.row)]).reshape(-1, 2).T
+        ax.scatter(g, p, s=10, color=color, alpha=0.7, label=run.name, linewidths=0)
+    top = max(ax.get_xlim()[1], ax.get_ylim()[1])
+    ax.plot([0, top], [0, top], color=INK, linewidth=0.8, alpha=0.6)
+    ax.axvline(limit, color=INK, linewidth=0.6, linestyle=":")
+    ax.axhline(limit, color=INK, linewidth=0.6, linestyle=":")
+    legend(ax)
+    figures.append(drawing(fig, f"A point a groove; on the line it is right, at 0 it is not seen. Dotted: the tread limit, {limit:g} mm."))
+    head = ["", "grooves", "bias mm", "MAE mm", "95 % below mm", "found", "worn as worn", "worn as good", "good as good", "good as worn"]
+    words = paragraph(f"Depth below the ribs beside it, along the normal, in mm; worn is below {limit:g} mm in truth. Truth is measured in the same way as the prediction.")
+    return words + table(head, lines) + grid(figures, widest="34rem")
+
+
+def structure(runs: list[Told]) -> str:
+    rows = [(row, means, intervals) for row, means, intervals in _rows(runs) if not math.isnan(means.get("depth_pro_f1", math.nan))]
+    if not rows:
+        return paragraph("Not measured: the evaluation was run with --no-details.")
+    names = list(runs[0].evaluation["rows"][runs[0].row])
+    edges = [n for n in names if n.startswith(("edge_f1@", "dbe_")) or n in ("depth_pro_f1", "moge_f1_r1")]
+    return paragraph("Edges: share of steps between neighbouring pixels that are in both maps (F1), by height in mm; Depth Pro's and MoGe's scores look for ratios of 5 % and more.") + _metric_table(rows, edges, down=True) + paragraph("Surfaces: angle between normals; points: distances between the two clouds.") + _metric_table(rows, [n for n in SURFACES if n in names], down=True)
+
+
+def curves(runs: list[Told]) -> str:
+    figures = []
+    for title, (names, unit) in CURVES.items():
+        fig, ax = axes(title, "step", unit)
+        for run, color in zip(runs, SERIES):
+            for name, style in zip(names, ("-", "--")):
+                points = [(line["step"], line[name]) for line in run.lines if line.get(name) is not None]
+                if points:
+                    label = " ".join([*([run.name] if len(runs) > 1 else []), *([name.split("/")[0] if "loss" in name else name.split("/")[1]] if len(names) > 1 else [])]) or None
+                    plain = len(names) == 1 or name.startswith("train/")
+                    ax.plot(*zip(*points), style if len(runs) > 1 else "-", color=color if len(runs) > 1 or plain else SERIES[names.index(name)], linewidth=1.3, marker="." if len(points) < 40 else None, label=label)
+        if not ax.lines:
+            continue
+        values = np.concatenate([line.get_ydata() for line in ax.lines]).astype(float)
+        if title in ("Loss", "Gradient norm", "RMSE and MAE", "AbsRel") and values.min() > 0 and values.max() > 20 * values.min():
+            ax.set_yscale("log")
+        legend(ax)
+        figures.append(drawing(fig, f"{title}: {', '.join(names)}"))
+    return grid(figures)
+
+
+def reliability(runs: list[Told]) -> str:
+    lines = []
+    for run in runs:
+        skipped = max((line.get("train/skipped_steps") or 0 for line in run.lines), default=0)
+        precision = [line["eval/precision_mm"] for line in run.lines if line.get("eval/precision_mm") is not None]
+        damage = run.run.folder / "quarantine.jsonl"
+        damaged = len({line for line in damage.read_text().splitlines()}) if damage.exists() else 0
+        starts = run.run.record.get("starts", [])
+        again = ", ".join(f"step {start['step']}" for start in starts[1:])
+        lines.append([run.name, f"{skipped:g}", f"{damaged}", f"{len(starts)}{f' (again at {again})' if again else ''}", f"{max(precision):.2f} mm" if precision else "not needed", "; ".join(run.run.record["remarks"]) or "none"])
+    return table(["", "skipped steps (FP16 overflow)", "damaged samples", "starts", "largest difference to FP32", "remarks"], lines, words=True)
+
+
+def provenance(runs: list[Told]) -> str:
+    lines = []
+    for name, value in (
+        ("folder", lambda run: str(run.run.folder)),
+        ("adapter", lambda run: f"epoch {run.evaluation['adapter']['epoch']}, step {run.evaluation['adapter']['step']}, {run.run.record['derived']['trained_parameters']:,} parameters"),
+        ("model", lambda run: run.run.record["derived"]["model"]),
+        ("data sha256", lambda run: run.evaluation["data_sha256"][:16]),
+        ("trained on", lambda run: f"{run.run.record['derived']['train_samples']} samples, {run.run.record['derived']['near_mm']:.1f} .. {run.run.record['derived']['far_mm']:.1f} mm"),
+        ("recipe", lambda run: ", ".join(f"{n} {run.run.settings.get(n)}" for n in ("recipe", "epochs", "lr", "loss", "lora", "decoder", "calibrate", "seed"))),
+        ("global batch", lambda run: f"{run.run.record['derived']['global_batch']}, {run.run.record['derived']['precision']}"),
+        ("device", lambda run: f"{run.run.record['device']}; evaluated on {run.evaluation['device']}"),
+        ("git", lambda run: f"{run.run.record['git']}; evaluated with {run.evaluation['git']}"),
+        ("versions", lambda run: ", ".join(f"{n} {v}" for n, v in run.run.record["versions"].items())),
+    ):
+        lines.append([name, *(value(run) for run in runs)])
+    return table(["", *(run.name for run in runs)], lines, words=True)
+
+
+# ------------------------------------------------------------------------------------------------------- images
+
+
+def images(runs: list[Told], most: int) -> str:
+    """The best, median and worst of the first run, by RMSE."""
+    quiet()
+    first, parts = runs[0], []
+    keys, errors = first.evaluation["images"][first.row]["keys"], first.evaluation["images"][first.row]["values"]["rmse_mm"]
+    order = [i for i in np.argsort(errors).tolist() if not math.isnan(errors[i])]
+    chosen = dict(zip(("best", "median", "worst"), (order[0], order[len(order) // 2], order[-1]))) if len(order) > 2 else dict(zip(("best", "worst"), order))
+    given, split = first.evaluation["settings"]["data"], first.evaluation["split"]
+    data = replace(first.run.data, data=tuple(given), weights=()) if given else first.run.data
+    dataset, device = open_dataset(data), pick_device()
+    loader = Loader(dataset, data, device=device)
+    numbers = {keys[i]: i for i in list(chosen.values())[:most]}
+    place = {}
+    for number in range(dataset.count(split)):
+        ref = dataset.find(split, number)[1]
+        place |= {key: number for key in (ref.stem, ref.key) if key in numbers}
+    predicted: dict[str, list[np.ndarray]] = {key: [] for key in numbers}
+    for run in tqdm(runs, "predicting images", leave=False, disable=not sys.stderr.isatty()):
+        model, record = load_adapter(run.run.folder / "best")
+        model.to(device)
+        for key in numbers:
+            batch = loader.samples(split, [place[key]]).to(device)
+            with torch.no_grad():
+                predicted[key].append(depth_from_target(network(model)(batch), record.bounds)[0].cpu().numpy())
+    for word, i in list(chosen.items())[:most]:
+        key = keys[i]
+        batch = loader.samples(split, [place[key]]).to("cpu")
+        parts.append(f"<h3>{html.escape(word)}: {html.escape(key)}, RMSE {errors[i]:.1f} mm</h3>")
+        parts.append(one_image(runs, dataset, place[key], batch.rgb[0].numpy(), batch.depth_mm[0].numpy(), batch.mask[0].numpy(), predicted[key]))
+    return paragraph(f"The best, the median and the worst image of {first.name}, by RMSE. Error is prediction - truth: red is too far. Edges are steps of more than {STEP_MM:g} mm beyond the slope.") + "".join(parts)
+
+
+def one_image(runs: list[Told], dataset: Dataset, number: int, rgb: np.ndarray, truth: np.ndarray, mask: np.ndarray, predictions: list[np.ndarray]) -> str:
+    known = truth[mask]
+    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
+    panels = [picture(rgb, "RGB, as the network sees it"), picture(_colors(np.where(mask, truth, np.nan), low, high), f"truth, {low:.0f} mm (red) .. {high:.0f} mm (blue); grey: not measured")]
+    for run, pred in zip(runs, predictions):
+        off = np.where(mask, pred - truth, np.nan)
+        limit = max(float(np.nanpercentile(np.abs(off), 95)), 0.1)
+        title = f"{run.name}: " if len(runs) > 1 else ""
+        panels.append(picture(_colors(pred, low, high), f"{title}prediction, same colours"))
+        panels.append(picture(_colors(off, -limit, limit, SIGNED), f"{title}error, -{limit:.1f} mm (blue) .. +{limit:.1f} mm (red)"))
+        panels.append(picture(overlay(rgb, truth, pred, mask), f"{title}edges: green in both, orange in truth only, blue in the prediction only"))
+    meta = dataset.meta(run.evaluation["split"], number)
+    label = decode_label(meta["grooves"]) if "grooves" in meta else None
+    return grid(panels) + '<br>' + grid([cut(runs, truth, mask, predictions, label)])
+
+
+def _colors(image: np.ndarray, low: float, high: float, colormap=NEAR_TO_FAR) -> np.ndarray:
+    """(H, W) mm as (H, W, 3) uint8; NaN is grey."""
+    shown = np.ma.masked_invalid((image - low) / max(high - low, 1e-9))
+    return (colormap(shown)[..., :3] * 255).astype(np.uint8)
+
+
+def overlay(rgb: np.ndarray, truth: np.ndarray, pred: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture in grey at the truth's size with both maps' edges on it."""
+    grey = np.asarray(Image.fromarray(rgb).convert("L").resize(truth.shape[::-1]))
+    shown = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
+    lines = []
+    for which in (0, 1):
+        edge = np.zeros(truth.shape, bool)
+        for axis, jumps in enumerate(jumps_of(pred.astype(np.float64), truth.astype(np.float64), mask)):
+            where = np.abs(jumps[which]) > STEP_MM
+            edge[: where.shape[0], : where.shape[1]] |= where
+        lines.append(edge)
+    p, g = (ndimage.binary_dilation(edge) for edge in lines)
+    for where, color in ((g & ~p, (255, 140, 0)), (p & ~g, (70, 140, 255)), (p & g, (60, 220, 110))):
+        shown[where] = color
+    return shown
+
+
+def cut(runs: list[Told], truth: np.ndarray, mask: np.ndarray, predictions: list[np.ndarray], label: np.ndarray | None) -> str:
+    """Truth and predictions along one row: through the most grooves where they are known, else through the nearest surface."""
+    row, first, last = cut_place(truth, mask, label)
+    columns = np.arange(first, last)
+    fig, (whole, shape) = axes(f"Cut along row {row}", "column, pixels", "depth, mm", 5.0, rows=2)
+    fig.set_size_inches(9.2, 5.0)
+    shape.set_title("The same, each less its own running median", fontsize=10, color=INK)
+    lines = [("truth", np.where(mask[row], truth[row], np.nan)[first:last], INK), *((run.name, pred[row, first:last], color) for run, pred, color in zip(runs, predictions, SERIES))]
+    for name, z, color in lines:
+        known = np.isfinite(z)
+        whole.plot(columns, z, color=color, linewidth=1.2, label=name)
+        if known.any():
+            filled = np.interp(columns, columns[known], z[known])
+            shape.plot(columns, np.where(known, filled - ndimage.median_filter(filled, max(len(columns) // 6, 3)), np.nan), color=color, linewidth=1.2)
+    shape.set_ylim(-12, 12)
+    for ax in (whole, shape):
+        if label is not None:
+            ax.fill_between(columns, 0, 1, where=label[row, first:last] > 0, transform=ax.get_xaxis_transform(), color=INK, alpha=0.1, linewidth=0, label="grooves")
+        ax.invert_yaxis()
+    legend(whole)
+    through = ": through the tread that shows most grooves there; below, within 12 mm, whether the grooves are in the prediction" if label is not None and label.any() else ""
+    return drawing(fig, f"Truth and prediction in mm along row {row}, columns {first} to {last}{through}. Near is up.")
+
+
+def cut_place(truth: np.ndarray, mask: np.ndarray, label: np.ndarray | None) -> tuple[int, int, int]:
+    """Row, first and last column of the cut: a third of the picture wide."""
+    width = max(truth.shape[1] // 3, 2)
+    wanted = mask & (label > 0) if label is not None and (mask & (label > 0)).any() else mask & (truth < np.percentile(truth[mask], 20)) if mask.any() else mask
+    starts = np.count_nonzero(np.diff(wanted.astype(np.int8), axis=1) == 1, axis=1) if label is not None and label.any() else wanted.sum(axis=1)
+    row = int(np.argmax(starts * 1000 + wanted.sum(axis=1)))
+    hits = np.convolve(wanted[row], np.ones(width), "valid")
+    first = int(np.argmax(hits))
+    return row, first, first + width

@@ -1,0 +1,74 @@
+"""Reports to read in a browser, each one file that needs nothing else.
+
+    python tools/report.py run runs/mine [runs/other ...]     # curves, table with intervals, ranges, grooves, images, cuts
+    python tools/report.py data RAW                           # what is in a folder of captures, or in shards: what was rejected, why, and what looks wrong
+
+Written to RUN/report.html and DIR/report.html, or to --out FILE.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthdist import config
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Report of runs"""
+
+    runs: list[Path] = config.positional(())
+    "Folders of runs that were evaluated; the first decides which images are shown."
+    out: Path | None = None
+    "The file to write. Default: report.html in the first run's folder."
+
+    def problems(self) -> list[str]:
+        return [] if self.runs else ["RUNS is missing: folders of runs"]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Report of data"""
+
+    data: Path | None = config.positional(None)
+    "A folder of captures, or of shards that tools/shard.py wrote."
+    out: Path | None = None
+    "The file to write. Default: report.html in the folder."
+    images: int = 24
+    "Captures that are shown, evenly spread."
+    workers: int = 0
+    "Processes that read captures. 0: one a core."
+
+    def problems(self) -> list[str]:
+        found = [] if self.data else ["DATA is missing: a folder of captures or of shards"]
+        return found + [f"--{name} is {getattr(self, name)}: expected >= 0" for name in ("images", "workers") if getattr(self, name) < 0]
+
+
+def main(argv: list[str]) -> None:
+    if not argv or argv[0] not in ("run", "data"):
+        if argv and argv[0] in ("-h", "--help"):
+            print(__doc__.strip())
+            return
+        raise ValueError(f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected `run` or `data`{config.near(argv[0], ['run', 'data']) if argv else ''}")
+    if argv[0] == "run":
+        (settings,) = config.parse("Write the report of one run, or of several side by side.", RunReport, argv=argv[1:])
+        from depthdist.report_run import run_report
+
+        out, content = settings.out or settings.runs[0] / "report.html", run_report(list(settings.runs))
+    else:
+        (settings,) = config.parse("Write the report of a folder of captures or shards.", DataReport, argv=argv[1:])
+        from depthdist.report_data import data_report
+
+        out, content = settings.out or settings.data / "report.html", data_report(settings.data, settings.images, settings.workers)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(content)
+    except OSError as err:
+        raise ValueError(f"{out}: cannot be written: {err.strerror}") from err
+    print(f"written to {out} ({len(content) / 2**20:.1f} MiB): open it in a browser")
+
+
+if __name__ == "__main__":
+    config.command(lambda: main(sys.argv[1:]))
