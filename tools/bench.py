@@ -4,7 +4,6 @@
     python tools/bench.py plan                     # opening and shuffling datasets of up to ten million samples
     python tools/bench.py shard                    # sharding against reading and encoding alone
     python tools/bench.py step                     # optimizer steps: transformers' Trainer on raw files, and ours
-    python tools/bench.py recipes --data D --model M   # recipes on one dataset: how far each comes in the same steps
     python tools/bench.py codecs --run runs/mine   # what each way of storing a sample costs, and does to the loss
 
 What is made to measure with is kept under data/bench. A machine that others use drifts: only figures of one run compare, where
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.benchm
 
 from depthdist import config
 
-WHAT = {"data": "DataBenchSettings", "plan": "PlanSettings", "shard": "ShardBenchSettings", "step": "StepSettings", "codecs": "CodecSettings", "recipes": "RecipesSettings"}
+WHAT = {"data": "DataBenchSettings", "plan": "PlanSettings", "shard": "ShardBenchSettings", "step": "StepSettings", "codecs": "CodecSettings"}
 
 
 def main(argv: list[str]) -> int:
