@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from depthdist.depth import Bounds, inverse_target, upsample
+from depthdist.depth import Bounds, inverse_target
 from depthdist.model import DepthModel
 from depthdist.stream import Loader
 from depthdist.world import World, sum_over_ranks
@@ -46,7 +46,7 @@ def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line
     for packed in tqdm(batches, desc="calibrating", total=total, unit="image", leave=False, disable=world.rank > 0 or not sys.stderr.isatty()):
         batch = packed.to(world.device)
         target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
-        x = upsample(model.raw(batch.rgb), target.shape[-2:])[mask].double()
+        x = model.upsampled(model.raw(batch.rgb), target.shape[-2:])[mask].double()
         y = model.inverse_activation(target)[mask].double()
         if len(x) and float(batch.weight[0]):
             sums += torch.stack([torch.ones((), dtype=torch.float64, device=x.device), x.mean(), y.mean(), (x * x).mean(), (x * y).mean(), (y * y).mean()])

@@ -49,6 +49,8 @@ class AdapterRecord:
     mean, std        of the picture normalisation, for red, green and blue in 0..1
     step, epoch      when it was saved
     eval_loss        of that moment
+    target           what the network learned: "inverse" depth or "linear"
+    upsampling       how its output is brought to another size: "bicubic" or "bilinear"
     """
 
     model: str
@@ -61,20 +63,24 @@ class AdapterRecord:
     step: int
     epoch: int
     eval_loss: float
+    target: str = "inverse"
+    upsampling: str = "bicubic"
 
     @classmethod
     def of(cls, model: DepthModel, bounds: Bounds, size: tuple[int, int], *, step: int, epoch: int, eval_loss: float) -> AdapterRecord:
         """That of `model` as it stands now, which sees pictures of `size`."""
-        return cls(model.name, *bounds, *size, *model.normalisation, step, epoch, eval_loss)
+        return cls(model.name, bounds.near_mm, bounds.far_mm, *size, *model.normalisation, step, epoch, eval_loss, bounds.scale, model.upsampling)
 
     def __post_init__(self) -> None:
         self.bounds.checked()
         if not min(self.std) > 0:
             raise ValueError(f"std is {self.std}; expected three numbers > 0")
+        if self.target not in ("inverse", "linear") or self.upsampling not in ("bicubic", "bilinear"):
+            raise ValueError(f"target is {self.target}, upsampling {self.upsampling}; expected inverse or linear, bicubic or bilinear")
 
     @property
     def bounds(self) -> Bounds:
-        return Bounds(self.near_mm, self.far_mm)
+        return Bounds(self.near_mm, self.far_mm, self.target)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -158,6 +164,7 @@ def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
     if lost or not any("lora_" in n for n in inside):
         raise ValueError(f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)} tensors are missing or differ, e.g. {lost[:1]}")
     model.normalise((record.mean, record.std))
+    model.upsampling = record.upsampling
     return settled(model).eval().requires_grad_(False), record
 
 

@@ -10,7 +10,7 @@ of bounds per image, so that the way back gives millimetres.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,11 @@ EPS = 1e-6  # mm; only guards the division: 1e-6 in the inverse domain would mov
 
 
 class Bounds(NamedTuple):
-    """Nearest and farthest valid Z of the training set, mm: 1 and 0 on the normalised scale."""
+    """Nearest and farthest valid Z of the training set, mm: 1 and 0 on the normalised scale, which is linear in 1/z, or in z itself."""
 
     near_mm: float
     far_mm: float
+    scale: Literal["inverse", "linear"] = "inverse"
 
     def checked(self) -> Bounds:
         """These bounds, or ValueError when they cannot normalise anything."""
@@ -33,7 +34,7 @@ class Bounds(NamedTuple):
 
 
 def inverse_target(depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Normalised inverse depth, and where it may be trusted.
+    """Normalised inverse depth (with a linear scale: depth), and where it may be trusted.
 
     depth_mm  (..., H, W) any float type, mm; NaN, inf or <= 0 where nothing was measured
     mask      (..., H, W) bool, optional: False takes a pixel out as well
@@ -46,6 +47,8 @@ def inverse_target(depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None)
     valid = torch.isfinite(z) & (z > 0) & (z >= bounds.near_mm * (1 - ulps)) & (z <= bounds.far_mm * (1 + ulps))
     if mask is not None:
         valid &= mask
+    if bounds.scale == "linear":
+        return ((bounds.far_mm - torch.where(valid, z, bounds.far_mm)) / (bounds.far_mm - bounds.near_mm)).clamp(0.0, 1.0), valid
     lo, hi = 1.0 / bounds.far_mm, 1.0 / bounds.near_mm
     inverse = 1.0 / (torch.where(valid, z, bounds.far_mm) + EPS)  # the farthest, so 0, where there is nothing
     return ((inverse - lo) / (hi - lo)).clamp(0.0, 1.0), valid
@@ -55,14 +58,16 @@ def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:
     """Depth in mm, (..., H, W) float32, from normalised inverse depth.
 
     Values below 0 (bicubic overshoot) count as 0, which is bounds.far_mm: farther there is no scale, only a pole.
-    Values above 1 are nearer than anything in the training set and stay so.
+    Values above 1 are nearer than anything in the training set and stay so (on a linear scale down to 1 mm).
     """
+    if bounds.scale == "linear":
+        return (bounds.far_mm - target.float().clamp(min=0.0) * (bounds.far_mm - bounds.near_mm)).clamp(min=1.0)
     lo, hi = 1.0 / bounds.far_mm, 1.0 / bounds.near_mm
     return 1.0 / (lo + target.float().clamp(min=0.0) * (hi - lo))
 
 
-def upsample(pred: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h, w) resampled bicubically (a = -0.75, align_corners=False, as F.interpolate does) in float32 to (B, H, W).
+def upsample(pred: Tensor, size: tuple[int, int], way: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
+    """(B, h, w) resampled bicubically (a = -0.75, align_corners=False, as F.interpolate does) or bilinearly in float32 to (B, H, W).
 
     Rows and columns are weighted sums of at most four others, so the way there and back are two small sparse products: three
     times as fast as F.interpolate's on a CPU, and without the atomics of its way back on a GPU, whose sums differ from run to run.
@@ -70,7 +75,7 @@ def upsample(pred: Tensor, size: tuple[int, int]) -> Tensor:
     pred = pred.float()
     if pred.shape[-2:] == tuple(size):
         return pred
-    rows, columns = (_resampling(old, new, pred.device) for old, new in zip(pred.shape[-2:], size))
+    rows, columns = (_resampling(old, new, way, pred.device) for old, new in zip(pred.shape[-2:], size))
     return _Resample.apply(pred, rows, columns)
 
 
@@ -103,10 +108,10 @@ def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _resampling(old: int, new: int, device: torch.device) -> _Taps:
-    """Bicubic weights from `old` to `new` pixels, in float64 until the end: F.interpolate itself, asked what it does to each unit vector."""
+def _resampling(old: int, new: int, way: str, device: torch.device) -> _Taps:
+    """Weights from `old` to `new` pixels, in float64 until the end: F.interpolate itself, asked what it does to each unit vector."""
     unit = torch.eye(old, dtype=torch.float64)[None, None]
-    matrix = F.interpolate(unit, size=(new, old), mode="bicubic", align_corners=False)[0, 0]
+    matrix = F.interpolate(unit, size=(new, old), mode=way, align_corners=False)[0, 0]
     return _Taps(*(part.to(device) for part in (*_sparse(matrix), *_sparse(matrix.T))))
 
 

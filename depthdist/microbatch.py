@@ -12,7 +12,7 @@ from collections.abc import Callable
 import psutil
 import torch
 
-from depthdist.depth import Bounds, inverse_target, upsample
+from depthdist.depth import Bounds, inverse_target
 from depthdist.losses import LossSettings, compute
 from depthdist.model import DepthModel, training_memory
 from depthdist.world import from_all_ranks
@@ -60,5 +60,5 @@ def _try(model: DepthModel, micro_batch: int, size: tuple[int, int], truth: tupl
     rgb = torch.zeros(micro_batch, *size, 3, dtype=torch.uint8, device=device)
     depth_mm = torch.full((micro_batch, *truth), bounds.near_mm, device=device)
     target, mask = inverse_target(depth_mm, bounds)
-    pred = upsample(ghost(rgb, torch.zeros(micro_batch, dtype=torch.int64, device=device)), truth)
+    pred = ghost.upsampled(ghost(rgb, torch.zeros(micro_batch, dtype=torch.int64, device=device)), truth)
     compute(loss, pred, target, mask, bounds)["loss"].sum().backward()

@@ -52,6 +52,10 @@ class ModelSettings:
 
     model: str = DEFAULT_MODEL
     "Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2 backbone), or `tiny`."
+    target: Literal["inverse", "linear"] = "inverse"
+    "What is learned: normalised 1/depth, as the recipe has it, or normalised depth itself."
+    upsampling: Literal["bicubic", "bilinear"] = "bicubic"
+    "How the network's output is brought to the truth's size."
 
     def problems(self) -> list[str]:
         try:

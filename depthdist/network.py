@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from depthdist.depth import upsample
 from depthdist.dropout import Draws
 
 torch.backends.cudnn.allow_tf32 = False  # a "float32" convolution with 10 bits is off by a millimetre at 1.5 m; torch has it on
@@ -60,11 +62,13 @@ class DepthModel(nn.Module):
     fresh_decoder  the decoder came without pretrained weights and is trained too
     normalisation  mean and standard deviation of the pictures, three numbers each
     calibrated     `rescale` changed the head's last convolution: the adapter holds it
+    upsampling     how its output is brought to the truth's size
     """
 
     def __init__(self, net: nn.Module, name: str, fresh_decoder: bool, normalisation: Normalisation):
         super().__init__()
         self.net, self.name, self.fresh_decoder, self.calibrated, self.draws = net, name, fresh_decoder, False, Draws()
+        self.upsampling: Literal["bicubic", "bilinear"] = "bicubic"
         self.normalise(normalisation)
 
     def normalise(self, normalisation: Normalisation) -> None:
@@ -85,6 +89,10 @@ class DepthModel(nn.Module):
         pixels = (pixels - self.mean) / self.std
         dtype = next(self.net.parameters()).dtype
         return self.net(pixel_values=pixels.to(dtype)).predicted_depth.float()
+
+    def upsampled(self, pred: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, h, w), as `forward` or `raw` give it, at the truth's size (B, H, W)."""
+        return upsample(pred, size, self.upsampling)
 
     @property
     def head(self) -> nn.Module:

@@ -127,6 +127,8 @@ class Settings:
 def check_together(settings: Settings) -> list[str]:
     """What is wrong with settings that are right one by one."""
     run, resume, found = settings.train.run, settings.keep.resume, []
+    if settings.model.target == "linear" and "silog" in settings.loss.weights():
+        found.append("--loss has silog, --target is linear: silog is defined on inverse depth here; expected --target inverse, or other losses")
     if resume != "auto" and run is not None and (run / RECORD).exists():
         found.append(f"--run {run}: a run is there already; {'take another name, or --resume auto to go on' if resume == 'never' else '--resume PATH starts a new one'}")
     try:

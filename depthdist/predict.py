@@ -11,7 +11,6 @@ For each picture, at its own size:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from tqdm import tqdm
 from depthdist import config
 from depthdist.checkpoint import RECORD, load_adapter, loaded
 from depthdist.config import Size
-from depthdist.depth import Bounds, depth_from_target, upsample
+from depthdist.depth import Bounds, depth_from_target
 from depthdist.figures import figure, save
 from depthdist.model import pick_device, quiet
+from depthdist.network import DepthModel
 from depthdist.pairs import BadFile, find_cloud, list_pictures, read_rgb, read_xyz, resize_rgb
 
 
@@ -49,11 +49,11 @@ class PredictSettings:
         return found
 
 
-def predict_mm(model: Callable[[torch.Tensor], torch.Tensor], rgb: np.ndarray, size: tuple[int, int], bounds: Bounds, device: torch.device) -> np.ndarray:
+def predict_mm(model: DepthModel, rgb: np.ndarray, size: tuple[int, int], bounds: Bounds, device: torch.device) -> np.ndarray:
     """(H, W) float32 mm of a picture (H, W, 3) uint8; `size` is what the network was trained to see."""
     small = torch.from_numpy(resize_rgb(rgb, Size(*size))).unsqueeze(0).to(device)  # (1, h, w, 3)
     with torch.no_grad():
-        target = upsample(model(small), rgb.shape[:2])
+        target = model.upsampled(model(small), rgb.shape[:2])
     return depth_from_target(target, bounds)[0].cpu().numpy()
 
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from depthdist.align import aligned
-from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
+from depthdist.depth import Bounds, depth_from_target, inverse_target
 from depthdist.grooves import Groove
 from depthdist.losses import LossSettings, compute
 from depthdist.metrics import HEADLINE, METRICS, image_metrics
+from depthdist.network import DepthModel
 from depthdist.stream import Batch
 
 UNTRAINED = "untrained"  # the model's row before training
@@ -56,9 +57,9 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else math.inf if known else math.nan
 
 
-def network(model: Callable[[Tensor], Tensor]) -> Predictor:
+def network(model: DepthModel) -> Predictor:
     """Predictions of a model, brought to the truth's size."""
-    return lambda batch: upsample(model(batch.rgb), batch.depth_mm.shape[-2:])
+    return lambda batch: model.upsampled(model(batch.rgb), batch.depth_mm.shape[-2:])
 
 
 def constant(depth_mm: float, bounds: Bounds) -> Predictor:

@@ -80,7 +80,7 @@ def train(settings: Settings, world: World) -> None:
     dataset = open_dataset(settings.data)
     if from_rank_0(dataset.sha256) != dataset.sha256:
         raise ValueError(f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node needs the same shards")
-    bounds, (ds_config, remarks) = training_bounds(dataset), settings.engine.resolved()
+    bounds, (ds_config, remarks) = training_bounds(dataset)._replace(scale=settings.model.target), settings.engine.resolved()
     run = from_rank_0(settings.train.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
     if world.rank == 0:
         run.mkdir(parents=True, exist_ok=True)
@@ -88,6 +88,7 @@ def train(settings: Settings, world: World) -> None:
     loader = Loader(dataset, settings.data, settings.augment, world.device, lambda damage: quarantined(damage, run))
 
     base = load_base(settings.model.model)
+    base.upsampling = settings.model.upsampling
     if settings.train.calibrate:
         state.line = state.line or list(from_rank_0(fit(base, loader, bounds, world)))
         base.cpu().rescale(*state.line[:2])

@@ -21,7 +21,7 @@ from depthdist import advice
 from depthdist.checkpoint import AdapterRecord, load_adapter, save_adapter
 from depthdist.config import Stopped
 from depthdist.dataset import Dataset
-from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
+from depthdist.depth import Bounds, depth_from_target, inverse_target
 from depthdist.dropout import draw_keys
 from depthdist.duplicates import fingerprint, summary, warning
 from depthdist.engine import Engine
@@ -172,7 +172,7 @@ class Training:
         """Each loss of a micro-batch, (B,), at the truth's own size. Dropout is drawn from (seed, epoch, sample)."""
         target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
         draws = draw_keys(self.settings.train.seed, batch.group.epoch, batch.samples).to(batch.rgb.device)
-        pred = upsample(self.engine.forward(batch.rgb, draws), target.shape[-2:])
+        pred = self.model.upsampled(self.engine.forward(batch.rgb, draws), target.shape[-2:])
         return compute(self.settings.loss, pred, target, mask, self.bounds)
 
     # ---- looking

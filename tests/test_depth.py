@@ -129,3 +129,28 @@ def test_the_gradient_of_upsampling_is_the_transposed_bicubic(old, new):
 def test_a_picture_of_the_right_size_stays_as_it_is():
     image = torch.rand(2, 6, 7)
     assert torch.equal(upsample(image, (6, 7)), image) and torch.equal(upsample(image, torch.Size([6, 7])), image)
+
+
+# ------------------------------------------------------------------------------------------------ linear depth, bilinear upsampling
+
+
+def test_the_linear_scale_goes_there_and_back_and_is_1_at_the_near_bound():
+    bounds = Bounds(250.0, 3910.0, "linear")
+    depth_mm = torch.linspace(250, 3910, 100_001, dtype=torch.float64).float()
+    target, mask = inverse_target(depth_mm, bounds)
+    assert mask.all() and (target[0], target[-1]) == (1, 0) and (target.diff() <= 0).all()
+    assert (target.double() - (3910 - depth_mm.double()) / 3660).abs().max() < 1e-6
+    assert (depth_from_target(target, bounds) - depth_mm).abs().max() < 0.01
+    target, mask = inverse_target(mm(math.nan, 100.0, 5000.0, 1000.0), bounds)
+    assert mask.tolist() == [[False, False, False, True]] and target[0, :3].tolist() == [0, 0, 0]
+    assert depth_from_target(mm(-0.1, 1.01, 5.0), bounds)[0].tolist() == pytest.approx([3910, 250 - 36.6, 1.0])
+
+
+@pytest.mark.parametrize(("old", "new"), [((7, 9), (19, 31)), ((5, 8), (5, 16))])
+def test_bilinear_upsampling_equals_torchs_own_in_values_and_gradients(old, new):
+    image, grad = torch.rand(2, *old).requires_grad_(), torch.rand(2, *new)
+    exact = image.detach().double().requires_grad_()
+    upsample(image, new, "bilinear").backward(grad)
+    expected = torch.nn.functional.interpolate(exact[:, None], new, mode="bilinear", align_corners=False)[:, 0]
+    expected.backward(grad.double())
+    assert (upsample(image, new, "bilinear") - expected).abs().max() < 1e-6 and (image.grad - exact.grad).abs().max() < 2e-6

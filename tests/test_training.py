@@ -3,10 +3,11 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from captures import ROOT
-from ranks import deepspeed_json, joined, log, make_loader, make_model, make_shards, train
+from ranks import command, deepspeed_json, joined, log, make_loader, make_model, make_shards, train
 
 
 @pytest.fixture(scope="module")
@@ -315,3 +316,27 @@ def test_the_same_scene_in_both_splits_is_said(tmp_path):
     data = make_shards(tmp_path)
     done = train(data, tmp_path / "run", "--epochs", 1)
     assert done.code == 0 and "WARNING      validation resembles training (near-duplicates): 2 of 2 validation pictures" in done.out
+
+
+def test_linear_depth_and_bilinear_upsampling_are_learned_kept_and_used_by_every_command(data, model, batch4, tmp_path):
+    """What predict gives for a validation capture, scored with NumPy, is the table's own row."""
+    run = tmp_path / "run"
+    done = train(data, run, "--epochs", 2, "--target", "linear", "--upsampling", "bilinear", "--model", model, "--calibrate", deepspeed=batch4)
+    assert done.code == 0, done
+    record = json.loads((run / "best/depthdist.json").read_text())
+    assert (record["target"], record["upsampling"]) == ("linear", "bilinear")
+    again = train(data, run, "--epochs", 3, "--target", "inverse", "--upsampling", "bilinear", "--model", model, "--calibrate", deepspeed=batch4)
+    assert "--target is inverse, but the run" in " ".join(again.errors)
+    assert "silog is defined on inverse depth" in train(data, tmp_path / "other", "--target", "linear", "--loss", "silog=1", "--model", model).errors[0]
+    assert command("launch/evaluate.py", "--run", run, "--no-details").code == 0
+    row = json.loads((run / "evaluation.json").read_text())
+    name = next(name for name in row["rows"] if name.startswith("adapter"))
+    stems = row["images"][name]["keys"]
+    pictures = [data.parent / f"raw/images/{stem}_color.png" for stem in stems]
+    assert command("launch/predict.py", *pictures, "--run", run, "--out", tmp_path / "out", "--no-figures").code == 0
+    for stem, rmse in zip(stems, row["images"][name]["values"]["rmse_mm"]):
+        z = np.load(data.parent / f"raw/depth/{stem}_rawDepth.npy")[..., 2].astype(float)
+        p = np.load(tmp_path / f"out/{stem}_color_depth.npy").astype(float)
+        with np.errstate(invalid="ignore"):
+            known = (z >= record["near_mm"] - 0.04) & (z <= record["far_mm"] + 0.04)
+        assert rmse == pytest.approx(np.sqrt(np.mean((p - z)[known] ** 2)), abs=0.05)

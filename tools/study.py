@@ -35,7 +35,13 @@ RECIPES = {
     "near": "--recipe near",
     "near, decoder trained": "--recipe near --decoder trained",
 }
-ABLATIONS = {"near": "", "no gradient loss": "--loss l1=1", "edges in mm": "--loss l1=1,grad_mm=3"}
+ABLATIONS = {
+    "as it is": "",
+    "no gradient loss": "--loss l1=1",
+    "edges in mm": "--loss l1=1,grad_mm=3",
+    "linear depth": "--target linear",
+    "bilinear upsampling": "--upsampling bilinear",
+}
 METRICS = ("rmse_mm", "rmse_mm@750-1500", "mae_mm", "abs_rel", "delta1", "edge_f1@4mm", "groove_mae_mm", "groove_found")
 
 
@@ -46,7 +52,7 @@ class StudySettings:
     raw: str | None = config.positional(None)
     "Folder of captures."
     model: str | None = None
-    "Base model, as launch/train.py takes it. Default: its default."
+    "Base model, as launch/train.py takes it; or the folder of a run whose decoder was trained: it is made a model of relative depth first. Default: launch/train.py's."
     recipe: str = "near"
     "Recipe of the runs, where the study is not about it: document or near."
     epochs: int = 15
@@ -140,9 +146,33 @@ WHAT = {"recipes": recipes, "curve": curve, "sessions": leave_one_out, "splits":
 # ------------------------------------------------------------------------------------------------------- doing it
 
 
+def relative(run: Path, out: Path) -> Path:
+    """A run's best model as a DA-V2 folder of the published kind: relative depth of 0..10 behind a ReLU, nothing left to load.
+
+    Its sigmoid's input is what the last convolution gives: one scale and shift of it is kept, so that what the decoder learned
+    stays in it, and its range is far from the targets, as that of the published models is.
+    """
+    import torch
+
+    from depthdist.checkpoint import load_adapter
+
+    if not (out / "config.json").exists():
+        model, _ = load_adapter(run / "best")
+        net = model.net.merge_and_unload()
+        last = net.head.conv3
+        with torch.no_grad():  # logits of -4 .. 0 become 0 .. 10
+            last.weight.mul_(2.5)
+            last.bias.mul_(2.5).add_(10.0)
+        net.config.depth_estimation_type, net.config.max_depth = "relative", 1
+        net.save_pretrained(out)
+    return out
+
+
 def study(what: str, s: StudySettings) -> dict[str, Any]:
     """Do all runs of it; what each came to, by row. Written to OUT/WHAT/study.json as well."""
     out, found = s.out / what, {}
+    if s.model and (Path(s.model) / "best").is_dir():
+        s = replace(s, model=str(relative(Path(s.model), s.out / "base")))
     runs = list(WHAT[what](s))
     for i, run in enumerate(runs):
         print(f"\n[{i + 1}/{len(runs)}] {run.row}", flush=True)
