@@ -21,7 +21,7 @@ def none(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
 
 def median(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
     """Times median(g) / median(p)."""
-    return everywhere * (g.quantile(0.5) / p.quantile(0.5))
+    return everywhere * (_median(g) / _median(p))
 
 
 def scale_and_shift_in_depth(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
@@ -45,6 +45,12 @@ def aligned(way: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor
     if not mask.any():
         return pred
     return WAYS[way](pred[mask], depth_mm[mask].double(), pred).clamp(min=NEAREST_MM)
+
+
+def _median(x: Tensor) -> Tensor:
+    """The mean of the two middle values; torch's own takes the lower one, and its quantile no more than 2^24 values."""
+    ordered, middle = x.sort().values, (len(x) - 1) // 2
+    return (ordered[middle] + ordered[len(x) // 2]) / 2
 
 
 def _line(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

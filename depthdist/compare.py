@@ -21,14 +21,14 @@ def comparison(a: dict[str, Any], b: dict[str, Any]) -> str:
         if a[what] != b[what]:
             raise ValueError(f"{a['run']} was measured on {a['split']} of {a['data']}, {b['run']} on {b['split']} of {b['data']}: give both the same with --data and --split")
     (row_a, values_a), (row_b, values_b) = (_adapter(content) for content in (a, b))
-    both = [key for key in values_a["keys"] if key in set(values_b["keys"])]
+    both = _same(values_a["keys"], values_b["keys"])
     metrics, lines = all_metrics(), [f"A {a['run']}: {row_a}", f"B {b['run']}: {row_b}", f"{len(both)} images that both were measured on", ""]
     width = max(map(len, SHOWN))
     lines.append(f"{'':{width}}{'A':>12}{'B':>12}{'A - B':>12}{'95 % interval':>24}{'p':>9}")
     for name in SHOWN:
         if name not in values_a["values"] or name not in values_b["values"]:
             continue
-        one, other = ([dict(zip(values["keys"], values["values"][name]))[key] for key in both] for values in (values_a, values_b))
+        one, other = ([values["values"][name][pair[side]] for pair in both] for side, values in enumerate((values_a, values_b)))
         found = compare(one, other)
         if not found.images:
             continue
@@ -43,7 +43,15 @@ def comparison(a: dict[str, Any], b: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _same(a: list[str], b: list[str]) -> list[tuple[int, int]]:
+    """Positions of the same image in both; names may come more than once, as in mixed datasets: then in their order."""
+    places: dict[str, list[int]] = {}
+    for i, key in enumerate(b):
+        places.setdefault(key, []).append(i)
+    return [(i, places[key].pop(0)) for i, key in enumerate(a) if places.get(key)]
+
+
 def _adapter(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The run's own row."""
-    row = next(row for row in content["images"] if row.startswith("adapter") and "aligned" not in row)
+    row = next(row for row in content["images"] if row.startswith("adapter") and not row.endswith("-aligned"))
     return row, content["images"][row]

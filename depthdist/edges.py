@@ -140,7 +140,8 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
     """Z of the next pixel along `axis` minus what is expected there, mm; 0 where one of the two was not measured.
 
     Expected is the same Z or, with `slope`, Z on the tangent plane. A plane's 1/Z is linear in the pixel (pinhole), so its slope
-    is that of 1/Z just before the pair, or just after it: the smaller one where they have one sign, none where they do not.
+    is that of 1/Z just before the pair, or just after it: the smaller one where they have one sign, none where they do not. Where only
+    one side is known it counts as far as the pair itself goes on like it: else a step beside a hole would be taken for a slope.
     """
     z, mask = np.moveaxis(z, axis, -1), np.moveaxis(mask, axis, -1)
     valid = mask[..., 1:] & mask[..., :-1]
@@ -150,7 +151,8 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
         steps = np.where(valid, np.diff(inverse, axis=-1), np.nan)
         empty = np.full((*steps.shape[:-1], 1), np.nan)
         before, after = np.concatenate([empty, steps[..., :-1]], -1), np.concatenate([steps[..., 1:], empty], -1)
-        before, after = np.where(np.isnan(before), after, before), np.where(np.isnan(after), before, after)  # one side is enough
+        alone = np.isnan(before) & np.isnan(after)
+        before, after = (np.where(alone, 0.0, np.where(np.isnan(side), steps, side)) for side in (before, after))
         smaller = np.where(np.abs(before) < np.abs(after), before, after)
         expected += np.where(before * after > 0, smaller, 0.0)
     expected = np.divide(1.0, expected, out=np.zeros(expected.shape), where=expected > 0)

@@ -136,5 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.run:
         evaluate_run(settings)
         return
+    if not settings.data and len({open_run(run).record["derived"].get("data_sha256") for run in settings.compare}) > 1:
+        raise ValueError(f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs of the same, or --data that both are measured on")
     a, b = (evaluate_run(replace(settings, run=run, compare=None)) for run in settings.compare)
     print(f"\n{comparison(a, b)}")

@@ -25,7 +25,7 @@ from depthdist.surfaces import points
 
 LIMIT_MM = 1.6  # legal tread depth of passenger cars in the EU (directive 89/459/EEC)
 FOUND = 0.5  # share of the true depth from which on a groove counts as found
-MIN_WIDTH_PX = 4.0  # a narrower one shows no floor
+MIN_WIDTH_PX = 4.0  # twice the largest distance to the rim: grooves of 3 pixels and more; narrower ones show no floor
 MIN_FLOOR, MIN_RIB = 8, 40  # pixels of a patch
 PATCHES = 16  # of a groove, evenly spread
 MOST_RIBS = 600  # pixels of a patch that the surface goes through, evenly spread
@@ -34,6 +34,7 @@ LEVEL = 0.15  # share of the depth that a floor's middle half may span, beside t
 STEEPEST = 0.5  # least cosine between line of sight and normal: 60 degrees
 SEEN = 0.25  # share of a groove's width whose floor the camera must see past the rib before it
 FLOOR_QUANTILE, FLOOR_SHARE = 0.9, 0.7  # floor is what lies deeper than this share of this quantile
+SMOOTH = 5  # pixels a side, for that choice alone: else the truth's own noise makes shallow grooves deeper than they are
 Array = np.ndarray
 
 
@@ -158,7 +159,8 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
         inside = (on_floor - centre) @ frame
         below, rough = _below((on_rib - centre) @ frame, inside)
         if deep is None:
-            deep = below > FLOOR_SHARE * np.quantile(below, FLOOR_QUANTILE)
+            level = _smooth(below, floor)
+            deep = level > FLOOR_SHARE * np.quantile(level, FLOOR_QUANTILE)
             if np.count_nonzero(deep) < MIN_FLOOR or rough > ROUGH_MM:
                 return None
             low, depth, high = np.quantile(below[deep], (0.25, 0.5, 0.75))
@@ -166,6 +168,13 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
                 return None
         depths.append(float(np.median(below[deep])))
     return tuple(depths)
+
+
+def _smooth(values: Array, where: Array) -> Array:
+    """`values` of the pixels `where`, each the mean of those around it: what is chosen by them is not chosen by a pixel's own noise."""
+    image, weight = np.zeros(where.shape), where.astype(float)
+    image[where] = values
+    return (ndimage.uniform_filter(image, SMOOTH, mode="constant") / np.maximum(ndimage.uniform_filter(weight, SMOOTH, mode="constant"), 1e-9))[where]
 
 
 def _every(num: int, most: int) -> Array:

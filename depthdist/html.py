@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 INK = "#010203"  # in drawings: stands for the reader's text colour
@@ -73,6 +74,8 @@ def grid(items: Iterable[str], small: bool = False, widest: str = "none") -> str
 def drawing(fig: Figure, caption: str) -> str:
     """A matplotlib figure as SVG, whatever is drawn in INK in the reader's text colour."""
     out = io.StringIO()
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)  # a run may be called $x$
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": caption}):
         fig.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()

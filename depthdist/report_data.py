@@ -28,10 +28,10 @@ from depthdist.depth import Bounds
 from depthdist.duplicates import FINGERPRINT, find, fingerprint
 from depthdist.figures import NEAR_TO_FAR
 from depthdist.html import INK, SERIES, axes, drawing, grid, paragraph, picture, table
-from depthdist.pairs import BadFile, find_pairs, read_pair, sessions
+from depthdist.pairs import BadFile, find_pairs, read_pair, sessions, shown
 from depthdist.shards.codec import decode_label
 
-BIN_MM, BINS = 10.0, 1000  # of the histogram: up to 10 m
+BIN_MM, BINS = 10.0, 1000  # of the histogram: up to 10 m, the last bin has all beyond
 GRID = (30, 48)  # of the map of holes
 THUMB = 240  # pixels wide
 FLYING_MM, FLYING_SHARE = 20.0, 0.02  # a pixel stands alone where no neighbour is nearer than both of these (mm, share of its depth)
@@ -51,6 +51,7 @@ class Seen:
     near_mm: float
     far_mm: float
     mean_mm: float
+    std_mm: float
     luminance: float
     bright: float
     dark: float
@@ -65,7 +66,7 @@ class Seen:
     thumbs: tuple[np.ndarray, np.ndarray]
 
 
-def data_report(folder: Path, shown: int, workers: int) -> str:
+def data_report(folder: Path, most: int, workers: int) -> str:
     """The page's HTML. ValueError where there is nothing to report on."""
     jobs, rejects, kind = (shard_jobs if (folder / "index.json").exists() else raw_jobs)(folder)
     found: list[Seen] = []
@@ -80,13 +81,13 @@ def data_report(folder: Path, shown: int, workers: int) -> str:
     z = np.sum([s.histogram for s in found], axis=0)
     bounds = Bounds(min(s.near_mm for s in found), max(s.far_mm for s in found))
     sections = [
-        ("Overview", overview(found, rejects, z, bounds)),
+        ("Overview", overview(found, rejects, bounds)),
         ("What looks wrong", suspects(found)),
         ("Rejected", rejected(rejects)),
         ("Depth", depths(found, z, bounds)),
         ("Holes and exposure", holes(found)),
         ("Sessions and duplicates", duplicates(found)),
-        ("Captures", thumbnails(found, shown)),
+        ("Captures", thumbnails(found, most)),
     ]
     return html.page(f"Data: {folder.resolve().name}", sections, f"{folder.resolve()}, {kind}, {len(found)} captures")
 
@@ -98,7 +99,7 @@ def raw_jobs(folder: Path) -> tuple[list[tuple], list[tuple[str, str]], str]:
     """What to read of a folder of captures, and what was rejected already."""
     pairs, rejects = find_pairs(folder)
     numbers = sessions([pair.stem for pair in pairs])
-    return [("raw", pair, number) for pair, number in zip(pairs, numbers)], [(str(r.path), r.reason) for r in rejects], "raw captures"
+    return [("raw", pair, number) for pair, number in zip(pairs, numbers)], [(shown(r.path), r.reason) for r in rejects], "raw captures"
 
 
 def shard_jobs(folder: Path) -> tuple[list[tuple], list[tuple[str, str]], str]:
@@ -106,8 +107,9 @@ def shard_jobs(folder: Path) -> tuple[list[tuple], list[tuple[str, str]], str]:
     dataset = open_dataset(DataSettings(data=(str(folder),)))
     path = folder / "rejects.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rejects = [(line.get("path") or f"{line.get('shard')}: {line.get('key')}", line.get("reason") or line.get("why") or "?") for line in lines]
     jobs = [("shard", str(folder), split, number) for split in dataset.parts[0].raw["splits"] for number in range(dataset.count(split))]
-    return jobs, [(line["path"], line["reason"]) for line in lines], "shards"
+    return jobs, rejects, "shards"
 
 
 def _look(job: tuple) -> Seen | tuple[str, str]:
@@ -117,7 +119,7 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
         try:
             rgb, xyz = read_pair(pair)
         except BadFile as err:
-            return str(err.path), err.reason
+            return shown(err.path), err.reason
         from depthdist.shards.writer import fit_intrinsics
 
         return look(pair.stem, "", session, np.asarray(rgb), xyz[..., 2], 1 if pair.grooves else 0, fit_intrinsics(xyz))
@@ -128,7 +130,12 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
     torch.set_num_threads(1)
     settings = DataSettings(data=(job[1],), threads=1)
     dataset = open_dataset(settings)
-    batch = Loader(dataset, settings).samples(job[2], [job[3]]).to("cpu")
+    try:
+        batch = Loader(dataset, settings).samples(job[2], [job[3]]).to("cpu")
+    except ValueError as err:  # Damaged
+        return f"{job[2]} sample {job[3]}", str(err)
+    if not batch.mask.any():
+        return batch.keys[0], "no valid pixel"
     meta, (_, ref) = dataset.meta(job[2], job[3]), dataset.find(job[2], job[3])
     z = np.where(batch.mask[0].numpy(), batch.depth_mm[0].numpy(), np.nan)
     count = len(np.unique(decode_label(meta["grooves"]))) - 1 if "grooves" in meta else 0
@@ -144,7 +151,7 @@ def look(name: str, split: str, session: int, rgb: np.ndarray, z: np.ndarray, gr
     values, counts = np.unique(np.round(known, 2), return_counts=True)
     most = int(np.argmax(counts))
     return Seen(
-        name, split, session, z.shape, float(valid.mean()), float(known.min()), float(known.max()), float(known.mean()),
+        name, split, session, z.shape, float(valid.mean()), float(known.min()), float(known.max()), float(known.mean()), float(known.std()),
         float(grey.mean()), float((grey >= BRIGHT).mean()), float((grey <= DARK).mean()), flying_share(z, valid),
         float(counts[most] / known.size), float(values[most]), grooves, float(intrinsics["max_residual_px"]) if intrinsics else math.nan,
         np.bincount(np.minimum((known / BIN_MM).astype(int), BINS - 1), minlength=BINS), _cells(valid), fingerprint(rgb), (_small(rgb), _small_depth(z, valid)),
@@ -190,13 +197,13 @@ def _small_depth(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- sections
 
 
-def overview(found: list[Seen], rejects: list[tuple[str, str]], z: np.ndarray, bounds: Bounds) -> str:
+def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: Bounds) -> str:
     pixels = sum(s.size[0] * s.size[1] for s in found)
     valid = sum(s.valid * s.size[0] * s.size[1] for s in found)
     sizes = ", ".join(f"{count} of {height}x{width}" for (height, width), count in Counter(s.size for s in found).most_common(3))
-    middle = (np.arange(BINS) + 0.5) * BIN_MM
-    mean = sum(s.mean_mm * s.valid * s.size[0] * s.size[1] for s in found) / valid
-    std = math.sqrt(max(float((z * (middle - mean) ** 2).sum() / z.sum()), 0.0))
+    counts = [s.valid * s.size[0] * s.size[1] for s in found]
+    mean = sum(n * s.mean_mm for n, s in zip(counts, found)) / valid
+    std = math.sqrt(sum(n * (s.std_mm**2 + (s.mean_mm - mean) ** 2) for n, s in zip(counts, found)) / valid)
     splits = Counter(s.split for s in found)
     rows = [
         ["captures", f"{len(found)}" + (f" ({', '.join(f'{n} {split}' for split, n in splits.items())})" if len(splits) > 1 or "" not in splits else "")],
@@ -249,7 +256,9 @@ def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
     used = np.flatnonzero(z)
     fig, ax = axes("Depth", "mm", "share of measured pixels")
     ax.fill_between(middle[used[0] : used[-1] + 1], z[used[0] : used[-1] + 1] / total, color=SERIES[0], alpha=0.8, linewidth=0)
-    figures = [drawing(fig, f"All captures together, bins of {BIN_MM:g} mm.")]
+    figures = [drawing(fig, f"All captures together, bins of {BIN_MM:g} mm{'; the last one holds all that is farther' if z[-1] else ''}.")]
+    if bounds.near_mm == bounds.far_mm:
+        return grid(figures) + paragraph(f"Every pixel has one and the same depth, {bounds.near_mm:.2f} mm: there is nothing to normalise.", "warn")
     low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
     d = np.clip((1 / middle - low) / (high - low), 0, 1)
     order = np.argsort(d)
@@ -306,8 +315,8 @@ def duplicates(found: list[Seen]) -> str:
     return paragraph("A session's captures show one scene; a split between them flatters (tools/shard.py --split session).") + table(["session", "captures", "split", "first", "last"], rows[:100], words=True) + paragraph(words) + (table(["capture", "resembles", "similarity", "split"], lines[:100], words=True) if lines else "")
 
 
-def thumbnails(found: list[Seen], shown: int) -> str:
-    chosen = [found[i] for i in sorted({round(k * (len(found) - 1) / max(shown - 1, 1)) for k in range(min(shown, len(found)))})]
+def thumbnails(found: list[Seen], most: int) -> str:
+    chosen = [found[i] for i in sorted({round(k * (len(found) - 1) / max(most - 1, 1)) for k in range(min(most, len(found)))})]
     items = []
     for s in chosen:
         rgb, depth = s.thumbs

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from depthdist import html
-from depthdist.checkpoint import load_adapter
+from depthdist.checkpoint import load_adapter, read_record
 from depthdist.compare import comparison
 from depthdist.dataset import Dataset, open_dataset
 from depthdist.depth import depth_from_target
@@ -30,7 +31,7 @@ from depthdist.edges import jumps_of
 from depthdist.figures import NEAR_TO_FAR, SIGNED
 from depthdist.grooves import Groove, summary
 from depthdist.html import INK, SERIES, axes, drawing, grid, legend, paragraph, picture, table
-from depthdist.metrics import HEADLINE
+from depthdist.metrics import HEADLINE, METRICS, Metric
 from depthdist.model import pick_device, quiet
 from depthdist.runs import Run, open_run
 from depthdist.scores import FOOTNOTE, cell, network, span
@@ -64,7 +65,7 @@ class Told:
     @property
     def row(self) -> str:
         """The adapter's own row."""
-        return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and "aligned" not in row)
+        return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and not row.endswith("-aligned"))
 
 
 def told(folder: Path) -> Told:
@@ -75,13 +76,25 @@ def told(folder: Path) -> Told:
     try:
         evaluation = json.loads(path.read_text())
         evaluation |= {name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")}
-        evaluation["adapter"]["step"], evaluation["settings"]["tread_limit"], evaluation["data_sha256"]
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, KeyError, TypeError, ValueError) as err:
+        adapter, _, _, _ = evaluation["adapter"], evaluation["settings"]["tread_limit"], evaluation["data_sha256"], evaluation["device"]
+        found = Told(run, folder.resolve().name, _logged(folder / "metrics.jsonl"), evaluation)
+        found.row
+    except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
         raise ValueError(f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again") from None
-    if (folder / "best/depthdist.json").stat().st_mtime > path.stat().st_mtime:
-        raise ValueError(f"{path}: older than the best adapter; `python launch/evaluate.py --run {folder}` again")
-    return Told(run, folder.resolve().name, lines, evaluation)
+    if adapter != json.loads(json.dumps(asdict(read_record(folder / "best")))):
+        raise ValueError(f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again")
+    return found
+
+
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; one that a crash cut off is left out, none where the file is missing."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(dict(json.loads(line)))
+        except (TypeError, ValueError):
+            continue
+    return [line for line in lines if "step" in line]
 
 
 def _numbers(value: Any) -> Any:
@@ -123,24 +136,29 @@ def _rows(runs: list[Told]) -> list[tuple[str, dict[str, float], dict[str, Any]]
 
 def _metric_table(rows: list[tuple[str, dict[str, float], dict[str, Any]]], names: list[str], down: bool = False) -> str:
     """A line a row, a column a metric (down: the other way), intervals below; the best that no truth helped is marked."""
-    metrics, best = all_metrics(), set()
+    best = set()
     for j, name in enumerate(names):
-        better = "lower" if name == "loss" else metrics[name].better
+        better = _about(name).better
         key = {"higher": lambda v: -v, "zero": abs}.get(better, lambda v: v)
-        fair = [(i, key(means.get(name, math.nan))) for i, (row, means, _) in enumerate(rows) if "aligned" not in row]
+        fair = [(i, key(means.get(name, math.nan))) for i, (row, means, _) in enumerate(rows) if not row.endswith("-aligned")]
         fair = [(i, v) for i, v in fair if not math.isnan(v)]
         if len({v for _, v in fair}) > 1:
             best |= {(i, j) for i, v in fair if v == min(v for _, v in fair)}
     cells = [[f"{cell(n, means.get(n, math.nan))}\n{span(n, intervals.get(n))}" for n in names] for _, means, intervals in rows]
-    heads = [n if n not in metrics or not metrics[n].unit or "mm" in n else f"{n} ({metrics[n].unit})" for n in names]
+    heads = [n if not _about(n).unit or "mm" in n else f"{n} ({_about(n).unit})" for n in names]
     if down:
         lines = [[f"{head}\n{_wanted(n)}", *(row[j] for row in cells)] for j, (n, head) in enumerate(zip(names, heads))]
         return table(["", *(row for row, _, _ in rows)], lines, {(j, i + 1) for i, j in best})
     return table(["", *heads], [[row, *line] for (row, _, _), line in zip(rows, cells)], {(i, j + 1) for i, j in best})
 
 
+def _about(name: str) -> Metric:
+    """What a number is; of the ranges whichever there are, and of losses."""
+    return all_metrics().get(name) or METRICS.get(name.partition("@")[0]) or Metric(name, "", "lower", "")
+
+
 def _wanted(name: str) -> str:
-    return {"higher": "higher is better", "zero": "0 is best"}.get(all_metrics()[name].better if name in all_metrics() else "", "lower is better")
+    return {"higher": "higher is better", "zero": "0 is best"}.get(_about(name).better, "lower is better")
 
 
 def result(runs: list[Told]) -> str:
@@ -167,7 +185,7 @@ def grooves(runs: list[Told]) -> str:
     limit = runs[0].evaluation["settings"]["tread_limit"]
     lines, figures = [], []
     fig, ax = axes("Depth of each groove", "in truth, mm", "in the prediction, mm", 3.6)
-    for run, color in zip(runs, SERIES):
+    for run, color in zip(runs, cycle(SERIES)):
         for row in run.evaluation["grooves"]:
             found = _grooves(run.evaluation, row)
             if not found or not (row.startswith("adapter") or run is runs[0]):
@@ -200,7 +218,7 @@ def curves(runs: list[Told]) -> str:
     figures = []
     for title, (names, unit) in CURVES.items():
         fig, ax = axes(title, "step", unit)
-        for run, color in zip(runs, SERIES):
+        for run, color in zip(runs, cycle(SERIES)):
             for name, style in zip(names, ("-", "--")):
                 points = [(line["step"], line[name]) for line in run.lines if line.get(name) is not None]
                 if points:
@@ -226,7 +244,7 @@ def reliability(runs: list[Told]) -> str:
         damaged = len({line for line in damage.read_text().splitlines()}) if damage.exists() else 0
         starts = run.run.record.get("starts", [])
         again = ", ".join(f"step {start['step']}" for start in starts[1:])
-        lines.append([run.name, f"{skipped:g}", f"{damaged}", f"{len(starts)}{f' (again at {again})' if again else ''}", f"{max(precision):.2f} mm" if precision else "not needed", "; ".join(run.run.record["remarks"]) or "none"])
+        lines.append([run.name, f"{skipped:g}", f"{damaged}", f"{len(starts)}{f' (again at {again})' if again else ''}", f"{max(precision):.2f} mm" if precision else "not needed", "; ".join(run.run.record.get("remarks", [])) or "none"])
     return table(["", "skipped steps (FP16 overflow)", "damaged samples", "starts", "largest difference to FP32", "remarks"], lines, words=True)
 
 
@@ -240,9 +258,9 @@ def provenance(runs: list[Told]) -> str:
         ("trained on", lambda run: f"{run.run.record['derived']['train_samples']} samples, {run.run.record['derived']['near_mm']:.1f} .. {run.run.record['derived']['far_mm']:.1f} mm"),
         ("recipe", lambda run: ", ".join(f"{n} {run.run.settings.get(n)}" for n in ("recipe", "epochs", "lr", "loss", "lora", "decoder", "calibrate", "seed"))),
         ("global batch", lambda run: f"{run.run.record['derived']['global_batch']}, {run.run.record['derived']['precision']}"),
-        ("device", lambda run: f"{run.run.record['device']}; evaluated on {run.evaluation['device']}"),
-        ("git", lambda run: f"{run.run.record['git']}; evaluated with {run.evaluation['git']}"),
-        ("versions", lambda run: ", ".join(f"{n} {v}" for n, v in run.run.record["versions"].items())),
+        ("device", lambda run: f"{run.run.record.get('device')}; evaluated on {run.evaluation['device']}"),
+        ("git", lambda run: f"{run.run.record.get('git')}; evaluated with {run.evaluation.get('git')}"),
+        ("versions", lambda run: ", ".join(f"{n} {v}" for n, v in run.run.record.get("versions", {}).items())),
     ):
         lines.append([name, *(value(run) for run in runs)])
     return table(["", *(run.name for run in runs)], lines, words=True)
@@ -261,6 +279,8 @@ def images(runs: list[Told], most: int) -> str:
     given, split = first.evaluation["settings"]["data"], first.evaluation["split"]
     data = replace(first.run.data, data=tuple(given), weights=()) if given else first.run.data
     dataset, device = open_dataset(data), pick_device()
+    if dataset.sha256 != first.evaluation["data_sha256"]:
+        raise ValueError(f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python launch/evaluate.py --run {first.run.folder}` again")
     loader = Loader(dataset, data, device=device)
     numbers = {keys[i]: i for i in list(chosen.values())[:most]}
     place = {}
@@ -329,7 +349,7 @@ def cut(runs: list[Told], truth: np.ndarray, mask: np.ndarray, predictions: list
     fig, (whole, shape) = axes(f"Cut along row {row}", "column, pixels", "depth, mm", 5.0, rows=2)
     fig.set_size_inches(9.2, 5.0)
     shape.set_title("The same, each less its own running median", fontsize=10, color=INK)
-    lines = [("truth", np.where(mask[row], truth[row], np.nan)[first:last], INK), *((run.name, pred[row, first:last], color) for run, pred, color in zip(runs, predictions, SERIES))]
+    lines = [("truth", np.where(mask[row], truth[row], np.nan)[first:last], INK), *((run.name, pred[row, first:last], color) for run, pred, color in zip(runs, predictions, cycle(SERIES)))]
     for name, z, color in lines:
         known = np.isfinite(z)
         whole.plot(columns, z, color=color, linewidth=1.2, label=name)

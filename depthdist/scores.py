@@ -82,6 +82,8 @@ def score(
 ) -> dict[str, Scores]:
     """Scores by alignment. Padding has weight 0 and never counts; losses are those of the prediction as it is.
 
+    Metrics are over all measured pixels: the same ones for every run. Losses are over those within `bounds`, as in training.
+    raises ValueError, which names the image, where a prediction is no number
     gather  what every rank has, from what this one has: the means are of all images in their order, so no number of ranks changes a bit
     look    more metrics of an image: of its number in the split, prediction, truth (H, W) mm, and mask
     """
@@ -93,11 +95,15 @@ def score(
         pred_mm = depth_from_target(pred, bounds)
         lost += int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
         for i in torch.nonzero(batch.weight).flatten().tolist():
+            truth, known = batch.depth_mm[i], batch.mask[i]
+            if not torch.isfinite(pred_mm[i]).all():
+                raise ValueError(f"{batch.keys[i]}: the prediction is not finite in {int((~torch.isfinite(pred_mm[i])).sum())} of {known.numel()} pixels; the weights or the precision are broken")
             for way in ways:
-                here = pred_mm[i] if way == "none" else aligned(way, pred_mm[i], batch.depth_mm[i], mask[i])
-                losses = {name: float(part[i]) for name, part in parts.items()} if way == "none" else {}
-                more = look(batch.samples[i], here, batch.depth_mm[i], mask[i]) if look else None
-                mine.append((batch.samples[i], way, batch.keys[i], {**losses, **image_metrics(here, batch.depth_mm[i], mask[i])}, more))
+                here = pred_mm[i] if way == "none" else aligned(way, pred_mm[i], truth, known)
+                inside = bool(mask[i].any())
+                losses = {name: float(part[i]) if inside else math.nan for name, part in parts.items()} if way == "none" else {}
+                more = look(batch.samples[i], here, truth, known) if look else None
+                mine.append((batch.samples[i], way, batch.keys[i], {**losses, **image_metrics(here, truth, known)}, more))
     mine = [(*one, {**values, **more.result()[0]}, more.result()[1]) if more else (*one, values, []) for *one, values, more in mine]
     everybody = gather((mine, lost))
     lost, found = sum(lost for _, lost in everybody), sorted((one for all_of_it, _ in everybody for one in all_of_it), key=lambda one: one[0])
@@ -121,12 +127,12 @@ def table(rows: dict[str, dict[str, float]], intervals: dict[str, dict[str, tupl
     intervals  of the means, by row and name: shown below each row
     """
     names = ["loss", *HEADLINE]
-    fair = [values for row, values in rows.items() if "aligned" not in row]
-    best = {n: (min if n == "loss" or METRICS[n].better == "lower" else max)(r[n] for r in fair) for n in names}
+    fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
+    best = {n: (min if n == "loss" or METRICS[n].better == "lower" else max)([r[n] for r in fair if not math.isnan(r[n])] or [math.nan]) for n in names}
     width, wide = max(len(name) for name in rows), 18 if intervals else 12
     lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
     for row, values in rows.items():
-        cells = "".join(f"{cell(n, values.get(n, math.nan)) + ('*' if 'aligned' not in row and values[n] == best[n] else ' '):>{wide}}" for n in names)
+        cells = "".join(f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}" for n in names)
         lost = f"  ({int(values['damaged'])} damaged samples left out)" if values.get("damaged") else ""
         lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
         if known := (intervals or {}).get(row):

@@ -89,8 +89,8 @@ def _normals(cloud: Array) -> Array:
 def _inner(image: Array, rows: int, columns: int) -> Array:
     """`image` without its border, REACH pixels to a side."""
     height, width = image.shape[:2]
-    y, x = REACH + rows * REACH, REACH + columns * REACH
-    return image[y : height - 2 * REACH + y, x : width - 2 * REACH + x]
+    y, x, inside = REACH + rows * REACH, REACH + columns * REACH, (max(height - 2 * REACH, 0), max(width - 2 * REACH, 0))
+    return image[y : y + inside[0], x : x + inside[1]]
 
 
 def cloud_distances(cloud_p: Array, cloud_g: Array) -> dict[str, float]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist import checkpoint
+from depthdist.depth import Bounds
 from depthdist.checkpoint import WEIGHTS, AdapterRecord, load_adapter, read_record, recover, replacing, save_adapter
 from depthdist.lora import LoraSettings, respelled, with_lora
 from depthdist.model import IMAGENET, load_base
@@ -96,7 +97,7 @@ def test_plain_peft_gives_the_same_output(saved):
     plain = PeftModel.from_pretrained(net, str(folder)).eval()
     pixels = (pictures().permute(0, 3, 1, 2).float() / 255 - model.mean) / model.std
     with torch.no_grad():
-        assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() == 0.0
+        assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, "but for the order of the decoder's sums"
 
 
 def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
@@ -151,7 +152,7 @@ def test_a_loaded_adapter_can_be_saved_again(saved, tmp_path):
 
 def test_the_record_gives_bounds_and_size(saved):
     record = read_record(saved[2])
-    assert record.bounds == (251.74, 3907.45) and record.size == (28, 42)
+    assert record.bounds == Bounds(251.74, 3907.45) and record.size == (28, 42)
     with pytest.raises(ValueError, match="near < far"):
         replace(record, far_mm=1.0).bounds
 

@@ -120,6 +120,16 @@ def test_holes_are_no_edges():
     assert clean["edge_f1@32mm"] > 0
 
 
+def test_a_step_beside_a_hole_or_the_rim_makes_no_second_one():
+    g = np.full((20, 30), 1000.0)
+    g[:, 2:] += 20
+    g[:, 15:] += 20
+    mask = np.ones(g.shape, bool)
+    mask[5:9, 12] = mask[:, 18] = False
+    (_, down), (_, across) = jumps_of(g, g, mask)
+    assert not down.any() and set(np.argwhere(across)[:, 1]) == {1, 14} and np.allclose(across[:, [1, 14]], 20)
+
+
 def test_scale_free_ones_do_not_see_a_scale_and_those_in_mm_do():
     p, g = scene()
     one, twice = (edge_metrics(p * k, g * k, WHOLE) for k in (1, 2))

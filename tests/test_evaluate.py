@@ -41,8 +41,11 @@ def one(run):
     return evaluate(run)
 
 
-def raw_truth(data, split="val"):
-    """(H, W) float64 mm for each sample of the split, from the captures themselves, NaN outside the training set's bounds."""
+def raw_truth(data, split="val", bounded=False):
+    """(H, W) float64 mm for each sample of the split, from the captures themselves, NaN where nothing was measured.
+
+    bounded  also outside the training set's bounds, as the losses have it
+    """
     from depthdist.shards.index import read_index
 
     index = read_index(data)
@@ -50,7 +53,7 @@ def raw_truth(data, split="val"):
     for sample in index.samples(split):
         z = np.load(data.parent / f"raw/depth/{sample.stem}_rawDepth.npy")[:, :, 2].astype(np.float64)
         with np.errstate(invalid="ignore"):
-            z[(z < low - index.step_mm / 2) | (z > high + index.step_mm / 2)] = np.nan
+            z[bounded & ((z < low - index.step_mm / 2) | (z > high + index.step_mm / 2))] = np.nan
         yield sample.stem, z
 
 
@@ -105,7 +108,7 @@ def test_the_loss_of_the_constant_is_the_formula_worked_out(one, data):
     stats, found = read_index(data).stats["train"], []
     low, high = 1 / stats["max_mm"], 1 / stats["min_mm"]
     constant = (1 / stats["mean_mm"] - low) / (high - low)
-    for _, z in raw_truth(data):
+    for _, z in raw_truth(data, bounded=True):
         d, total = np.clip((1 / z - low) / (high - low), 0, 1), 0.0
         for step in (d[:, 1:] - d[:, :-1], d[1:] - d[:-1]):
             step = np.abs(step[np.isfinite(step)])
@@ -174,6 +177,36 @@ def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
 
     with pytest.raises(ValueError, match="none of the 3 samples could be read"):
         score(lambda batch: batch.depth_mm * 0, unread(), 3, training_bounds(loader.dataset), LossSettings(), torch.device("cpu"))
+
+
+def test_what_is_scored_does_not_depend_on_the_bounds_that_a_run_was_trained_with(run, tmp_path):
+    """A run on few captures knows few depths; it is measured on all of them all the same."""
+    import shutil
+
+    narrow = tmp_path / "narrow"
+    shutil.copytree(run, narrow)
+    record = json.loads((narrow / "best/depthdist.json").read_text())
+    (narrow / "best/depthdist.json").write_text(json.dumps({**record, "far_mm": (record["near_mm"] + record["far_mm"]) / 2}))
+    here, there = (evaluate(one, "--no-details")[0] for one in (run, narrow))
+    constant = next(name for name in here if name.startswith("constant"))
+    assert {name: there[constant][name] for name in METRICS} == {name: here[constant][name] for name in METRICS}, "the same pixels"
+    assert there[constant]["loss"] != here[constant]["loss"], "a loss is of the run's own scale"
+
+
+def test_a_prediction_that_is_no_number_is_named_and_no_score(data):
+    from depthdist.facts import training_bounds
+    from depthdist.losses import LossSettings
+    from depthdist.scores import score
+
+    loader = make_loader(data)
+
+    def broken(batch):
+        pred = torch.full_like(batch.depth_mm, 0.5)
+        pred[:, 3, 4] = math.nan
+        return pred
+
+    with pytest.raises(ValueError, match="the prediction is not finite in 1 of 1200 pixels"):
+        score(broken, loader.evaluate("val", 1, 0, 1), 3, training_bounds(loader.dataset), LossSettings(), torch.device("cpu"))
 
 
 def test_other_data_and_another_split_can_be_scored(run, data):
@@ -278,7 +311,7 @@ def test_the_comparison_is_of_the_same_images_and_says_how_sure(compared):
 
 def test_runs_of_different_data_are_not_compared(compared, tires_run, run):
     (line,) = command("launch/evaluate.py", "--compare", tires_run / "run0", run, "--no-details").errors
-    assert "give both the same with --data and --split" in line
+    assert "learned from different data" in line and "--data" in line
 
 
 def test_wrong_settings_are_all_named_at_once(run):

@@ -35,6 +35,16 @@ def test_drawn_grooves_have_their_depth(noise, within):
     assert [g.depths[0] for g in found] == pytest.approx(DEPTHS, abs=within)
 
 
+def test_noise_in_the_truth_alone_makes_no_groove_deeper():
+    """What is floor is not chosen by the pixels' own noise: a worn groove stays worn."""
+    clean, labels = cylinder(depths=(1.0, 0.5, 1.6))
+    found = groove_depths(labels, WHOLE, RAYS, clean + 0.3 * np.random.default_rng(1).normal(size=SIZE), clean)
+    assert [g.depths[0] for g in found] == pytest.approx([1.0, 0.5, 1.6], abs=0.05)
+    flat, _ = cylinder(depths=(0.0, 0.0, 0.0))
+    for groove in groove_depths(labels, WHOLE, RAYS, flat + 0.2 * np.random.default_rng(1).normal(size=SIZE), flat):
+        assert abs(groove.depths[0]) < 0.1, "labelled ground without a groove has none"
+
+
 def test_an_offset_of_50_mm_changes_nothing():
     z, labels = cylinder(noise=0.1)
     for groove in groove_depths(labels, WHOLE, RAYS, z, z + 50.0):
@@ -74,7 +84,9 @@ def test_what_cannot_be_measured_is_left_out(case):
     z, labels = cylinder()
     mask, only = WHOLE.copy(), np.where(labels == 1, 1, 0)
     if case == "narrow":
-        only[:, 63:] = 0
+        labels, only = labels * 0, np.where((labels == 1) & (np.arange(SIZE[1]) < 62), 1, 0)
+        z, _ = cylinder(depths=(0.0, 0.0, 0.0))
+        z[only > 0] += 8.0
     if case == "unmeasured":
         mask = labels != 1
     if case == "one-sided":

@@ -177,3 +177,66 @@ def test_the_cut_goes_through_most_grooves():
     row, first, last = cut_place(truth, mask, None)
     assert 0 <= first < last <= 90
     assert cut_place(truth, np.zeros_like(mask), label)[2] <= 90
+
+
+# ------------------------------------------------------------------------------------------------ what would break a page
+
+
+def test_other_ranges_a_copied_run_and_a_strange_name_make_a_page(run, tmp_path):
+    import shutil
+
+    odd = tmp_path / "$x{$y <b>"
+    shutil.copytree(run, odd, copy_function=shutil.copy)  # new times
+    (odd / "metrics.jsonl").write_text((odd / "metrics.jsonl").read_text() + '{"step": 9, "cut')
+    assert command("launch/evaluate.py", "--run", odd, "--workers", 1, "--bins-mm", "250,1000,2000").code == 0
+    done = command("tools/report.py", "run", odd, run, "--out", tmp_path / "page.html")
+    assert done.code == 0, done
+    text = read(tmp_path / "page.html")
+    assert "rmse_mm@1000-2000" in text and "$x{$y <b>" in text
+
+
+def test_numbers_of_an_older_adapter_or_of_other_data_are_refused(run, tmp_path):
+    import shutil
+
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    record = json.loads((other / "best/depthdist.json").read_text())
+    (other / "best/depthdist.json").write_text(json.dumps({**record, "step": record["step"] + 1}))
+    (line,) = command("tools/report.py", "run", other).errors
+    assert "of another adapter than the best now" in line
+    (other / "best/depthdist.json").write_text(json.dumps(record))
+    evaluation = json.loads((other / "evaluation.json").read_text())
+    (other / "evaluation.json").write_text(json.dumps({**evaluation, "data_sha256": "0" * 64}))
+    (line,) = command("tools/report.py", "run", other).errors
+    assert "the data changed since" in line
+
+
+def test_a_damaged_sample_is_one_line_of_the_page(tmp_path):
+    data = make_shards(tmp_path)
+    shard = next((data / "val").glob("*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[2000:2100] = bytes(100)
+    shard.write_bytes(content)
+    assert command("tools/report.py", "data", data, "--workers", 1).code == 0
+    text = read(data / "report.html")
+    assert "13 captures" in text and "val sample 0" in text and "CRC-32" in text
+
+
+def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
+    rgb, xyz = capture(1)
+    for name, z in (("a", 1000.0), ("b", 1000.0)):
+        write_capture(tmp_path / f"flat/{name}.png", tmp_path / f"flat/{name}.npy", 1)
+        np.save(tmp_path / f"flat/{name}.npy", np.where(np.isnan(xyz), np.nan, [1.0, 2.0, z]).astype(np.float32))
+    assert command("tools/report.py", "data", tmp_path / "flat", "--workers", 1).code == 0
+    assert "there is nothing to normalise" in read(tmp_path / "flat/report.html")
+    write_capture(tmp_path / "far/a.png", tmp_path / "far/a.npy", 1)
+    far = xyz * 15
+    np.save(tmp_path / "far/a.npy", far)
+    assert command("tools/report.py", "data", tmp_path / "far", "--workers", 1).code == 0
+    z = far[..., 2][np.isfinite(far[..., 2])].astype(float)
+    assert f"mean {z.mean():.0f}, std {z.std():.0f}" in read(tmp_path / "far/report.html")
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(run):
+    (line,) = command("tools/report.py", "run", run, "--out", "/proc/nowhere/page.html").errors
+    assert "cannot be written" in line and "--out takes another file" in line

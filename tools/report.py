@@ -56,18 +56,31 @@ def main(argv: list[str]) -> None:
         (settings,) = config.parse("Write the report of one run, or of several side by side.", RunReport, argv=argv[1:])
         from depthdist.report_run import run_report
 
-        out, content = settings.out or settings.runs[0] / "report.html", run_report(list(settings.runs))
+        out = writable(settings.out or settings.runs[0] / "report.html", settings.runs[0])
+        content = run_report(list(settings.runs))
     else:
         (settings,) = config.parse("Write the report of a folder of captures or shards.", DataReport, argv=argv[1:])
         from depthdist.report_data import data_report
 
-        out, content = settings.out or settings.data / "report.html", data_report(settings.data, settings.images, settings.workers)
+        out = writable(settings.out or settings.data / "report.html", settings.data)
+        content = data_report(settings.data, settings.images, settings.workers)
+    out.write_text(content, "utf-8", errors="replace")
+    print(f"written to {out} ({len(content) / 2**20:.1f} MiB): open it in a browser")
+
+
+def writable(out: Path, source: Path) -> Path:
+    """`out`, once it is known that it can be written: before the work, not after it."""
+    if not source.is_dir():
+        raise ValueError(f"{source}: {'is a file' if source.exists() else 'no such folder'}; expected a folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(content)
+        there = out.exists()
+        open(out, "a").close()
+        if not there:
+            out.unlink()
     except OSError as err:
-        raise ValueError(f"{out}: cannot be written: {err.strerror}") from err
-    print(f"written to {out} ({len(content) / 2**20:.1f} MiB): open it in a browser")
+        raise ValueError(f"{out}: cannot be written ({err.strerror}); --out takes another file") from err
+    return out
 
 
 if __name__ == "__main__":

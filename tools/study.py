@@ -12,6 +12,7 @@ so a study that was stopped goes on. Rows of untrained models are scored on each
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from depthdist import config
 from depthdist.config import Size
+from depthdist.engine import EngineSettings
 from depthdist.pairs import find_pairs, sessions
 
 RECIPES = {
@@ -46,7 +48,7 @@ METRICS = ("rmse_mm", "rmse_mm@750-1500", "mae_mm", "abs_rel", "delta1", "edge_f
 
 
 @dataclass(frozen=True)
-class StudySettings:
+class Study:
     """Study"""
 
     raw: str | None = config.positional(None)
@@ -75,6 +77,7 @@ class StudySettings:
     def problems(self) -> list[str]:
         found = [] if self.raw else ["RAW is missing: a folder of captures"]
         found += [f"--{name} is {getattr(self, name)}: expected >= 1" for name in ("epochs", "ranks") if getattr(self, name) < 1]
+        found += EngineSettings(self.deepspeed).problems()
         found += [f"--train-subset has {n}: expected >= 1" for n in self.train_subset if n < 1]
         return found if self.recipe in ("document", "near") else [*found, f"--recipe is {self.recipe}: expected document or near"]
 
@@ -89,21 +92,21 @@ class Run:
     train: str
 
 
-def recipes(s: StudySettings) -> Iterator[Run]:
+def recipes(s: Study) -> Iterator[Run]:
     yield from (Run(row, "--split session", None, words) for row, words in RECIPES.items())
 
 
-def ablations(s: StudySettings) -> Iterator[Run]:
+def ablations(s: Study) -> Iterator[Run]:
     yield from (Run(row, "--split session", None, f"--recipe {s.recipe} {words}") for row, words in ABLATIONS.items())
     half = Size(*(side // 28 * 14 for side in s.size))
     yield Run(f"pictures of {half}", f"--split session --size {half}", None, f"--recipe {s.recipe}")
 
 
-def splits(s: StudySettings) -> Iterator[Run]:
+def splits(s: Study) -> Iterator[Run]:
     yield from (Run(f"split {way}", f"--split {way}", None, f"--recipe {s.recipe}") for way in ("random", "session"))
 
 
-def leave_one_out(s: StudySettings) -> Iterator[Run]:
+def leave_one_out(s: Study) -> Iterator[Run]:
     """A run for each session, which is its validation set."""
     stems, numbers = _sessions(s)
     for left_out in sorted(set(numbers)):
@@ -111,7 +114,7 @@ def leave_one_out(s: StudySettings) -> Iterator[Run]:
         yield Run(f"without session {left_out} ({numbers.count(left_out)})", "--split file", lines, f"--recipe {s.recipe}")
 
 
-def curve(s: StudySettings) -> Iterator[Run]:
+def curve(s: Study) -> Iterator[Run]:
     """Growing training sets against one validation set: the split by session decides which captures are for validation."""
     stems, numbers = _sessions(s)
     sizes = {number: numbers.count(number) for number in sorted(set(numbers), key=lambda n: (numbers.count(n), n))}
@@ -127,11 +130,12 @@ def curve(s: StudySettings) -> Iterator[Run]:
             raise ValueError(f"--train-subset has {count}: the training side has {len(train)} captures ({held} of {len(val)} sessions are for validation)")
         chosen = set(spread[:count])
         lines = [f"{stem},{'val' if number in val else 'train' if stem in chosen else 'skip'}" for stem, number in zip(stems, numbers)]
-        epochs = max(1, round(s.epochs * len(train) / count))
+        batch = json.loads(s.deepspeed.read_text())["train_batch_size"]
+        epochs = max(1, round(s.epochs * -(-len(train) // batch) / -(-count // batch)))
         yield Run(f"{count} captures, {epochs} epochs", "--split file", lines, f"--recipe {s.recipe} --epochs {epochs}")
 
 
-def _sessions(s: StudySettings) -> tuple[list[str], list[int]]:
+def _sessions(s: Study) -> tuple[list[str], list[int]]:
     """Every capture's stem, and the number of its session. ValueError where there is only one session."""
     stems = [pair.stem for pair in find_pairs(s.raw)[0]]
     numbers = sessions(stems)
@@ -154,9 +158,10 @@ def relative(run: Path, out: Path) -> Path:
     """
     import torch
 
-    from depthdist.checkpoint import load_adapter
+    from depthdist.checkpoint import load_adapter, replacing
 
-    if not (out / "config.json").exists():
+    out = out / hashlib.sha256((run / "best/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    if not out.exists():
         model, _ = load_adapter(run / "best")
         net = model.net.merge_and_unload()
         last = net.head.conv3
@@ -164,11 +169,12 @@ def relative(run: Path, out: Path) -> Path:
             last.weight.mul_(2.5)
             last.bias.mul_(2.5).add_(10.0)
         net.config.depth_estimation_type, net.config.max_depth = "relative", 1
-        net.save_pretrained(out)
+        with replacing(out) as fresh:
+            net.save_pretrained(fresh)
     return out
 
 
-def study(what: str, s: StudySettings) -> dict[str, Any]:
+def study(what: str, s: Study) -> dict[str, Any]:
     """Do all runs of it; what each came to, by row. Written to OUT/WHAT/study.json as well."""
     out, found = s.out / what, {}
     if s.model and (Path(s.model) / "best").is_dir():
@@ -239,8 +245,9 @@ def main(argv: list[str]) -> None:
             print(__doc__.strip())
             return
         raise ValueError(f"{f'{argv[0]!r} is no study' if argv else 'WHAT is missing'}; expected {', '.join(WHAT)}{config.near(argv[0], list(WHAT)) if argv else ''}")
-    (settings,) = config.parse(__doc__.splitlines()[0], StudySettings, argv=argv[1:])
-    settings = replace(settings, raw=str(Path(settings.raw).resolve()), out=settings.out.resolve())
+    (settings,) = config.parse(__doc__.splitlines()[0], Study, argv=argv[1:])
+    model = str(Path(settings.model).resolve()) if settings.model and Path(settings.model).is_dir() else settings.model
+    settings = replace(settings, raw=str(Path(settings.raw).resolve()), out=settings.out.resolve(), deepspeed=settings.deepspeed.resolve(), model=model)
     found = study(argv[0], settings)
     print(f"\n{table(found)}\n\nwritten to {settings.out / argv[0]}/study.json")
     first = next(iter(found.values()))
