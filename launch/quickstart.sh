@@ -31,6 +31,8 @@ run python tools/make_tires.py $raw --pairs 58 --size $capture --seed 0 --sheet
 run python tools/shard.py $raw $data --size $size
 run deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data $data --model $model --epochs $epochs --lr $lr --run $run
 unless_newer $run/evaluation.json $run/best/depthdist.json python launch/evaluate.py --run $run
+unless_newer $run/report.html $run/evaluation.json python tools/report.py run $run
+unless_newer $data-report.html $data/index.json python tools/report.py data $data
 unless_newer $run/predictions/done $run/best/depthdist.json python launch/predict.py $raw/images --run $run --out $run/predictions
 touch $run/predictions/done
 
@@ -39,6 +41,8 @@ cat <<END
 Where to look
   $raw/truth/sheet.png               the captures: picture and depth
   $run/predictions/*_figure.png      RGB | truth | prediction | error, in mm
-  $run/evaluation.json               the table above
+  $run/report.html                   the run: table with intervals, grooves, images, cuts, curves
+  $data-report.html                      the data: depth, holes, sessions, near-twins, what looks wrong
+  $run/evaluation.json               all numbers, of each image too
   tensorboard --logdir runs                    curves and pictures, at http://localhost:6006 (first: . .venv/bin/activate)
 END

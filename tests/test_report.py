@@ -116,7 +116,7 @@ def test_raw_captures_are_told_with_what_was_rejected_and_why(tmp_path):
     np.save(raw / "depth/m_rawDepth.npy", xyz / 1000)
     (raw / "images/alone_color.png").write_bytes((raw / "images/m_color.png").read_bytes())
     done = command("tools/report.py", "data", raw, "--workers", 1)
-    text = read(raw / "report.html")
+    text = read(tmp_path / "raw-report.html")
     assert done.code == 0 and "raw captures, 4 captures" in text
     assert "looks like metres" in text and "a picture without its point cloud" in text and "cannot be read as a picture" in text
     z = np.stack([capture(i)[1][..., 2] for i in (0, 2, 3, 4)])
@@ -141,7 +141,7 @@ def test_planted_faults_are_found_and_clean_captures_are_not_accused(tmp_path):
     xyz[5::9, 5::9, 2] += 150.0
     np.save(tmp_path / "raw/flying.npy", xyz)
     assert command("tools/report.py", "data", tmp_path / "raw", "--workers", 1).code == 0
-    text = read(tmp_path / "raw/report.html").split("What looks wrong")[2].split("Rejected")[0]
+    text = read(tmp_path / "raw-report.html").split("What looks wrong")[2].split("Rejected")[0]
     assert "bright 100.0% of the picture is saturated" in text and "very same depth, 700.00 mm" in text and "stand alone in space" in text
     assert "clean" not in text and text.count("stand alone in space (flying pixels)") == 1
 
@@ -165,7 +165,7 @@ def test_hostile_files_are_rejected_and_never_stop_the_page(tmp_path):
     shutil.copytree(HOSTILE, tmp_path / "raw")
     write_capture(tmp_path / "raw/fine.png", tmp_path / "raw/fine.npy")
     assert command("tools/report.py", "data", tmp_path / "raw", "--workers", 1).code == 0
-    assert "fine" in read(tmp_path / "raw/report.html")
+    assert "fine" in read(tmp_path / "raw-report.html")
 
 
 def test_the_cut_goes_through_most_grooves():
@@ -218,7 +218,7 @@ def test_a_damaged_sample_is_one_line_of_the_page(tmp_path):
     content[2000:2100] = bytes(100)
     shard.write_bytes(content)
     assert command("tools/report.py", "data", data, "--workers", 1).code == 0
-    text = read(data / "report.html")
+    text = read(data.with_name(f"{data.name}-report.html"))
     assert "13 captures" in text and "val sample 0" in text and "CRC-32" in text
 
 
@@ -228,13 +228,13 @@ def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
         write_capture(tmp_path / f"flat/{name}.png", tmp_path / f"flat/{name}.npy", 1)
         np.save(tmp_path / f"flat/{name}.npy", np.where(np.isnan(xyz), np.nan, [1.0, 2.0, z]).astype(np.float32))
     assert command("tools/report.py", "data", tmp_path / "flat", "--workers", 1).code == 0
-    assert "there is nothing to normalise" in read(tmp_path / "flat/report.html")
+    assert "there is nothing to normalise" in read(tmp_path / "flat-report.html")
     write_capture(tmp_path / "far/a.png", tmp_path / "far/a.npy", 1)
     far = xyz * 15
     np.save(tmp_path / "far/a.npy", far)
     assert command("tools/report.py", "data", tmp_path / "far", "--workers", 1).code == 0
     z = far[..., 2][np.isfinite(far[..., 2])].astype(float)
-    assert f"mean {z.mean():.0f}, std {z.std():.0f}" in read(tmp_path / "far/report.html")
+    assert f"mean {z.mean():.0f}, std {z.std():.0f}" in read(tmp_path / "far-report.html")
 
 
 def test_a_page_that_cannot_be_written_is_said_before_the_work(run):

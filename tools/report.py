@@ -3,7 +3,7 @@
     python tools/report.py run runs/mine [runs/other ...]     # curves, table with intervals, ranges, grooves, images, cuts
     python tools/report.py data RAW                           # what is in a folder of captures, or in shards: what was rejected, why, and what looks wrong
 
-Written to RUN/report.html and DIR/report.html, or to --out FILE.
+Written to RUN/report.html, and beside the data to DATA-report.html, or to --out FILE.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DataReport:
     data: Path | None = config.positional(None)
     "A folder of captures, or of shards that tools/shard.py wrote."
     out: Path | None = None
-    "The file to write. Default: report.html in the folder."
+    "The file to write. Default: beside the folder, named after it: DATA-report.html."
     images: int = 24
     "Captures that are shown, evenly spread."
     workers: int = 0
@@ -62,7 +62,8 @@ def main(argv: list[str]) -> None:
         (settings,) = config.parse("Write the report of a folder of captures or shards.", DataReport, argv=argv[1:])
         from depthdist.report_data import data_report
 
-        out = writable(settings.out or settings.data / "report.html", settings.data)
+        place = settings.data.resolve()
+        out = writable(settings.out or place.with_name(f"{place.name}-report.html"), settings.data)
         content = data_report(settings.data, settings.images, settings.workers)
     out.write_text(content, "utf-8", errors="replace")
     print(f"written to {out} ({len(content) / 2**20:.1f} MiB): open it in a browser")
