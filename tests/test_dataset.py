@@ -146,6 +146,8 @@ def test_a_cache_that_cannot_hold_what_is_shuffled_is_refused(places, tmp_path):
 def put(place):
     """The dataset in fsspec's memory, as a URL."""
     system = fsspec.filesystem("memory")
+    if system.exists("/tires"):  # into a folder that is there it would be put one deeper
+        system.rm("/tires", recursive=True)
     system.put(str(place), "/tires", recursive=True)
     return "memory://tires"
 
