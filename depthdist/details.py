@@ -76,7 +76,7 @@ def _nothing(bins_mm: tuple[float, ...]) -> dict[str, float]:
 
 
 def measure(pred_mm: np.ndarray, depth_mm: np.ndarray, mask: np.ndarray, meta: dict[str, Any], bins_mm: tuple[float, ...], limit_mm: float) -> Found:
-    """All of `all_metrics` but the headline ones, of one image, (H, W) each; without `full` only the ranges, the rest NaN.
+    """All of `all_metrics` but those per pixel over the whole image, of one image, (H, W) each.
 
     meta  its meta.json; {} where there is none: then surfaces and grooves are NaN
     """

@@ -96,8 +96,8 @@ def score(
         lost += int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
         for i in torch.nonzero(batch.weight).flatten().tolist():
             truth, known = batch.depth_mm[i], batch.mask[i]
-            if not torch.isfinite(pred_mm[i]).all():
-                raise ValueError(f"{batch.keys[i]}: the prediction is not finite in {int((~torch.isfinite(pred_mm[i])).sum())} of {known.numel()} pixels; the weights or the precision are broken")
+            if not torch.isfinite(pred[i]).all():  # infinite inverse depth would pass for a depth of 0 mm
+                raise ValueError(f"{batch.keys[i]}: the prediction is not finite in {int((~torch.isfinite(pred[i])).sum())} of {known.numel()} pixels; the weights or the precision are broken")
             for way in ways:
                 here = pred_mm[i] if way == "none" else aligned(way, pred_mm[i], truth, known)
                 inside = bool(mask[i].any())

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist import checkpoint
+from depthdist.decoder import reorder
 from depthdist.depth import Bounds
 from depthdist.checkpoint import WEIGHTS, AdapterRecord, load_adapter, read_record, recover, replacing, save_adapter
 from depthdist.lora import LoraSettings, respelled, with_lora
@@ -98,6 +99,8 @@ def test_plain_peft_gives_the_same_output(saved):
     pixels = (pictures().permute(0, 3, 1, 2).float() / 255 - model.mean) / model.std
     with torch.no_grad():
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, "but for the order of the decoder's sums"
+        reorder(plain.get_base_model())
+        assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() == 0.0
 
 
 def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):

@@ -193,7 +193,8 @@ def test_what_is_scored_does_not_depend_on_the_bounds_that_a_run_was_trained_wit
     assert there[constant]["loss"] != here[constant]["loss"], "a loss is of the run's own scale"
 
 
-def test_a_prediction_that_is_no_number_is_named_and_no_score(data):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_prediction_that_is_no_number_is_named_and_no_score(data, value):
     from depthdist.facts import training_bounds
     from depthdist.losses import LossSettings
     from depthdist.scores import score
@@ -202,7 +203,7 @@ def test_a_prediction_that_is_no_number_is_named_and_no_score(data):
 
     def broken(batch):
         pred = torch.full_like(batch.depth_mm, 0.5)
-        pred[:, 3, 4] = math.nan
+        pred[:, 3, 4] = value
         return pred
 
     with pytest.raises(ValueError, match="the prediction is not finite in 1 of 1200 pixels"):
