@@ -16,7 +16,7 @@ from captures import capture, write_capture, write_raw
 from PIL import Image
 
 from depthdist.shards import pool
-from depthdist.config import SettingsError, Size, parse
+from depthdist.config import SettingsError, Size, parse, sentences
 from depthdist.pairs import resize_rgb
 from depthdist.shards.plan import ShardSettings, plan, split
 from depthdist.shards.build import shard, statistics
@@ -461,6 +461,15 @@ def test_header_comments_blank_lines_quotes_and_a_byte_order_mark_are_read(tmp_p
     assert read_groups(path, ["a/x", "a/y,2", "b/z"]) == {"a/x": "one", "a/y,2": "two words", "b/z": "skip"}
     path.write_text("stem,here\n")
     assert read_groups(path, ["stem"]) == {"stem": "here"}, "a capture of that name is no header"
+
+
+def test_the_three_fixed_names_mean_the_same_in_capitals(tmp_path):
+    raw, out, names = write_raw(tmp_path / "raw", 6), tmp_path / "out", ["Train", "VAL", "Skip", "A", "a", "TRAIN"]
+    index = make(raw, out, split="file", groups=groups_file(tmp_path / "g", names), val=0.4)
+    sides = side_of(out)
+    assert [sides.get(stem_of(i)) for i in (0, 1, 2, 5)] == ["train", "val", None, "train"]
+    assert set(index["groups"]) == {"A", "a"} and sides[stem_of(3)] != sides[stem_of(4)], "other names are as they are written"
+    assert "in capitals or not" in sentences(ShardSettings)["groups"]
 
 
 @pytest.mark.parametrize("text, words", [

@@ -10,7 +10,8 @@
     choose(path, groups, ...)    ->  {group: True for validation}
 
 A line a capture, a comma or a tab between the fields; the header may be missing. The groups train and val are fixed to their
-side, captures of skip are left out; the others are dealt so that validation gets as near to --val as whole groups allow.
+side, captures of skip are left out, in capitals or not; the others are dealt so that validation gets as near to --val as whole
+groups allow.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def read_groups(path: Path, stems: Collection[str], optional: Collection[str] = 
         elif found[0] in lines:
             problems.append(f"line {number}: {found[0]} is on line {lines[found[0]]} already; expected one line a capture")
         else:
-            lines[found[0]], groups[found[0]] = number, group
+            lines[found[0]], groups[found[0]] = number, group.lower() if group.lower() in (*FIXED, SKIP) else group
     if missing := sorted(set(stems) - groups.keys()):
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         problems.append(f"{len(missing)} of {len(stems)} captures have no line ({names}); expected one each (the group {SKIP} leaves a capture out)")

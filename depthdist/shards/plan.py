@@ -50,7 +50,7 @@ class ShardSettings:
     split: Literal["random", "session", "file", "none"] = "random"
     "random: any pair to either side; session: captures close in time stay on one side; file: those of a group in --groups do; none: all in train."
     groups: str = ""
-    "With --split file: text with a line `stem,group` for each capture; groups train and val have their side, skip leaves a capture out."
+    "With --split file: text with a line `stem,group` for each capture; groups train and val have their side, skip leaves a capture out; in capitals or not."
     val: float = 0.2
     "Fraction of the pairs for validation."
     seed: int = 42
