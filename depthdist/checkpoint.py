@@ -4,6 +4,9 @@
     best/adapter_config.json          peft's own; target_modules is one regex that fits both
     best/depthdist.json               what depth in mm needs besides: base model, bounds, picture size and normalisation, and where it came from
 
+Of a network that trained as a whole (--lora none) all of it is kept instead, as the hub's models are: config.json, model.safetensors,
+preprocessor_config.json. Such a folder is a base model like any other: `--model RUN/best`.
+
 `PeftModel.from_pretrained(base, "best")` alone loads it. `load_adapter("best")` also proves that it really went in.
 
     save_adapter(model, engine.masters(), AdapterRecord.of(model, bounds, size, step=18, epoch=3, eval_loss=0.11), run / "best")
@@ -31,8 +34,8 @@ from torch import Tensor
 from depthdist.config import from_dict
 from depthdist.depth import Bounds
 from depthdist.lora import respelled, settled
-from depthdist.model import load_base
-from depthdist.network import DepthModel
+from depthdist.model import PATCH, load_base
+from depthdist.network import DepthModel, Normalisation
 
 RECORD = "depthdist.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -121,6 +124,8 @@ def save_adapter(model: DepthModel, weights: Mapping[str, Tensor], record: Adapt
 
     weights  fp32 masters of what trains, by `model.named_parameters()` name
     """
+    if not isinstance(model.net, PeftModel):
+        return save_whole(model, weights, record, folder)
     frozen = {name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name}
     state = held(model.net, state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}})
     both = {respelled(name, new): t.detach().float().cpu().contiguous().clone() for new in (True, False) for name, t in state.items()}
@@ -131,6 +136,45 @@ def save_adapter(model: DepthModel, weights: Mapping[str, Tensor], record: Adapt
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
         except (OSError, SafetensorError) as err:
             raise ValueError(f"{folder}: the adapter cannot be written (is the disk full?): {err}") from err
+
+
+def save_whole(model: DepthModel, weights: Mapping[str, Tensor], record: AdapterRecord | None, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder` whole or not at all."""
+    state = {**model.net.state_dict(), **{name.removeprefix("net."): tensor for name, tensor in weights.items()}}
+    state = {respelled(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone() for name, tensor in state.items()}
+    config = model.net.config.to_dict() | {"architectures": ["DepthAnythingForDepthEstimation"]}
+    for part in (config, config["backbone_config"]):
+        for name in ("dtype", "torch_dtype", "transformers_version", "_name_or_path"):
+            part.pop(name, None)
+    height, width = record.size if record else (518, 518)
+    with replacing(folder) as fresh:
+        try:
+            save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+            (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            (fresh / "preprocessor_config.json").write_text(json.dumps(processor(model.normalisation, height, width), indent=1) + "\n")
+            if record:
+                (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        except (OSError, SafetensorError) as err:
+            raise ValueError(f"{folder}: the model cannot be written (is the disk full?): {err}") from err
+
+
+def processor(normalisation: Normalisation, height: int, width: int) -> dict[str, object]:
+    """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to exactly (height, width)."""
+    mean, std = normalisation
+    return {
+        "image_processor_type": "DPTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "keep_aspect_ratio": False,
+        "ensure_multiple_of": PATCH,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "do_pad": False,
+    }
 
 
 def read_record(folder: Path) -> AdapterRecord:
@@ -151,6 +195,10 @@ def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
     raises ValueError when something is missing, or when the adapter did not really enter the model: peft only warns then
     """
     record = read_record(folder)
+    if (folder / "model.safetensors").exists():
+        model = load_base(str(folder))
+        model.upsampling = record.upsampling
+        return model.eval(), record
     model = load_base(record.model)
     try:
         model.net = PeftModel.from_pretrained(model.net, str(folder))
@@ -170,6 +218,8 @@ def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
 
 def loaded(model: DepthModel, record: AdapterRecord) -> str:
     """One line on what `load_adapter` put into the model."""
+    if not isinstance(model.net, PeftModel):
+        return f"whole network of epoch {record.epoch}, step {record.step}, begun from {record.model}; {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
     tensors = held(model.net).values()
     size = f"{len(tensors)} tensors, {sum(t.numel() for t in tensors):,} parameters"
     return f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model}; {record.near_mm:.1f} .. {record.far_mm:.1f} mm"

@@ -33,8 +33,8 @@ IDLE = "fusion_stage.layers.0.residual_layer1"  # never runs: the first fusion l
 class LoraSettings:
     """LoRA"""
 
-    lora: Literal["qkv", "linear", "conv"] = "qkv"
-    "Layers that get LoRA. qkv: query, key and value of every attention. linear: also its output, and the MLP. conv: also the decoder's convolutions."
+    lora: Literal["qkv", "linear", "conv", "none"] = "qkv"
+    "Layers that get LoRA. qkv: query, key and value of every attention. linear: also its output, and the MLP. conv: also the decoder's convolutions. none: no LoRA, the whole network trains, as in pretraining."
     lora_targets: str | None = None
     "Layers that get LoRA, instead of --lora: a regular expression that a layer's whole name fits, such as '.*\\.(q_proj|fc2)'."
     lora_rank: int = 16
@@ -66,10 +66,12 @@ class LoraSettings:
 
 
 def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
-    """`base` with a new adapter, in place. ValueError where --lora-targets fits no layer."""
+    """`base` with a new adapter, or training as a whole, in place. ValueError where --lora-targets fits no layer."""
+    if settings.lora == "none" and settings.lora_targets is None:
+        return whole(base)
     torch.manual_seed(seed)
     decoder = base.fresh_decoder or settings.decoder == "trained"
-    whole = ["neck", "head"] if decoder else ["conv3"] if base.calibrated else []  # saved as a whole, beside LoRA
+    kept = ["neck", "head"] if decoder else ["conv3"] if base.calibrated else []  # saved as a whole, beside LoRA
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -77,18 +79,28 @@ def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel
         use_dora=settings.dora,
         use_rslora=settings.rslora,
         bias="none",
-        target_modules=targets(base.net, settings, whole),
-        modules_to_save=whole or None,
+        target_modules=targets(base.net, settings, kept),
+        modules_to_save=kept or None,
     )
     base.net = get_peft_model(base.net, config)
     draw_per_sample(base.net, base.draws)
     return settled(base)
 
 
-def targets(net: nn.Module, settings: LoraSettings, whole: list[str]) -> str:
-    """The regular expression, for peft, of the layers that get LoRA, each in both spellings; never of what is in `whole`."""
+def whole(base: DepthModel) -> DepthModel:
+    """`base` with every weight training that has a part in its output, in place."""
+    for module in base.net.modules():
+        if isinstance(module, Float32Conv2d):
+            to_parameters(module)
+    for name, parameter in base.net.named_parameters():
+        parameter.requires_grad_(IDLE not in name and "mask_token" not in name)
+    return base
+
+
+def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
+    """The regular expression, for peft, of the layers that get LoRA, each in both spellings; never of what is in `kept`."""
     layers = [name for name, m in net.named_modules() if type(m) in (nn.Linear, nn.Conv2d, Float32Conv2d)]
-    layers = [name for name in layers if IDLE not in name and not set(whole) & set(name.split("."))]
+    layers = [name for name in layers if IDLE not in name and not set(kept) & set(name.split("."))]
     pattern = re.compile(settings.lora_targets or PRESETS[settings.lora])
     found = [name for name in layers if any(pattern.fullmatch(respelled(name, new)) for new in (True, False))]
     if not found:

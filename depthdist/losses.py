@@ -155,6 +155,21 @@ def silog(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bo
     return torch.where(perfect, 1.0, square).sqrt().masked_fill(perfect, 0.0)
 
 
+@loss("ssi")
+def ssi(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+    """`l1` blind to scale and shift: both maps less their median over the mask, divided by their mean distance from it.
+
+    (MiDaS, Ranftl et al. 2020.) For pretraining on relative inverse depth: what a pixel is, not how far.
+    """
+    return _sum((_relative(pred, mask) - _relative(target, mask)).abs()) / _count(mask)
+
+
+@loss("ssi_grad")
+def ssi_grad(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+    """`multiscale` of the two maps as `ssi` compares them (MiDaS, Ranftl et al. 2020)."""
+    return _steps(_relative(pred, mask), _relative(target, mask), mask, strides=[2**k for k in range(settings.scales)])
+
+
 def compute(settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, bounds: Bounds) -> dict[str, Tensor]:
     """Each named loss and their weighted sum "loss", (B,) float32 each. Inputs are raised to float32 first."""
     assert pred.shape == target.shape == mask.shape and mask.dtype == torch.bool, (pred.shape, target.shape, mask.shape, mask.dtype)
@@ -163,6 +178,16 @@ def compute(settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, 
     parts = {name: LOSSES[name](pred, target, mask, settings, bounds) for name in weights}
     parts["loss"] = sum(weight * parts[name] for name, weight in weights.items())
     return parts
+
+
+def _relative(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` less their median over the mask, divided by their mean distance from it; 0 outside. A flat map stays 0."""
+    seen = torch.where(mask, values.detach(), torch.nan).flatten(1)
+    middle = seen.nanmedian(1)
+    at = middle.indices[:, None]  # the median is the value of one pixel, and its gradient goes there
+    away = torch.where(mask, values - values.flatten(1).gather(1, at)[:, None], 0.0)
+    spread = _sum(away.abs()) / _count(mask)
+    return away / torch.where(spread > 1e-6, spread, 1.0)[:, None, None]
 
 
 def _sum(values: Tensor) -> Tensor:

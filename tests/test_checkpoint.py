@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+from transformers import AutoImageProcessor, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist import checkpoint
 from depthdist.decoder import reorder
@@ -101,6 +101,26 @@ def test_plain_peft_gives_the_same_output(saved):
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, "but for the order of the decoder's sums"
         reorder(plain.get_base_model())
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() == 0.0
+
+
+def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_path):
+    """Every weight that has a part in the output trains; what is kept is a base model for anybody, named as the hub's files name it."""
+    model = with_lora(load_base(str(base)), LoraSettings(lora="none"), seed=0)
+    idle = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert idle and all("mask_token" in n or "fusion_stage.layers.0.residual_layer1" in n for n in idle)
+    model(pictures()).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    with torch.no_grad():
+        for i, parameter in enumerate(masters(model).values()):
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+    save_adapter(model.eval(), masters(model), replace(RECORD, model=str(base)), tmp_path / "best")
+    loaded, found = load_adapter(tmp_path / "best")
+    assert found == replace(RECORD, model=str(base)) and torch.equal(output(loaded), output(model)) and torch.equal(output(load_base(str(tmp_path / "best"))), output(model))
+    assert all(name == respelled(name, new=False) for name in load_file(tmp_path / "best/model.safetensors"))
+    plain = DepthAnythingForDepthEstimation.from_pretrained(tmp_path / "best").eval()
+    seen = AutoImageProcessor.from_pretrained(tmp_path / "best")(list(pictures().numpy()), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        assert (plain(pixel_values=seen).predicted_depth - output(model)).abs().max() < 1e-5
 
 
 def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
