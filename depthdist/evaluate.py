@@ -24,14 +24,15 @@ from depthdist import config
 from depthdist.align import WAYS
 from depthdist.checkpoint import load_adapter, loaded
 from depthdist.compare import comparison
-from depthdist.dataset import open_dataset
+from depthdist.dataset import Dataset, open_dataset
+from depthdist.depth import Bounds
 from depthdist.details import Details, all_metrics
 from depthdist.facts import measured_with
 from depthdist.grooves import LIMIT_MM, summary
 from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
 from depthdist.model import pick_device, quiet
-from depthdist.runs import open_run
+from depthdist.runs import Run, open_run
 from depthdist.scores import FOOTNOTE, UNTRAINED, Look, Predictor, Scores, constant, network, score, table
 from depthdist.stream import Loader
 from depthdist.tables import details_table, groove_table
@@ -90,7 +91,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     model.to(device)
     rows: dict[str, Scores] = {}
     details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers)
-    loader, mean_mm = Loader(dataset, data, device=device), dataset.stats("train")["mean_mm"]
+    loader, (baseline, mean_mm) = Loader(dataset, data, device=device), mean_depth(run, dataset, settings.split, record.bounds)
 
     def add(row: str, predict: Predictor, *ways: str, look: Look | None) -> None:
         batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
@@ -100,7 +101,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
 
     with details if settings.details else nullcontext() as look:
         ranges = details.ranges if settings.details else None
-        add(f"constant {mean_mm:.0f} mm", constant(mean_mm, record.bounds), "none", look=ranges)
+        add(baseline, constant(mean_mm, record.bounds), "none", look=ranges)
         with model.net.disable_adapter():
             add(UNTRAINED, network(model), "none", look=ranges)
             add(UNTRAINED, network(model), "disparity", look=look)
@@ -129,6 +130,16 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     write_json(run.folder / "evaluation.json", content)
     print(f"\nwritten to {run.folder}/evaluation.json")
     return content
+
+
+def mean_depth(run: Run, dataset: Dataset, split: str, bounds: Bounds) -> tuple[str, float]:
+    """The constant's row, and its depth in mm: the mean of what the run learned from. Where that is lost it is of the scored data, and the row says so."""
+    if (mean_mm := run.mean_mm) is not None:
+        return f"constant {mean_mm:.0f} mm", mean_mm
+    whose = "train" if any("train" in part.stats for part in dataset.parts) else split
+    mean_mm = dataset.stats(whose)["mean_mm"]
+    allowed = min(max(mean_mm, bounds.near_mm), bounds.far_mm)  # nothing else can be predicted
+    return f"constant {allowed:.0f} mm, {'mean' if allowed == mean_mm else 'nearest to the mean'} of the scored data's {whose}", allowed
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -49,6 +49,7 @@ def derived(dataset: Dataset, plan: TrainPlan, loader: Loader, model: DepthModel
         "truth_size": str(dataset.depth_size),
         "near_mm": bounds.near_mm,
         "far_mm": bounds.far_mm,
+        "mean_mm": dataset.stats("train")["mean_mm"],
         "data": [place if is_remote(place) else str(Path(place).resolve()) for place in (part.place for part in dataset.parts)],
         "data_sha256": dataset.sha256,
         "data_buffers_mib": round(loader.memory_bytes(plan.micro_batch) / 2**20, 1),

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from depthdist.config import field_names, from_dict
-from depthdist.dataset import DataSettings
+from depthdist.dataset import DataSettings, open_dataset
 from depthdist.losses import LossSettings
 
 RECORD = "run.json"
@@ -34,6 +34,18 @@ class Run:
         names = field_names(DataSettings) - {"data"}
         given = {n: v for n, v in self.settings.items() if n in names}
         return from_dict(DataSettings, {**given, "data": self.record["derived"]["data"]})
+
+    @property
+    def mean_mm(self) -> float | None:
+        """Mean depth of what it learned from, mm: on record, else from the data while they are the same; None where they are gone or others now."""
+        facts = self.record["derived"]
+        if "mean_mm" in facts:
+            return facts["mean_mm"]
+        try:
+            dataset = open_dataset(replace(self.data, damaged="quarantine"))  # its index is enough
+        except ValueError:
+            return None
+        return dataset.stats("train")["mean_mm"] if dataset.sha256 == facts.get("data_sha256") else None
 
     @property
     def loss(self) -> LossSettings:

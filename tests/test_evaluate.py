@@ -5,10 +5,12 @@ import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from captures import write_capture
 from ranks import command, make_loader, make_model, make_shards, train
 
 from depthdist.details import all_metrics
@@ -214,6 +216,57 @@ def test_other_data_and_another_split_can_be_scored(run, data):
     rows, _ = evaluate(run, "--split", "train", "--data", data, "--no-details")
     assert {row["images"] for row in rows.values()} == {11}
     assert json.loads((run / "evaluation.json").read_text())["split"] == "train"
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """6 captures that lie farther than most of `data`: 5 for training, 1 for validation."""
+    folder = tmp_path_factory.mktemp("others")
+    for i in range(6):
+        write_capture(folder / f"raw/images/x{i}_color.png", folder / f"raw/depth/x{i}_rawDepth.npy", 15 + i)
+    return make_shards(folder)
+
+
+def copy_of(run, folder, **facts):
+    """The run in another folder, its record with other facts; those that are None are left out."""
+    shutil.copytree(run, folder)
+    record = json.loads((folder / "run.json").read_text())
+    record["derived"] = {name: value for name, value in {**record["derived"], **facts}.items() if value is not None}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize("facts", [{}, {"mean_mm": None}])
+def test_the_constant_is_the_mean_of_what_the_run_learned_from_whatever_is_scored(run, data, others, tmp_path, facts):
+    """From the run's record or, of one that was made before it was there, from the data."""
+    training = np.concatenate([z[np.isfinite(z)] for _, z in raw_truth(data, "train")])
+    for split in ("val", "train"):
+        rows, _ = evaluate(copy_of(run, tmp_path / split, **facts), "--data", others, "--split", split, "--no-details")
+        assert f"constant {training.mean():.0f} mm" in rows
+        compare(rows[f"constant {training.mean():.0f} mm"], by_hand((training.mean(), z) for _, z in raw_truth(others, split)), within_mm=0.04)
+
+
+@pytest.mark.parametrize("facts", [{"data": ["/nowhere"]}, {"data_sha256": "0" * 64}])
+def test_where_the_training_data_are_lost_the_row_says_whose_mean_it_is(run, others, tmp_path, facts):
+    lost = copy_of(run, tmp_path / "run", mean_mm=None, **facts)
+    mean = np.concatenate([z[np.isfinite(z)] for _, z in raw_truth(others, "train")]).mean()
+    assert f"constant {mean:.0f} mm, mean of the scored data's train" in evaluate(lost, "--data", others, "--no-details")[0]
+    record = json.loads((lost / "best/depthdist.json").read_text())
+    (lost / "best/depthdist.json").write_text(json.dumps({**record, "far_mm": 1200.0}))
+    assert "constant 1200 mm, nearest to the mean of the scored data's train" in evaluate(lost, "--data", others, "--no-details")[0]
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_data_without_a_training_split_are_scored(run, others, tmp_path, name):
+    only = Path(shutil.copytree(others, tmp_path / "only"))
+    index = json.loads((only / "index.json").read_text())
+    index["splits"] = {name: {**index["splits"]["train"], "count": 6}}
+    (only / "index.json").write_text(json.dumps(index))
+    rows, _ = evaluate(copy_of(run, tmp_path / "run"), "--data", only, "--split", name, "--no-details")
+    assert {row["images"] for row in rows.values()} == {6} and not any("scored" in row for row in rows)
+    rows, _ = evaluate(copy_of(run, tmp_path / "lost", mean_mm=None, data=["/nowhere"]), "--data", only, "--split", name, "--no-details")
+    assert any(row.endswith(f"mean of the scored data's {name}") for row in rows)
+    assert command("tools/report.py", "run", tmp_path / "lost").code == 0
 
 
 def test_what_is_missing_is_one_clear_line(run, data, tmp_path):
