@@ -276,7 +276,7 @@ class Training:
         rows = {
             f"constant {mean_mm:.0f} mm": self.scores(constant(mean_mm, self.bounds))["none"].means(),
             before: state.before["none"],
-            f"{UNTRAINED}, disparity-aligned": state.before["disparity"],  # a calibrated one aligns to the same
+            f"{before}, disparity-aligned": state.before["disparity"],
             row: self.scores(network(best))["none"].means(),
         }
         self.tracker.log(state.step, state.epoch, {f"best/{name}": value for name, value in rows[row].items() if name not in ("images", "damaged")})
