@@ -1,9 +1,10 @@
-"""What the headline numbers do not say of a prediction: near and far apart, edges, surfaces, grooves. One sample at a time.
+"""What the headline numbers do not say of predictions: near and far apart, edges, surfaces, grooves. One sample at a time.
 
     with Details(dataset, "val", bins_mm, limit_mm, workers=8) as look:
-        values, grooves = look(3, pred_mm, depth_mm, mask).result()       # sample 3 of the split
+        values, grooves = look(3, {"adapter": pred_mm}, depth_mm, mask).result()["adapter"]       # sample 3 of the split
 
-It takes some seconds an image at full size, so images are measured side by side, in processes of their own.
+It takes some seconds an image at full size, so images are measured side by side, in processes of their own. All predictions of
+an image are measured together: what depends on its truth alone is found once.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import BoundedSemaphore
 from typing import Any
 
@@ -26,18 +28,23 @@ from depthdist.grooves import Groove
 from depthdist.metrics import Metric
 from depthdist.shards.codec import decode_label
 
-Found = tuple[dict[str, float], list[Groove]]
+Array = np.ndarray
+Found = dict[str, tuple[dict[str, float], list[Groove]]]  # by row: values by name, NaN where there is nothing to say; the grooves' depths (truth, prediction)
 
 
 @dataclass
 class Details:
-    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth;  workers  processes, 0: one a core, 1: in this one"""
+    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth;  workers  processes, 0: one a core, 1: in this one
+
+    flat  rows in which there is no edge to look for: of those only near and far apart
+    """
 
     dataset: Dataset
     split: str
     bins_mm: tuple[float, ...]
     limit_mm: float
     workers: int = 1
+    flat: Collection[str] = ()
 
     def __enter__(self) -> Details:
         workers = self.workers or len(os.sched_getaffinity(0))
@@ -49,48 +56,41 @@ class Details:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
-    def __call__(self, sample: int, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Future[Found]:
-        """Values by name, NaN where there is nothing to say, and the grooves' depths (truth, prediction)."""
-        job = (*(t.cpu().numpy() for t in (pred_mm.float(), depth_mm, mask)), self.dataset.meta(self.split, sample), self.bins_mm, self.limit_mm)
+    def __call__(self, sample: int, preds_mm: Mapping[str, Tensor], depth_mm: Tensor, mask: Tensor) -> Future[Found]:
+        """Of that sample of the split: its predictions by row, truth (H, W) mm, and mask."""
+        maps = {row: pred_mm.float().cpu().numpy() for row, pred_mm in preds_mm.items()}
+        job = (maps, depth_mm.cpu().numpy(), mask.cpu().numpy(), self.dataset.meta(self.split, sample), self.bins_mm, self.limit_mm, self.flat)
         if not self.pool:
-            return _done(measure(*job))
+            future: Future[Found] = Future()
+            future.set_result(measure(*job))
+            return future
         self.room.acquire()
         future = self.pool.submit(measure, *job)
         future.add_done_callback(lambda _: self.room.release())
         return future
 
 
-    def ranges(self, sample: int, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Future[Found]:
-        """Near and far apart alone, the rest NaN: for rows in which there is no edge to look for."""
-        return _done((_nothing(self.bins_mm) | metrics.binned(pred_mm, depth_mm, mask, self.bins_mm), []))
-
-
-def _done(found: Found) -> Future[Found]:
-    future: Future[Found] = Future()
-    future.set_result(found)
-    return future
-
-
-def _nothing(bins_mm: tuple[float, ...]) -> dict[str, float]:
-    return dict.fromkeys([name for name in all_metrics(bins_mm) if name not in metrics.METRICS], math.nan)
-
-
-def measure(pred_mm: np.ndarray, depth_mm: np.ndarray, mask: np.ndarray, meta: dict[str, Any], bins_mm: tuple[float, ...], limit_mm: float) -> Found:
+def measure(preds_mm: Mapping[str, Array], depth_mm: Array, mask: Array, meta: dict[str, Any], bins_mm: tuple[float, ...], limit_mm: float, flat: Collection[str] = ()) -> Found:
     """All of `all_metrics` but those per pixel over the whole image, of one image, (H, W) each.
 
     meta  its meta.json; {} where there is none: then surfaces and grooves are NaN
+    flat  as in Details
     """
-    found: list[Groove] = []
-    values = _nothing(bins_mm) | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
-    p, g = pred_mm.astype(np.float64), depth_mm.astype(np.float64)
-    values |= edges.edge_metrics(p, g, mask)
-    rays = surfaces.pixel_rays(meta, mask.shape)
-    if rays is not None:
-        values |= surfaces.surface_metrics(p, g, mask, rays)
-        if "grooves" in meta:
-            found = grooves.groove_depths(decode_label(meta["grooves"]), mask, rays, g, p)
-            values |= grooves.groove_metrics(found, limit_mm)
-    return values, found
+    nothing = dict.fromkeys([name for name in all_metrics(bins_mm) if name not in metrics.METRICS], math.nan)
+    values = {row: nothing | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm) for row, pred_mm in preds_mm.items()}
+    rows = [row for row in preds_mm if row not in flat]
+    found = {row: list[Groove]() for row in preds_mm}
+    preds, truth, rays = [preds_mm[row].astype(np.float64) for row in rows], depth_mm.astype(np.float64), surfaces.pixel_rays(meta, mask.shape)
+    measured = [edges.edge_metrics(preds, truth, mask)] + ([surfaces.surface_metrics(preds, truth, mask, rays)] if rays is not None else [])
+    for of_rows in measured:
+        for row, more in zip(rows, of_rows):
+            values[row] |= more
+    if rays is not None and "grooves" in meta:
+        together = grooves.groove_depths(decode_label(meta["grooves"]), mask, rays, truth, *preds)
+        for k, row in enumerate(rows, start=1):
+            found[row] = [replace(groove, depths=(groove.depths[0], groove.depths[k])) for groove in together]
+            values[row] |= grooves.groove_metrics(found[row], limit_mm)
+    return {row: (values[row], found[row]) for row in preds_mm}
 
 
 def all_metrics(bins_mm: tuple[float, ...] = metrics.BINS_MM) -> dict[str, Metric]:

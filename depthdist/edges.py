@@ -3,7 +3,7 @@
 An edge counts only between two measured pixels: without that a hole is an edge as strong as they come. All take one image,
 pred_mm and depth_mm (H, W) float64 mm and mask (H, W) bool, and give {name: value}; NaN where the truth has no edge to find.
 
-    values = edge_metrics(pred_mm, depth_mm, mask)
+    values, = edge_metrics([pred_mm], depth_mm, mask)          # of several predictions, the truth's own edges are found once
 
 Definitions: Bochkovskii et al. 2024 (Depth Pro), Wang et al. 2025 (MoGe), Koch et al. 2018 (iBims-1, DBE). Their thresholds begin at
 5 % of the depth, 75 mm at 1.5 m: no groove is among them. Ours, edge_*_mm, go down to 2 mm; see grooves.py for what counts most.
@@ -12,7 +12,7 @@ Definitions: Bochkovskii et al. 2024 (Depth Pro), Wang et al. 2025 (MoGe), Koch 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -20,19 +20,25 @@ from skimage.feature import canny
 
 from depthdist.metrics import Metric
 
+RATIOS = 1 + np.linspace(0.05, 0.25, 10)
 STEPS_MM = (2.0, 4.0, 8.0, 16.0, 32.0)
 NEAR_PX = 10.0  # theta of the DBE
 PERCENTILES = (1, 99)  # the range that Canny's thresholds are shares of; min and max would follow one wild pixel
 Array = np.ndarray
+Counts = dict[tuple[int, int], Array]  # (3, 10), over RATIOS
+Edges = list[tuple[Array, Array]]  # bool: where a map steps one way, and what is near that
 
 
-def edge_metrics(pred_mm: Array, depth_mm: Array, mask: Array) -> dict[str, float]:
-    """All of METRICS."""
-    args = pred_mm, depth_mm, mask
-    found = {"depth_pro_f1": depth_pro_f1(*args), **{f"moge_f1_r{r}": moge_f1(*args, r) for r in (1, 2, 3)}, **boundary_errors(*args)}
-    jumps = jumps_of(*args)
+def edge_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> list[dict[str, float]]:
+    """All of METRICS of each prediction."""
+    found = boundary_errors(preds_mm, depth_mm, mask)
+    for values, counts in zip(found, ratio_edges(preds_mm, depth_mm, mask)):
+        values |= {"depth_pro_f1": depth_pro_f1(counts), **{f"moge_f1_r{r}": moge_f1(counts, r) for r in (1, 2, 3)}}
+    jumps, jumps_g = [jumps_of(pred_mm, mask) for pred_mm in preds_mm], jumps_of(depth_mm, mask)
     for step in STEPS_MM:
-        found |= {f"edge_{name}@{step:g}mm": value for name, value in step_edges(jumps, step).items()}
+        truth = edges_of(jumps_g, step)
+        for values, jumps_p in zip(found, jumps):
+            values |= {f"edge_{name}@{step:g}mm": value for name, value in edge_scores(edges_of(jumps_p, step), truth).items()}
     return found
 
 
@@ -57,42 +63,45 @@ METRICS = _metrics()
 # ------------------------------------------------------------------------------------------------------- ratios
 
 
-def depth_pro_f1(pred_mm: Array, depth_mm: Array, mask: Array) -> float:
-    """Depth Pro's: precision and recall are means over four directions, F1 over ten ratios weighted by the ratio."""
-    ratios, weights = np.linspace(1.05, 1.25, 10), np.linspace(1.05, 1.25, 10)
-    recall, precision = np.zeros(10), np.zeros(10)
-    for p, g in _ratios(pred_mm, depth_mm, mask, [(0, 1), (0, -1), (1, 0), (-1, 0)], ratios[0]):
-        both, of_p, of_g = (np.array([np.count_nonzero(x > t) for t in ratios]) for x in (np.minimum(p, g), p, g))
-        recall += both / np.maximum(of_g, 1) / 4
-        precision += both / np.maximum(of_p, 1) / 4
-    return float((weights / weights.sum()) @ _harmonic(precision, recall))
+def ratio_edges(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> list[Counts]:
+    """For each prediction, by way (rows, columns) to a neighbour within 3 pixels: how many neighbours are farther by each ratio in both maps, in the prediction, and in truth.
 
-
-def moge_f1(pred_mm: Array, depth_mm: Array, mask: Array, radius: int) -> float:
-    """MoGe's: pooled over all neighbours within `radius`, F1 over ten ratios weighted by ratio - 1; NaN where truth has no edge."""
-    ratios = 1 + np.linspace(0.05, 0.25, 10)
-    reach = range(-radius, radius + 1)
-    ways = [(y, x) for y in reach for x in reach if 0 < x * x + y * y <= radius * radius]
-    both, of_p, of_g = np.zeros(10), np.zeros(10), np.zeros(10)
-    for p, g in _ratios(pred_mm, depth_mm, mask, ways, ratios[0]):
-        for total, values in ((both, np.minimum(p, g)), (of_p, p), (of_g, g)):
-            total += [np.count_nonzero(values > t) for t in ratios]
-    if not of_g.any():
-        return math.nan
-    return float(np.average(_harmonic(both / np.maximum(of_p, 1), both / np.maximum(of_g, 1)), weights=ratios - 1))
-
-
-def _ratios(pred_mm: Array, depth_mm: Array, mask: Array, ways: list[tuple[int, int]], least: float) -> Iterator[tuple[Array, Array]]:
-    """For each way (rows, columns): depth of a pixel's neighbour over its own, of prediction and truth, (N,) each.
-
-    Only pairs of measured pixels, and only where one of the two is above `least`.
+    Only between measured pixels.
     """
-    for way in ways:
+    counts: list[Counts] = [{} for _ in preds_mm]
+    reach = range(-3, 4)
+    for way in ((y, x) for y in reach for x in reach if 0 < y * y + x * x <= 9):
         a, b = _pairs(mask.shape, way)
         valid = mask[a] & mask[b]
-        p, g = (np.divide(z[b], z[a], out=np.zeros(valid.shape), where=valid) for z in (pred_mm, depth_mm))
-        near = np.maximum(p, g) > least
-        yield p[near], g[near]
+        g = np.divide(depth_mm[b], depth_mm[a], out=np.zeros(valid.shape), where=valid)
+        of_g = _above(g)
+        for found, pred_mm in zip(counts, preds_mm):
+            p = np.divide(pred_mm[b], pred_mm[a], out=np.zeros(valid.shape), where=valid)
+            found[way] = np.array([_above(np.minimum(p, g)), _above(p), of_g])
+    return counts
+
+
+def _above(ratios: Array) -> list[int]:
+    high = ratios[ratios > RATIOS[0]]
+    return [np.count_nonzero(high > t) for t in RATIOS]
+
+
+def depth_pro_f1(counts: Counts) -> float:
+    """Depth Pro's: precision and recall are means over four directions, F1 over ten ratios weighted by the ratio."""
+    recall, precision = np.zeros(10), np.zeros(10)
+    for way in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        both, of_p, of_g = counts[way]
+        recall += both / np.maximum(of_g, 1) / 4
+        precision += both / np.maximum(of_p, 1) / 4
+    return float((RATIOS / RATIOS.sum()) @ _harmonic(precision, recall))
+
+
+def moge_f1(counts: Counts, radius: int) -> float:
+    """MoGe's: pooled over all neighbours within `radius`, F1 over ten ratios weighted by ratio - 1; NaN where truth has no edge."""
+    both, of_p, of_g = sum(found for (y, x), found in counts.items() if x * x + y * y <= radius * radius)
+    if not of_g.any():
+        return math.nan
+    return float(np.average(_harmonic(both / np.maximum(of_p, 1), both / np.maximum(of_g, 1)), weights=RATIOS - 1))
 
 
 def _pairs(shape: tuple[int, int], way: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -108,31 +117,27 @@ def _harmonic(a: Array, b: Array) -> Array:
 # ------------------------------------------------------------------------------------------------------- millimetres
 
 
-def jumps_of(pred_mm: Array, depth_mm: Array, mask: Array, slope: bool = True) -> list[tuple[Array, Array]]:
-    """Between neighbours in a column, then in a row: how far depth jumps in the prediction and in truth, mm.
+def jumps_of(z_mm: Array, mask: Array, slope: bool = True) -> tuple[Array, Array]:
+    """How far depth jumps between neighbours in a column, then in a row, mm.
 
-    slope  take off what the tangent plane of the surface beside the step accounts for, of each map its own
+    slope  take off what the tangent plane of the surface beside the step accounts for
     """
-    return [(_jumps(pred_mm, mask, axis, slope), _jumps(depth_mm, mask, axis, slope)) for axis in (0, 1)]
+    return _jumps(z_mm, mask, 0, slope), _jumps(z_mm, mask, 1, slope)
 
 
-def step_edges(jumps: list[tuple[Array, Array]], step_mm: float, radius: int = 1) -> dict[str, float]:
-    """precision, recall and f1 of steps of more than `step_mm` between neighbouring pixels.
-
-    jumps   as `jumps_of` gives them
-    radius  how many pixels apart an edge of the prediction and its twin in truth may be; they must step the same way
-    """
-    hits = {"p": 0, "g": 0}
-    totals = {"p": 0, "g": 0}
+def edges_of(jumps: tuple[Array, Array], step_mm: float, radius: int = 1) -> Edges:
+    """Where a map steps by more than `step_mm`, by axis and direction, and what lies within `radius` pixels of that."""
     square = np.ones((2 * radius + 1,) * 2, bool)
-    for jumps_p, jumps_g in jumps:
-        for p, g in ((jumps_p > step_mm, jumps_g > step_mm), (jumps_p < -step_mm, jumps_g < -step_mm)):
-            for name, one, other in (("p", p, g), ("g", g, p)):
-                totals[name] += np.count_nonzero(one)
-                hits[name] += np.count_nonzero(one & ndimage.binary_dilation(other, square))
-    if not totals["g"]:
+    return [(where, ndimage.binary_dilation(where, square)) for along in jumps for where in (along > step_mm, along < -step_mm)]
+
+
+def edge_scores(pred: Edges, truth: Edges) -> dict[str, float]:
+    """precision, recall and f1: how many edges of each have one of the other's near, which must step the same way."""
+    hits_p, hits_g = (sum(np.count_nonzero(where & near) for (where, _), (_, near) in zip(one, other)) for one, other in ((pred, truth), (truth, pred)))
+    total_p, total_g = (sum(np.count_nonzero(where) for where, _ in one) for one in (pred, truth))
+    if not total_g:
         return {"precision": math.nan, "recall": math.nan, "f1": math.nan}
-    precision, recall = hits["p"] / max(totals["p"], 1), hits["g"] / totals["g"]
+    precision, recall = hits_p / max(total_p, 1), hits_g / total_g
     return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0}
 
 
@@ -162,18 +167,20 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
 # ------------------------------------------------------------------------------------------------------- distances
 
 
-def boundary_errors(pred_mm: Array, depth_mm: Array, mask: Array) -> dict[str, float]:
-    """iBims' depth boundary errors, px, of Canny's edges in prediction and truth; both definitions of completeness in circulation."""
-    names = ("dbe_acc_px", "dbe_comp_paper_px", "dbe_comp_script_px")
-    p, g = (_canny(z, mask) for z in (pred_mm, depth_mm))
-    if not g.any():
-        return dict.fromkeys(names, math.nan)
-    far = math.hypot(*mask.shape)
+def boundary_errors(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> list[dict[str, float]]:
+    """iBims' depth boundary errors, px, of Canny's edges in each prediction and in truth; both definitions of completeness in circulation."""
+    names, g, found = ("dbe_acc_px", "dbe_comp_paper_px", "dbe_comp_script_px"), _canny(depth_mm, mask), []
     to_g = ndimage.distance_transform_edt(~g)
-    to_p = ndimage.distance_transform_edt(~p) if p.any() else np.full(p.shape, far)
-    near = to_g[p & (to_g < NEAR_PX)]
-    paper = (np.minimum(to_g[p], NEAR_PX).sum() + np.minimum(to_p[g], NEAR_PX).sum()) / (p.sum() + g.sum())
-    return dict(zip(names, (float(near.mean()) if near.size else NEAR_PX, float(paper), float(to_p[g].mean()))))
+    for pred_mm in preds_mm:
+        if not g.any():
+            found.append(dict.fromkeys(names, math.nan))
+            continue
+        p = _canny(pred_mm, mask)
+        to_p = ndimage.distance_transform_edt(~p) if p.any() else np.full(p.shape, math.hypot(*mask.shape))
+        near = to_g[p & (to_g < NEAR_PX)]
+        paper = (np.minimum(to_g[p], NEAR_PX).sum() + np.minimum(to_p[g], NEAR_PX).sum()) / (p.sum() + g.sum())
+        found.append(dict(zip(names, (float(near.mean()) if near.size else NEAR_PX, float(paper), float(to_p[g].mean())))))
+    return found
 
 
 def _canny(z: Array, mask: Array) -> Array:

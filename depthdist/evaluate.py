@@ -33,7 +33,7 @@ from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
 from depthdist.model import pick_device, quiet
 from depthdist.runs import Run, open_run
-from depthdist.scores import FOOTNOTE, UNTRAINED, Look, Predictor, Scores, constant, network, score, table
+from depthdist.scores import FOOTNOTE, UNTRAINED, Row, constant, network, score_rows, table, untrained
 from depthdist.stream import Loader
 from depthdist.tables import details_table, groove_table
 from depthdist.tracker import write_json
@@ -89,29 +89,21 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         raise ValueError(f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
     device = pick_device()
     model.to(device)
-    rows: dict[str, Scores] = {}
-    details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers)
     loader, (baseline, mean_mm) = Loader(dataset, data, device=device), mean_depth(run, dataset, settings.split, record.bounds)
-
-    def add(row: str, predict: Predictor, *ways: str, look: Look | None) -> None:
-        batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
-        shown = tqdm(batches, desc=row, total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
-        found = score(predict, shown, num, record.bounds, run.loss, device, ways=ways, look=look)
-        rows.update({row if way == "none" else f"{row}, {way}-aligned": scores for way, scores in found.items()})
-
+    before, after, trained = untrained(model), network(model), f"adapter, epoch {record.epoch}"
+    rows = {baseline: Row(constant(mean_mm, record.bounds)), UNTRAINED: Row(before), f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"), trained: Row(after)}
+    rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
+    batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
+    shown = tqdm(batches, desc="scoring", total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
+    details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers, flat=(baseline, UNTRAINED))
     with details if settings.details else nullcontext() as look:
-        ranges = details.ranges if settings.details else None
-        add(baseline, constant(mean_mm, record.bounds), "none", look=ranges)
-        with model.net.disable_adapter():
-            add(UNTRAINED, network(model), "none", look=ranges)
-            add(UNTRAINED, network(model), "disparity", look=look)
-        add(f"adapter, epoch {record.epoch}", network(model), "none", *settings.align, look=look)
-    intervals = {row: {name: interval(values) for name, values in scores.values.items()} for row, scores in rows.items()}
-    means = {row: scores.means() for row, scores in rows.items()}
+        found = score_rows(rows, shown, num, record.bounds, run.loss, device, look=look)
+    intervals = {row: {name: interval(values) for name, values in scores.values.items()} for row, scores in found.items()}
+    means = {row: scores.means() for row, scores in found.items()}
     print(f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider")
     if settings.details:
         print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
-        print(groove_table({row: summary([g for of_image in scores.grooves for g in of_image], settings.tread_limit) for row, scores in rows.items()}, settings.tread_limit))
+        print(groove_table({row: summary([g for of_image in scores.grooves for g in of_image], settings.tread_limit) for row, scores in found.items()}, settings.tread_limit))
     content = {
         **measured_with(device),
         "run": str(run.folder),
@@ -122,9 +114,9 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         "settings": config.as_dict(settings),
         "rows": means,
         "intervals": intervals,
-        "images": {row: {"keys": scores.keys, "values": scores.values} for row, scores in rows.items()},
+        "images": {row: {"keys": scores.keys, "values": scores.values} for row, scores in found.items()},
         "grooves": {
-            row: [{"key": key, **asdict(groove)} for key, of_image in zip(scores.keys, scores.grooves) for groove in of_image] for row, scores in rows.items()
+            row: [{"key": key, **asdict(groove)} for key, of_image in zip(scores.keys, scores.grooves) for groove in of_image] for row, scores in found.items()
         },
     }
     write_json(run.folder / "evaluation.json", content)

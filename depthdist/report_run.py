@@ -330,10 +330,10 @@ def overlay(rgb: np.ndarray, truth: np.ndarray, pred: np.ndarray, mask: np.ndarr
     grey = np.asarray(Image.fromarray(rgb).convert("L").resize(truth.shape[::-1]))
     shown = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
     lines = []
-    for which in (0, 1):
+    for z_mm in (pred, truth):
         edge = np.zeros(truth.shape, bool)
-        for axis, jumps in enumerate(jumps_of(pred.astype(np.float64), truth.astype(np.float64), mask)):
-            where = np.abs(jumps[which]) > STEP_MM
+        for jumps in jumps_of(z_mm.astype(np.float64), mask):
+            where = np.abs(jumps) > STEP_MM
             edge[: where.shape[0], : where.shape[1]] |= where
         lines.append(edge)
     p, g = (ndimage.binary_dilation(edge) for edge in lines)

@@ -1,14 +1,15 @@
 """Surfaces and points in space: what depth along the camera's own rays comes to.
 
     rays = pixel_rays(intrinsics, (H, W))               # X / Z and Y / Z of every pixel
-    values = surface_metrics(pred_mm, depth_mm, mask, rays)
+    values, = surface_metrics([pred_mm], depth_mm, mask, rays)      # of several predictions, the truth's own points are sorted once
 
-Points of both maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64, mm.
+Points of all maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64, mm.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,32 +59,36 @@ def points(depth_mm: Array, rays: Array) -> Array:
     return np.concatenate([rays * depth_mm[..., None], depth_mm[..., None]], axis=-1)
 
 
-def surface_metrics(pred_mm: Array, depth_mm: Array, mask: Array, rays: Array) -> dict[str, float]:
-    """All of METRICS of one image, (H, W) each; NaN where it has too few points."""
-    cloud_p, cloud_g = (points(np.where(mask, z, 1.0), rays) for z in (pred_mm, depth_mm))
-    angles = normal_angles(cloud_p, cloud_g, mask)
-    some = len(angles) > 0
-    found = {
-        "normal_mean_deg": float(angles.mean()) if some else math.nan,
-        "normal_median_deg": float(np.median(angles)) if some else math.nan,
-        "normal_within_11": float((angles < 11.25).mean()) if some else math.nan,
-    }
-    return found | cloud_distances(cloud_p[mask], cloud_g[mask])
+def surface_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array, rays: Array) -> list[dict[str, float]]:
+    """All of METRICS of each prediction for one image, (H, W) each; NaN where it has too few points."""
+    cloud_g = points(np.where(mask, depth_mm, 1.0), rays)
+    normals_g, tree_g = normals(cloud_g, mask), cKDTree(cloud_g[mask])
+    found = []
+    for pred_mm in preds_mm:
+        cloud_p = points(np.where(mask, pred_mm, 1.0), rays)
+        angles = angles_between(normals(cloud_p, mask), normals_g)
+        some = len(angles) > 0
+        values = {
+            "normal_mean_deg": float(angles.mean()) if some else math.nan,
+            "normal_median_deg": float(np.median(angles)) if some else math.nan,
+            "normal_within_11": float((angles < 11.25).mean()) if some else math.nan,
+        }
+        found.append(values | cloud_distances(cKDTree(cloud_p[mask]), tree_g))
+    return found
 
 
-def normal_angles(cloud_p: Array, cloud_g: Array, mask: Array) -> Array:
-    """(N,) degrees between the normals of two point maps (H, W, 3), where a pixel and its four partners are in the mask."""
+def normals(cloud: Array, mask: Array) -> Array:
+    """(N, 3) of a point map (H, W, 3), not of unit length, where a pixel and its four partners, REACH away, are in the mask."""
     valid = _inner(mask, 0, 0) & _inner(mask, -1, 0) & _inner(mask, 1, 0) & _inner(mask, 0, -1) & _inner(mask, 0, 1)
-    a, b = (_normals(cloud)[valid] for cloud in (cloud_p, cloud_g))
-    across = np.linalg.norm(np.cross(a, b), axis=-1)  # atan2 is exact for small angles, arccos is not
-    return np.degrees(np.arctan2(across, np.einsum("ij,ij->i", a, b)))
-
-
-def _normals(cloud: Array) -> Array:
-    """Of a point map (H, W, 3), not of unit length, REACH pixels off the border."""
     across = _inner(cloud, 0, 1) - _inner(cloud, 0, -1)
     down = _inner(cloud, 1, 0) - _inner(cloud, -1, 0)
-    return np.cross(down, across)
+    return np.cross(down, across)[valid]
+
+
+def angles_between(a: Array, b: Array) -> Array:
+    """(N,) degrees between vectors (N, 3)."""
+    across = np.linalg.norm(np.cross(a, b), axis=-1)  # atan2 is exact for small angles, arccos is not
+    return np.degrees(np.arctan2(across, np.einsum("ij,ij->i", a, b)))
 
 
 def _inner(image: Array, rows: int, columns: int) -> Array:
@@ -93,12 +98,12 @@ def _inner(image: Array, rows: int, columns: int) -> Array:
     return image[y : y + inside[0], x : x + inside[1]]
 
 
-def cloud_distances(cloud_p: Array, cloud_g: Array) -> dict[str, float]:
-    """chamfer_mm and f_score@Tmm of two clouds (N, 3) and (M, 3), mm."""
+def cloud_distances(cloud_p: cKDTree, cloud_g: cKDTree) -> dict[str, float]:
+    """chamfer_mm and f_score@Tmm of two clouds of points in mm."""
     names = ["chamfer_mm", *(f"f_score@{t:g}mm" for t in NEAR_MM)]
-    if not len(cloud_p) or not len(cloud_g):
+    if not cloud_p.n or not cloud_g.n:
         return dict.fromkeys(names, math.nan)
-    to_g, to_p = (cKDTree(there).query(_spread(here))[0] for here, there in ((cloud_p, cloud_g), (cloud_g, cloud_p)))
+    to_g, to_p = (there.query(_spread(here.data))[0] for here, there in ((cloud_p, cloud_g), (cloud_g, cloud_p)))
     scores = []
     for t in NEAR_MM:
         precision, recall = float((to_g <= t).mean()), float((to_p <= t).mean())

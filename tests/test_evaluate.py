@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -331,6 +332,21 @@ def test_grooves_of_labelled_captures_are_in_the_evaluation(compared):
     by_image = [[abs(g["depths"][1] - g["depths"][0]) for g in grooves if g["key"] == key] for key in dict.fromkeys(g["key"] for g in grooves)]
     assert row["groove_mae_mm"] == pytest.approx(np.mean([np.mean(off) for off in by_image])) and row["groove_found"] < 0.5
     assert "grooves, all images together; limit 1.6 mm" in out and "groove_mae_mm" in out
+
+
+def test_each_image_goes_once_through_each_network_and_its_truth_is_measured_once(compared, tires_run, tmp_path, monkeypatch):
+    from depthdist import grooves
+    from depthdist.network import DepthModel
+
+    seen = Counter()
+    monkeypatch.setattr(grooves, "groove_depths", lambda *maps, real=grooves.groove_depths: seen.update(["grooves"]) or real(*maps))
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.update([type(module)]) if type(module) is DepthModel else None)
+    try:
+        rows, _ = evaluate(Path(shutil.copytree(tires_run / "run0", tmp_path / "run")), "--align", "depth")
+    finally:
+        hook.remove()
+    assert rows == compared[0][0]["rows"] and len(rows) == 5
+    assert seen == {DepthModel: 2 * 3, "grooves": 3}, "3 images, untrained and trained"
 
 
 def test_every_mean_has_its_interval_and_each_images_value(compared):

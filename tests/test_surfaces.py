@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from depthdist.surfaces import METRICS, NEAR_MM, cloud_distances, normal_angles, pixel_rays, points, surface_metrics
+from depthdist import surfaces
+from depthdist.surfaces import METRICS, NEAR_MM, angles_between, cloud_distances, normals, pixel_rays, points, surface_metrics
 
 SIZE = (40, 60)
 META = {"size": [40, 60], "intrinsics": {"fx": 80.0, "fy": 82.0, "cx": 30.0, "cy": 20.0, "max_residual_px": 0.01, "pixel_centre": 0.5}}
@@ -17,6 +19,12 @@ def plane(normal, distance_mm=1000.0):
     """Depth of a plane through (0, 0, distance) with that normal."""
     n = np.asarray(normal, float)
     return distance_mm * n[2] / (RAYS[..., 0] * n[0] + RAYS[..., 1] * n[1] + n[2])
+
+
+def of_one(p, g, mask):
+    """METRICS of one prediction."""
+    (found,) = surface_metrics([p], g, mask, RAYS)
+    return found
 
 
 def test_rays_are_those_of_the_camera_at_any_size():
@@ -44,7 +52,7 @@ def test_the_angle_between_two_planes_is_found_everywhere(degrees):
     n = np.array([0.2, 0.1, 1.0]) / np.linalg.norm([0.2, 0.1, 1.0])
     side = np.cross(n, [0, 1, 0]) / np.linalg.norm(np.cross(n, [0, 1, 0]))
     b = plane(math.cos(angle) * n + math.sin(angle) * side)
-    found = normal_angles(points(a, RAYS), points(b, RAYS), np.ones(SIZE, bool))
+    found = angles_between(*(normals(points(z, RAYS), np.ones(SIZE, bool)) for z in (a, b)))
     assert len(found) == 36 * 56 and found == pytest.approx(np.full(len(found), degrees), abs=1e-6)
 
 
@@ -52,7 +60,7 @@ def test_a_hole_takes_the_normals_around_it_out():
     mask = np.ones(SIZE, bool)
     mask[20, 30] = False
     a = points(plane((0, 0, 1)), RAYS)
-    assert len(normal_angles(a, a, mask)) == 36 * 56 - 5
+    assert len(normals(a, mask)) == 36 * 56 - 5
 
 
 def test_distances_equal_brute_force():
@@ -60,16 +68,25 @@ def test_distances_equal_brute_force():
     p, g = rng.uniform(0, 30, (200, 3)), rng.uniform(0, 30, (150, 3))
     all_of_them = cdist(p, g)
     to_g, to_p = all_of_them.min(axis=1), all_of_them.min(axis=0)
-    found = cloud_distances(p, g)
+    found = cloud_distances(cKDTree(p), cKDTree(g))
     assert found["chamfer_mm"] == pytest.approx((to_g.mean() + to_p.mean()) / 2)
     for t in NEAR_MM:
         precision, recall = (to_g <= t).mean(), (to_p <= t).mean()
         assert found[f"f_score@{t:g}mm"] == pytest.approx(2 * precision * recall / (precision + recall) if precision + recall else 0)
 
 
+def test_several_predictions_are_measured_as_each_alone_and_the_truths_points_are_sorted_once(monkeypatch):
+    rng, sorted_ = np.random.default_rng(0), []
+    g, mask = plane((0.3, 0, 1)), rng.random(SIZE) > 0.2
+    preds = [g + rng.uniform(-3, 3, SIZE) for _ in range(3)]
+    alone = [of_one(p, g, mask) for p in preds]
+    monkeypatch.setattr(surfaces, "cKDTree", lambda cloud: sorted_.append(len(cloud)) or cKDTree(cloud))
+    assert surface_metrics(preds, g, mask, RAYS) == alone and sorted_ == [mask.sum()] * 4
+
+
 def test_an_offset_along_the_axis_is_the_distance_of_two_planes():
     wall = np.full(SIZE, 1000.0)
-    found = surface_metrics(wall + 3.0, wall, np.ones(SIZE, bool), RAYS)
+    found = of_one(wall + 3.0, wall, np.ones(SIZE, bool))
     assert found["normal_mean_deg"] == pytest.approx(0, abs=1e-9) and 3.0 <= found["chamfer_mm"] < 3.2
     assert found["f_score@2mm"] == 0 and found["f_score@10mm"] == 1
 
@@ -78,12 +95,12 @@ def test_perfect_is_best_and_junk_outside_the_mask_is_not_looked_at():
     rng = np.random.default_rng(0)
     depth_mm = plane((0.3, 0, 1)) + rng.uniform(0, 2, SIZE)
     mask = rng.random(SIZE) > 0.2
-    found = surface_metrics(depth_mm, depth_mm, mask, RAYS)
+    found = of_one(depth_mm, depth_mm, mask)
     for name, metric in METRICS.items():
         assert found[name] == pytest.approx({"lower": 0, "higher": 1}[metric.better], abs=1e-9), name
     pred_mm = depth_mm + rng.uniform(-3, 3, SIZE)
-    clean = surface_metrics(pred_mm, depth_mm, mask, RAYS)
+    clean = of_one(pred_mm, depth_mm, mask)
     for junk in (math.nan, math.inf, 0.0):
-        assert surface_metrics(np.where(mask, pred_mm, junk), np.where(mask, depth_mm, junk), mask, RAYS) == clean
-    empty = surface_metrics(depth_mm, depth_mm, np.zeros(SIZE, bool), RAYS)
+        assert of_one(np.where(mask, pred_mm, junk), np.where(mask, depth_mm, junk), mask) == clean
+    empty = of_one(depth_mm, depth_mm, np.zeros(SIZE, bool))
     assert all(math.isnan(value) for value in empty.values()) and set(empty) == set(METRICS)
