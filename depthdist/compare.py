@@ -1,10 +1,11 @@
 """Two runs on the same images: which is better, by how much, and how sure that is.
 
-    print(comparison(evaluation_a, evaluation_b))            # the contents of two evaluation.json
+    print(comparison(evaluation_a, evaluation_b, ["first", "other"]))            # the contents of two evaluation.json; what to call the runs
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from depthdist.details import all_metrics
@@ -15,14 +16,15 @@ SHOWN = ("abs_rel", "delta1", "rmse_mm", "mae_mm", "silog_kitti", "edge_f1@4mm",
 SURE = 0.05
 
 
-def comparison(a: dict[str, Any], b: dict[str, Any]) -> str:
+def comparison(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> str:
     """The table. ValueError where the two were not measured on the same images."""
     for what in ("data_sha256", "split"):
         if a[what] != b[what]:
-            raise ValueError(f"{a['run']} was measured on {a['split']} of {a['data']}, {b['run']} on {b['split']} of {b['data']}: give both the same with --data and --split")
+            measured = ", ".join(f"{name} was measured on {content['split']} of {content['data']}" for name, content in zip(names, (a, b)))
+            raise ValueError(f"{measured}: give both the same with --data and --split")
     (row_a, values_a), (row_b, values_b) = (_adapter(content) for content in (a, b))
     both = _same(values_a["keys"], values_b["keys"])
-    metrics, lines = all_metrics(), [f"A {a['run']}: {row_a}", f"B {b['run']}: {row_b}", f"{len(both)} images that both were measured on", ""]
+    metrics, lines = all_metrics(), [f"A {names[0]}: {row_a}", f"B {names[1]}: {row_b}", f"{len(both)} images that both were measured on", ""]
     width = max(map(len, SHOWN))
     lines.append(f"{'':{width}}{'A':>12}{'B':>12}{'A - B':>12}{'95 % interval':>24}{'p':>9}")
     for name in SHOWN:

@@ -32,7 +32,7 @@ from depthdist.grooves import LIMIT_MM, summary
 from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
 from depthdist.model import pick_device, quiet
-from depthdist.runs import Run, open_run
+from depthdist.runs import Run, labels, open_run
 from depthdist.scores import FOOTNOTE, UNTRAINED, Row, constant, network, score_rows, table, untrained
 from depthdist.stream import Loader
 from depthdist.tables import details_table, groove_table
@@ -141,5 +141,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not settings.data and len({open_run(run).record["derived"].get("data_sha256") for run in settings.compare}) > 1:
         raise ValueError(f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs of the same, or --data that both are measured on")
-    a, b = (evaluate_run(replace(settings, run=run, compare=None)) for run in settings.compare)
-    print(f"\n{comparison(a, b)}")
+    called, found = labels(settings.compare), []
+    for letter, name, run in zip("AB", called, settings.compare):
+        print(f"\n{letter}  {name}")
+        found.append(evaluate_run(replace(settings, run=run, compare=None)))
+    print(f"\n{comparison(*found, called)}")

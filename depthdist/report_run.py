@@ -33,7 +33,7 @@ from depthdist.grooves import Groove, summary
 from depthdist.html import INK, SERIES, axes, drawing, grid, legend, paragraph, picture, table
 from depthdist.metrics import HEADLINE, METRICS, Metric
 from depthdist.model import pick_device, quiet
-from depthdist.runs import Run, open_run
+from depthdist.runs import Run, labels, open_run
 from depthdist.scores import FOOTNOTE, cell, network, span
 from depthdist.shards.codec import decode_label
 from depthdist.stream import Loader
@@ -55,7 +55,7 @@ SURFACES = ("normal_mean_deg", "normal_median_deg", "normal_within_11", "chamfer
 
 @dataclass(frozen=True)
 class Told:
-    """What is on record of a run: its folder, run.json, logged lines, and evaluation.json with null as NaN."""
+    """What is on record of a run: its folder, run.json, what to call it, logged lines, and evaluation.json with null as NaN."""
 
     run: Run
     name: str
@@ -68,7 +68,7 @@ class Told:
         return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and not row.endswith("-aligned"))
 
 
-def told(folder: Path) -> Told:
+def told(folder: Path, name: str) -> Told:
     """ValueError where the run or its evaluation is missing, or the evaluation is of another adapter than best/ now."""
     run, path = open_run(folder), folder / "evaluation.json"
     if not path.exists():
@@ -77,7 +77,7 @@ def told(folder: Path) -> Told:
         evaluation = json.loads(path.read_text())
         evaluation |= {name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")}
         adapter, _, _, _ = evaluation["adapter"], evaluation["settings"]["tread_limit"], evaluation["data_sha256"], evaluation["device"]
-        found = Told(run, folder.resolve().name, _logged(folder / "metrics.jsonl"), evaluation)
+        found = Told(run, name, _logged(folder / "metrics.jsonl"), evaluation)
         found.row
     except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
         raise ValueError(f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again") from None
@@ -108,10 +108,10 @@ def _numbers(value: Any) -> Any:
 
 def run_report(folders: list[Path], most_images: int = 3) -> str:
     """The page's HTML."""
-    runs = [told(folder) for folder in folders]
+    runs = [told(folder, name) for folder, name in zip(folders, labels(folders))]
     first = runs[0]
     for other in runs[1:]:
-        comparison(first.evaluation, other.evaluation)  # raises where they cannot be compared
+        comparison(first.evaluation, other.evaluation, [first.name, other.name])  # raises where they cannot be compared
     sections = [("Result", result(runs)), *([("Comparison", compared(runs))] if len(runs) > 1 else []), ("Near and far", ranges(runs))]
     if any(summary(_grooves(run.evaluation, run.row))["grooves"] for run in runs):
         sections.append(("Grooves", grooves(runs)))
@@ -168,7 +168,7 @@ def result(runs: list[Told]) -> str:
 def compared(runs: list[Told]) -> str:
     parts = []
     for other in runs[1:]:
-        parts.append(f'<div class="wide"><pre>{html.escape(comparison(runs[0].evaluation, other.evaluation))}</pre></div>')
+        parts.append(f'<div class="wide"><pre>{html.escape(comparison(runs[0].evaluation, other.evaluation, [runs[0].name, other.name]))}</pre></div>')
     return "".join(parts)
 
 

@@ -1,11 +1,13 @@
 """A run's folder as a later command finds it.
 
     run = open_run(Path("runs/NAME"))      # run.folder / "best" is the adapter, run.data the shards it learned from
+    labels([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])      # ["monday/first", "tuesday/first", "other"]
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,19 @@ class Run:
     @property
     def loss(self) -> LossSettings:
         return from_dict(LossSettings, {n: v for n, v in self.settings.items() if n in field_names(LossSettings)})
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """What to call each: its name, after as many of the folders it is in as tell it from the others."""
+    paths = [folder.resolve() for folder in folders]
+
+    def name(path: Path) -> str:
+        num = 1
+        while num < len(path.parts) and any(other != path and other.parts[-num:] == path.parts[-num:] for other in paths):
+            num += 1
+        return str(Path(*path.parts[-num:]))
+
+    return [name(path) for path in paths]
 
 
 def earlier_starts(folder: Path) -> list[dict[str, Any]]:
