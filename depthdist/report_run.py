@@ -67,6 +67,11 @@ class Told:
         """The adapter's own row."""
         return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and not row.endswith("-aligned"))
 
+    def basis(self, row: str) -> str:
+        """What a fixed row follows from besides its name and the images: the base model, and how its output becomes millimetres."""
+        names = ("near_mm", "far_mm", "target") if row.startswith("constant") else self.evaluation["adapter"].keys() - {"step", "epoch", "eval_loss"}
+        return json.dumps({name: self.evaluation["adapter"][name] for name in sorted(names)})
+
 
 def told(folder: Path, name: str) -> Told:
     """ValueError where the run or its evaluation is missing, or the evaluation is of another adapter than best/ now."""
@@ -124,14 +129,20 @@ def run_report(folders: list[Path], most_images: int = 3) -> str:
 # ------------------------------------------------------------------------------------------------------- numbers
 
 
-def _rows(runs: list[Told]) -> list[tuple[str, dict[str, float], dict[str, Any]]]:
-    """Label, means, intervals: the fixed rows of the first run, then each run's own."""
-    e = runs[0].evaluation
-    rows = [(row, e["rows"][row], e["intervals"][row]) for row in e["rows"] if not row.startswith("adapter")]
+def _lines(runs: list[Told]) -> list[tuple[str, Told, str]]:
+    """Label, run and row of each line of a table: the fixed rows, each that differs from the others once with its runs' names, then each run's own."""
+    fixed: dict[tuple[int, str, str], list[Told]] = {}
     for run in runs:
-        mine = run.evaluation
-        rows += [(f"{run.name}: {row}", mine["rows"][row], mine["intervals"][row]) for row in mine["rows"] if row.startswith("adapter")]
-    return rows
+        for place, row in enumerate(run.evaluation["rows"]):
+            if not row.startswith("adapter"):
+                fixed.setdefault((place, row, run.basis(row)), []).append(run)
+    lines = [(row if len(of) == len(runs) else f"{', '.join(run.name for run in of)}: {row}", of[0], row) for (_, row, _), of in sorted(fixed.items(), key=lambda item: item[0][0])]
+    return lines + [(f"{run.name}: {row}", run, row) for run in runs for row in run.evaluation["rows"] if row.startswith("adapter")]
+
+
+def _rows(runs: list[Told]) -> list[tuple[str, dict[str, float], dict[str, Any]]]:
+    """Label, means, intervals."""
+    return [(label, run.evaluation["rows"][row], run.evaluation["intervals"][row]) for label, run, row in _lines(runs)]
 
 
 def _metric_table(rows: list[tuple[str, dict[str, float], dict[str, Any]]], names: list[str], down: bool = False) -> str:
@@ -185,13 +196,11 @@ def grooves(runs: list[Told]) -> str:
     limit = runs[0].evaluation["settings"]["tread_limit"]
     lines, figures = [], []
     fig, ax = axes("Depth of each groove", "in truth, mm", "in the prediction, mm", 3.6)
-    for run, color in zip(runs, cycle(SERIES)):
-        for row in run.evaluation["grooves"]:
-            found = _grooves(run.evaluation, row)
-            if not found or not (row.startswith("adapter") or run is runs[0]):
-                continue
+    for label, run, row in _lines(runs):
+        if found := _grooves(run.evaluation, row):
             v = summary(found, limit)
-            lines.append([f"{run.name}: {row}" if row.startswith("adapter") else row, f"{v['grooves']}", *(f"{v[n]:.2f}" for n in ("bias_mm", "mae_mm", "limit95_mm")), f"{v['found']:.0%}", *(f"{v[n]}" for n in ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn"))])
+            lines.append([label, f"{v['grooves']}", *(f"{v[n]:.2f}" for n in ("bias_mm", "mae_mm", "limit95_mm")), f"{v['found']:.0%}", *(f"{v[n]}" for n in ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn"))])
+    for run, color in zip(runs, cycle(SERIES)):
         g, p = np.array([groove.depths for groove in _grooves(run.evaluation, run.row)]).reshape(-1, 2).T
         ax.scatter(g, p, s=10, color=color, alpha=0.7, label=run.name, linewidths=0)
     top = max(ax.get_xlim()[1], ax.get_ylim()[1])
