@@ -13,10 +13,7 @@ until the next one is asked for: its buffers go round. Damage stops everything, 
 from __future__ import annotations
 
 import itertools
-import os
 import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +31,7 @@ from depthdist.dataset import Dataset, ReadSettings
 from depthdist.order import Group, Position, Slot, TrainPlan, eval_groups, train_groups
 from depthdist.shards.codec import Arrays, read_sample
 from depthdist.shards.index import Damaged
+from depthdist.stall import StallWatch
 
 AHEAD = 64  # samples whose shards are fetched before their turn
 
@@ -249,8 +247,8 @@ class Loader:
         decoded = self._in_processes(reader, processes) if processes else self._in_threads(reader, micro_batch)
         return wds.DataPipeline(groups, fetched, decoded, self._accounted(reader.split))
 
-    def _watch(self, split: str) -> _Watch:
-        return _Watch(self.dataset, split, self.settings.stall)
+    def _watch(self, split: str) -> StallWatch:
+        return StallWatch(self.dataset, split, self.settings.stall)
 
     # ---- threads
 
@@ -381,63 +379,7 @@ class _Sampled(torch.utils.data.Sampler):
         return iter(self.groups)
 
 
-# ------------------------------------------------------------------------------------------------------- watching, fetching
-
-
-class _Watch:
-    """While entered, a thread that says what is waited for when no sample comes for `stall` seconds."""
-
-    def __init__(self, dataset: Dataset, split: str, stall: float):
-        self.dataset, self.split, self.stall = dataset, split, stall
-        self.since, self.group, self.ended = 0.0, None, threading.Event()
-
-    def __enter__(self) -> _Watch:
-        self.thread = threading.Thread(target=self._look, name="decode-watch", daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *how: Any) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def over(self, group: Group | None) -> _Watch._Over:
-        """A context in which that group is waited for."""
-        self.group = group
-        return _Watch._Over(self)
-
-    class _Over:
-        def __init__(self, watch: _Watch):
-            self.watch = watch
-
-        def __enter__(self) -> None:
-            self.watch.since = time.monotonic()
-
-        def __exit__(self, *how: Any) -> None:
-            self.watch.since = 0.0
-
-    def _look(self) -> None:
-        said = 0.0
-        while not self.ended.wait(min(1.0, self.stall / 4)):
-            since, now = self.since, time.monotonic()
-            if since and now - max(since, said) >= self.stall:
-                said = now
-                print(f"WARNING      no sample for {now - since:.0f} s; waiting for {self._what()}", file=sys.stderr, flush=True)
-
-    def _what(self) -> str:
-        if self.group is None:
-            return f"a worker process that decodes {self.split} samples"
-        found = []
-        for slot in self.group.slots:
-            index, ref = self.dataset.find(self.split, slot.sample)
-            status = index.cache.status(index.url(ref.number)) if index.cache else ""
-            found.append(f"sample {ref.key} ({ref.stem}) of {ref.shard}{f', {status}' if status else ''}")
-        frames = sys._current_frames()
-        at = [_innermost(frames[t.ident]) for t in threading.enumerate() if t.name.startswith("decode_") and t.ident in frames]
-        return "; ".join(found) + (f"; its threads are in {', '.join(sorted(set(at)))}" if at else "")
-
-
-def _innermost(frame) -> str:
-    return f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
+# ------------------------------------------------------------------------------------------------------- fetching
 
 
 def _fetch_ahead(dataset: Dataset, split: str, in_hand: int) -> Callable[[Iterable[Group]], Iterator[Group]]:
