@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
 from tqdm import tqdm
 
 from depthdist import config
 from depthdist.align import WAYS
-from depthdist.checkpoint import load_adapter, loaded
+from depthdist.checkpoint import AdapterRecord, load_adapter, loaded
 from depthdist.compare import comparison
 from depthdist.dataset import Dataset, open_dataset
 from depthdist.depth import Bounds
@@ -31,9 +33,10 @@ from depthdist.facts import measured_with
 from depthdist.grooves import LIMIT_MM, summary
 from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
-from depthdist.model import pick_device, quiet
+from depthdist.model import load_base, pick_device, quiet
+from depthdist.network import DepthModel
 from depthdist.runs import Run, labels, open_run
-from depthdist.scores import FOOTNOTE, UNTRAINED, Row, constant, network, score_rows, table, untrained
+from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Row, constant, network, score_rows, table, untrained
 from depthdist.stream import Loader
 from depthdist.tables import details_table, groove_table
 from depthdist.tracker import write_json
@@ -90,7 +93,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     device = pick_device()
     model.to(device)
     loader, (baseline, mean_mm) = Loader(dataset, data, device=device), mean_depth(run, dataset, settings.split, record.bounds)
-    before, after, trained = untrained(model), network(model), f"adapter, epoch {record.epoch}"
+    before, after, trained = beginning(model, record, device), network(model), f"adapter, epoch {record.epoch}"
     rows = {baseline: Row(constant(mean_mm, record.bounds)), UNTRAINED: Row(before), f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"), trained: Row(after)}
     rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
     batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
@@ -122,6 +125,16 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     write_json(run.folder / "evaluation.json", content)
     print(f"\nwritten to {run.folder}/evaluation.json")
     return content
+
+
+def beginning(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:
+    """Predictions of what the run began from: of `model` without its adapter or, where the whole network trained, of the base model itself."""
+    if isinstance(model.net, PeftModel):
+        return untrained(model)
+    base = load_base(record.model)
+    base.normalise((record.mean, record.std))
+    base.upsampling = record.upsampling
+    return network(base.to(device).eval())
 
 
 def mean_depth(run: Run, dataset: Dataset, split: str, bounds: Bounds) -> tuple[str, float]:

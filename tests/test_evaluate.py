@@ -129,6 +129,16 @@ def test_the_adapter_row_is_what_training_saw(one, run):
     assert one[0]["untrained"] != one[0]["adapter, epoch 1"] and {f"eval/{name}" for name in METRICS} < set(logged[0])
 
 
+def test_a_network_that_trained_as_a_whole_is_scored_beside_what_it_began_from(run, data):
+    whole = run.with_name("whole")
+    assert train(data, whole, "--epochs", 1, "--model", run.with_name("dav2"), "--lora", "none").code == 0
+    logged = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    rows, _ = evaluate(whole, "--no-details")
+    for row, line in (("untrained", logged[0]), ("adapter, epoch 1", [x for x in logged if "eval/loss" in x][-1])):
+        assert all(rows[row][name] == pytest.approx(line[f"eval/{name}"], rel=1e-5) for name in ("loss", "rmse_mm", "abs_rel"))
+    assert rows["untrained"]["rmse_mm"] != rows["adapter, epoch 1"]["rmse_mm"]
+
+
 @pytest.mark.parametrize("micro_batch", [2, 3])
 def test_the_micro_batch_changes_nothing(micro_batch, one, run):
     """3 samples in micro-batches of 2: one slot only fills the last."""
