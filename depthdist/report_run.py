@@ -2,41 +2,28 @@
 
     python tools/report.py run runs/mine [runs/other ...]
 
-Numbers come from RUN/metrics.jsonl and RUN/evaluation.json; the images are predicted again.
+Numbers come from RUN/metrics.jsonl and RUN/evaluation.json (told.py); the images are predicted again (report_images.py).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from scipy import ndimage
-from tqdm import tqdm
 
 from depthdist import html
-from depthdist.checkpoint import load_adapter, read_record
 from depthdist.compare import comparison
-from depthdist.dataset import Dataset, open_dataset
-from depthdist.depth import depth_from_target
 from depthdist.details import all_metrics
-from depthdist.edges import jumps_of
-from depthdist.figures import NEAR_TO_FAR, SIGNED
 from depthdist.grooves import Groove, summary
-from depthdist.html import INK, SERIES, axes, drawing, grid, legend, paragraph, picture, table
+from depthdist.html import INK, SERIES, axes, drawing, grid, legend, paragraph, table
 from depthdist.metrics import HEADLINE, METRICS, Metric
-from depthdist.model import pick_device, quiet
-from depthdist.runs import Run, labels, open_run
-from depthdist.scores import FOOTNOTE, cell, network, span
-from depthdist.shards.codec import decode_label
-from depthdist.stream import Loader
+from depthdist.report_images import images
+from depthdist.runs import labels
+from depthdist.scores import FOOTNOTE, cell, span
+from depthdist.told import Told, told
 
 CURVES = {  # title -> what of metrics.jsonl, and the unit
     "Loss": (("train/loss", "eval/loss"), ""),
@@ -49,66 +36,7 @@ CURVES = {  # title -> what of metrics.jsonl, and the unit
     "Throughput": (("speed/images_per_s",), "images/s"),
     "Waiting for data": (("speed/data_wait_share",), "share of a step"),
 }
-STEP_MM = 4.0  # edges that are drawn
 SURFACES = ("normal_mean_deg", "normal_median_deg", "normal_within_11", "chamfer_mm", "f_score@1mm", "f_score@2mm", "f_score@5mm", "f_score@10mm")
-
-
-@dataclass(frozen=True)
-class Told:
-    """What is on record of a run: its folder, run.json, what to call it, logged lines, and evaluation.json with null as NaN."""
-
-    run: Run
-    name: str
-    lines: list[dict[str, Any]]
-    evaluation: dict[str, Any]
-
-    @property
-    def row(self) -> str:
-        """The adapter's own row."""
-        return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and not row.endswith("-aligned"))
-
-    def basis(self, row: str) -> str:
-        """What a fixed row follows from besides its name and the images: the base model, and how its output becomes millimetres."""
-        names = ("near_mm", "far_mm", "target") if row.startswith("constant") else self.evaluation["adapter"].keys() - {"step", "epoch", "eval_loss"}
-        return json.dumps({name: self.evaluation["adapter"][name] for name in sorted(names)})
-
-
-def told(folder: Path, name: str) -> Told:
-    """ValueError where the run or its evaluation is missing, or the evaluation is of another adapter than best/ now."""
-    run, path = open_run(folder), folder / "evaluation.json"
-    if not path.exists():
-        raise ValueError(f"{folder}: not evaluated yet; first `python launch/evaluate.py --run {folder}`")
-    try:
-        evaluation = json.loads(path.read_text())
-        evaluation |= {name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")}
-        adapter, _, _, _ = evaluation["adapter"], evaluation["settings"]["tread_limit"], evaluation["data_sha256"], evaluation["device"]
-        found = Told(run, name, _logged(folder / "metrics.jsonl"), evaluation)
-        found.row
-    except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
-        raise ValueError(f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again") from None
-    if adapter != json.loads(json.dumps(asdict(read_record(folder / "best")))):
-        raise ValueError(f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again")
-    return found
-
-
-def _logged(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that a crash cut off is left out, none where the file is missing."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(dict(json.loads(line)))
-        except (TypeError, ValueError):
-            continue
-    return [line for line in lines if "step" in line]
-
-
-def _numbers(value: Any) -> Any:
-    """Where JSON has null for a number that was not finite, NaN."""
-    if isinstance(value, dict):
-        return {name: _numbers(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_numbers(one) for one in value]
-    return math.nan if value is None else value
 
 
 def run_report(folders: list[Path], most_images: int = 3) -> str:
@@ -273,114 +201,3 @@ def provenance(runs: list[Told]) -> str:
     ):
         lines.append([name, *(value(run) for run in runs)])
     return table(["", *(run.name for run in runs)], lines, words=True)
-
-
-# ------------------------------------------------------------------------------------------------------- images
-
-
-def images(runs: list[Told], most: int) -> str:
-    """The best, median and worst of the first run, by RMSE."""
-    quiet()
-    first, parts = runs[0], []
-    keys, errors = first.evaluation["images"][first.row]["keys"], first.evaluation["images"][first.row]["values"]["rmse_mm"]
-    order = [i for i in np.argsort(errors).tolist() if not math.isnan(errors[i])]
-    chosen = dict(zip(("best", "median", "worst"), (order[0], order[len(order) // 2], order[-1]))) if len(order) > 2 else dict(zip(("best", "worst"), order))
-    given, split = first.evaluation["settings"]["data"], first.evaluation["split"]
-    data = replace(first.run.data, data=tuple(given), weights=()) if given else first.run.data
-    dataset, device = open_dataset(data), pick_device()
-    if dataset.sha256 != first.evaluation["data_sha256"]:
-        raise ValueError(f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python launch/evaluate.py --run {first.run.folder}` again")
-    loader = Loader(dataset, data, device=device)
-    numbers = {keys[i]: i for i in list(chosen.values())[:most]}
-    place = {}
-    for number in range(dataset.count(split)):
-        ref = dataset.find(split, number)[1]
-        place |= {key: number for key in (ref.stem, ref.key) if key in numbers}
-    predicted: dict[str, list[np.ndarray]] = {key: [] for key in numbers}
-    for run in tqdm(runs, "predicting images", leave=False, disable=not sys.stderr.isatty()):
-        model, record = load_adapter(run.run.folder / "best")
-        model.to(device)
-        for key in numbers:
-            batch = loader.samples(split, [place[key]]).to(device)
-            with torch.no_grad():
-                predicted[key].append(depth_from_target(network(model)(batch), record.bounds)[0].cpu().numpy())
-    for word, i in list(chosen.items())[:most]:
-        key = keys[i]
-        batch = loader.samples(split, [place[key]]).to("cpu")
-        parts.append(f"<h3>{html.escape(word)}: {html.escape(key)}, RMSE {errors[i]:.1f} mm</h3>")
-        parts.append(one_image(runs, dataset, place[key], batch.rgb[0].numpy(), batch.depth_mm[0].numpy(), batch.mask[0].numpy(), predicted[key]))
-    return paragraph(f"The best, the median and the worst image of {first.name}, by RMSE. Error is prediction - truth: red is too far. Edges are steps of more than {STEP_MM:g} mm beyond the slope.") + "".join(parts)
-
-
-def one_image(runs: list[Told], dataset: Dataset, number: int, rgb: np.ndarray, truth: np.ndarray, mask: np.ndarray, predictions: list[np.ndarray]) -> str:
-    known = truth[mask]
-    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
-    panels = [picture(rgb, "RGB, as the network sees it"), picture(_colors(np.where(mask, truth, np.nan), low, high), f"truth, {low:.0f} mm (red) .. {high:.0f} mm (blue); grey: not measured")]
-    for run, pred in zip(runs, predictions):
-        off = np.where(mask, pred - truth, np.nan)
-        limit = max(float(np.nanpercentile(np.abs(off), 95)), 0.1)
-        title = f"{run.name}: " if len(runs) > 1 else ""
-        panels.append(picture(_colors(pred, low, high), f"{title}prediction, same colours"))
-        panels.append(picture(_colors(off, -limit, limit, SIGNED), f"{title}error, -{limit:.1f} mm (blue) .. +{limit:.1f} mm (red)"))
-        panels.append(picture(overlay(rgb, truth, pred, mask), f"{title}edges: green in both, orange in truth only, blue in the prediction only"))
-    meta = dataset.meta(run.evaluation["split"], number)
-    label = decode_label(meta["grooves"]) if "grooves" in meta else None
-    return grid(panels) + '<br>' + grid([cut(runs, truth, mask, predictions, label)])
-
-
-def _colors(image: np.ndarray, low: float, high: float, colormap=NEAR_TO_FAR) -> np.ndarray:
-    """(H, W) mm as (H, W, 3) uint8; NaN is grey."""
-    shown = np.ma.masked_invalid((image - low) / max(high - low, 1e-9))
-    return (colormap(shown)[..., :3] * 255).astype(np.uint8)
-
-
-def overlay(rgb: np.ndarray, truth: np.ndarray, pred: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture in grey at the truth's size with both maps' edges on it."""
-    grey = np.asarray(Image.fromarray(rgb).convert("L").resize(truth.shape[::-1]))
-    shown = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
-    lines = []
-    for z_mm in (pred, truth):
-        edge = np.zeros(truth.shape, bool)
-        for jumps in jumps_of(z_mm.astype(np.float64), mask):
-            where = np.abs(jumps) > STEP_MM
-            edge[: where.shape[0], : where.shape[1]] |= where
-        lines.append(edge)
-    p, g = (ndimage.binary_dilation(edge) for edge in lines)
-    for where, color in ((g & ~p, (255, 140, 0)), (p & ~g, (70, 140, 255)), (p & g, (60, 220, 110))):
-        shown[where] = color
-    return shown
-
-
-def cut(runs: list[Told], truth: np.ndarray, mask: np.ndarray, predictions: list[np.ndarray], label: np.ndarray | None) -> str:
-    """Truth and predictions along one row: through the most grooves where they are known, else through the nearest surface."""
-    row, first, last = cut_place(truth, mask, label)
-    columns = np.arange(first, last)
-    fig, (whole, shape) = axes(f"Cut along row {row}", "column, pixels", "depth, mm", 5.0, rows=2)
-    fig.set_size_inches(9.2, 5.0)
-    shape.set_title("The same, each less its own running median", fontsize=10, color=INK)
-    lines = [("truth", np.where(mask[row], truth[row], np.nan)[first:last], INK), *((run.name, pred[row, first:last], color) for run, pred, color in zip(runs, predictions, cycle(SERIES)))]
-    for name, z, color in lines:
-        known = np.isfinite(z)
-        whole.plot(columns, z, color=color, linewidth=1.2, label=name)
-        if known.any():
-            filled = np.interp(columns, columns[known], z[known])
-            shape.plot(columns, np.where(known, filled - ndimage.median_filter(filled, max(len(columns) // 6, 3)), np.nan), color=color, linewidth=1.2)
-    shape.set_ylim(-12, 12)
-    for ax in (whole, shape):
-        if label is not None:
-            ax.fill_between(columns, 0, 1, where=label[row, first:last] > 0, transform=ax.get_xaxis_transform(), color=INK, alpha=0.1, linewidth=0, label="grooves")
-        ax.invert_yaxis()
-    legend(whole)
-    through = ": through the tread that shows most grooves there; below, within 12 mm, whether the grooves are in the prediction" if label is not None and label.any() else ""
-    return drawing(fig, f"Truth and prediction in mm along row {row}, columns {first} to {last}{through}. Near is up.")
-
-
-def cut_place(truth: np.ndarray, mask: np.ndarray, label: np.ndarray | None) -> tuple[int, int, int]:
-    """Row, first and last column of the cut: a third of the picture wide."""
-    width = max(truth.shape[1] // 3, 2)
-    wanted = mask & (label > 0) if label is not None and (mask & (label > 0)).any() else mask & (truth < np.percentile(truth[mask], 20)) if mask.any() else mask
-    starts = np.count_nonzero(np.diff(wanted.astype(np.int8), axis=1) == 1, axis=1) if label is not None and label.any() else wanted.sum(axis=1)
-    row = int(np.argmax(starts * 1000 + wanted.sum(axis=1)))
-    hits = np.convolve(wanted[row], np.ones(width), "valid")
-    first = int(np.argmax(hits))
-    return row, first, first + width

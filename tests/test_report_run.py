@@ -1,12 +1,69 @@
-"""Several runs on one page, and compared: each under its own name, and no row passed off as another run's."""
+"""tools/report.py run: what the page says of one run and of several, that it needs nothing else, and what is said when there is none."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from ranks import command
-from test_report import read, run  # noqa: F401
+from pages import read
+from ranks import command, make_model, make_shards, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    data = make_shards(folder)
+    assert train(data, folder / "run", "--epochs", 2, "--model", make_model(folder / "dav2"), "--pictures", 0).code == 0
+    assert command("launch/evaluate.py", "--run", folder / "run", "--workers", 1).code == 0
+    return folder / "run"
+
+
+def test_a_runs_page_has_its_numbers_and_stands_alone(run):
+    done = command("tools/report.py", "run", run)
+    assert done.code == 0 and f"written to {run}/report.html" in done.out, done
+    text, evaluation = read(run / "report.html"), json.loads((run / "evaluation.json").read_text())
+    for row, means in evaluation["rows"].items():
+        assert row in text and f"{means['rmse_mm']:.2f}" in text
+        low, high = evaluation["intervals"][row]["rmse_mm"]
+        assert f"{low:.2f}..{high:.2f}" in text
+    worst = max(zip(evaluation["images"]["adapter, epoch 2"]["values"]["rmse_mm"], evaluation["images"]["adapter, epoch 2"]["keys"]))
+    assert f"worst: {worst[1]}, RMSE {worst[0]:.1f} mm" in text
+    for section in ("Result", "Near and far", "Edges and surfaces", "Images", "Curves", "Reliability", "How it was made"):
+        assert section in text
+    assert evaluation["data_sha256"][:16] in text and "Learning rate" in text and "Cut along row" in text
+
+
+def test_several_runs_stand_side_by_side_and_a_restart_is_told(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    record = json.loads((other / "run.json").read_text())
+    assert [start["step"] for start in record["starts"]] == [0]
+    record["starts"].append({"step": 3, "time": "later"})
+    (other / "run.json").write_text(json.dumps(record))
+    done = command("tools/report.py", "run", run, other, "--out", tmp_path / "both.html")
+    text = read(tmp_path / "both.html")
+    assert done.code == 0 and "2 (again at step 3)" in text and "other: adapter, epoch 2" in text and "run: adapter, epoch 2" in text
+    assert "no difference shown" in text or "too few images" in text
+
+
+def test_what_is_missing_is_one_clear_line(run, tmp_path):
+    (line,) = command("tools/report.py", "run").errors
+    assert "RUNS is missing" in line
+    (line,) = command("tools/report.py", "rnu", run).errors
+    assert "expected `run` or `data`; did you mean run?" in line
+    (line,) = command("tools/report.py", "data", tmp_path / "absent").errors
+    assert "no such folder" in line
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    (bare / "evaluation.json").unlink()
+    (line,) = command("tools/report.py", "run", bare).errors
+    assert f"python launch/evaluate.py --run {bare}" in line
+    (bare / "evaluation.json").write_text("{")
+    (line,) = command("tools/report.py", "run", bare).errors
+    assert "not what launch/evaluate.py writes" in line
+
+
+# ------------------------------------------------------------------------------------------------ several runs
 
 
 @pytest.fixture
@@ -46,3 +103,36 @@ def test_fixed_rows_that_differ_stand_each_under_its_runs(run, tmp_path):
         assert f"{rows[mine]['rmse_mm']:.2f}" in text and f"{others[theirs]['rmse_mm']:.2f}" in text
     assert command("tools/report.py", "run", run, same, "--out", tmp_path / "page.html").code == 0
     assert "run, same:" not in read(tmp_path / "page.html"), "what all share needs no name"
+
+
+# ------------------------------------------------------------------------------------------------ what would break a page
+
+
+def test_other_ranges_a_copied_run_and_a_strange_name_make_a_page(run, tmp_path):
+    odd = tmp_path / "$x{$y <b>"
+    shutil.copytree(run, odd, copy_function=shutil.copy)  # new times
+    (odd / "metrics.jsonl").write_text((odd / "metrics.jsonl").read_text() + '{"step": 9, "cut')
+    assert command("launch/evaluate.py", "--run", odd, "--workers", 1, "--bins-mm", "250,1000,2000").code == 0
+    done = command("tools/report.py", "run", odd, run, "--out", tmp_path / "page.html")
+    assert done.code == 0, done
+    text = read(tmp_path / "page.html")
+    assert "rmse_mm@1000-2000" in text and "$x{$y <b>" in text
+
+
+def test_numbers_of_an_older_adapter_or_of_other_data_are_refused(run, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    record = json.loads((other / "best/depthdist.json").read_text())
+    (other / "best/depthdist.json").write_text(json.dumps({**record, "step": record["step"] + 1}))
+    (line,) = command("tools/report.py", "run", other).errors
+    assert "of another adapter than the best now" in line
+    (other / "best/depthdist.json").write_text(json.dumps(record))
+    evaluation = json.loads((other / "evaluation.json").read_text())
+    (other / "evaluation.json").write_text(json.dumps({**evaluation, "data_sha256": "0" * 64}))
+    (line,) = command("tools/report.py", "run", other).errors
+    assert "the data changed since" in line
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(run):
+    (line,) = command("tools/report.py", "run", run, "--out", "/proc/nowhere/page.html").errors
+    assert "cannot be written" in line and "--out takes another file" in line
