@@ -36,6 +36,7 @@ GRID = (30, 48)  # of the map of holes
 THUMB = 240  # pixels wide
 FLYING_MM, FLYING_SHARE = 20.0, 0.02  # a pixel stands alone where no neighbour is nearer than both of these (mm, share of its depth)
 PLATEAU = 0.02  # share of one single depth value from which on it looks like a ghost plane
+WORST = 5  # captures named of those that have the same thing wrong
 BRIGHT, DARK = 250, 5  # grey levels that say nothing any more
 
 
@@ -219,29 +220,35 @@ def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: Bounds) 
 
 
 def suspects(found: list[Seen]) -> str:
-    """Captures with something odd, each named with the number that says so."""
+    """Captures with something odd, each named with the number that says so; of what many have, the worst."""
     usual = np.median([s.valid for s in found])
-    lines = []
+    lines: dict[str, list[tuple[float, str, str]]] = {}  # by kind: how bad, capture, words
     for s in found:
-        for odd, words in (
-            (s.flying > 0.005, f"{s.flying:.2%} of the measured pixels stand alone in space (flying pixels)"),
-            (s.plateau > PLATEAU, f"{s.plateau:.1%} of the measured pixels have the very same depth, {s.plateau_mm:.2f} mm (a ghost plane, or filled holes)"),
-            (s.bright > 0.05, f"{s.bright:.1%} of the picture is saturated"),
-            (s.dark > 0.5, f"{s.dark:.1%} of the picture is black"),
-            (s.luminance < 15 or s.luminance > 220, f"mean grey is {s.luminance:.0f} of 255"),
-            (s.valid < 0.5 * usual, f"only {s.valid:.1%} of the pixels are measured; usual is {usual:.1%}"),
-            (s.residual_px > 2, f"X and Y fit no pinhole camera: off by up to {s.residual_px:.1f} pixels"),
-            (s.far_mm > 10 * s.mean_mm, f"depth goes to {s.far_mm:.0f} mm, the mean is {s.mean_mm:.0f}"),
+        for kind, odd, bad, words in (
+            ("flying", s.flying > 0.005, s.flying, f"{s.flying:.2%} of the measured pixels stand alone in space (flying pixels)"),
+            ("plateau", s.plateau > PLATEAU, s.plateau, f"{s.plateau:.1%} of the measured pixels have the very same depth, {s.plateau_mm:.2f} mm (a ghost plane, or filled holes)"),
+            ("bright", s.bright > 0.05, s.bright, f"{s.bright:.1%} of the picture is saturated"),
+            ("dark", s.dark > 0.5, s.dark, f"{s.dark:.1%} of the picture is black"),
+            ("grey", s.luminance < 15 or s.luminance > 220, abs(s.luminance - 118), f"mean grey is {s.luminance:.0f} of 255"),
+            ("few", s.valid < 0.5 * usual, -s.valid, f"only {s.valid:.1%} of the pixels are measured; usual is {usual:.1%}"),
+            ("camera", s.residual_px > 2, s.residual_px, f"X and Y fit no pinhole camera: off by up to {s.residual_px:.1f} pixels"),
+            ("far", s.far_mm > 10 * s.mean_mm, s.far_mm / s.mean_mm, f"depth goes to {s.far_mm:.0f} mm, the mean is {s.mean_mm:.0f}"),
         ):
             if odd:
-                lines.append([s.name, words])
+                lines.setdefault(kind, []).append((bad, s.name, words))
+    rows = []
+    for kind in lines.values():
+        kind.sort(reverse=True)
+        rows += [[name, words] for _, name, words in kind[:WORST]]
+        if len(kind) > WORST:
+            rows.append([f"and {len(kind) - WORST} more of {len(found)}", f"down to: {kind[-1][2]}"])
     words = paragraph(
         f"Looked for: pixels alone in space ({FLYING_MM:g} mm and {FLYING_SHARE:.0%} of the depth off all neighbours), one depth shared by more than {PLATEAU:.0%} of a capture, saturated and black pictures, few measured pixels, "
         "X and Y that fit no pinhole, depths far beyond the rest. Metres instead of millimetres and flipped signs are rejected, see below."
     )
-    if not lines:
+    if not rows:
         return words + paragraph(f"Nothing was found in {len(found)} captures. Most flying pixels in one: {max(s.flying for s in found):.3%}.")
-    return words + table(["capture", "what"], lines[:200], words=True) + (paragraph(f"and {len(lines) - 200} more") if len(lines) > 200 else "")
+    return words + table(["capture", "what"], rows, words=True)
 
 
 def rejected(rejects: list[tuple[str, str]]) -> str:

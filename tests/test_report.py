@@ -48,6 +48,19 @@ def test_planted_faults_are_found_and_clean_captures_are_not_accused(tmp_path):
     assert "clean" not in text and text.count("stand alone in space (flying pixels)") == 1
 
 
+def test_of_what_many_captures_have_the_worst_are_named(tmp_path):
+    for i in range(9):
+        write_capture(tmp_path / f"raw/c{i}.png", tmp_path / f"raw/c{i}.npy", 3, (60, 80))
+        picture = np.full((60, 80, 3), 90, np.uint8)
+        picture[: 10 + 5 * i] = 255
+        Image.fromarray(picture).save(tmp_path / f"raw/c{i}.png")
+    assert command("tools/report.py", "data", tmp_path / "raw", "--workers", 1).code == 0
+    text = read(tmp_path / "raw-report.html").split("What looks wrong")[2].split("Rejected")[0]
+    shares = [f"{(10 + 5 * i) / 60:.1%} of the picture is saturated" for i in range(9)]
+    assert [share in text for share in shares] == [True, False, False, False, True, True, True, True, True], "the five worst, and the least"
+    assert f"and 4 more of 9 down to: {shares[0]}" in text
+
+
 def test_flying_pixels_are_those_alone_in_space():
     z = np.full((40, 50), 1000.0, np.float32)
     z[:, 25:] = 1500.0  # an edge is none
