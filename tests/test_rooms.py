@@ -144,6 +144,13 @@ def test_what_cannot_work_is_one_line(made, words, said):
         make_rooms.main([str(made), *SMALL, *words])
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "7"])
+def test_settings_that_cannot_be_read_are_one_line(tmp_path, text):
+    (tmp_path / "rooms.json").write_text(text)
+    with pytest.raises(ValueError, match="rooms.json: not what this command writes"):
+        make_rooms.main([str(tmp_path), *SMALL])
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files"):

@@ -61,7 +61,10 @@ def claim(out: Path, settings: rooms.Settings) -> None:
     """Note the settings in OUT/rooms.json, or ValueError where OUT holds something else; more scenes of the same kind are welcome."""
     wanted, path = config.as_dict(settings), out / "rooms.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (TypeError, ValueError) as err:
+            raise ValueError(f"{path}: not what this command writes ({err}); give a new or empty folder") from None
         if {**found, "scenes": 0} != {**wanted, "scenes": 0}:
             raise ValueError(f"{path}: made with other settings ({found}); give those, or another folder")
     elif out.exists() and any(out.iterdir()):

@@ -8,6 +8,7 @@ import numpy as np
 
 from depthdist.tires import tread
 from depthdist.tires.pile import upright
+from depthdist.tires.scene import camera_axes
 
 from .look import CLOUDS, Look
 from .shapes import BALL, BOX, CYLINDER, ROOM, World
@@ -141,16 +142,6 @@ def room(rng: np.random.Generator, camera: np.ndarray, away: float) -> tuple:
     top = max(camera[2], 0.6 * away) + rng.uniform(0.1, 1.2) * away
     middle = np.array([*(low + high) / 2, top / 2])
     return ROOM, (*(high - low) / 2, top / 2), np.eye(3), middle
-
-
-def camera_axes(forward: np.ndarray, roll: float) -> np.ndarray:
-    """The camera's X, Y, Z as columns, looking along `forward`, rolled by `roll` radians."""
-    z = forward / np.linalg.norm(forward)
-    x = np.cross(z, (0.0, 0.0, 1.0))
-    x /= np.linalg.norm(x)
-    y = np.cross(z, x)
-    c, s = math.cos(roll), math.sin(roll)
-    return np.stack([c * x + s * y, c * y - s * x, z], axis=1)
 
 
 def looks(rng: np.random.Generator, things: list[tuple], num_tires: int, reach_mm: float) -> Look:

@@ -10,7 +10,7 @@ import numpy as np
 from depthdist.tires.kernel import kernel
 from depthdist.tires.shade import blur, cloud, hashed
 
-from .shapes import ROOM, Hits, World
+from .shapes import Hits, World, lens_of
 
 PLAIN, CHECKS, STRIPES, CLOUDS, SPECKS, GRAIN = range(6)
 
@@ -49,7 +49,7 @@ def _mix(pattern, size, seed, x, y, z):
 @kernel
 def _paint(world, hits, look, hollow, color):
     height, width = hits.z.shape
-    c = world.camera
+    lens = lens_of(world)
     for v in range(height):
         for u in range(width):
             item = hits.item[v, u]
@@ -71,7 +71,9 @@ def _paint(world, hits, look, hollow, color):
             far = math.sqrt(lx * lx + ly * ly + lz * lz) + 1e-9
             lx, ly, lz = lx / far, ly / far, lz / far
             facing = max(nx * lx + ny * ly + nz * lz, 0.0) * hits.lit[v, u]
-            ex, ey, ez = turned_to_eye(c, x, y, z)
+            ex, ey, ez = lens[0] - x, lens[1] - y, lens[2] - z
+            size = math.sqrt(ex * ex + ey * ey + ez * ez) + 1e-9
+            ex, ey, ez = ex / size, ey / size, ez / size
             hx, hy, hz = lx + ex, ly + ey, lz + ez
             half = max((nx * hx + ny * hy + nz * hz) / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9), 0.0)
             shine = (0.02 * half**10 + 0.5 * gloss * half**60) * gloss * hits.lit[v, u]
@@ -84,17 +86,6 @@ def _paint(world, hits, look, hollow, color):
                 albedo = look.base[item, i] + mix * (look.other[item, i] - look.base[item, i])
                 albedo += dirt * (0.13 - 0.02 * i - albedo)
                 color[v, u, i] = albedo * (look.lamp[i] * arrives * facing + look.around[i] * open_sky * above) + look.lamp[i] * arrives * shine
-
-
-@kernel
-def turned_to_eye(c, x, y, z):
-    """The unit direction from a world point to the lens."""
-    a, b, d = c[0, 3], c[1, 3], c[2, 3]
-    ex = -(c[0, 0] * a + c[1, 0] * b + c[2, 0] * d) - x
-    ey = -(c[0, 1] * a + c[1, 1] * b + c[2, 1] * d) - y
-    ez = -(c[0, 2] * a + c[1, 2] * b + c[2, 2] * d) - z
-    size = math.sqrt(ex * ex + ey * ey + ez * ez) + 1e-9
-    return ex / size, ey / size, ez / size
 
 
 def paint(world: World, hits: Hits, look: Look) -> np.ndarray:

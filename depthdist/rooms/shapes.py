@@ -131,10 +131,17 @@ def shaded(world, o, d):
 
 
 @kernel
+def lens_of(world):
+    """Where the camera is, world frame."""
+    c = world.camera
+    return turned_back(c, (-c[0, 3], -c[1, 3], -c[2, 3]))
+
+
+@kernel
 def _see(world, fx, fy, cx, cy, hits):
     height, width = hits.z.shape
     c = world.camera
-    o = turned_back(c, (-c[0, 3], -c[1, 3], -c[2, 3]))  # the lens in the world's frame
+    o = lens_of(world)
     for v in range(height):
         for u in range(width):
             d = turned_back(c, ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1.0))

@@ -157,7 +157,7 @@ def pile(settings: Settings, session_id: int, pose: int) -> tuple[np.ndarray, np
     return tires[:count], np.array(grooves), turns[:count], places[:count], look
 
 
-def _axes(forward: np.ndarray, roll: float) -> np.ndarray:
+def camera_axes(forward: np.ndarray, roll: float) -> np.ndarray:
     """The camera's axes as columns, looking along `forward`, rolled by `roll` radians."""
     z = forward / np.linalg.norm(forward)
     x = np.cross(z, (0.0, 0.0, 1.0))
@@ -191,7 +191,7 @@ def view_of(settings: Settings, pair: Pair, top_mm: float) -> View:
     forward = np.array([math.cos(below) * math.sin(heading), math.cos(below) * math.cos(heading), -math.sin(below)])
     far = FARTHEST_MM if pair.pose == 1 else rng.uniform(3000, FARTHEST_MM)
     near = NEAREST_MM + (0 if pair.pose == 0 else rng.uniform(5, 90))
-    return View(place, _axes(forward, roll), far, near if pair.pose % 5 in (0, 3) else None)
+    return View(place, camera_axes(forward, roll), far, near if pair.pose % 5 in (0, 3) else None)
 
 
 def gripper(view: View, rng: np.random.Generator) -> np.ndarray:
