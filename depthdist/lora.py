@@ -89,11 +89,14 @@ def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel
 
 def whole(base: DepthModel) -> DepthModel:
     """`base` with every weight training that has a part in its output, in place."""
-    for module in base.net.modules():
+    for name, module in base.net.named_modules():
         if isinstance(module, Float32Conv2d):
             to_parameters(module)
-    for name, parameter in base.net.named_parameters():
-        parameter.requires_grad_(IDLE not in name and "mask_token" not in name)
+        elif name.endswith(IDLE):
+            to_buffers(module)
+        elif (token := module._parameters.pop("mask_token", None)) is not None:  # idle too; a parameter would be cut up under ZeRO 3, and saved empty
+            module.register_buffer("mask_token", token.data)
+    base.net.requires_grad_(True)
     return base
 
 
