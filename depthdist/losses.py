@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from depthdist.depth import Bounds, depth_from_target
 
 LOSSES: dict[str, Callable[..., Tensor]] = {}
+TAIL, LOW, HIGH = 0.02, 1.0, 9.0  # --relative: the share of pixels beyond each end of its range; within 0..10, about what published models give
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class LossSettings:
     "multiscale: how many scales; each takes every second pixel of the one before."
     silog_lambda: float = 0.5
     "silog: how much of the mean log ratio is forgiven; 0 none; 1 all, so that depth need be right only up to a factor."
+    relative: bool = False
+    "Ask for relative depth: each picture's truth is brought to one range, 1 to 9, whatever its scale and shift. For pretraining; l1 and multiscale fit."
 
     def weights(self) -> dict[str, float]:
         """Weight by loss name; ValueError for an unknown name or a weight that is no number."""
@@ -62,9 +65,11 @@ class LossSettings:
     def problems(self) -> list[str]:
         found = []
         try:
-            weights = self.weights().values()
-            if min(weights) < 0 or not any(weights):
+            weights = self.weights()
+            if min(weights.values()) < 0 or not any(weights.values()):
                 found.append(f"--loss {self.loss}: every weight must be >= 0 and one above 0")
+            if self.relative and (metric := sorted({"grad_mm", "grad_trusted", "silog"} & set(weights))):
+                found.append(f"--relative and --loss {self.loss}: {', '.join(metric)} need millimetres, which relative depth has none of; expected other losses")
         except ValueError as err:
             found.append(str(err))
         for name, right, expected in (
@@ -155,39 +160,28 @@ def silog(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bo
     return torch.where(perfect, 1.0, square).sqrt().masked_fill(perfect, 0.0)
 
 
-@loss("ssi")
-def ssi(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
-    """`l1` blind to scale and shift: both maps less their median over the mask, divided by their mean distance from it.
-
-    (MiDaS, Ranftl et al. 2020.) For pretraining on relative inverse depth: what a pixel is, not how far.
-    """
-    return _sum((_relative(pred, mask) - _relative(target, mask)).abs()) / _count(mask)
-
-
-@loss("ssi_grad")
-def ssi_grad(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
-    """`multiscale` of the two maps as `ssi` compares them (MiDaS, Ranftl et al. 2020)."""
-    return _steps(_relative(pred, mask), _relative(target, mask), mask, strides=[2**k for k in range(settings.scales)])
-
-
 def compute(settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, bounds: Bounds) -> dict[str, Tensor]:
     """Each named loss and their weighted sum "loss", (B,) float32 each. Inputs are raised to float32 first."""
     assert pred.shape == target.shape == mask.shape and mask.dtype == torch.bool, (pred.shape, target.shape, mask.shape, mask.dtype)
     pred, target = (torch.where(mask, values.float(), 0.0) for values in (pred, target))
     weights = settings.weights()
+    if settings.relative:
+        target = in_range(target, mask)
     parts = {name: LOSSES[name](pred, target, mask, settings, bounds) for name in weights}
     parts["loss"] = sum(weight * parts[name] for name, weight in weights.items())
     return parts
 
 
-def _relative(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` less their median over the mask, divided by their mean distance from it; 0 outside. A flat map stays 0."""
-    seen = torch.where(mask, values.detach(), torch.nan).flatten(1)
-    middle = seen.nanmedian(1)
-    at = middle.indices[:, None]  # the median is the value of one pixel, and its gradient goes there
-    away = torch.where(mask, values - values.flatten(1).gather(1, at)[:, None], 0.0)
-    spread = _sum(away.abs()) / _count(mask)
-    return away / torch.where(spread > 1e-6, spread, 1.0)[:, None, None]
+def in_range(target: Tensor, mask: Tensor) -> Tensor:
+    """Each picture's truth moved and scaled so that 2 % of its valid pixels lie below LOW and 2 % above HIGH, (B, H, W) float32.
+
+    What differs between pictures by a scale and a shift of 1/z alone becomes the same (MiDaS, Ranftl et al. 2020, does it to the
+    prediction too: then nothing holds its scale, and Adam walks off with it). A flat picture is LOW everywhere.
+    """
+    seen = torch.where(mask, target, torch.nan).flatten(1)
+    low, high = torch.nanquantile(seen, seen.new_tensor([TAIL, 1.0 - TAIL]), dim=1).nan_to_num()[..., None, None]
+    span = high - low
+    return torch.where(mask, LOW + (target - low) * ((HIGH - LOW) / torch.where(span > 1e-6, span, torch.inf)), 0.0)
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from depthdist.depth import Bounds, inverse_target
-from depthdist.losses import LOSSES, LossSettings, compute
+from depthdist.losses import LOSSES, LossSettings, compute, in_range
 
 SETTINGS = LossSettings()
 BOUNDS = Bounds(251.74, 3907.45)
@@ -74,21 +74,6 @@ def loop_silog(pred, target, mask, settings):
     return math.sqrt(max(sum(g * g for g in logs) / count - settings.silog_lambda * (sum(logs) / count) ** 2, 0.0))
 
 
-def relative(values, mask):
-    seen = sorted(v for v, m in zip(values.flat, mask.flat) if m)
-    middle = seen[(len(seen) - 1) // 2] if seen else 0.0
-    spread = sum(abs(v - middle) for v in seen) / max(len(seen), 1)
-    return (values - middle) / (spread if spread > 1e-6 else 1.0)
-
-
-def loop_ssi(pred, target, mask, settings):
-    return loop_l1(relative(pred, mask), relative(target, mask), mask, settings)
-
-
-def loop_ssi_grad(pred, target, mask, settings):
-    return loop_multiscale(relative(pred, mask), relative(target, mask), mask, settings)
-
-
 # The formulas in float64, one pixel at a time. A new loss is tested once its loop stands here.
 LOOPS = {
     "l1": loop_l1,
@@ -97,8 +82,6 @@ LOOPS = {
     "grad_trusted": loop_grad_trusted,
     "multiscale": loop_multiscale,
     "silog": loop_silog,
-    "ssi": loop_ssi,
-    "ssi_grad": loop_ssi_grad,
 }
 VARIED = [
     LossSettings(tau_mm=200.0),
@@ -375,14 +358,29 @@ def test_silog_forgives_its_share_of_a_wrong_scale(share):
     assert value("silog", pred, target, mask, silog_lambda=share).item() == pytest.approx(math.log(2) * math.sqrt(1 - share), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ssi", "ssi_grad"])
+@pytest.mark.parametrize("name", ["l1", "grad", "multiscale"])
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.7), (30.0, 0.0), (0.01, -0.02)])
-def test_a_relative_loss_is_blind_to_scale_and_shift_alone(name, scale, shift):
+def test_relative_depth_is_asked_for_whatever_the_truths_scale_and_shift(name, scale, shift):
     pred, target, mask = images(2)
-    plain, moved = value(name, pred, target, mask), value(name, scale * pred + shift, target, mask)
+    plain, moved = (value(name, pred, truth, mask, relative=True, gamma=0.0) for truth in (target, scale * target + shift))
     assert moved.tolist() == pytest.approx(plain.tolist(), rel=1e-3)
-    assert value(name, scale * target + shift, target, mask).tolist() == pytest.approx([0.0] * 3, abs=1e-3)
-    assert (value(name, -pred, target, mask) > plain).all()
+    assert not torch.allclose(value(name, 2 * pred, target, mask, relative=True, gamma=0.0), plain, rtol=1e-2), "nothing would hold the prediction's scale"
+
+
+@pytest.mark.parametrize("valid", [1.0, 0.7, 0.15])
+def test_the_relative_range_is_numpys_percentiles(valid):
+    _, target, mask = images(6, (3, 30, 40), valid)
+    found = in_range(target, mask)
+    for moved, truth, seen in zip(found.numpy(), target.double().numpy(), mask.numpy()):
+        low, high = np.percentile(truth[seen], [2, 98])
+        assert moved[seen] == pytest.approx(1 + 8 * (truth[seen] - low) / (high - low), abs=1e-4) and (moved[~seen] == 0).all()
+
+
+def test_a_flat_a_lone_and_an_unseen_picture_have_a_relative_truth_too():
+    target, mask = torch.full((3, 4, 5), 0.3), torch.ones(3, 4, 5, dtype=torch.bool)
+    mask[1], mask[2] = False, False
+    mask[1, 2, 2] = True
+    assert torch.equal(in_range(target, mask), mask.float())
 
 
 def test_silog_pulls_as_much_close_to_perfect_as_farther_off():
@@ -450,7 +448,7 @@ def test_the_default_is_the_recipes_loss():
         ({"loss": "l1=inf"}, "l1=inf"),
         ({"gamma": math.inf}, "--gamma is inf"),
         ({"loss": "l1=1,l1=2"}, "l1"),
-        ({"loss": "list"}, "there are l1, grad, grad_mm, grad_trusted, multiscale, silog, ssi, ssi_grad"),
+        ({"loss": "list"}, "there are l1, grad, grad_mm, grad_trusted, multiscale, silog"),
         ({"tau_mm": -1.0}, "--tau-mm is -1.0: expected >= 0"),
         ({"tau_mm": math.nan}, "--tau-mm is nan"),
         ({"trusted_radius": -1}, "--trusted-radius is -1: expected 0 to 64"),
@@ -458,6 +456,7 @@ def test_the_default_is_the_recipes_loss():
         ({"scales": 17}, "--scales is 17"),
         ({"silog_lambda": 1.5}, "--silog-lambda is 1.5: expected 0 to 1"),
         ({"silog_lambda": math.nan}, "--silog-lambda is nan"),
+        ({"relative": True, "loss": "l1=1,silog=1,grad_mm=2"}, "--relative and --loss l1=1,silog=1,grad_mm=2: grad_mm, silog need millimetres"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line_each(settings, said):

@@ -99,11 +99,11 @@ def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, bat
 
 
 def test_a_network_pretrained_here_is_a_base_model_for_the_next_run(data, model, batch4, tmp_path):
-    """--lora none with the relative losses learns, goes on where it stopped, and its best/ is what --model takes."""
+    """--lora none with a relative truth learns, goes on where it stopped, and its best/ is what --model takes."""
     from depthdist.model import load_base
 
     whole, run, lora = tmp_path / "whole", tmp_path / "run", tmp_path / "lora"
-    words = ["--model", model, "--lora", "none", "--loss", "ssi=1,ssi_grad=2", "--lr", 3e-3, "--schedule", "constant"]
+    words = ["--model", model, "--lora", "none", "--relative", "--loss", "l1=1,multiscale=2", "--lr", 3e-3, "--schedule", "constant"]
     assert train(data, whole, "--epochs", 4, *words, deepspeed=batch4).code == 0
     for epochs in (1, 4):
         assert train(data, run, "--epochs", epochs, *words, deepspeed=batch4).code == 0
