@@ -37,7 +37,7 @@ from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Scores, constant, n
 from depthdist.state import save_state
 from depthdist.stream import Batch, Loader, Packed
 from depthdist.tracker import Tracker
-from depthdist.world import StopRequest, World, from_all_ranks, sum_over_ranks
+from depthdist.world import StopRequest, World, from_all_ranks, from_rank_0, sum_over_ranks
 
 
 @dataclass
@@ -268,6 +268,7 @@ class Training:
     def finish(self) -> None:
         """Restore the best adapter from the disk, as a later user will, score it, and print the table."""
         state, run = self.state, self.run
+        from_rank_0(None)  # it may still be writing
         best, _ = load_adapter(run / "best")
         best.to(self.world.device)
         mean_mm = self.dataset.stats("train")["mean_mm"]
