@@ -1,9 +1,10 @@
 """Depth Anything V2 by name: the base model that `--model` means, frozen, and what training it takes.
 
 A hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the decoder starts fresh and is
-trained too), or `tiny`. network.py is what computes; lora.py chooses what trains.
+trained too), `built-in` (small, pretrained on renderings: its card is foundation/README.md), or `tiny` (random, for tests).
+network.py is what computes; lora.py chooses what trains.
 
-    model = load_base("tiny")
+    model = load_base("built-in")
     pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
 """
 
@@ -34,6 +35,7 @@ from depthdist.lora import respelled
 from depthdist.network import DepthModel, Float32Conv2d, Normalisation, to_buffers
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
+BUILT_IN = Path(__file__).with_name("foundation")  # what `--model built-in` is; tools/foundation.py made it
 PATCH = 14  # pixels: both sides of what the network sees are multiples of it
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
 # hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et al. 2024, its config files)
@@ -51,7 +53,7 @@ class ModelSettings:
     """Model"""
 
     model: str = DEFAULT_MODEL
-    "Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2 backbone), or `tiny`."
+    "Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2 backbone), `built-in` (small, pretrained on renderings), or `tiny` (random, for tests)."
     target: Literal["inverse", "linear"] = "inverse"
     "What is learned: normalised 1/depth, as the recipe has it, or normalised depth itself."
     upsampling: Literal["bicubic", "bilinear"] = "bicubic"
@@ -69,32 +71,34 @@ def load_base(name: str) -> DepthModel:
     """The frozen base model that `--model` names. ValueError says what was wrong and the ways out."""
     kind, path = model_kind(name), Path(name).expanduser()
     if kind == "tiny":
-        net, fresh, normalisation = _tiny(), True, IMAGENET
+        net, is_fresh, normalisation = _tiny(), True, IMAGENET
+    elif kind == "built-in":
+        net, is_fresh, normalisation = *_from_folder(BUILT_IN), _normalisation(BUILT_IN)
     elif kind == "folder":
-        net, fresh, normalisation = *_from_folder(path), _normalisation(path)
+        net, is_fresh, normalisation = *_from_folder(path), _normalisation(path)
         name = str(path.resolve())  # an adapter must find it from anywhere
     else:
-        net, fresh, normalisation = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
+        net, is_fresh, normalisation = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
     net.requires_grad_(False)
     reorder(net)
     for conv in (net.head.conv2, net.head.conv3):  # the head's last
         conv.__class__ = Float32Conv2d
         to_buffers(conv)
-    return DepthModel(net, name, fresh, normalisation)
+    return DepthModel(net, name, is_fresh, normalisation)
 
 
-def model_kind(name: str) -> Literal["tiny", "folder", "hub"]:
-    """What `--model` names, judged without loading it. ValueError where it is nothing of the three."""
+def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
+    """What `--model` names, judged without loading it. ValueError where it is nothing of these."""
     path = Path(name).expanduser()
-    if name == "tiny":
-        return "tiny"
+    if name in ("tiny", "built-in"):
+        return name
     if name.strip() and path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"--model {name}: expected a folder in Hugging Face format, with config.json")
         return "folder"
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and not path.exists():
         return "hub"
-    raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name) or `tiny`")
+    raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name), `built-in` or `tiny`")
 
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
@@ -107,7 +111,7 @@ def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
             raise ValueError(f"--model {name}: cannot be loaded: {' '.join(str(err).split())[:300]}") from err
         raise ValueError(
             f"--model {name}: the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160].rstrip()}). Ways out: "
-            f"`hf download {name}` on a machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face format; --model tiny"
+            f"`hf download {name}` on a machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face format; --model built-in"
         ) from err
     lacking = [k for k in info["missing_keys"] if "mask_token" not in k]
     if lacking:
@@ -143,7 +147,7 @@ def _from_folder(path: Path) -> tuple[nn.Module, bool]:
         raise ValueError(f"--model {path}: hidden_size is {hidden}; DA-V2 has decoders for {', '.join(map(str, DECODERS))}")
     layers, neck, fusion = DECODERS[hidden]
     backbone = _pretrained(path, Dinov2Backbone, out_indices=layers, reshape_hidden_states=False, apply_layernorm=True)
-    net = _fresh(backbone.config, neck, fusion)
+    net = fresh(backbone.config, neck, fusion)
     net.backbone.load_state_dict(backbone.state_dict())
     return net, True
 
@@ -165,7 +169,7 @@ def _normalisation(path: Path) -> Normalisation:
     return mean, std
 
 
-def _fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) -> nn.Module:
+def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) -> nn.Module:
     """A DA-V2 with random weights, always the same ones; the caller fills the backbone where it has weights."""
     config = DepthAnythingConfig(
         backbone_config=backbone,
@@ -200,7 +204,7 @@ def _tiny() -> nn.Module:
         image_size=224, patch_size=PATCH, hidden_size=96, num_attention_heads=3, num_hidden_layers=6,
         out_indices=[2, 3, 5, 6], reshape_hidden_states=False, apply_layernorm=True,
     )  # fmt: skip
-    return _fresh(backbone, [24, 48, 96, 96], 32, 16)
+    return fresh(backbone, [24, 48, 96, 96], 32, 16)
 
 
 def pick_device() -> torch.device:
@@ -244,9 +248,9 @@ def quiet() -> None:
 
 
 def reachable_model() -> str:
-    """DEFAULT_MODEL where the hub or its cache has it, else `tiny`."""
+    """DEFAULT_MODEL where the hub or its cache has it, else `built-in`."""
     cached = isinstance(try_to_load_from_cache(DEFAULT_MODEL, "model.safetensors"), str)
-    return DEFAULT_MODEL if cached or hub_answers() else "tiny"
+    return DEFAULT_MODEL if cached or hub_answers() else "built-in"
 
 
 if __name__ == "__main__":  # for launch/quickstart.sh: what this machine can do

@@ -27,7 +27,7 @@ from depthdist.float32 import Float32Check
 from depthdist.health import quarantined
 from depthdist.lora import trained_groups, with_lora
 from depthdist.microbatch import fits, largest, step_memory
-from depthdist.model import load_base, quiet
+from depthdist.model import PATCH, load_base, quiet
 from depthdist.options import GROUPS, RECIPES, Settings, check_together
 from depthdist.order import TrainPlan
 from depthdist.runs import RECORD, earlier_starts
@@ -105,6 +105,8 @@ def train(settings: Settings, world: World) -> None:
         check = Float32Check(model, loader.samples("val", [0]).to(world.device), bounds)
     rates = {"lora": settings.train.lr, "decoder": settings.train.decoder_lr or settings.train.lr}
     engine = Engine(model, ds_config, [(parameters, rates[name]) for name, parameters in trained_groups(model).items()], world, micro_batch)
+    if world.device.type == "cpu" and engine.precision == "bf16" and dataset.size[0] * dataset.size[1] <= 1000 * PATCH**2:
+        model.attend_plainly()
     if settings.engine.compile:
         model.compile()
     ema = Ema(settings.schedule.ema) if settings.schedule.ema else None

@@ -17,19 +17,19 @@ if [ -e $run/run.json ]; then # go on with the model it began with, whether the 
 fi
 capture=1200x1944 size=756x1260 epochs=15 lr=5e-5 # the recipe
 if [ "$device" != cuda ]; then
-    capture=300x486 size=154x252 epochs=8
-    echo "No GPU: pictures of $size instead of 756x1260 and other epochs than the recipe's 15: some minutes on 2 cores."
+    capture=600x972 size=154x252 epochs=8
+    echo "No GPU: pictures of 600x972 and less instead of 1200x1944, and other epochs than the recipe's 15: some minutes on 2 cores."
 fi
-if [ "$model" = tiny ]; then
-    epochs=30 lr=1e-3 # its decoder is fresh: it has all to learn
-    echo "The model hub cannot be reached: this trains the random built-in model 'tiny', which shows the way but knows nothing of depth."
+if [ "$model" = built-in ]; then
+    size=294x476 epochs=10 lr=1e-3 # it is small, and takes larger steps
+    echo "The model hub cannot be reached: this trains 'built-in', a small Depth Anything V2 pretrained on renderings (depthdist/foundation/README.md)."
 fi
 echo "device $device, model $model, pictures $size, $epochs epochs"
 
 raw=data/tires_raw data=data/tires
 run python tools/make_tires.py $raw --pairs 58 --size $capture --seed 0 --sheet
 run python tools/shard.py $raw $data --size $size
-run deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data $data --model $model --epochs $epochs --lr $lr --run $run
+run deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data $data --model $model --recipe near --lora linear --epochs $epochs --lr $lr --run $run
 unless_newer $run/evaluation.json $run/best/depthdist.json python launch/evaluate.py --run $run
 unless_newer $run/report.html $run/evaluation.json python tools/report.py run $run
 unless_newer $data-report.html $data/index.json python tools/report.py data $data

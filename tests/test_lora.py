@@ -14,7 +14,7 @@ from transformers import Dinov2Config
 
 from depthdist.dropout import SampleDropout, draw_keys
 from depthdist.lora import IDLE, LoraSettings, respelled, trained_groups, with_lora
-from depthdist.model import IMAGENET, _fresh, load_base
+from depthdist.model import IMAGENET, fresh, load_base
 from depthdist.network import DepthModel, Float32Conv2d, to_buffers, to_parameters
 
 pytestmark = [pytest.mark.usefixtures("quietly_on_one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -110,7 +110,7 @@ def test_a_decoder_that_trains_as_a_whole_gets_no_lora_besides(folder):
 
 def test_the_gated_mlp_of_the_giant_is_adapted_where_both_versions_have_the_layer(tmp_path):
     config = Dinov2Config(image_size=56, hidden_size=24, num_attention_heads=2, num_hidden_layers=4, out_indices=[1, 2, 3, 4], reshape_hidden_states=False, use_swiglu_ffn=True)
-    net = _fresh(config, [8, 8, 8, 8], 8, 8).requires_grad_(False)
+    net = fresh(config, [8, 8, 8, 8], 8, 8).requires_grad_(False)
     found = adapted(with_lora(DepthModel(net, "giant", True, IMAGENET), LoraSettings(lora="linear"), 0))
     assert {n.split("layer.0.")[1] for n in found if "layer.0." in n} == {"attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj", "mlp.down_proj"}
 

@@ -147,7 +147,7 @@ def test_a_broken_folder_is_one_line(case, broken):
 
 @pytest.mark.parametrize("name", ["no-such-model", "./a/b", "a/b/c", "/no/such/folder", "~/no-such-folder"])
 def test_a_name_that_is_nothing_is_one_line(name):
-    assert name in refused(name, "no such folder, and not a hub id (owner/name) or `tiny`")
+    assert name in refused(name, "no such folder, and not a hub id (owner/name), `built-in` or `tiny`")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_with_the_ways_out_and_at_once(monkeypatch):
@@ -155,7 +155,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_the_ways_out_and_at_once(
     started = time.monotonic()
     line = refused("nobody/no-such-model", "--model nobody/no-such-model")
     assert time.monotonic() - started < 5
-    assert all(part in line for part in ("hf download nobody/no-such-model", "HF_HOME", "--model FOLDER", "--model tiny")) and len(line) < 500
+    assert all(part in line for part in ("hf download nobody/no-such-model", "HF_HOME", "--model FOLDER", "--model built-in")) and len(line) < 500
 
 
 # ------------------------------------------------------------------------------------------------------- what it computes

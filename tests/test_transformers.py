@@ -1,4 +1,5 @@
-"""An adapter is plain peft under both namings of the attention layers: saved under transformers 5.23 or 4.57, it loads under either, and says the same.
+"""An adapter is plain peft under both namings of the attention layers, and a whole network a plain DA-V2: saved under transformers
+5.23 or 4.57, it loads under either, and says the same.
 
 tests/run.sh puts transformers 4.57 into .venv/transformers-4.57; everything else is shared.
 """
@@ -8,8 +9,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from captures import ROOT
 from ranks import ON_CPU, make_model
+
+from depthdist.model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
 PRESETS = {
@@ -21,6 +25,7 @@ PRESETS = {
     "targets": {"lora_targets": r".*\.(fc2|conv2)"},
     "calibrated": {"calibrated": True},
     "calibrated, conv": {"lora": "conv", "calibrated": True},
+    "the whole network": {"lora": "none"},
 }
 SAVE = """
 import sys, torch
@@ -51,8 +56,11 @@ from transformers import AutoModelForDepthEstimation
 pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
 found = {{"version": transformers.__version__, "base": AutoModelForDepthEstimation.from_pretrained({model!r}).eval()(pixel_values=pixels).predicted_depth.detach()}}
 for folder in Path({adapters!r}).glob("*/*"):
-    net = PeftModel.from_pretrained(AutoModelForDepthEstimation.from_pretrained({model!r}), folder).eval()
+    base = AutoModelForDepthEstimation.from_pretrained(folder if (folder / "model.safetensors").exists() else {model!r})
+    net = PeftModel.from_pretrained(base, folder).eval() if (folder / "adapter_config.json").exists() else base.eval()
     found[folder.parent.name, folder.name] = net(pixel_values=pixels).predicted_depth.detach()
+built_in = AutoModelForDepthEstimation.from_pretrained({built_in!r}).float().eval()
+found["built-in"] = built_in(pixel_values=pixels).predicted_depth.detach()
 torch.save(found, {out!r})
 """
 
@@ -67,21 +75,23 @@ def python(script, older):
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """What each adapter says: by whether it was loaded under the older, then by (under which it was saved, its name)."""
-    import torch
-
     assert OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
     folder = tmp_path_factory.mktemp("transformers")
     model, found = str(make_model(folder / "dav2")), {}
     for older in (False, True):
         python(SAVE.format(presets=PRESETS, model=model, out=str(folder / "adapters" / ("newer", "older")[older])), older)
     for older in (False, True):
-        python(LOAD.format(adapters=str(folder / "adapters"), model=model, out=str(folder / f"{older}.pt")), older)
+        python(LOAD.format(adapters=str(folder / "adapters"), model=model, built_in=str(BUILT_IN), out=str(folder / f"{older}.pt")), older)
         found[older] = torch.load(folder / f"{older}.pt")
     return found
 
 
 def test_both_versions_really_took_part(outputs):
     assert outputs[True]["version"].startswith("4.57.") and not outputs[False]["version"].startswith("4.")
+
+
+def test_the_built_in_foundation_says_the_same_under_both(outputs):
+    assert torch.equal(outputs[False]["built-in"], outputs[True]["built-in"]) and outputs[True]["built-in"].std() > 0.01
 
 
 @pytest.mark.parametrize("name", PRESETS)

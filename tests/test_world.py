@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from ranks import LAUNCHER, Launch, Typed, deepspeed_json, free_port, log, make_shards, on_srun, script
+from ranks import LAUNCHER, Launch, Typed, deepspeed_json, free_port, log, make_shards, on_ranks, on_srun, script
 
 from depthdist import config, slurm, world
 from depthdist.config import Stopped
@@ -253,6 +253,22 @@ def test_ranks_leave_together_and_none_is_taken_for_dead(tmp_path):
     assert [(rank.code, rank.err) for rank in done] == [(0, ""), (0, "")]
     (last_work, _), (first_work, left) = (map(float, rank.out.split()) for rank in done)
     assert first_work + 2 < last_work <= left
+
+
+def slow_to_write(*words):
+    """Training whose rank 0 takes seconds to write an adapter."""
+    import time
+
+    from depthdist import config, train, training
+
+    write = training.save_adapter
+    training.save_adapter = lambda *given: time.sleep(3) or write(*given)
+    config.command(lambda: train.main(list(words)))
+
+
+def test_the_best_adapter_is_scored_once_it_is_written(words, tmp_path):
+    done = on_ranks(2, slow_to_write, tmp_path, *words[1:], "--epochs", 1, "--run", tmp_path / "run").done()
+    assert done.code == 0 and "best adapter, epoch 1" in done.out, done
 
 
 def test_ranks_that_do_not_meet_say_where_they_waited(tmp_path):

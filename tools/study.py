@@ -5,6 +5,7 @@
     python tools/study.py sessions RAW                             # each session left out once: what a new day would give
     python tools/study.py splits RAW                               # the same data split at random and by session: how much a split flatters
     python tools/study.py ablations RAW                            # what the gradient loss and the pictures' size do
+    python tools/study.py foundation RAW --model built-in          # what the built-in's pretraining gives: the same run from random weights
 
 RAW is a folder of captures, as tools/shard.py takes it. Everything is kept under --out; what is finished there is not done again,
 so a study that was stopped goes on. Rows of untrained models are scored on each validation set that occurs.
@@ -102,6 +103,18 @@ def ablations(s: Study) -> Iterator[Run]:
     yield Run(f"pictures of {half}", f"--split session --size {half}", None, f"--recipe {s.recipe}")
 
 
+def foundation(s: Study) -> Iterator[Run]:
+    """LoRA alone on the base, and the same on the weights that the built-in's pretraining began with."""
+    from depthdist.checkpoint import save_whole
+    from tools.foundation import start
+
+    random = s.out / "start"
+    if not (random / "config.json").exists():
+        save_whole(start(0), {}, None, random)
+    yield Run(f"{s.model or 'the base'}, LoRA alone", "--split session", None, f"--recipe {s.recipe}")
+    yield Run("random weights, LoRA alone", "--split session", None, f"--recipe {s.recipe} --model {shlex.quote(str(random))}")
+
+
 def splits(s: Study) -> Iterator[Run]:
     yield from (Run(f"split {way}", f"--split {way}", None, f"--recipe {s.recipe}") for way in ("random", "session"))
 
@@ -144,7 +157,7 @@ def _sessions(s: Study) -> tuple[list[str], list[int]]:
     return stems, numbers
 
 
-WHAT = {"recipes": recipes, "curve": curve, "sessions": leave_one_out, "splits": splits, "ablations": ablations}
+WHAT = {"recipes": recipes, "curve": curve, "sessions": leave_one_out, "splits": splits, "ablations": ablations, "foundation": foundation}
 
 
 # ------------------------------------------------------------------------------------------------------- doing it

@@ -1,0 +1,129 @@
+"""The built-in foundation: what it is, that it sees depth, and that one command makes such a model from nothing."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from ranks import command, log, train
+from transformers import AutoImageProcessor, DepthAnythingForDepthEstimation
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))
+
+import foundation  # noqa: E402
+import make_tires  # noqa: E402
+
+from depthdist import rooms, tires  # noqa: E402
+from depthdist.align import aligned  # noqa: E402
+from depthdist.checkpoint import save_whole  # noqa: E402
+from depthdist.lora import LoraSettings, with_lora  # noqa: E402
+from depthdist.model import BUILT_IN, load_base  # noqa: E402
+
+SIZE = (224, 364)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """The network before pretraining, as a folder."""
+    folder = tmp_path_factory.mktemp("start") / "start"
+    save_whole(foundation.start(0), {}, None, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory):
+    """Shards of built-in captures of tires in a crate: 12 for training, 4 for validation."""
+    folder = tmp_path_factory.mktemp("captures")
+    make_tires.main([str(folder / "raw"), "--pairs", "16", "--size", "300x486", "--seed", "5"])
+    done = command("tools/shard.py", folder / "raw", folder / "data", "--size", "196x308", "--depth-size", "train", "--split", "random", "--val", 0.25)
+    assert done.code == 0, done.err
+    return folder / "data"
+
+
+def abs_rel(model, pairs):
+    """Mean AbsRel over (rgb, depth_mm) pairs, scale and shift of 1/depth fitted to each."""
+    found = []
+    for rgb, depth_mm in pairs:
+        truth = torch.from_numpy(np.ascontiguousarray(depth_mm))
+        with torch.no_grad():
+            pred = model.upsampled(model(torch.from_numpy(rgb)[None]), truth.shape)[0]
+        mask = torch.isfinite(truth)
+        away = aligned("disparity", 1.0 / pred.clamp(min=1e-3), truth, mask)
+        found.append(float(((away - truth).abs() / truth)[mask].mean()))
+    return sum(found) / len(found)
+
+
+def test_it_is_a_small_depth_anything_in_half_precision_with_its_card():
+    stored = load_file(BUILT_IN / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float16} and (BUILT_IN / "model.safetensors").stat().st_size <= 4_000_000
+    base = load_base("built-in")
+    trained, total = base.parameter_counts()
+    assert trained == 0 and 1e6 < total < 3e6 and not base.fresh_decoder and isinstance(base.head.activation2, torch.nn.ReLU)
+    model = with_lora(base, LoraSettings(), seed=0)
+    assert sum("lora_A" in name for name, _ in model.named_parameters()) == 36 and all("lora_" in n for n, p in model.named_parameters() if p.requires_grad)
+    card = (BUILT_IN / "README.md").read_text()
+    assert "tools/foundation.py" in card and "seed" in card and "license: apache-2.0" in card
+
+
+def test_plain_transformers_reads_it_alike():
+    rgb = rooms.render(rooms.Settings(1, SIZE, 98), 0).rgb
+    seen = AutoImageProcessor.from_pretrained(BUILT_IN)(rgb, return_tensors="pt")["pixel_values"]
+    assert seen.shape == (1, 3, *SIZE)
+    with torch.no_grad():
+        plain = DepthAnythingForDepthEstimation.from_pretrained(BUILT_IN, dtype=torch.float32).eval()(pixel_values=seen).predicted_depth
+        ours = load_base("built-in")(torch.from_numpy(rgb)[None])
+    assert (plain - ours).abs().max() < 1e-4 and 0 <= ours.min() and ours.max() < 20 and ours.std() > 0.5
+
+
+def test_it_sees_depth_in_scenes_and_captures_that_it_never_saw(start):
+    """The start, which knows nothing, gives what a constant gives: it shows that the alignment alone is not what sees."""
+    scenes = [rooms.render(rooms.Settings(8, SIZE, 99), i) for i in range(8)]
+    crates = [tires.render(tires.Settings(8, (294, 476), seed=31), i) for i in range(8)]
+    for pairs, better in (([(s.rgb, s.xyz[..., 2]) for s in scenes], 0.75), ([(c.rgb, c.xyz[..., 2]) for c in crates], 0.95)):
+        assert abs_rel(load_base("built-in"), pairs) < better * abs_rel(load_base(start), pairs)
+
+
+def test_a_few_steps_of_lora_alone_improve_it_on_held_out_captures_and_not_the_random_start(captures, start, tmp_path):
+    errors = {}
+    for name, model in (("built-in", "built-in"), ("start", start)):
+        assert train(captures, tmp_path / name, "--model", model, "--recipe", "near", "--lora", "linear", "--lr", 1e-3, "--epochs", 6).code == 0
+        errors[name] = [line["eval/rmse_mm"] for line in log(tmp_path / name, of="eval/rmse_mm")]
+    assert min(errors["built-in"]) < 0.93 * errors["built-in"][0]
+    assert min(errors["built-in"]) < 0.93 * min(errors["start"])
+
+
+def test_one_command_pretrains_such_a_model_from_nothing_and_goes_on_where_it_stopped(tmp_path):
+    words = [str(tmp_path), "--size", "56x84", "--small-scenes", "60", "--scenes", "50", "--small-epochs", "6", "--small-lr", "1e-3", "--epochs", "1", "--warmup", "2"]
+    foundation.main(words)
+    made = tmp_path / "foundation"
+    assert sorted(p.name for p in made.iterdir()) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    small, full = ([line["eval/loss"] for line in log(tmp_path / stage / "run", of="eval/loss")] for stage in ("small", "full"))
+    print(small, full)
+    assert min(small) < small[0] and len(full) == 2, "how well it learns is test_training's"
+    model = load_base(str(made))
+    outputs = torch.cat([model.raw(torch.from_numpy(rooms.render(rooms.Settings(20, (56, 84), 1), i).rgb)[None]).flatten() for i in range(20)])
+    assert -30 < outputs.min() and outputs.max() < 40 and outputs.std() > 0.3
+    card = (made / "README.md").read_text()
+    assert "| 28x42 | `--scenes 60 --size 42x63 --seed 0` | 59 + 1 |" in card and "disparity-aligned" in card and "tools/foundation.py OUT" in card
+    kept = [made / "model.safetensors", *(tmp_path / stage / "run/metrics.jsonl" for stage in ("small", "full"))]
+    before = [path.read_bytes() for path in kept]
+    foundation.main(words)
+    assert [path.read_bytes() for path in kept] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scenes", "10"], "--scenes is 10: expected >= 50"),
+        (["--small-epochs", "0"], "--small-epochs is 0"),
+        (["--ranks", "0"], "--ranks is 0"),
+        (["--size", "42x84"], "--size is 42x84: expected multiples of 28"),
+    ],
+)
+def test_settings_that_cannot_work_are_said_before_anything_is_made(tmp_path, words, said):
+    with pytest.raises(ValueError, match=said):
+        foundation.main([str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
