@@ -222,9 +222,16 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default is not dataclasses.MISSING else field.default_factory()
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help whose names, such as `built-in`, are never cut at a hyphen."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def _parser(description: str, epilog: str, groups: tuple[type, ...], kinds: dict[type, dict[str, Any]]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=description, epilog=epilog, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, epilog=epilog, allow_abbrev=False, formatter_class=_HelpFormatter
     )
     parser.error = lambda message: (_ for _ in ()).throw(SettingsError([message]))
     parser.add_argument("--config", metavar="FILE.json", help="settings by name, as a JSON object; flags win")
