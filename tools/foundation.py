@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def pretrain(out: Path, stage: Path, base: Path, size: Size, scenes: int, scene_seed: int, epochs: int, lr: float, s: Foundation) -> None:
-    """Scenes, their shards, a run on them that begins with `base`, and its scores, all in the folder `stage`."""
+    """Scenes, their shards, and a run on them that begins with `base`, all in the folder `stage`."""
     render = Size(3 * size.height // 2, 3 * size.width // 2)
     do("tools/make_rooms.py", stage / "rooms", "--scenes", scenes, "--size", render, "--seed", scene_seed)
     do("tools/shard.py", stage / "rooms", stage / "data", "--size", size, "--depth-size", "train", "--split", "random", "--val", 0.02, "--far", 30000, "--max-rejects", scenes // 100)
