@@ -5,7 +5,10 @@ import json
 import sys
 
 import pytest
+import torch
 from captures import ROOT, write_capture, write_raw
+
+from depthdist.model import load_base
 
 spec = importlib.util.spec_from_file_location("study", ROOT / "tools/study.py")
 study = sys.modules["study"] = importlib.util.module_from_spec(spec)
@@ -56,6 +59,15 @@ def test_the_first_few_of_the_curve_are_spread_over_the_sessions(raw):
     assert len({stem[:11] for stem in groups(run)["train"]}) == 2
 
 
+def test_the_foundation_is_beside_the_weights_that_its_pretraining_began_with(raw, tmp_path):
+    from tools import foundation
+
+    built_in, random = study.foundation(settings(raw, model="built-in", split="random", out=tmp_path))
+    assert built_in.train == "--recipe near" and built_in.shard == random.shard == "--split random" and built_in.row.startswith("built-in")
+    begun = load_base(random.train.split("--model ")[1])
+    assert all(torch.equal(a, b) for a, b in zip(begun.net.parameters(), foundation.start(0).net.parameters()))
+
+
 def test_one_session_alone_cannot_be_left_out(tmp_path):
     with pytest.raises(ValueError, match="4 captures of 1 session; expected captures of two or more"):
         list(study.leave_one_out(settings(write_raw(tmp_path / "raw", 4))))
@@ -65,8 +77,8 @@ def test_what_is_wrong_is_said_at_once():
     with pytest.raises(ValueError, match="'curv' is no study; expected recipes, curve, .*did you mean curve"):
         study.main(["curv"])
     with pytest.raises(ValueError) as err:
-        study.main(["curve", "--recipe", "far", "--epochs", "0", "--train-subset", "0,5"])
-    assert [line.split()[0] for line in str(err.value).splitlines()] == ["RAW", "--epochs", "--train-subset", "--recipe"]
+        study.main(["curve", "--recipe", "far", "--epochs", "0", "--train-subset", "0,5", "--split", "date"])
+    assert [line.split()[0] for line in str(err.value).splitlines()] == ["RAW", "--epochs", "--train-subset", "--split", "--recipe"]
 
 
 def test_a_study_done_to_the_end_goes_on_where_it_stopped_and_prints_its_rows(raw, tmp_path, capfd, monkeypatch):
@@ -82,7 +94,7 @@ def test_a_study_done_to_the_end_goes_on_where_it_stopped_and_prints_its_rows(ra
     last = out[out.rindex("rmse_mm@750-1500") :]
     assert last.count("\nuntrained  ") == 2, "one for each validation set"
     done = []
-    monkeypatch.setattr(study, "_do", lambda words: done.append([str(word) for word in words]))
+    monkeypatch.setattr(study, "do", lambda *words: done.append([str(word) for word in words]))
     study.main(words)
     again = capfd.readouterr().out
     assert again[again.rindex("rmse_mm@750-1500") :] == last

@@ -53,6 +53,7 @@ import torch, transformers
 from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForDepthEstimation
+from depthdist import rooms
 pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
 found = {{"version": transformers.__version__, "base": AutoModelForDepthEstimation.from_pretrained({model!r}).eval()(pixel_values=pixels).predicted_depth.detach()}}
 for folder in Path({adapters!r}).glob("*/*"):
@@ -60,7 +61,8 @@ for folder in Path({adapters!r}).glob("*/*"):
     net = PeftModel.from_pretrained(base, folder).eval() if (folder / "adapter_config.json").exists() else base.eval()
     found[folder.parent.name, folder.name] = net(pixel_values=pixels).predicted_depth.detach()
 built_in = AutoModelForDepthEstimation.from_pretrained({built_in!r}).float().eval()
-found["built-in"] = built_in(pixel_values=pixels).predicted_depth.detach()
+scene = torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 98), 0).rgb).permute(2, 0, 1)[None] / 255
+found["built-in"] = built_in(pixel_values=(scene - 0.45) / 0.225).predicted_depth.detach()
 torch.save(found, {out!r})
 """
 
@@ -91,7 +93,7 @@ def test_both_versions_really_took_part(outputs):
 
 
 def test_the_built_in_foundation_says_the_same_under_both(outputs):
-    assert torch.equal(outputs[False]["built-in"], outputs[True]["built-in"]) and outputs[True]["built-in"].std() > 0.01
+    assert torch.equal(outputs[False]["built-in"], outputs[True]["built-in"]) and outputs[True]["built-in"].std() > 0.5
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -15,7 +15,6 @@ What is finished is not done again: a run that was stopped goes on. `cp OUT/foun
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +34,13 @@ from depthdist.dataset import DataSettings, open_dataset
 from depthdist.model import IMAGENET, PATCH, fresh, quiet
 from depthdist.network import DepthModel
 from depthdist.stream import Loader
+from tools.steps import do, launcher
 
 LOW, HIGH = 0.5, 10.0  # what 0.1 % and 99.9 % of the output is brought to: about what the published models give
 LAYERS, HEADS, HIDDEN, MLP, NECK, FUSION, HEAD = 12, 2, 128, 2, [24, 48, 64, 64], 24, 16
+BATCH = 16
 DEEPSPEED = {
-    "train_batch_size": 16,
+    "train_batch_size": BATCH,
     "gradient_clipping": 1.0,
     "bf16": {"enabled": True},
     "zero_optimization": {"stage": 0},
@@ -79,6 +80,9 @@ class Foundation:
         found = [f"--{n.replace('_', '-')} is {getattr(self, n)}: expected >= {low}" for n, low in least.items() if getattr(self, n) < low]
         if self.size.height % (2 * PATCH) or self.size.width % (2 * PATCH):
             found.append(f"--size is {self.size}: expected multiples of {2 * PATCH}")
+        steps = min(self.small_epochs * (self.small_scenes * 49 // 50 // BATCH), self.epochs * (self.scenes * 49 // 50 // BATCH))
+        if not found and self.warmup >= steps:
+            found.append(f"--warmup is {self.warmup}: expected fewer than the {steps} optimizer steps that the shorter stage has")
         return found
 
 
@@ -105,18 +109,7 @@ def pretrain(out: Path, stage: Path, base: Path, size: Size, scenes: int, scene_
     do("tools/shard.py", stage / "rooms", stage / "data", "--size", size, "--depth-size", "train", "--split", "random", "--val", 0.02, "--far", 30000, "--max-rejects", scenes // 100)
     learn = ["--data", stage / "data", "--model", base, "--lora", "none", "--relative", "--loss", "l1=1,multiscale=2", "--epochs", epochs, "--lr", lr, "--warmup", s.warmup]
     learn += ["--flip", 0.5, "--exposure", 0.5, "--colour", 0.1, "--noise", 3, "--seed", s.seed, "--micro-batch", 8, "--watch-every", 0, "--log-every", 20, "--run", stage / "run"]
-    launcher = [Path(sys.executable).with_name("deepspeed"), *(["--num_accelerators", s.ranks] if s.ranks > 1 else [])]
-    do(*launcher, "launch/train.py", "--deepspeed", out / "deepspeed.json", *learn)
-
-
-def do(*words: object) -> None:
-    """Run a command, of Python where it is a script of ours, from the repository's root. ValueError where it fails."""
-    line = [str(word) for word in words]
-    if line[0].endswith(".py"):
-        line.insert(0, sys.executable)
-    print(f"$ {' '.join(line)}", flush=True)
-    if subprocess.run(line, cwd=ROOT).returncode:
-        raise ValueError(f"`{' '.join(line[-8:])}` failed; its error stands above. What is finished is kept: the same command goes on")
+    do(*launcher(s.ranks), "launch/train.py", "--deepspeed", out / "deepspeed.json", *learn)
 
 
 def start(seed: int) -> DepthModel:

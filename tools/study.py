@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from depthdist import config
 from depthdist.config import Size
 from depthdist.engine import EngineSettings
 from depthdist.pairs import find_pairs, sessions
+from tools.steps import do, launcher
 
 RECIPES = {
     "document": "--recipe document",
@@ -64,6 +64,8 @@ class Study:
     "Height and width of the pictures that the network sees."
     val: float = 0.2
     "Share of the captures for validation."
+    split: str = "session"
+    "How the captures are divided, where the study is not about it: session or random."
     train_subset: tuple[int, ...] = (5, 10, 20, 46)
     "curve: how many training captures each run gets, with commas between; each set holds the smaller ones."
     deepspeed: Path = Path("ds_configs/fp16.json")
@@ -80,6 +82,7 @@ class Study:
         found += [f"--{name} is {getattr(self, name)}: expected >= 1" for name in ("epochs", "ranks") if getattr(self, name) < 1]
         found += EngineSettings(self.deepspeed).problems()
         found += [f"--train-subset has {n}: expected >= 1" for n in self.train_subset if n < 1]
+        found += [] if self.split in ("session", "random") else [f"--split is {self.split}: expected session or random"]
         return found if self.recipe in ("document", "near") else [*found, f"--recipe is {self.recipe}: expected document or near"]
 
 
@@ -94,13 +97,13 @@ class Run:
 
 
 def recipes(s: Study) -> Iterator[Run]:
-    yield from (Run(row, "--split session", None, words) for row, words in RECIPES.items())
+    yield from (Run(row, f"--split {s.split}", None, words) for row, words in RECIPES.items())
 
 
 def ablations(s: Study) -> Iterator[Run]:
-    yield from (Run(row, "--split session", None, f"--recipe {s.recipe} {words}") for row, words in ABLATIONS.items())
+    yield from (Run(row, f"--split {s.split}", None, f"--recipe {s.recipe} {words}") for row, words in ABLATIONS.items())
     half = Size(*(side // 28 * 14 for side in s.size))
-    yield Run(f"pictures of {half}", f"--split session --size {half}", None, f"--recipe {s.recipe}")
+    yield Run(f"pictures of {half}", f"--split {s.split} --size {half}", None, f"--recipe {s.recipe}")
 
 
 def foundation(s: Study) -> Iterator[Run]:
@@ -111,8 +114,8 @@ def foundation(s: Study) -> Iterator[Run]:
     random = s.out / "start"
     if not (random / "config.json").exists():
         save_whole(start(0), {}, None, random)
-    yield Run(f"{s.model or 'the base'}, LoRA alone", "--split session", None, f"--recipe {s.recipe}")
-    yield Run("random weights, LoRA alone", "--split session", None, f"--recipe {s.recipe} --model {shlex.quote(str(random))}")
+    yield Run(f"{s.model or 'the base'}, LoRA alone", f"--split {s.split}", None, f"--recipe {s.recipe}")
+    yield Run("random weights, LoRA alone", f"--split {s.split}", None, f"--recipe {s.recipe} --model {shlex.quote(str(random))}")
 
 
 def splits(s: Study) -> Iterator[Run]:
@@ -204,25 +207,16 @@ def study(what: str, s: Study) -> dict[str, Any]:
             data.with_suffix(".csv").write_text("\n".join(["stem,group", *run.groups]) + "\n")
         if "--size" not in words:
             words += ["--size", s.size]
-        _do([sys.executable, "tools/shard.py", s.raw, data, *words])
-        ranks = ["--num_accelerators", s.ranks] if s.ranks > 1 else []
+        do("tools/shard.py", s.raw, data, *words)
         model = ["--model", s.model] if s.model else []
         train = [*(["--epochs", s.epochs] if "--epochs" not in run.train else []), *shlex.split(run.train), *shlex.split(s.train)]
-        _do([Path(sys.executable).with_name("deepspeed"), *ranks, "launch/train.py", "--deepspeed", s.deepspeed, "--data", data, *model, "--run", folder, "--pictures", 0, *train])
+        do(*launcher(s.ranks), "launch/train.py", "--deepspeed", s.deepspeed, "--data", data, *model, "--run", folder, "--pictures", 0, *train)
         evaluation = folder / "evaluation.json"
         if not evaluation.exists() or evaluation.stat().st_mtime < (folder / "best/depthdist.json").stat().st_mtime:
-            _do([sys.executable, "launch/evaluate.py", "--run", folder])
+            do("launch/evaluate.py", "--run", folder)
         found[run.row] = json.loads(evaluation.read_text())
     (out / "study.json").write_text(json.dumps({row: {name: content[name] for name in ("run", "data_sha256", "rows", "intervals")} for row, content in found.items()}, indent=1))
     return found
-
-
-def _do(words: list[Any]) -> None:
-    """Run a command from the repository's root; what it prints is shown. ValueError where it fails."""
-    line = [str(word) for word in words]
-    print(f"$ {shlex.join(line[1:] if line[0] == sys.executable else line)}", flush=True)
-    if subprocess.run(line, cwd=ROOT).returncode:
-        raise ValueError(f"`{shlex.join(line[-12:])}` failed; its error stands above. What is finished is kept: the same command goes on")
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
