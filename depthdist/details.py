@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from depthdist import edges, grooves, metrics, surfaces
+from depthdist.camera import pixel_rays
 from depthdist.dataset import Dataset
 from depthdist.grooves import Groove
 from depthdist.metrics import Metric
@@ -80,7 +81,7 @@ def measure(preds_mm: Mapping[str, Array], depth_mm: Array, mask: Array, meta: d
     values = {row: nothing | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm) for row, pred_mm in preds_mm.items()}
     rows = [row for row in preds_mm if row not in flat]
     found = {row: list[Groove]() for row in preds_mm}
-    preds, truth, rays = [preds_mm[row].astype(np.float64) for row in rows], depth_mm.astype(np.float64), surfaces.pixel_rays(meta, mask.shape)
+    preds, truth, rays = [preds_mm[row].astype(np.float64) for row in rows], depth_mm.astype(np.float64), pixel_rays(meta, mask.shape)
     measured = [edges.edge_metrics(preds, truth, mask)] + ([surfaces.surface_metrics(preds, truth, mask, rays)] if rays is not None else [])
     for of_rows in measured:
         for row, more in zip(rows, of_rows):

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from depthdist.camera import points
 from depthdist.metrics import Metric
-from depthdist.surfaces import points
 
 LIMIT_MM = 1.6  # legal tread depth of passenger cars in the EU (directive 89/459/EEC)
 FOUND = 0.5  # share of the true depth from which on a groove counts as found

@@ -121,7 +121,7 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
             rgb, xyz = read_pair(pair)
         except BadFile as err:
             return shown(err.path), err.reason
-        from depthdist.shards.writer import fit_intrinsics
+        from depthdist.camera import fit_intrinsics
 
         return look(pair.stem, "", session, np.asarray(rgb), xyz[..., 2], 1 if pair.grooves else 0, fit_intrinsics(xyz))
     import torch

@@ -1,6 +1,6 @@
 """Surfaces and points in space: what depth along the camera's own rays comes to.
 
-    rays = pixel_rays(intrinsics, (H, W))               # X / Z and Y / Z of every pixel
+    rays = pixel_rays(meta, (H, W))                     # X / Z and Y / Z of every pixel (camera.py)
     values, = surface_metrics([pred_mm], depth_mm, mask, rays)      # of several predictions, the truth's own points are sorted once
 
 Points of all maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64, mm.
@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from depthdist.camera import points
 from depthdist.metrics import Metric
 
 NEAR_MM = (1.0, 2.0, 5.0, 10.0)
 REACH = 2  # pixels to each side that a normal is taken from
 MOST_POINTS = 5_000  # of each map, evenly spread, whose nearest neighbours among all of the other map's are looked for
-FLAT_PX = 2.0  # residual up to which a fitted pinhole stands for the camera's own rays
 Array = np.ndarray
 
 
@@ -37,26 +36,6 @@ def _metrics() -> dict[str, Metric]:
 
 
 METRICS = _metrics()
-
-
-def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
-    """(H, W, 2) X / Z and Y / Z of a map of `size`; None where the camera is not known, or no pinhole to within FLAT_PX pixels.
-
-    meta  a sample's meta.json: `size` (height, width) of the capture, and `intrinsics` of it
-    """
-    k = meta.get("intrinsics")
-    if not k or k["max_residual_px"] > FLAT_PX:
-        return None
-    rays = np.empty((*size, 2))
-    (high, wide), middle = meta["size"], k["pixel_centre"]
-    rays[..., 0] = (((np.arange(size[1]) + middle) * wide / size[1] - k["cx"]) / k["fx"])[None, :]
-    rays[..., 1] = (((np.arange(size[0]) + middle) * high / size[0] - k["cy"]) / k["fy"])[:, None]
-    return rays
-
-
-def points(depth_mm: Array, rays: Array) -> Array:
-    """(..., 3) X, Y, Z in mm of depth (...) along `rays` (..., 2)."""
-    return np.concatenate([rays * depth_mm[..., None], depth_mm[..., None]], axis=-1)
 
 
 def surface_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array, rays: Array) -> list[dict[str, float]]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from depthdist import tires
+from depthdist.camera import pixel_rays
 from depthdist.grooves import METRICS, Groove, groove_depths, groove_metrics, summary
-from depthdist.surfaces import pixel_rays
 
 SIZE = (240, 320)
 RAYS = pixel_rays({"size": SIZE, "intrinsics": {"fx": 800.0, "fy": 800.0, "cx": 160.0, "cy": 120.0, "max_residual_px": 0, "pixel_centre": 0.5}}, SIZE)

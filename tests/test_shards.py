@@ -15,6 +15,7 @@ import pytest
 from captures import capture, write_capture, write_raw
 from PIL import Image
 
+from depthdist.camera import fit_intrinsics
 from depthdist.shards import pool
 from depthdist.config import SettingsError, Size, parse, sentences
 from depthdist.pairs import resize_rgb
@@ -24,7 +25,7 @@ from depthdist.shards.codec import decode_label, decode_sample, nearest, quantis
 from depthdist.shards.groups import choose, read_groups
 from depthdist.shards.index import read_index
 from depthdist.shards.verify import verify
-from depthdist.shards.writer import BIN, fit_intrinsics, merge_stats, write_shard
+from depthdist.shards.writer import BIN, merge_stats, write_shard
 
 SMALL = {"size": Size(28, 42), "workers": 1}
 

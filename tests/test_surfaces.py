@@ -8,7 +8,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from depthdist import surfaces
-from depthdist.surfaces import METRICS, NEAR_MM, angles_between, cloud_distances, normals, pixel_rays, points, surface_metrics
+from depthdist.camera import pixel_rays, points
+from depthdist.surfaces import METRICS, NEAR_MM, angles_between, cloud_distances, normals, surface_metrics
 
 SIZE = (40, 60)
 META = {"size": [40, 60], "intrinsics": {"fx": 80.0, "fy": 82.0, "cx": 30.0, "cy": 20.0, "max_residual_px": 0.01, "pixel_centre": 0.5}}
@@ -37,7 +38,7 @@ def test_rays_are_those_of_the_camera_at_any_size():
 
 def test_rays_of_a_rendered_capture_give_its_point_map(tmp_path):
     from depthdist import tires
-    from depthdist.shards.writer import fit_intrinsics
+    from depthdist.camera import fit_intrinsics
 
     capture = tires.render(tires.Settings(pairs=1, size=(90, 146)), 0)
     rays = pixel_rays({"size": [90, 146], "intrinsics": fit_intrinsics(capture.xyz)}, (90, 146))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import os
 import tarfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from depthdist.camera import fit_intrinsics
 from depthdist.config import Size
 from depthdist.duplicates import fingerprint
 from depthdist.pairs import BadFile, Pair, read_label, read_pair
@@ -72,31 +72,6 @@ class Job(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------- one sample
-
-
-def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] | None:
-    """The pinhole that the point map was made with, from least squares of column + 0.5 = fx X / Z + cx, and the same in y.
-
-    xyz (H, W, 3) mm. Pixel (0, 0) has its centre at (0.5, 0.5). `max_residual_px` is the largest error over the points
-    used; large, where the map is no pinhole's. None where fewer than two columns or rows are measured.
-    """
-    stride = max(1, math.isqrt(xyz.shape[0] * xyz.shape[1] // max_points))
-    some = xyz[::stride, ::stride].astype(np.float64)  # a grid over the whole picture
-    with np.errstate(invalid="ignore"):
-        rows, columns = np.nonzero((some[:, :, 2] > 0) & np.isfinite(some).all(axis=2))
-    points, rows, columns = some[rows, columns], rows * stride, columns * stride  # (N, 3), (N,), (N,)
-    found: dict[str, Any] = {}
-    residual = 0.0
-    for axis, pixel, focal, centre in ((0, columns + 0.5, "fx", "cx"), (1, rows + 0.5, "fy", "cy")):
-        ratio = points[:, axis] / points[:, 2]
-        if len(points) < 2 or np.ptp(ratio) < 1e-6 or np.ptp(pixel) < 1:
-            return None
-        spread = ((ratio - ratio.mean()) ** 2).sum()
-        slope = float(((ratio - ratio.mean()) * (pixel - pixel.mean())).sum() / spread)
-        offset = float(pixel.mean() - slope * ratio.mean())
-        residual = max(residual, float(np.abs(slope * ratio + offset - pixel).max()))
-        found |= {focal: round(slope, 4), centre: round(offset, 4)}
-    return {**found, "max_residual_px": round(residual, 4), "pixel_centre": 0.5}
 
 
 def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
