@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from tqdm import tqdm
 
 from depthdist import config
@@ -35,9 +38,12 @@ from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
 from depthdist.model import load_base, pick_device, quiet
 from depthdist.network import DepthModel
+from depthdist.pairs import read_rgb
+from depthdist.refine import WAYS as REFINED
+from depthdist.refine import Way, refined
 from depthdist.runs import Run, labels, open_run
 from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Row, constant, network, score_rows, table, untrained
-from depthdist.stream import Loader
+from depthdist.stream import Batch, Loader
 from depthdist.tables import details_table, groove_table
 from depthdist.tracker import write_json
 
@@ -58,6 +64,12 @@ class EvaluateSettings:
     "Samples at a time."
     align: tuple[str, ...] = ()
     "Also score the adapter with scale or scale and shift fitted to each image's truth: median, depth, disparity (with commas between)."
+    raw: Path | None = None
+    "Folder of the captures that the shards were made of: for --refine, which needs pictures at their full size."
+    refine: tuple[str, ...] = ()
+    "Also score the adapter with detail from the full picture, as launch/predict.py has it: guided, tiles (with commas between)."
+    flip: bool = False
+    "Also score the adapter averaged with the mirror image's prediction."
     details: bool = True
     "Also measure near and far apart, edges, surfaces and grooves; seconds an image at full size."
     workers: int = 0
@@ -72,6 +84,11 @@ class EvaluateSettings:
         if (self.run is None) == (self.compare is None):
             found.append("--run is missing: the folder of the run" if self.run is None else "--run and --compare: expected one of them")
         found += [f"--align is {way}: expected {', '.join(w for w in WAYS if w != 'none')}" for way in self.align if way not in WAYS or way == "none"]
+        found += [f"--refine is {way}: expected guided or tiles" for way in self.refine if way not in REFINED or way == "plain"]
+        if self.refine and self.raw is None:
+            found.append("--raw is missing: --refine needs the folder of the captures that the shards were made of")
+        if self.raw is not None and not self.raw.is_dir():
+            found.append(f"--raw {self.raw}: no such folder")
         if len(self.bins_mm) < 2 or self.bins_mm[0] < 0 or any(a >= b for a, b in zip(self.bins_mm, self.bins_mm[1:])):
             found.append(f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more rising depths >= 0, mm")
         if not 0 < self.tread_limit < math.inf:
@@ -93,9 +110,12 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     device = pick_device()
     model.to(device)
     loader, (baseline, mean_mm) = Loader(dataset, data, device=device), mean_depth(run, dataset, settings.split, record.bounds)
-    before, after, trained = beginning(model, record, device), network(model), f"adapter, epoch {record.epoch}"
+    before, after, trained = beginning(model, record, device), Clock(network(model)), f"adapter, epoch {record.epoch}"
     rows = {baseline: Row(constant(mean_mm, record.bounds)), UNTRAINED: Row(before), f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"), trained: Row(after)}
     rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
+    clocks = {trained: after} | ({f"{trained}, flip": Clock(network(model, flip=True))} if settings.flip else {})
+    clocks |= {f"{trained}, {way}": Clock(finer(model, way, dataset, settings.split, settings.raw)) for way in settings.refine}
+    rows |= {name: Row(clock) for name, clock in clocks.items()}
     batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
     shown = tqdm(batches, desc="scoring", total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
     details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers, flat=(baseline, UNTRAINED))
@@ -104,6 +124,8 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     intervals = {row: {name: interval(values) for name, values in scores.values.items()} for row, scores in found.items()}
     means = {row: scores.means() for row, scores in found.items()}
     print(f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider")
+    if len(clocks) > 1:
+        print("seconds an image (median over batches): " + ", ".join(f"{name} {median(clock.seconds):.2f}" for name, clock in clocks.items()))
     if settings.details:
         print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
         print(groove_table({row: summary([g for of_image in scores.grooves for g in of_image], settings.tread_limit) for row, scores in found.items()}, settings.tread_limit))
@@ -125,6 +147,40 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     write_json(run.folder / "evaluation.json", content)
     print(f"\nwritten to {run.folder}/evaluation.json")
     return content
+
+
+class Clock:
+    """A predictor that notes each batch's seconds an image."""
+
+    def __init__(self, predict: Predictor):
+        self.predict, self.seconds = predict, []
+
+    def __call__(self, batch: Batch) -> Tensor:
+        began = time.perf_counter()
+        found = self.predict(batch)
+        if found.device.type == "cuda":
+            torch.cuda.synchronize(found.device)
+        self.seconds.append((time.perf_counter() - began) / len(found))
+        return found
+
+
+def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) -> Predictor:
+    """Predictions with detail from the captures' own pictures under `raw`. ValueError where one is not there, or not of the truth's size."""
+
+    def one(pred: Tensor, number: int, size: tuple[int, int]) -> Tensor:
+        path = raw / str(dataset.meta(split, number).get("rgb", {}).get("path", ""))
+        if not path.is_file():
+            raise ValueError(f"--raw {raw}: it has no {path.relative_to(raw)}, which sample {number} of {split} was made of")
+        picture = torch.from_numpy(read_rgb(path)).to(pred.device)
+        if tuple(picture.shape[:2]) != size:
+            raise ValueError(f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards with depth at the camera's size")
+        return refined(way, model, pred, picture, model.upsampling)
+
+    def predict(batch: Batch) -> Tensor:
+        size = tuple(batch.depth_mm.shape[-2:])
+        return torch.stack([one(pred, number, size) for pred, number in zip(model(batch.rgb), batch.samples)])
+
+    return predict
 
 
 def beginning(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:

@@ -25,6 +25,7 @@ from depthdist.grooves import Groove
 from depthdist.losses import LossSettings, compute
 from depthdist.metrics import HEADLINE, METRICS, image_metrics
 from depthdist.network import DepthModel
+from depthdist.refine import mirrored
 from depthdist.stream import Batch
 
 UNTRAINED = "untrained"  # the model's row before training
@@ -67,9 +68,10 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else math.inf if known else math.nan
 
 
-def network(model: DepthModel) -> Predictor:
-    """Predictions of a model, brought to the truth's size."""
-    return lambda batch: model.upsampled(model(batch.rgb), batch.depth_mm.shape[-2:])
+def network(model: DepthModel, flip: bool = False) -> Predictor:
+    """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought to the truth's size."""
+    see = mirrored(model) if flip else model
+    return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
 
 
 def untrained(model: DepthModel) -> Predictor:

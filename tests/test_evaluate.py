@@ -100,7 +100,7 @@ def test_the_constant_row_is_what_numpy_makes_of_the_captures(one, data):
 def test_the_adapter_row_is_what_numpy_makes_of_the_predictions(one, run, data, tmp_path):
     """launch/predict.py writes depth for the raw pictures; nothing of our metrics is used."""
     pictures = [data.parent / f"raw/images/{stem}_color.png" for stem, _ in raw_truth(data)]
-    assert command("launch/predict.py", *pictures, "--run", run, "--out", tmp_path, "--no-figures").code == 0
+    assert command("launch/predict.py", *pictures, "--run", run, "--out", tmp_path, "--save", "npy").code == 0
     predicted = [np.load(tmp_path / f"{picture.stem}_depth.npy") for picture in pictures]
     compare(one[0]["adapter, epoch 1"], by_hand((p, z) for p, (_, z) in zip(predicted, raw_truth(data))), within_mm=0.04)
 
@@ -408,3 +408,34 @@ def test_the_report_shows_the_grooves(compared, tires_run):
     off = [g["depths"][1] - g["depths"][0] for g in v]
     assert f"<td>run1: adapter, epoch 1</td><td>{len(off)}</td><td>{np.mean(off):.2f}</td><td>{np.mean(np.abs(off)):.2f}</td>" in page
     assert "through the tread that shows most grooves" in page
+
+
+# ------------------------------------------------------------------------------------------------------- finer
+
+
+def test_rows_with_detail_from_the_full_picture_are_what_predict_writes(run, data, tmp_path):
+    raw = data.parent / "raw"
+    rows, out = evaluate(run, "--no-details", "--raw", raw, "--refine", "guided,tiles", "--flip")
+    plain, *finer = [name for name in rows if name.startswith("adapter")]
+    assert finer == [f"{plain}, flip", f"{plain}, guided", f"{plain}, tiles"] and f"seconds an image (median over batches): {plain} " in out
+    for words, name in ((["--refine", "guided"], finer[1]), (["--refine", "tiles"], finer[2]), (["--flip"], finer[0]), ([], plain)):
+        truths = dict(raw_truth(data))
+        pictures = [raw / f"images/{stem}_color.png" for stem in truths]
+        assert command("launch/predict.py", *pictures, "--run", run, "--out", tmp_path / name, "--save", "npy", *words).code == 0
+        wanted = by_hand([(np.load(tmp_path / name / f"{stem}_color_depth.npy"), truth) for stem, truth in truths.items()])
+        compare(rows[name], wanted, 0.06)
+    assert len({rows[name]["rmse_mm"] for name in (plain, *finer)}) == 4, "each does something"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--refine", "tiles"], "--raw is missing"),
+        (["--refine", "plain", "--raw", "."], "--refine is plain: expected guided or tiles"),
+        (["--refine", "tiles", "--raw", "no-such-folder"], "--raw no-such-folder: no such folder"),
+        (["--refine", "tiles", "--raw", "tests"], "--raw tests: it has no images/"),
+    ],
+)
+def test_detail_without_its_pictures_is_one_line(run, words, said):
+    (line,) = command("launch/evaluate.py", "--run", run, "--no-details", *words).errors
+    assert said in line

@@ -352,7 +352,7 @@ def test_linear_depth_and_bilinear_upsampling_are_learned_kept_and_used_by_every
     name = next(name for name in row["rows"] if name.startswith("adapter"))
     stems = row["images"][name]["keys"]
     pictures = [data.parent / f"raw/images/{stem}_color.png" for stem in stems]
-    assert command("launch/predict.py", *pictures, "--run", run, "--out", tmp_path / "out", "--no-figures").code == 0
+    assert command("launch/predict.py", *pictures, "--run", run, "--out", tmp_path / "out", "--save", "npy").code == 0
     for stem, rmse in zip(stems, row["images"][name]["values"]["rmse_mm"]):
         z = np.load(data.parent / f"raw/depth/{stem}_rawDepth.npy")[..., 2].astype(float)
         p = np.load(tmp_path / f"out/{stem}_color_depth.npy").astype(float)

@@ -1,0 +1,33 @@
+"""Coloured point clouds as .ply, binary: every viewer opens them.
+
+    write_ply(path, points(depth_mm, rays), rgb)
+
+x, y, z are float32 mm in the camera's frame, +Z away from the lens, +Y down; red, green, blue are bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
+
+
+def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> int:
+    """Write the points (..., 3) mm that are finite, with their colours (..., 3) uint8. How many there are."""
+    xyz, rgb = np.asarray(xyz, np.float32).reshape(-1, 3), np.asarray(rgb, np.uint8).reshape(-1, 3)
+    assert len(xyz) == len(rgb), (xyz.shape, rgb.shape)
+    there = np.isfinite(xyz).all(axis=1)
+    vertices = np.empty(int(there.sum()), VERTEX)
+    for axis, name in enumerate(("x", "y", "z")):
+        vertices[name] = xyz[there, axis]
+    for channel, name in enumerate(("red", "green", "blue")):
+        vertices[name] = rgb[there, channel]
+    kinds = {"f": "float", "u": "uchar"}
+    properties = "".join(f"property {kinds[VERTEX[name].kind]} {name}\n" for name in VERTEX.names)
+    header = f"ply\nformat binary_little_endian 1.0\ncomment millimetres, camera frame: x right, y down, z away from the lens\nelement vertex {len(vertices)}\n{properties}end_header\n"
+    with open(path, "wb") as file:
+        file.write(header.encode("ascii"))
+        file.write(vertices.tobytes())
+    return len(vertices)

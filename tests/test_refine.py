@@ -1,0 +1,106 @@
+"""Detail from the picture at its full size: where depth's edges come to lie, that no seam shows, and that nothing moves as a whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from depthdist.depth import upsample
+from depthdist.pairs import resize_rgb
+from depthdist.refine import guided, mirrored, places, refined, tiled
+
+
+def step(height, width, at):
+    """A picture, dark left of column `at` and light from it on, and depth with the same edge."""
+    picture = torch.full((height, width, 3), 40, dtype=torch.uint8)
+    picture[:, at:] = 210
+    return picture, torch.where(torch.arange(width) < at, 0.2, 0.6).expand(height, width)
+
+
+def test_guided_puts_an_edge_where_the_pictures_is():
+    picture, truth = step(80, 120, 61)
+    coarse = torch.nn.functional.avg_pool2d(truth[None, None], 4)[0, 0]  # (20, 30): the edge is somewhere within 4 pixels
+    plain, fine = upsample(coarse[None], (80, 120))[0], guided(coarse, picture)
+    near = slice(52, 70)
+    assert (fine - truth)[:, near].abs().mean() < 0.4 * (plain - truth)[:, near].abs().mean()
+    assert (fine.mean() - truth.mean()).abs() < 0.005
+
+
+def test_guided_leaves_depth_alone_where_the_picture_is_flat():
+    pred = torch.rand(20, 30, generator=torch.Generator().manual_seed(0))
+    fine = guided(pred, torch.full((80, 120, 3), 128, dtype=torch.uint8))
+    assert fine.std() < pred.std() and (fine.mean() - pred.mean()).abs() < 0.02
+
+
+@pytest.mark.parametrize(("length", "tile"), [(10, 10), (9, 10), (11, 10), (100, 10), (1944, 1260), (1200, 756), (757, 756)])
+def test_tiles_cover_everything_and_overlap_by_a_quarter(length, tile):
+    found = places(length, tile)
+    covered = np.zeros(length, int)
+    for start in found:
+        assert 0 <= start and (start + tile <= length or length < tile)
+        covered[start : start + tile] += 1
+    assert covered.all() and all(b - a <= 0.75 * tile + 1 for a, b in zip(found, found[1:]))
+
+
+def fitted(picture, size):
+    return torch.from_numpy(resize_rgb(picture.numpy(), size))
+
+
+def brightness(rgb):
+    """A network that sees brightness, up to a scale and shift of its own for each picture: as relative depth does."""
+    light = rgb.float().mean(-1) / 255
+    return 3.0 * light + 2.0 * light.amax((1, 2), keepdim=True)
+
+
+def test_tiles_add_detail_that_the_small_picture_has_lost_and_no_seam():
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (96, 144, 3)).astype(np.uint8))
+    size = (28, 42)
+    whole = upsample(brightness(fitted(noise, size)[None]), (96, 144))[0]
+    truth = noise.float().mean(-1) / 255
+    fine = tiled(brightness, whole, noise, size)
+
+    def fit(found):
+        return np.corrcoef(found.flatten().numpy(), truth.flatten().numpy())[0, 1]
+
+    assert fit(fine) > 0.9 > fit(whole) + 0.2
+    smooth = torch.linspace(0, 255, 144).round().to(torch.uint8)[None, :, None].expand(96, 144, 3)
+    whole = upsample(brightness(fitted(smooth, size)[None]), (96, 144))[0]
+    steps = tiled(brightness, whole, smooth, size).diff(dim=1)
+    assert steps.max() < 3 * steps.median() and steps.min() > 0, "a ramp stays a ramp"
+
+
+def test_a_picture_no_larger_than_the_networks_comes_back_as_it_was():
+    picture = torch.zeros(28, 42, 3, dtype=torch.uint8)
+    whole = torch.rand(28, 42)
+    assert tiled(brightness, whole, picture, (28, 42)) is whole
+
+
+def test_tiles_change_fine_relief_alone():
+    """A network that takes each tile for a bowl: the whole's own shape stays."""
+    picture = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (112, 168, 3)).astype(np.uint8))
+    bowl = torch.linspace(-1, 1, 28)[:, None].square() + torch.linspace(-1, 1, 42).square()
+    whole = torch.linspace(0, 1, 168).expand(112, 168)
+    found = tiled(lambda rgb: bowl.expand(len(rgb), 28, 42) + 0.01 * brightness(rgb), whole, picture, (28, 42))
+    assert (found - whole).abs().max() < 0.1
+
+
+def test_a_tile_that_says_the_opposite_is_flat_and_not_turned_inside_out():
+    picture = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (60, 90, 3)).astype(np.uint8))
+    whole = -picture.float().mean(-1) / 255
+    found = tiled(brightness, whole, picture, (28, 42))
+    assert found.std() < 0.3 * whole.std() and (found.mean() - whole.mean()).abs() < 0.02
+
+
+def test_the_mirror_image_averages_what_both_say():
+    rgb = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, 6, 8, 3)).astype(np.uint8))
+    lopsided = lambda x: x.float().mean(-1) + torch.arange(8)  # noqa: E731
+    assert torch.allclose(mirrored(lopsided)(rgb), rgb.float().mean(-1) + 3.5)
+
+
+@pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
+def test_every_way_has_the_pictures_size(way):
+    picture = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8)
+    pred = brightness(fitted(picture, (28, 42))[None])[0]
+    found = refined(way, brightness, pred, picture)
+    assert found.shape == (60, 90) and found.dtype == torch.float32 and torch.isfinite(found).all()
+    if way == "plain":
+        assert torch.equal(found, upsample(pred[None], (60, 90))[0])
