@@ -1,0 +1,116 @@
+"""launch/export.py: every form says what predict says, to people who have no depthdist."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from captures import capture
+from PIL import Image
+from ranks import command, make_model, make_shards, train
+
+from depthdist.depth import inverse_target
+from depthdist.outside import load_any
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+@pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
+def exported(request, tmp_path_factory):
+    """A run and what it was exported to, and the command's output."""
+    folder = tmp_path_factory.mktemp("export")
+    words = request.param.split()
+    assert train(make_shards(folder, 6), folder / "run", "--epochs", 1, "--model", make_model(folder / "dav2"), *words).code == 0
+    assert command("launch/evaluate.py", "--run", folder / "run", "--no-details").code == 0
+    done = command("launch/export.py", folder / "run", folder / "out")
+    assert done.code == 0, done
+    return folder / "run", folder / "out", done.out
+
+
+def predicted(run, tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    assert command("launch/predict.py", tmp_path / "a.png", "--run", run, "--out", tmp_path / "out", "--save", "npy").code == 0
+    return np.load(tmp_path / "out/a_depth.npy")
+
+
+def test_transformers_own_pipeline_says_the_same(exported, tmp_path):
+    from transformers import pipeline
+
+    run, out, _ = exported
+    rgb = capture(3, size=(90, 130))[0]
+    depth = predicted(run, tmp_path, rgb)
+    said = pipeline("depth-estimation", str(out / "model"), device="cpu")(Image.fromarray(rgb))["predicted_depth"]
+    _, record = load_any(str(run))
+    target, _ = inverse_target(torch.from_numpy(depth), record.bounds)
+    inside = (said > 0.01) & (said < 0.99)  # what lies beyond the bounds is cut off in mm
+    assert said.shape == depth.shape and inside.float().mean() > 0.2 and (said - target)[inside].abs().max() < 1e-4
+    low, scale = map(float, re.search(r"z = 1 / \(([\d.e+-]+) \+ d \* ([\d.e+-]+)\)", (out / "model/README.md").read_text()).groups())
+    assert np.abs(1 / (low + said.clamp(min=0).numpy() * scale) - depth).max() < 0.05, "the card's formula gives the millimetres"
+
+
+def test_an_exported_model_is_a_run_of_predict_and_a_base_to_go_on_from(exported, tmp_path):
+    run, out, _ = exported
+    rgb = capture(3)[0]
+    (tmp_path / "b").mkdir()
+    assert np.abs(predicted(run, tmp_path, rgb) - predicted(out / "model", tmp_path / "b", rgb)).max() < 0.01
+
+
+def test_onnx_says_the_millimetres_of_pictures_of_the_training_size(exported):
+    import onnxruntime
+
+    run, out, printed = exported
+    model, record = load_any(str(run))
+    rgb = np.stack([capture(i, size=tuple(record.size))[0] for i in range(3)])
+    with torch.no_grad():
+        from depthdist.depth import depth_from_target
+
+        wanted = depth_from_target(model(torch.from_numpy(rgb)), record.bounds).numpy()
+    for name, most in (("fp32", 0.01), ("fp16", 2.0)):
+        session = onnxruntime.InferenceSession(str(out / f"onnx/depth_{name}.onnx"), providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"rgb": rgb})
+        assert found.dtype == np.float32 and np.abs(found - wanted).max() < most
+        assert 0 < float(re.search(rf"depth_{name}.onnx: off by at most ([\d.]+) mm", printed)[1]) + 1e-3 < most
+    assert [d.name for d in session.get_inputs()] == ["rgb"] and wanted.std() > 1
+
+
+def test_the_bare_adapter_loads_with_plain_peft(exported):
+    from peft import PeftModel
+    from transformers import AutoModelForDepthEstimation
+
+    run, out, printed = exported
+    if not (run / "best/adapter_config.json").exists():
+        assert not (out / "adapter").exists() and "no adapter: the network trained as a whole" in printed
+        return
+    base = json.loads((out / "adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+    net = PeftModel.from_pretrained(AutoModelForDepthEstimation.from_pretrained(base), str(out / "adapter")).eval()
+    model, _ = load_any(str(run))
+    pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert (net(pixel_values=pixels).predicted_depth - model.net(pixel_values=pixels).predicted_depth).abs().max() < 1e-5
+
+
+def test_the_card_says_data_scores_with_intervals_bounds_and_licence(exported):
+    run, out, _ = exported
+    text = (out / "model/README.md").read_text()
+    head = dict(line.split(": ", 1) for line in text.split("---")[1].strip().splitlines())
+    evaluation, record = json.loads((run / "evaluation.json").read_text()), load_any(str(run))[1]
+    assert json.loads(head["pipeline_tag"]) == "depth-estimation" and json.loads(head["license"]) == "other"
+    row = next(name for name in evaluation["rows"] if name.startswith("adapter"))
+    line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
+    assert f"{evaluation['rows'][row]['rmse_mm']:.2f}" in line and "(" in line or evaluation["rows"][row]["images"] == 1
+    for fact in (f"{record.near_mm:.2f} mm", f"{record.far_mm:.2f} mm", "5 captures to train, 1 to validate", evaluation["data_sha256"], "Licence"):
+        assert fact in text, fact
+    assert str(run.parent) not in text, "no path of this machine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--forms", "model,onx"], "--forms has onx: expected model, adapter, onnx; did you mean onnx?"),
+        (["--far-mm", "3"], "--near-mm and --far-mm: expected both or neither"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(tmp_path, words, said):
+    (line,) = command("launch/export.py", tmp_path, tmp_path / "out", *words).errors
+    assert said in line
