@@ -44,5 +44,6 @@ Where to look
   $run/report.html                   the run: table with intervals, grooves, images, cuts, curves
   $data-report.html                      the data: depth, holes, sessions, near-twins, what looks wrong
   $run/evaluation.json               all numbers, of each image too
+  python launch/serve.py $run           a page: drop a picture, read and measure mm, turn it in 3-D
   tensorboard --logdir runs                    curves and pictures, at http://localhost:6006 (first: . .venv/bin/activate)
 END
