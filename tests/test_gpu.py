@@ -129,3 +129,22 @@ def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert max(line["eval/precision_mm"] for line in lines if "eval/precision_mm" in line) < 5
     assert sorted(line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line)[2] < 0.2
+
+
+@pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
+def test_predictions_are_those_of_the_cpu(way):
+    """Within what TF32 in the convolutions costs."""
+    import numpy as np
+
+    from depthdist import rooms
+    from depthdist.checkpoint import AdapterRecord
+    from depthdist.model import load_base
+    from depthdist.predict import Predictor
+    from depthdist.sources import Picture
+
+    model = load_base("built-in")
+    model.rescale(0.1, 0.0)  # 0 .. 10 to 0 .. 1
+    record = AdapterRecord("built-in", 300.0, 4000.0, 196, 308, *model.normalisation, step=0, epoch=0, eval_loss=0.0)
+    rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
+    cpu, gpu = (Predictor(model, record, device, way, flip=True)([Picture(rgb, (400, 640))])[0] for device in ("cpu", "cuda"))
+    assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 1 and np.abs(cpu - gpu).max() < 20
