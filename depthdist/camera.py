@@ -60,8 +60,8 @@ def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
     meta  a sample's meta.json: `size` (height, width) of the capture, and `intrinsics` of it
     """
     k = meta.get("intrinsics")
-    if not k or k["max_residual_px"] > FLAT_PX:
-        return None
+    if not isinstance(k, dict) or not {"fx", "fy", "cx", "cy", "pixel_centre", "max_residual_px"} <= k.keys() or k["max_residual_px"] > FLAT_PX:
+        return None  # others' shards may hold anything of that name
     rays = np.empty((*size, 2))
     (high, wide), middle = meta["size"], k["pixel_centre"]
     rays[..., 0] = (((np.arange(size[1]) + middle) * wide / size[1] - k["cx"]) / k["fx"])[None, :]

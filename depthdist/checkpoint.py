@@ -189,9 +189,10 @@ def read_record(folder: Path) -> AdapterRecord:
         raise ValueError(f"{path}: not an adapter's record ({err})") from None
 
 
-def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
+def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, AdapterRecord]:
     """The base model with the adapter of `folder` in it, in evaluation mode, on the CPU, in float32.
 
+    base    where the base model is now; by default where it was in training
     raises ValueError when something is missing, or when the adapter did not really enter the model: peft only warns then
     """
     record = read_record(folder)
@@ -199,7 +200,7 @@ def load_adapter(folder: Path) -> tuple[DepthModel, AdapterRecord]:
         model = load_base(str(folder))
         model.upsampling = record.upsampling
         return model.eval(), record
-    model = load_base(record.model)
+    model = load_base(base or record.model)
     try:
         model.net = PeftModel.from_pretrained(model.net, str(folder))
         stored = load_file(folder / WEIGHTS)

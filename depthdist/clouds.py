@@ -14,8 +14,13 @@ import numpy as np
 VERTEX = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
 
 
-def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> int:
-    """Write the points (..., 3) mm that are finite, with their colours (..., 3) uint8. How many there are."""
+def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> None:
+    """Write the points (..., 3) mm that are finite, with their colours (..., 3) uint8."""
+    path.write_bytes(as_ply(xyz, rgb))
+
+
+def as_ply(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
+    """The same file's bytes."""
     xyz, rgb = np.asarray(xyz, np.float32).reshape(-1, 3), np.asarray(rgb, np.uint8).reshape(-1, 3)
     assert len(xyz) == len(rgb), (xyz.shape, rgb.shape)
     there = np.isfinite(xyz).all(axis=1)
@@ -27,7 +32,4 @@ def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> int:
     kinds = {"f": "float", "u": "uchar"}
     properties = "".join(f"property {kinds[VERTEX[name].kind]} {name}\n" for name in VERTEX.names)
     header = f"ply\nformat binary_little_endian 1.0\ncomment millimetres, camera frame: x right, y down, z away from the lens\nelement vertex {len(vertices)}\n{properties}end_header\n"
-    with open(path, "wb") as file:
-        file.write(header.encode("ascii"))
-        file.write(vertices.tobytes())
-    return len(vertices)
+    return header.encode("ascii") + vertices.tobytes()

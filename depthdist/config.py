@@ -156,6 +156,14 @@ def field_names(*groups: type) -> set[str]:
     return {f.name for g in groups for f in dataclasses.fields(g)}
 
 
+def at_home(name: str) -> Path:
+    """The path; `~` or `~somebody` at its start is that person's home, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def near(name: str, known: list[str]) -> str:
     """`; did you mean ...?` for a name that is not among `known`, or nothing."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)

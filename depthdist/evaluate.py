@@ -11,6 +11,7 @@ RUN/evaluation.json gets everything: of each row the means, their intervals, the
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -38,7 +40,7 @@ from depthdist.intervals import interval
 from depthdist.metrics import BINS_MM
 from depthdist.model import load_base, pick_device, quiet
 from depthdist.network import DepthModel
-from depthdist.pairs import read_rgb
+from depthdist.pairs import open_rgb
 from depthdist.refine import WAYS as REFINED
 from depthdist.refine import Way, refined
 from depthdist.runs import Run, labels, open_run
@@ -168,10 +170,16 @@ def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) 
     """Predictions with detail from the captures' own pictures under `raw`. ValueError where one is not there, or not of the truth's size."""
 
     def one(pred: Tensor, number: int, size: tuple[int, int]) -> Tensor:
-        path = raw / str(dataset.meta(split, number).get("rgb", {}).get("path", ""))
+        source = dataset.meta(split, number).get("rgb")
+        if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
+            raise ValueError(f"--refine needs shards that say which pictures they were made of; sample {number} of {split} does not")
+        path = raw / source["path"]
         if not path.is_file():
-            raise ValueError(f"--raw {raw}: it has no {path.relative_to(raw)}, which sample {number} of {split} was made of")
-        picture = torch.from_numpy(read_rgb(path)).to(pred.device)
+            raise ValueError(f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was made of")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != source["sha256"]:
+            raise ValueError(f"{path}: is not the picture that sample {number} of {split} was made of (its sha256 differs)")
+        picture = torch.from_numpy(np.array(open_rgb(path, content=content))).to(pred.device)
         if tuple(picture.shape[:2]) != size:
             raise ValueError(f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards with depth at the camera's size")
         return refined(way, model, pred, picture, model.upsampling)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from peft import PeftModel
 
 from depthdist import config, onnx
-from depthdist.checkpoint import AdapterRecord, loaded, replacing, save_whole
+from depthdist.checkpoint import RECORD, WEIGHTS, AdapterRecord, loaded, replacing, save_whole
 from depthdist.config import Size
 from depthdist.model import quiet
 from depthdist.outside import Given, find, load_any
@@ -65,8 +65,13 @@ class ExportSettings:
 def export(settings: ExportSettings, given: Given) -> None:
     """Write every form that is asked for, and say how to use it."""
     quiet()
+    for folder in (settings.out / form for form in ("model", "adapter") if form in settings.forms):
+        if folder.exists() and not (folder / RECORD).exists():
+            raise ValueError(f"{folder}: is there and no export of ours; expected a new folder, or one of an earlier export")
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
+    if {"adapter", "model"} & set(settings.forms) and own_scores(find(settings.run), record) is None:
+        print(f"WARNING      the card has no scores: no evaluation of this adapter on its run's own data is there (`python launch/evaluate.py --run {settings.run}` makes one)")
     if "adapter" in settings.forms:
         if isinstance(model.net, PeftModel):
             bare_adapter(settings.run, record, settings.out / "adapter")
@@ -88,9 +93,9 @@ def bare_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     source = find(run)
     source = source if (source / "adapter_config.json").exists() else source / "best"
     with replacing(folder) as fresh:
-        for path in source.iterdir():
-            if path.name in ("adapter_config.json", "adapter_model.safetensors", "depthdist.json"):
-                shutil.copy(path, fresh)
+        for name in ("adapter_config.json", WEIGHTS):
+            shutil.copy(source / name, fresh)
+        (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
         (fresh / "README.md").write_text(card(run, record, "peft"))
     print(f"adapter      {folder}: peft.PeftModel.from_pretrained(base, \"{folder}\"); its README.md is a model card for the hub")
 
@@ -100,7 +105,7 @@ def card(run: str, record: AdapterRecord, library: str) -> str:
     folder = find(run)
     base = "depthdist's built-in foundation" if record.model == "built-in" else Path(record.model).name if Path(record.model).is_dir() else record.model  # a path on this machine says nothing to others
     facts = open_run(folder).record if (folder / RUN_RECORD).exists() else None
-    evaluation = json.loads((folder / "evaluation.json").read_text()) if (folder / "evaluation.json").exists() else None
+    evaluation = own_scores(folder, record)
     licence, size = LICENCES.get(record.model), Size(*record.size)
     head = {"library_name": library, "pipeline_tag": "depth-estimation", "license": licence or "other", "base_model": record.model if "/" in base else None, "tags": ["depth-anything-v2", "lora", "metric-depth"]}
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value), "---", f"# Depth in millimetres, from {base}", ""]
@@ -128,6 +133,16 @@ def card(run: str, record: AdapterRecord, library: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def own_scores(folder: Path, record: AdapterRecord) -> dict[str, Any] | None:
+    """The run's evaluation; None where there is none of this adapter on the run's own data."""
+    path = folder / "evaluation.json"
+    if not path.exists() or not (folder / RUN_RECORD).exists():
+        return None
+    evaluation = json.loads(path.read_text())
+    of_this = evaluation.get("adapter") == json.loads(json.dumps(asdict(record)))
+    return evaluation if of_this and evaluation.get("data_sha256") == open_run(folder).record["derived"]["data_sha256"] else None
+
+
 def formula(record: AdapterRecord) -> str:
     if record.target == "linear":
         return f"{record.far_mm:.6g} - d * {record.far_mm - record.near_mm:.6g}"
@@ -149,7 +164,7 @@ def data_lines(facts: dict[str, Any] | None) -> list[str]:
 def score_lines(evaluation: dict[str, Any] | None) -> list[str]:
     """Of the run's own evaluation, with the 95 % intervals of the means."""
     if evaluation is None:
-        return ["Not measured: launch/evaluate.py had not been run."]
+        return ["Not on record here."]
     lines = ["| | images | " + " | ".join(TOLD) + " |", "|---" * (2 + len(TOLD)) + "|"]
     for row, values in evaluation["rows"].items():
         cells = []

@@ -36,9 +36,10 @@ def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = N
         panels.insert(1, ("truth", truth, depth, "mm"))
         panels.append((f"prediction - truth (mean size {mean:.1f} mm)", error, {"cmap": SIGNED, "vmin": -span, "vmax": span}, "mm"))
     height, width = pred_mm.shape
+    high_as = min(height / width, 10)  # of a panel; a picture of one column would take all memory
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    fig = Figure(figsize=(4.2 * columns, rows * (3.3 * height / width + 0.4) + 0.4), dpi=100, layout="constrained")
+    fig = Figure(figsize=(4.2 * columns, rows * (3.3 * high_as + 0.4) + 0.4), dpi=100, layout="constrained")
     for axes, (name, image, options, unit) in zip(fig.subplots(rows, columns, squeeze=False).flat, panels):
         drawn = axes.imshow(image, interpolation="antialiased", **options)
         axes.set_title(name, fontsize=10)
@@ -46,7 +47,7 @@ def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = N
         if unit:
             fig.colorbar(drawn, ax=axes, label=unit, fraction=0.04, pad=0.02, extend="both")
     if title:
-        fig.suptitle(title, fontsize=10)
+        fig.suptitle(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)  # a file's name is no formula
     return fig
 
 

@@ -30,6 +30,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
 
+from depthdist.config import at_home
 from depthdist.decoder import reorder
 from depthdist.lora import respelled
 from depthdist.network import DepthModel, Float32Conv2d, Normalisation, to_buffers
@@ -69,7 +70,7 @@ class ModelSettings:
 
 def load_base(name: str) -> DepthModel:
     """The frozen base model that `--model` names. ValueError says what was wrong and the ways out."""
-    kind, path = model_kind(name), Path(name).expanduser()
+    kind, path = model_kind(name), at_home(name)
     if kind == "tiny":
         net, is_fresh, normalisation = _tiny(), True, IMAGENET
     elif kind == "built-in":
@@ -89,7 +90,7 @@ def load_base(name: str) -> DepthModel:
 
 def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
     """What `--model` names, judged without loading it. ValueError where it is nothing of these."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if name in ("tiny", "built-in"):
         return name
     if name.strip() and path.is_dir():

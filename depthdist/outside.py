@@ -23,7 +23,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 
 from depthdist.checkpoint import RECORD, WEIGHTS, AdapterRecord, held, load_adapter
-from depthdist.config import Size
+from depthdist.config import Size, at_home
 from depthdist.lora import respelled, settled
 from depthdist.model import PATCH, load_base
 from depthdist.network import DepthModel
@@ -66,11 +66,15 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
     folder = find(name)
     for own in (folder, folder / "best"):
         if (own / RECORD).exists():
-            return load_adapter(own)
+            if given != Given(base=given.base):
+                raise ValueError(f"{name}: its {RECORD} says what its output is in mm; --near-mm, --far-mm, --size and --target are for adapters without one")
+            return load_adapter(own, given.base)
     if (folder / CONFIG).exists():
         model, base = _adapter(folder, given.base)
     elif (folder / "config.json").exists():
         model, base = load_base(str(folder)), str(folder)
+        if model.fresh_decoder:
+            raise ValueError(f"{name}: a backbone alone, without a decoder: it says no depth")
     else:
         return load_adapter(folder / "best")  # which says what it misses
     if given.near_mm is None:
@@ -78,13 +82,15 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
             f"{name}: it has no {RECORD}, so nothing says what its output is in mm: give --near-mm and --far-mm, the nearest and farthest depth of its "
             "training, mm (and --size and --target where they are not 756x1260 and inverse)"
         )
+    if model.net.config.depth_estimation_type == "metric" and model.net.config.max_depth != 1:
+        raise ValueError(f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised depth of 0..1: expected a model that was trained as depthdist trains")
     mean, std = model.normalisation
     return model.eval(), AdapterRecord(base, given.near_mm, given.far_mm, *given.size, mean, std, step=0, epoch=0, eval_loss=math.nan, target=given.target)
 
 
 def find(name: str) -> Path:
     """The folder that `name` is, or the hub's copy here of what it names. ValueError where it is neither."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(name):
@@ -111,6 +117,8 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
     except Exception as err:
         raise ValueError(f"{folder}: not an adapter of peft's that can be read: {' '.join(str(err).split())[:300]}") from err
     model = load_base(base)
+    if model.fresh_decoder and not any(".head." in name for name in stored):
+        raise ValueError(f"{folder}: its base {base} has no decoder, and the adapter holds none: it says no depth")
     new = any("q_proj" in name for name, _ in model.net.named_parameters())
     known = {name: value for name, value in written.items() if name in inspect.signature(LoraConfig).parameters}
     theirs = sorted({name.partition(".lora_")[0].removeprefix("base_model.model.") for name in stored if ".lora_" in name})

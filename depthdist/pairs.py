@@ -256,6 +256,13 @@ def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
         raise BadFile(path, f"cannot be read as a picture ({reason}); expected a whole PNG, JPEG or TIFF") from err
 
 
+def orientation(path: Path) -> int:
+    """How a picture that can be read lies, by its EXIF tag: 2 to 8, or 0 where it is upright."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(ORIENTATION, 1)
+    return turned if turned in range(2, 9) else 0
+
+
 def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # grey, 16 bits
         grey = np.asarray(image).astype(np.int64)

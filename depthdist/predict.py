@@ -4,7 +4,7 @@
 
 For each picture, at its own size (from shards: at the truth's), what --save names (default: all but ply, the largest):
     npy      NAME_depth.npy         float32 (H, W), mm
-    png      NAME_depth_0.1mm.png   16 bit, one unit is 0.1 mm (1 mm where the run's depth ends beyond 6.5 m: then NAME_depth_1mm.png)
+    png      NAME_depth_0.1mm.png   16 bit, one unit is 0.1 mm (1 mm where the run's depth ends beyond 6.5 m, then NAME_depth_1mm.png, and so on)
     colour   NAME_colour.png        near red, far blue, over the run's range of depth
     figure   NAME_figure.png        RGB | prediction, and truth and error where the picture's point cloud stands beside it
     ply      NAME_cloud.ply         coloured points, mm; where the camera's rays are known: from the point cloud beside it, --intrinsics or --fov
@@ -21,12 +21,13 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -98,8 +99,7 @@ class PredictSettings:
     def rays(self, picture: Picture) -> np.ndarray | None:
         """Of a picture, (H, W, 2): its own, else those that the settings say."""
         if picture.rays is None and (self.intrinsics or self.fov):
-            size = picture.rgb.shape[:2]
-            return pixel_rays(pinhole(size, *self.intrinsics) if self.intrinsics else wide(size, self.fov), picture.size)
+            return pixel_rays(pinhole(picture.size, *self.intrinsics) if self.intrinsics else wide(picture.size, self.fov), picture.size)
         return picture.rays
 
 
@@ -133,11 +133,16 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
     quiet()
     started, problems = time.monotonic(), []
     sources = find_sources(settings.inputs, settings.out)
+    if settings.refine != "plain" and any(s.shard for s in sources):
+        raise ValueError(f"--refine {settings.refine} needs pictures at their full size; shards have them as the network sees them: give the captures")
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
     settings.out.mkdir(parents=True, exist_ok=True)
-    finished = begin(settings, record)
-    todo = [s for s in sources if (s.name, s.version) not in finished]
+    finished = begin(settings, model, record)
+    for s in sources:
+        if s.name in finished and finished[s.name]["origin"] != s.origin:
+            raise ValueError(f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not of {s.origin}; give another folder, or --again to replace them")
+    todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
     if len(todo) < len(sources):
         print(f"{len(sources) - len(todo)} of {len(sources)} pictures are done already in {settings.out}; --again would do them anew")
     predictors = [Predictor(deepcopy(model), record, device, settings.refine, settings.flip) for device in devices()]
@@ -149,14 +154,15 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
             else:
                 problems += [picture.note] if picture.note else []
                 try:
-                    without_rays += not write(settings, source.name, picture, depth_mm, record.bounds)
-                    log.write(json.dumps({"name": source.name, "version": source.version, "origin": source.origin}) + "\n")
+                    files = write(settings, source.name, picture, depth_mm, record.bounds)
+                    without_rays += "ply" in settings.save and f"{source.name}_cloud.ply" not in files
+                    log.write(json.dumps({"name": source.name, "version": source.version, "origin": source.origin, "files": files}) + "\n")
                     log.flush()
                 except OSError as err:
                     raise ValueError(f"{settings.out}/{source.name}_*: cannot be written after {done} pictures: {err.strerror or err}; the same command goes on") from err
                 done += 1
             bar.update()
-    if without_rays and "ply" in settings.save:
+    if without_rays:
         print(f"no .ply of {without_rays} pictures: their camera is not known; give --fov or --intrinsics")
     seconds = time.monotonic() - started
     memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory at most"  # Linux counts KiB
@@ -173,56 +179,57 @@ def devices() -> list[torch.device]:
     return [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if first.type == "cuda" else [first]
 
 
-def begin(settings: PredictSettings, record: AdapterRecord) -> set[tuple[str, str]]:
-    """Names and versions of what is done in --out. ValueError where that was done with other settings."""
+def is_done(out: Path, source: Source, line: dict[str, Any] | None) -> bool:
+    """Whether `line` of what is done is of the picture as it is now, and its files are still there."""
+    return line is not None and line["version"] == source.version and all((out / file).exists() for file in line["files"])
+
+
+def begin(settings: PredictSettings, model: DepthModel, record: AdapterRecord) -> dict[str, dict[str, Any]]:
+    """By name, the last line on each picture that is done in --out. ValueError where that was done with other settings or weights."""
     path = settings.out / DONE
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     how = {n: v for n, v in config.as_dict(settings).items() if n not in ("run", "inputs", "out", "batch", "again")}
-    made_with = hashlib.sha256(json.dumps([how, config.plain(record)], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    made_with = hashlib.sha256(json.dumps([how, config.plain(record), weights.hexdigest()], sort_keys=True, default=str).encode()).hexdigest()[:16]
     lines = path.read_text().splitlines() if path.exists() and not settings.again else []
     if not lines:
         path.write_text(json.dumps({"made_with": made_with, "run": settings.run, **how}, default=str) + "\n")
-        return set()
+        return {}
     try:
         first, *rest = (json.loads(line) for line in lines if line.endswith("}"))
-        if first["made_with"] != made_with:
-            raise ValueError(f"--out {settings.out}: holds predictions of {first['run']} with other settings; give another folder, or --again to replace them")
-        if not lines[-1].endswith("}"):  # cut short: a picture that is not done
-            path.write_text("\n".join(lines[:-1]) + "\n")
-        return {(line["name"], line["version"]) for line in rest}
-    except (KeyError, TypeError, json.JSONDecodeError) as err:
+        done = {line["name"]: line for line in rest if None not in (line["version"], line["origin"], line["files"])}
+        before = first["made_with"], first["run"]
+    except (KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not a list of what is done ({err}); give another folder, or --again") from None
+    if before[0] != made_with:
+        raise ValueError(f"--out {settings.out}: holds predictions of {before[1]} with other settings; give another folder, or --again to replace them")
+    if not lines[-1].endswith("}"):  # cut short: a picture that is not done
+        path.write_text("\n".join(lines[:-1]) + "\n")
+    return done
 
 
 def results(sources: list[Source], predictors: list[Predictor], batch: int) -> Iterator[tuple[Source, Picture | BadFile, np.ndarray | None]]:
     """What became of each source, in their order: its picture and depth in mm, or why it could not be read.
 
-    Pictures are read ahead in threads, a batch is on its way to each device and one waits: memory does not grow with their number.
+    Pictures are read ahead in threads; each device has a thread of its own with a batch at work and one that waits, so that it does
+    not idle while results are written. Memory does not grow with their number.
     """
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(len(predictors)) as workers:
-        free = deque(predictors)
-        waiting: deque[tuple[list[Source], Future]] = deque()
-        reading: deque[tuple[Source, Future]] = deque()
-        left = iter(sources)
-
-        def read_ahead() -> None:
-            reading.extend((s, readers.submit(_read, s)) for s in islice(left, 2 * batch * len(predictors) - len(reading)))
-
-        try:
-            read_ahead()
-            while reading or waiting:
-                while reading and free:
-                    some = [reading.popleft() for _ in range(min(batch, len(reading)))]
-                    read_ahead()
-                    predictor = free.popleft()
-                    waiting.append(([s for s, _ in some], workers.submit(_predicted, predictor, [f.result() for _, f in some])))
-                    waiting[-1][1].predictor = predictor
-                some, future = waiting.popleft()
-                pairs = future.result()
-                free.append(future.predictor)
-                yield from ((s, *pair) for s, pair in zip(some, pairs))
-        finally:
-            for pool in (readers, workers):
-                pool.shutdown(cancel_futures=True)
+    readers, workers = ThreadPoolExecutor(2), [ThreadPoolExecutor(1) for _ in predictors]
+    turns, left = cycle(zip(predictors, workers)), iter(sources)
+    waiting: deque[tuple[list[Source], Future]] = deque()
+    try:
+        while True:
+            while len(waiting) < 2 * len(predictors) and (some := list(islice(left, batch))):
+                predictor, worker = next(turns)
+                waiting.append((some, worker.submit(_predicted, predictor, [readers.submit(_read, s) for s in some])))
+            if not waiting:
+                return
+            some, future = waiting.popleft()
+            yield from ((s, *pair) for s, pair in zip(some, future.result()))
+    finally:
+        for pool in (readers, *workers):
+            pool.shutdown(cancel_futures=True)
 
 
 def _read(source: Source) -> Picture | BadFile:
@@ -232,37 +239,48 @@ def _read(source: Source) -> Picture | BadFile:
         return err
 
 
-def _predicted(predictor: Predictor, pictures: list[Picture | BadFile]) -> list[tuple[Picture | BadFile, np.ndarray | None]]:
+def _predicted(predictor: Predictor, reading: list[Future]) -> list[tuple[Picture | BadFile, np.ndarray | None]]:
+    pictures = [future.result() for future in reading]
     good = [p for p in pictures if isinstance(p, Picture)]
     depths = iter(predictor(good) if good else [])
     return [(p, next(depths) if isinstance(p, Picture) else None) for p in pictures]
 
 
-def write(settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds) -> bool:
-    """Write what --save names of a picture; whether the camera's rays are known."""
-    rgb, out, rays = picture.rgb, settings.out, settings.rays(picture)
+def write(settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds) -> list[str]:
+    """Write what --save names of a picture; the files' names. No ply where the camera's rays are not known."""
+    rgb, out, rays = picture.rgb, settings.out, settings.rays(picture) if "ply" in settings.save else None
     if rgb.shape[:2] != picture.size:
         rgb = resize_rgb(rgb, picture.size)
-    if "npy" in settings.save:
-        np.save(out / f"{name}_depth.npy", depth_mm)
-    if "png" in settings.save:
-        write_png(out, name, depth_mm, bounds)
-    if "colour" in settings.save:
-        Image.fromarray(coloured(depth_mm, bounds)).save(out / f"{name}_colour.png")
-    if "figure" in settings.save:
-        save(figure(rgb, depth_mm, picture.truth_mm, title=name), out / f"{name}_figure.png")
-    if "ply" in settings.save and rays is not None:
-        write_ply(out / f"{name}_cloud.ply", points(depth_mm, rays), rgb)
-    return rays is not None
+    ways: dict[str, tuple[str, Callable[[Path], object]]] = {
+        "npy": ("depth.npy", lambda path: np.save(path, depth_mm)),
+        "png": (f"depth_{png_unit(bounds):g}mm.png", lambda path: write_png(path, depth_mm, bounds)),
+        "colour": ("colour.png", lambda path: Image.fromarray(coloured(depth_mm, bounds)).save(path)),
+        "figure": ("figure.png", lambda path: save(figure(rgb, depth_mm, picture.truth_mm, title=name), path)),
+        "ply": ("cloud.ply", lambda path: write_ply(path, points(depth_mm, rays), rgb)),
+    }
+    files = []
+    for kind in dict.fromkeys(settings.save):
+        if kind != "ply" or rays is not None:
+            files.append(f"{name}_{ways[kind][0]}")
+            ways[kind][1](out / files[-1])
+    return files
 
 
-def write_png(out: Path, name: str, depth_mm: np.ndarray, bounds: Bounds) -> None:
-    """The 16-bit PNG, whose unit stands in its name and in its text chunk `unit_mm`."""
-    unit = 0.1 if bounds.far_mm < 6500 else 1.0
+def png_unit(bounds: Bounds) -> float:
+    """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds fit into."""
+    unit = 0.1
+    while bounds.far_mm >= 65000 * unit:
+        unit *= 10
+    return unit
+
+
+def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> None:
+    """The 16-bit PNG, whose unit stands in its text chunk `unit_mm`."""
+    unit = png_unit(bounds)
     text = PngImagePlugin.PngInfo()
     text.add_text("unit_mm", f"{unit:g}")
     levels = np.clip(np.rint(depth_mm / unit), 0, 65535).astype(np.uint16)
-    Image.fromarray(levels).save(out / f"{name}_depth_{unit:g}mm.png", pnginfo=text)
+    Image.fromarray(levels).save(file, "PNG", pnginfo=text)
 
 
 def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
@@ -273,6 +291,10 @@ def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     settings, given = config.parse("Depth in mm for pictures, with a trained adapter.", PredictSettings, Given, argv=argv)
-    if problems := predict_all(settings, given):
+    try:
+        problems = predict_all(settings, given)
+    except torch.OutOfMemoryError as err:
+        raise ValueError(f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]}); what is finished is kept") from err
+    if problems:
         raise ValueError("\n".join(problems))
     return 0

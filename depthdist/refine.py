@@ -50,8 +50,10 @@ def guided(pred: Tensor, picture: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, radius: int) -> Tensor:
-    """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is."""
-    return F.avg_pool2d(values[None, None], 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)[0, 0]
+    """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is: of columns, then of rows."""
+    for way in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+        values = F.avg_pool2d(values[None, None], way, stride=1, padding=(way[0] // 2, way[1] // 2), count_include_pad=False)[0, 0]
+    return values
 
 
 def places(length: int, tile: int) -> list[int]:

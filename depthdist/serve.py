@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import html
 import io
+import math
 import secrets
-import tempfile
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from aiohttp import web
@@ -29,7 +30,7 @@ from PIL import Image
 from depthdist import config
 from depthdist.camera import pixel_rays, points, wide
 from depthdist.checkpoint import loaded
-from depthdist.clouds import write_ply
+from depthdist.clouds import as_ply
 from depthdist.model import pick_device, quiet
 from depthdist.outside import Given, load_any
 from depthdist.pairs import BadFile, open_rgb
@@ -39,6 +40,7 @@ from depthdist.sources import Picture
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "PPM")  # others run programs, or say another size than they have
 TYPES = {"f32": "application/octet-stream", "npy": "application/octet-stream", "ply": "application/octet-stream", "png": "image/png", "colour.png": "image/png", "jpg": "image/jpeg"}
 
 
@@ -69,7 +71,7 @@ class ServeSettings:
 
     def problems(self) -> list[str]:
         found = [f"--port is {self.port}: expected 0 to 65535"] if not 0 <= self.port < 65536 else []
-        found += [f"--{n.replace('_', '-')} is {getattr(self, n):g}: expected above 0" for n in ("max_mb", "max_megapixels", "keep", "waiting") if not getattr(self, n) > 0]
+        found += [f"--{n.replace('_', '-')} is {getattr(self, n):g}: expected above 0, and a number" for n in ("max_mb", "max_megapixels", "keep", "waiting") if not 0 < getattr(self, n) < math.inf]
         return found if 0 < self.fov < 180 else [*found, f"--fov is {self.fov:g}: expected degrees above 0 and below 180"]
 
 
@@ -88,12 +90,22 @@ class Service:
     def __init__(self, settings: ServeSettings, predictor: Predictor):
         self.settings, self.predictor = settings, predictor
         self.results: OrderedDict[str, Result] = OrderedDict()
-        self.worker, self.busy = ThreadPoolExecutor(1), 0
+        self.worker, self.writer, self.busy = ThreadPoolExecutor(1), ThreadPoolExecutor(1), 0
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=int(self.settings.max_mb * 1e6), middlewares=[plain_errors])
+        app = web.Application(client_max_size=int(self.settings.max_mb * 1e6), middlewares=[plain_errors, self.own_page])
         app.add_routes([web.get("/", self.page), web.post("/depth", self.measure), web.get("/depth/{file}", self.fetch)])
         return app
+
+    @web.middleware
+    async def own_page(self, request: web.Request, handler) -> web.StreamResponse:
+        """Other web pages in the same browser may not send pictures, nor reach this machine under a name of their own."""
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            raise web.HTTPForbidden(text=f"{origin} is another page; open http://{request.host}")
+        if self.settings.host in LOCAL and urlsplit(f"//{request.host}").hostname not in LOCAL:
+            raise web.HTTPForbidden(text=f"{request.host}: expected {' or '.join(LOCAL)}")
+        return await handler(request)
 
     async def page(self, request: web.Request) -> web.Response:
         bounds = self.predictor.record.bounds
@@ -101,12 +113,12 @@ class Service:
         return web.Response(text=PAGE.read_text().replace("ABOUT", html.escape(about)), content_type="text/html", headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline' blob: data:"})
 
     async def measure(self, request: web.Request) -> web.Response:
-        name = Path(request.query.get("name", "picture")).name[:100] or "picture"
-        content = await request.read()
-        if self.busy >= self.settings.waiting:
-            raise web.HTTPServiceUnavailable(text=f"{self.busy} pictures are waiting already; try again in a moment")
+        name = "".join(c for c in Path(request.query.get("name", "picture")).name[:100] if c.isprintable()) or "picture"
+        if self.busy > self.settings.waiting:  # one is at work
+            raise web.HTTPServiceUnavailable(text=f"{self.settings.waiting} pictures are waiting already; try again in a moment")
         self.busy += 1
         try:
+            content = await request.read()
             began = time.monotonic()
             result = await asyncio.get_running_loop().run_in_executor(self.worker, self._measured, name, content)
         finally:
@@ -121,10 +133,10 @@ class Service:
 
     def _measured(self, name: str, content: bytes) -> Result:
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
         except Exception as err:  # Pillow has half a dozen kinds
-            raise BadFile(Path(name), f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected PNG, JPEG, TIFF or WebP") from err
+            raise BadFile(Path(name), f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected {', '.join(FORMATS)}") from err
         if width * height > self.settings.max_megapixels * 1e6:
             raise BadFile(Path(name), f"is {width} x {height}; expected at most {self.settings.max_megapixels:g} megapixels (--max-megapixels)")
         rgb = np.array(open_rgb(name, upright=True, content=content))
@@ -144,7 +156,7 @@ class Service:
         if not 0 < fov < 180:
             raise web.HTTPBadRequest(text=f"fov is {request.query['fov']}: expected degrees above 0 and below 180")
         result = self.results[key]
-        content = await asyncio.get_running_loop().run_in_executor(None, encoded, result, kind, fov, self.predictor.record.bounds)
+        content = await asyncio.get_running_loop().run_in_executor(self.writer, encoded, result, kind, fov, self.predictor.record.bounds)
         file = f"{Path(result.name).stem}.{kind}".encode("ascii", "replace").decode().replace('"', "_")
         return web.Response(body=content, content_type=TYPES[kind], headers={"Content-Disposition": f'inline; filename="{file}"', "Cache-Control": "no-store"})
 
@@ -153,6 +165,9 @@ def encoded(result: Result, kind: str, fov: float, bounds) -> bytes:
     """A result as a file of that kind."""
     if kind == "f32":
         return result.depth_mm.astype("<f4").tobytes()
+    if kind == "ply":
+        size = result.depth_mm.shape
+        return as_ply(points(result.depth_mm, pixel_rays(wide(size, fov), size)), result.rgb)
     file = io.BytesIO()
     if kind == "npy":
         np.save(file, result.depth_mm)
@@ -161,14 +176,7 @@ def encoded(result: Result, kind: str, fov: float, bounds) -> bytes:
     elif kind == "colour.png":
         Image.fromarray(coloured(result.depth_mm, bounds)).save(file, "PNG", compress_level=1)
     else:
-        size = result.depth_mm.shape
-        with tempfile.TemporaryDirectory() as folder:
-            if kind == "ply":
-                write_ply(Path(folder) / "a.ply", points(result.depth_mm, pixel_rays(wide(size, fov), size)), result.rgb)
-            else:
-                write_png(Path(folder), "a", result.depth_mm, bounds)
-            (path,) = Path(folder).iterdir()
-            return path.read_bytes()
+        write_png(file, result.depth_mm, bounds)
     return file.getvalue()
 
 
@@ -212,9 +220,10 @@ async def serve(service: Service) -> None:
     site = web.TCPSite(runner, service.settings.host, service.settings.port)
     await site.start()
     host, port = site._server.sockets[0].getsockname()[:2]
-    print(f"open         http://{host}:{port}   (Ctrl-C ends it)", flush=True)
+    print(f"open         http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C ends it)", flush=True)
     try:
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
-        service.worker.shutdown(wait=False, cancel_futures=True)
+        for pool in (service.worker, service.writer):
+            pool.shutdown(wait=False, cancel_futures=True)

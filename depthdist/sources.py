@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from depthdist.camera import own_rays, pixel_rays
+from depthdist.config import at_home
 from depthdist.dataset import DataSettings, open_dataset
-from depthdist.pairs import BadFile, find_cloud, list_pictures, read_rgb, read_xyz, shown
+from depthdist.pairs import BadFile, find_cloud, list_pictures, orientation, read_rgb, read_xyz, shown
 from depthdist.stream import Loader
 
 T = TypeVar("T")
+RESULT = re.compile(r"_(depth_[\d.]+mm|colour|figure)\.png$")
 
 
 @dataclass
@@ -50,12 +53,13 @@ class Source(NamedTuple):
     origin: str
     version: str
     read: Callable[[], Picture]
+    shard: bool = False
 
 
-def find_sources(inputs: list[str], leave_out: Path) -> list[Source]:
+def find_sources(inputs: list[str], out: Path) -> list[Source]:
     """Each picture once, in the order given. BadFile or ValueError where an input is nothing that has pictures.
 
-    leave_out  a folder whose pictures are results, not inputs
+    out  the folder for results: what is named like one there is none of the pictures of a folder
     """
     files: dict[Path, Path] = {}
     shards: list[Source] = []
@@ -64,15 +68,17 @@ def find_sources(inputs: list[str], leave_out: Path) -> list[Source]:
             if (path / "index.json").is_file():
                 shards += _of_shards(path)
             else:
-                files |= {p.resolve(): p for p in list_pictures(path) if leave_out.resolve() not in p.resolve().parents}
+                files |= {p.resolve(): p for p in list_pictures(path) if p == path or p.resolve().parent != out.resolve() or not RESULT.search(p.name)}
     names = output_names(list(files.values()))
-    found = [Source(name, shown(p), _version(p), partial(read_capture, p)) for name, p in zip(names, files.values())] + shards
+    found = [Source(name, shown(whole), _version(whole), partial(read_capture, p)) for name, (whole, p) in zip(names, files.items())] + shards
+    if not found:
+        raise ValueError(f"{', '.join(inputs)}: results of earlier predictions alone; expected pictures")
     return different(found, [s.name for s in found])
 
 
 def _expanded(given: str) -> list[Path]:
     """The file or folder `given`, or what it matches where it is a pattern."""
-    path = Path(given).expanduser()
+    path = at_home(given)
     if path.exists() or not glob.has_magic(given):
         return [path]
     found = sorted(glob.glob(str(path), recursive=True))
@@ -82,7 +88,10 @@ def _expanded(given: str) -> list[Path]:
 
 
 def _version(path: Path) -> str:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:
+        return ""  # a link to nothing: reading it says so
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
@@ -108,6 +117,8 @@ def read_capture(path: Path) -> Picture:
     if cloud is None:
         return picture
     try:
+        if turned := orientation(path):
+            raise BadFile(cloud, f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no such tag")
         xyz = read_xyz(cloud)
         if xyz.shape[:2] != picture.size:
             raise BadFile(cloud, f"xyz is {xyz.shape[:2]}, {path.name} is {picture.size}; expected one size")
@@ -125,15 +136,18 @@ def _of_shards(folder: Path) -> list[Source]:
     found = []
     for split in ("train", "val"):
         for number in range(dataset.count(split) if any(split in part.raw["splits"] for part in dataset.parts) else 0):
-            key = dataset.find(split, number)[1].key
-            name = key.replace("/", "_")
+            stem = dataset.find(split, number)[1].stem
+            name = stem.replace("/", "_")
             version = hashlib.sha256(f"{dataset.sha256} {split} {number}".encode()).hexdigest()[:16]
-            found.append(Source(name, f"{folder}: {key}", version, partial(_sample, loader, split, number)))
+            found.append(Source(name, f"{folder.resolve()}: {stem}", version, partial(_sample, folder, loader, split, number), shard=True))
     return found
 
 
-def _sample(loader: Loader, split: str, number: int) -> Picture:
-    batch = loader.samples(split, [number]).to("cpu")
+def _sample(folder: Path, loader: Loader, split: str, number: int) -> Picture:
+    try:
+        batch = loader.samples(split, [number]).to("cpu")
+    except ValueError as err:  # which names the shard
+        raise BadFile(folder, str(err)) from err
     depth, size = batch.depth_mm[0].numpy(), tuple(batch.depth_mm.shape[-2:])
     truth = np.where(batch.mask[0].numpy(), depth, np.nan).astype(np.float32)
     return Picture(batch.rgb[0].numpy(), size, truth, pixel_rays(loader.dataset.meta(split, number), size))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from depthdist.outside import load_any
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
-@pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
+@pytest.fixture(scope="module", params=["--lora none", "--lora conv --dora"])
 def exported(request, tmp_path_factory):
     """A run and what it was exported to, and the command's output."""
     folder = tmp_path_factory.mktemp("export")
     words = request.param.split()
-    assert train(make_shards(folder, 6), folder / "run", "--epochs", 1, "--model", make_model(folder / "dav2"), *words).code == 0
+    assert train(make_shards(folder, 14), folder / "run", "--epochs", 1, "--model", make_model(folder / "dav2"), *words).code == 0
     assert command("launch/evaluate.py", "--run", folder / "run", "--no-details").code == 0
     done = command("launch/export.py", folder / "run", folder / "out")
     assert done.code == 0, done
@@ -98,10 +99,31 @@ def test_the_card_says_data_scores_with_intervals_bounds_and_licence(exported):
     assert json.loads(head["pipeline_tag"]) == "depth-estimation" and json.loads(head["license"]) == "other"
     row = next(name for name in evaluation["rows"] if name.startswith("adapter"))
     line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
-    assert f"{evaluation['rows'][row]['rmse_mm']:.2f}" in line and "(" in line or evaluation["rows"][row]["images"] == 1
-    for fact in (f"{record.near_mm:.2f} mm", f"{record.far_mm:.2f} mm", "5 captures to train, 1 to validate", evaluation["data_sha256"], "Licence"):
+    low, high = evaluation["intervals"][row]["rmse_mm"]
+    assert evaluation["rows"][row]["images"] > 1 and f"{evaluation['rows'][row]['rmse_mm']:.2f} ({low:.2f}..{high:.2f})" in line
+    for fact in (f"{record.near_mm:.2f} mm", f"{record.far_mm:.2f} mm", "11 captures to train, 3 to validate", evaluation["data_sha256"], "Licence"):
         assert fact in text, fact
     assert str(run.parent) not in text, "no path of this machine"
+
+
+def test_scores_of_another_adapter_are_not_the_cards(exported, tmp_path):
+    run, _, _ = exported
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/evaluation.json"
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {"adapter": evaluation["adapter"] | {"step": 99}}))
+    done = command("launch/export.py", tmp_path / "run", tmp_path / "out", "--forms", "model")
+    assert done.code == 0 and "the card has no scores" in done.out and "rmse_mm" not in (tmp_path / "out/model/README.md").read_text()
+
+
+def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
+    run, _, _ = exported
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights.bin").write_text("years of work")
+    (line,) = command("launch/export.py", run, tmp_path, "--forms", "model").errors
+    assert "is there and no export of ours" in line and (tmp_path / "model/weights.bin").read_text() == "years of work"
+    for _ in range(2):
+        assert command("launch/export.py", run, tmp_path / "new", "--forms", "model").code == 0
 
 
 @pytest.mark.parametrize(

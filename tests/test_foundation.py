@@ -107,7 +107,7 @@ def test_a_few_steps_of_lora_alone_improve_it_on_held_out_captures_and_not_the_r
     assert min(errors["built-in"]) < 0.93 * min(errors["start"])
 
 
-def test_one_command_pretrains_such_a_model_from_nothing_and_goes_on_where_it_stopped(tmp_path):
+def test_one_command_pretrains_such_a_model_from_nothing_and_again_it_is_the_same(tmp_path, monkeypatch):
     words = [str(tmp_path), "--size", "56x84", "--small-scenes", "200", "--scenes", "100", "--small-epochs", "8", "--small-lr", "1e-3", "--epochs", "1", "--warmup", "5"]
     foundation.main(words)
     made = tmp_path / "foundation"
@@ -121,10 +121,10 @@ def test_one_command_pretrains_such_a_model_from_nothing_and_goes_on_where_it_st
     assert torch.quantile(seen, torch.tensor([0.001, 0.999])).tolist() == pytest.approx([0.5, 10.0], abs=0.5), "but for half precision"
     card = (made / "README.md").read_text()
     assert "| 28x42 | `--scenes 200 --size 42x63 --seed 0` | 196 + 4 |" in card and "disparity-aligned" in card and "tools/foundation.py OUT" in card
-    kept = [made / "model.safetensors", *(tmp_path / stage / "run/metrics.jsonl" for stage in ("small", "full"))]
-    before = [path.read_bytes() for path in kept]
+    before, asked = (made / "model.safetensors").read_bytes(), []
+    monkeypatch.setattr(foundation, "do", lambda *words: asked.append(words))  # each of them sees itself that it is done: its own tests
     foundation.main(words)
-    assert [path.read_bytes() for path in kept] == before
+    assert len(asked) == 7 and (made / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(

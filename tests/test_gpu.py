@@ -133,7 +133,7 @@ def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
 
 @pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
 def test_predictions_are_those_of_the_cpu(way):
-    """Within what TF32 in the convolutions costs."""
+    """Convolutions may be TF32."""
     import numpy as np
 
     from depthdist import rooms

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from captures import ROOT, capture
 from PIL import Image
-from ranks import ON_CPU, command, make_model
+from ranks import ON_CPU, command, make_model, train
 from safetensors.torch import load_file, save_file
+from transformers import Dinov2Config, Dinov2Model
 
 from depthdist.config import Size
 from depthdist.outside import Given, load_any
@@ -106,6 +108,29 @@ def test_a_whole_model_needs_bounds_too(base):
         load_any(str(base))
 
 
+def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
+    Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(tmp_path / "dinov2")
+    with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
+        load_any(str(tmp_path / "dinov2"), GIVEN)
+    shutil.copytree(base, tmp_path / "metric")
+    config = json.loads((tmp_path / "metric/config.json").read_text())
+    (tmp_path / "metric/config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20}))
+    with pytest.raises(ValueError, match="it says depth itself, up to 20"):
+        load_any(str(tmp_path / "metric"), GIVEN)
+
+
+def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(data, batch4, base, tmp_path):
+    shutil.copytree(base, tmp_path / "there")
+    assert train(data, tmp_path / "run", "--model", tmp_path / "there", "--epochs", 1, deepspeed=batch4).code == 0
+    before = says(load_any(str(tmp_path / "run"))[0])
+    (tmp_path / "there").rename(tmp_path / "here")
+    with pytest.raises(ValueError, match="there"):
+        load_any(str(tmp_path / "run"))
+    assert torch.equal(says(load_any(str(tmp_path / "run"), Given(base=str(tmp_path / "here")))[0]), before)
+    with pytest.raises(ValueError, match="depthdist.json says what its output is in mm"):
+        load_any(str(tmp_path / "run"), GIVEN)
+
+
 def edited(folder, change):
     stored = load_file(folder / "adapter_model.safetensors")
     save_file(change(stored), folder / "adapter_model.safetensors")
@@ -118,7 +143,7 @@ WRONG = {
     "not JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "not an adapter of peft's that can be read"),
     "weights gone": (lambda f: (f / "adapter_model.safetensors").unlink(), "not an adapter of peft's that can be read"),
     "weights cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"123"), "not an adapter of peft's that can be read"),
-    "layers that are not there": (lambda f: edited(f, lambda s: {n.replace("layer.0", "layer.77"): t for n, t in s.items()}), "that"),
+    "layers that are not there": (lambda f: edited(f, lambda s: {n.replace("layer.0", "layer.77"): t for n, t in s.items()}), "more layers that"),
     "another width": (lambda f: edited(f, lambda s: {n: t[:, :-1].contiguous() if "lora_A" in n else t for n, t in s.items()}), "does not fit"),
     "half of it": (lambda f: edited(f, lambda s: {n: t for n, t in s.items() if "lora_B" not in n}), "did not enter"),
     "no LoRA": (lambda f: edited(f, lambda s: {"base_model.model.head.conv3.bias": torch.zeros(1)}), "it holds no LoRA weights"),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from captures import HOSTILE, ROOT, capture, write_capture, write_raw
 from PIL import Image
 from ranks import ON_CPU, command, make_model, make_shards, train
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +80,13 @@ def test_a_run_that_sees_far_writes_whole_millimetres(tmp_path):
     from depthdist.depth import Bounds
     from depthdist.predict import write_png
 
-    depth = np.array([[500.4, 8000.6], [70000.0, 1200.0]], np.float32)
-    write_png(tmp_path, "a", depth, Bounds(300, 9000))
-    with Image.open(tmp_path / "a_depth_1mm.png") as image:
-        assert image.text["unit_mm"] == "1" and np.asarray(image).tolist() == [[500, 8001], [65535, 1200]]
+    depth = np.array([[500.4, 8000.6], [62000.0, 1200.0]], np.float32)
+    write_png(tmp_path / "a.png", depth, Bounds(300, 64000))
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.text["unit_mm"] == "1" and np.asarray(image).tolist() == [[500, 8001], [62000, 1200]]
+    write_png(tmp_path / "b.png", depth, Bounds(300, 80000))
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.text["unit_mm"] == "10" and np.asarray(image).tolist() == [[50, 800], [6200, 120]]
 
 
 def test_a_figure_has_the_truth_where_the_cloud_is_beside_in_either_layout(predict, run, tmp_path):
@@ -118,10 +122,9 @@ def test_the_same_name_in_two_folders_is_kept_apart(predict, model, tmp_path):
 
 def test_a_picture_given_twice_is_predicted_once_and_results_are_no_inputs(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
-    for again in ((), ("--again",), ()):
-        done = predict(tmp_path / "in", tmp_path / "in/a.png", "--out", tmp_path / "in/out", *again)
-        assert done.code == 0 and "\n1 of 1 pictures" in done.out
-    assert "done already" in done.out
+    for again in ((), ("--again",), None):
+        done = predict(tmp_path / "in", tmp_path / "in/a.png", "--out", tmp_path / "in/out", *again or ())
+        assert done.code == 0 and ("\n1 of 1 pictures: depth" in done.out) == (again is not None), done
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -166,6 +169,24 @@ def test_a_one_pixel_picture_has_its_figure_too(predict, tmp_path):
     Image.new("RGB", (700, 3)).save(tmp_path / "strip.png")
     assert predict(tmp_path / "dot.png", tmp_path / "strip.png").code == 0
     assert np.load(tmp_path / "out/dot_depth.npy").shape == (1, 1) and (tmp_path / "out/strip_figure.png").exists()
+
+
+def test_any_name_and_shape_has_its_figure(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "in/a$_$b_{^}.png")
+    Image.new("RGB", (1, 30000)).save(tmp_path / "in/column.png")
+    assert predict(tmp_path / "in", "--save", "figure").code == 0 and len(names(tmp_path / "out")) == 2
+
+
+def test_a_turned_picture_has_no_truth_from_a_cloud_that_knows_no_turns(predict, tmp_path):
+    write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(tmp_path / "in/a.png") as image:
+        image.save(tmp_path / "in/a.png", exif=exif)
+    done = predict(tmp_path / "in", "--save", "figure,ply")
+    (line,) = done.errors
+    assert "lies turned (EXIF orientation 3)" in line and "drawn without truth" in line and names(tmp_path / "out") == ["a_figure.png"]
 
 
 def test_a_cloud_of_another_size_is_said_and_the_picture_is_predicted(predict, tmp_path):
@@ -233,6 +254,69 @@ def test_what_was_done_is_not_done_again_and_other_settings_are_refused(predict,
     (line,) = predict(tmp_path / "in", "--save", "npy", "--flip").errors
     assert "with other settings" in line and "--again" in line
     assert predict(tmp_path / "in", "--save", "npy", "--flip", "--again").code == 0
+
+
+def test_what_is_done_is_judged_by_what_is_there(run, predict, tmp_path):
+    for day in ("day1", "day2"):
+        write_capture(tmp_path / day / "a.png", tmp_path / "gone.npy", seed=len(day))
+    assert predict(tmp_path / "day1", "--save", "npy").code == 0
+    (line,) = predict(tmp_path / "day2", "--save", "npy").errors
+    assert f"a_* there are of {tmp_path / 'day1/a.png'}, not of {tmp_path / 'day2/a.png'}" in line
+    (tmp_path / "out/a_depth.npy").unlink()
+    assert "1 of 1 pictures: depth" in predict(tmp_path / "day1", "--save", "npy").out and (tmp_path / "out/a_depth.npy").exists()
+    shutil.copytree(run, tmp_path / "other")
+    weights = load_file(tmp_path / "other/best/adapter_model.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, tmp_path / "other/best/adapter_model.safetensors")
+    (line,) = predict(tmp_path / "day1", "--save", "npy", "--run", tmp_path / "other").errors
+    assert "with other settings" in line
+
+
+def test_results_may_lie_beside_the_pictures(predict, tmp_path):
+    write_capture(tmp_path / "in/a.png", tmp_path / "gone.npy")
+    for _ in range(2):
+        done = predict(tmp_path / "in", "--out", tmp_path / "in")
+        assert done.code == 0 and "1 of 1 pictures" in done.out, done
+    Image.new("RGB", (20, 20)).save(tmp_path / "b_figure.png")
+    assert predict(tmp_path / "b_figure.png", "--out", tmp_path).code == 0, "what is named is wanted"
+    (tmp_path / "in/a.png").unlink()
+    (line,) = predict(tmp_path / "in", "--out", tmp_path / "in").errors
+    assert "results of earlier predictions alone" in line
+
+
+def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_path):
+    shards = shutil.copytree(run.parents[1] / "shards", tmp_path / "shards")
+    tar = next(shards.glob("train/*.tar"))
+    content = bytearray(tar.read_bytes())
+    content[len(content) // 2] ^= 255
+    tar.write_bytes(content)
+    done = predict(shards, "--save", "npy")
+    (line,) = done.errors
+    assert "shard" in line and "5 of 6 pictures: depth" in done.out
+    (line,) = predict(shards, "--save", "npy", "--refine", "guided").errors
+    assert "--refine guided needs pictures at their full size" in line
+
+
+def test_several_devices_keep_the_order_and_share_the_work(model):
+    from depthdist.predict import Predictor, results
+    from depthdist.sources import Picture, Source
+
+    network, record = model
+    seen = [[], []]
+
+    class Noted(Predictor):
+        def __call__(self, pictures):
+            seen[self.number] += [p.rgb[0, 0, 0] for p in pictures]
+            return super().__call__(pictures)
+
+    predictors = [Noted(network, record), Noted(network, record)]
+    for number, predictor in enumerate(predictors):
+        predictor.number = number
+    pictures = [Picture(np.full((28, 42, 3), i, np.uint8), (28, 42)) for i in range(11)]
+    found = list(results([Source(str(i), "", "", lambda p=p: p) for i, p in enumerate(pictures)], predictors, 2))
+    assert [source.name for source, _, _ in found] == [str(i) for i in range(11)] and [p.rgb[0, 0, 0] for _, p, _ in found] == list(range(11))
+    assert seen == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10]]
+    (alone,) = predictors[0]([pictures[10]])
+    assert np.abs(found[10][2] - alone).max() < 0.01
 
 
 def test_a_mirrored_picture_gives_the_mirrored_depth_with_flip(predict, tmp_path):
@@ -305,6 +389,7 @@ def test_a_field_of_view_or_intrinsics_give_points_and_without_it_is_said(predic
         (["--near-mm", "300", "--far-mm", "200"], "expected near < far"),
         (["--refine", "magic"], "--refine is 'magic'"),
         (["no-such-[0-9].png"], "no file fits this pattern"),
+        (["~nobody-of-that-name/x.png"], "no such file or folder"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(predict, tmp_path, words, said):

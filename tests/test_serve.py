@@ -18,7 +18,7 @@ from captures import HOSTILE, ROOT, capture
 from PIL import Image
 from ranks import ON_CPU, command, make_model, make_shards, train
 
-WORDS = ["--port", "0", "--max-mb", "0.2", "--max-megapixels", "0.5", "--keep", "3"]
+WORDS = ["--port", "0", "--max-mb", "0.2", "--max-megapixels", "0.5", "--keep", "3", "--waiting", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +100,27 @@ def test_old_results_are_forgotten(server):
 
 
 def test_many_at_once_are_answered_or_told_to_wait(server):
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda i: ask(f"{server}/depth", png(capture(i)[0])), range(12)))
-    assert {status for status, _ in answers} <= {200, 503} and any(status == 200 for status, _ in answers)
-    assert all("waiting already" in body["error"] for status, body in answers if status == 503)
+    large = png(np.zeros((600, 800, 3), np.uint8))
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ask(f"{server}/depth", large), range(16)))
+    assert {status for status, _ in answers} == {200, 503}
+    assert all("2 pictures are waiting already" in body["error"] for status, body in answers if status == 503)
+
+
+@pytest.mark.parametrize(("header", "value"), [("Origin", "http://evil.example"), ("Origin", "null"), ("Host", "evil.example")])
+def test_other_pages_may_not_use_it(server, header, value):
+    request = urllib.request.Request(f"{server}/depth", data=png(capture(1)[0]), headers={header: value})
+    with pytest.raises(urllib.error.HTTPError) as err:
+        urllib.request.urlopen(request, timeout=60)
+    assert err.value.code == 403
+
+
+@pytest.mark.parametrize("kind", ["ICO", "EPS", "GIF"])
+def test_kinds_that_run_programs_or_hide_their_size_are_not_opened(server, kind):
+    file = io.BytesIO()
+    Image.fromarray(capture(1)[0]).save(file, kind)
+    status, body = ask(f"{server}/depth?name=a%0Ab.{kind}", file.getvalue())
+    assert status == 400 and "cannot be read as a picture" in body["error"] and "\n" not in body["error"]
 
 
 @pytest.mark.skipif(not HOSTILE.exists(), reason=f"the odd pictures are not there: {HOSTILE}/images")
@@ -120,6 +137,7 @@ def test_no_odd_picture_takes_it_down(server):
         (["--port", "70000"], "--port is 70000"),
         (["--fov", "0"], "--fov is 0"),
         (["--keep", "0"], "--keep is 0: expected above 0"),
+        (["--max-mb", "inf"], "--max-mb is inf: expected above 0"),
         (["--host", "203.0.113.9"], "cannot listen there"),
         (["no-such-run"], "unexpected argument"),
     ],

@@ -71,7 +71,7 @@ class Foundation:
     warmup: int = 200
     "Optimizer steps in which the learning rate rises to its highest, at either size."
     ranks: int = 1
-    "Processes on a CPU; on GPUs the launcher takes all there are."
+    "Processes on a CPU, GPUs where there are some; 1: the launcher takes all GPUs."
     seed: int = 0
     "Of start and order; scenes at half the size have this seed, those at full size the next."
 

@@ -71,7 +71,7 @@ class Study:
     deepspeed: Path = Path("ds_configs/fp16.json")
     "Precision and batch."
     ranks: int = 1
-    "Processes of each run on a CPU; on GPUs the launcher takes all there are."
+    "Processes of each run on a CPU, GPUs where there are some; 1: the launcher takes all GPUs."
     train: str = ""
     "More words for each launch/train.py, as one text: '--lr 1e-4 --lora linear'."
     out: Path = Path("runs/study")
@@ -169,8 +169,8 @@ WHAT = {"recipes": recipes, "curve": curve, "sessions": leave_one_out, "splits":
 def relative(run: Path, out: Path) -> Path:
     """A run's best model as a DA-V2 folder of the published kind: relative depth of 0..10 behind a ReLU, nothing left to load.
 
-    Its sigmoid's input is what the last convolution gives: one scale and shift of it is kept, so that what the decoder learned
-    stays in it, and its range is far from the targets, as that of the published models is.
+    What the last convolution gives keeps one scale and shift, so that what the decoder learned stays in it, and its range is far
+    from the targets, as that of the published models is.
     """
     import torch
 
@@ -180,10 +180,10 @@ def relative(run: Path, out: Path) -> Path:
     if not out.exists():
         model, _ = load_adapter(run / "best")
         net = model.net.merge_and_unload()
-        last = net.head.conv3
-        with torch.no_grad():  # logits of -4 .. 0 become 0 .. 10
-            last.weight.mul_(2.5)
-            last.bias.mul_(2.5).add_(10.0)
+        last, sigmoid = net.head.conv3, isinstance(net.head.activation2, torch.nn.Sigmoid)
+        with torch.no_grad():  # logits of -4 .. 0, or behind a ReLU 0 .. 1, become 0 .. 10
+            last.weight.mul_(2.5 if sigmoid else 10.0)
+            last.bias.mul_(2.5 if sigmoid else 10.0).add_(10.0 if sigmoid else 0.0)
         net.config.depth_estimation_type, net.config.max_depth = "relative", 1
         with replacing(out) as fresh:
             net.save_pretrained(fresh)
