@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 
+from depthdist import rooms
 from depthdist.checkpoint import RECORD, WEIGHTS, AdapterRecord, held, load_adapter
 from depthdist.config import Size, at_home
 from depthdist.lora import respelled, settled
@@ -84,8 +86,13 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
         )
     if model.net.config.depth_estimation_type == "metric" and model.net.config.max_depth != 1:
         raise ValueError(f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised depth of 0..1: expected a model that was trained as depthdist trains")
+    model.eval()
+    with torch.no_grad():
+        middle = model(torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 7), 0).rgb)[None]).median().item()
+    if middle > 2:  # relative depth, as the published models give it, is 0..10
+        raise ValueError(f"{name}: it does not say normalised depth of 0..1: half of a test picture is above {middle:.1f}; expected a model or an adapter that was trained on normalised depth")
     mean, std = model.normalisation
-    return model.eval(), AdapterRecord(base, given.near_mm, given.far_mm, *given.size, mean, std, step=0, epoch=0, eval_loss=math.nan, target=given.target)
+    return model, AdapterRecord(base, given.near_mm, given.far_mm, *given.size, mean, std, step=0, epoch=0, eval_loss=math.nan, target=given.target)
 
 
 def find(name: str) -> Path:

@@ -108,12 +108,12 @@ def test_a_few_steps_of_lora_alone_improve_it_on_held_out_captures_and_not_the_r
 
 
 def test_one_command_pretrains_such_a_model_from_nothing_and_again_it_is_the_same(tmp_path, monkeypatch):
-    words = [str(tmp_path), "--size", "56x84", "--small-scenes", "200", "--scenes", "100", "--small-epochs", "8", "--small-lr", "1e-3", "--epochs", "1", "--warmup", "5"]
+    words = [str(tmp_path), "--size", "56x84", "--small-scenes", "200", "--scenes", "100", "--small-epochs", "6", "--small-lr", "1e-3", "--epochs", "1", "--warmup", "5"]
     foundation.main(words)
     made = tmp_path / "foundation"
     assert sorted(p.name for p in made.iterdir()) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     begun, learned = load_base(str(tmp_path / "start")), load_adapter(tmp_path / "small/run/best")[0]
-    assert off(learned) < 0.98 * off(begun), "100 steps learn a little of where things usually are, no more"
+    assert off(learned) < 0.98 * off(begun), "78 steps learn a little of where things usually are, no more"
     assert len(log(tmp_path / "full/run", of="eval/loss")) == 2
     settings = DataSettings(data=(str(tmp_path / "full/data"),))
     model, batches = load_base(str(made)), Loader(open_dataset(settings), settings).evaluate("val", 2, 0, 1)

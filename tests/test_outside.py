@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from depthdist.config import Size
+from depthdist.model import BUILT_IN
 from depthdist.outside import Given, load_any
 
 OLDER = ROOT / ".venv/transformers-4.57"
@@ -51,14 +52,18 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(base, tmp_path_factory):
-    """A function that gives an adapter's folder: saved by plain peft, under the older transformers or this one."""
+    """A function that gives an adapter's folder, a copy of its own: saved by plain peft, under the older transformers or this one."""
+    made = {}
 
     def save(older, targets=("q_proj",), kept=None, ranks=None):
         assert not older or OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
-        out = tmp_path_factory.mktemp("adapter")
-        script = SAVE.format(path=[str(OLDER)] if older else [], model=str(base), targets=targets, kept=kept, ranks=ranks or {}, out=str(out))
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **ON_CPU})
-        assert done.returncode == 0, done.stderr
+        case = repr((older, targets, kept, ranks))
+        if case not in made:
+            made[case] = tmp_path_factory.mktemp("adapter")
+            script = SAVE.format(path=[str(OLDER)] if older else [], model=str(base), targets=targets, kept=kept, ranks=ranks or {}, out=str(made[case]))
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **ON_CPU})
+            assert done.returncode == 0, done.stderr
+        out = shutil.copytree(made[case], tmp_path_factory.mktemp("copy") / "adapter")
         version, said = torch.load(out / "said.pt")
         assert version.startswith("4.57.") == older
         return out, said
@@ -112,6 +117,8 @@ def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
     Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(tmp_path / "dinov2")
     with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
         load_any(str(tmp_path / "dinov2"), GIVEN)
+    with pytest.raises(ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"):
+        load_any(str(BUILT_IN), GIVEN)
     shutil.copytree(base, tmp_path / "metric")
     config = json.loads((tmp_path / "metric/config.json").read_text())
     (tmp_path / "metric/config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20}))
