@@ -119,13 +119,13 @@ class Predictor:
         """(H, W) float32 mm of each, at its own `size`."""
         smalls = [torch.from_numpy(resize_rgb(p.rgb, self.record.size) if p.rgb.shape[:2] != self.record.size else p.rgb) for p in pictures]
         pred = self.see(torch.stack(smalls).to(self.device))  # (B, h, w)
-        return [depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy() for one in zip(pred, smalls, pictures)]
+        return [depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy() for one in zip(pred, pictures)]
 
-    def _at_size(self, pred: torch.Tensor, small: torch.Tensor, picture: Picture) -> torch.Tensor:
-        full = picture.rgb if picture.rgb.shape[:2] == picture.size else None
-        if self.way == "plain" or full is None:
+    def _at_size(self, pred: torch.Tensor, picture: Picture) -> torch.Tensor:
+        if self.way == "plain":
             return self.model.upsampled(pred[None], picture.size)[0]
-        return refined(self.way, self.see, pred, torch.from_numpy(full).to(self.device), self.model.upsampling)
+        assert picture.rgb.shape[:2] == picture.size, "only the picture at its full size has more detail"
+        return refined(self.way, self.see, pred, torch.from_numpy(picture.rgb).to(self.device), self.model.upsampling)
 
 
 def predict_all(settings: PredictSettings, given: Given) -> list[str]:

@@ -14,10 +14,8 @@ from ranks import command, make_model, make_shards, train
 from depthdist.depth import inverse_target
 from depthdist.outside import load_any
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-
-@pytest.fixture(scope="module", params=["--lora none", "--lora conv --dora"])
+@pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
 def exported(request, tmp_path_factory):
     """A run and what it was exported to, and the command's output."""
     folder = tmp_path_factory.mktemp("export")

@@ -133,7 +133,7 @@ def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
 
 @pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
 def test_predictions_are_those_of_the_cpu(way):
-    """Convolutions may be TF32."""
+    """TF32 is off (network.py): at 4 m a last digit of the network's output is a tenth of a millimetre."""
     import numpy as np
 
     from depthdist import rooms
@@ -147,4 +147,4 @@ def test_predictions_are_those_of_the_cpu(way):
     record = AdapterRecord("built-in", 300.0, 4000.0, 196, 308, *model.normalisation, step=0, epoch=0, eval_loss=0.0)
     rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
     cpu, gpu = (Predictor(model, record, device, way, flip=True)([Picture(rgb, (400, 640))])[0] for device in ("cpu", "cuda"))
-    assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 1 and np.abs(cpu - gpu).max() < 20
+    assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 0.1 and np.abs(cpu - gpu).max() < 2

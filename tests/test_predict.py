@@ -416,11 +416,11 @@ def start(pictures, run, out):
 
 def test_a_folder_of_any_number_of_pictures_takes_the_same_memory(run, tmp_path):
     used = []
-    for count in (20, 250):
+    for count in (20, 400):
         out, err = start(many(tmp_path / str(count), count), run, tmp_path / f"out{count}").communicate()
         assert f"{count} of {count} pictures" in out, err
         used.append(float(re.search(r"([\d.]+) GiB of memory", out)[1]))
-    assert used[1] < used[0] + 0.15, f"250 pictures and their depth are {250 * 300 * 450 * 7 / 2**30:.2f} GiB"
+    assert used[1] < used[0] + 0.15, f"400 pictures and their depth are {400 * 300 * 450 * 7 / 2**30:.2f} GiB"
 
 
 def test_a_stopped_command_goes_on_where_it_stopped(run, tmp_path):
