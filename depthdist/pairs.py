@@ -155,6 +155,11 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
     return sorted(pairs.values()), sorted(rejects)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether that is a picture's name: no point cloud's, no groove label's."""
+    return _kind(PurePosixPath(path)) == "rgb"
+
+
 def list_pictures(path: Path) -> list[Path]:
     """The picture `path`, or every picture under the folder `path`. BadFile where there is none."""
     if not path.exists():
@@ -165,16 +170,21 @@ def list_pictures(path: Path) -> list[Path]:
     return found
 
 
-def find_cloud(picture: Path) -> Path | None:
-    """The point cloud that belongs to a picture, where there is exactly one."""
-    picture = picture.absolute()
+def find_clouds(pictures: list[Path]) -> dict[Path, Path]:
+    """The point cloud that belongs to each picture that has exactly one."""
+    parents = {p: p.absolute().parent for p in pictures}
+    folders = {near for here in parents.values() for near in (here, here.parent / "depth", here.parent / "xyz")}
+    clouds = [PurePosixPath(cloud) for folder in sorted(folders) for cloud in sorted(folder.glob("*.npy"))]
+    found: dict[Path, Path] = {}
     for layout in LAYOUTS:
-        claimed = layout(PurePosixPath(picture))
-        near = [picture.parent, *(picture.parent.parent / name for name in ("depth", "xyz"))]
-        found = [c for folder in near for c in folder.glob("*.npy") if claimed and layout(PurePosixPath(c)) == ("xyz", claimed[1])]
-        if len(found) == 1:
-            return found[0]
-    return None
+        twins = defaultdict(list)
+        for kind, stem, cloud in ((*claimed, cloud) for cloud in clouds if (claimed := layout(cloud))):
+            twins[stem] += [Path(cloud)] if kind == "xyz" else []
+        for picture, here in parents.items():
+            claimed = layout(PurePosixPath(here / picture.name))
+            if picture not in found and claimed and len(twins[claimed[1]]) == 1:
+                (found[picture],) = twins[claimed[1]]
+    return found
 
 
 def _walk(root: Path) -> list[PurePosixPath]:

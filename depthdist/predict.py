@@ -43,7 +43,7 @@ from depthdist.figures import NEAR_TO_FAR, figure, save
 from depthdist.model import pick_device, quiet
 from depthdist.network import DepthModel
 from depthdist.outside import Given, load_any
-from depthdist.pairs import BadFile, resize_rgb
+from depthdist.pairs import BadFile, resize_rgb, shown
 from depthdist.refine import WAYS, Way, mirrored, refined
 from depthdist.sources import Picture, Source, find_sources
 
@@ -139,7 +139,10 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
     print(loaded(model, record))
     settings.out.mkdir(parents=True, exist_ok=True)
     finished = begin(settings, model, record)
+    read = {file for s in sources for file in s.files}
     for s in sources:
+        if lost := read & {settings.out.resolve() / f"{s.name}_{suffixes(record.bounds)[kind]}" for kind in settings.save}:
+            raise ValueError(f"{shown(lost.pop())}: is read here and would be written over as a result of {s.origin}; give another --out")
         if s.name in finished and finished[s.name]["origin"] != s.origin:
             raise ValueError(f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not of {s.origin}; give another folder, or --again to replace them")
     todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
@@ -251,19 +254,22 @@ def write(settings: PredictSettings, name: str, picture: Picture, depth_mm: np.n
     rgb, out, rays = picture.rgb, settings.out, settings.rays(picture) if "ply" in settings.save else None
     if rgb.shape[:2] != picture.size:
         rgb = resize_rgb(rgb, picture.size)
-    ways: dict[str, tuple[str, Callable[[Path], object]]] = {
-        "npy": ("depth.npy", lambda path: np.save(path, depth_mm)),
-        "png": (f"depth_{png_unit(bounds):g}mm.png", lambda path: write_png(path, depth_mm, bounds)),
-        "colour": ("colour.png", lambda path: Image.fromarray(coloured(depth_mm, bounds)).save(path)),
-        "figure": ("figure.png", lambda path: save(figure(rgb, depth_mm, picture.truth_mm, title=name), path)),
-        "ply": ("cloud.ply", lambda path: write_ply(path, points(depth_mm, rays), rgb)),
+    ways: dict[str, Callable[[Path], object]] = {
+        "npy": lambda path: np.save(path, depth_mm),
+        "png": lambda path: write_png(path, depth_mm, bounds),
+        "colour": lambda path: Image.fromarray(coloured(depth_mm, bounds)).save(path),
+        "figure": lambda path: save(figure(rgb, depth_mm, picture.truth_mm, title=name), path),
+        "ply": lambda path: write_ply(path, points(depth_mm, rays), rgb),
     }
-    files = []
-    for kind in dict.fromkeys(settings.save):
-        if kind != "ply" or rays is not None:
-            files.append(f"{name}_{ways[kind][0]}")
-            ways[kind][1](out / files[-1])
-    return files
+    files = {kind: f"{name}_{suffixes(bounds)[kind]}" for kind in settings.save if kind != "ply" or rays is not None}
+    for kind, file in files.items():
+        ways[kind](out / file)
+    return list(files.values())
+
+
+def suffixes(bounds: Bounds) -> dict[str, str]:
+    """How the files of each kind end."""
+    return {"npy": "depth.npy", "png": f"depth_{png_unit(bounds):g}mm.png", "colour": "colour.png", "figure": "figure.png", "ply": "cloud.ply"}
 
 
 def png_unit(bounds: Bounds) -> float:

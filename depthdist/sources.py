@@ -21,7 +21,7 @@ import numpy as np
 from depthdist.camera import own_rays, pixel_rays
 from depthdist.config import at_home
 from depthdist.dataset import DataSettings, open_dataset
-from depthdist.pairs import BadFile, find_cloud, list_pictures, orientation, read_rgb, read_xyz, shown
+from depthdist.pairs import PICTURES, BadFile, find_clouds, is_picture, list_pictures, orientation, read_rgb, read_xyz, shown
 from depthdist.stream import Loader
 
 T = TypeVar("T")
@@ -47,32 +47,41 @@ class Picture:
 
 
 class Source(NamedTuple):
-    """`name` is that of its results, `origin` where it comes from and `version` what tells its content from another's."""
+    """`name` is that of its results, `origin` where it comes from, `files` what is read and `version` what tells its content from another's."""
 
     name: str
     origin: str
     version: str
     read: Callable[[], Picture]
+    files: tuple[Path, ...] = ()
     shard: bool = False
 
 
 def find_sources(inputs: list[str], out: Path) -> list[Source]:
     """Each picture once, in the order given. BadFile or ValueError where an input is nothing that has pictures.
 
-    out  the folder for results: what is named like one there is none of the pictures of a folder
+    out  the folder for results: what is named like one there is none of the pictures of a folder or pattern
     """
     files: dict[Path, Path] = {}
     shards: list[Source] = []
     for given in inputs:
+        named = at_home(given)
         for path in _expanded(given):
             if (path / "index.json").is_file():
                 shards += _of_shards(path)
             else:
-                files |= {p.resolve(): p for p in list_pictures(path) if p == path or p.resolve().parent != out.resolve() or not RESULT.search(p.name)}
-    names = output_names(list(files.values()))
-    found = [Source(name, shown(whole), _version(whole), partial(read_capture, p)) for name, (whole, p) in zip(names, files.items())] + shards
+                files |= {p.resolve(): p for p in list_pictures(path) if p == named or is_picture(p) and not _is_result(p, out)}
+    names, clouds = output_names(list(files.values())), find_clouds(list(files.values()))
+    found = []
+    for name, (whole, path) in zip(names, files.items()):
+        cloud = clouds.get(path)
+        if cloud and cloud.resolve() == out.resolve() / f"{name}_depth.npy" and not _has_points(cloud):
+            cloud = None  # an earlier prediction
+        read = (whole, cloud.resolve()) if cloud else (whole,)
+        found.append(Source(name, shown(whole), "+".join(map(_version, read)), partial(read_capture, path, cloud), read))
+    found += shards
     if not found:
-        raise ValueError(f"{', '.join(inputs)}: results of earlier predictions alone; expected pictures")
+        raise ValueError(f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove labels; expected {', '.join(sorted(PICTURES))}")
     return different(found, [s.name for s in found])
 
 
@@ -85,6 +94,17 @@ def _expanded(given: str) -> list[Path]:
     if not found:
         raise BadFile(path, "no file fits this pattern")
     return [Path(p) for p in found]
+
+
+def _is_result(path: Path, out: Path) -> bool:
+    return path.resolve().parent == out.resolve() and RESULT.search(path.name) is not None
+
+
+def _has_points(path: Path) -> bool:
+    try:
+        return np.load(path, mmap_mode="r").ndim == 3
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _version(path: Path) -> str:
@@ -109,11 +129,10 @@ def different(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def read_capture(path: Path) -> Picture:
-    """A picture file, upright, with the truth and the rays of the point cloud that stands beside it. BadFile where the picture cannot be read."""
+def read_capture(path: Path, cloud: Path | None) -> Picture:
+    """A picture file, upright, with the truth and the rays of its point `cloud`. BadFile where the picture cannot be read."""
     rgb = read_rgb(path, upright=True)
     picture = Picture(rgb, rgb.shape[:2])
-    cloud = find_cloud(path)
     if cloud is None:
         return picture
     try:

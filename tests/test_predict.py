@@ -280,7 +280,34 @@ def test_results_may_lie_beside_the_pictures(predict, tmp_path):
     assert predict(tmp_path / "b_figure.png", "--out", tmp_path).code == 0, "what is named is wanted"
     (tmp_path / "in/a.png").unlink()
     (line,) = predict(tmp_path / "in", "--out", tmp_path / "in").errors
-    assert "results of earlier predictions alone" in line
+    assert "no pictures beside results of earlier predictions" in line
+
+
+def test_nothing_that_is_read_is_written_over(predict, tmp_path):
+    write_capture(tmp_path / "in/a.png", tmp_path / "in/a_depth.npy")  # named as a result would be
+    write_capture(tmp_path / "b_colour.png", tmp_path / "gone.npy")
+    before = (tmp_path / "in/a_depth.npy").read_bytes(), (tmp_path / "b_colour.png").read_bytes()
+    (line,) = predict(tmp_path / "in", "--out", tmp_path / "in").errors
+    assert f"{tmp_path / 'in/a_depth.npy'}: is read here and would be written over as a result of {tmp_path / 'in/a.png'}" in line
+    shutil.copy(tmp_path / "in/a.png", tmp_path / "b.png")
+    (line,) = predict(tmp_path / "b_colour.png", tmp_path / "b.png", "--out", tmp_path).errors
+    assert f"{tmp_path / 'b_colour.png'}: is read here" in line
+    assert before == ((tmp_path / "in/a_depth.npy").read_bytes(), (tmp_path / "b_colour.png").read_bytes())
+    assert not list(tmp_path.rglob("a_colour.png")) + list(tmp_path.rglob("b_figure.png"))
+
+
+def test_a_pattern_takes_pictures_alone_and_another_cloud_is_another_figure(predict, tmp_path):
+    write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
+    Image.new("L", (32, 24)).save(tmp_path / "in/a_grooves.png")
+    for pattern in ("in/*", "in/a_*.png"):
+        done = predict(tmp_path / pattern, "--save", "figure")
+        assert "1 of 1 pictures" in done.out if pattern == "in/*" else "expected .bmp" in done.errors[0], done
+    assert names(tmp_path / "out") == ["a_figure.png"]
+    before = (tmp_path / "out/a_figure.png").read_bytes()
+    write_capture(tmp_path / "elsewhere.png", tmp_path / "in/a.npy", seed=5)
+    assert "1 of 1 pictures: depth" in predict(tmp_path / "in", "--save", "figure").out
+    assert (tmp_path / "out/a_figure.png").read_bytes() != before
+    assert "1 of 1 pictures are done already" in predict(tmp_path / "in", "--save", "figure").out
 
 
 def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_path):
