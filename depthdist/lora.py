@@ -62,6 +62,10 @@ class LoraSettings:
             re.compile(self.lora_targets or "")
         except re.error as err:
             found.append(f"--lora-targets is {self.lora_targets!r}: not a regular expression ({err})")
+        if self.lora == "none" and self.lora_targets is None:
+            plain = LoraSettings()
+            idle = [name for name in ("lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora") if getattr(self, name) != getattr(plain, name)]
+            found += [f"--{name.replace('_', '-')} is for LoRA, and --lora is none; leave one of them out" for name in idle]
         return found
 
 

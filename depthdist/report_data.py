@@ -30,6 +30,7 @@ from depthdist.figures import NEAR_TO_FAR
 from depthdist.html import INK, SERIES, axes, drawing, grid, paragraph, picture, table
 from depthdist.pairs import BadFile, find_pairs, read_pair, sessions, shown
 from depthdist.shards.codec import decode_label
+from depthdist.shards.pool import follow_command
 
 BIN_MM, BINS = 10.0, 1000  # of the histogram: up to 10 m, the last bin has all beyond
 GRID = (30, 48)  # of the map of holes
@@ -71,7 +72,7 @@ def data_report(folder: Path, most: int, workers: int) -> str:
     """The page's HTML. ValueError where there is nothing to report on."""
     jobs, rejects, kind = (shard_jobs if (folder / "index.json").exists() else raw_jobs)(folder)
     found: list[Seen] = []
-    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"), follow_command) as pool:
         for one in tqdm(pool.map(_look, jobs), "looking", total=len(jobs), unit="capture", leave=False, disable=not sys.stderr.isatty()):
             if isinstance(one, Seen):
                 found.append(one)

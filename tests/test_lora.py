@@ -163,6 +163,13 @@ def test_settings_that_cannot_work_are_one_line_each(name, value):
     assert LoraSettings().problems() == []
 
 
+def test_settings_of_lora_without_lora_are_refused():
+    said = LoraSettings(lora="none", dora=True, lora_rank=4).problems()
+    assert said == [f"--{name} is for LoRA, and --lora is none; leave one of them out" for name in ("lora-rank", "dora")]
+    assert LoraSettings(lora="none", lora_targets=".*fc1", dora=True).problems() == [], "these targets get LoRA"
+    assert LoraSettings(lora="none", decoder="trained").problems() == [], "so it is"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_gradients_reach_all_that_trains_and_nothing_frozen(way, folder):
     model = stirred(with_way(folder, way, lora_dropout=0.1)).train()

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -126,6 +130,18 @@ def test_the_command_writes_pairs_that_sharding_takes_whatever_the_workers(made,
     assert len(find_pairs(str(made))[0]) == 6
     scene = rooms.render(rooms.Settings(6, (28, 42), 2), 4)
     assert (np.asarray(Image.open(made / f"{scene.stem}.png")) == scene.rgb).all() and (np.load(made / f"{scene.stem}.npy") == scene.xyz).all()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_workers_end_with_a_killed_command(name, tmp_path):
+    command = subprocess.Popen([sys.executable, ROOT / "tools/make_rooms.py", tmp_path / "out", "--scenes", "5000", "--size", "28x42", "--workers", "2"])
+    while not list(tmp_path.glob("out/*.npy")):
+        assert command.poll() is None
+        time.sleep(0.02)
+    workers = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signal.Signals[name])
+    command.wait()
+    assert len(workers) >= 2 and psutil.wait_procs(workers, timeout=10)[1] == []
 
 
 def test_a_second_run_makes_what_is_missing_and_more_where_more_is_asked_for(made, capsys):

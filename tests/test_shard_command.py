@@ -246,9 +246,9 @@ def test_two_runs_into_one_folder_do_not_meet(raw, tmp_path):
 
 
 def started(raw, out):
-    """A run in its own process group, once its workers are making shards."""
+    """A run in its own process group, once a first shard is whole: its commit record, written after the tar, is there."""
     process = subprocess.Popen([*SHARD, raw, out, "--workers", "2", "--shard-mb", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not list(out.glob(".build/*/*.tar")):
+    while not list(out.glob(".build/*/*.json")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     return process

@@ -24,6 +24,7 @@ from make_tires import npy, png, write
 from tqdm import tqdm
 
 from depthdist import config, rooms
+from depthdist.shards.pool import follow_command
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def each(settings: rooms.Settings, out: Path, indices: list[int], workers: int) 
     if workers == 1 or not indices:
         yield from (make(settings, out, i) for i in indices)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), follow_command) as pool:
         yield from pool.map(partial(make, settings, out), indices, chunksize=4)
 
 

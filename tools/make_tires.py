@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from depthdist import config, tires
+from depthdist.shards.pool import follow_command
 
 SHEET_PAIRS, SHEET_WIDTH = 12, 480
 RAMP = np.array([(255, 255, 190), (254, 190, 90), (240, 80, 60), (140, 30, 110), (20, 10, 90)], float)  # near to far
@@ -105,7 +106,7 @@ def each(settings: tires.Settings, out: Path, indices: list[int], workers: int):
     if workers == 1 or not indices:
         yield from (make(settings, out, i) for i in indices)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), follow_command) as pool:
         jobs = [pool.submit(make, settings, out, i) for i in indices]
         try:
             yield from (job.result() for job in as_completed(jobs))

@@ -96,6 +96,11 @@ def _bar(total: int, ranks: Ranks) -> tqdm:
 def _start(shared) -> None:
     global _SHARED
     _SHARED = shared
+    follow_command()
+
+
+def follow_command() -> None:
+    """In a worker process, at its start: it ends at once when the command that started it is gone."""
 
     def follow() -> None:
         multiprocessing.parent_process().join()  # returns when the command is gone, however it went
