@@ -6,6 +6,13 @@ import pytest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would every child
 
+LONG = ("test_world.py", "test_foundation.py", "test_same.py", "test_evaluate.py", "test_study.py", "test_engine.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files begin, so that the last of them does not keep one worker busy while the other waits."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(scope="module")
 def quietly_on_one_thread():

@@ -10,4 +10,5 @@ if [ ! -e $older/installed ]; then
     touch $older/installed
 fi
 export OMP_NUM_THREADS=1 # many small models: more threads only wait for each other
-python -m pytest -n 2 --dist loadfile "$@"
+export PYTHONDONTWRITEBYTECODE= # hundreds of processes import the package: it is compiled once
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -4,7 +4,7 @@
 """
 
 import pytest
-from ranks import Launch, log, make_model, make_shards, train
+from ranks import log, make_model, make_shards, on_srun, train
 
 EPOCHS = 4
 CASES = {"1 rank": (1, 1), "2 ranks": (2, 1), "4 ranks": (4, 1), "1 rank of 2": (1, 2), "4 ranks of 2": (4, 2), "1 rank of 8": (1, 8)}
@@ -19,8 +19,8 @@ def runs(tmp_path_factory):
         found[name] = folder / f"run{i}"
         words = ["--model", model, "--epochs", EPOCHS, "--lr", 5e-5, "--micro-batch", micro_batch]
         launched = ["launch/train.py", "--data", data, "--run", found[name], "--deepspeed", "ds_configs/fp32.json", "--pictures", 0]
-        done = train(data, found[name], *words) if ranks == 1 else Launch(ranks, *launched, *words).done()
-        assert done.code == 0, done
+        all_ranks = [train(data, found[name], *words)] if ranks == 1 else [rank.done() for rank in on_srun(ranks, *launched, *words)]
+        assert all(done.code == 0 for done in all_ranks), all_ranks
     return found
 
 
