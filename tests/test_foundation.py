@@ -127,6 +127,12 @@ def test_one_command_pretrains_such_a_model_from_nothing_and_again_it_is_the_sam
     assert len(asked) == 7 and (made / "model.safetensors").read_bytes() == before
 
 
+def test_a_pause_between_two_starts_is_no_time_at_work():
+    starts = [{"step": 0, "time": "1970-01-01T00:01:30+0000"}, {"step": 2, "time": "1970-01-01T01:00:00+0000"}]
+    assert foundation.at_work([100.0, 130.0, 170.0, 3660.0, 3700.0], starts) == 30 + 40 + 40
+    assert foundation.at_work([100.0, 130.0, 170.0], starts[:1]) == 70
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

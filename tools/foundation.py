@@ -17,7 +17,9 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -157,7 +159,7 @@ def card(out: Path) -> str:
         rooms = json.loads((out / stage / "rooms/rooms.json").read_text())
         facts, settings = run["derived"], run["settings"]
         lines = [json.loads(line) for line in (out / stage / "run/metrics.jsonl").read_text().splitlines()]
-        hours += (lines[-1]["time"] - lines[0]["time"]) / 3600
+        hours += at_work([line["time"] for line in lines], run["starts"]) / 3600
         made.append(
             f"| {facts['picture_size']} | `--scenes {rooms['scenes']} --size {rooms['size']} --seed {rooms['seed']}` | {facts['train_samples']} + {facts['val_samples']} "
             f"| {facts['steps']} of {facts['global_batch']}, {settings['epochs']} epochs | {settings['lr']:g} |"
@@ -194,6 +196,12 @@ Scores on the {facts['val_samples']} validation scenes of the last line (scale a
 
 It has seen renderings only: on photographs it is far worse than the published models. Use those where you can.
 """
+
+
+def at_work(times: list[float], starts: list[dict[str, Any]]) -> float:
+    """Seconds from the first of a run's `times` to the last, without those before a later start of it."""
+    begun = [datetime.strptime(start["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts]
+    return sum(after - before for before, after in zip(times, times[1:]) if not any(before < start <= after for start in begun))
 
 
 if __name__ == "__main__":
