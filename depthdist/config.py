@@ -25,6 +25,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import importlib
 import inspect
 import json
 import os
@@ -292,6 +293,11 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     content = {name.replace("-", "_"): value for name, value in content.items()}
     problems += [f"--config {path}: unknown setting {n}{near(n, known)}" for n in content if n not in known]
     return {n: v for n, v in content.items() if n in known}
+
+
+def main_of(module: str) -> Callable[[], Any]:
+    """The `main` of `module`, which is imported no earlier than it is called: its seconds are within what `command` watches over."""
+    return lambda: importlib.import_module(module).main()
 
 
 def command(main: Callable[[], Any]) -> None:

@@ -1,7 +1,6 @@
 """A trained adapter as others take it: python launch/export.py runs/NAME OUT"""
 
 from depthdist import config
-from depthdist.export import main
 
 if __name__ == "__main__":
-    config.command(main)
+    config.command(config.main_of("depthdist.export"))

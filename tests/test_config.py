@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -364,6 +366,7 @@ def test_a_json_number_that_is_no_whole_number_is_one_line(number, tmp_path):
 
 COMMAND = """
 import sys
+import time
 from depthdist import config
 def main():
     {body}
@@ -413,6 +416,15 @@ def test_bad_input_ends_a_command_with_a_line_a_problem_and_exit_code_2(error, l
 def test_ctrl_c_ends_a_command_with_one_line_and_130(monkeypatch, capsys):
     code, lines = ended(raises(KeyboardInterrupt()), monkeypatch, capsys)
     assert code == 130 and len(lines) == 1 and "Traceback" not in lines[0]
+
+
+def test_ctrl_c_while_a_command_is_still_importing_is_one_line_too():
+    command = subprocess.Popen([sys.executable, "launch/predict.py", "a.png", "--run", "runs/none"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while "libtorch" not in Path(f"/proc/{command.pid}/maps").read_text():
+        assert command.poll() is None
+        time.sleep(0.01)
+    command.send_signal(signal.SIGINT)
+    assert command.communicate(timeout=60)[1] == "predict.py: stopped by Ctrl-C\n" and command.returncode == 130
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])

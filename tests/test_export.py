@@ -17,12 +17,12 @@ from depthdist.outside import load_any
 
 @pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
 def exported(request, tmp_path_factory):
-    """A run and what it was exported to, and the command's output."""
+    """A run and what it was exported to, and the command's output. ONNX is of the merged network: of the first alone, each takes half a minute."""
     folder = tmp_path_factory.mktemp("export")
     words = request.param.split()
     assert train(make_shards(folder, 14), folder / "run", "--epochs", 1, "--model", make_model(folder / "dav2"), *words).code == 0
     assert command("launch/evaluate.py", "--run", folder / "run", "--no-details").code == 0
-    done = command("launch/export.py", folder / "run", folder / "out")
+    done = command("launch/export.py", folder / "run", folder / "out", *(["--forms", "model,adapter"] if words != ["--lora", "qkv"] else []))
     assert done.code == 0, done
     return folder / "run", folder / "out", done.out
 
@@ -59,6 +59,9 @@ def test_onnx_says_the_millimetres_of_pictures_of_the_training_size(exported):
     import onnxruntime
 
     run, out, printed = exported
+    if not (out / "onnx").exists():
+        assert "onnx" not in printed
+        return
     model, record = load_any(str(run))
     rgb = np.stack([capture(i, size=tuple(record.size))[0] for i in range(3)])
     with torch.no_grad():

@@ -22,9 +22,13 @@ from depthdist.outside import Given, load_any
 OLDER = ROOT / ".venv/transformers-4.57"
 GIVEN = Given(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
 TARGETS = {  # as somebody who does not know of the other naming writes them
-    "suffixes": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"]),
-    "a pattern": (r".*attention\.(q_proj|o_proj)", r".*attention\.(attention\.query|output\.dense)"),
-    "all linear": ("all-linear", "all-linear"),
+    "suffixes": {"target_modules": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"])},
+    "a pattern": {"target_modules": (r".*attention\.(q_proj|o_proj)", r".*attention\.(attention\.query|output\.dense)")},
+    "all linear": {"target_modules": ("all-linear", "all-linear")},
+}
+OTHERS = {
+    "one layer": {"target_modules": (["q_proj"], ["query"])},
+    "a saved module and ranks": {"target_modules": (["q_proj", "fc1"], ["query", "fc1"]), "modules_to_save": (["head"],) * 2, "rank_pattern": ({r".*layer\.0\..*q_proj": 2}, {r".*layer\.0\..*query": 2})},
 }
 SAVE = """
 import sys, torch
@@ -33,15 +37,16 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForDepthEstimation
 
-torch.manual_seed(0)
-base = AutoModelForDepthEstimation.from_pretrained({model!r})
-net = get_peft_model(base, LoraConfig(r=4, lora_alpha=6, target_modules={targets!r}, modules_to_save={kept!r}, rank_pattern={ranks!r}))
-for name, p in net.named_parameters():
-    if p.requires_grad:
-        torch.nn.init.normal_(p, std=0.05)
-net.eval().save_pretrained({out!r})
-pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
-torch.save((transformers.__version__, net(pixel_values=pixels).predicted_depth.detach()), {out!r} + "/said.pt")
+for out, settings in {adapters!r}.items():
+    torch.manual_seed(0)
+    base = AutoModelForDepthEstimation.from_pretrained({model!r})
+    net = get_peft_model(base, LoraConfig(r=4, lora_alpha=6, **settings))
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.05)
+    net.eval().save_pretrained(out)
+    pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    torch.save((transformers.__version__, net(pixel_values=pixels).predicted_depth.detach()), out + "/said.pt")
 """
 
 
@@ -53,17 +58,17 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(base, tmp_path_factory):
     """A function that gives an adapter's folder, a copy of its own: saved by plain peft, under the older transformers or this one."""
-    made = {}
+    folders = {}
 
-    def save(older, targets=("q_proj",), kept=None, ranks=None):
+    def save(older, case):
         assert not older or OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
-        case = repr((older, targets, kept, ranks))
-        if case not in made:
-            made[case] = tmp_path_factory.mktemp("adapter")
-            script = SAVE.format(path=[str(OLDER)] if older else [], model=str(base), targets=targets, kept=kept, ranks=ranks or {}, out=str(made[case]))
+        if older not in folders:
+            folders[older] = tmp_path_factory.mktemp("adapters")
+            adapters = {str(folders[older] / name): {key: values[older] for key, values in settings.items()} for name, settings in (TARGETS | OTHERS).items()}
+            script = SAVE.format(path=[str(OLDER)] if older else [], model=str(base), adapters=adapters)
             done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **ON_CPU})
             assert done.returncode == 0, done.stderr
-        out = shutil.copytree(made[case], tmp_path_factory.mktemp("copy") / "adapter")
+        out = shutil.copytree(folders[older] / case, tmp_path_factory.mktemp("copy") / "adapter")
         version, said = torch.load(out / "said.pt")
         assert version.startswith("4.57.") == older
         return out, said
@@ -80,7 +85,7 @@ def says(model):
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("what", TARGETS)
 def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, base, what, older):
-    folder, said = saved(older, TARGETS[what][older])
+    folder, said = saved(older, what)
     model, record = load_any(str(folder), GIVEN)
     assert (says(model) - said).abs().max() < 1e-5 and said.std() > 0.1
     assert (record.near_mm, record.far_mm, record.size, record.model) == (300.0, 4000.0, (28, 42), str(base))
@@ -90,13 +95,12 @@ def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, 
 
 @pytest.mark.parametrize("older", [False, True])
 def test_saved_modules_and_ranks_of_their_own_come_along(saved, older):
-    name = "query" if older else "q_proj"
-    folder, said = saved(older, [name, "fc1"], kept=["head"], ranks={rf".*layer\.0\..*{name}": 2})
+    folder, said = saved(older, "a saved module and ranks")
     assert (says(load_any(str(folder), GIVEN)[0]) - said).abs().max() < 1e-5
 
 
 def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
-    folder, _ = saved(True, ["query"])
+    folder, _ = saved(True, "one layer")
     Image.fromarray(capture(2)[0]).save(tmp_path / "a.png")
     words = ["launch/predict.py", tmp_path / "a.png", "--run", folder, "--out", tmp_path / "out", "--save", "npy"]
     (line,) = command(*words).errors
@@ -164,7 +168,7 @@ def written(folder, **changes):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_broken_adapter_is_one_line(saved, case):
-    folder, _ = saved(False)
+    folder, _ = saved(False, "one layer")
     breaking, said = WRONG[case]
     breaking(folder)
     with pytest.raises(ValueError) as err:
