@@ -306,10 +306,10 @@ def command(main: Callable[[], Any]) -> None:
     Of ranks that have met (world.py) all end when one does, and what several have to say is said once.
     DEPTHDIST_TRACE=1 in the environment shows the traceback as well.
     """
-    rank, name = int(os.environ.get("RANK", 0)), Path(sys.argv[0]).name
     try:
         sys.exit(main() or 0)
     except (Exception, KeyboardInterrupt) as err:
+        rank, name = int(os.environ.get("RANK", 0)), Path(sys.argv[0]).name  # no earlier: importing world.py names the rank of an srun task
         world = sys.modules.get("depthdist.world")  # not imported here: torch takes seconds, and --help has no need of it
         if isinstance(err, Stopped):
             if rank == 0:
