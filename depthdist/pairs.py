@@ -164,7 +164,7 @@ def list_pictures(path: Path) -> list[Path]:
     """The picture `path`, or every picture under the folder `path`. BadFile where there is none."""
     if not path.exists():
         raise BadFile(path, "no such file or folder; expected pictures, or folders of them")
-    found = [path] if path.is_file() else sorted(path / p for p in _walk(path) if _kind(p) == "rgb")
+    found = [path] if path.is_file() else sorted(path / p for p in _walk(path) if is_picture(p))
     if not found:
         raise BadFile(path, f"no pictures; expected {', '.join(sorted(PICTURES))}")
     return found
@@ -174,12 +174,13 @@ def find_clouds(pictures: list[Path]) -> dict[Path, Path]:
     """The point cloud that belongs to each picture that has exactly one."""
     parents = {p: p.absolute().parent for p in pictures}
     folders = {near for here in parents.values() for near in (here, here.parent / "depth", here.parent / "xyz")}
-    clouds = [PurePosixPath(cloud) for folder in sorted(folders) for cloud in sorted(folder.glob("*.npy"))]
+    clouds = [cloud for folder in sorted(folders) for cloud in sorted(folder.glob("*.npy"))]
     found: dict[Path, Path] = {}
     for layout in LAYOUTS:
         twins = defaultdict(list)
-        for kind, stem, cloud in ((*claimed, cloud) for cloud in clouds if (claimed := layout(cloud))):
-            twins[stem] += [Path(cloud)] if kind == "xyz" else []
+        for cloud in clouds:
+            if claimed := layout(PurePosixPath(cloud)):
+                twins[claimed[1]].append(cloud)
         for picture, here in parents.items():
             claimed = layout(PurePosixPath(here / picture.name))
             if picture not in found and claimed and len(twins[claimed[1]]) == 1:

@@ -140,8 +140,9 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
     settings.out.mkdir(parents=True, exist_ok=True)
     finished = begin(settings, model, record)
     read = {file for s in sources for file in s.files}
+    ends = [suffixes(record.bounds)[kind] for kind in settings.save]
     for s in sources:
-        if lost := read & {settings.out.resolve() / f"{s.name}_{suffixes(record.bounds)[kind]}" for kind in settings.save}:
+        if lost := read & {settings.out.resolve() / f"{s.name}_{end}" for end in ends}:
             raise ValueError(f"{shown(lost.pop())}: is read here and would be written over as a result of {s.origin}; give another --out")
         if s.name in finished and finished[s.name]["origin"] != s.origin:
             raise ValueError(f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not of {s.origin}; give another folder, or --again to replace them")

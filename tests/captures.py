@@ -1,15 +1,21 @@
-"""Small raw captures for tests: a tilted plane with holes, seen through a known pinhole."""
+"""Small raw captures for tests: a tilted plane with holes, seen through a known pinhole; and shards of them."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from depthdist.config import Size
+from depthdist.shards.build import shard
+from depthdist.shards.plan import ShardSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 HOSTILE = SHARED / "hostile"
 SHARD = [sys.executable, str(ROOT / "tools" / "shard.py")]
+SMALL = {"size": Size(28, 42), "workers": 1}
 
 
 def capture(seed: int = 0, size: tuple[int, int] = (30, 40)) -> tuple[np.ndarray, np.ndarray]:
@@ -31,9 +37,19 @@ def write_capture(rgb_path: Path, xyz_path: Path, seed: int = 0, size: tuple[int
     np.save(xyz_path, xyz)
 
 
+def stem_of(i: int, minutes: int = 1) -> str:
+    """Of capture `i`, taken `minutes` after the one before."""
+    return f"21-12-03-{10 + i * minutes // 60:02d}-{i * minutes % 60:02d}-00_Zivid_acquisition"
+
+
 def write_raw(folder: Path, count: int = 6, minutes: int = 1) -> Path:
     """`count` captures in the real two-folder layout, `minutes` apart."""
     for i in range(count):
-        stem = f"21-12-03-{10 + i * minutes // 60:02d}-{i * minutes % 60:02d}-00_Zivid_acquisition"
+        stem = stem_of(i, minutes)
         write_capture(folder / f"images/{stem}_color.png", folder / f"depth/{stem}_rawDepth.npy", i)
     return folder
+
+
+def make(raw: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    """The index of OUT, small shards of RAW."""
+    return shard(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))

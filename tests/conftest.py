@@ -28,6 +28,14 @@ def quietly_on_one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """No worker processes in sharding: starting them costs a second a test; the command's tests use them."""
+    from depthdist.shards.writer import write_shard
+
+    monkeypatch.setattr("depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs])
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Shards of 7 samples for training and 2 for validation; modules that need others have their own."""
