@@ -45,12 +45,22 @@ def nothing_moved(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> st
     before, now  fp32 masters by name, with two optimizer steps or more between: in the first, A has no gradient, for B is still 0
     """
     names = [name for name in before if "lora_" in name]
-    still = [name for name in names if _same(before[name].float(), now[name].float().to(before[name].device))]
+    still = [
+        name
+        for name in names
+        if _same(before[name].float(), now[name].float().to(before[name].device))
+    ]
     if not still:
         return None
     which = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
-    what = "no LoRA weight moved" if len(still) == len(names) else f"{len(still)} of {len(names)} LoRA weights did not move"
-    return f"{what} while training ran ({which}): see that train/grad_norm is above 0, and raise --lr"
+    what = (
+        "no LoRA weight moved"
+        if len(still) == len(names)
+        else f"{len(still)} of {len(names)} LoRA weights did not move"
+    )
+    return (
+        f"{what} while training ran ({which}): see that train/grad_norm is above 0, and raise --lr"
+    )
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

@@ -36,7 +36,12 @@ def scale_and_shift_in_disparity(p: Tensor, g: Tensor, everywhere: Tensor) -> Te
     return 1 / (s / everywhere + t).clamp(min=float(1 / g.max()))
 
 
-WAYS = {"none": none, "median": median, "depth": scale_and_shift_in_depth, "disparity": scale_and_shift_in_disparity}
+WAYS = {
+    "none": none,
+    "median": median,
+    "depth": scale_and_shift_in_depth,
+    "disparity": scale_and_shift_in_disparity,
+}
 
 
 def aligned(way: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor:

@@ -26,10 +26,20 @@ import numpy as np
 import simplejpeg
 from numba import njit
 
-MOST = {"flip": 1, "exposure": 4, "tone": 2, "colour": 1, "noise": 64}  # the highest value that each setting takes
+MOST = {
+    "flip": 1,
+    "exposure": 4,
+    "tone": 2,
+    "colour": 1,
+    "noise": 64,
+}  # the highest value that each setting takes
 LEVEL = np.arange(256) / 255
-LINEAR = np.where(LEVEL <= 0.04045, LEVEL / 12.92, ((LEVEL + 0.055) / 1.055) ** 2.4)  # the light each level stands for
-NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 4096) for i in range(4096)])  # equally likely normal deviates
+LINEAR = np.where(
+    LEVEL <= 0.04045, LEVEL / 12.92, ((LEVEL + 0.055) / 1.055) ** 2.4
+)  # the light each level stands for
+NORMAL = np.array(
+    [NormalDist().inv_cdf((i + 0.5) / 4096) for i in range(4096)]
+)  # equally likely normal deviates
 NORMAL /= NORMAL.std()  # it lacks the tails beyond 3.7 sigma
 
 
@@ -52,8 +62,16 @@ class AugmentSettings:
 
     def problems(self) -> list[str]:
         given = {name: getattr(self, name) for name in MOST}
-        found = [f"--{name} is {value}: expected 0..{MOST[name]}" for name, value in given.items() if not 0 <= value <= MOST[name]]
-        return found if self.jpeg == 0 or 10 <= self.jpeg <= 99 else [*found, f"--jpeg is {self.jpeg}: expected 0 (none) or 10..99"]
+        found = [
+            f"--{name} is {value}: expected 0..{MOST[name]}"
+            for name, value in given.items()
+            if not 0 <= value <= MOST[name]
+        ]
+        return (
+            found
+            if self.jpeg == 0 or 10 <= self.jpeg <= 99
+            else [*found, f"--jpeg is {self.jpeg}: expected 0 (none) or 10..99"]
+        )
 
     @property
     def any(self) -> bool:
@@ -81,7 +99,9 @@ def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
     stream for good, which it does not for what `Generator` makes of it. The 1 keeps clear of the epoch's order (same key).
     """
     words = np.random.Philox(key=[seed, epoch], counter=[0, 0, sample, 1]).random_raw(9)
-    flip, exposure, tone, *colour, noise, jpeg = ((words[:8] >> 11) * 2.0**-53).tolist()  # uniform in [0, 1)
+    flip, exposure, tone, *colour, noise, jpeg = (
+        (words[:8] >> 11) * 2.0**-53
+    ).tolist()  # uniform in [0, 1)
     return Draw(
         flip=flip < settings.flip,
         exposure=(2 * exposure - 1) * settings.exposure,
@@ -116,11 +136,13 @@ def tone_curves(draw: Draw) -> np.ndarray:
     gain = 2**draw.exposure * (1 + np.array(draw.colour))
     light = np.minimum(gain[:, None] * LINEAR, 1)  # (3, 256)
     stored = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return (255 * stored ** 2**draw.tone).astype(np.float32)
+    return (255 * stored**2**draw.tone).astype(np.float32)
 
 
 @njit(nogil=True)
-def _toned_and_noisy(rgb: np.ndarray, curves: np.ndarray, deviates: np.ndarray, state: np.uint64) -> np.ndarray:
+def _toned_and_noisy(
+    rgb: np.ndarray, curves: np.ndarray, deviates: np.ndarray, state: np.uint64
+) -> np.ndarray:
     """Curve and noise in one pass, rounded once. A pixel's noise is SplitMix64 (Steele et al., 2014), 12 bits a channel.
 
     Not cached on disk: it compiles in under a second, and only where augmentation is on.
@@ -134,19 +156,29 @@ def _toned_and_noisy(rgb: np.ndarray, curves: np.ndarray, deviates: np.ndarray, 
             bits ^= bits >> np.uint64(31)
             for c in range(3):
                 value = curves[c, rgb[y, x, c]] + deviates[bits & np.uint64(4095)]
-                out[y, x, c] = np.uint8(min(max(value, np.float32(0)), np.float32(255)) + np.float32(0.5))
+                out[y, x, c] = np.uint8(
+                    min(max(value, np.float32(0)), np.float32(255)) + np.float32(0.5)
+                )
                 bits >>= np.uint64(12)
     return out
 
 
-def mirrored(rgb: np.ndarray, depth: np.ndarray, packed_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mirrored(
+    rgb: np.ndarray, depth: np.ndarray, packed_mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mirror images along W, new arrays.
 
     rgb          (h, w, 3) uint8
     depth        (H, W) uint16
     packed_mask  (H, ceil(W / 8)) uint8, np.packbits along W; the padding bits at the right are 0, also in what comes back
     """
-    columns = np.arange(rgb.shape[1])[::-1]  # `take` copies whole pixels, twice as fast as rgb[:, ::-1]
+    columns = np.arange(rgb.shape[1])[
+        ::-1
+    ]  # `take` copies whole pixels, twice as fast as rgb[:, ::-1]
     # bytes and the bits in them both reversed: the mirror image, with the padding first
     bits = np.unpackbits(packed_mask[:, ::-1], axis=1, bitorder="little")[:, -depth.shape[1] :]
-    return rgb.take(columns, axis=1), np.ascontiguousarray(depth[:, ::-1]), np.packbits(bits, axis=1)
+    return (
+        rgb.take(columns, axis=1),
+        np.ascontiguousarray(depth[:, ::-1]),
+        np.packbits(bits, axis=1),
+    )

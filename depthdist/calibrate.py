@@ -39,22 +39,42 @@ def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line
     At the truth's own size; every image counts the same, as in the loss. Every rank must call it.
     raises ValueError where the output is the same everywhere
     """
-    sums = torch.zeros(6, dtype=torch.float64, device=world.device)  # of images, x, y, x x, x y, y y
+    sums = torch.zeros(
+        6, dtype=torch.float64, device=world.device
+    )  # of images, x, y, x x, x y, y y
     model.eval().to(world.device)
     batches = loader.evaluate("train", 1, world.rank, world.size)
     total = -(-loader.dataset.count("train") // world.size)
-    for packed in tqdm(batches, desc="calibrating", total=total, unit="image", leave=False, disable=world.rank > 0 or not sys.stderr.isatty()):
+    for packed in tqdm(
+        batches,
+        desc="calibrating",
+        total=total,
+        unit="image",
+        leave=False,
+        disable=world.rank > 0 or not sys.stderr.isatty(),
+    ):
         batch = packed.to(world.device)
         target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
         x = model.upsampled(model.raw(batch.rgb), target.shape[-2:])[mask].double()
         y = model.inverse_activation(target)[mask].double()
         if len(x) and float(batch.weight[0]):
-            sums += torch.stack([torch.ones((), dtype=torch.float64, device=x.device), x.mean(), y.mean(), (x * x).mean(), (x * y).mean(), (y * y).mean()])
+            sums += torch.stack(
+                [
+                    torch.ones((), dtype=torch.float64, device=x.device),
+                    x.mean(),
+                    y.mean(),
+                    (x * x).mean(),
+                    (x * y).mean(),
+                    (y * y).mean(),
+                ]
+            )
     n, *totals = sum_over_ranks(sums.tolist())
     if not n:
         raise ValueError("--calibrate: no training sample has a valid pixel")
     x, y, xx, xy, yy = (total / n for total in totals)
     if xx - x * x <= 1e-12 * xx:
-        raise ValueError("--calibrate: the untrained model's output is the same everywhere: there is nothing to calibrate; leave --calibrate out")
+        raise ValueError(
+            "--calibrate: the untrained model's output is the same everywhere: there is nothing to calibrate; leave --calibrate out"
+        )
     scale = (xy - x * y) / (xx - x * x)
     return Line(scale, y - scale * x, scale * (xy - x * y) / (yy - y * y) if yy > y * y else 0.0)

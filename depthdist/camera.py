@@ -27,7 +27,11 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
     some = xyz[::stride, ::stride].astype(np.float64)  # a grid over the whole picture
     with np.errstate(invalid="ignore"):
         rows, columns = np.nonzero((some[:, :, 2] > 0) & np.isfinite(some).all(axis=2))
-    points, rows, columns = some[rows, columns], rows * stride, columns * stride  # (N, 3), (N,), (N,)
+    points, rows, columns = (
+        some[rows, columns],
+        rows * stride,
+        columns * stride,
+    )  # (N, 3), (N,), (N,)
     found: dict[str, Any] = {}
     residual = 0.0
     for axis, pixel, focal, centre in ((0, columns + 0.5, "fx", "cx"), (1, rows + 0.5, "fy", "cy")):
@@ -44,7 +48,17 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
 
 def pinhole(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float) -> dict[str, Any]:
     """A sample's `meta` for `pixel_rays`, of intrinsics in pixels of a picture of `size`; column + 0.5 = fx X / Z + cx."""
-    return {"size": list(size), "intrinsics": {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "max_residual_px": 0.0, "pixel_centre": 0.5}}
+    return {
+        "size": list(size),
+        "intrinsics": {
+            "fx": fx,
+            "fy": fy,
+            "cx": cx,
+            "cy": cy,
+            "max_residual_px": 0.0,
+            "pixel_centre": 0.5,
+        },
+    }
 
 
 def wide(size: tuple[int, int], degrees: float) -> dict[str, Any]:
@@ -60,7 +74,11 @@ def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
     meta  a sample's meta.json: `size` (height, width) of the capture, and `intrinsics` of it
     """
     k = meta.get("intrinsics")
-    if not isinstance(k, dict) or not {"fx", "fy", "cx", "cy", "pixel_centre", "max_residual_px"} <= k.keys() or k["max_residual_px"] > FLAT_PX:
+    if (
+        not isinstance(k, dict)
+        or not {"fx", "fy", "cx", "cy", "pixel_centre", "max_residual_px"} <= k.keys()
+        or k["max_residual_px"] > FLAT_PX
+    ):
         return None  # others' shards may hold anything of that name
     rays = np.empty((*size, 2))
     (high, wide), middle = meta["size"], k["pixel_centre"]

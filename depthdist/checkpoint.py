@@ -39,7 +39,9 @@ from depthdist.network import DepthModel, Normalisation
 
 RECORD = "depthdist.json"
 WEIGHTS = "adapter_model.safetensors"
-held = partial(get_peft_model_state_dict, save_embedding_layers=False)  # what an adapter holds; "auto" would ask the hub each time
+held = partial(
+    get_peft_model_state_dict, save_embedding_layers=False
+)  # what an adapter holds; "auto" would ask the hub each time
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,41 @@ class AdapterRecord:
     upsampling: str = "bicubic"
 
     @classmethod
-    def of(cls, model: DepthModel, bounds: Bounds, size: tuple[int, int], *, step: int, epoch: int, eval_loss: float) -> AdapterRecord:
+    def of(
+        cls,
+        model: DepthModel,
+        bounds: Bounds,
+        size: tuple[int, int],
+        *,
+        step: int,
+        epoch: int,
+        eval_loss: float,
+    ) -> AdapterRecord:
         """That of `model` as it stands now, which sees pictures of `size`."""
-        return cls(model.name, bounds.near_mm, bounds.far_mm, *size, *model.normalisation, step, epoch, eval_loss, bounds.scale, model.upsampling)
+        return cls(
+            model.name,
+            bounds.near_mm,
+            bounds.far_mm,
+            *size,
+            *model.normalisation,
+            step,
+            epoch,
+            eval_loss,
+            bounds.scale,
+            model.upsampling,
+        )
 
     def __post_init__(self) -> None:
         self.bounds.checked()
         if not min(self.std) > 0:
             raise ValueError(f"std is {self.std}; expected three numbers > 0")
-        if self.target not in ("inverse", "linear") or self.upsampling not in ("bicubic", "bilinear"):
-            raise ValueError(f"target is {self.target}, upsampling {self.upsampling}; expected inverse or linear, bicubic or bilinear")
+        if self.target not in ("inverse", "linear") or self.upsampling not in (
+            "bicubic",
+            "bilinear",
+        ):
+            raise ValueError(
+                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or linear, bicubic or bilinear"
+            )
 
     @property
     def bounds(self) -> Bounds:
@@ -119,29 +146,54 @@ def recover(folder: Path) -> None:
         os.rename(old, folder)
 
 
-def save_adapter(model: DepthModel, weights: Mapping[str, Tensor], record: AdapterRecord, folder: Path) -> None:
+def save_adapter(
+    model: DepthModel, weights: Mapping[str, Tensor], record: AdapterRecord, folder: Path
+) -> None:
     """Write the adapter so that it is in `folder` whole or not at all.
 
     weights  fp32 masters of what trains, by `model.named_parameters()` name
     """
     if not isinstance(model.net, PeftModel):
         return save_whole(model, weights, record, folder)
-    frozen = {name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name}
-    state = held(model.net, state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}})
-    both = {respelled(name, new): t.detach().float().cpu().contiguous().clone() for new in (True, False) for name, t in state.items()}
+    frozen = {
+        name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name
+    }
+    state = held(
+        model.net,
+        state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}},
+    )
+    both = {
+        respelled(name, new): t.detach().float().cpu().contiguous().clone()
+        for new in (True, False)
+        for name, t in state.items()
+    }
     with replacing(folder) as fresh:
         try:
             model.net.peft_config["default"].save_pretrained(fresh)
             save_file(both, fresh / WEIGHTS, metadata={"format": "pt"})
             (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
         except (OSError, SafetensorError) as err:
-            raise ValueError(f"{folder}: the adapter cannot be written (is the disk full?): {err}") from err
+            raise ValueError(
+                f"{folder}: the adapter cannot be written (is the disk full?): {err}"
+            ) from err
 
 
-def save_whole(model: DepthModel, weights: Mapping[str, Tensor], record: AdapterRecord | None, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_whole(
+    model: DepthModel,
+    weights: Mapping[str, Tensor],
+    record: AdapterRecord | None,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder` whole or not at all."""
-    state = {**model.net.state_dict(), **{name.removeprefix("net."): tensor for name, tensor in weights.items()}}
-    state = {respelled(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone() for name, tensor in state.items()}
+    state = {
+        **model.net.state_dict(),
+        **{name.removeprefix("net."): tensor for name, tensor in weights.items()},
+    }
+    state = {
+        respelled(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone()
+        for name, tensor in state.items()
+    }
     config = model.net.config.to_dict() | {"architectures": ["DepthAnythingForDepthEstimation"]}
     for part in (config, config["backbone_config"]):
         for name in ("dtype", "torch_dtype", "transformers_version", "_name_or_path"):
@@ -151,11 +203,15 @@ def save_whole(model: DepthModel, weights: Mapping[str, Tensor], record: Adapter
         try:
             save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
             (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-            (fresh / "preprocessor_config.json").write_text(json.dumps(processor(model.normalisation, height, width), indent=1) + "\n")
+            (fresh / "preprocessor_config.json").write_text(
+                json.dumps(processor(model.normalisation, height, width), indent=1) + "\n"
+            )
             if record:
                 (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
         except (OSError, SafetensorError) as err:
-            raise ValueError(f"{folder}: the model cannot be written (is the disk full?): {err}") from err
+            raise ValueError(
+                f"{folder}: the model cannot be written (is the disk full?): {err}"
+            ) from err
 
 
 def processor(normalisation: Normalisation, height: int, width: int) -> dict[str, object]:
@@ -182,7 +238,9 @@ def read_record(folder: Path) -> AdapterRecord:
     recover(folder)
     path = folder / RECORD
     if not path.exists():
-        raise ValueError(f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds them")
+        raise ValueError(
+            f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds them"
+        )
     try:
         return from_dict(AdapterRecord, json.loads(path.read_text()))
     except (AttributeError, KeyError, TypeError, ValueError) as err:
@@ -204,14 +262,26 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
     try:
         model.net = PeftModel.from_pretrained(model.net, str(folder))
         stored = load_file(folder / WEIGHTS)
-    except Exception as err:  # safetensors, peft and json each have their own; all of them mean this
-        raise ValueError(f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}") from err
+    except (
+        Exception
+    ) as err:  # safetensors, peft and json each have their own; all of them mean this
+        raise ValueError(
+            f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}"
+        ) from err
     inside = held(model.net)
-    mine = any("q_proj" in n for n, _ in model.net.named_parameters())  # which spelling this transformers has
+    mine = any(
+        "q_proj" in n for n, _ in model.net.named_parameters()
+    )  # which spelling this transformers has
     wanted = inside.keys() | {respelled(n, new=mine) for n in stored}
-    lost = sorted(n for n in wanted if n not in inside or n not in stored or not torch.equal(inside[n], stored[n]))
+    lost = sorted(
+        n
+        for n in wanted
+        if n not in inside or n not in stored or not torch.equal(inside[n], stored[n])
+    )
     if lost or not any("lora_" in n for n in inside):
-        raise ValueError(f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)} tensors are missing or differ, e.g. {lost[:1]}")
+        raise ValueError(
+            f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)} tensors are missing or differ, e.g. {lost[:1]}"
+        )
     model.normalise((record.mean, record.std))
     model.upsampling = record.upsampling
     return settled(model).eval().requires_grad_(False), record

@@ -63,7 +63,12 @@ class Size(NamedTuple):
         return f"{self.height}x{self.width}"
 
 
-METAVARS = {Size: "HxW", Path: "PATH", int: "N", float: "X"}  # what `--help` shows for a value, by its type
+METAVARS = {
+    Size: "HxW",
+    Path: "PATH",
+    int: "N",
+    float: "X",
+}  # what `--help` shows for a value, by its type
 
 
 def positional(default: Any = dataclasses.MISSING) -> Any:
@@ -84,7 +89,11 @@ def sentences(group: type) -> dict[str, str]:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
         for field, text in zip(body, body[1:]):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
                 found[field.target.id] = inspect.cleandoc(text.value.value)
     return found
 
@@ -101,7 +110,9 @@ def convert(kind: Any, value: Any) -> Any:
             raise ValueError(f"expected one of {', '.join(map(str, inner))}")
         return value
     if kind is Size:
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value)) or re.fullmatch(r"\[(\d+), (\d+)\]", str(value))
+        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value)) or re.fullmatch(
+            r"\[(\d+), (\d+)\]", str(value)
+        )
         if not match:
             raise ValueError("expected HxW in pixels, such as 756x1260")
         return Size(int(match[1]), int(match[2]))
@@ -119,7 +130,9 @@ def convert(kind: Any, value: Any) -> Any:
         raise ValueError("expected true or false")
     if kind in (int, float):
         wanted = "a whole number" if kind is int else "a number"
-        if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
+        if isinstance(value, bool) or (
+            kind is int and isinstance(value, float) and not value.is_integer()
+        ):
             raise ValueError(f"expected {wanted}")
         try:
             return kind(value)
@@ -143,7 +156,12 @@ def plain(value: Any) -> Any:
 
 def as_dict(*groups: Any) -> dict[str, Any]:
     """The settings of dataclass instances as one flat dict that `--config` reads back."""
-    return {f.name: plain(getattr(g, f.name)) for g in groups for f in dataclasses.fields(g) if not f.metadata.get("hidden")}
+    return {
+        f.name: plain(getattr(g, f.name))
+        for g in groups
+        for f in dataclasses.fields(g)
+        if not f.metadata.get("hidden")
+    }
 
 
 def from_dict(group: type[T], values: dict[str, Any]) -> T:
@@ -191,10 +209,17 @@ def parse(
     parser = _parser(description, epilog, groups, kinds)
     given, unknown = parser.parse_known_intermixed_args(argv)
     flags = {k: v for k, v in vars(given).items() if v is not None and v != []}
-    problems, known_flags = [], ["--" + n.replace("_", "-") for n, (_, f) in fields.items() if not f.metadata]
+    problems, known_flags = (
+        [],
+        ["--" + n.replace("_", "-") for n, (_, f) in fields.items() if not f.metadata],
+    )
     for word in unknown:
         name = word.split("=")[0]
-        problems.append(f"unknown setting {name}{near(name, known_flags)}" if word.startswith("--") else f"unexpected argument {word!r}")
+        problems.append(
+            f"unknown setting {name}{near(name, known_flags)}"
+            if word.startswith("--")
+            else f"unexpected argument {word!r}"
+        )
     from_file = _read_json(flags.pop("config", None), list(fields), problems)
     values: dict[type, dict[str, Any]] = {g: {} for g in groups}
     preset = presets[1].get(flags.get(presets[0], from_file.get(presets[0], "")), {})
@@ -209,7 +234,9 @@ def parse(
                 values[group].setdefault(name, None if _needed(field) else _default(field))
     for name, (group, field) in fields.items():
         if _needed(field) and name not in values[group]:
-            label = name.upper() if field.metadata.get("positional") else "--" + name.replace("_", "-")
+            label = (
+                name.upper() if field.metadata.get("positional") else "--" + name.replace("_", "-")
+            )
             problems.append(f"{label} is missing: {sentences(group)[name]}")
     if any(_needed(f) and values[g].get(n) is None for n, (g, f) in fields.items()):
         raise SettingsError(problems)
@@ -238,33 +265,58 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
-def _parser(description: str, epilog: str, groups: tuple[type, ...], kinds: dict[type, dict[str, Any]]) -> argparse.ArgumentParser:
+def _parser(
+    description: str, epilog: str, groups: tuple[type, ...], kinds: dict[type, dict[str, Any]]
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, allow_abbrev=False, formatter_class=_HelpFormatter
     )
     parser.error = lambda message: (_ for _ in ()).throw(SettingsError([message]))
-    parser.add_argument("--config", metavar="FILE.json", help="settings by name, as a JSON object; flags win")
+    parser.add_argument(
+        "--config", metavar="FILE.json", help="settings by name, as a JSON object; flags win"
+    )
     for group in groups:
-        titled, texts = parser.add_argument_group(inspect.getdoc(group).splitlines()[0]), sentences(group)
+        titled, texts = (
+            parser.add_argument_group(inspect.getdoc(group).splitlines()[0]),
+            sentences(group),
+        )
         for field in dataclasses.fields(group):
             kind = kinds[group][field.name]
-            text = argparse.SUPPRESS if field.metadata.get("hidden") else texts[field.name].replace("%", "%%")
+            text = (
+                argparse.SUPPRESS
+                if field.metadata.get("hidden")
+                else texts[field.name].replace("%", "%%")
+            )
             if field.metadata.get("positional"):
                 nargs = "*" if get_origin(kind) is list else "?"
                 titled.add_argument(field.name, nargs=nargs, metavar=field.name.upper(), help=text)
                 continue
-            names = ["--" + field.name.replace("_", "-")] + (["--" + field.name] if field.metadata.get("hidden") else [])
+            names = ["--" + field.name.replace("_", "-")] + (
+                ["--" + field.name] if field.metadata.get("hidden") else []
+            )
             if text is not argparse.SUPPRESS and not _needed(field):
                 default = plain(_default(field))
                 text += f" [{_shown(default)}]" if default not in (None, "") else ""
             if kind is bool:
-                titled.add_argument(*names, dest=field.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+                titled.add_argument(
+                    *names,
+                    dest=field.name,
+                    action=argparse.BooleanOptionalAction,
+                    default=None,
+                    help=text,
+                )
             else:
                 choices = get_args(kind) if get_origin(kind) is Literal else ()
                 bare = next((k for k in get_args(kind) if k is not type(None)), kind)
                 metavar = "|".join(map(str, choices)) or METAVARS.get(bare, field.name.upper())
                 fixed = get_origin(bare) is tuple and Ellipsis not in get_args(bare)
-                titled.add_argument(*names, dest=field.name, nargs=len(get_args(bare)) if fixed else None, metavar=metavar, help=text)
+                titled.add_argument(
+                    *names,
+                    dest=field.name,
+                    nargs=len(get_args(bare)) if fixed else None,
+                    metavar=metavar,
+                    help=text,
+                )
     return parser
 
 
@@ -288,10 +340,14 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = content["settings"]  # a run's record
     if not isinstance(content, dict):
-        problems.append(f"--config {path}: expected an object of settings, found {type(content).__name__}")
+        problems.append(
+            f"--config {path}: expected an object of settings, found {type(content).__name__}"
+        )
         return {}
     content = {name.replace("-", "_"): value for name, value in content.items()}
-    problems += [f"--config {path}: unknown setting {n}{near(n, known)}" for n in content if n not in known]
+    problems += [
+        f"--config {path}: unknown setting {n}{near(n, known)}" for n in content if n not in known
+    ]
     return {n: v for n, v in content.items() if n in known}
 
 
@@ -309,8 +365,13 @@ def command(main: Callable[[], Any]) -> None:
     try:
         sys.exit(main() or 0)
     except (Exception, KeyboardInterrupt) as err:
-        rank, name = int(os.environ.get("RANK", 0)), Path(sys.argv[0]).name  # no earlier: importing world.py names the rank of an srun task
-        world = sys.modules.get("depthdist.world")  # not imported here: torch takes seconds, and --help has no need of it
+        rank, name = (
+            int(os.environ.get("RANK", 0)),
+            Path(sys.argv[0]).name,
+        )  # no earlier: importing world.py names the rank of an srun task
+        world = sys.modules.get(
+            "depthdist.world"
+        )  # not imported here: torch takes seconds, and --help has no need of it
         if isinstance(err, Stopped):
             if rank == 0:
                 print(f"{name}: {err}", file=sys.stderr)
@@ -321,17 +382,30 @@ def command(main: Callable[[], Any]) -> None:
         if isinstance(err, KeyboardInterrupt):
             code, text = 130, "stopped by Ctrl-C"
         elif isinstance(err, (ValueError, OSError)):
-            code, text = 2, (str(err) if isinstance(err, ValueError) or not err.strerror else f"{err.filename or 'output'}: {err.strerror}") or repr(err)
+            code, text = (
+                2,
+                (
+                    str(err)
+                    if isinstance(err, ValueError) or not err.strerror
+                    else f"{err.filename or 'output'}: {err.strerror}"
+                )
+                or repr(err),
+            )
         elif not watch:
             raise
         if not watch and isinstance(err, SettingsError) and int(os.environ.get("LOCAL_RANK", 0)):
-            time.sleep(10)  # every rank of this machine found the same; the launcher ends all with the first that ends, and
+            time.sleep(
+                10
+            )  # every rank of this machine found the same; the launcher ends all with the first that ends, and
             sys.exit(2)  # that must be the one that says it
         shown = watch.judge(err, code, text) if watch else text
         if shown and (code == 1 and shown == text or os.environ.get("DEPTHDIST_TRACE")):
             traceback.print_exc()
         for line in shown.splitlines():
-            print(f"{name}: {'' if code == 130 else 'error: '}{f'[rank {rank}] ' if rank else ''}{line}", file=sys.stderr)
+            print(
+                f"{name}: {'' if code == 130 else 'error: '}{f'[rank {rank}] ' if rank else ''}{line}",
+                file=sys.stderr,
+            )
         if watch:
             watch.end()
         sys.exit(code)

@@ -1,8 +1,8 @@
 """The data of a run: one folder of shards, several mixed, or such behind URLs.
 
-    dataset = open_dataset(DataSettings(data=("data/tires", "s3://bucket/crates"), weights=(1, 0.5)))
-    index, ref = dataset.find("train", 17)         # which bytes sample 17 is
-    order = dataset.order(seed=0)                  # order.epoch(3): numbers that `find` takes
+dataset = open_dataset(DataSettings(data=("data/tires", "s3://bucket/crates"), weights=(1, 0.5)))
+index, ref = dataset.find("train", 17)         # which bytes sample 17 is
+order = dataset.order(seed=0)                  # order.epoch(3): numbers that `find` takes
 """
 
 from __future__ import annotations
@@ -41,13 +41,30 @@ class ReadSettings:
     "Seconds without a sample after which it is said what is waited for."
 
     def problems(self) -> list[str]:
-        found = [f"--{name.replace('_', '-')} is {value}: expected >= 0" for name in ("threads", "processes", "max_damaged") if (value := getattr(self, name)) < 0]
-        return found if self.stall > 0 else [*found, f"--stall is {self.stall:g}: expected > 0 seconds"]
+        found = [
+            f"--{name.replace('_', '-')} is {value}: expected >= 0"
+            for name in ("threads", "processes", "max_damaged")
+            if (value := getattr(self, name)) < 0
+        ]
+        return (
+            found
+            if self.stall > 0
+            else [*found, f"--stall is {self.stall:g}: expected > 0 seconds"]
+        )
 
     @property
     def num_threads(self) -> int:
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ranks = int(
+            os.environ.get("LOCAL_WORLD_SIZE")
+            or os.environ.get("LOCAL_SIZE")
+            or os.environ.get("WORLD_SIZE")
+            or 1
+        )
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         return self.threads or max(1, min(4, cores // ranks))
 
 
@@ -69,21 +86,31 @@ class DataSettings(ReadSettings, CacheSettings):
         if self.shuffle_shards < 0:
             found.append(f"--shuffle-shards is {self.shuffle_shards}: expected >= 0")
         if self.weights and len(self.weights) != len(self.data):
-            found.append(f"--weights has {len(self.weights)} values, --data {len(self.data)}: expected one for each")
-        found += [f"--weights has {w:g}: expected > 0" for w in self.weights if not 0 < w < math.inf]
+            found.append(
+                f"--weights has {len(self.weights)} values, --data {len(self.data)}: expected one for each"
+            )
+        found += [
+            f"--weights has {w:g}: expected > 0" for w in self.weights if not 0 < w < math.inf
+        ]
         try:
             dataset = open_dataset(self)
             num_train = dataset.count("train")
         except ValueError as err:
             return [*found, f"--data {err}{self._hint()}"]
         if self.size not in (None, dataset.size):
-            found.append(f"--size is {self.size}, the pictures in {dataset.place} are {dataset.size}: leave it out, or shard again with --size {self.size}")
+            found.append(
+                f"--size is {self.size}, the pictures in {dataset.place} are {dataset.size}: leave it out, or shard again with --size {self.size}"
+            )
         if not num_train:
             found.append(f"--data {dataset.place}: there is no training sample")
         return found
 
     def _hint(self) -> str:
-        folder = Path(self.data[0].removeprefix("file://")) if len(self.data) == 1 and not is_remote(self.data[0]) else None
+        folder = (
+            Path(self.data[0].removeprefix("file://"))
+            if len(self.data) == 1 and not is_remote(self.data[0])
+            else None
+        )
         if folder is None or folder.exists():
             return ""
         raw = folder.parent / f"{folder.name}_raw"
@@ -123,7 +150,11 @@ class Dataset:
         """Of everything that decides which sample comes when and what is in it."""
         names = [part.sha256 for part in self.parts]
         mixed = [*names, self.weights, self.block]
-        return names[0] if mixed == [names[0], (), 0] else hashlib.sha256(repr(mixed).encode()).hexdigest()
+        return (
+            names[0]
+            if mixed == [names[0], (), 0]
+            else hashlib.sha256(repr(mixed).encode()).hexdigest()
+        )
 
     def count(self, split: str) -> int:
         """Samples of a split. ValueError where no part has it."""
@@ -166,7 +197,10 @@ class Dataset:
         means, stds = (np.array([s[name] for s in parts]) for name in ("mean_mm", "std_mm"))
         mean = float((pixels * means).sum() / pixels.sum())
         std = math.sqrt((pixels * (stds**2 + (means - mean) ** 2)).sum() / pixels.sum())
-        bounds = {"min_mm": min(s["min_mm"] for s in parts), "max_mm": max(s["max_mm"] for s in parts)}
+        bounds = {
+            "min_mm": min(s["min_mm"] for s in parts),
+            "max_mm": max(s["max_mm"] for s in parts),
+        }
         return {**bounds, "mean_mm": mean, "std_mm": std, "valid_pixels": int(pixels.sum())}
 
     def order(self, seed: int) -> Order:
@@ -176,8 +210,16 @@ class Dataset:
             for part, samples in parts:
                 shards.append(before + samples.shard_numbers.astype(np.int64))
                 before += len(part.shards)
-        weights = tuple(w for part, w in zip(self.parts, self.weights) if "train" in part.raw["splits"])
-        return Order(seed, tuple(len(s) for _, s in parts), weights, self.block, np.concatenate(shards) if shards else None)
+        weights = tuple(
+            w for part, w in zip(self.parts, self.weights) if "train" in part.raw["splits"]
+        )
+        return Order(
+            seed,
+            tuple(len(s) for _, s in parts),
+            weights,
+            self.block,
+            np.concatenate(shards) if shards else None,
+        )
 
     def arrays(self, *batch: int) -> Arrays:
         """Room for a sample, or for (B,) of them."""
@@ -190,16 +232,26 @@ def open_dataset(settings: DataSettings) -> Dataset:
     raises ValueError: a part cannot be opened, parts of different sizes, a cache that cannot hold what is shuffled
     """
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
-    parts = tuple(read_index(place, cache if is_remote(place) else None, settings.damaged == "stop") for place in settings.data)
+    parts = tuple(
+        read_index(place, cache if is_remote(place) else None, settings.damaged == "stop")
+        for place in settings.data
+    )
     if not parts:
         raise ValueError("is empty; expected a folder of shards")
     for part in parts[1:]:
-        for what, flag in (("size", "--size"), ("depth_size", "--depth-size train, or --depth-size")):
+        for what, flag in (
+            ("size", "--size"),
+            ("depth_size", "--depth-size train, or --depth-size"),
+        ):
             if getattr(part, what) != getattr(parts[0], what):
                 ours, theirs = getattr(part, what), getattr(parts[0], what)
-                raise ValueError(f"{part.place}: {what.replace('_', ' ')} is {ours}, that of {parts[0].place} {theirs}; what is mixed must have one size: shard again with {flag}")
+                raise ValueError(
+                    f"{part.place}: {what.replace('_', ' ')} is {ours}, that of {parts[0].place} {theirs}; what is mixed must have one size: shard again with {flag}"
+                )
     if len(set(p.sha256 for p in parts)) < len(parts):
-        raise ValueError(f"{','.join(settings.data)}: the same data twice; --weights 2 shows it twice")
+        raise ValueError(
+            f"{','.join(settings.data)}: the same data twice; --weights 2 shows it twice"
+        )
     weights = () if all(w == 1 for w in settings.weights) else settings.weights
     dataset = Dataset(parts, weights, settings.shuffle_shards)
     _see_that_it_fits(dataset, settings)
@@ -208,10 +260,19 @@ def open_dataset(settings: DataSettings) -> Dataset:
 
 def _see_that_it_fits(dataset: Dataset, settings: DataSettings) -> None:
     """ValueError where the cache would have to fetch a shard for every sample."""
-    sizes = sorted((s["bytes"] for part in dataset.parts if part.cache for s in part.shards), reverse=True)
-    needed, room = sum(sizes[: 2 * settings.shuffle_shards] if settings.shuffle_shards else sizes), settings.cache_gb * 1e9
+    sizes = sorted(
+        (s["bytes"] for part in dataset.parts if part.cache for s in part.shards), reverse=True
+    )
+    needed, room = (
+        sum(sizes[: 2 * settings.shuffle_shards] if settings.shuffle_shards else sizes),
+        settings.cache_gb * 1e9,
+    )
     if needed > room:
-        way = f"two times {settings.shuffle_shards} shards" if settings.shuffle_shards else "they are shuffled over all shards, so all"
+        way = (
+            f"two times {settings.shuffle_shards} shards"
+            if settings.shuffle_shards
+            else "they are shuffled over all shards, so all"
+        )
         raise ValueError(
             f"{dataset.place}: samples need {way} at hand, {needed / 1e9:.3g} GB; --cache-gb is {settings.cache_gb:g}: "
             "give more, or shuffle fewer at a time with --shuffle-shards"

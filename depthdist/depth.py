@@ -29,11 +29,15 @@ class Bounds(NamedTuple):
     def checked(self) -> Bounds:
         """These bounds, or ValueError when they cannot normalise anything."""
         if not 0 < self.near_mm < self.far_mm < float("inf"):
-            raise ValueError(f"depth bounds are {self.near_mm} .. {self.far_mm} mm; expected 0 < near < far")
+            raise ValueError(
+                f"depth bounds are {self.near_mm} .. {self.far_mm} mm; expected 0 < near < far"
+            )
         return self
 
 
-def inverse_target(depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def inverse_target(
+    depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Normalised inverse depth (with a linear scale: depth), and where it may be trusted.
 
     depth_mm  (..., H, W) any float type, mm; NaN, inf or <= 0 where nothing was measured
@@ -44,13 +48,23 @@ def inverse_target(depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None)
     """
     z = depth_mm.float()
     ulps = 1e-6  # a pixel that sets a bound stays inside after rounding to float32
-    valid = torch.isfinite(z) & (z > 0) & (z >= bounds.near_mm * (1 - ulps)) & (z <= bounds.far_mm * (1 + ulps))
+    valid = (
+        torch.isfinite(z)
+        & (z > 0)
+        & (z >= bounds.near_mm * (1 - ulps))
+        & (z <= bounds.far_mm * (1 + ulps))
+    )
     if mask is not None:
         valid &= mask
     if bounds.scale == "linear":
-        return ((bounds.far_mm - torch.where(valid, z, bounds.far_mm)) / (bounds.far_mm - bounds.near_mm)).clamp(0.0, 1.0), valid
+        return (
+            (bounds.far_mm - torch.where(valid, z, bounds.far_mm))
+            / (bounds.far_mm - bounds.near_mm)
+        ).clamp(0.0, 1.0), valid
     lo, hi = 1.0 / bounds.far_mm, 1.0 / bounds.near_mm
-    inverse = 1.0 / (torch.where(valid, z, bounds.far_mm) + EPS)  # the farthest, so 0, where there is nothing
+    inverse = 1.0 / (
+        torch.where(valid, z, bounds.far_mm) + EPS
+    )  # the farthest, so 0, where there is nothing
     return ((inverse - lo) / (hi - lo)).clamp(0.0, 1.0), valid
 
 
@@ -61,12 +75,16 @@ def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:
     Values above 1 are nearer than anything in the training set and stay so (on a linear scale down to 1 mm).
     """
     if bounds.scale == "linear":
-        return (bounds.far_mm - target.float().clamp(min=0.0) * (bounds.far_mm - bounds.near_mm)).clamp(min=1.0)
+        return (
+            bounds.far_mm - target.float().clamp(min=0.0) * (bounds.far_mm - bounds.near_mm)
+        ).clamp(min=1.0)
     lo, hi = 1.0 / bounds.far_mm, 1.0 / bounds.near_mm
     return 1.0 / (lo + target.float().clamp(min=0.0) * (hi - lo))
 
 
-def upsample(pred: Tensor, size: tuple[int, int], way: Literal["bicubic", "bilinear"] = "bicubic") -> Tensor:
+def upsample(
+    pred: Tensor, size: tuple[int, int], way: Literal["bicubic", "bilinear"] = "bicubic"
+) -> Tensor:
     """(B, h, w) resampled bicubically (a = -0.75, align_corners=False, as F.interpolate does) or bilinearly in float32 to (B, H, W).
 
     Rows and columns are weighted sums of at most four others, so the way there and back are two small sparse products: three
@@ -75,7 +93,9 @@ def upsample(pred: Tensor, size: tuple[int, int], way: Literal["bicubic", "bilin
     pred = pred.float()
     if pred.shape[-2:] == tuple(size):
         return pred
-    rows, columns = (_resampling(old, new, way, pred.device) for old, new in zip(pred.shape[-2:], size))
+    rows, columns = (
+        _resampling(old, new, way, pred.device) for old, new in zip(pred.shape[-2:], size)
+    )
     return _Resample.apply(pred, rows, columns)
 
 
@@ -94,12 +114,30 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pred: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
         ctx.taps = rows, columns
-        return torch.stack([_sums(_sums(image.T, columns.index, columns.weight).T, rows.index, rows.weight) for image in pred])
+        return torch.stack(
+            [
+                _sums(_sums(image.T, columns.index, columns.weight).T, rows.index, rows.weight)
+                for image in pred
+            ]
+        )
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         rows, columns = ctx.taps
-        return torch.stack([_sums(_sums(image, rows.index_back, rows.weight_back).T, columns.index_back, columns.weight_back).T for image in grad]), None, None
+        return (
+            torch.stack(
+                [
+                    _sums(
+                        _sums(image, rows.index_back, rows.weight_back).T,
+                        columns.index_back,
+                        columns.weight_back,
+                    ).T
+                    for image in grad
+                ]
+            ),
+            None,
+            None,
+        )
 
 
 def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:

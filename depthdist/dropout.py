@@ -22,14 +22,20 @@ from numba import njit
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-M1, M2 = 0x21F0AAAD, 0x735A2D97  # below 2^31: times 32 bits they stay inside an int64, whose overflow a C++ compiler may assume away
+M1, M2 = (
+    0x21F0AAAD,
+    0x735A2D97,
+)  # below 2^31: times 32 bits they stay inside an int64, whose overflow a C++ compiler may assume away
 u32 = np.uint32
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
 
 def draw_keys(seed: int, epoch: int, samples: Iterable[int]) -> Tensor:
     """(B,) int64: 64 random bits for each sample of an epoch."""
-    states = [np.random.SeedSequence([seed, epoch, sample]).generate_state(1, np.uint64)[0] for sample in samples]
+    states = [
+        np.random.SeedSequence([seed, epoch, sample]).generate_state(1, np.uint64)[0]
+        for sample in samples
+    ]
     return torch.from_numpy(np.array(states, np.uint64).view(np.int64))
 
 
@@ -70,7 +76,9 @@ class SampleDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        assert len(self.draws.keys) == len(x), f"draws of {len(self.draws.keys)} samples for a batch of {len(x)}"
+        assert len(self.draws.keys) == len(x), (
+            f"draws of {len(self.draws.keys)} samples for a batch of {len(x)}"
+        )
         return _Dropped.apply(x, self.draws.keys[:, self.layer], self.p)
 
     def extra_repr(self) -> str:
@@ -88,7 +96,9 @@ def draw_per_sample(net: nn.Module, draws: Draws) -> None:
 
 def layer_keys(draws: Tensor, num_layers: int) -> Tensor:
     """(B, num_layers) int64 of 32 random bits for each sample and layer: the upper half of SplitMix64. Products wrap around."""
-    z = draws[:, None] + torch.arange(1, num_layers + 1, device=draws.device) * _signed(0x9E3779B97F4A7C15)
+    z = draws[:, None] + torch.arange(1, num_layers + 1, device=draws.device) * _signed(
+        0x9E3779B97F4A7C15
+    )
     z = (z ^ _right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _right(z, 27)) * _signed(0x94D049BB133111EB)
     return _right(z ^ _right(z, 31), 32)

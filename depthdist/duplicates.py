@@ -21,7 +21,9 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32  # pixels a side: 32 * 32 * 127 * 127 < 2^24, so sums of products are exact in float32
-FINGERPRINT = np.dtype([("grey", "i1", (SIDE, SIDE)), ("pixels", "<u8")])  # pixels: hash of the whole picture's grey
+FINGERPRINT = np.dtype(
+    [("grey", "i1", (SIDE, SIDE)), ("pixels", "<u8")]
+)  # pixels: hash of the whole picture's grey
 THRESHOLD = 0.8  # missed: 0 of 182 same poses of tires (lowest 0.985), 3 of 130 real pictures moved 1..3 %, x 0.5..2, noisy; flagged: 0 of 3314 other poses (0.49), 37 of 5739 real pairs
 RADIUS = 5  # thumbnail pixels: local is 11 x 11
 FLOOR = 0.5  # of the whole thumbnail's contrast, added to the local one: flat areas are not blown up into noise
@@ -62,7 +64,9 @@ def _edges(grey: np.ndarray) -> np.ndarray:
     mean = _around(grey) / count
     local = np.maximum(_around(grey**2) / count - mean**2, 0)
     x = (grey - mean) / np.sqrt(local + FLOOR**2 * variance)
-    deviation = np.sqrt(sum((x.ravel() ** 2).tolist()) / x.size)  # Python's sum: NumPy's depends on the machine's vectors
+    deviation = np.sqrt(
+        sum((x.ravel() ** 2).tolist()) / x.size
+    )  # Python's sum: NumPy's depends on the machine's vectors
     return np.rint(x / deviation * (127 / SIGMAS)).clip(-127, 127).astype(np.int8)
 
 
@@ -78,7 +82,12 @@ def similarity(a: np.ndarray, b: np.ndarray, shift: int = 1) -> float:
     return float(_similarities(np.atleast_1d(a), np.atleast_1d(b), shift)[0, 0])
 
 
-def find(prints: np.ndarray, others: np.ndarray | None = None, threshold: float = THRESHOLD, shift: int = 1) -> list[Twin]:
+def find(
+    prints: np.ndarray,
+    others: np.ndarray | None = None,
+    threshold: float = THRESHOLD,
+    shift: int = 1,
+) -> list[Twin]:
     """Each of `prints` with the one of `others` that resembles it most, where that is above `threshold`; the worst first.
 
     prints, others  (N,) and (M,) FINGERPRINT. Without others: within `prints`, each with an earlier one
@@ -135,7 +144,9 @@ def _part(prints: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.n
 # ------------------------------------------------------------------------------------------------------- of a split
 
 
-def summary(val: np.ndarray, train: np.ndarray, val_names: Sequence[str], train_names: Sequence[str]) -> dict[str, Any]:
+def summary(
+    val: np.ndarray, train: np.ndarray, val_names: Sequence[str], train_names: Sequence[str]
+) -> dict[str, Any]:
     """What an index keeps: how many of `val` have a near-twin in `train`, how many of them to the pixel, and the worst by name.
 
     returns  {"looked_at": 12, "val_with_twin": 2, "exact": 1, "worst": [[val name, train name, similarity], ...]}, three of them at most
@@ -144,8 +155,15 @@ def summary(val: np.ndarray, train: np.ndarray, val_names: Sequence[str], train_
     most = min(len(val), max(1, MOST_PAIRS // max(len(train), 1)))
     chosen = np.linspace(0, len(val) - 1, most).round().astype(int)
     twins = find(val[chosen], train)
-    worst = [[val_names[chosen[t.a]], train_names[t.b], round(t.similarity, 4)] for t in twins[:WORST]]
-    return {"looked_at": most, "val_with_twin": len(twins), "exact": sum(t.exact for t in twins), "worst": worst}
+    worst = [
+        [val_names[chosen[t.a]], train_names[t.b], round(t.similarity, 4)] for t in twins[:WORST]
+    ]
+    return {
+        "looked_at": most,
+        "val_with_twin": len(twins),
+        "exact": sum(t.exact for t in twins),
+        "worst": worst,
+    }
 
 
 def warning(found: dict[str, Any]) -> str | None:
@@ -153,6 +171,8 @@ def warning(found: dict[str, Any]) -> str | None:
     count, exact, num_val = found["val_with_twin"], found["exact"], found["looked_at"]
     if not count:
         return None
-    worst = ", ".join(f"{a} and {b} ({value:.3f})" for a, b, value in found["worst"]) + (", ..." if count > len(found["worst"]) else "")
+    worst = ", ".join(f"{a} and {b} ({value:.3f})" for a, b, value in found["worst"]) + (
+        ", ..." if count > len(found["worst"]) else ""
+    )
     what = f"{count} of {num_val} validation pictures have a near-twin in the training set (similarity > {THRESHOLD:g}{f', {exact} to the pixel' if exact else ''})"
     return f"validation resembles training (near-duplicates): {what}: {worst}: the scores flatter; shard again with --split session, or name who belongs together: --split file"

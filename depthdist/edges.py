@@ -23,7 +23,10 @@ from depthdist.metrics import Metric
 RATIOS = 1 + np.linspace(0.05, 0.25, 10)
 STEPS_MM = (2.0, 4.0, 8.0, 16.0, 32.0)
 NEAR_PX = 10.0  # theta of the DBE
-PERCENTILES = (1, 99)  # the range that Canny's thresholds are shares of; min and max would follow one wild pixel
+PERCENTILES = (
+    1,
+    99,
+)  # the range that Canny's thresholds are shares of; min and max would follow one wild pixel
 Array = np.ndarray
 Counts = dict[tuple[int, int], Array]  # (3, 10), over RATIOS
 Edges = list[tuple[Array, Array]]  # bool: where a map steps one way, and what is near that
@@ -33,27 +36,68 @@ def edge_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> lis
     """All of METRICS of each prediction."""
     found = boundary_errors(preds_mm, depth_mm, mask)
     for values, counts in zip(found, ratio_edges(preds_mm, depth_mm, mask)):
-        values |= {"depth_pro_f1": depth_pro_f1(counts), **{f"moge_f1_r{r}": moge_f1(counts, r) for r in (1, 2, 3)}}
+        values |= {
+            "depth_pro_f1": depth_pro_f1(counts),
+            **{f"moge_f1_r{r}": moge_f1(counts, r) for r in (1, 2, 3)},
+        }
     jumps, jumps_g = [jumps_of(pred_mm, mask) for pred_mm in preds_mm], jumps_of(depth_mm, mask)
     for step in STEPS_MM:
         truth = edges_of(jumps_g, step)
         for values, jumps_p in zip(found, jumps):
-            values |= {f"edge_{name}@{step:g}mm": value for name, value in edge_scores(edges_of(jumps_p, step), truth).items()}
+            values |= {
+                f"edge_{name}@{step:g}mm": value
+                for name, value in edge_scores(edges_of(jumps_p, step), truth).items()
+            }
     return found
 
 
 def _metrics() -> dict[str, Metric]:
-    rows = [("depth_pro_f1", "", "higher", "Depth Pro's boundary F1 over ratios 1.05 .. 1.25, between measured pixels; 0 where truth has no edge, as there")]
-    rows += [(f"moge_f1_r{r}", "", "higher", f"MoGe's boundary F1, radius {r}, over ratios 1.05 .. 1.25, between measured pixels") for r in (1, 2, 3)]
+    rows = [
+        (
+            "depth_pro_f1",
+            "",
+            "higher",
+            "Depth Pro's boundary F1 over ratios 1.05 .. 1.25, between measured pixels; 0 where truth has no edge, as there",
+        )
+    ]
+    rows += [
+        (
+            f"moge_f1_r{r}",
+            "",
+            "higher",
+            f"MoGe's boundary F1, radius {r}, over ratios 1.05 .. 1.25, between measured pixels",
+        )
+        for r in (1, 2, 3)
+    ]
     canny_words = f"Canny (sigma sqrt 2, 0.1, 0.2) on depth scaled by its {PERCENTILES[0]}st and {PERCENTILES[1]}th percentiles"
     rows += [
-        ("dbe_acc_px", "px", "lower", f"iBims DBE accuracy: mean distance of predicted edges to the truth's within {NEAR_PX:g} px, {NEAR_PX:g} where none is; {canny_words}"),
-        ("dbe_comp_paper_px", "px", "lower", f"iBims DBE completeness as the paper has it: mean of both distances, each at most {NEAR_PX:g} px"),
-        ("dbe_comp_script_px", "px", "lower", "iBims DBE completeness as its script has it: mean distance of the truth's edges to predicted ones, not cut; the image's diagonal where nothing is predicted"),
+        (
+            "dbe_acc_px",
+            "px",
+            "lower",
+            f"iBims DBE accuracy: mean distance of predicted edges to the truth's within {NEAR_PX:g} px, {NEAR_PX:g} where none is; {canny_words}",
+        ),
+        (
+            "dbe_comp_paper_px",
+            "px",
+            "lower",
+            f"iBims DBE completeness as the paper has it: mean of both distances, each at most {NEAR_PX:g} px",
+        ),
+        (
+            "dbe_comp_script_px",
+            "px",
+            "lower",
+            "iBims DBE completeness as its script has it: mean distance of the truth's edges to predicted ones, not cut; the image's diagonal where nothing is predicted",
+        ),
     ]
-    words = "of steps > {:g} mm between neighbours, beyond the local slope, same direction, within 1 px"
+    words = (
+        "of steps > {:g} mm between neighbours, beyond the local slope, same direction, within 1 px"
+    )
     for step in STEPS_MM:
-        rows += [(f"edge_{name}@{step:g}mm", "", "higher", f"{what} {words.format(step)}") for name, what in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))]
+        rows += [
+            (f"edge_{name}@{step:g}mm", "", "higher", f"{what} {words.format(step)}")
+            for name, what in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+        ]
     return {row[0]: Metric(*row) for row in rows}
 
 
@@ -98,13 +142,21 @@ def depth_pro_f1(counts: Counts) -> float:
 
 def moge_f1(counts: Counts, radius: int) -> float:
     """MoGe's: pooled over all neighbours within `radius`, F1 over ten ratios weighted by ratio - 1; NaN where truth has no edge."""
-    both, of_p, of_g = sum(found for (y, x), found in counts.items() if x * x + y * y <= radius * radius)
+    both, of_p, of_g = sum(
+        found for (y, x), found in counts.items() if x * x + y * y <= radius * radius
+    )
     if not of_g.any():
         return math.nan
-    return float(np.average(_harmonic(both / np.maximum(of_p, 1), both / np.maximum(of_g, 1)), weights=RATIOS - 1))
+    return float(
+        np.average(
+            _harmonic(both / np.maximum(of_p, 1), both / np.maximum(of_g, 1)), weights=RATIOS - 1
+        )
+    )
 
 
-def _pairs(shape: tuple[int, int], way: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _pairs(
+    shape: tuple[int, int], way: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Where both pixels of a pair lie: slices of the first, and of its neighbour `way` from it."""
     first = tuple(slice(max(0, -d), n - max(0, d)) for d, n in zip(way, shape))
     return first, tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(way, shape))
@@ -128,17 +180,28 @@ def jumps_of(z_mm: Array, mask: Array, slope: bool = True) -> tuple[Array, Array
 def edges_of(jumps: tuple[Array, Array], step_mm: float, radius: int = 1) -> Edges:
     """Where a map steps by more than `step_mm`, by axis and direction, and what lies within `radius` pixels of that."""
     square = np.ones((2 * radius + 1,) * 2, bool)
-    return [(where, ndimage.binary_dilation(where, square)) for along in jumps for where in (along > step_mm, along < -step_mm)]
+    return [
+        (where, ndimage.binary_dilation(where, square))
+        for along in jumps
+        for where in (along > step_mm, along < -step_mm)
+    ]
 
 
 def edge_scores(pred: Edges, truth: Edges) -> dict[str, float]:
     """precision, recall and f1: how many edges of each have one of the other's near, which must step the same way."""
-    hits_p, hits_g = (sum(np.count_nonzero(where & near) for (where, _), (_, near) in zip(one, other)) for one, other in ((pred, truth), (truth, pred)))
+    hits_p, hits_g = (
+        sum(np.count_nonzero(where & near) for (where, _), (_, near) in zip(one, other))
+        for one, other in ((pred, truth), (truth, pred))
+    )
     total_p, total_g = (sum(np.count_nonzero(where) for where, _ in one) for one in (pred, truth))
     if not total_g:
         return {"precision": math.nan, "recall": math.nan, "f1": math.nan}
     precision, recall = hits_p / max(total_p, 1), hits_g / total_g
-    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0}
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+    }
 
 
 def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
@@ -155,9 +218,14 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
     if slope:
         steps = np.where(valid, np.diff(inverse, axis=-1), np.nan)
         empty = np.full((*steps.shape[:-1], 1), np.nan)
-        before, after = np.concatenate([empty, steps[..., :-1]], -1), np.concatenate([steps[..., 1:], empty], -1)
+        before, after = (
+            np.concatenate([empty, steps[..., :-1]], -1),
+            np.concatenate([steps[..., 1:], empty], -1),
+        )
         alone = np.isnan(before) & np.isnan(after)
-        before, after = (np.where(alone, 0.0, np.where(np.isnan(side), steps, side)) for side in (before, after))
+        before, after = (
+            np.where(alone, 0.0, np.where(np.isnan(side), steps, side)) for side in (before, after)
+        )
         smaller = np.where(np.abs(before) < np.abs(after), before, after)
         expected += np.where(before * after > 0, smaller, 0.0)
     expected = np.divide(1.0, expected, out=np.zeros(expected.shape), where=expected > 0)
@@ -167,19 +235,42 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
 # ------------------------------------------------------------------------------------------------------- distances
 
 
-def boundary_errors(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> list[dict[str, float]]:
+def boundary_errors(
+    preds_mm: Sequence[Array], depth_mm: Array, mask: Array
+) -> list[dict[str, float]]:
     """iBims' depth boundary errors, px, of Canny's edges in each prediction and in truth; both definitions of completeness in circulation."""
-    names, g, found = ("dbe_acc_px", "dbe_comp_paper_px", "dbe_comp_script_px"), _canny(depth_mm, mask), []
+    names, g, found = (
+        ("dbe_acc_px", "dbe_comp_paper_px", "dbe_comp_script_px"),
+        _canny(depth_mm, mask),
+        [],
+    )
     to_g = ndimage.distance_transform_edt(~g)
     for pred_mm in preds_mm:
         if not g.any():
             found.append(dict.fromkeys(names, math.nan))
             continue
         p = _canny(pred_mm, mask)
-        to_p = ndimage.distance_transform_edt(~p) if p.any() else np.full(p.shape, math.hypot(*mask.shape))
+        to_p = (
+            ndimage.distance_transform_edt(~p)
+            if p.any()
+            else np.full(p.shape, math.hypot(*mask.shape))
+        )
         near = to_g[p & (to_g < NEAR_PX)]
-        paper = (np.minimum(to_g[p], NEAR_PX).sum() + np.minimum(to_p[g], NEAR_PX).sum()) / (p.sum() + g.sum())
-        found.append(dict(zip(names, (float(near.mean()) if near.size else NEAR_PX, float(paper), float(to_p[g].mean())))))
+        paper = (np.minimum(to_g[p], NEAR_PX).sum() + np.minimum(to_p[g], NEAR_PX).sum()) / (
+            p.sum() + g.sum()
+        )
+        found.append(
+            dict(
+                zip(
+                    names,
+                    (
+                        float(near.mean()) if near.size else NEAR_PX,
+                        float(paper),
+                        float(to_p[g].mean()),
+                    ),
+                )
+            )
+        )
     return found
 
 

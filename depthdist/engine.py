@@ -1,9 +1,9 @@
 """DeepSpeed as it is used here: its settings, one optimizer step, fp32 master weights, all that a restart needs.
 
-    settings = EngineSettings(Path("ds_configs/fp16.json"))
-    config, remarks = settings.resolved(world.device)          # the dict DeepSpeed gets, and what had to change
-    engine = Engine(model, config, [(parameters, 5e-5)], world)
-    engine.backward(loss); engine.step()
+settings = EngineSettings(Path("ds_configs/fp16.json"))
+config, remarks = settings.resolved(world.device)          # the dict DeepSpeed gets, and what had to change
+engine = Engine(model, config, [(parameters, 5e-5)], world)
+engine.backward(loss); engine.step()
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from torch import Tensor, nn
 from depthdist.config import hidden
 
 DEEPSPEED_VERSION = deepspeed.__version__
-SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # of a dynamic loss scale, as DeepSpeed names it
+SCALER = (
+    "cur_scale",
+    "cur_iter",
+    "last_overflow_iter",
+    "cur_hysteresis",
+)  # of a dynamic loss scale, as DeepSpeed names it
 OURS = {
     "scheduler": "the schedule is --schedule",
     "train_micro_batch_size_per_gpu": "the micro-batch is --micro-batch",
@@ -52,7 +57,11 @@ class EngineSettings:
     "Set by the launcher."
 
     def problems(self) -> list[str]:
-        wrong = [] if re.fullmatch("auto|[1-9][0-9]{0,5}", self.micro_batch) else [f"--micro-batch is {self.micro_batch}: expected a whole number >= 1, or auto"]
+        wrong = (
+            []
+            if re.fullmatch("auto|[1-9][0-9]{0,5}", self.micro_batch)
+            else [f"--micro-batch is {self.micro_batch}: expected a whole number >= 1, or auto"]
+        )
         return wrong + self._problems_of_the_file()
 
     def _problems_of_the_file(self) -> list[str]:
@@ -61,26 +70,51 @@ class EngineSettings:
         except ValueError as err:
             return [str(err)]
         objects = ("optimizer", "fp16", "bf16", "zero_optimization")
-        found = [f"{self.deepspeed}: {key} is {config[key]!r}; expected an object" for key in objects if not isinstance(config.get(key, {}), dict)]
+        found = [
+            f"{self.deepspeed}: {key} is {config[key]!r}; expected an object"
+            for key in objects
+            if not isinstance(config.get(key, {}), dict)
+        ]
         if found:
             return found
-        found = [f"{self.deepspeed}: {key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
+        found = [
+            f"{self.deepspeed}: {key} is set; leave it out: {why}"
+            for key, why in OURS.items()
+            if key in config
+        ]
         batch = config.get("train_batch_size", 1)
         if type(batch) is not int or batch < 1:
-            found.append(f"{self.deepspeed}: train_batch_size is {batch!r}; expected a whole number >= 1")
-        clip, stage = config.get("gradient_clipping", 0.0), config.get("zero_optimization", {}).get("stage", 0)
+            found.append(
+                f"{self.deepspeed}: train_batch_size is {batch!r}; expected a whole number >= 1"
+            )
+        clip, stage = (
+            config.get("gradient_clipping", 0.0),
+            config.get("zero_optimization", {}).get("stage", 0),
+        )
         if type(clip) not in (int, float) or not clip >= 0:
             found.append(f"{self.deepspeed}: gradient_clipping is {clip!r}; expected a number >= 0")
         if type(stage) is not int or stage not in range(4):
-            found.append(f"{self.deepspeed}: zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3")
+            found.append(
+                f"{self.deepspeed}: zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3"
+            )
         enabled = {name: config.get(name, {}).get("enabled", False) for name in ("fp16", "bf16")}
-        found += [f"{self.deepspeed}: {name}.enabled is {value!r}; expected true or false" for name, value in enabled.items() if not isinstance(value, bool)]
+        found += [
+            f"{self.deepspeed}: {name}.enabled is {value!r}; expected true or false"
+            for name, value in enabled.items()
+            if not isinstance(value, bool)
+        ]
         if all(value is True for value in enabled.values()):
-            found.append(f"{self.deepspeed}: fp16 and bf16 are both enabled; expected one of them, or none")
+            found.append(
+                f"{self.deepspeed}: fp16 and bf16 are both enabled; expected one of them, or none"
+            )
         if "train_batch_size" not in config:
-            found.append(f"{self.deepspeed}: train_batch_size is missing: the global batch, 8 in the recipe")
+            found.append(
+                f"{self.deepspeed}: train_batch_size is missing: the global batch, 8 in the recipe"
+            )
         if "lr" in (config.get("optimizer", {}).get("params") or {}):
-            found.append(f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is --lr")
+            found.append(
+                f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is --lr"
+            )
         if "type" not in config.get("optimizer", {}):
             found.append(f"{self.deepspeed}: optimizer.type is missing; see ds_configs/fp16.json")
         return found
@@ -94,7 +128,9 @@ class EngineSettings:
         except ValueError as err:
             raise ValueError(f"--deepspeed {self.deepspeed}: not JSON ({err})") from None
         if not isinstance(config, dict):
-            raise ValueError(f"--deepspeed {self.deepspeed}: expected a JSON object, found {type(config).__name__}")
+            raise ValueError(
+                f"--deepspeed {self.deepspeed}: expected a JSON object, found {type(config).__name__}"
+            )
         return config
 
     @property
@@ -113,11 +149,17 @@ class EngineSettings:
         config, remarks = self.read(), []
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
-            remarks.append(f"FP16 IS NOT FOR THIS DEVICE ({get_accelerator().device_name()}): this run trains in FP32")
+            remarks.append(
+                f"FP16 IS NOT FOR THIS DEVICE ({get_accelerator().device_name()}): this run trains in FP32"
+            )
         if precision(config) == "bf16" and not get_accelerator().is_bf16_supported():
             raise ValueError(f"{self.deepspeed}: this device has no bf16; use ds_configs/fp16.json")
-        if self.compile and get_accelerator().device_name() == "cpu":  # seen with torch 2.13: the loss is right, LoRA's gradient 0
-            raise ValueError("--compile: not on a CPU: torch's kernels for it lose the gradient behind a frozen decoder, and bring no speed")
+        if (
+            self.compile and get_accelerator().device_name() == "cpu"
+        ):  # seen with torch 2.13: the loss is right, LoRA's gradient 0
+            raise ValueError(
+                "--compile: not on a CPU: torch's kernels for it lose the gradient behind a frozen decoder, and bring no speed"
+            )
         return config, remarks
 
 
@@ -127,7 +169,7 @@ def fp16_pays() -> bool:
 
 
 def precision(config: dict[str, Any]) -> str:
-    """"fp16", "bf16" or "fp32", as a DeepSpeed configuration has it."""
+    """ "fp16", "bf16" or "fp32", as a DeepSpeed configuration has it."""
     return next((name for name in ("fp16", "bf16") if config.get(name, {}).get("enabled")), "fp32")
 
 
@@ -141,29 +183,56 @@ class Engine:
     batch was cut (numbers of 24 bits that are of like size add without rounding in 53).
     """
 
-    def __init__(self, model: nn.Module, config: dict[str, Any], groups: list[tuple[list[nn.Parameter], float]], world: World, micro_batch: int = 1):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: dict[str, Any],
+        groups: list[tuple[list[nn.Parameter], float]],
+        world: World,
+        micro_batch: int = 1,
+    ):
         self.world, self.model, self.precision = world, model, precision(config)
         config = copy.deepcopy(config)
         config["train_micro_batch_size_per_gpu"] = micro_batch
-        config["optimizer"]["params"] = {**(config["optimizer"].get("params") or {}), "lr": groups[0][1]}
+        config["optimizer"]["params"] = {
+            **(config["optimizer"].get("params") or {}),
+            "lr": groups[0][1],
+        }
         config.setdefault("steps_per_print", 10**9)
         self.stage = config.get("zero_optimization", {}).get("stage", 0)
         self.lrs = [lr for _, lr in groups]
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         try:
             self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
-                model=model, model_parameters=[{"params": parameters, "lr": lr} for parameters, lr in groups], config=config
+                model=model,
+                model_parameters=[{"params": parameters, "lr": lr} for parameters, lr in groups],
+                config=config,
             )
-        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as err:  # each of its checks has its own
-            raise ValueError(f"--deepspeed: DeepSpeed refuses this configuration: {one_line(err)}") from err
+        except (
+            AssertionError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as err:  # each of its checks has its own
+            raise ValueError(
+                f"--deepspeed: DeepSpeed refuses this configuration: {one_line(err)}"
+            ) from err
         self.deepspeed.enable_backward_allreduce = self.stage > 0
         self._inner.state.clear()  # some of its optimizers take a step with no gradient at their start, which Adam would count
         for group in self.optimizer.param_groups:
             group.update({"step": 0} if "step" in group else {})
         self.scales_itself = self._scales_itself()
-        self.totals = [torch.zeros_like(p, dtype=torch.float64) for p in self.trained.values()] if self.stage == 0 else []
+        self.totals = (
+            [torch.zeros_like(p, dtype=torch.float64) for p in self.trained.values()]
+            if self.stage == 0
+            else []
+        )
         self.plain_norm = 0.0
-        self.watching, self.zeros = False, []  # of the gradient's elements: how many are 0, how many there are
+        self.watching, self.zeros = (
+            False,
+            [],
+        )  # of the gradient's elements: how many are 0, how many there are
         for parameter in self.trained.values():
             parameter.register_hook(self._count_zeros)
 
@@ -177,8 +246,12 @@ class Engine:
         """
         self.watching, self.zeros = watch, [] if watch else self.zeros
         if self.stage:  # DeepSpeed divides by micro-batches and ranks
-            return self.deepspeed.backward(loss * (self.deepspeed.gradient_accumulation_steps() * self.world.size))
-        self.deepspeed.backward(loss if self.scales_itself else loss.float() * self.loss_scale, scale_wrt_gas=False)
+            return self.deepspeed.backward(
+                loss * (self.deepspeed.gradient_accumulation_steps() * self.world.size)
+            )
+        self.deepspeed.backward(
+            loss if self.scales_itself else loss.float() * self.loss_scale, scale_wrt_gas=False
+        )
         for total, parameter in zip(self.totals, self.trained.values()):
             if parameter.grad is not None:
                 total += parameter.grad
@@ -189,7 +262,10 @@ class Engine:
 
         factor  of the learning rates
         """
-        before, boundary = self.deepspeed.skipped_steps, self.deepspeed.is_gradient_accumulation_boundary()
+        before, boundary = (
+            self.deepspeed.skipped_steps,
+            self.deepspeed.is_gradient_accumulation_boundary(),
+        )
         if boundary:
             for group, lr in zip(self.optimizer.param_groups, self.lrs):
                 group["lr"] = lr * factor
@@ -211,14 +287,18 @@ class Engine:
         flat = torch.cat([total.flatten() for total in self.totals])
         if self.world.size > 1:
             dist.all_reduce(flat)
-        for total, parameter, piece in zip(self.totals, self.trained.values(), flat.split([t.numel() for t in self.totals])):
+        for total, parameter, piece in zip(
+            self.totals, self.trained.values(), flat.split([t.numel() for t in self.totals])
+        ):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype)
             total.zero_()
         self.plain_norm = float(flat.norm()) / self.loss_scale
 
     def _count_zeros(self, grad: Tensor) -> None:
         if self.watching:
-            self.zeros.append(torch.stack([(grad == 0).sum(), torch.tensor(grad.numel(), device=grad.device)]))
+            self.zeros.append(
+                torch.stack([(grad == 0).sum(), torch.tensor(grad.numel(), device=grad.device)])
+            )
 
     @property
     def underflow_share(self) -> float:
@@ -266,11 +346,17 @@ class Engine:
         """Masters and optimizer moments, whole, whatever the number of ranks; and the numbers beside them. Every rank must call it."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.masters().items()}
         for key in self._moments:
-            tensors.update({f"{key}/{name}": self._whole(name, key).detach() for name in self.trained})
+            tensors.update(
+                {f"{key}/{name}": self._whole(name, key).detach() for name in self.trained}
+            )
         first = next(iter(self._inner.state.values()), {})
         values = {
-            "optimizer_step": float(first.get("step", self.optimizer.param_groups[0].get("step", 0))),
-            "loss_scaler": {name: getattr(self._scaler, name) for name in SCALER if hasattr(self._scaler, name)},
+            "optimizer_step": float(
+                first.get("step", self.optimizer.param_groups[0].get("step", 0))
+            ),
+            "loss_scaler": {
+                name: getattr(self._scaler, name) for name in SCALER if hasattr(self._scaler, name)
+            },
             "skipped_steps": self.skipped_steps,
         }
         return tensors, values
@@ -279,11 +365,20 @@ class Engine:
         """Go on from `state`, of any number of ranks and any ZeRO stage. ValueError when it is of another model."""
         kinds = list(dict.fromkeys(name.partition("/")[0] for name in tensors))
         wanted = {f"{kind}/{name}" for kind in kinds for name in self.trained}
-        if wanted != tensors.keys() or any(tensors[f"{k}/{n}"].numel() != getattr(p, "ds_numel", p.numel()) for k in kinds for n, p in self.trained.items()):
-            raise ValueError(f"the saved state is of another model: {len(tensors.keys() - wanted)} tensors too many, {len(wanted - tensors.keys())} missing, or other sizes")
+        if wanted != tensors.keys() or any(
+            tensors[f"{k}/{n}"].numel() != getattr(p, "ds_numel", p.numel())
+            for k in kinds
+            for n, p in self.trained.items()
+        ):
+            raise ValueError(
+                f"the saved state is of another model: {len(tensors.keys() - wanted)} tensors too many, {len(wanted - tensors.keys())} missing, or other sizes"
+            )
         step = values["optimizer_step"]
         for flat in self._flats if step else ():
-            self._inner.state[flat] = {"step": torch.tensor(step), **{kind: torch.zeros_like(flat) for kind in kinds if kind != "weights"}}
+            self._inner.state[flat] = {
+                "step": torch.tensor(step),
+                **{kind: torch.zeros_like(flat) for kind in kinds if kind != "weights"},
+            }
         for group in self.optimizer.param_groups:
             if "step" in group:
                 group["step"] = int(step)
@@ -292,7 +387,11 @@ class Engine:
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for name, parameter in self.trained.items():
             for kind in kinds:
-                self._put(name, None if kind == "weights" else kind, tensors[f"{kind}/{name}"].to(self.world.device))
+                self._put(
+                    name,
+                    None if kind == "weights" else kind,
+                    tensors[f"{kind}/{name}"].to(self.world.device),
+                )
             if self.stage < 3:
                 parameter.data.copy_(tensors[f"weights/{name}"])
         for i in range(len(self._flats) if self.stage == 3 else 0):
@@ -309,7 +408,9 @@ class Engine:
 
     @property
     def _scaler(self) -> Any:
-        return getattr(self.optimizer, "loss_scale_config", None) or getattr(self.optimizer, "loss_scaler", None)
+        return getattr(self.optimizer, "loss_scale_config", None) or getattr(
+            self.optimizer, "loss_scaler", None
+        )
 
     @property
     def _flats(self) -> list[Tensor]:
@@ -322,7 +423,11 @@ class Engine:
     def _moments(self) -> list[str]:
         """What the optimizer keeps for each weight: exp_avg and exp_avg_sq of Adam."""
         flat = next(iter(self._inner.state), None)
-        return [key for key, value in self._inner.state.get(flat, {}).items() if isinstance(value, Tensor) and value.shape == flat.shape]
+        return [
+            key
+            for key, value in self._inner.state.get(flat, {}).items()
+            if isinstance(value, Tensor) and value.shape == flat.shape
+        ]
 
     def _whole(self, name: str, key: str | None) -> Tensor:
         """A parameter's fp32 master, or its moment of that name, whole. Every rank must call it."""
@@ -336,7 +441,9 @@ class Engine:
     def _put(self, name: str, key: str | None, value: Tensor) -> None:
         parameter = self.trained[name]
         if self.stage == 3:  # its own setter fails on a parameter that the ranks do not divide
-            mine, _ = self.optimizer._get_fp32_opt_state_partition(parameter, release_swap_buffers=True, optim_state_key=key)
+            mine, _ = self.optimizer._get_fp32_opt_state_partition(
+                parameter, release_swap_buffers=True, optim_state_key=key
+            )
             piece = value.flatten()[mine.numel() * self.world.rank :][: mine.numel()]
             mine[: piece.numel()].data.copy_(piece)
         elif self.stage:
@@ -349,9 +456,22 @@ class Engine:
         parameter, optimizer = self.trained[name], self.optimizer
         if hasattr(optimizer, "fp32_groups_flat"):  # all of a group in one row
             for row, parameters in zip(optimizer.fp32_groups_flat, optimizer.fp16_groups):
-                for other, piece in zip(parameters, (self._inner.state[row][key] if key else row).split([p.numel() for p in parameters])):
+                for other, piece in zip(
+                    parameters,
+                    (self._inner.state[row][key] if key else row).split(
+                        [p.numel() for p in parameters]
+                    ),
+                ):
                     if other is parameter:
                         return piece.view_as(parameter)
-        masters = {id(p): m for lows, highs in zip(optimizer.fp16_groups, optimizer.fp32_groups) for p, m in zip(lows, highs)} if hasattr(optimizer, "fp32_groups") else {}
+        masters = (
+            {
+                id(p): m
+                for lows, highs in zip(optimizer.fp16_groups, optimizer.fp32_groups)
+                for p, m in zip(lows, highs)
+            }
+            if hasattr(optimizer, "fp32_groups")
+            else {}
+        )
         master = masters.get(id(parameter), parameter)
         return self._inner.state[master][key] if key else master

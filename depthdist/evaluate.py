@@ -44,7 +44,17 @@ from depthdist.pairs import open_rgb
 from depthdist.refine import WAYS as REFINED
 from depthdist.refine import Way, refined
 from depthdist.runs import Run, labels, open_run
-from depthdist.scores import FOOTNOTE, UNTRAINED, Predictor, Row, constant, network, score_rows, table, untrained
+from depthdist.scores import (
+    FOOTNOTE,
+    UNTRAINED,
+    Predictor,
+    Row,
+    constant,
+    network,
+    score_rows,
+    table,
+    untrained,
+)
 from depthdist.stream import Batch, Loader
 from depthdist.tables import details_table, groove_table
 from depthdist.tracker import write_json
@@ -82,17 +92,41 @@ class EvaluateSettings:
     "Least groove depth that still counts as good, mm."
 
     def problems(self) -> list[str]:
-        found = [f"--{name.replace('_', '-')} is {getattr(self, name)}: expected >= {low}" for name, low in (("micro_batch", 1), ("workers", 0)) if getattr(self, name) < low]
+        found = [
+            f"--{name.replace('_', '-')} is {getattr(self, name)}: expected >= {low}"
+            for name, low in (("micro_batch", 1), ("workers", 0))
+            if getattr(self, name) < low
+        ]
         if (self.run is None) == (self.compare is None):
-            found.append("--run is missing: the folder of the run" if self.run is None else "--run and --compare: expected one of them")
-        found += [f"--align is {way}: expected {', '.join(w for w in WAYS if w != 'none')}" for way in self.align if way not in WAYS or way == "none"]
-        found += [f"--refine is {way}: expected guided or tiles" for way in self.refine if way not in REFINED or way == "plain"]
+            found.append(
+                "--run is missing: the folder of the run"
+                if self.run is None
+                else "--run and --compare: expected one of them"
+            )
+        found += [
+            f"--align is {way}: expected {', '.join(w for w in WAYS if w != 'none')}"
+            for way in self.align
+            if way not in WAYS or way == "none"
+        ]
+        found += [
+            f"--refine is {way}: expected guided or tiles"
+            for way in self.refine
+            if way not in REFINED or way == "plain"
+        ]
         if self.refine and self.raw is None:
-            found.append("--raw is missing: --refine needs the folder of the captures that the shards were made of")
+            found.append(
+                "--raw is missing: --refine needs the folder of the captures that the shards were made of"
+            )
         if self.raw is not None and not self.raw.is_dir():
             found.append(f"--raw {self.raw}: no such folder")
-        if len(self.bins_mm) < 2 or self.bins_mm[0] < 0 or any(a >= b for a, b in zip(self.bins_mm, self.bins_mm[1:])):
-            found.append(f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more rising depths >= 0, mm")
+        if (
+            len(self.bins_mm) < 2
+            or self.bins_mm[0] < 0
+            or any(a >= b for a, b in zip(self.bins_mm, self.bins_mm[1:]))
+        ):
+            found.append(
+                f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more rising depths >= 0, mm"
+            )
         if not 0 < self.tread_limit < math.inf:
             found.append(f"--tread-limit is {self.tread_limit:g}: expected > 0 mm")
         return found
@@ -108,29 +142,80 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     model, record = load_adapter(run.folder / "best")
     print(loaded(model, record))
     if dataset.size != record.size:
-        raise ValueError(f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}")
+        raise ValueError(
+            f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}"
+        )
     device = pick_device()
     model.to(device)
-    loader, (baseline, mean_mm) = Loader(dataset, data, device=device), mean_depth(run, dataset, settings.split, record.bounds)
-    before, after, trained = beginning(model, record, device), Clock(network(model)), f"adapter, epoch {record.epoch}"
-    rows = {baseline: Row(constant(mean_mm, record.bounds)), UNTRAINED: Row(before), f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"), trained: Row(after)}
+    loader, (baseline, mean_mm) = (
+        Loader(dataset, data, device=device),
+        mean_depth(run, dataset, settings.split, record.bounds),
+    )
+    before, after, trained = (
+        beginning(model, record, device),
+        Clock(network(model)),
+        f"adapter, epoch {record.epoch}",
+    )
+    rows = {
+        baseline: Row(constant(mean_mm, record.bounds)),
+        UNTRAINED: Row(before),
+        f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"),
+        trained: Row(after),
+    }
     rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
-    clocks = {trained: after} | ({f"{trained}, flip": Clock(network(model, flip=True))} if settings.flip else {})
-    clocks |= {f"{trained}, {way}": Clock(finer(model, way, dataset, settings.split, settings.raw)) for way in settings.refine}
+    clocks = {trained: after} | (
+        {f"{trained}, flip": Clock(network(model, flip=True))} if settings.flip else {}
+    )
+    clocks |= {
+        f"{trained}, {way}": Clock(finer(model, way, dataset, settings.split, settings.raw))
+        for way in settings.refine
+    }
     rows |= {name: Row(clock) for name, clock in clocks.items()}
     batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
-    shown = tqdm(batches, desc="scoring", total=-(-num // settings.micro_batch), unit="batch", leave=False, disable=not sys.stderr.isatty())
-    details = Details(dataset, settings.split, settings.bins_mm, settings.tread_limit, settings.workers, flat=(baseline, UNTRAINED))
+    shown = tqdm(
+        batches,
+        desc="scoring",
+        total=-(-num // settings.micro_batch),
+        unit="batch",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+    details = Details(
+        dataset,
+        settings.split,
+        settings.bins_mm,
+        settings.tread_limit,
+        settings.workers,
+        flat=(baseline, UNTRAINED),
+    )
     with details if settings.details else nullcontext() as look:
         found = score_rows(rows, shown, num, record.bounds, run.loss, device, look=look)
-    intervals = {row: {name: interval(values) for name, values in scores.values.items()} for row, scores in found.items()}
+    intervals = {
+        row: {name: interval(values) for name, values in scores.values.items()}
+        for row, scores in found.items()
+    }
     means = {row: scores.means() for row, scores in found.items()}
-    print(f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider")
+    print(
+        f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider"
+    )
     if len(clocks) > 1:
-        print("seconds an image (median over batches): " + ", ".join(f"{name} {median(clock.seconds):.2f}" for name, clock in clocks.items()))
+        print(
+            "seconds an image (median over batches): "
+            + ", ".join(f"{name} {median(clock.seconds):.2f}" for name, clock in clocks.items())
+        )
     if settings.details:
         print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
-        print(groove_table({row: summary([g for of_image in scores.grooves for g in of_image], settings.tread_limit) for row, scores in found.items()}, settings.tread_limit))
+        print(
+            groove_table(
+                {
+                    row: summary(
+                        [g for of_image in scores.grooves for g in of_image], settings.tread_limit
+                    )
+                    for row, scores in found.items()
+                },
+                settings.tread_limit,
+            )
+        )
     content = {
         **measured_with(device),
         "run": str(run.folder),
@@ -141,9 +226,16 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         "settings": config.as_dict(settings),
         "rows": means,
         "intervals": intervals,
-        "images": {row: {"keys": scores.keys, "values": scores.values} for row, scores in found.items()},
+        "images": {
+            row: {"keys": scores.keys, "values": scores.values} for row, scores in found.items()
+        },
         "grooves": {
-            row: [{"key": key, **asdict(groove)} for key, of_image in zip(scores.keys, scores.grooves) for groove in of_image] for row, scores in found.items()
+            row: [
+                {"key": key, **asdict(groove)}
+                for key, of_image in zip(scores.keys, scores.grooves)
+                for groove in of_image
+            ]
+            for row, scores in found.items()
         },
     }
     write_json(run.folder / "evaluation.json", content)
@@ -172,21 +264,31 @@ def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) 
     def one(pred: Tensor, number: int, size: tuple[int, int]) -> Tensor:
         source = dataset.meta(split, number).get("rgb")
         if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
-            raise ValueError(f"--refine needs shards that say which pictures they were made of; sample {number} of {split} does not")
+            raise ValueError(
+                f"--refine needs shards that say which pictures they were made of; sample {number} of {split} does not"
+            )
         path = raw / source["path"]
         if not path.is_file():
-            raise ValueError(f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was made of")
+            raise ValueError(
+                f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was made of"
+            )
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != source["sha256"]:
-            raise ValueError(f"{path}: is not the picture that sample {number} of {split} was made of (its sha256 differs)")
+            raise ValueError(
+                f"{path}: is not the picture that sample {number} of {split} was made of (its sha256 differs)"
+            )
         picture = torch.from_numpy(np.array(open_rgb(path, content=content))).to(pred.device)
         if tuple(picture.shape[:2]) != size:
-            raise ValueError(f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards with depth at the camera's size")
+            raise ValueError(
+                f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards with depth at the camera's size"
+            )
         return refined(way, model, pred, picture, model.upsampling)
 
     def predict(batch: Batch) -> Tensor:
         size = tuple(batch.depth_mm.shape[-2:])
-        return torch.stack([one(pred, number, size) for pred, number in zip(model(batch.rgb), batch.samples)])
+        return torch.stack(
+            [one(pred, number, size) for pred, number in zip(model(batch.rgb), batch.samples)]
+        )
 
     return predict
 
@@ -208,16 +310,29 @@ def mean_depth(run: Run, dataset: Dataset, split: str, bounds: Bounds) -> tuple[
     whose = "train" if any("train" in part.stats for part in dataset.parts) else split
     mean_mm = dataset.stats(whose)["mean_mm"]
     allowed = min(max(mean_mm, bounds.near_mm), bounds.far_mm)  # nothing else can be predicted
-    return f"constant {allowed:.0f} mm, {'mean' if allowed == mean_mm else 'nearest to the mean'} of the scored data's {whose}", allowed
+    return (
+        f"constant {allowed:.0f} mm, {'mean' if allowed == mean_mm else 'nearest to the mean'} of the scored data's {whose}",
+        allowed,
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    (settings,) = config.parse("Score a run in mm against the untrained model and a constant depth, or compare two runs.", EvaluateSettings, argv=argv)
+    (settings,) = config.parse(
+        "Score a run in mm against the untrained model and a constant depth, or compare two runs.",
+        EvaluateSettings,
+        argv=argv,
+    )
     if settings.run:
         evaluate_run(settings)
         return
-    if not settings.data and len({open_run(run).record["derived"].get("data_sha256") for run in settings.compare}) > 1:
-        raise ValueError(f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs of the same, or --data that both are measured on")
+    if (
+        not settings.data
+        and len({open_run(run).record["derived"].get("data_sha256") for run in settings.compare})
+        > 1
+    ):
+        raise ValueError(
+            f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs of the same, or --data that both are measured on"
+        )
     called, found = labels(settings.compare), []
     for letter, name, run in zip("AB", called, settings.compare):
         print(f"\n{letter}  {name}")

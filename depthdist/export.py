@@ -53,8 +53,14 @@ class ExportSettings:
     "What to write, with commas between: model, adapter, onnx."
 
     def problems(self) -> list[str]:
-        found = [f"--forms has {form}: expected {', '.join(FORMS)}{config.near(form, list(FORMS))}" for form in self.forms if form not in FORMS]
-        found += ["--forms is empty: expected some of " + ", ".join(FORMS)] if not self.forms else []
+        found = [
+            f"--forms has {form}: expected {', '.join(FORMS)}{config.near(form, list(FORMS))}"
+            for form in self.forms
+            if form not in FORMS
+        ]
+        found += (
+            ["--forms is empty: expected some of " + ", ".join(FORMS)] if not self.forms else []
+        )
         if self.out.exists() and not self.out.is_dir():
             found.append(f"OUT {self.out}: is a file; expected a folder")
         if "onnx" in self.forms and (missing := onnx.missing()):
@@ -67,11 +73,17 @@ def export(settings: ExportSettings, given: Given) -> None:
     quiet()
     for folder in (settings.out / form for form in ("model", "adapter") if form in settings.forms):
         if folder.exists() and not (folder / RECORD).exists():
-            raise ValueError(f"{folder}: is there and no export of ours; expected a new folder, or one of an earlier export")
+            raise ValueError(
+                f"{folder}: is there and no export of ours; expected a new folder, or one of an earlier export"
+            )
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
-    if {"adapter", "model"} & set(settings.forms) and own_scores(find(settings.run), record) is None:
-        print(f"WARNING      the card has no scores: no evaluation of this adapter on its run's own data is there (`python launch/evaluate.py --run {settings.run}` makes one)")
+    if {"adapter", "model"} & set(settings.forms) and own_scores(
+        find(settings.run), record
+    ) is None:
+        print(
+            f"WARNING      the card has no scores: no evaluation of this adapter on its run's own data is there (`python launch/evaluate.py --run {settings.run}` makes one)"
+        )
     if "adapter" in settings.forms:
         if isinstance(model.net, PeftModel):
             bare_adapter(settings.run, record, settings.out / "adapter")
@@ -83,7 +95,9 @@ def export(settings: ExportSettings, given: Given) -> None:
         folder = settings.out / "model"
         save_whole(model, {}, record, folder)
         (folder / "README.md").write_text(card(settings.run, record, "transformers"))
-        print(f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives normalised inverse depth; its README.md has the formula for mm')
+        print(
+            f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives normalised inverse depth; its README.md has the formula for mm'
+        )
     if "onnx" in settings.forms:
         onnx.export(model, record, settings.out / "onnx", settings.run)
 
@@ -97,18 +111,38 @@ def bare_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
             shutil.copy(source / name, fresh)
         (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
         (fresh / "README.md").write_text(card(run, record, "peft"))
-    print(f"adapter      {folder}: peft.PeftModel.from_pretrained(base, \"{folder}\"); its README.md is a model card for the hub")
+    print(
+        f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is a model card for the hub'
+    )
 
 
 def card(run: str, record: AdapterRecord, library: str) -> str:
     """A model card in the hub's form: data, metrics with intervals, bounds, licence."""
     folder = find(run)
-    base = "depthdist's built-in foundation" if record.model == "built-in" else Path(record.model).name if Path(record.model).is_dir() else record.model  # a path on this machine says nothing to others
+    base = (
+        "depthdist's built-in foundation"
+        if record.model == "built-in"
+        else Path(record.model).name
+        if Path(record.model).is_dir()
+        else record.model
+    )  # a path on this machine says nothing to others
     facts = open_run(folder).record if (folder / RUN_RECORD).exists() else None
     evaluation = own_scores(folder, record)
     licence, size = LICENCES.get(record.model), Size(*record.size)
-    head = {"library_name": library, "pipeline_tag": "depth-estimation", "license": licence or "other", "base_model": record.model if "/" in base else None, "tags": ["depth-anything-v2", "lora", "metric-depth"]}
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value), "---", f"# Depth in millimetres, from {base}", ""]
+    head = {
+        "library_name": library,
+        "pipeline_tag": "depth-estimation",
+        "license": licence or "other",
+        "base_model": record.model if "/" in base else None,
+        "tags": ["depth-anything-v2", "lora", "metric-depth"],
+    }
+    lines = [
+        "---",
+        *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value),
+        "---",
+        f"# Depth in millimetres, from {base}",
+        "",
+    ]
     lines += [
         f"Depth Anything V2 fine-tuned with LoRA by depthdist on pictures with measured depth; epoch {record.epoch}, step {record.step}. It sees pictures resized to {size}",
         f"(bicubic, aspect not kept) and gives {'normalised inverse' if record.target == 'inverse' else 'normalised'} depth d >= 0. In millimetres:",
@@ -128,7 +162,9 @@ def card(run: str, record: AdapterRecord, library: str) -> str:
         "",
         "## Licence",
         "",
-        f"{licence}, as its base model {base}." if licence else f"That of its base model, {base}: look it up before passing this on.",
+        f"{licence}, as its base model {base}."
+        if licence
+        else f"That of its base model, {base}: look it up before passing this on.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -140,7 +176,12 @@ def own_scores(folder: Path, record: AdapterRecord) -> dict[str, Any] | None:
         return None
     evaluation = json.loads(path.read_text())
     of_this = evaluation.get("adapter") == json.loads(json.dumps(asdict(record)))
-    return evaluation if of_this and evaluation.get("data_sha256") == open_run(folder).record["derived"]["data_sha256"] else None
+    return (
+        evaluation
+        if of_this
+        and evaluation.get("data_sha256") == open_run(folder).record["derived"]["data_sha256"]
+        else None
+    )
 
 
 def formula(record: AdapterRecord) -> str:
@@ -171,12 +212,25 @@ def score_lines(evaluation: dict[str, Any] | None) -> list[str]:
         for name in TOLD:
             value, interval = values.get(name), evaluation["intervals"][row].get(name)
             known = interval and None not in interval
-            cells.append("-" if value is None or math.isnan(value) else f"{cell(name, value)}{f' ({span(name, tuple(interval))})' if known else ''}")
+            cells.append(
+                "-"
+                if value is None or math.isnan(value)
+                else f"{cell(name, value)}{f' ({span(name, tuple(interval))})' if known else ''}"
+            )
         lines.append(f"| {row} | {values['images']} | " + " | ".join(cells) + " |")
-    return [*lines, "", f"Means over the images of its {evaluation['split']} split, in brackets the 95 % interval of the mean (bootstrap over images)."]
+    return [
+        *lines,
+        "",
+        f"Means over the images of its {evaluation['split']} split, in brackets the 95 % interval of the mean (bootstrap over images).",
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, given = config.parse("A trained adapter as a whole model, a bare adapter with its card, and ONNX.", ExportSettings, Given, argv=argv)
+    settings, given = config.parse(
+        "A trained adapter as a whole model, a bare adapter with its card, and ONNX.",
+        ExportSettings,
+        Given,
+        argv=argv,
+    )
     with torch.no_grad():
         export(settings, given)

@@ -1,7 +1,7 @@
 """What follows from the settings, the data and the model: printed at the start, kept in run.json.
 
-    facts = derived(dataset, plan, loader, model, epochs=15, precision="fp16")
-    print("\\n".join(describe(facts)))
+facts = derived(dataset, plan, loader, model, epochs=15, precision="fp16")
+print("\\n".join(describe(facts)))
 """
 
 from __future__ import annotations
@@ -34,12 +34,20 @@ def training_bounds(dataset: Dataset) -> Bounds:
     return Bounds(stats["min_mm"], stats["max_mm"]).checked()
 
 
-def derived(dataset: Dataset, plan: TrainPlan, loader: Loader, model: DepthModel, epochs: int, precision: str) -> dict[str, Any]:
+def derived(
+    dataset: Dataset,
+    plan: TrainPlan,
+    loader: Loader,
+    model: DepthModel,
+    epochs: int,
+    precision: str,
+) -> dict[str, Any]:
     """Everything computed from the settings, the data and the model."""
     trained, total = model.parameter_counts()
     bounds = training_bounds(dataset)
     return {
-        "model": model.name + (" (no pretrained decoder: a fresh one is trained too)" if model.fresh_decoder else ""),
+        "model": model.name
+        + (" (no pretrained decoder: a fresh one is trained too)" if model.fresh_decoder else ""),
         "trained_parameters": trained,
         "all_parameters": total,
         "train_samples": dataset.count("train"),
@@ -50,7 +58,10 @@ def derived(dataset: Dataset, plan: TrainPlan, loader: Loader, model: DepthModel
         "near_mm": bounds.near_mm,
         "far_mm": bounds.far_mm,
         "mean_mm": dataset.stats("train")["mean_mm"],
-        "data": [place if is_remote(place) else str(Path(place).resolve()) for place in (part.place for part in dataset.parts)],
+        "data": [
+            place if is_remote(place) else str(Path(place).resolve())
+            for place in (part.place for part in dataset.parts)
+        ],
         "data_sha256": dataset.sha256,
         "data_buffers_mib": round(loader.memory_bytes(plan.micro_batch) / 2**20, 1),
         "precision": precision,
@@ -79,22 +90,52 @@ def describe(facts: dict[str, Any]) -> list[str]:
 
 def markdown(facts: dict[str, Any]) -> str:
     """The same as a table."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+    )
 
 
-def record(settings: dict[str, Any], facts: dict[str, Any], ds_config: dict[str, Any], remarks: list[str], device: torch.device) -> dict[str, Any]:
+def record(
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    ds_config: dict[str, Any],
+    remarks: list[str],
+    device: torch.device,
+) -> dict[str, Any]:
     """The content of run.json."""
-    return {"settings": settings, "derived": facts, "deepspeed_config": ds_config, "remarks": remarks, **measured_with(device)}
+    return {
+        "settings": settings,
+        "derived": facts,
+        "deepspeed_config": ds_config,
+        "remarks": remarks,
+        **measured_with(device),
+    }
 
 
 def measured_with(device: torch.device) -> dict[str, Any]:
     """Where, when and with what something was computed."""
     git = shutil.which("git")
-    revision = subprocess.run([git, "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip() if git else ""
+    revision = (
+        subprocess.run(
+            [git, "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+        ).stdout.strip()
+        if git
+        else ""
+    )
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": revision,
-        "versions": {"depthdist": __version__, "python": platform.python_version(), "deepspeed": DEEPSPEED_VERSION, **versions},
+        "versions": {
+            "depthdist": __version__,
+            "python": platform.python_version(),
+            "deepspeed": DEEPSPEED_VERSION,
+            **versions,
+        },
     }

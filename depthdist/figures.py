@@ -1,6 +1,6 @@
 """Pictures of depth in mm: RGB | truth | prediction | error, each with its colour bar. Plain arrays in, a figure out.
 
-    save(figure(rgb, pred_mm, truth_mm, title="a capture"), Path("figure.png"))
+save(figure(rgb, pred_mm, truth_mm, title="a capture"), Path("figure.png"))
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ NEAR_TO_FAR = matplotlib.colormaps["turbo_r"].with_extremes(bad="0.25")
 SIGNED = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.25")
 
 
-def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = None, title: str = "", columns: int = 4) -> Figure:
+def figure(
+    rgb: np.ndarray,
+    pred_mm: np.ndarray,
+    truth_mm: np.ndarray | None = None,
+    title: str = "",
+    columns: int = 4,
+) -> Figure:
     """RGB | truth | prediction | error where there is a truth, else RGB | prediction.
 
     rgb       (h, w, 3) uint8
@@ -34,20 +40,33 @@ def figure(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None = N
         span = max(float(np.nanpercentile(np.abs(error), 95)), 0.1)
         mean = float(np.nanmean(np.abs(error)))
         panels.insert(1, ("truth", truth, depth, "mm"))
-        panels.append((f"prediction - truth (mean size {mean:.1f} mm)", error, {"cmap": SIGNED, "vmin": -span, "vmax": span}, "mm"))
+        panels.append(
+            (
+                f"prediction - truth (mean size {mean:.1f} mm)",
+                error,
+                {"cmap": SIGNED, "vmin": -span, "vmax": span},
+                "mm",
+            )
+        )
     height, width = pred_mm.shape
     high_as = min(height / width, 10)  # of a panel; a picture of one column would take all memory
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    fig = Figure(figsize=(4.2 * columns, rows * (3.3 * high_as + 0.4) + 0.4), dpi=100, layout="constrained")
-    for axes, (name, image, options, unit) in zip(fig.subplots(rows, columns, squeeze=False).flat, panels):
+    fig = Figure(
+        figsize=(4.2 * columns, rows * (3.3 * high_as + 0.4) + 0.4), dpi=100, layout="constrained"
+    )
+    for axes, (name, image, options, unit) in zip(
+        fig.subplots(rows, columns, squeeze=False).flat, panels
+    ):
         drawn = axes.imshow(image, interpolation="antialiased", **options)
         axes.set_title(name, fontsize=10)
         axes.set_axis_off()
         if unit:
             fig.colorbar(drawn, ax=axes, label=unit, fraction=0.04, pad=0.02, extend="both")
     if title:
-        fig.suptitle(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)  # a file's name is no formula
+        fig.suptitle(
+            title.encode(errors="replace").decode(), fontsize=10, parse_math=False
+        )  # a file's name is no formula
     return fig
 
 

@@ -1,7 +1,7 @@
 """One validation sample in float32 beside the precision that trains: what that precision costs, in mm.
 
-    check = Float32Check(model, loader.samples("val", [0]), bounds)      # before the engine rounds the model
-    off_mm = check.difference_mm(engine.masters(), predict)
+check = Float32Check(model, loader.samples("val", [0]), bounds)      # before the engine rounds the model
+off_mm = check.difference_mm(engine.masters(), predict)
 """
 
 from __future__ import annotations

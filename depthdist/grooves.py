@@ -51,10 +51,30 @@ class Groove:
 METRICS = {
     row[0]: Metric(*row)
     for row in [
-        ("groove_mae_mm", "mm", "lower", "mean over grooves of |depth in the prediction - depth in truth|, each in mm below its ribs"),
-        ("groove_bias_mm", "mm", "zero", "mean over grooves of depth in the prediction - depth in truth: negative is too shallow"),
-        ("groove_max_mm", "mm", "lower", "largest |depth in the prediction - depth in truth| of the image's grooves"),
-        ("groove_found", "", "higher", f"share of grooves at least {FOUND:g} times as deep in the prediction as in truth"),
+        (
+            "groove_mae_mm",
+            "mm",
+            "lower",
+            "mean over grooves of |depth in the prediction - depth in truth|, each in mm below its ribs",
+        ),
+        (
+            "groove_bias_mm",
+            "mm",
+            "zero",
+            "mean over grooves of depth in the prediction - depth in truth: negative is too shallow",
+        ),
+        (
+            "groove_max_mm",
+            "mm",
+            "lower",
+            "largest |depth in the prediction - depth in truth| of the image's grooves",
+        ),
+        (
+            "groove_found",
+            "",
+            "higher",
+            f"share of grooves at least {FOUND:g} times as deep in the prediction as in truth",
+        ),
         ("groove_decision", "", "higher", "share of grooves on the right side of the tread limit"),
     ]
 }
@@ -90,7 +110,12 @@ def summary(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, floa
         "found": float((p >= FOUND * g).mean()) if len(g) else math.nan,
     }
     pairs = [(a, b) for a in (True, False) for b in (True, False)]
-    return found | {f"{names[a]}_as_{names[b]}": int(np.count_nonzero(((g < limit_mm) == a) & ((p < limit_mm) == b))) for a, b in pairs}
+    return found | {
+        f"{names[a]}_as_{names[b]}": int(
+            np.count_nonzero(((g < limit_mm) == a) & ((p < limit_mm) == b))
+        )
+        for a, b in pairs
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- measuring
@@ -112,14 +137,30 @@ def groove_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> l
         if width < MIN_WIDTH_PX:
             continue
         reach = max(math.ceil(1.8 * width), 9)
-        wide = tuple(slice(max(0, s.start - reach), min(n, s.stop + reach)) for s, n in zip(box, labels.shape))
-        depths = [d for d in _patches(labels[wide] == i, ribs[wide], mask[wide], rays[wide], [z[wide] for z in maps_mm], reach) if d is not None]
+        wide = tuple(
+            slice(max(0, s.start - reach), min(n, s.stop + reach))
+            for s, n in zip(box, labels.shape)
+        )
+        depths = [
+            d
+            for d in _patches(
+                labels[wide] == i,
+                ribs[wide],
+                mask[wide],
+                rays[wide],
+                [z[wide] for z in maps_mm],
+                reach,
+            )
+            if d is not None
+        ]
         if depths:
             found.append(Groove(i, width, len(depths), tuple(np.median(depths, axis=0).tolist())))
     return found
 
 
-def _patches(mine: Array, rib: Array, mask: Array, rays: Array, maps: list[Array], reach: int) -> Iterator[tuple[float, ...] | None]:
+def _patches(
+    mine: Array, rib: Array, mask: Array, rays: Array, maps: list[Array], reach: int
+) -> Iterator[tuple[float, ...] | None]:
     """Depths in each map, or None, of each patch along a groove."""
     floor = mine & mask
     for y, x in _anchors(mine, reach):
@@ -137,8 +178,15 @@ def _anchors(mine: Array, reach: int) -> list[tuple[int, int]]:
         if candidate > cells.get(cell, (0.0,)):
             cells[cell] = candidate
     best = max(d for d, _, _ in cells.values())
-    middle = [(y, x) for d, y, x in cells.values() if d >= 0.7 * best]  # not where a cell meets only a tip
-    return [middle[k] for k in np.unique(np.linspace(0, len(middle) - 1, min(PATCHES, len(middle))).round().astype(int))]
+    middle = [
+        (y, x) for d, y, x in cells.values() if d >= 0.7 * best
+    ]  # not where a cell meets only a tip
+    return [
+        middle[k]
+        for k in np.unique(
+            np.linspace(0, len(middle) - 1, min(PATCHES, len(middle))).round().astype(int)
+        )
+    ]
 
 
 def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[float, ...] | None:
@@ -164,7 +212,9 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
             if np.count_nonzero(deep) < MIN_FLOOR or rough > ROUGH_MM:
                 return None
             low, depth, high = np.quantile(below[deep], (0.25, 0.5, 0.75))
-            if high - low > LEVEL * depth + 1.5 * rough or not _floor_is_seen(inside, centre @ frame, depth):
+            if high - low > LEVEL * depth + 1.5 * rough or not _floor_is_seen(
+                inside, centre @ frame, depth
+            ):
                 return None
         depths.append(float(np.median(below[deep])))
     return tuple(depths)
@@ -174,7 +224,10 @@ def _smooth(values: Array, where: Array) -> Array:
     """`values` of the pixels `where`, each the mean of those around it: what is chosen by them is not chosen by a pixel's own noise."""
     image, weight = np.zeros(where.shape), where.astype(float)
     image[where] = values
-    return (ndimage.uniform_filter(image, SMOOTH, mode="constant") / np.maximum(ndimage.uniform_filter(weight, SMOOTH, mode="constant"), 1e-9))[where]
+    return (
+        ndimage.uniform_filter(image, SMOOTH, mode="constant")
+        / np.maximum(ndimage.uniform_filter(weight, SMOOTH, mode="constant"), 1e-9)
+    )[where]
 
 
 def _every(num: int, most: int) -> Array:
@@ -193,7 +246,10 @@ def _floor_is_seen(groove: Array, sight: Array, depth_mm: float) -> bool:
     spread, axes = np.linalg.eigh(flat.T @ flat / len(flat))
     width = math.sqrt(12 * max(float(spread[0]), 0.0))  # of a strip, from its standard deviation
     across, down = abs(float(sight[:2] @ axes[:, 0])), float(sight[2])
-    return down >= STEEPEST * float(np.linalg.norm(sight)) and width - depth_mm * across / down >= SEEN * width
+    return (
+        down >= STEEPEST * float(np.linalg.norm(sight))
+        and width - depth_mm * across / down >= SEEN * width
+    )
 
 
 def _at(where: Array, chosen: Array) -> Array:
@@ -211,7 +267,9 @@ def _frame(rib: Array) -> tuple[Array, Array]:
         _, axes = np.linalg.eigh((rib - centre).T @ ((rib - centre) * weight[:, None]))
         normal = axes[:, 0] if axes[2, 0] > 0 else -axes[:, 0]
         off = np.abs((rib - centre) @ normal)
-        weight = 1 / np.maximum(off, 0.05 + np.median(off) / 10)  # towards the least sum of distances
+        weight = 1 / np.maximum(
+            off, 0.05 + np.median(off) / 10
+        )  # towards the least sum of distances
     tangents = axes[:, 1:]
     return np.column_stack([tangents, normal]), off <= 6 * max(float(np.median(off)), 0.2)
 

@@ -64,7 +64,10 @@ class Speed:
 
 def quarantined(damage: dict[str, Any], run: Path) -> None:
     """Say what was set aside, and keep it in RUN/quarantine.jsonl, which all ranks write."""
-    print(f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of {damage['shard']}: {damage['member']}: {damage['reason']}", flush=True)
+    print(
+        f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of {damage['shard']}: {damage['member']}: {damage['reason']}",
+        flush=True,
+    )
     with open(run / "quarantine.jsonl", "a") as file:
         file.write(json.dumps(damage) + "\n")
 

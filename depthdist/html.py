@@ -20,7 +20,14 @@ from matplotlib.text import Text
 from PIL import Image
 
 INK = "#010203"  # in drawings: stands for the reader's text colour
-SERIES = ("#2a78c8", "#d1690e", "#2c9a57", "#b3418f", "#8a6d1d", "#5b5fc7")  # readable on white and on near-black
+SERIES = (
+    "#2a78c8",
+    "#d1690e",
+    "#2c9a57",
+    "#b3418f",
+    "#8a6d1d",
+    "#5b5fc7",
+)  # readable on white and on near-black
 escape = html.escape
 
 STYLE = """
@@ -45,7 +52,10 @@ figcaption { font-size: .85rem; color: var(--soft); margin-top: .35rem; overflow
 def page(title: str, sections: Sequence[tuple[str, str]], subtitle: str = "") -> str:
     """The whole file. sections  (title, content in HTML) each"""
     links = "".join(f'<a href="#s{i}">{escape(name)}</a>' for i, (name, _) in enumerate(sections))
-    body = "".join(f'<h2 id="s{i}">{escape(name)}</h2>\n{content}\n' for i, (name, content) in enumerate(sections))
+    body = "".join(
+        f'<h2 id="s{i}">{escape(name)}</h2>\n{content}\n'
+        for i, (name, content) in enumerate(sections)
+    )
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{escape(title)}</h1>\n<p class="soft">{escape(subtitle)}</p>\n<nav>{links}</nav>\n{body}</body></html>\n'
 
@@ -54,14 +64,21 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], best: set[tuple[int, int]] = frozenset(), words: bool = False) -> str:
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    best: set[tuple[int, int]] = frozenset(),
+    words: bool = False,
+) -> str:
     """Cells are text; "a\\nb" shows b small below a. best  (row, column) of cells to mark. words  text, not numbers"""
     lines = []
     for i, row in enumerate(rows):
         cells = []
         for j, value in enumerate(row):
             first, _, below = str(value).partition("\n")
-            cells.append(f"<td{' class=best' if (i, j) in best else ''}>{escape(first)}{f'<small>{escape(below)}</small>' if below else ''}</td>")
+            cells.append(
+                f"<td{' class=best' if (i, j) in best else ''}>{escape(first)}{f'<small>{escape(below)}</small>' if below else ''}</td>"
+            )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="wide"><table{" class=words" if words else ""}><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
@@ -77,11 +94,21 @@ def drawing(fig: Figure, caption: str) -> str:
     for text in fig.findobj(Text):
         text.set_parse_math(False)  # a run may be called $x$
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": caption}):
-        fig.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        fig.savefig(
+            out,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
+        count=1,
+    )
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
@@ -90,7 +117,9 @@ def picture(image: np.ndarray, caption: str, width: int = 960) -> str:
     """(h, w, 3) uint8, as a JPEG of that width at most."""
     shown = Image.fromarray(image)
     if shown.width > width:
-        shown = shown.resize((width, round(shown.height * width / shown.width)), Image.Resampling.LANCZOS)
+        shown = shown.resize(
+            (width, round(shown.height * width / shown.width)), Image.Resampling.LANCZOS
+        )
     out = io.BytesIO()
     shown.save(out, "JPEG", quality=88)
     return f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}" width="{shown.width}" height="{shown.height}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'

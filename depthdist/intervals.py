@@ -38,9 +38,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     if np.ptp(known) == 0:
         return float(known[0]), float(known[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says so where the acceleration is not defined, and gives NaN then
+        warnings.simplefilter(
+            "ignore"
+        )  # it says so where the acceleration is not defined, and gives NaN then
         for method in ("BCa", "percentile"):
-            found = stats.bootstrap((known,), np.mean, n_resamples=RESAMPLES, batch=max(1, 10**7 // len(known)), confidence_level=LEVEL, method=method, rng=np.random.default_rng(0))
+            found = stats.bootstrap(
+                (known,),
+                np.mean,
+                n_resamples=RESAMPLES,
+                batch=max(1, 10**7 // len(known)),
+                confidence_level=LEVEL,
+                method=method,
+                rng=np.random.default_rng(0),
+            )
             low, high = map(float, found.confidence_interval)
             if math.isfinite(low) and math.isfinite(high):
                 break
@@ -51,11 +61,24 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Difference:
     """a - b, image by image: a's and b's values are of the same images, in the same order."""
     difference = _known(np.subtract(a, b))
     if len(difference) < 3:
-        return Difference(len(difference), float(difference.mean()) if len(difference) else math.nan, math.nan, math.nan, math.nan)
+        return Difference(
+            len(difference),
+            float(difference.mean()) if len(difference) else math.nan,
+            math.nan,
+            math.nan,
+            math.nan,
+        )
     low, high = interval(difference)
     if not difference.any():
         return Difference(len(difference), 0.0, low, high, 1.0)
-    test = stats.permutation_test((difference,), np.mean, permutation_type="samples", n_resamples=9999, batch=max(1, 10**7 // len(difference)), rng=np.random.default_rng(0))
+    test = stats.permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=9999,
+        batch=max(1, 10**7 // len(difference)),
+        rng=np.random.default_rng(0),
+    )
     return Difference(len(difference), float(difference.mean()), low, high, float(test.pvalue))
 
 

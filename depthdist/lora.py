@@ -22,9 +22,15 @@ from depthdist.dropout import draw_per_sample
 from depthdist.network import DepthModel, Float32Conv2d, to_buffers, to_parameters
 
 # transformers >= 5.18 has the name on the left, those before it the one on the right
-SPELLINGS = {f"attention.{letter}_proj": f"attention.attention.{word}" for letter, word in zip("qkv", ("query", "key", "value"))}
+SPELLINGS = {
+    f"attention.{letter}_proj": f"attention.attention.{word}"
+    for letter, word in zip("qkv", ("query", "key", "value"))
+}
 SPELLINGS |= {"attention.o_proj": "attention.output.dense", "mlp.down_proj": "mlp.weights_out"}
-PRESETS = {"qkv": r".*\.attention\.[qkv]_proj", "linear": r".*\.(attention\.[qkvo]_proj|mlp\.(fc1|fc2|down_proj))"}
+PRESETS = {
+    "qkv": r".*\.attention\.[qkv]_proj",
+    "linear": r".*\.(attention\.[qkvo]_proj|mlp\.(fc1|fc2|down_proj))",
+}
 PRESETS["conv"] = PRESETS["linear"] + r"|(neck|head)\..*"
 IDLE = "fusion_stage.layers.0.residual_layer1"  # never runs: the first fusion layer has no second input
 
@@ -61,11 +67,20 @@ class LoraSettings:
         try:
             re.compile(self.lora_targets or "")
         except re.error as err:
-            found.append(f"--lora-targets is {self.lora_targets!r}: not a regular expression ({err})")
+            found.append(
+                f"--lora-targets is {self.lora_targets!r}: not a regular expression ({err})"
+            )
         if self.lora == "none" and self.lora_targets is None:
             plain = LoraSettings()
-            idle = [name for name in ("lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora") if getattr(self, name) != getattr(plain, name)]
-            found += [f"--{name.replace('_', '-')} is for LoRA, and --lora is none; leave one of them out" for name in idle]
+            idle = [
+                name
+                for name in ("lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora")
+                if getattr(self, name) != getattr(plain, name)
+            ]
+            found += [
+                f"--{name.replace('_', '-')} is for LoRA, and --lora is none; leave one of them out"
+                for name in idle
+            ]
         return found
 
 
@@ -75,7 +90,9 @@ def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel
         return whole(base)
     torch.manual_seed(seed)
     decoder = base.fresh_decoder or settings.decoder == "trained"
-    kept = ["neck", "head"] if decoder else ["conv3"] if base.calibrated else []  # saved as a whole, beside LoRA
+    kept = (
+        ["neck", "head"] if decoder else ["conv3"] if base.calibrated else []
+    )  # saved as a whole, beside LoRA
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -98,7 +115,9 @@ def whole(base: DepthModel) -> DepthModel:
             to_parameters(module)
         elif name.endswith(IDLE):
             to_buffers(module)
-        elif (token := module._parameters.pop("mask_token", None)) is not None:  # idle too; a parameter would be cut up under ZeRO 3, and saved empty
+        elif (
+            token := module._parameters.pop("mask_token", None)
+        ) is not None:  # idle too; a parameter would be cut up under ZeRO 3, and saved empty
             module.register_buffer("mask_token", token.data)
     base.net.requires_grad_(True)
     return base
@@ -106,14 +125,24 @@ def whole(base: DepthModel) -> DepthModel:
 
 def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
     """The regular expression, for peft, of the layers that get LoRA, each in both spellings; never of what is in `kept`."""
-    layers = [name for name, m in net.named_modules() if type(m) in (nn.Linear, nn.Conv2d, Float32Conv2d)]
+    layers = [
+        name for name, m in net.named_modules() if type(m) in (nn.Linear, nn.Conv2d, Float32Conv2d)
+    ]
     layers = [name for name in layers if IDLE not in name and not set(kept) & set(name.split("."))]
     pattern = re.compile(settings.lora_targets or PRESETS[settings.lora])
-    found = [name for name in layers if any(pattern.fullmatch(respelled(name, new)) for new in (True, False))]
+    found = [
+        name
+        for name in layers
+        if any(pattern.fullmatch(respelled(name, new)) for new in (True, False))
+    ]
     if not found:
         kinds = dict.fromkeys(re.sub(r"\.\d+", ".N", name) for name in layers)
-        raise ValueError(f"--lora-targets {pattern.pattern!r} fits the name of no layer; there are (N a number): {', '.join(kinds)}")
-    return "|".join(dict.fromkeys(re.escape(respelled(name, new)) for name in found for new in (True, False)))
+        raise ValueError(
+            f"--lora-targets {pattern.pattern!r} fits the name of no layer; there are (N a number): {', '.join(kinds)}"
+        )
+    return "|".join(
+        dict.fromkeys(re.escape(respelled(name, new)) for name in found for new in (True, False))
+    )
 
 
 def settled(model: DepthModel) -> DepthModel:
@@ -124,7 +153,9 @@ def settled(model: DepthModel) -> DepthModel:
         elif name.endswith(IDLE) and "modules_to_save" in name:
             to_buffers(module)
         elif isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), Float32Conv2d):
-            module.cast_input_dtype_enabled = False  # peft would round the input to the precision of A
+            module.cast_input_dtype_enabled = (
+                False  # peft would round the input to the precision of A
+            )
             module.register_forward_pre_hook(lambda _, args: (args[0].float(),))
     return model
 

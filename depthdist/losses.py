@@ -21,7 +21,11 @@ from torch.autograd.function import once_differentiable
 from depthdist.depth import Bounds, depth_from_target
 
 LOSSES: dict[str, Callable[..., Tensor]] = {}
-TAIL, LOW, HIGH = 0.02, 1.0, 9.0  # --relative: the share of pixels beyond each end of its range; within 0..10, about what published models give
+TAIL, LOW, HIGH = (
+    0.02,
+    1.0,
+    9.0,
+)  # --relative: the share of pixels beyond each end of its range; within 0..10, about what published models give
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class LossSettings:
         for item in self.loss.split(","):
             name, _, weight = item.partition("=")
             if name.strip() not in LOSSES:
-                raise ValueError(f"--loss {self.loss}: {name.strip()!r} is not a loss; there are {', '.join(LOSSES)}")
+                raise ValueError(
+                    f"--loss {self.loss}: {name.strip()!r} is not a loss; there are {', '.join(LOSSES)}"
+                )
             if name.strip() in parsed:
                 raise ValueError(f"--loss {self.loss}: {name.strip()} stands there twice")
             try:
@@ -59,7 +65,9 @@ class LossSettings:
                 if not math.isfinite(parsed[name.strip()]):
                     raise ValueError
             except ValueError:
-                raise ValueError(f"--loss {self.loss}: the weight of {name} is {weight!r}; expected a number") from None
+                raise ValueError(
+                    f"--loss {self.loss}: the weight of {name} is {weight!r}; expected a number"
+                ) from None
         return parsed
 
     def problems(self) -> list[str]:
@@ -68,8 +76,12 @@ class LossSettings:
             weights = self.weights()
             if min(weights.values()) < 0 or not any(weights.values()):
                 found.append(f"--loss {self.loss}: every weight must be >= 0 and one above 0")
-            if self.relative and (metric := sorted({"grad_mm", "grad_trusted", "silog"} & set(weights))):
-                found.append(f"--relative and --loss {self.loss}: {', '.join(metric)} need millimetres, which relative depth has none of; expected other losses")
+            if self.relative and (
+                metric := sorted({"grad_mm", "grad_trusted", "silog"} & set(weights))
+            ):
+                found.append(
+                    f"--relative and --loss {self.loss}: {', '.join(metric)} need millimetres, which relative depth has none of; expected other losses"
+                )
         except ValueError as err:
             found.append(str(err))
         for name, right, expected in (
@@ -81,7 +93,9 @@ class LossSettings:
             ("silog_lambda", 0 <= self.silog_lambda <= 1, "0 to 1"),
         ):
             if not right:
-                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {expected}")
+                found.append(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {expected}"
+                )
         return found
 
 
@@ -96,45 +110,68 @@ def loss(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
 
 
 @loss("l1")
-def l1(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+def l1(
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+) -> Tensor:
     """Mean absolute difference over the mask: sum(M |d^ - d|) / sum M."""
     return _sum((pred - target).abs()) / _count(mask)
 
 
 @loss("grad")
-def grad(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+def grad(
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+) -> Tensor:
     """Mean absolute difference of the forward differences in x and in y, weighted 1 + gamma on the truth's edges.
 
     sum(|dx d^ - dx d| wx Mx) / sum Mx + the same in y, with Mx = M[:, 1:] M[:, :-1] and wx = 1 + gamma [|dx d| > tau]
     (after Eigen & Fergus 2015 and MegaDepth, Li & Snavely 2018; the edge weight is the recipe's).
     """
-    return _steps(pred, target, mask, lambda axis: _edges(target, settings.tau, axis), settings.gamma)
+    return _steps(
+        pred, target, mask, lambda axis: _edges(target, settings.tau, axis), settings.gamma
+    )
 
 
 @loss("grad_mm")
-def grad_mm(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+def grad_mm(
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+) -> Tensor:
     """`grad`, but an edge is a step of the truth of more than tau_mm millimetres: wx = 1 + gamma [|dx z| > tau_mm].
 
     On the normalised scale (0.25 to 3.9 m) a step of 8 mm is 0.004 at 0.7 m and 0.0003 at 2.5 m: no one tau fits both. A groove's
     rim spreads over pixels: in built-in captures at full size 4 mm fires on 24 to 69 % of the rims' pairs, 8 mm on 14 to 33 %.
     """
     depth_mm = depth_from_target(target, bounds)
-    return _steps(pred, target, mask, lambda axis: _edges(depth_mm, settings.tau_mm, axis), settings.gamma)
+    return _steps(
+        pred, target, mask, lambda axis: _edges(depth_mm, settings.tau_mm, axis), settings.gamma
+    )
 
 
 @loss("grad_trusted")
-def grad_trusted(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+def grad_trusted(
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+) -> Tensor:
     """`grad_mm`, but an edge weighs 1 + gamma only where both its pixels are far from holes: wx = 1 + gamma [|dx z| > tau_mm] Tx.
 
     T is True where the square of trusted_radius around a pixel is all valid (the picture's rim is no hole). A structured-light
     camera errs at silhouettes, which have holes beside them. Pairs there keep weight 1: else nothing would hold the rims.
     """
-    depth_mm, trusted = depth_from_target(target, bounds), _surrounded(mask, settings.trusted_radius)
-    return _steps(pred, target, mask, lambda axis: _edges(depth_mm, settings.tau_mm, axis).mul_(_pairs(trusted, axis)), settings.gamma)
+    depth_mm, trusted = (
+        depth_from_target(target, bounds),
+        _surrounded(mask, settings.trusted_radius),
+    )
+    return _steps(
+        pred,
+        target,
+        mask,
+        lambda axis: _edges(depth_mm, settings.tau_mm, axis).mul_(_pairs(trusted, axis)),
+        settings.gamma,
+    )
 
 
 @loss("multiscale")
-def multiscale(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+def multiscale(
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+) -> Tensor:
     """Multi-scale gradient matching: `grad` without its edge weight on every 1st, 2nd, 4th ... pixel, summed over the scales.
 
     sum_k [ sum(|dx R_k| Mx_k) / sum Mx_k + the same in y ],  R_k = (d^ - d)[::2^k, ::2^k], M_k likewise
@@ -144,7 +181,9 @@ def multiscale(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSetting
 
 
 @loss("silog")
-def silog(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds) -> Tensor:
+def silog(
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+) -> Tensor:
     """Scale-invariant log error of depth: sqrt(mean(g^2) - lambda mean(g)^2) over the mask, g = log z - log z^.
 
     Eigen et al. 2014, with the root as Depth Anything V2 trains with it. Squares are taken around the mean: the same sum, but
@@ -160,9 +199,16 @@ def silog(pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bo
     return torch.where(perfect, 1.0, square).sqrt().masked_fill(perfect, 0.0)
 
 
-def compute(settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, bounds: Bounds) -> dict[str, Tensor]:
+def compute(
+    settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, bounds: Bounds
+) -> dict[str, Tensor]:
     """Each named loss and their weighted sum "loss", (B,) float32 each. Inputs are raised to float32 first."""
-    assert pred.shape == target.shape == mask.shape and mask.dtype == torch.bool, (pred.shape, target.shape, mask.shape, mask.dtype)
+    assert pred.shape == target.shape == mask.shape and mask.dtype == torch.bool, (
+        pred.shape,
+        target.shape,
+        mask.shape,
+        mask.dtype,
+    )
     pred, target = (torch.where(mask, values.float(), 0.0) for values in (pred, target))
     weights = settings.weights()
     if settings.relative:
@@ -179,9 +225,13 @@ def in_range(target: Tensor, mask: Tensor) -> Tensor:
     prediction too: then nothing holds its scale, and Adam walks off with it). A flat picture is LOW everywhere.
     """
     seen = torch.where(mask, target, torch.nan).flatten(1)
-    low, high = torch.nanquantile(seen, seen.new_tensor([TAIL, 1.0 - TAIL]), dim=1).nan_to_num()[..., None, None]
+    low, high = torch.nanquantile(seen, seen.new_tensor([TAIL, 1.0 - TAIL]), dim=1).nan_to_num()[
+        ..., None, None
+    ]
     span = high - low
-    return torch.where(mask, LOW + (target - low) * ((HIGH - LOW) / torch.where(span > 1e-6, span, torch.inf)), 0.0)
+    return torch.where(
+        mask, LOW + (target - low) * ((HIGH - LOW) / torch.where(span > 1e-6, span, torch.inf)), 0.0
+    )
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -210,7 +260,9 @@ def _surrounded(mask: Tensor, radius: int) -> Tensor:
         kept, size = mask.clone(), mask.shape[axis]
         for shift in range(1, min(radius, size - 1) + 1):
             for to, source in ((shift, 0), (0, shift)):
-                kept.narrow(axis, to, size - shift).logical_and_(mask.narrow(axis, source, size - shift))
+                kept.narrow(axis, to, size - shift).logical_and_(
+                    mask.narrow(axis, source, size - shift)
+                )
         mask = kept
     return mask
 

@@ -35,7 +35,9 @@ METRICS: dict[str, Metric] = {}
 FUNCTIONS: dict[str, PixelMetric] = {}
 
 
-def metric(name: str, unit: str, better: str, definition: str) -> Callable[[PixelMetric], PixelMetric]:
+def metric(
+    name: str, unit: str, better: str, definition: str
+) -> Callable[[PixelMetric], PixelMetric]:
     """Register a metric of the valid pixels' prediction and truth, (N,) float64 mm each, all > 0."""
 
     def register(function: PixelMetric) -> PixelMetric:
@@ -127,24 +129,41 @@ def image_metrics(pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> dict[str, 
     return _of_pixels(pred_mm[mask].double(), depth_mm[mask].double())
 
 
-def binned(pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM) -> dict[str, float]:
+def binned(
+    pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM
+) -> dict[str, float]:
     """The same over the pixels whose truth lies in [low, high) of each bin, as "NAME@low-high"; the last bin has its upper end in it."""
     p, g = pred_mm[mask].double(), depth_mm[mask].double()
-    bins = torch.bucketize(g, torch.tensor(edges_mm, dtype=torch.float64, device=g.device), right=True) - 1
+    bins = (
+        torch.bucketize(g, torch.tensor(edges_mm, dtype=torch.float64, device=g.device), right=True)
+        - 1
+    )
     bins[g == edges_mm[-1]] = len(edges_mm) - 2
     found = {}
     for i, (low, high) in enumerate(zip(edges_mm, edges_mm[1:])):
-        found |= {f"{name}@{low:g}-{high:g}": value for name, value in _of_pixels(p[bins == i], g[bins == i]).items()}
+        found |= {
+            f"{name}@{low:g}-{high:g}": value
+            for name, value in _of_pixels(p[bins == i], g[bins == i]).items()
+        }
     return found
 
 
 def _of_pixels(p: Tensor, g: Tensor) -> dict[str, float]:
     if not len(g):
         return dict.fromkeys(METRICS, math.nan)
-    return dict(zip(METRICS, torch.stack([function(p, g) for function in FUNCTIONS.values()]).tolist()))
+    return dict(
+        zip(METRICS, torch.stack([function(p, g) for function in FUNCTIONS.values()]).tolist())
+    )
 
 
 def bin_metrics(edges_mm: Sequence[float] = BINS_MM) -> dict[str, Metric]:
     """What `binned` gives, as metrics."""
-    places = [(f"{low:g}-{high:g}", f"{m.definition}, over {low:g} <= g < {high:g} mm", m) for low, high in zip(edges_mm, edges_mm[1:]) for m in METRICS.values()]
-    return {f"{m.name}@{place}": Metric(f"{m.name}@{place}", m.unit, m.better, words) for place, words, m in places}
+    places = [
+        (f"{low:g}-{high:g}", f"{m.definition}, over {low:g} <= g < {high:g} mm", m)
+        for low, high in zip(edges_mm, edges_mm[1:])
+        for m in METRICS.values()
+    ]
+    return {
+        f"{m.name}@{place}": Metric(f"{m.name}@{place}", m.unit, m.better, words)
+        for place, words, m in places
+    }

@@ -28,7 +28,12 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Backbone, Dinov2Config
+from transformers import (
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Backbone,
+    Dinov2Config,
+)
 
 from depthdist.config import at_home
 from depthdist.decoder import reorder
@@ -36,7 +41,9 @@ from depthdist.lora import respelled
 from depthdist.network import DepthModel, Float32Conv2d, Normalisation, to_buffers
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
-BUILT_IN = Path(__file__).with_name("foundation")  # what `--model built-in` is; tools/foundation.py made it
+BUILT_IN = Path(__file__).with_name(
+    "foundation"
+)  # what `--model built-in` is; tools/foundation.py made it
 PATCH = 14  # pixels: both sides of what the network sees are multiples of it
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
 # hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et al. 2024, its config files)
@@ -79,7 +86,11 @@ def load_base(name: str) -> DepthModel:
         net, is_fresh, normalisation = *_from_folder(path), _normalisation(path)
         name = str(path.resolve())  # an adapter must find it from anywhere
     else:
-        net, is_fresh, normalisation = _pretrained(name, DepthAnythingForDepthEstimation), False, IMAGENET
+        net, is_fresh, normalisation = (
+            _pretrained(name, DepthAnythingForDepthEstimation),
+            False,
+            IMAGENET,
+        )
     net.requires_grad_(False)
     reorder(net)
     for conv in (net.head.conv2, net.head.conv3):  # the head's last
@@ -95,35 +106,50 @@ def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
         return name
     if name.strip() and path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"--model {name}: expected a folder in Hugging Face format, with config.json")
+            raise ValueError(
+                f"--model {name}: expected a folder in Hugging Face format, with config.json"
+            )
         return "folder"
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and not path.exists():
         return "hub"
-    raise ValueError(f"--model {name}: no such folder, and not a hub id (owner/name), `built-in` or `tiny`")
+    raise ValueError(
+        f"--model {name}: no such folder, and not a hub id (owner/name), `built-in` or `tiny`"
+    )
 
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
     """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that fails."""
     options["local_files_only"] = Path(name).is_dir() or not hub_answers()
     try:
-        net, info = cls.from_pretrained(str(name), output_loading_info=True, dtype=torch.float32, **options)
+        net, info = cls.from_pretrained(
+            str(name), output_loading_info=True, dtype=torch.float32, **options
+        )
     except Exception as err:  # a broken folder or hub: transformers, safetensors and httpx each have errors of their own
         if Path(name).is_dir():
-            raise ValueError(f"--model {name}: cannot be loaded: {' '.join(str(err).split())[:300]}") from err
+            raise ValueError(
+                f"--model {name}: cannot be loaded: {' '.join(str(err).split())[:300]}"
+            ) from err
         raise ValueError(
             f"--model {name}: the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160].rstrip()}). Ways out: "
             f"`hf download {name}` on a machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face format; --model built-in"
         ) from err
     lacking = [k for k in info["missing_keys"] if "mask_token" not in k]
     if lacking:
-        raise ValueError(f"--model {name}: the weights lack {len(lacking)} tensors ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}")
+        raise ValueError(
+            f"--model {name}: the weights lack {len(lacking)} tensors ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}"
+        )
     return net
 
 
 def hub_answers() -> bool:
     """Whether the hub can be reached now. Asked once: the library itself would retry for a minute before it says no."""
     try:
-        urllib.request.urlopen(urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"), timeout=5)
+        urllib.request.urlopen(
+            urllib.request.Request(
+                os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"
+            ),
+            timeout=5,
+        )
     except urllib.error.HTTPError:
         return True
     except (OSError, ValueError, http.client.HTTPException) as err:
@@ -137,17 +163,25 @@ def _from_folder(path: Path) -> tuple[nn.Module, bool]:
     try:
         config = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as err:
-        raise ValueError(f"--model {path}: expected a folder in Hugging Face format with config.json: {err}") from None
+        raise ValueError(
+            f"--model {path}: expected a folder in Hugging Face format with config.json: {err}"
+        ) from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind == "depth_anything":
         return _pretrained(path, DepthAnythingForDepthEstimation), False
     if kind != "dinov2":
-        raise ValueError(f"--model {path}: config.json says model_type {kind!r}; expected depth_anything or dinov2")
+        raise ValueError(
+            f"--model {path}: config.json says model_type {kind!r}; expected depth_anything or dinov2"
+        )
     hidden = config.get("hidden_size")
     if hidden not in DECODERS:
-        raise ValueError(f"--model {path}: hidden_size is {hidden}; DA-V2 has decoders for {', '.join(map(str, DECODERS))}")
+        raise ValueError(
+            f"--model {path}: hidden_size is {hidden}; DA-V2 has decoders for {', '.join(map(str, DECODERS))}"
+        )
     layers, neck, fusion = DECODERS[hidden]
-    backbone = _pretrained(path, Dinov2Backbone, out_indices=layers, reshape_hidden_states=False, apply_layernorm=True)
+    backbone = _pretrained(
+        path, Dinov2Backbone, out_indices=layers, reshape_hidden_states=False, apply_layernorm=True
+    )
     net = fresh(backbone.config, neck, fusion)
     net.backbone.load_state_dict(backbone.state_dict())
     return net, True
@@ -162,9 +196,14 @@ def _normalisation(path: Path) -> Normalisation:
         config = json.loads(file.read_text())
         if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
             raise ValueError(f"rescale_factor is {config['rescale_factor']}; expected 1/255")
-        mean, std = (tuple(map(float, config.get(name) or default)) for name, default in zip(("image_mean", "image_std"), IMAGENET))
+        mean, std = (
+            tuple(map(float, config.get(name) or default))
+            for name, default in zip(("image_mean", "image_std"), IMAGENET)
+        )
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"image_mean is {mean}, image_std is {std}; expected three numbers each")
+            raise ValueError(
+                f"image_mean is {mean}, image_std is {std}; expected three numbers each"
+            )
     except (OSError, ValueError, TypeError, AttributeError) as err:
         raise ValueError(f"{file}: not a picture processor's settings: {err}") from None
     return mean, std
@@ -184,7 +223,10 @@ def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) 
         max_depth=1,  # and a decoder that learns from nothing soon gives 0 everywhere there, and no gradient
     )
     net = DepthAnythingForDepthEstimation(config).float()
-    for name, parameter in net.named_parameters():  # transformers' own start differs from version to version
+    for (
+        name,
+        parameter,
+    ) in net.named_parameters():  # transformers' own start differs from version to version
         seed = zlib.crc32(respelled(name, new=True).encode())
         if parameter.dim() > 1:
             std = parameter[0].numel() ** -0.5  # Glorot & Bengio 2010: the signal keeps its size
@@ -213,14 +255,18 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, precision: str) -> dict[str, int]:
+def training_memory(
+    model: DepthModel, size: tuple[int, int], micro_batch: int, precision: str
+) -> dict[str, int]:
     """Bytes that training needs, by what needs them: counted on a copy without storage, nothing is computed.
 
     activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no attention matrix)
     """
     ghost = copy.deepcopy(model).to("meta").train()
     weights = {t.untyped_storage()._cdata for t in [*ghost.parameters(), *ghost.buffers()]}
-    kept: dict[int, Tensor] = {}  # by storage, as views share one; held, so that no id is used twice
+    kept: dict[
+        int, Tensor
+    ] = {}  # by storage, as views share one; held, so that no id is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage()._cdata not in weights:
@@ -228,11 +274,18 @@ def training_memory(model: DepthModel, size: tuple[int, int], micro_batch: int, 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ghost(torch.empty(micro_batch, *size, 3, dtype=torch.uint8, device="meta"), torch.empty(micro_batch, dtype=torch.int64, device="meta"))
+        ghost(
+            torch.empty(micro_batch, *size, 3, dtype=torch.uint8, device="meta"),
+            torch.empty(micro_batch, dtype=torch.int64, device="meta"),
+        )
     half = precision in ("fp16", "bf16")
     trained, total = model.parameter_counts()
     tokens = (size[0] // PATCH) * (size[1] // PATCH) + 1
-    activations = sum(t.untyped_storage().nbytes() for t in kept.values() if not (t.dim() >= 3 and t.shape[-1] == t.shape[-2] == tokens))
+    activations = sum(
+        t.untyped_storage().nbytes()
+        for t in kept.values()
+        if not (t.dim() >= 3 and t.shape[-1] == t.shape[-2] == tokens)
+    )
     return {
         "weights": total * (2 if half else 4),
         "gradients, masters and optimizer": trained * (2 + 12 if half else 12),

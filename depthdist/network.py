@@ -1,7 +1,7 @@
 """The network: uint8 pictures in, normalised inverse depth out. What of it may be rounded to half precision, and what never.
 
-    model = load_base("tiny")             # a DepthModel; model.py says which there are, lora.py what trains in it
-    pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
+model = load_base("tiny")             # a DepthModel; model.py says which there are, lora.py what trains in it
+pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from depthdist.depth import upsample
 from depthdist.dropout import Draws
 
-torch.backends.cudnn.allow_tf32 = False  # a "float32" convolution with 10 bits is off by a millimetre at 1.5 m; torch has it on
+torch.backends.cudnn.allow_tf32 = (
+    False  # a "float32" convolution with 10 bits is off by a millimetre at 1.5 m; torch has it on
+)
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -29,12 +31,18 @@ class Float32Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+        return self._conv_forward(
+            x.float(), self.weight.float(), None if self.bias is None else self.bias.float()
+        )
 
     def _apply(self, function, recurse: bool = True) -> nn.Module:
         def keeping(tensor: Tensor) -> Tensor:
             moved = function(tensor)
-            return moved if moved.dtype == tensor.dtype or isinstance(tensor, nn.Parameter) else tensor.to(moved.device)
+            return (
+                moved
+                if moved.dtype == tensor.dtype or isinstance(tensor, nn.Parameter)
+                else tensor.to(moved.device)
+            )
 
         return super()._apply(keeping, recurse)
 
@@ -65,9 +73,17 @@ class DepthModel(nn.Module):
     upsampling     how its output is brought to the truth's size
     """
 
-    def __init__(self, net: nn.Module, name: str, fresh_decoder: bool, normalisation: Normalisation):
+    def __init__(
+        self, net: nn.Module, name: str, fresh_decoder: bool, normalisation: Normalisation
+    ):
         super().__init__()
-        self.net, self.name, self.fresh_decoder, self.calibrated, self.draws = net, name, fresh_decoder, False, Draws()
+        self.net, self.name, self.fresh_decoder, self.calibrated, self.draws = (
+            net,
+            name,
+            fresh_decoder,
+            False,
+            Draws(),
+        )
         self.upsampling: Literal["bicubic", "bilinear"] = "bicubic"
         self.normalise(normalisation)
 
@@ -112,21 +128,31 @@ class DepthModel(nn.Module):
     def inverse_activation(self, target: Tensor) -> Tensor:
         """What `raw` has to give for `forward` to give `target`; a sigmoid's target is kept 0.001 from both its ends."""
         target = target / self.head.max_depth
-        return torch.logit(target, eps=1e-3) if isinstance(self.head.activation2, nn.Sigmoid) else target
+        return (
+            torch.logit(target, eps=1e-3)
+            if isinstance(self.head.activation2, nn.Sigmoid)
+            else target
+        )
 
     @torch.no_grad()
     def rescale(self, scale: float, shift: float) -> None:
         """Let `raw` give scale * raw + shift from now on: folded into conv3, before LoRA is added."""
-        assert math.isfinite(scale) and math.isfinite(shift) and not isinstance(self.net, PeftModel), (scale, shift)
+        assert (
+            math.isfinite(scale) and math.isfinite(shift) and not isinstance(self.net, PeftModel)
+        ), (scale, shift)
         self.head.conv3.weight.mul_(scale)
         self.head.conv3.bias.mul_(scale).add_(shift)
         self.calibrated = True
 
     def checkpoint_activations(self) -> None:
         """Keep only the input of each transformer layer for the way back and compute the rest again there."""
-        compiled = self.net._compiled_call_impl is not None  # a compiled way back has the keys among its inputs
+        compiled = (
+            self.net._compiled_call_impl is not None
+        )  # a compiled way back has the keys among its inputs
         options = {} if compiled else {"context_fn": self.draws.contexts}
-        self.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **options})
+        self.net.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False, **options}
+        )
 
     def attend_plainly(self) -> None:
         """Attention as two matrix products: in bf16 on a CPU 1.5 times as fast as torch's fused kernel for a hundred tokens, even for a thousand."""
@@ -141,6 +167,10 @@ class DepthModel(nn.Module):
 
     def parameter_counts(self) -> tuple[int, int]:
         """Parameters that train, and all of them (peft's untouched originals of trained modules not counted)."""
-        used = [p for name, p in [*self.named_parameters(), *self.net.named_buffers()] if "original_module" not in name]
+        used = [
+            p
+            for name, p in [*self.named_parameters(), *self.net.named_buffers()]
+            if "original_module" not in name
+        ]
         sizes = [getattr(p, "ds_numel", p.numel()) for p in used]
         return sum(n for p, n in zip(used, sizes) if p.requires_grad), sum(sizes)

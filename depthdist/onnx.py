@@ -1,9 +1,9 @@
 """The network as ONNX that says millimetres, and how close to PyTorch's it is.
 
-    export(model, record, OUT, run)     # writes depth_fp32.onnx and depth_fp16.onnx, prints differences and times
+export(model, record, OUT, run)     # writes depth_fp32.onnx and depth_fp16.onnx, prints differences and times
 
-    rgb       (B, h, w, 3) uint8, resized to the training size as Pillow's bicubic does
-    depth_mm  (B, h, w) float32
+rgb       (B, h, w, 3) uint8, resized to the training size as Pillow's bicubic does
+depth_mm  (B, h, w) float32
 """
 
 from __future__ import annotations
@@ -36,19 +36,27 @@ PICTURES = 4  # that PyTorch and onnxruntime are compared on
 
 def missing() -> str | None:
     """What to install before anything can be exported; None where all is there."""
-    lost = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    lost = [
+        name
+        for name in ("onnx", "onnxscript", "onnxruntime")
+        if importlib.util.find_spec(name) is None
+    ]
     return f"needs {', '.join(lost)}: python -m pip install -e '.[onnx]'" if lost else None
 
 
 class InMillimetres(nn.Module):
     """(B, h, w, 3) uint8 -> (B, h, w) float32 mm. The place codes of the one size are computed here, once."""
 
-    def __init__(self, model: DepthModel, bounds: Bounds, size: tuple[int, int], dtype: torch.dtype):
+    def __init__(
+        self, model: DepthModel, bounds: Bounds, size: tuple[int, int], dtype: torch.dtype
+    ):
         super().__init__()
         self.model, self.bounds = deepcopy(model).to(dtype), bounds
         embeddings = self.model.net.backbone.embeddings
         height, width = size
-        tokens = torch.zeros(1, (height // PATCH) * (width // PATCH) + 1, model.net.backbone.config.hidden_size)
+        tokens = torch.zeros(
+            1, (height // PATCH) * (width // PATCH) + 1, model.net.backbone.config.hidden_size
+        )
         codes = embeddings.float().interpolate_pos_encoding(tokens, height, width).to(dtype)
         self.model.to(dtype)
         embeddings.register_buffer("codes", codes)
@@ -70,7 +78,9 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
     began = time.perf_counter()
     wanted = [depth_from_target(model(p[None]), record.bounds)[0].numpy() for p in pictures]
     torch_s = (time.perf_counter() - began) / len(pictures)
-    print(f"onnx         against PyTorch in float32 ({torch_s:.2f} s a picture) on {len(pictures)} {whose}, on the CPU:")
+    print(
+        f"onnx         against PyTorch in float32 ({torch_s:.2f} s a picture) on {len(pictures)} {whose}, on the CPU:"
+    )
     for name, dtype in PRECISIONS.items():
         path = out / f"depth_{name}.onnx"
         write(InMillimetres(model, record.bounds, record.size, dtype), record.size, path)
@@ -80,17 +90,30 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
         found = [session.run(["depth_mm"], {"rgb": p[None].numpy()})[0][0] for p in pictures]
         seconds = (time.perf_counter() - began) / len(pictures)
         off = [np.abs(f - w) for f, w in zip(found, wanted)]
-        print(f"  {path}: off by at most {max(o.max() for o in off):.3f} mm, on average {np.mean([o.mean() for o in off]):.4f} mm; {seconds:.2f} s a picture, {path.stat().st_size / 1e6:.1f} MB")
+        print(
+            f"  {path}: off by at most {max(o.max() for o in off):.3f} mm, on average {np.mean([o.mean() for o in off]):.4f} mm; {seconds:.2f} s a picture, {path.stat().st_size / 1e6:.1f} MB"
+        )
 
 
 def write(network: InMillimetres, size: tuple[int, int], path: Path) -> None:
     """One ONNX file, any number of pictures at a time."""
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     shapes = {"rgb": {0: torch.export.Dim("batch")}}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of torchvision's operators, which are not in the network
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it tells of torchvision's operators, which are not in the network
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own
-        program = torch.onnx.export(network.eval(), (example,), dynamo=True, input_names=["rgb"], output_names=["depth_mm"], dynamic_shapes=shapes, opset_version=OPSET, verbose=False)
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            input_names=["rgb"],
+            output_names=["depth_mm"],
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            verbose=False,
+        )
     program.save(path, external_data=False)
 
 
@@ -102,7 +125,12 @@ def some_pictures(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
         dataset = open_dataset(settings) if settings else None
         if dataset and dataset.size == tuple(size):
             loader, num = Loader(dataset, settings), min(PICTURES, dataset.count("val"))
-            return [loader.samples("val", [i]).to("cpu").rgb[0] for i in range(num)], "validation pictures"
+            return [
+                loader.samples("val", [i]).to("cpu").rgb[0] for i in range(num)
+            ], "validation pictures"
     except ValueError as err:  # the data moved on: any picture shows whether the two agree
         print(f"onnx         built-in scenes stand in for the run's pictures: {err}")
-    return [torch.from_numpy(rooms.render(rooms.Settings(PICTURES, size, 7), i).rgb) for i in range(PICTURES)], "built-in scenes"
+    return [
+        torch.from_numpy(rooms.render(rooms.Settings(PICTURES, size, 7), i).rgb)
+        for i in range(PICTURES)
+    ], "built-in scenes"

@@ -29,21 +29,39 @@ class Position(NamedTuple):
 
     def token(self, data: str, seed: int) -> dict[str, Any]:
         """All that a restart needs, on any number of ranks; under 300 bytes of JSON. `data` names the dataset's content."""
-        return {"v": 1, "data": data[:16], "seed": seed, "epoch": self.epoch, "consumed": self.consumed}
+        return {
+            "v": 1,
+            "data": data[:16],
+            "seed": seed,
+            "epoch": self.epoch,
+            "consumed": self.consumed,
+        }
 
     @classmethod
     def from_token(cls, token: Any, data: str, seed: int, num_samples: int) -> Position:
         """The position in a token. raises ValueError: not a token, of other data or another seed, beyond the epoch's end"""
         names = {"v", "data", "seed", "epoch", "consumed"}
         if not isinstance(token, dict) or token.keys() != names or token["v"] != 1:
-            raise ValueError(f"the position in the data is {token!r}; expected version 1 with {', '.join(sorted(names))}")
+            raise ValueError(
+                f"the position in the data is {token!r}; expected version 1 with {', '.join(sorted(names))}"
+            )
         if token["data"] != data[:16]:
-            raise ValueError(f"the data changed: the position is one in {token['data']}, this is {data[:16]}; begin anew, or give back the old data")
+            raise ValueError(
+                f"the data changed: the position is one in {token['data']}, this is {data[:16]}; begin anew, or give back the old data"
+            )
         if token["seed"] != seed:
-            raise ValueError(f"the position is one in the order of seed {token['seed']}, this run's is {seed}")
+            raise ValueError(
+                f"the position is one in the order of seed {token['seed']}, this run's is {seed}"
+            )
         numbers = token["epoch"], token["consumed"]
-        if not all(type(n) is int for n in numbers) or token["epoch"] < 0 or not 0 <= token["consumed"] <= num_samples:
-            raise ValueError(f"the position is epoch {token['epoch']}, sample {token['consumed']}; expected 0 .. {num_samples}")
+        if (
+            not all(type(n) is int for n in numbers)
+            or token["epoch"] < 0
+            or not 0 <= token["consumed"] <= num_samples
+        ):
+            raise ValueError(
+                f"the position is epoch {token['epoch']}, sample {token['consumed']}; expected 0 .. {num_samples}"
+            )
         return cls(*numbers)
 
 
@@ -95,7 +113,10 @@ class Order:
     def shares(self) -> list[int]:
         """Samples of each dataset that an epoch shows."""
         weights = self.weights or (1.0,) * len(self.counts)
-        return [max(1, round(weight * count)) if count else 0 for weight, count in zip(weights, self.counts)]
+        return [
+            max(1, round(weight * count)) if count else 0
+            for weight, count in zip(weights, self.counts)
+        ]
 
     @property
     def num_samples(self) -> int:
@@ -120,9 +141,14 @@ class Order:
             return None
         parts, first = [], 0
         for number, (share, count) in enumerate(zip(self.shares, self.counts)):
-            begin, end = epoch * share, (epoch + 1) * share  # of an endless row of shuffles, each of the whole dataset
+            begin, end = (
+                epoch * share,
+                (epoch + 1) * share,
+            )  # of an endless row of shuffles, each of the whole dataset
             for turn in range(begin // count, -(-end // count)) if count else ():
-                row = np.random.Generator(np.random.Philox(key=[self.seed, (number + 1) << 40 | turn])).permutation(count)
+                row = np.random.Generator(
+                    np.random.Philox(key=[self.seed, (number + 1) << 40 | turn])
+                ).permutation(count)
                 parts.append(first + row[max(0, begin - turn * count) : end - turn * count])
             first += count
         return np.concatenate(parts)
@@ -145,7 +171,11 @@ class TrainPlan:
         if self.num_samples < 1:
             raise ValueError("there is no training sample")
         if self.global_batch % together:
-            worlds = [w for w in range(1, self.global_batch + 1) if self.global_batch % (w * self.micro_batch) == 0]
+            worlds = [
+                w
+                for w in range(1, self.global_batch + 1)
+                if self.global_batch % (w * self.micro_batch) == 0
+            ]
             low = self.global_batch // together * together
             raise ValueError(
                 f"train_batch_size {self.global_batch} cannot be cut into {self.world} ranks x micro-batches of {self.micro_batch}: "
@@ -163,27 +193,49 @@ class TrainPlan:
         """Optimizer steps; the last one may hold fewer real samples."""
         return -(-self.num_samples // self.global_batch)
 
-    def groups(self, order: np.ndarray, epoch: int, rank: int, consumed: int = 0) -> Iterator[Group]:
+    def groups(
+        self, order: np.ndarray, epoch: int, rank: int, consumed: int = 0
+    ) -> Iterator[Group]:
         """This rank's micro-batches of one epoch, from that sample on. `consumed` may lie anywhere, also inside a global batch."""
         while consumed < self.num_samples:
             start = consumed // self.global_batch * self.global_batch
             end = min(self.num_samples, start + self.global_batch)
             together = self.micro_batch * self.world
             for first in range(consumed, start + self.global_batch, together):
-                places = range(first + rank * self.micro_batch, first + (rank + 1) * self.micro_batch)
+                places = range(
+                    first + rank * self.micro_batch, first + (rank + 1) * self.micro_batch
+                )
                 slots = [self._slot(order, place, end) for place in places]
                 after = min(end, first + together)
-                position = Position(epoch + 1) if after == self.num_samples else Position(epoch, after)
-                yield Group(slots, epoch, position, end - start, first + together >= start + self.global_batch)
+                position = (
+                    Position(epoch + 1) if after == self.num_samples else Position(epoch, after)
+                )
+                yield Group(
+                    slots,
+                    epoch,
+                    position,
+                    end - start,
+                    first + together >= start + self.global_batch,
+                )
             consumed = end
 
     def _slot(self, order: np.ndarray, place: int, end: int) -> Slot:
         if place >= end:
             return Slot(int(order[end - 1]), 0.0)
-        return Slot(int(order[place]), 1.0, tuple(order[(place + k) % self.num_samples].item() for k in range(1, STAND_INS + 1)))
+        return Slot(
+            int(order[place]),
+            1.0,
+            tuple(order[(place + k) % self.num_samples].item() for k in range(1, STAND_INS + 1)),
+        )
 
 
-def train_groups(order: Order, plan: TrainPlan, rank: int, start: Position = Position(), epochs: int | None = None) -> Iterator[Group]:
+def train_groups(
+    order: Order,
+    plan: TrainPlan,
+    rank: int,
+    start: Position = Position(),
+    epochs: int | None = None,
+) -> Iterator[Group]:
     """A rank's micro-batches from `start` on to the end of that many epochs, or for ever."""
     epoch, consumed = start
     while epochs is None or epoch < epochs:
@@ -198,4 +250,9 @@ def eval_groups(num_samples: int, micro_batch: int, rank: int, world: int) -> It
     """A rank's batches, unshuffled: over all ranks every sample has weight 1 exactly once, and all have as many batches."""
     for batch in range(-(-num_samples // (world * micro_batch))):
         first = (batch * world + rank) * micro_batch
-        yield Group([Slot(i, 1.0) if i < num_samples else Slot(num_samples - 1, 0.0) for i in range(first, first + micro_batch)])
+        yield Group(
+            [
+                Slot(i, 1.0) if i < num_samples else Slot(num_samples - 1, 0.0)
+                for i in range(first, first + micro_batch)
+            ]
+        )

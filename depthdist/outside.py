@@ -57,7 +57,9 @@ class Given:
         if (self.near_mm is None) != (self.far_mm is None):
             found.append("--near-mm and --far-mm: expected both or neither")
         elif self.near_mm is not None and not found and self.near_mm >= self.far_mm:
-            found.append(f"--near-mm is {self.near_mm:g}, --far-mm is {self.far_mm:g}: expected near < far")
+            found.append(
+                f"--near-mm is {self.near_mm:g}, --far-mm is {self.far_mm:g}: expected near < far"
+            )
         if self.size.height % PATCH or self.size.width % PATCH or min(self.size) < PATCH:
             found.append(f"--size is {self.size}: expected multiples of {PATCH}")
         return found
@@ -69,7 +71,9 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
     for own in (folder, folder / "best"):
         if (own / RECORD).exists():
             if given != Given(base=given.base):
-                raise ValueError(f"{name}: its {RECORD} says what its output is in mm; --near-mm, --far-mm, --size and --target are for adapters without one")
+                raise ValueError(
+                    f"{name}: its {RECORD} says what its output is in mm; --near-mm, --far-mm, --size and --target are for adapters without one"
+                )
             return load_adapter(own, given.base)
     if (folder / CONFIG).exists():
         model, base = _adapter(folder, given.base)
@@ -85,14 +89,33 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
             "training, mm (and --size and --target where they are not 756x1260 and inverse)"
         )
     if model.net.config.depth_estimation_type == "metric" and model.net.config.max_depth != 1:
-        raise ValueError(f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised depth of 0..1: expected a model that was trained as depthdist trains")
+        raise ValueError(
+            f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised depth of 0..1: expected a model that was trained as depthdist trains"
+        )
     model.eval()
     with torch.no_grad():
-        middle = model(torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 7), 0).rgb)[None]).median().item()
+        middle = (
+            model(torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 7), 0).rgb)[None])
+            .median()
+            .item()
+        )
     if middle > 2:  # relative depth, as the published models give it, is 0..10
-        raise ValueError(f"{name}: it does not say normalised depth of 0..1: half of a test picture is above {middle:.1f}; expected a model or an adapter that was trained on normalised depth")
+        raise ValueError(
+            f"{name}: it does not say normalised depth of 0..1: half of a test picture is above {middle:.1f}; expected a model or an adapter that was trained on normalised depth"
+        )
     mean, std = model.normalisation
-    return model, AdapterRecord(base, given.near_mm, given.far_mm, *given.size, mean, std, step=0, epoch=0, eval_loss=math.nan, target=given.target)
+    return model, AdapterRecord(
+        base,
+        given.near_mm,
+        given.far_mm,
+        *given.size,
+        mean,
+        std,
+        step=0,
+        epoch=0,
+        eval_loss=math.nan,
+        target=given.target,
+    )
 
 
 def find(name: str) -> Path:
@@ -101,11 +124,15 @@ def find(name: str) -> Path:
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(name):
-        raise ValueError(f"--run {name}: no such folder, and not a hub id (owner/name): expected a run, an adapter's folder or a hub id")
+        raise ValueError(
+            f"--run {name}: no such folder, and not a hub id (owner/name): expected a run, an adapter's folder or a hub id"
+        )
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as err:  # the hub's client has a dozen kinds
-        raise ValueError(f"--run {name}: no such folder, and the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160]})") from err
+        raise ValueError(
+            f"--run {name}: no such folder, and the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160]})"
+        ) from err
 
 
 def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
@@ -122,28 +149,66 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
         if not isinstance(base, str):
             raise ValueError("it names no base model; give --base")
     except Exception as err:
-        raise ValueError(f"{folder}: not an adapter of peft's that can be read: {' '.join(str(err).split())[:300]}") from err
+        raise ValueError(
+            f"{folder}: not an adapter of peft's that can be read: {' '.join(str(err).split())[:300]}"
+        ) from err
     model = load_base(base)
     if model.fresh_decoder and not any(".head." in name for name in stored):
-        raise ValueError(f"{folder}: its base {base} has no decoder, and the adapter holds none: it says no depth")
+        raise ValueError(
+            f"{folder}: its base {base} has no decoder, and the adapter holds none: it says no depth"
+        )
     new = any("q_proj" in name for name, _ in model.net.named_parameters())
-    known = {name: value for name, value in written.items() if name in inspect.signature(LoraConfig).parameters}
-    theirs = sorted({name.partition(".lora_")[0].removeprefix("base_model.model.") for name in stored if ".lora_" in name})
+    known = {
+        name: value
+        for name, value in written.items()
+        if name in inspect.signature(LoraConfig).parameters
+    }
+    theirs = sorted(
+        {
+            name.partition(".lora_")[0].removeprefix("base_model.model.")
+            for name in stored
+            if ".lora_" in name
+        }
+    )
     layers = [respelled(name, new) for name in theirs]
     for pattern, usual in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
         values = known.get(pattern) or {}
-        known[pattern] = {f"^{re.escape(layer)}": values.get(get_pattern_key(values, name), known.get(usual)) for layer, name in zip(layers, theirs)}
+        known[pattern] = {
+            f"^{re.escape(layer)}": values.get(get_pattern_key(values, name), known.get(usual))
+            for layer, name in zip(layers, theirs)
+        }
     stored = {respelled(name, new): tensor for name, tensor in stored.items()}
     lost = [name for name in layers if name not in dict(model.net.named_modules())]
     if lost or not layers:
-        raise ValueError(f"{folder}: {f'it changes {lost[0]} and {len(lost) - 1} more layers that {base} has not' if lost else 'it holds no LoRA weights'}")
+        raise ValueError(
+            f"{folder}: {f'it changes {lost[0]} and {len(lost) - 1} more layers that {base} has not' if lost else 'it holds no LoRA weights'}"
+        )
     try:
-        model.net = get_peft_model(model.net, LoraConfig(**{**known, "target_modules": layers, "inference_mode": True, "layers_to_transform": None, "layers_pattern": None}))
+        model.net = get_peft_model(
+            model.net,
+            LoraConfig(
+                **{
+                    **known,
+                    "target_modules": layers,
+                    "inference_mode": True,
+                    "layers_to_transform": None,
+                    "layers_pattern": None,
+                }
+            ),
+        )
         set_peft_model_state_dict(model.net, stored)
     except Exception as err:
-        raise ValueError(f"{folder}: the adapter does not fit {base}: {' '.join(str(err).split())[:300]}") from err
+        raise ValueError(
+            f"{folder}: the adapter does not fit {base}: {' '.join(str(err).split())[:300]}"
+        ) from err
     inside = held(model.net)
-    wrong = sorted(name for name in inside.keys() | stored.keys() if name not in inside or name not in stored or not inside[name].equal(stored[name]))
+    wrong = sorted(
+        name
+        for name in inside.keys() | stored.keys()
+        if name not in inside or name not in stored or not inside[name].equal(stored[name])
+    )
     if wrong:
-        raise ValueError(f"{folder}: the adapter did not enter {base}: {len(wrong)} of {len(stored)} tensors are missing or differ, e.g. {wrong[0]}")
+        raise ValueError(
+            f"{folder}: the adapter did not enter {base}: {len(wrong)} of {len(stored)} tensors are missing or differ, e.g. {wrong[0]}"
+        )
     return settled(model).requires_grad_(False), base

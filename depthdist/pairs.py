@@ -32,7 +32,9 @@ ORIENTATION = 0x0112  # the EXIF tag
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # Chatter about odd but readable files; what cannot be read is an error here, never a warning.
-warnings.filterwarnings("ignore", message="Reading `.npy` or `.npz` file required additional header parsing")  # Python 2 wrote it
+warnings.filterwarnings(
+    "ignore", message="Reading `.npy` or `.npz` file required additional header parsing"
+)  # Python 2 wrote it
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -86,13 +88,17 @@ def _kind(path: PurePosixPath) -> str | None:
 
 def _bare(name: str) -> str:
     """`name` without the suffix a camera's software puts on: 21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition."""
-    return re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE) or name
+    return (
+        re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE) or name
+    )
 
 
 def two_folders(path: PurePosixPath) -> tuple[str, str] | None:
     """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
     kind, folder = _kind(path), path.parent.name.lower()
-    if (kind in ("rgb", "grooves") and folder in ("images", "rgb", "color")) or (kind == "xyz" and folder in ("depth", "xyz")):
+    if (kind in ("rgb", "grooves") and folder in ("images", "rgb", "color")) or (
+        kind == "xyz" and folder in ("depth", "xyz")
+    ):
         return kind, str(path.parent.parent / _bare(path.stem))
     return None
 
@@ -110,7 +116,11 @@ def same_folder(path: PurePosixPath) -> tuple[str, str] | None:
 
 
 Layout = Callable[[PurePosixPath], "tuple[str, str] | None"]
-LAYOUTS: tuple[Layout, ...] = (two_folders, same_name, same_folder)  # the first that gives a file a twin wins
+LAYOUTS: tuple[Layout, ...] = (
+    two_folders,
+    same_name,
+    same_folder,
+)  # the first that gives a file a twin wins
 
 
 def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
@@ -121,7 +131,10 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise BadFile(root, f"{'is a file' if root.exists() else 'no such folder'}; expected a folder of captures")
+        raise BadFile(
+            root,
+            f"{'is a file' if root.exists() else 'no such folder'}; expected a folder of captures",
+        )
     pairs: dict[str, Pair] = {}
     rejects: list[Reject] = []
     left = sorted(_walk(root))
@@ -129,9 +142,13 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
         raise BadFile(root, f"no pictures and no .npy files; {EXPECTED}")
     for path in [p for p in left if not str(p).isprintable()]:
         left.remove(path)
-        rejects.append(Reject(root / path, "the name holds characters that cannot be printed; rename it"))
+        rejects.append(
+            Reject(root / path, "the name holds characters that cannot be printed; rename it")
+        )
     for layout in LAYOUTS:
-        groups: dict[str, dict[str, list[PurePosixPath]]] = defaultdict(lambda: {"rgb": [], "xyz": [], "grooves": []})
+        groups: dict[str, dict[str, list[PurePosixPath]]] = defaultdict(
+            lambda: {"rgb": [], "xyz": [], "grooves": []}
+        )
         for path in left:
             if found := layout(path):
                 groups[found[1]][found[0]].append(path)
@@ -139,18 +156,31 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
             pictures, clouds, labels = group["rgb"], group["xyz"], group["grooves"]
             if not pictures or not clouds:
                 continue  # another layout may know the twin
-            pair = Pair(stem, root / pictures[0], root / clouds[0], root / labels[0] if labels else None)
+            pair = Pair(
+                stem, root / pictures[0], root / clouds[0], root / labels[0] if labels else None
+            )
             if len(pictures) > 1 or len(clouds) > 1 or len(labels) > 1:
                 names = ", ".join(str(p) for p in (*pictures, *clouds, *labels[1:]))
                 found = f"{len(pictures)} pictures{f', {len(labels)} groove labels' if len(labels) > 1 else ''} and {len(clouds)} point clouds share the stem {stem} ({names})"
                 rejects.append(Reject(pair.rgb, f"{found}; expected one of each"))
             elif stem in pairs:
-                rejects.append(Reject(pair.rgb, f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them"))
+                rejects.append(
+                    Reject(
+                        pair.rgb,
+                        f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them",
+                    )
+                )
             else:
                 pairs[stem] = pair
-        claimed = {p for g in groups.values() if g["rgb"] and g["xyz"] for ours in g.values() for p in ours}
+        claimed = {
+            p for g in groups.values() if g["rgb"] and g["xyz"] for ours in g.values() for p in ours
+        }
         left = [p for p in left if p not in claimed]
-    lonely = {"rgb": "a picture without its point cloud", "xyz": "a point cloud without its picture", "grooves": "a groove label without its capture"}
+    lonely = {
+        "rgb": "a picture without its point cloud",
+        "xyz": "a point cloud without its picture",
+        "grooves": "a groove label without its capture",
+    }
     rejects += [Reject(root / p, f"{lonely[_kind(p)]}; {EXPECTED}") for p in left]
     return sorted(pairs.values()), sorted(rejects)
 
@@ -173,7 +203,11 @@ def list_pictures(path: Path) -> list[Path]:
 def find_clouds(pictures: list[Path]) -> dict[Path, Path]:
     """The point cloud that belongs to each picture that has exactly one."""
     parents = {p: p.absolute().parent for p in pictures}
-    folders = {near for here in parents.values() for near in (here, here.parent / "depth", here.parent / "xyz")}
+    folders = {
+        near
+        for here in parents.values()
+        for near in (here, here.parent / "depth", here.parent / "xyz")
+    }
     clouds = [cloud for folder in sorted(folders) for cloud in sorted(folder.glob("*.npy"))]
     found: dict[Path, Path] = {}
     for layout in LAYOUTS:
@@ -231,7 +265,9 @@ def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
         count += last is None or times[stem] - last > timedelta(minutes=gap_minutes)
         number[stem], last = count - 1, times[stem]
     folders = sorted({PurePosixPath(s).parent for s in times if not times[s]})
-    number.update({s: count + folders.index(PurePosixPath(s).parent) for s in times if not times[s]})
+    number.update(
+        {s: count + folders.index(PurePosixPath(s).parent) for s in times if not times[s]}
+    )
     return [number[stem] for stem in stems]
 
 
@@ -255,16 +291,29 @@ def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
     path = Path(path)
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
-            turned = image.getexif().get(ORIENTATION, 1)  # before load(): Pillow turns a TIFF and drops the tag while loading
+            turned = image.getexif().get(
+                ORIENTATION, 1
+            )  # before load(): Pillow turns a TIFF and drops the tag while loading
             if turned in range(2, 9) and not upright:
-                raise BadFile(path, f"EXIF orientation is {turned}; expected 1 (the picture must lie as the camera's grid does)")
+                raise BadFile(
+                    path,
+                    f"EXIF orientation is {turned}; expected 1 (the picture must lie as the camera's grid does)",
+                )
             image.load()
             return _as_rgb(path, ImageOps.exif_transpose(image) if upright else image)
     except BadFile:
         raise
-    except Exception as err:  # Pillow raises OSError, SyntaxError, TypeError, struct.error ... on broken files
-        reason = getattr(err, "strerror", None) or str(err).replace(repr(str(path)), "it") or type(err).__name__
-        raise BadFile(path, f"cannot be read as a picture ({reason}); expected a whole PNG, JPEG or TIFF") from err
+    except (
+        Exception
+    ) as err:  # Pillow raises OSError, SyntaxError, TypeError, struct.error ... on broken files
+        reason = (
+            getattr(err, "strerror", None)
+            or str(err).replace(repr(str(path)), "it")
+            or type(err).__name__
+        )
+        raise BadFile(
+            path, f"cannot be read as a picture ({reason}); expected a whole PNG, JPEG or TIFF"
+        ) from err
 
 
 def orientation(path: Path) -> int:
@@ -275,13 +324,20 @@ def orientation(path: Path) -> int:
 
 
 def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # grey, 16 bits
+    if image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    ):  # grey, 16 bits
         grey = np.asarray(image).astype(np.int64)
         if 0 < grey.max() < 256:  # dropping the low byte would leave a black picture
-            raise BadFile(path, f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to 65535")
+            raise BadFile(
+                path,
+                f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to 65535",
+            )
         return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise BadFile(path, f"32 bits a channel (mode {image.mode}); expected a picture of 8 or 16 bits")
+        raise BadFile(
+            path, f"32 bits a channel (mode {image.mode}); expected a picture of 8 or 16 bits"
+        )
     if image.mode in ("P", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -313,13 +369,19 @@ def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dty
         raise BadFile(path, f".npy format {version}; expected 1.0 or 2.0")
     shape, fortran, dtype = HEADERS[version](file)
     if dtype.hasobject:
-        raise BadFile(path, "holds pickled Python objects, which are never loaded; expected float32 or float64")
+        raise BadFile(
+            path,
+            "holds pickled Python objects, which are never loaded; expected float32 or float64",
+        )
     if len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise BadFile(path, f"shape is {shape}; expected (H, W, 3): X, Y, Z in mm")
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
         raise BadFile(path, f"dtype is {dtype}; expected float32 or float64, in mm")
     start = file.tell()
-    found, wanted = file.seek(0, os.SEEK_END), start + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    found, wanted = (
+        file.seek(0, os.SEEK_END),
+        start + int(np.prod(shape, dtype=object)) * dtype.itemsize,
+    )
     if found < wanted:
         raise BadFile(path, f"truncated: {found:,} bytes; expected {wanted:,} for {shape} {dtype}")
     file.seek(start)
@@ -335,9 +397,15 @@ def peek(pair: Pair) -> tuple[int, int]:
         with open(pair.xyz, "rb") as file:
             size = _open_xyz(pair.xyz, file)[0]
     except (OSError, SyntaxError) as err:
-        raise BadFile(pair.xyz, f"cannot be read ({err.strerror if isinstance(err, OSError) else err})") from err
+        raise BadFile(
+            pair.xyz, f"cannot be read ({err.strerror if isinstance(err, OSError) else err})"
+        ) from err
     except ValueError as err:
-        raise err if isinstance(err, BadFile) else BadFile(pair.xyz, f"not a .npy file that can be read ({err})") from err
+        raise (
+            err
+            if isinstance(err, BadFile)
+            else BadFile(pair.xyz, f"not a .npy file that can be read ({err})")
+        ) from err
     try:
         with Image.open(pair.rgb) as image:
             width, height = image.size
@@ -350,7 +418,10 @@ def peek(pair: Pair) -> tuple[int, int]:
 
 def _same_size(pair: Pair, rgb: tuple[int, int], xyz: tuple[int, int]) -> None:
     if rgb != xyz:
-        raise BadFile(pair.rgb, f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come from one capture")
+        raise BadFile(
+            pair.rgb,
+            f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come from one capture",
+        )
 
 
 def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
@@ -364,25 +435,43 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
         with open(path, "rb") if content is None else BytesIO(content) as file:
             size, fortran, dtype = _open_xyz(path, file)
             count = size[0] * size[1] * 3
-            flat = np.fromfile(file, dtype, count) if content is None else np.frombuffer(content, dtype, count, file.tell())
+            flat = (
+                np.fromfile(file, dtype, count)
+                if content is None
+                else np.frombuffer(content, dtype, count, file.tell())
+            )
     except BadFile:
         raise
     except (OSError, ValueError, SyntaxError, MemoryError) as err:
-        raise BadFile(path, f"not a .npy file that can be read ({getattr(err, 'strerror', None) or err})") from err
+        raise BadFile(
+            path, f"not a .npy file that can be read ({getattr(err, 'strerror', None) or err})"
+        ) from err
     xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
-    with np.errstate(over="ignore", invalid="ignore"):  # a float64 beyond float32 becomes inf, which is not a valid pixel
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # a float64 beyond float32 becomes inf, which is not a valid pixel
         xyz = np.ascontiguousarray(xyz, np.float32)
         z = np.ascontiguousarray(xyz[:, :, 2])
-        negative, count = np.count_nonzero((z < 0) & (z > -np.inf)), np.count_nonzero((z > 0) & (z < np.inf))
+        negative, count = (
+            np.count_nonzero((z < 0) & (z > -np.inf)),
+            np.count_nonzero((z > 0) & (z < np.inf)),
+        )
         stride = max(1, min(size) // 100)
         some = z[::stride, ::stride]  # enough for a median that tells metres from millimetres
         some = some[(some > 0) & (some < np.inf)]
     if negative > count:
-        raise BadFile(path, f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z away from the lens")
+        raise BadFile(
+            path,
+            f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z away from the lens",
+        )
     if not count:
-        raise BadFile(path, f"no valid pixel: Z is NaN or 0 in all of {size[0]}x{size[1]}; expected Z in mm")
+        raise BadFile(
+            path, f"no valid pixel: Z is NaN or 0 in all of {size[0]}x{size[1]}; expected Z in mm"
+        )
     if some.size and (median := float(np.median(some))) < METRES_BELOW_MM:
-        raise BadFile(path, f"looks like metres: the median Z is {median:.4g}; expected millimetres")
+        raise BadFile(
+            path, f"looks like metres: the median Z is {median:.4g}; expected millimetres"
+        )
     return xyz
 
 
@@ -395,18 +484,28 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
     try:
         with Image.open(path if content is None else BytesIO(content), formats=["PNG"]) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
-                raise BadFile(path, f"mode is {image.mode}; expected a grey PNG of 8 or 16 bits: 0 no groove, else its number")
+                raise BadFile(
+                    path,
+                    f"mode is {image.mode}; expected a grey PNG of 8 or 16 bits: 0 no groove, else its number",
+                )
             label = np.asarray(image)
     except BadFile:
         raise
     except Exception as err:  # Pillow raises much besides OSError
-        raise BadFile(path, f"cannot be read as a groove label ({err}); expected a grey PNG") from err
+        raise BadFile(
+            path, f"cannot be read as a groove label ({err}); expected a grey PNG"
+        ) from err
     if label.shape != tuple(size):
-        raise BadFile(path, f"is {label.shape[0]}x{label.shape[1]}; expected {size[0]}x{size[1]}, as its capture")
+        raise BadFile(
+            path,
+            f"is {label.shape[0]}x{label.shape[1]}; expected {size[0]}x{size[1]}, as its capture",
+        )
     return label.astype(np.uint16)
 
 
-def read_pair(pair: Pair, contents: tuple[bytes, bytes] | None = None) -> tuple[Image.Image, np.ndarray]:
+def read_pair(
+    pair: Pair, contents: tuple[bytes, bytes] | None = None
+) -> tuple[Image.Image, np.ndarray]:
     """The picture in RGB and xyz (H, W, 3) float32 mm of one capture; BadFile says what is wrong with which file.
 
     contents  the bytes of both files, where they are at hand

@@ -81,13 +81,21 @@ class PredictSettings:
         if self.out.exists() and not self.out.is_dir():
             found.append(f"--out {self.out}: is a file; expected a folder")
         if wrong := [kind for kind in self.save if kind not in KINDS]:
-            found.append(f"--save has {wrong[0]}: expected {', '.join(KINDS)}{config.near(wrong[0], list(KINDS))}")
+            found.append(
+                f"--save has {wrong[0]}: expected {', '.join(KINDS)}{config.near(wrong[0], list(KINDS))}"
+            )
         if not self.save:
             found.append(f"--save is empty: expected some of {', '.join(KINDS)}")
         if self.fov is not None and not 0 < self.fov < 180:
             found.append(f"--fov is {self.fov:g}: expected degrees above 0 and below 180")
-        if self.intrinsics and (len(self.intrinsics) != 4 or not all(map(math.isfinite, self.intrinsics)) or min(self.intrinsics[:2]) <= 0):
-            found.append(f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected fx,fy,cx,cy in pixels, fx and fy above 0")
+        if self.intrinsics and (
+            len(self.intrinsics) != 4
+            or not all(map(math.isfinite, self.intrinsics))
+            or min(self.intrinsics[:2]) <= 0
+        ):
+            found.append(
+                f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected fx,fy,cx,cy in pixels, fx and fy above 0"
+            )
         if self.intrinsics and self.fov is not None:
             found.append("--intrinsics and --fov: expected one of them")
         if (self.intrinsics or self.fov) and "ply" not in self.save:
@@ -99,7 +107,12 @@ class PredictSettings:
     def rays(self, picture: Picture) -> np.ndarray | None:
         """Of a picture, (H, W, 2): its own, else those that the settings say."""
         if picture.rays is None and (self.intrinsics or self.fov):
-            return pixel_rays(pinhole(picture.size, *self.intrinsics) if self.intrinsics else wide(picture.size, self.fov), picture.size)
+            return pixel_rays(
+                pinhole(picture.size, *self.intrinsics)
+                if self.intrinsics
+                else wide(picture.size, self.fov),
+                picture.size,
+            )
         return picture.rays
 
 
@@ -109,23 +122,53 @@ class Predictor:
     way, flip  as --refine and --flip have them
     """
 
-    def __init__(self, model: DepthModel, record: AdapterRecord, device: torch.device | str = "cpu", way: Way = "plain", flip: bool = False):
+    def __init__(
+        self,
+        model: DepthModel,
+        record: AdapterRecord,
+        device: torch.device | str = "cpu",
+        way: Way = "plain",
+        flip: bool = False,
+    ):
         assert way in WAYS, way
-        self.model, self.record, self.device, self.way = model.to(device), record, torch.device(device), way
+        self.model, self.record, self.device, self.way = (
+            model.to(device),
+            record,
+            torch.device(device),
+            way,
+        )
         self.see = mirrored(model) if flip else model
 
     @torch.no_grad()
     def __call__(self, pictures: list[Picture]) -> list[np.ndarray]:
         """(H, W) float32 mm of each, at its own `size`."""
-        smalls = [torch.from_numpy(resize_rgb(p.rgb, self.record.size) if p.rgb.shape[:2] != self.record.size else p.rgb) for p in pictures]
+        smalls = [
+            torch.from_numpy(
+                resize_rgb(p.rgb, self.record.size)
+                if p.rgb.shape[:2] != self.record.size
+                else p.rgb
+            )
+            for p in pictures
+        ]
         pred = self.see(torch.stack(smalls).to(self.device))  # (B, h, w)
-        return [depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy() for one in zip(pred, pictures)]
+        return [
+            depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy()
+            for one in zip(pred, pictures)
+        ]
 
     def _at_size(self, pred: torch.Tensor, picture: Picture) -> torch.Tensor:
         if self.way == "plain":
             return self.model.upsampled(pred[None], picture.size)[0]
-        assert picture.rgb.shape[:2] == picture.size, "only the picture at its full size has more detail"
-        return refined(self.way, self.see, pred, torch.from_numpy(picture.rgb).to(self.device), self.model.upsampling)
+        assert picture.rgb.shape[:2] == picture.size, (
+            "only the picture at its full size has more detail"
+        )
+        return refined(
+            self.way,
+            self.see,
+            pred,
+            torch.from_numpy(picture.rgb).to(self.device),
+            self.model.upsampling,
+        )
 
 
 def predict_all(settings: PredictSettings, given: Given) -> list[str]:
@@ -134,7 +177,9 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
     started, problems = time.monotonic(), []
     sources = find_sources(settings.inputs, settings.out)
     if settings.refine != "plain" and any(s.shard for s in sources):
-        raise ValueError(f"--refine {settings.refine} needs pictures at their full size; shards have them as the network sees them: give the captures")
+        raise ValueError(
+            f"--refine {settings.refine} needs pictures at their full size; shards have them as the network sees them: give the captures"
+        )
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -143,15 +188,29 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
     ends = [suffixes(record.bounds)[kind] for kind in settings.save]
     for s in sources:
         if lost := read & {settings.out.resolve() / f"{s.name}_{end}" for end in ends}:
-            raise ValueError(f"{shown(lost.pop())}: is read here and would be written over as a result of {s.origin}; give another --out")
+            raise ValueError(
+                f"{shown(lost.pop())}: is read here and would be written over as a result of {s.origin}; give another --out"
+            )
         if s.name in finished and finished[s.name]["origin"] != s.origin:
-            raise ValueError(f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not of {s.origin}; give another folder, or --again to replace them")
+            raise ValueError(
+                f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not of {s.origin}; give another folder, or --again to replace them"
+            )
     todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
     if len(todo) < len(sources):
-        print(f"{len(sources) - len(todo)} of {len(sources)} pictures are done already in {settings.out}; --again would do them anew")
-    predictors = [Predictor(deepcopy(model), record, device, settings.refine, settings.flip) for device in devices()]
+        print(
+            f"{len(sources) - len(todo)} of {len(sources)} pictures are done already in {settings.out}; --again would do them anew"
+        )
+    predictors = [
+        Predictor(deepcopy(model), record, device, settings.refine, settings.flip)
+        for device in devices()
+    ]
     without_rays = done = 0
-    with tqdm(total=len(todo), desc="predicting", unit="picture", disable=not sys.stderr.isatty()) as bar, open(settings.out / DONE, "a") as log:
+    with (
+        tqdm(
+            total=len(todo), desc="predicting", unit="picture", disable=not sys.stderr.isatty()
+        ) as bar,
+        open(settings.out / DONE, "a") as log,
+    ):
         for source, picture, depth_mm in results(todo, predictors, settings.batch):
             if isinstance(picture, BadFile):
                 problems.append(str(picture))
@@ -159,61 +218,109 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
                 problems += [picture.note] if picture.note else []
                 try:
                     files = write(settings, source.name, picture, depth_mm, record.bounds)
-                    without_rays += "ply" in settings.save and f"{source.name}_cloud.ply" not in files
-                    log.write(json.dumps({"name": source.name, "version": source.version, "origin": source.origin, "files": files}) + "\n")
+                    without_rays += (
+                        "ply" in settings.save and f"{source.name}_cloud.ply" not in files
+                    )
+                    log.write(
+                        json.dumps(
+                            {
+                                "name": source.name,
+                                "version": source.version,
+                                "origin": source.origin,
+                                "files": files,
+                            }
+                        )
+                        + "\n"
+                    )
                     log.flush()
                 except OSError as err:
-                    raise ValueError(f"{settings.out}/{source.name}_*: cannot be written after {done} pictures: {err.strerror or err}; the same command goes on") from err
+                    raise ValueError(
+                        f"{settings.out}/{source.name}_*: cannot be written after {done} pictures: {err.strerror or err}; the same command goes on"
+                    ) from err
                 done += 1
             bar.update()
     if without_rays:
-        print(f"no .ply of {without_rays} pictures: their camera is not known; give --fov or --intrinsics")
+        print(
+            f"no .ply of {without_rays} pictures: their camera is not known; give --fov or --intrinsics"
+        )
     seconds = time.monotonic() - started
     memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory at most"  # Linux counts KiB
     if predictors[0].device.type == "cuda":
         memory += f", {max(torch.cuda.max_memory_allocated(p.device) for p in predictors) / 2**30:.1f} GiB of a GPU's"
     each = f"; {seconds / done:.2f} s a picture, {memory}" if done else ""
-    print(f"{done} of {len(todo)} pictures: depth in mm in {settings.out}, as {', '.join(settings.save)}{each}")
+    print(
+        f"{done} of {len(todo)} pictures: depth in mm in {settings.out}, as {', '.join(settings.save)}{each}"
+    )
     return problems
 
 
 def devices() -> list[torch.device]:
     """Every GPU there is, or the CPU."""
     first = pick_device()
-    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if first.type == "cuda" else [first]
+    return (
+        [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+        if first.type == "cuda"
+        else [first]
+    )
 
 
 def is_done(out: Path, source: Source, line: dict[str, Any] | None) -> bool:
     """Whether `line` of what is done is of the picture as it is now, and its files are still there."""
-    return line is not None and line["version"] == source.version and all((out / file).exists() for file in line["files"])
+    return (
+        line is not None
+        and line["version"] == source.version
+        and all((out / file).exists() for file in line["files"])
+    )
 
 
-def begin(settings: PredictSettings, model: DepthModel, record: AdapterRecord) -> dict[str, dict[str, Any]]:
+def begin(
+    settings: PredictSettings, model: DepthModel, record: AdapterRecord
+) -> dict[str, dict[str, Any]]:
     """By name, the last line on each picture that is done in --out. ValueError where that was done with other settings or weights."""
     path = settings.out / DONE
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    how = {n: v for n, v in config.as_dict(settings).items() if n not in ("run", "inputs", "out", "batch", "again")}
-    made_with = hashlib.sha256(json.dumps([how, config.plain(record), weights.hexdigest()], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    how = {
+        n: v
+        for n, v in config.as_dict(settings).items()
+        if n not in ("run", "inputs", "out", "batch", "again")
+    }
+    made_with = hashlib.sha256(
+        json.dumps(
+            [how, config.plain(record), weights.hexdigest()], sort_keys=True, default=str
+        ).encode()
+    ).hexdigest()[:16]
     lines = path.read_text().splitlines() if path.exists() and not settings.again else []
     if not lines:
-        path.write_text(json.dumps({"made_with": made_with, "run": settings.run, **how}, default=str) + "\n")
+        path.write_text(
+            json.dumps({"made_with": made_with, "run": settings.run, **how}, default=str) + "\n"
+        )
         return {}
     try:
         first, *rest = (json.loads(line) for line in lines if line.endswith("}"))
-        done = {line["name"]: line for line in rest if None not in (line["version"], line["origin"], line["files"])}
+        done = {
+            line["name"]: line
+            for line in rest
+            if None not in (line["version"], line["origin"], line["files"])
+        }
         before = first["made_with"], first["run"]
     except (KeyError, TypeError, ValueError) as err:
-        raise ValueError(f"{path}: not a list of what is done ({err}); give another folder, or --again") from None
+        raise ValueError(
+            f"{path}: not a list of what is done ({err}); give another folder, or --again"
+        ) from None
     if before[0] != made_with:
-        raise ValueError(f"--out {settings.out}: holds predictions of {before[1]} with other settings; give another folder, or --again to replace them")
+        raise ValueError(
+            f"--out {settings.out}: holds predictions of {before[1]} with other settings; give another folder, or --again to replace them"
+        )
     if not lines[-1].endswith("}"):  # cut short: a picture that is not done
         path.write_text("\n".join(lines[:-1]) + "\n")
     return done
 
 
-def results(sources: list[Source], predictors: list[Predictor], batch: int) -> Iterator[tuple[Source, Picture | BadFile, np.ndarray | None]]:
+def results(
+    sources: list[Source], predictors: list[Predictor], batch: int
+) -> Iterator[tuple[Source, Picture | BadFile, np.ndarray | None]]:
     """What became of each source, in their order: its picture and depth in mm, or why it could not be read.
 
     Pictures are read ahead in threads; each device has a thread of its own with a batch at work and one that waits, so that it does
@@ -226,7 +333,14 @@ def results(sources: list[Source], predictors: list[Predictor], batch: int) -> I
         while True:
             while len(waiting) < 2 * len(predictors) and (some := list(islice(left, batch))):
                 predictor, worker = next(turns)
-                waiting.append((some, worker.submit(_predicted, predictor, [readers.submit(_read, s) for s in some])))
+                waiting.append(
+                    (
+                        some,
+                        worker.submit(
+                            _predicted, predictor, [readers.submit(_read, s) for s in some]
+                        ),
+                    )
+                )
             if not waiting:
                 return
             some, future = waiting.popleft()
@@ -243,16 +357,24 @@ def _read(source: Source) -> Picture | BadFile:
         return err
 
 
-def _predicted(predictor: Predictor, reading: list[Future]) -> list[tuple[Picture | BadFile, np.ndarray | None]]:
+def _predicted(
+    predictor: Predictor, reading: list[Future]
+) -> list[tuple[Picture | BadFile, np.ndarray | None]]:
     pictures = [future.result() for future in reading]
     good = [p for p in pictures if isinstance(p, Picture)]
     depths = iter(predictor(good) if good else [])
     return [(p, next(depths) if isinstance(p, Picture) else None) for p in pictures]
 
 
-def write(settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds) -> list[str]:
+def write(
+    settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds
+) -> list[str]:
     """Write what --save names of a picture; the files' names. No ply where the camera's rays are not known."""
-    rgb, out, rays = picture.rgb, settings.out, settings.rays(picture) if "ply" in settings.save else None
+    rgb, out, rays = (
+        picture.rgb,
+        settings.out,
+        settings.rays(picture) if "ply" in settings.save else None,
+    )
     if rgb.shape[:2] != picture.size:
         rgb = resize_rgb(rgb, picture.size)
     ways: dict[str, Callable[[Path], object]] = {
@@ -262,7 +384,11 @@ def write(settings: PredictSettings, name: str, picture: Picture, depth_mm: np.n
         "figure": lambda path: save(figure(rgb, depth_mm, picture.truth_mm, title=name), path),
         "ply": lambda path: write_ply(path, points(depth_mm, rays), rgb),
     }
-    files = {kind: f"{name}_{suffixes(bounds)[kind]}" for kind in settings.save if kind != "ply" or rays is not None}
+    files = {
+        kind: f"{name}_{suffixes(bounds)[kind]}"
+        for kind in settings.save
+        if kind != "ply" or rays is not None
+    }
     for kind, file in files.items():
         ways[kind](out / file)
     return list(files.values())
@@ -270,7 +396,13 @@ def write(settings: PredictSettings, name: str, picture: Picture, depth_mm: np.n
 
 def suffixes(bounds: Bounds) -> dict[str, str]:
     """How the files of each kind end."""
-    return {"npy": "depth.npy", "png": f"depth_{png_unit(bounds):g}mm.png", "colour": "colour.png", "figure": "figure.png", "ply": "cloud.ply"}
+    return {
+        "npy": "depth.npy",
+        "png": f"depth_{png_unit(bounds):g}mm.png",
+        "colour": "colour.png",
+        "figure": "figure.png",
+        "ply": "cloud.ply",
+    }
 
 
 def png_unit(bounds: Bounds) -> float:
@@ -297,11 +429,15 @@ def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings, given = config.parse("Depth in mm for pictures, with a trained adapter.", PredictSettings, Given, argv=argv)
+    settings, given = config.parse(
+        "Depth in mm for pictures, with a trained adapter.", PredictSettings, Given, argv=argv
+    )
     try:
         problems = predict_all(settings, given)
     except torch.OutOfMemoryError as err:
-        raise ValueError(f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]}); what is finished is kept") from err
+        raise ValueError(
+            f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]}); what is finished is kept"
+        ) from err
     if problems:
         raise ValueError("\n".join(problems))
     return 0

@@ -40,10 +40,16 @@ def guided(pred: Tensor, picture: Tensor) -> Tensor:
 
     picture  (H, W, 3) uint8
     """
-    light = picture.float() @ picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32) / 255  # (H, W)
-    small = F.interpolate(light[None, None], size=pred.shape, mode="bicubic", antialias=True, align_corners=False)[0, 0]
+    light = (
+        picture.float() @ picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32) / 255
+    )  # (H, W)
+    small = F.interpolate(
+        light[None, None], size=pred.shape, mode="bicubic", antialias=True, align_corners=False
+    )[0, 0]
     mean_i, mean_p = _mean(small, RADIUS), _mean(pred, RADIUS)
-    a = (_mean(small * pred, RADIUS) - mean_i * mean_p) / (_mean(small * small, RADIUS) - mean_i * mean_i + EPS)
+    a = (_mean(small * pred, RADIUS) - mean_i * mean_p) / (
+        _mean(small * small, RADIUS) - mean_i * mean_i + EPS
+    )
     a, b = _mean(a, RADIUS), _mean(mean_p - a * mean_i, RADIUS)
     a, b = (upsample(t[None], light.shape, "bilinear")[0] for t in (a, b))
     return a * light + b
@@ -52,7 +58,13 @@ def guided(pred: Tensor, picture: Tensor) -> Tensor:
 def _mean(values: Tensor, radius: int) -> Tensor:
     """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is: of columns, then of rows."""
     for way in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
-        values = F.avg_pool2d(values[None, None], way, stride=1, padding=(way[0] // 2, way[1] // 2), count_include_pad=False)[0, 0]
+        values = F.avg_pool2d(
+            values[None, None],
+            way,
+            stride=1,
+            padding=(way[0] // 2, way[1] // 2),
+            count_include_pad=False,
+        )[0, 0]
     return values
 
 
@@ -79,7 +91,11 @@ def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Te
     for top in places(height, tile[0]):
         for left in places(width, tile[1]):
             here = slice(top, top + tile[0]), slice(left, left + tile[1])
-            found = see(torch.from_numpy(resize_rgb(picture[here].cpu().numpy(), size)).to(picture.device)[None])
+            found = see(
+                torch.from_numpy(resize_rgb(picture[here].cpu().numpy(), size)).to(picture.device)[
+                    None
+                ]
+            )
             found = _onto(upsample(found, tile)[0], whole[here])
             total[here] += fade * found
             weight[here] += fade
@@ -89,7 +105,10 @@ def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Te
 
 def _fade(tile: tuple[int, int], device: torch.device) -> Tensor:
     """(h, w) in (0, 1]: 1 in the middle, smoothly to nearly 0 at the rim."""
-    rows, columns = (torch.sin(torch.pi * (torch.arange(n, device=device) + 0.5) / n).square() + 1e-3 for n in tile)
+    rows, columns = (
+        torch.sin(torch.pi * (torch.arange(n, device=device) + 0.5) / n).square() + 1e-3
+        for n in tile
+    )
     return rows[:, None] * columns
 
 
@@ -97,12 +116,18 @@ def _onto(found: Tensor, whole: Tensor) -> Tensor:
     """`found` with the scale and shift that bring it closest to `whole`; never a scale below 0, which would turn relief inside out."""
     x, y = found.double(), whole.double()
     spread = (x - x.mean()).square().mean()
-    scale = ((x - x.mean()) * (y - y.mean())).mean() / spread if spread > 1e-18 else torch.zeros_like(spread)
+    scale = (
+        ((x - x.mean()) * (y - y.mean())).mean() / spread
+        if spread > 1e-18
+        else torch.zeros_like(spread)
+    )
     scale = scale.clamp(min=0.0)
     return (scale * (x - x.mean()) + y.mean()).float()
 
 
-def refined(way: Way, see: See, pred: Tensor, picture: Tensor, upsampling: str = "bicubic") -> Tensor:
+def refined(
+    way: Way, see: See, pred: Tensor, picture: Tensor, upsampling: str = "bicubic"
+) -> Tensor:
     """(H, W) normalised inverse depth at the size of `picture` (H, W, 3) uint8.
 
     see   the network

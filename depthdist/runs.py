@@ -1,7 +1,7 @@
 """A run's folder as a later command finds it.
 
-    run = open_run(Path("runs/NAME"))      # run.folder / "best" is the adapter, run.data the shards it learned from
-    labels([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])      # ["monday/first", "tuesday/first", "other"]
+run = open_run(Path("runs/NAME"))      # run.folder / "best" is the adapter, run.data the shards it learned from
+labels([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])      # ["monday/first", "tuesday/first", "other"]
 """
 
 from __future__ import annotations
@@ -47,11 +47,17 @@ class Run:
             dataset = open_dataset(replace(self.data, damaged="quarantine"))  # its index is enough
         except ValueError:
             return None
-        return dataset.stats("train")["mean_mm"] if dataset.sha256 == facts.get("data_sha256") else None
+        return (
+            dataset.stats("train")["mean_mm"]
+            if dataset.sha256 == facts.get("data_sha256")
+            else None
+        )
 
     @property
     def loss(self) -> LossSettings:
-        return from_dict(LossSettings, {n: v for n, v in self.settings.items() if n in field_names(LossSettings)})
+        return from_dict(
+            LossSettings, {n: v for n, v in self.settings.items() if n in field_names(LossSettings)}
+        )
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
@@ -60,7 +66,9 @@ def labels(folders: Sequence[Path]) -> list[str]:
 
     def name(path: Path) -> str:
         num = 1
-        while num < len(path.parts) and any(other != path and other.parts[-num:] == path.parts[-num:] for other in paths):
+        while num < len(path.parts) and any(
+            other != path and other.parts[-num:] == path.parts[-num:] for other in paths
+        ):
             num += 1
         return str(Path(*path.parts[-num:]))
 
@@ -80,13 +88,26 @@ def open_run(folder: Path) -> Run:
     """The run in `folder`. ValueError where there is none."""
     path = folder / RECORD
     if not path.is_file():
-        near = sorted(p.parent for p in folder.parent.glob(f"*/{RECORD}")) if folder.parent.is_dir() else []
+        near = (
+            sorted(p.parent for p in folder.parent.glob(f"*/{RECORD}"))
+            if folder.parent.is_dir()
+            else []
+        )
         hint = f"; runs there: {', '.join(map(str, near[-5:]))}" if near else ""
-        raise ValueError(f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py writes{hint}")
+        raise ValueError(
+            f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py writes{hint}"
+        )
     try:
         record = json.loads(path.read_text())
         run = Run(folder, record)
-        if not all(isinstance(record[part], dict) for part in ("settings", "derived", "deepspeed_config")) or run.data is None or run.loss.problems():
+        if (
+            not all(
+                isinstance(record[part], dict)
+                for part in ("settings", "derived", "deepspeed_config")
+            )
+            or run.data is None
+            or run.loss.problems()
+        ):
             raise ValueError("a part of it is not what launch/train.py writes")
         return run
     except (AttributeError, KeyError, TypeError, ValueError) as err:

@@ -1,9 +1,9 @@
 """How a run goes along its length: the learning rate of each step, what counts as better, when to stop, and averaged weights.
 
-    schedule = ScheduleSettings(warmup=10)
-    lr = settings.lr * rate(schedule, step, total)
-    if better(schedule.best_by, scores["abs_rel"], best): ...
-    ema = Ema(0.99); ema.update(masters); evaluate(ema.weights)
+schedule = ScheduleSettings(warmup=10)
+lr = settings.lr * rate(schedule, step, total)
+if better(schedule.best_by, scores["abs_rel"], best): ...
+ema = Ema(0.99); ema.update(masters); evaluate(ema.weights)
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ class ScheduleSettings:
     "Decay of an exponential moving average of the trained weights, which is then what is evaluated and kept; 0: off. 0.9 averages about 10 steps."
 
     def problems(self) -> list[str]:
-        found = [f"--{name} is {getattr(self, name)}: expected >= 0" for name in ("warmup", "patience") if getattr(self, name) < 0]
+        found = [
+            f"--{name} is {getattr(self, name)}: expected >= 0"
+            for name in ("warmup", "patience")
+            if getattr(self, name) < 0
+        ]
         if not 0 <= self.ema < 1:
             found.append(f"--ema is {self.ema}: expected 0 (off) or a decay below 1, such as 0.99")
         names = ["loss", *METRICS]
         if self.best_by not in names:
-            found.append(f"--best-by is {self.best_by!r}: expected one of {', '.join(names)}{near(self.best_by, names)}")
+            found.append(
+                f"--best-by is {self.best_by!r}: expected one of {', '.join(names)}{near(self.best_by, names)}"
+            )
         return found
 
 
@@ -57,7 +63,9 @@ def rate(settings: ScheduleSettings, step: int, total: int) -> float:
     if step < settings.warmup:
         return (step + 1) / (settings.warmup + 1)
     t = min(1.0, (step - settings.warmup) / max(1, total - settings.warmup))
-    return {"linear": 1 - t, "cosine": (1 + math.cos(math.pi * t)) / 2, "constant": 1.0}[settings.schedule]
+    return {"linear": 1 - t, "cosine": (1 + math.cos(math.pi * t)) / 2, "constant": 1.0}[
+        settings.schedule
+    ]
 
 
 def better(name: str, new: float, old: float | None) -> bool:

@@ -59,13 +59,23 @@ class Scores:
 
     def means(self) -> dict[str, float]:
         """Of each name over the images that it says something of; and "images", "damaged"."""
-        return {"images": len(self.keys), "damaged": self.damaged, **{name: mean(values) for name, values in self.values.items()}}
+        return {
+            "images": len(self.keys),
+            "damaged": self.damaged,
+            **{name: mean(values) for name, values in self.values.items()},
+        }
 
 
 def mean(values: Sequence[float]) -> float:
     """Of those that are not NaN, without rounding on the way; NaN where there is none."""
     known = [v for v in values if not math.isnan(v)]
-    return math.fsum(known) / len(known) if known and all(map(math.isfinite, known)) else math.inf if known else math.nan
+    return (
+        math.fsum(known) / len(known)
+        if known and all(map(math.isfinite, known))
+        else math.inf
+        if known
+        else math.nan
+    )
 
 
 def network(model: DepthModel, flip: bool = False) -> Predictor:
@@ -101,7 +111,9 @@ def score(
     ways: Sequence[str] = ("none",),
 ) -> dict[str, Scores]:
     """One prediction's scores by alignment, as `score_rows` has them."""
-    return score_rows({way: Row(predict, way) for way in ways}, batches, num_samples, bounds, loss, device, gather)
+    return score_rows(
+        {way: Row(predict, way) for way in ways}, batches, num_samples, bounds, loss, device, gather
+    )
 
 
 @torch.no_grad()
@@ -125,23 +137,57 @@ def score_rows(
     mine, lost = [], 0
     for batch in (b.to(device) for b in batches):
         target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
-        preds = {predict: _finite(predict(batch).float(), batch) for predict in dict.fromkeys(row.predict for row in rows.values())}
-        parts = {predict: compute(loss, pred, target, mask, bounds) for predict, pred in preds.items()}
+        preds = {
+            predict: _finite(predict(batch).float(), batch)
+            for predict in dict.fromkeys(row.predict for row in rows.values())
+        }
+        parts = {
+            predict: compute(loss, pred, target, mask, bounds) for predict, pred in preds.items()
+        }
         lost += int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
         for i in torch.nonzero(batch.weight).flatten().tolist():
-            truth, known, inside, maps, values = batch.depth_mm[i], batch.mask[i], bool(mask[i].any()), {}, {}
+            truth, known, inside, maps, values = (
+                batch.depth_mm[i],
+                batch.mask[i],
+                bool(mask[i].any()),
+                {},
+                {},
+            )
             for name, (predict, way) in rows.items():
                 pred_mm = depth_from_target(preds[predict][i], bounds)
                 maps[name] = pred_mm if way == "none" else aligned(way, pred_mm, truth, known)
-                losses = {part: float(value[i]) if inside else math.nan for part, value in parts[predict].items()} if way == "none" else {}
+                losses = (
+                    {
+                        part: float(value[i]) if inside else math.nan
+                        for part, value in parts[predict].items()
+                    }
+                    if way == "none"
+                    else {}
+                )
                 values[name] = {**losses, **image_metrics(maps[name], truth, known)}
-            mine.append((batch.samples[i], batch.keys[i], values, look(batch.samples[i], maps, truth, known) if look else None))
-    mine = [(sample, key, values, more.result() if more else {}) for sample, key, values, more in mine]
+            mine.append(
+                (
+                    batch.samples[i],
+                    batch.keys[i],
+                    values,
+                    look(batch.samples[i], maps, truth, known) if look else None,
+                )
+            )
+    mine = [
+        (sample, key, values, more.result() if more else {}) for sample, key, values, more in mine
+    ]
     everybody = gather((mine, lost))
-    lost, found = sum(lost for _, lost in everybody), sorted((one for all_of_it, _ in everybody for one in all_of_it), key=lambda one: one[0])
-    assert len(found) == num_samples - lost, f"evaluation met {len(found)} + {lost} samples of {num_samples}"
+    lost, found = (
+        sum(lost for _, lost in everybody),
+        sorted((one for all_of_it, _ in everybody for one in all_of_it), key=lambda one: one[0]),
+    )
+    assert len(found) == num_samples - lost, (
+        f"evaluation met {len(found)} + {lost} samples of {num_samples}"
+    )
     if not found:
-        raise ValueError(f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the damage")
+        raise ValueError(
+            f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the damage"
+        )
     return {row: _together(row, found, lost) for row in rows}
 
 
@@ -149,37 +195,66 @@ def _finite(pred: Tensor, batch: Batch) -> Tensor:
     """`pred`. ValueError names the image where it is no number: infinite inverse depth would pass for a depth of 0 mm."""
     for i in torch.nonzero(batch.weight).flatten().tolist():
         if wrong := int((~torch.isfinite(pred[i])).sum()):
-            raise ValueError(f"{batch.keys[i]}: the prediction is not finite in {wrong} of {pred[i].numel()} pixels; the weights or the precision are broken")
+            raise ValueError(
+                f"{batch.keys[i]}: the prediction is not finite in {wrong} of {pred[i].numel()} pixels; the weights or the precision are broken"
+            )
     return pred
 
 
-def _together(row: str, found: list[tuple[int, str, dict[str, dict[str, float]], Found]], damaged: int) -> Scores:
+def _together(
+    row: str, found: list[tuple[int, str, dict[str, dict[str, float]], Found]], damaged: int
+) -> Scores:
     """A row's scores, of (number in the split, key, values by row, more by row) of each image."""
     nothing: tuple[dict[str, float], list[Groove]] = ({}, [])
     more = [of_image.get(row, nothing) for *_, of_image in found]
-    values = [{**of_image[row], **details} for (_, _, of_image, _), (details, _) in zip(found, more)]
-    return Scores([key for _, key, _, _ in found], {name: [of_image[name] for of_image in values] for name in values[0]}, damaged, [grooves for _, grooves in more])
+    values = [
+        {**of_image[row], **details} for (_, _, of_image, _), (details, _) in zip(found, more)
+    ]
+    return Scores(
+        [key for _, key, _, _ in found],
+        {name: [of_image[name] for of_image in values] for name in values[0]},
+        damaged,
+        [grooves for _, grooves in more],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- tables
 
 
-def table(rows: dict[str, dict[str, float]], intervals: dict[str, dict[str, tuple[float, float]]] | None = None) -> str:
+def table(
+    rows: dict[str, dict[str, float]],
+    intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
+) -> str:
     """The rows side by side; the best of each metric is marked with *, among those that were not aligned to the truth.
 
     intervals  of the means, by row and name: shown below each row
     """
     names = ["loss", *HEADLINE]
     fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
-    best = {n: (min if n == "loss" or METRICS[n].better == "lower" else max)([r[n] for r in fair if not math.isnan(r[n])] or [math.nan]) for n in names}
+    best = {
+        n: (min if n == "loss" or METRICS[n].better == "lower" else max)(
+            [r[n] for r in fair if not math.isnan(r[n])] or [math.nan]
+        )
+        for n in names
+    }
     width, wide = max(len(name) for name in rows), 18 if intervals else 12
     lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
     for row, values in rows.items():
-        cells = "".join(f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}" for n in names)
-        lost = f"  ({int(values['damaged'])} damaged samples left out)" if values.get("damaged") else ""
+        cells = "".join(
+            f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
+            for n in names
+        )
+        lost = (
+            f"  ({int(values['damaged'])} damaged samples left out)"
+            if values.get("damaged")
+            else ""
+        )
         lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
         if known := (intervals or {}).get(row):
-            lines.append(f"{'':{width}}  {'':>6}" + "".join(f"{span(n, known.get(n)) + ' ':>{wide}}" for n in names))
+            lines.append(
+                f"{'':{width}}  {'':>6}"
+                + "".join(f"{span(n, known.get(n)) + ' ':>{wide}}" for n in names)
+            )
     return "\n".join(lines)
 
 
@@ -187,7 +262,11 @@ def cell(name: str, value: float) -> str:
     """A value as a table shows it, "-" where there is none."""
     if math.isnan(value):
         return "-"
-    return f"{value:.2f}" if "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px")) else f"{value:.4f}"
+    return (
+        f"{value:.2f}"
+        if "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
+        else f"{value:.4f}"
+    )
 
 
 def span(name: str, interval: tuple[float, float] | None) -> str:

@@ -40,8 +40,23 @@ from depthdist.sources import Picture
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "PPM")  # others run programs, or say another size than they have
-TYPES = {"f32": "application/octet-stream", "npy": "application/octet-stream", "ply": "application/octet-stream", "png": "image/png", "colour.png": "image/png", "jpg": "image/jpeg"}
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "TIFF",
+    "WEBP",
+    "BMP",
+    "PPM",
+)  # others run programs, or say another size than they have
+TYPES = {
+    "f32": "application/octet-stream",
+    "npy": "application/octet-stream",
+    "ply": "application/octet-stream",
+    "png": "image/png",
+    "colour.png": "image/png",
+    "jpg": "image/jpeg",
+}
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,19 @@ class ServeSettings:
     "Pictures that may wait for their turn; more are turned away."
 
     def problems(self) -> list[str]:
-        found = [f"--port is {self.port}: expected 0 to 65535"] if not 0 <= self.port < 65536 else []
-        found += [f"--{n.replace('_', '-')} is {getattr(self, n):g}: expected above 0, and a number" for n in ("max_mb", "max_megapixels", "keep", "waiting") if not 0 < getattr(self, n) < math.inf]
-        return found if 0 < self.fov < 180 else [*found, f"--fov is {self.fov:g}: expected degrees above 0 and below 180"]
+        found = (
+            [f"--port is {self.port}: expected 0 to 65535"] if not 0 <= self.port < 65536 else []
+        )
+        found += [
+            f"--{n.replace('_', '-')} is {getattr(self, n):g}: expected above 0, and a number"
+            for n in ("max_mb", "max_megapixels", "keep", "waiting")
+            if not 0 < getattr(self, n) < math.inf
+        ]
+        return (
+            found
+            if 0 < self.fov < 180
+            else [*found, f"--fov is {self.fov:g}: expected degrees above 0 and below 180"]
+        )
 
 
 @dataclass
@@ -93,8 +118,17 @@ class Service:
         self.worker, self.writer, self.busy = ThreadPoolExecutor(1), ThreadPoolExecutor(1), 0
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=int(self.settings.max_mb * 1e6), middlewares=[plain_errors, self.own_page])
-        app.add_routes([web.get("/", self.page), web.post("/depth", self.measure), web.get("/depth/{file}", self.fetch)])
+        app = web.Application(
+            client_max_size=int(self.settings.max_mb * 1e6),
+            middlewares=[plain_errors, self.own_page],
+        )
+        app.add_routes(
+            [
+                web.get("/", self.page),
+                web.post("/depth", self.measure),
+                web.get("/depth/{file}", self.fetch),
+            ]
+        )
         return app
 
     @web.middleware
@@ -110,17 +144,30 @@ class Service:
     async def page(self, request: web.Request) -> web.Response:
         bounds = self.predictor.record.bounds
         about = f"{self.settings.run}: says {bounds.near_mm:.0f} to {bounds.far_mm:.0f} mm. Files of {self.settings.max_mb:g} MB and {self.settings.max_megapixels:g} megapixels at most"
-        return web.Response(text=PAGE.read_text().replace("ABOUT", html.escape(about)), content_type="text/html", headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline' blob: data:"})
+        return web.Response(
+            text=PAGE.read_text().replace("ABOUT", html.escape(about)),
+            content_type="text/html",
+            headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline' blob: data:"},
+        )
 
     async def measure(self, request: web.Request) -> web.Response:
-        name = "".join(c for c in Path(request.query.get("name", "picture")).name[:100] if c.isprintable()) or "picture"
+        name = (
+            "".join(
+                c for c in Path(request.query.get("name", "picture")).name[:100] if c.isprintable()
+            )
+            or "picture"
+        )
         if self.busy > self.settings.waiting:  # one is at work
-            raise web.HTTPServiceUnavailable(text=f"{self.settings.waiting} pictures are waiting already; try again in a moment")
+            raise web.HTTPServiceUnavailable(
+                text=f"{self.settings.waiting} pictures are waiting already; try again in a moment"
+            )
         self.busy += 1
         try:
             content = await request.read()
             began = time.monotonic()
-            result = await asyncio.get_running_loop().run_in_executor(self.worker, self._measured, name, content)
+            result = await asyncio.get_running_loop().run_in_executor(
+                self.worker, self._measured, name, content
+            )
         finally:
             self.busy -= 1
         key = secrets.token_urlsafe(12)
@@ -128,17 +175,36 @@ class Service:
         while len(self.results) > self.settings.keep:
             self.results.popitem(last=False)
         height, width = result.depth_mm.shape
-        facts = {"id": key, "name": name, "height": height, "width": width, "fov": self.settings.fov, "seconds": round(time.monotonic() - began, 2)}
-        return web.json_response({**facts, "nearest_mm": float(result.depth_mm.min()), "farthest_mm": float(result.depth_mm.max())})
+        facts = {
+            "id": key,
+            "name": name,
+            "height": height,
+            "width": width,
+            "fov": self.settings.fov,
+            "seconds": round(time.monotonic() - began, 2),
+        }
+        return web.json_response(
+            {
+                **facts,
+                "nearest_mm": float(result.depth_mm.min()),
+                "farthest_mm": float(result.depth_mm.max()),
+            }
+        )
 
     def _measured(self, name: str, content: bytes) -> Result:
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
         except Exception as err:  # Pillow has half a dozen kinds
-            raise BadFile(Path(name), f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected {', '.join(FORMATS)}") from err
+            raise BadFile(
+                Path(name),
+                f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected {', '.join(FORMATS)}",
+            ) from err
         if width * height > self.settings.max_megapixels * 1e6:
-            raise BadFile(Path(name), f"is {width} x {height}; expected at most {self.settings.max_megapixels:g} megapixels (--max-megapixels)")
+            raise BadFile(
+                Path(name),
+                f"is {width} x {height}; expected at most {self.settings.max_megapixels:g} megapixels (--max-megapixels)",
+            )
         rgb = np.array(open_rgb(name, upright=True, content=content))
         (depth_mm,) = self.predictor([Picture(rgb, rgb.shape[:2])])
         return Result(name, rgb, depth_mm)
@@ -148,17 +214,32 @@ class Service:
         if kind not in TYPES:
             raise web.HTTPNotFound(text=f"no .{kind} here: expected {', '.join(TYPES)}")
         if key not in self.results:
-            raise web.HTTPNotFound(text=f"this result is gone: the last {self.settings.keep} are kept; send the picture again")
+            raise web.HTTPNotFound(
+                text=f"this result is gone: the last {self.settings.keep} are kept; send the picture again"
+            )
         try:
             fov = float(request.query.get("fov", self.settings.fov))
         except ValueError:
             fov = 0.0
         if not 0 < fov < 180:
-            raise web.HTTPBadRequest(text=f"fov is {request.query['fov']}: expected degrees above 0 and below 180")
+            raise web.HTTPBadRequest(
+                text=f"fov is {request.query['fov']}: expected degrees above 0 and below 180"
+            )
         result = self.results[key]
-        content = await asyncio.get_running_loop().run_in_executor(self.writer, encoded, result, kind, fov, self.predictor.record.bounds)
-        file = f"{Path(result.name).stem}.{kind}".encode("ascii", "replace").decode().replace('"', "_")
-        return web.Response(body=content, content_type=TYPES[kind], headers={"Content-Disposition": f'inline; filename="{file}"', "Cache-Control": "no-store"})
+        content = await asyncio.get_running_loop().run_in_executor(
+            self.writer, encoded, result, kind, fov, self.predictor.record.bounds
+        )
+        file = (
+            f"{Path(result.name).stem}.{kind}".encode("ascii", "replace").decode().replace('"', "_")
+        )
+        return web.Response(
+            body=content,
+            content_type=TYPES[kind],
+            headers={
+                "Content-Disposition": f'inline; filename="{file}"',
+                "Cache-Control": "no-store",
+            },
+        )
 
 
 def encoded(result: Result, kind: str, fov: float, bounds) -> bytes:
@@ -186,7 +267,10 @@ async def plain_errors(request: web.Request, handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
-        status, text = 413, f"the file is larger than {request.client_max_size / 1e6:g} MB (--max-mb)"
+        status, text = (
+            413,
+            f"the file is larger than {request.client_max_size / 1e6:g} MB (--max-mb)",
+        )
     except web.HTTPException as err:
         status, text = err.status, err.text
     except BadFile as err:
@@ -194,23 +278,33 @@ async def plain_errors(request: web.Request, handler) -> web.StreamResponse:
     except asyncio.CancelledError:
         raise
     except Exception as err:
-        print(f"WARNING      {request.method} {request.path}: {type(err).__name__}: {err}", flush=True)
+        print(
+            f"WARNING      {request.method} {request.path}: {type(err).__name__}: {err}", flush=True
+        )
         status, text = 500, f"{type(err).__name__}: {str(err)[:200]}"
     return web.json_response({"error": text}, status=status)
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, given = config.parse("A page that shows and measures depth.", ServeSettings, Given, argv=argv)
+    settings, given = config.parse(
+        "A page that shows and measures depth.", ServeSettings, Given, argv=argv
+    )
     quiet()
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
-    service = Service(settings, Predictor(model, record, pick_device(), settings.refine, settings.flip))
+    service = Service(
+        settings, Predictor(model, record, pick_device(), settings.refine, settings.flip)
+    )
     if settings.host not in LOCAL:
-        print(f"WARNING      listening at {settings.host}: everybody who reaches it can send pictures; there is no password")
+        print(
+            f"WARNING      listening at {settings.host}: everybody who reaches it can send pictures; there is no password"
+        )
     try:
         asyncio.run(serve(service))
     except OSError as err:
-        raise ValueError(f"--host {settings.host} --port {settings.port}: cannot listen there: {err.strerror or err}") from None
+        raise ValueError(
+            f"--host {settings.host} --port {settings.port}: cannot listen there: {err.strerror or err}"
+        ) from None
 
 
 async def serve(service: Service) -> None:
@@ -220,7 +314,10 @@ async def serve(service: Service) -> None:
     site = web.TCPSite(runner, service.settings.host, service.settings.port)
     await site.start()
     host, port = site._server.sockets[0].getsockname()[:2]
-    print(f"open         http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C ends it)", flush=True)
+    print(
+        f"open         http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C ends it)",
+        flush=True,
+    )
     try:
         await asyncio.Event().wait()
     finally:

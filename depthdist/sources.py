@@ -1,7 +1,7 @@
 """What is to be predicted: pictures, folders, patterns, raw captures, shards. One source a picture, read when its turn comes.
 
-    for source in find_sources(["captures", "more/*.png", "data/tires"], leave_out=Path("predictions")):
-        picture = source.read()         # BadFile says what is wrong with it
+for source in find_sources(["captures", "more/*.png", "data/tires"], leave_out=Path("predictions")):
+    picture = source.read()         # BadFile says what is wrong with it
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ import numpy as np
 from depthdist.camera import own_rays, pixel_rays
 from depthdist.config import at_home
 from depthdist.dataset import DataSettings, open_dataset
-from depthdist.pairs import PICTURES, BadFile, find_clouds, is_picture, list_pictures, orientation, read_rgb, read_xyz, shown
+from depthdist.pairs import (
+    PICTURES,
+    BadFile,
+    find_clouds,
+    is_picture,
+    list_pictures,
+    orientation,
+    read_rgb,
+    read_xyz,
+    shown,
+)
 from depthdist.stream import Loader
 
 T = TypeVar("T")
@@ -70,18 +80,36 @@ def find_sources(inputs: list[str], out: Path) -> list[Source]:
             if (path / "index.json").is_file():
                 shards += _of_shards(path)
             else:
-                files |= {p.resolve(): p for p in list_pictures(path) if p == named or is_picture(p) and not _is_result(p, out)}
+                files |= {
+                    p.resolve(): p
+                    for p in list_pictures(path)
+                    if p == named or is_picture(p) and not _is_result(p, out)
+                }
     names, clouds = output_names(list(files.values())), find_clouds(list(files.values()))
     found = []
     for name, (whole, path) in zip(names, files.items()):
         cloud = clouds.get(path)
-        if cloud and cloud.resolve() == out.resolve() / f"{name}_depth.npy" and not _has_points(cloud):
+        if (
+            cloud
+            and cloud.resolve() == out.resolve() / f"{name}_depth.npy"
+            and not _has_points(cloud)
+        ):
             cloud = None  # an earlier prediction
         read = (whole, cloud.resolve()) if cloud else (whole,)
-        found.append(Source(name, shown(whole), "+".join(map(_version, read)), partial(read_capture, path, cloud), read))
+        found.append(
+            Source(
+                name,
+                shown(whole),
+                "+".join(map(_version, read)),
+                partial(read_capture, path, cloud),
+                read,
+            )
+        )
     found += shards
     if not found:
-        raise ValueError(f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove labels; expected {', '.join(sorted(PICTURES))}")
+        raise ValueError(
+            f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove labels; expected {', '.join(sorted(PICTURES))}"
+        )
     return different(found, [s.name for s in found])
 
 
@@ -118,14 +146,19 @@ def _version(path: Path) -> str:
 def output_names(pictures: list[Path]) -> list[str]:
     """A name for each picture's results: its stem, with its folder's name where two would be the same."""
     times = Counter(p.stem for p in pictures)
-    names = [p.stem if times[p.stem] == 1 else f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}" for p in pictures]
+    names = [
+        p.stem if times[p.stem] == 1 else f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}"
+        for p in pictures
+    ]
     return different(names, names)
 
 
 def different(things: list[T], names: list[str]) -> list[T]:
     """`things`. ValueError where two of their names are the same."""
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
-        raise ValueError(f"two pictures would be written as {twice[0]}; predict them into two folders")
+        raise ValueError(
+            f"two pictures would be written as {twice[0]}; predict them into two folders"
+        )
     return things
 
 
@@ -137,10 +170,15 @@ def read_capture(path: Path, cloud: Path | None) -> Picture:
         return picture
     try:
         if turned := orientation(path):
-            raise BadFile(cloud, f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no such tag")
+            raise BadFile(
+                cloud,
+                f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no such tag",
+            )
         xyz = read_xyz(cloud)
         if xyz.shape[:2] != picture.size:
-            raise BadFile(cloud, f"xyz is {xyz.shape[:2]}, {path.name} is {picture.size}; expected one size")
+            raise BadFile(
+                cloud, f"xyz is {xyz.shape[:2]}, {path.name} is {picture.size}; expected one size"
+            )
     except BadFile as err:
         picture.note = f"{err}; {path.name} is drawn without truth"
         return picture
@@ -154,11 +192,23 @@ def _of_shards(folder: Path) -> list[Source]:
     loader = Loader(dataset, settings)
     found = []
     for split in ("train", "val"):
-        for number in range(dataset.count(split) if any(split in part.raw["splits"] for part in dataset.parts) else 0):
+        for number in range(
+            dataset.count(split)
+            if any(split in part.raw["splits"] for part in dataset.parts)
+            else 0
+        ):
             stem = dataset.find(split, number)[1].stem
             name = stem.replace("/", "_")
             version = hashlib.sha256(f"{dataset.sha256} {split} {number}".encode()).hexdigest()[:16]
-            found.append(Source(name, f"{folder.resolve()}: {stem}", version, partial(_sample, folder, loader, split, number), shard=True))
+            found.append(
+                Source(
+                    name,
+                    f"{folder.resolve()}: {stem}",
+                    version,
+                    partial(_sample, folder, loader, split, number),
+                    shard=True,
+                )
+            )
     return found
 
 
@@ -169,4 +219,6 @@ def _sample(folder: Path, loader: Loader, split: str, number: int) -> Picture:
         raise BadFile(folder, str(err)) from err
     depth, size = batch.depth_mm[0].numpy(), tuple(batch.depth_mm.shape[-2:])
     truth = np.where(batch.mask[0].numpy(), depth, np.nan).astype(np.float32)
-    return Picture(batch.rgb[0].numpy(), size, truth, pixel_rays(loader.dataset.meta(split, number), size))
+    return Picture(
+        batch.rgb[0].numpy(), size, truth, pixel_rays(loader.dataset.meta(split, number), size)
+    )

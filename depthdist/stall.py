@@ -1,8 +1,8 @@
 """What a reader waits for, said aloud when no sample comes: which sample, which download, where its threads are.
 
-    with StallWatch(dataset, "train", stall=60.0) as watch:      # a thread
-        with watch.over(group):
-            ...                                             # wait for that group
+with StallWatch(dataset, "train", stall=60.0) as watch:      # a thread
+    with watch.over(group):
+        ...                                             # wait for that group
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class StallWatch:
             since, now = self.since, time.monotonic()
             if since and now - max(since, said) >= self.stall:
                 said = now
-                print(f"WARNING      no sample for {now - since:.0f} s; waiting for {self._what()}", file=sys.stderr, flush=True)
+                print(
+                    f"WARNING      no sample for {now - since:.0f} s; waiting for {self._what()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def _what(self) -> str:
         if self.group is None:
@@ -63,10 +67,18 @@ class StallWatch:
         for slot in self.group.slots:
             index, ref = self.dataset.find(self.split, slot.sample)
             status = index.cache.status(index.url(ref.number)) if index.cache else ""
-            found.append(f"sample {ref.key} ({ref.stem}) of {ref.shard}{f', {status}' if status else ''}")
+            found.append(
+                f"sample {ref.key} ({ref.stem}) of {ref.shard}{f', {status}' if status else ''}"
+            )
         frames = sys._current_frames()
-        at = [_innermost(frames[t.ident]) for t in threading.enumerate() if t.name.startswith("decode_") and t.ident in frames]
-        return "; ".join(found) + (f"; its threads are in {', '.join(sorted(set(at)))}" if at else "")
+        at = [
+            _innermost(frames[t.ident])
+            for t in threading.enumerate()
+            if t.name.startswith("decode_") and t.ident in frames
+        ]
+        return "; ".join(found) + (
+            f"; its threads are in {', '.join(sorted(set(at)))}" if at else ""
+        )
 
 
 def _innermost(frame) -> str:

@@ -36,11 +36,17 @@ NAME = re.compile(r"step-(\d{6,})(?:\.(\d+))?")  # the step, and which saving of
 
 def states(folder: Path) -> list[Path]:
     """The states in a folder, whole or not, oldest first: by step, and within one step as they were saved."""
-    there = folder.iterdir() if folder.is_dir() else ()  # what may not be read is an error, not an empty folder
-    return sorted((path for path in there if NAME.fullmatch(path.name) and path.is_dir()), key=_order)
+    there = (
+        folder.iterdir() if folder.is_dir() else ()
+    )  # what may not be read is an error, not an empty folder
+    return sorted(
+        (path for path in there if NAME.fullmatch(path.name) and path.is_dir()), key=_order
+    )
 
 
-def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int) -> Path:
+def save_state(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int
+) -> Path:
     """Write the state of a step, then delete all but the newest `keep` whole ones; returns the new one's folder.
 
     tensors  of any shape, type and device; equal bits come back, on the CPU
@@ -52,10 +58,18 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], values: M
     again = [number for old, number in map(_order, before) if old == step]
     state = folder / (f"step-{step:06d}" + (f".{max(again) + 1}" if again else ""))
     fresh = folder / f"step-{step:06d}.tmp"
-    dense = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}  # each with memory of its own
+    dense = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }  # each with memory of its own
     contents = {TENSORS: save(dense), VALUES: json.dumps(dict(values), indent=1).encode()}
-    files = {name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()}
-    contents[MANIFEST] = json.dumps({"version": VERSION, "files": files}, indent=1).encode()  # written last
+    files = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    contents[MANIFEST] = json.dumps(
+        {"version": VERSION, "files": files}, indent=1
+    ).encode()  # written last
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("step-*.tmp"):
@@ -72,15 +86,23 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], values: M
         sync_folder(folder.parent)  # the folder may be new
     except OSError as err:
         whole = [path for path in before if _is_whole(path)]
-        left = f"the state before it, {whole[-1].name}, is whole" if whole else "there is no state before it"
-        raise ValueError(f"{folder}: the training state of step {step} cannot be written: {err.strerror}; {left}") from err
+        left = (
+            f"the state before it, {whole[-1].name}, is whole"
+            if whole
+            else "there is no state before it"
+        )
+        raise ValueError(
+            f"{folder}: the training state of step {step} cannot be written: {err.strerror}; {left}"
+        ) from err
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     _prune(folder, state, keep)
     return state
 
 
-def load_state(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any], Path] | None:
+def load_state(
+    folder: Path, say: Callable[[str], None]
+) -> tuple[dict[str, Tensor], dict[str, Any], Path] | None:
     """Tensors by name (on the CPU), values, and the folder of the newest state that its manifest proves; None where there is no state.
 
     say     is told of every newer one that is cut off, damaged or of another kind, in one line
@@ -97,7 +119,9 @@ def load_state(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Tens
             say(f"{line}; going on from {state.name}")
         return tensors, values, state
     if lost:
-        raise ValueError(f"{folder}: no state is whole; remove it to begin anew ({'; '.join(lost)})")
+        raise ValueError(
+            f"{folder}: no state is whole; remove it to begin anew ({'; '.join(lost)})"
+        )
     return None
 
 
@@ -108,10 +132,18 @@ def _order(state: Path) -> tuple[int, int]:
 
 def _prune(folder: Path, newest: Path, keep: int) -> None:
     """Delete every state but `newest` and the keep - 1 whole ones before it. A later step is one that the run did not go on from."""
-    earlier = [state for state in states(folder) if _order(state)[0] < _order(newest)[0] and _is_whole(state)]
+    earlier = [
+        state
+        for state in states(folder)
+        if _order(state)[0] < _order(newest)[0] and _is_whole(state)
+    ]
     for old in set(states(folder)) - {newest, *earlier[::-1][: keep - 1]}:
-        gone = old.rename(old.with_name(old.name + ".tmp"))  # so that a crash leaves no half of a state
-        shutil.rmtree(gone, ignore_errors=True)  # what is in use on a network disk goes with the next saving
+        gone = old.rename(
+            old.with_name(old.name + ".tmp")
+        )  # so that a crash leaves no half of a state
+        shutil.rmtree(
+            gone, ignore_errors=True
+        )  # what is in use on a network disk goes with the next saving
 
 
 def _is_whole(state: Path) -> bool:
@@ -127,20 +159,34 @@ def _hashes(state: Path) -> dict[str, str]:
     try:
         manifest = json.loads((state / MANIFEST).read_bytes())
         version = manifest["version"]
-        wanted = {name: manifest["files"][name] for name in ((TENSORS, VALUES) if version == VERSION else ())}
-        sizes = {name: ((state / name).stat().st_size, int(file["bytes"])) for name, file in wanted.items()}
+        wanted = {
+            name: manifest["files"][name]
+            for name in ((TENSORS, VALUES) if version == VERSION else ())
+        }
+        sizes = {
+            name: ((state / name).stat().st_size, int(file["bytes"]))
+            for name, file in wanted.items()
+        }
         hashes = {name: str(file["sha256"]) for name, file in wanted.items()}
     except FileNotFoundError as err:
-        raise ValueError(f"{state} is cut off, or no state of depthdist: it has no {Path(err.filename).name}") from None
+        raise ValueError(
+            f"{state} is cut off, or no state of depthdist: it has no {Path(err.filename).name}"
+        ) from None
     except OSError as err:
         raise ValueError(f"{state} cannot be read: {err.strerror}") from None
     except (ValueError, LookupError, TypeError, RecursionError) as err:
-        raise ValueError(f"{state} is damaged: {MANIFEST} is no manifest ({type(err).__name__})") from None
+        raise ValueError(
+            f"{state} is damaged: {MANIFEST} is no manifest ({type(err).__name__})"
+        ) from None
     if version != VERSION:
-        raise ValueError(f"{state} is of another depthdist: its manifest has version {version!r}; expected {VERSION}")
+        raise ValueError(
+            f"{state} is of another depthdist: its manifest has version {version!r}; expected {VERSION}"
+        )
     for name, (found, expected) in sizes.items():
         if found != expected:
-            raise ValueError(f"{state} is {'cut off' if found < expected else 'damaged'}: {name} has {found} bytes, its manifest says {expected}")
+            raise ValueError(
+                f"{state} is {'cut off' if found < expected else 'damaged'}: {name} has {found} bytes, its manifest says {expected}"
+            )
     return hashes
 
 
@@ -153,9 +199,13 @@ def _read(state: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except OSError as err:
             raise ValueError(f"{state} cannot be read: {name}: {err.strerror}") from None
         if (found := hashlib.sha256(contents[name]).hexdigest()) != sha256:
-            raise ValueError(f"{state} is damaged: the sha256 of {name} is {found[:16]}..., its manifest says {sha256[:16]}...")
+            raise ValueError(
+                f"{state} is damaged: the sha256 of {name} is {found[:16]}..., its manifest says {sha256[:16]}..."
+            )
     try:
         tensors = load(contents[TENSORS])
         return {name: tensors[name] for name in sorted(tensors)}, json.loads(contents[VALUES])
     except (SafetensorError, ValueError, KeyError) as err:
-        raise ValueError(f"{state} is whole, but no state of depthdist: {' '.join(str(err).split())[:200]}") from None
+        raise ValueError(
+            f"{state} is whole, but no state of depthdist: {' '.join(str(err).split())[:200]}"
+        ) from None

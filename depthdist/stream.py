@@ -71,11 +71,16 @@ class Buffers:
     """
 
     def __init__(self, shapes: Arrays, pin: bool):
-        self.rgb, self.depth, self.mask = (torch.empty(a.shape, dtype=kind, pin_memory=pin) for a, kind in zip(shapes, (torch.uint8, torch.int16, torch.uint8)))
+        self.rgb, self.depth, self.mask = (
+            torch.empty(a.shape, dtype=kind, pin_memory=pin)
+            for a, kind in zip(shapes, (torch.uint8, torch.int16, torch.uint8))
+        )
         self.copied: torch.cuda.Event | None = None
 
     def row(self, i: int) -> Arrays:
-        return Arrays(self.rgb[i].numpy(), self.depth[i].numpy().view(np.uint16), self.mask[i].numpy())
+        return Arrays(
+            self.rgb[i].numpy(), self.depth[i].numpy().view(np.uint16), self.mask[i].numpy()
+        )
 
 
 @dataclass
@@ -100,16 +105,29 @@ class Packed:
         device = torch.device(device)
         step_mm = torch.tensor([loaded.step_mm for loaded in self.loaded], dtype=torch.float32)
         weight = torch.tensor([loaded.weight for loaded in self.loaded])
-        rgb, steps, packed, step_mm, weight = (t.to(device, non_blocking=True) for t in (self.buffers.rgb, self.buffers.depth, self.buffers.mask, step_mm, weight))
+        rgb, steps, packed, step_mm, weight = (
+            t.to(device, non_blocking=True)
+            for t in (self.buffers.rgb, self.buffers.depth, self.buffers.mask, step_mm, weight)
+        )
         if device.type == "cuda":
             self.buffers.copied = torch.cuda.Event()
             self.buffers.copied.record()
         elif device.type == "cpu":
             rgb = rgb.clone()
-        depth_mm = (steps.int() & 0xFFFF).float() * step_mm[:, None, None]  # int16 holds what uint16 does, without its gaps in torch
+        depth_mm = (steps.int() & 0xFFFF).float() * step_mm[
+            :, None, None
+        ]  # int16 holds what uint16 does, without its gaps in torch
         bits = torch.arange(7, -1, -1, device=device, dtype=torch.uint8)
         mask = (packed.unsqueeze(-1) >> bits & 1).flatten(2)[:, :, : self.width].bool()  # (B, H, W)
-        return Batch(rgb, depth_mm, mask, weight, [s.sample for s in self.loaded], [s.key for s in self.loaded], self.group)
+        return Batch(
+            rgb,
+            depth_mm,
+            mask,
+            weight,
+            [s.sample for s in self.loaded],
+            [s.key for s in self.loaded],
+            self.group,
+        )
 
 
 class Loaded(NamedTuple):
@@ -146,8 +164,14 @@ class Reader:
                 self._read(index, ref, out)
             except Damaged as err:
                 if self.damaged == "stop":
-                    listed = "" if index.cache else f"`tools/shard.py --verify {index.place}` lists all damage, "
-                    raise ValueError(f"{err}; {listed}--damaged quarantine goes on without it") from err
+                    listed = (
+                        ""
+                        if index.cache
+                        else f"`tools/shard.py --verify {index.place}` lists all damage, "
+                    )
+                    raise ValueError(
+                        f"{err}; {listed}--damaged quarantine goes on without it"
+                    ) from err
                 damage.append((number, err.facts))
                 self.known.add(number)
                 continue
@@ -155,7 +179,9 @@ class Reader:
                 self._augment(epoch, number, out)
             return Loaded(number, slot.weight, ref.stem, index.step_mm, damage)
         if slot.stand_ins:
-            raise ValueError(f"{self.dataset.place}: sample {slot.sample} of {self.split} and the {len(slot.stand_ins)} after it are all damaged")
+            raise ValueError(
+                f"{self.dataset.place}: sample {slot.sample} of {self.split} and the {len(slot.stand_ins)} after it are all damaged"
+            )
         for array in out:
             array.fill(0)
         index, ref = self.dataset.find(self.split, slot.sample)
@@ -173,9 +199,18 @@ class Reader:
                 path.unlink(missing_ok=True)  # the copy may be at fault: fetch it again
             except FileNotFoundError as err:  # a cache may have had to make room
                 if index.cache is None or attempt == 2:
-                    raise Damaged(ref.shard, ref.key, ref.stem, "shard", 0, "the file is missing") from err
+                    raise Damaged(
+                        ref.shard, ref.key, ref.stem, "shard", 0, "the file is missing"
+                    ) from err
             except OSError as err:
-                raise Damaged(ref.shard, ref.key, ref.stem, "shard", ref.start, f"cannot be read: {err.strerror}") from err
+                raise Damaged(
+                    ref.shard,
+                    ref.key,
+                    ref.stem,
+                    "shard",
+                    ref.start,
+                    f"cannot be read: {err.strerror}",
+                ) from err
 
     def _augment(self, epoch: int, number: int, out: Arrays) -> None:
         drawn = draw(self.augment, self.seed, epoch, number)
@@ -207,22 +242,48 @@ class Loader:
         settings: ReadSettings = ReadSettings(),
         augment: AugmentSettings | None = None,
         device: torch.device | str = "cpu",
-        on_damage: Callable[[dict[str, Any]], Any] = lambda facts: print(f"WARNING      damaged: {facts}", file=sys.stderr),
+        on_damage: Callable[[dict[str, Any]], Any] = lambda facts: print(
+            f"WARNING      damaged: {facts}", file=sys.stderr
+        ),
     ):
-        self.dataset, self.settings, self.augment, self.on_damage = dataset, settings, augment, on_damage
+        self.dataset, self.settings, self.augment, self.on_damage = (
+            dataset,
+            settings,
+            augment,
+            on_damage,
+        )
         self.pin = torch.device(device).type == "cuda"
         self.damaged: dict[str, set[int]] = {}  # by split
-        self._free: dict[int, list[list[Buffers]]] = {}  # rings that no iterator uses, by micro-batch
+        self._free: dict[
+            int, list[list[Buffers]]
+        ] = {}  # rings that no iterator uses, by micro-batch
 
-    def train(self, plan: TrainPlan, seed: int, rank: int, start: Position = Position(), epochs: int | None = None) -> Iterable[Packed]:
+    def train(
+        self,
+        plan: TrainPlan,
+        seed: int,
+        rank: int,
+        start: Position = Position(),
+        epochs: int | None = None,
+    ) -> Iterable[Packed]:
         """A rank's micro-batches from `start` to the end of that many epochs (or for ever), read ahead across their ends."""
-        order, reader = self.dataset.order(seed), self._reader("train", augment=self.augment, seed=seed)
-        return self._pipeline(lambda: train_groups(order, plan, rank, start, epochs), reader, plan.micro_batch, self.settings.processes)
+        order, reader = (
+            self.dataset.order(seed),
+            self._reader("train", augment=self.augment, seed=seed),
+        )
+        return self._pipeline(
+            lambda: train_groups(order, plan, rank, start, epochs),
+            reader,
+            plan.micro_batch,
+            self.settings.processes,
+        )
 
     def evaluate(self, split: str, micro_batch: int, rank: int, world: int) -> Iterable[Packed]:
         """A rank's batches of a split, unshuffled: over all ranks every sample has weight 1 exactly once (0 where it is damaged)."""
         count = self.dataset.count(split)
-        return self._pipeline(lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch)
+        return self._pipeline(
+            lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
+        )
 
     def samples(self, split: str, numbers: Iterable[int]) -> Packed:
         """Those samples of a split as one batch, in that order."""
@@ -232,19 +293,48 @@ class Loader:
     def memory_bytes(self, micro_batch: int) -> int:
         """Most that batches on their way take, of training and of an evaluation meanwhile, and a picture that each thread or process is at work on."""
         sample = sum(array.nbytes for array in self.dataset.arrays())
-        workers = [(processes, processes or self.settings.num_threads) for processes in (self.settings.processes, 0)]
-        return sum(self._num_batches(micro_batch, processes) * micro_batch + number for processes, number in workers) * sample
+        workers = [
+            (processes, processes or self.settings.num_threads)
+            for processes in (self.settings.processes, 0)
+        ]
+        return (
+            sum(
+                self._num_batches(micro_batch, processes) * micro_batch + number
+                for processes, number in workers
+            )
+            * sample
+        )
 
     def _num_batches(self, micro_batch: int, processes: int = 0) -> int:
         """Threads: one in the reader's hands, one ready, what they are at work on. Processes: two each, one on its way to here."""
-        return 3 * processes + 2 if processes else 2 + -(-2 * self.settings.num_threads // micro_batch)
+        return (
+            3 * processes + 2 if processes else 2 + -(-2 * self.settings.num_threads // micro_batch)
+        )
 
     def _reader(self, split: str, **how: Any) -> Reader:
-        return Reader(self.dataset, split, self.settings.damaged, known=self.damaged.setdefault(split, set()).copy(), **how)
+        return Reader(
+            self.dataset,
+            split,
+            self.settings.damaged,
+            known=self.damaged.setdefault(split, set()).copy(),
+            **how,
+        )
 
-    def _pipeline(self, groups: Callable[[], Iterator[Group]], reader: Reader, micro_batch: int, processes: int = 0) -> wds.DataPipeline:
-        fetched = _fetch_ahead(self.dataset, reader.split, self._num_batches(micro_batch, processes))
-        decoded = self._in_processes(reader, processes) if processes else self._in_threads(reader, micro_batch)
+    def _pipeline(
+        self,
+        groups: Callable[[], Iterator[Group]],
+        reader: Reader,
+        micro_batch: int,
+        processes: int = 0,
+    ) -> wds.DataPipeline:
+        fetched = _fetch_ahead(
+            self.dataset, reader.split, self._num_batches(micro_batch, processes)
+        )
+        decoded = (
+            self._in_processes(reader, processes)
+            if processes
+            else self._in_threads(reader, micro_batch)
+        )
         return wds.DataPipeline(groups, fetched, decoded, self._accounted(reader.split))
 
     def _watch(self, split: str) -> StallWatch:
@@ -252,25 +342,52 @@ class Loader:
 
     # ---- threads
 
-    def _in_threads(self, reader: Reader, micro_batch: int) -> Callable[[Iterable[Group]], Iterator[Packed]]:
+    def _in_threads(
+        self, reader: Reader, micro_batch: int
+    ) -> Callable[[Iterable[Group]], Iterator[Packed]]:
         """A stage that decodes in threads into a ring of buffers, and keeps the order."""
 
         def stage(groups: Generator[Group]) -> Iterator[Packed]:
             rings = self._free.setdefault(micro_batch, [])
-            ring = rings.pop() if rings else [Buffers(self.dataset.arrays(micro_batch), self.pin) for _ in range(self._num_batches(micro_batch))]
+            ring = (
+                rings.pop()
+                if rings
+                else [
+                    Buffers(self.dataset.arrays(micro_batch), self.pin)
+                    for _ in range(self._num_batches(micro_batch))
+                ]
+            )
             free, waiting = deque(ring), deque()
-            with closing(groups), ThreadPoolExecutor(self.settings.num_threads, thread_name_prefix="decode") as pool, self._watch(reader.split) as watch:
+            with (
+                closing(groups),
+                ThreadPoolExecutor(self.settings.num_threads, thread_name_prefix="decode") as pool,
+                self._watch(reader.split) as watch,
+            ):
 
                 def begin(group: Group) -> None:
                     buffers = free.popleft()
                     if buffers.copied is not None:
                         buffers.copied.synchronize()
-                    waiting.append((group, buffers, [pool.submit(reader, slot, group.epoch, buffers.row(i)) for i, slot in enumerate(group.slots)]))
+                    waiting.append(
+                        (
+                            group,
+                            buffers,
+                            [
+                                pool.submit(reader, slot, group.epoch, buffers.row(i))
+                                for i, slot in enumerate(group.slots)
+                            ],
+                        )
+                    )
 
                 def end() -> Packed:
                     group, buffers, futures = waiting.popleft()
                     with watch.over(group):
-                        return Packed(buffers, [future.result() for future in futures], group, self.dataset.depth_size.width)
+                        return Packed(
+                            buffers,
+                            [future.result() for future in futures],
+                            group,
+                            self.dataset.depth_size.width,
+                        )
 
                 try:
                     for group in groups:
@@ -294,7 +411,9 @@ class Loader:
 
     # ---- processes
 
-    def _in_processes(self, reader: Reader, processes: int) -> Callable[[Iterable[Group]], Iterator[Packed]]:
+    def _in_processes(
+        self, reader: Reader, processes: int
+    ) -> Callable[[Iterable[Group]], Iterator[Packed]]:
         """The same by torch's DataLoader, whose workers are sent the groups."""
 
         def stage(groups: Generator[Group]) -> Iterator[Packed]:
@@ -331,7 +450,9 @@ class Loader:
         def stage(batches: Generator[Packed]) -> Iterator[Packed]:
             with closing(batches):
                 for packed in batches:
-                    for number, facts in itertools.chain.from_iterable(loaded.damage for loaded in packed.loaded):
+                    for number, facts in itertools.chain.from_iterable(
+                        loaded.damage for loaded in packed.loaded
+                    ):
                         self._account(split, number, facts)
                     yield packed
 
@@ -344,7 +465,9 @@ class Loader:
         known.add(number)
         self.on_damage({"split": split, "sample": number, **facts})
         if len(known) > self.settings.max_damaged:
-            raise ValueError(f"{facts['shard']}: {len(known)} damaged samples of {split}, --max-damaged is {self.settings.max_damaged}; the last: {facts['key']}: {facts['reason']}")
+            raise ValueError(
+                f"{facts['shard']}: {len(known)} damaged samples of {split}, --max-damaged is {self.settings.max_damaged}; the last: {facts['key']}: {facts['reason']}"
+            )
 
 
 def _next(batches: Iterator[Packed | str]) -> Packed | str | None:
@@ -366,7 +489,9 @@ class _InWorker(torch.utils.data.Dataset):
     def __getitem__(self, group: Group) -> Packed | str:
         torch.set_num_threads(1)
         try:
-            return _packed(self.reader, group, Buffers(self.reader.dataset.arrays(len(group.slots)), pin=False))
+            return _packed(
+                self.reader, group, Buffers(self.reader.dataset.arrays(len(group.slots)), pin=False)
+            )
         except ValueError as err:
             return str(err)
 
@@ -382,7 +507,9 @@ class _Sampled(torch.utils.data.Sampler):
 # ------------------------------------------------------------------------------------------------------- fetching
 
 
-def _fetch_ahead(dataset: Dataset, split: str, in_hand: int) -> Callable[[Iterable[Group]], Iterator[Group]]:
+def _fetch_ahead(
+    dataset: Dataset, split: str, in_hand: int
+) -> Callable[[Iterable[Group]], Iterator[Group]]:
     """A stage that has the shards of the next samples fetched before it is their turn; local data passes through.
 
     It looks AHEAD samples ahead. Where shards are shuffled, also no further than the cache must have room for: two blocks of
@@ -401,7 +528,10 @@ def _fetch_ahead(dataset: Dataset, split: str, in_hand: int) -> Callable[[Iterab
                 found = [dataset.find(split, slot.sample) for slot in group.slots]
                 shards = {(index.place, ref.number): index for index, ref in found if index.cache}
                 while coming and (
-                    len(coming) * len(group.slots) >= AHEAD or 0 < 2 * dataset.block < len(set(shards).union(*reading, *(s for _, s in coming)))
+                    len(coming) * len(group.slots) >= AHEAD
+                    or 0
+                    < 2 * dataset.block
+                    < len(set(shards).union(*reading, *(s for _, s in coming)))
                 ):
                     reading.append(coming[0][1])
                     yield coming.popleft()[0]
@@ -410,6 +540,8 @@ def _fetch_ahead(dataset: Dataset, split: str, in_hand: int) -> Callable[[Iterab
                 coming.append((group, shards))
             yield from (group for group, _ in coming)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # who waits for a download says so; here nobody would
+            pool.shutdown(
+                wait=False, cancel_futures=True
+            )  # who waits for a download says so; here nobody would
 
     return stage

@@ -29,16 +29,31 @@ def _metrics() -> dict[str, Metric]:
         ("normal_mean_deg", "deg", "lower", f"mean {normal}"),
         ("normal_median_deg", "deg", "lower", f"median {normal}"),
         ("normal_within_11", "", "higher", f"share of pixels below 11.25 degrees: {normal}"),
-        ("chamfer_mm", "mm", "lower", f"mean of both: mean distance of predicted points to the nearest true one, and of true points to the nearest predicted one; at most {MOST_POINTS:,} points each ask"),
+        (
+            "chamfer_mm",
+            "mm",
+            "lower",
+            f"mean of both: mean distance of predicted points to the nearest true one, and of true points to the nearest predicted one; at most {MOST_POINTS:,} points each ask",
+        ),
     ]
-    rows += [(f"f_score@{t:g}mm", "", "higher", f"harmonic mean of the shares of points whose nearest in the other cloud is within {t:g} mm") for t in NEAR_MM]
+    rows += [
+        (
+            f"f_score@{t:g}mm",
+            "",
+            "higher",
+            f"harmonic mean of the shares of points whose nearest in the other cloud is within {t:g} mm",
+        )
+        for t in NEAR_MM
+    ]
     return {row[0]: Metric(*row) for row in rows}
 
 
 METRICS = _metrics()
 
 
-def surface_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array, rays: Array) -> list[dict[str, float]]:
+def surface_metrics(
+    preds_mm: Sequence[Array], depth_mm: Array, mask: Array, rays: Array
+) -> list[dict[str, float]]:
     """All of METRICS of each prediction for one image, (H, W) each; NaN where it has too few points."""
     cloud_g = points(np.where(mask, depth_mm, 1.0), rays)
     normals_g, tree_g = normals(cloud_g, mask), cKDTree(cloud_g[mask])
@@ -58,7 +73,13 @@ def surface_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array, ray
 
 def normals(cloud: Array, mask: Array) -> Array:
     """(N, 3) of a point map (H, W, 3), not of unit length, where a pixel and its four partners, REACH away, are in the mask."""
-    valid = _inner(mask, 0, 0) & _inner(mask, -1, 0) & _inner(mask, 1, 0) & _inner(mask, 0, -1) & _inner(mask, 0, 1)
+    valid = (
+        _inner(mask, 0, 0)
+        & _inner(mask, -1, 0)
+        & _inner(mask, 1, 0)
+        & _inner(mask, 0, -1)
+        & _inner(mask, 0, 1)
+    )
     across = _inner(cloud, 0, 1) - _inner(cloud, 0, -1)
     down = _inner(cloud, 1, 0) - _inner(cloud, -1, 0)
     return np.cross(down, across)[valid]
@@ -66,14 +87,20 @@ def normals(cloud: Array, mask: Array) -> Array:
 
 def angles_between(a: Array, b: Array) -> Array:
     """(N,) degrees between vectors (N, 3)."""
-    across = np.linalg.norm(np.cross(a, b), axis=-1)  # atan2 is exact for small angles, arccos is not
+    across = np.linalg.norm(
+        np.cross(a, b), axis=-1
+    )  # atan2 is exact for small angles, arccos is not
     return np.degrees(np.arctan2(across, np.einsum("ij,ij->i", a, b)))
 
 
 def _inner(image: Array, rows: int, columns: int) -> Array:
     """`image` without its border, REACH pixels to a side."""
     height, width = image.shape[:2]
-    y, x, inside = REACH + rows * REACH, REACH + columns * REACH, (max(height - 2 * REACH, 0), max(width - 2 * REACH, 0))
+    y, x, inside = (
+        REACH + rows * REACH,
+        REACH + columns * REACH,
+        (max(height - 2 * REACH, 0), max(width - 2 * REACH, 0)),
+    )
     return image[y : y + inside[0], x : x + inside[1]]
 
 
@@ -82,7 +109,10 @@ def cloud_distances(cloud_p: cKDTree, cloud_g: cKDTree) -> dict[str, float]:
     names = ["chamfer_mm", *(f"f_score@{t:g}mm" for t in NEAR_MM)]
     if not cloud_p.n or not cloud_g.n:
         return dict.fromkeys(names, math.nan)
-    to_g, to_p = (there.query(_spread(here.data))[0] for here, there in ((cloud_p, cloud_g), (cloud_g, cloud_p)))
+    to_g, to_p = (
+        there.query(_spread(here.data))[0]
+        for here, there in ((cloud_p, cloud_g), (cloud_g, cloud_p))
+    )
     scores = []
     for t in NEAR_MM:
         precision, recall = float((to_g <= t).mean()), float((to_p <= t).mean())

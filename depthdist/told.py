@@ -1,6 +1,6 @@
 """What is on record of a run that was evaluated, for its report.
 
-    run = told(Path("runs/mine"), "mine")      # run.lines is RUN/metrics.jsonl, run.evaluation RUN/evaluation.json
+run = told(Path("runs/mine"), "mine")      # run.lines is RUN/metrics.jsonl, run.evaluation RUN/evaluation.json
 """
 
 from __future__ import annotations
@@ -27,11 +27,19 @@ class Told:
     @property
     def row(self) -> str:
         """The adapter's own row."""
-        return next(row for row in self.evaluation["rows"] if row.startswith("adapter") and not row.endswith("-aligned"))
+        return next(
+            row
+            for row in self.evaluation["rows"]
+            if row.startswith("adapter") and not row.endswith("-aligned")
+        )
 
     def basis(self, row: str) -> str:
         """What a fixed row follows from besides its name and the images: the base model, and how its output becomes millimetres."""
-        names = ("near_mm", "far_mm", "target") if row.startswith("constant") else self.evaluation["adapter"].keys() - {"step", "epoch", "eval_loss"}
+        names = (
+            ("near_mm", "far_mm", "target")
+            if row.startswith("constant")
+            else self.evaluation["adapter"].keys() - {"step", "epoch", "eval_loss"}
+        )
         return json.dumps({name: self.evaluation["adapter"][name] for name in sorted(names)})
 
 
@@ -39,17 +47,30 @@ def told(folder: Path, name: str) -> Told:
     """ValueError where the run or its evaluation is missing, or the evaluation is of another adapter than best/ now."""
     run, path = open_run(folder), folder / "evaluation.json"
     if not path.exists():
-        raise ValueError(f"{folder}: not evaluated yet; first `python launch/evaluate.py --run {folder}`")
+        raise ValueError(
+            f"{folder}: not evaluated yet; first `python launch/evaluate.py --run {folder}`"
+        )
     try:
         evaluation = json.loads(path.read_text())
-        evaluation |= {name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")}
-        adapter, _, _, _ = evaluation["adapter"], evaluation["settings"]["tread_limit"], evaluation["data_sha256"], evaluation["device"]
+        evaluation |= {
+            name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")
+        }
+        adapter, _, _, _ = (
+            evaluation["adapter"],
+            evaluation["settings"]["tread_limit"],
+            evaluation["data_sha256"],
+            evaluation["device"],
+        )
         found = Told(run, name, _logged(folder / "metrics.jsonl"), evaluation)
         found.row
     except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
-        raise ValueError(f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again") from None
+        raise ValueError(
+            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again"
+        ) from None
     if adapter != json.loads(json.dumps(asdict(read_record(folder / "best")))):
-        raise ValueError(f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again")
+        raise ValueError(
+            f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again"
+        )
     return found
 
 

@@ -1,8 +1,8 @@
 """What a run leaves behind for people: metrics.jsonl, TensorBoard, pictures, and one progress line. Rank 0 writes, others do nothing.
 
-    runs/NAME/run.json         settings, what followed from them, versions
-    runs/NAME/metrics.jsonl    one JSON object a logged step or evaluation: {"step": 6, "epoch": 1, "eval/loss": 0.11, ...}
-    runs/NAME/tensorboard/     the same numbers, and the pictures
+runs/NAME/run.json         settings, what followed from them, versions
+runs/NAME/metrics.jsonl    one JSON object a logged step or evaluation: {"step": 6, "epoch": 1, "eval/loss": 0.11, ...}
+runs/NAME/tensorboard/     the same numbers, and the pictures
 """
 
 from __future__ import annotations
@@ -46,13 +46,26 @@ class Tracker:
             return
         self.lines = run / "metrics.jsonl"
         if self.lines.exists():
-            kept = [line for line in self.lines.read_text().splitlines() if step is not None and _step(line) <= step]
+            kept = [
+                line
+                for line in self.lines.read_text().splitlines()
+                if step is not None and _step(line) <= step
+            ]
             fresh = self.lines.with_suffix(".tmp")
             fresh.write_text("".join(line + "\n" for line in kept))
             os.replace(fresh, self.lines)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=0 if step is None else step + 1)
+        self.board = SummaryWriter(
+            str(run / "tensorboard"), purge_step=0 if step is None else step + 1
+        )
         self.live = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=step or 0, unit="step", desc="training", dynamic_ncols=self.live, file=None if self.live else io.StringIO())
+        self.bar = tqdm(
+            total=total,
+            initial=step or 0,
+            unit="step",
+            desc="training",
+            dynamic_ncols=self.live,
+            file=None if self.live else io.StringIO(),
+        )
         self.shown_at = time.monotonic()
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -61,7 +74,10 @@ class Tracker:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with open(self.lines, "a") as file:
-            file.write(json.dumps({"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite}) + "\n")
+            file.write(
+                json.dumps({"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite})
+                + "\n"
+            )
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 

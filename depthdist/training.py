@@ -1,8 +1,8 @@
 """One run at work: its loop, its evaluations, and what it keeps.
 
-    training = Training(settings, world, dataset, loader, plan, bounds, model, engine, ema, check, state, run, tracker)
-    training.run_to_the_end(request)
-    training.finish()
+training = Training(settings, world, dataset, loader, plan, bounds, model, engine, ema, check, state, run, tracker)
+training.run_to_the_end(request)
+training.finish()
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Training:
     def over(self) -> bool:
         """Whether nothing is left to train: the epochs are done, or there was no new best for --patience of them."""
         waited = self.state.epoch - self.state.best_epoch
-        return self.state.epoch >= self.settings.train.epochs or bool(self.state.best_epoch and 0 < self.settings.schedule.patience <= waited)
+        return self.state.epoch >= self.settings.train.epochs or bool(
+            self.state.best_epoch and 0 < self.settings.schedule.patience <= waited
+        )
 
     def run_to_the_end(self, request: StopRequest) -> None:
         """Epoch after epoch, from where the state is; an evaluation after each."""
@@ -97,9 +99,23 @@ class Training:
         if not state.before:
             state.before = self.evaluate(["none", "disparity"])
             self.tracker.say(f"before training: {brief(state.before['none'])}")
-        position = Position.from_token(state.position, self.dataset.sha256, settings.train.seed, self.plan.num_samples) if state.position else Position()
-        batches = iter(self.loader.train(self.plan, settings.train.seed, self.world.rank, position, settings.train.epochs))
-        start_weights = {name: tensor.clone() for name, tensor in self.engine.masters().items()} if state.epoch == 0 else None
+        position = (
+            Position.from_token(
+                state.position, self.dataset.sha256, settings.train.seed, self.plan.num_samples
+            )
+            if state.position
+            else Position()
+        )
+        batches = iter(
+            self.loader.train(
+                self.plan, settings.train.seed, self.world.rank, position, settings.train.epochs
+            )
+        )
+        start_weights = (
+            {name: tensor.clone() for name, tensor in self.engine.masters().items()}
+            if state.epoch == 0
+            else None
+        )
         speed = Speed()
         while not self.over:
             epoch = state.epoch
@@ -108,7 +124,9 @@ class Training:
             if lost := set().union(*from_all_ranks(self.loader.damaged["train"])):
                 self.tracker.log(state.step, state.epoch, {"data/damaged": len(lost)})
             if self.engine.grad_norm == 0:
-                self.warn("the gradient is 0: the network gives the same everywhere and learns no more; start again with a smaller --lr")
+                self.warn(
+                    "the gradient is 0: the network gives the same everywhere and learns no more; start again with a smaller --lr"
+                )
             if start_weights and state.step > 1:
                 self.warn(advice.nothing_moved(start_weights, self.engine.masters()))
                 start_weights = None
@@ -127,18 +145,28 @@ class Training:
             with speed.waiting():
                 batch = next(batches).to(self.world.device)
             group, parts = batch.group, self.forward(batch)
-            weighted = {name: (batch.weight * part).double().sum() / group.num_real for name, part in parts.items()}
+            weighted = {
+                name: (batch.weight * part).double().sum() / group.num_real
+                for name, part in parts.items()
+            }
             engine.backward(weighted["loss"], watch=logged and not seen)
             sums = {name: sums.get(name, 0.0) + value.detach() for name, value in weighted.items()}
             seen.append((batch.keys, parts["loss"].detach()))
             if group.last:
                 break
             engine.step()
-            if self.world.device.type == "cpu":  # a step takes long there; a GPU would have to be waited for
+            if (
+                self.world.device.type == "cpu"
+            ):  # a step takes long there; a GPU would have to be waited for
                 self.leave_if_asked(request)
         due = self.world.rank == 0 and speed.save_is_due(settings.interval, state.step + 1)
-        *values, asked, due = sum_over_ranks([*(float(v) for v in sums.values()), bool(request.signal), due])
-        values, factor = dict(zip(sums, values)), rate(self.settings.schedule, state.step, self.total)
+        *values, asked, due = sum_over_ranks(
+            [*(float(v) for v in sums.values()), bool(request.signal), due]
+        )
+        values, factor = (
+            dict(zip(sums, values)),
+            rate(self.settings.schedule, state.step, self.total),
+        )
         self.stop_unless_finite(values["loss"], seen)
         engine.step(factor)
         self.stop_unless_finite(0.0 if engine.precision == "fp16" else engine.grad_norm, [])
@@ -148,8 +176,21 @@ class Training:
             self.ema.update(engine.masters())
         seconds, lr = speed.end_step(), engine.lrs[0] * factor
         if logged:
-            self.tracker.log(state.step, group.epoch, {**{f"train/{n}": v for n, v in values.items()}, "train/lr": lr, **speed.health(engine, group.num_real)})
-        self.tracker.advance(state.step, loss=f"{values['loss']:.4f}", lr=f"{lr:.1e}", images_s=f"{group.num_real / seconds:.2f}")
+            self.tracker.log(
+                state.step,
+                group.epoch,
+                {
+                    **{f"train/{n}": v for n, v in values.items()},
+                    "train/lr": lr,
+                    **speed.health(engine, group.num_real),
+                },
+            )
+        self.tracker.advance(
+            state.step,
+            loss=f"{values['loss']:.4f}",
+            lr=f"{lr:.1e}",
+            images_s=f"{group.num_real / seconds:.2f}",
+        )
         if self.check and state.step % settings.watch_every == 0:
             self.look_at_precision(self.check)
         if state.epoch == group.epoch:  # at an epoch's end it is saved after the evaluation
@@ -163,15 +204,28 @@ class Training:
         """ValueError, before any weight is saved, where a loss or a gradient is no number; it names the samples."""
         if math.isfinite(value):
             return
-        mine = [key for keys, losses in seen for key, loss in zip(keys, losses.tolist()) if not math.isfinite(loss)]
+        mine = [
+            key
+            for keys, losses in seen
+            for key, loss in zip(keys, losses.tolist())
+            if not math.isfinite(loss)
+        ]
         keys = [key for keys in from_all_ranks(mine) for key in keys]
-        what = f"the loss is {value} for {', '.join(keys)}" if keys else f"the gradient is {value} although the loss is finite"
-        raise ValueError(f"step {self.state.step + 1}: {what}; the last saved state is from before it. Look at these samples, or try a smaller --lr")
+        what = (
+            f"the loss is {value} for {', '.join(keys)}"
+            if keys
+            else f"the gradient is {value} although the loss is finite"
+        )
+        raise ValueError(
+            f"step {self.state.step + 1}: {what}; the last saved state is from before it. Look at these samples, or try a smaller --lr"
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Each loss of a micro-batch, (B,), at the truth's own size. Dropout is drawn from (seed, epoch, sample)."""
         target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
-        draws = draw_keys(self.settings.train.seed, batch.group.epoch, batch.samples).to(batch.rgb.device)
+        draws = draw_keys(self.settings.train.seed, batch.group.epoch, batch.samples).to(
+            batch.rgb.device
+        )
         pred = self.model.upsampled(self.engine.forward(batch.rgb, draws), target.shape[-2:])
         return compute(self.settings.loss, pred, target, mask, self.bounds)
 
@@ -184,14 +238,35 @@ class Training:
 
     def scores(self, predict: Predictor, ways: Sequence[str] = ("none",)) -> dict[str, Scores]:
         """Over the validation split by alignment, every sample once over all ranks."""
-        batches = self.loader.evaluate("val", self.plan.micro_batch, self.world.rank, self.world.size)
-        return score(predict, batches, self.dataset.count("val"), self.bounds, self.settings.loss, self.world.device, from_all_ranks, ways)
+        batches = self.loader.evaluate(
+            "val", self.plan.micro_batch, self.world.rank, self.world.size
+        )
+        return score(
+            predict,
+            batches,
+            self.dataset.count("val"),
+            self.bounds,
+            self.settings.loss,
+            self.world.device,
+            from_all_ranks,
+            ways,
+        )
 
     def evaluate(self, ways: Sequence[str] = ("none",)) -> dict[str, dict[str, float]]:
         """Mean scores of now by alignment, and pictures; those without alignment are logged."""
         with self.engine.holding(self.ema.weights if self.ema else None):
-            found = {way: scores.means() for way, scores in self.scores(self.predictor(), ways).items()}
-            self.tracker.log(self.state.step, self.state.epoch, {f"eval/{name}": value for name, value in found["none"].items() if name not in ("images", "damaged")})
+            found = {
+                way: scores.means() for way, scores in self.scores(self.predictor(), ways).items()
+            }
+            self.tracker.log(
+                self.state.step,
+                self.state.epoch,
+                {
+                    f"eval/{name}": value
+                    for name, value in found["none"].items()
+                    if name not in ("images", "damaged")
+                },
+            )
             self.draw()
         self.state.losses.append(found["none"]["loss"])
         return found
@@ -202,17 +277,29 @@ class Training:
         num, count = self.dataset.count("val"), self.settings.keep.pictures
         for i in sorted({k * num // max(count, 1) for k in range(min(count, num))}):
             batch = self.loader.samples("val", [i]).to(self.world.device)
-            pred_mm = depth_from_target(self.predictor()(batch), self.bounds)  # every rank: under ZeRO 3 they need each other
+            pred_mm = depth_from_target(
+                self.predictor()(batch), self.bounds
+            )  # every rank: under ZeRO 3 they need each other
             if self.world.rank == 0:
-                arrays = batch.rgb[0].cpu().numpy(), pred_mm[0].cpu().numpy(), batch.depth_mm[0].cpu().numpy()
+                arrays = (
+                    batch.rgb[0].cpu().numpy(),
+                    pred_mm[0].cpu().numpy(),
+                    batch.depth_mm[0].cpu().numpy(),
+                )
                 title = f"{batch.keys[0]}, step {self.state.step}"
-                self.tracker.picture(f"validation/{i:03d} {batch.keys[0]}", pixels(figure(*arrays, title=title, columns=2)), self.state.step)
+                self.tracker.picture(
+                    f"validation/{i:03d} {batch.keys[0]}",
+                    pixels(figure(*arrays, title=title, columns=2)),
+                    self.state.step,
+                )
 
     def look_at_precision(self, check: Float32Check) -> None:
         off_mm = check.difference_mm(self.engine.masters(), self.predictor())
         self.tracker.log(self.state.step, self.state.epoch, {"eval/precision_mm": off_mm})
         if off_mm > LIMIT_MM:
-            self.warn(f"{self.engine.precision} moves a depth by up to {off_mm:.2f} mm against float32 (step {self.state.step}, one validation sample)")
+            self.warn(
+                f"{self.engine.precision} moves a depth by up to {off_mm:.2f} mm against float32 (step {self.state.step}, one validation sample)"
+            )
 
     def near_duplicates(self) -> str | None:
         """What rank 0 says of validation pictures that the training set has too, of 256 and 64 pictures at most."""
@@ -221,8 +308,16 @@ class Training:
         seen = {}
         for split, most in (("train", 256), ("val", 64)):
             num = self.dataset.count(split)
-            batches = [self.loader.samples(split, [i]).to("cpu") for i in sorted({k * num // most for k in range(most)} if num > most else range(num))]
-            seen[split] = np.stack([fingerprint(b.rgb[0].numpy()) for b in batches]), [b.keys[0] for b in batches]
+            batches = [
+                self.loader.samples(split, [i]).to("cpu")
+                for i in sorted(
+                    {k * num // most for k in range(most)} if num > most else range(num)
+                )
+            ]
+            seen[split] = (
+                np.stack([fingerprint(b.rgb[0].numpy()) for b in batches]),
+                [b.keys[0] for b in batches],
+            )
         (train, train_keys), (val, val_keys) = seen["train"], seen["val"]
         return warning(summary(val, train, val_keys, train_keys))
 
@@ -236,13 +331,24 @@ class Training:
         """Evaluate; keep the adapter where it is the best so far, and all that a restart needs."""
         state, name = self.state, self.settings.schedule.best_by
         scores = self.evaluate()["none"]
-        is_best = better(name, scores[name], state.best)  # the reduced value: the same on every rank
+        is_best = better(
+            name, scores[name], state.best
+        )  # the reduced value: the same on every rank
         if is_best:
             state.best, state.best_epoch = scores[name], state.epoch
-        self.tracker.say(f"epoch {state.epoch}/{self.settings.train.epochs}: {brief(scores)}{'  (best)' if is_best else ''}")
+        self.tracker.say(
+            f"epoch {state.epoch}/{self.settings.train.epochs}: {brief(scores)}{'  (best)' if is_best else ''}"
+        )
         weights = self.ema.weights if self.ema else self.engine.masters()
         if is_best and self.world.rank == 0:
-            adapter = AdapterRecord.of(self.model, self.bounds, self.dataset.size, step=state.step, epoch=state.epoch, eval_loss=scores["loss"])
+            adapter = AdapterRecord.of(
+                self.model,
+                self.bounds,
+                self.dataset.size,
+                step=state.step,
+                epoch=state.epoch,
+                eval_loss=scores["loss"],
+            )
             save_adapter(self.model, weights, adapter, self.run / "best")
         self.save()
 
@@ -253,7 +359,13 @@ class Training:
             tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.state().items()}
         if self.world.rank == 0:
             self.tracker.flush()  # first what is seen of these steps
-            save_state(self.run / "last", self.state.step, tensors, {"train": asdict(self.state), "engine": values}, self.settings.keep.keep)
+            save_state(
+                self.run / "last",
+                self.state.step,
+                tensors,
+                {"train": asdict(self.state), "engine": values},
+                self.settings.keep.keep,
+            )
 
     def leave_if_asked(self, request: StopRequest) -> None:
         if sum_over_ranks([bool(request.signal)])[0]:
@@ -263,7 +375,9 @@ class Training:
         """Save and end, as somebody asked for by a signal."""
         self.save()
         name = next(signal for signal in from_all_ranks(request.signal) if signal)
-        raise Stopped(f"stopped by {name} at step {self.state.step} of {self.total}, saved in {self.run}/last; the same command goes on")
+        raise Stopped(
+            f"stopped by {name} at step {self.state.step} of {self.total}, saved in {self.run}/last; the same command goes on"
+        )
 
     def finish(self) -> None:
         """Restore the best adapter from the disk, as a later user will, score it, and print the table."""
@@ -275,18 +389,40 @@ class Training:
         row = f"best adapter, epoch {state.best_epoch}"
         before = "calibrated, before training" if state.line else UNTRAINED
         rows = {
-            f"constant {mean_mm:.0f} mm": self.scores(constant(mean_mm, self.bounds))["none"].means(),
+            f"constant {mean_mm:.0f} mm": self.scores(constant(mean_mm, self.bounds))[
+                "none"
+            ].means(),
             before: state.before["none"],
             f"{before}, disparity-aligned": state.before["disparity"],
             row: self.scores(network(best))["none"].means(),
         }
-        self.tracker.log(state.step, state.epoch, {f"best/{name}": value for name, value in rows[row].items() if name not in ("images", "damaged")})
+        self.tracker.log(
+            state.step,
+            state.epoch,
+            {
+                f"best/{name}": value
+                for name, value in rows[row].items()
+                if name not in ("images", "damaged")
+            },
+        )
         self.tracker.say(f"\n{table(rows)}\n{FOOTNOTE}\n")
         if state.epoch < self.settings.train.epochs:
-            self.tracker.say(f"stopped early: no better eval {self.settings.schedule.best_by} for {state.epoch - state.best_epoch} epochs (--patience)")
+            self.tracker.say(
+                f"stopped early: no better eval {self.settings.schedule.best_by} for {state.epoch - state.best_epoch} epochs (--patience)"
+            )
         batch = self.loader.samples("val", [0]).to(self.world.device)
         target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
         with torch.no_grad():
             self.warn(advice.dominated((network(best)(batch) - target)[0].abs(), mask[0]))
-        self.warn(advice.budget_exhausted(state.losses[1:], [self.engine.lrs[0] * rate(self.settings.schedule, step, self.total) for step in range(state.step)]))
-        self.tracker.say(f"adapter      {run}/best\ncurves       tensorboard --logdir {run.parent}\nnext         python launch/evaluate.py --run {run}")
+        self.warn(
+            advice.budget_exhausted(
+                state.losses[1:],
+                [
+                    self.engine.lrs[0] * rate(self.settings.schedule, step, self.total)
+                    for step in range(state.step)
+                ],
+            )
+        )
+        self.tracker.say(
+            f"adapter      {run}/best\ncurves       tensorboard --logdir {run.parent}\nnext         python launch/evaluate.py --run {run}"
+        )

@@ -27,7 +27,10 @@ from typing import Any, NamedTuple, NoReturn
 import psutil
 import torch.distributed as dist
 
-POLL, GRACE = 0.25, 4.0  # seconds: between two looks at the other ranks; for a rank to end by itself when it hears that another failed
+POLL, GRACE = (
+    0.25,
+    4.0,
+)  # seconds: between two looks at the other ranks; for a rank to end by itself when it hears that another failed
 GONE = "gone without a word: killed, out of memory?"
 
 
@@ -55,10 +58,14 @@ class Watch(threading.Thread):
         self.rank, self.size, self.store, self.patience = rank, size, store, patience
         self.word, self.parted, self.ending = None, threading.Event(), threading.Lock()
         # a process id means something to those that see the same processes: of one machine since it started, in the same container
-        here = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+        here = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink(
+            "/proc/self/ns/pid"
+        )
         self.store.set(f"who/{rank}", json.dumps([socket.gethostname(), os.getpid(), here]))
         who = [json.loads(self.store.get(f"who/{other}")) for other in range(size)]
-        self.names = [f"rank {other} on {host} (pid {pid})" for other, (host, pid, _) in enumerate(who)]
+        self.names = [
+            f"rank {other} on {host} (pid {pid})" for other, (host, pid, _) in enumerate(who)
+        ]
         self.pids = {other: pid for other, (_, pid, place) in enumerate(who) if place == here}
         self.before = signal.signal(signal.SIGTERM, self._terminated)
         self.start()
@@ -73,7 +80,9 @@ class Watch(threading.Thread):
         """What the first rank that failed left, or what is to be said of one that is gone."""
         if self.word:
             return self.word
-        gone = [rank for rank, pid in self.pids.items() if not _runs(pid)]  # before the store is asked: whoever leaves a word does so while it runs
+        gone = [
+            rank for rank, pid in self.pids.items() if not _runs(pid)
+        ]  # before the store is asked: whoever leaves a word does so while it runs
         try:
             if self.store.check(["call"]):
                 self.store.set(f"here/{self.rank}", "")
@@ -140,7 +149,9 @@ class Watch(threading.Thread):
         """Wait until all are done, and watch no more. Rank 0 leaves last, as the store ends with it."""
         self.store.set(f"done/{self.rank}", "")
         if lost := self._await("done", range(self.size), self.patience):
-            raise ValueError(f"all is done, but after {self.patience:g} s not on {self.names[lost[0]]}; DEPTHDIST_TIMEOUT in the environment waits longer")
+            raise ValueError(
+                f"all is done, but after {self.patience:g} s not on {self.names[lost[0]]}; DEPTHDIST_TIMEOUT in the environment waits longer"
+            )
         self.parted.set()
         self.join()
         signal.signal(signal.SIGTERM, self.before)
@@ -174,14 +185,24 @@ def _runs(pid: int) -> bool:
 
 def _waited(err: BaseException | None) -> BaseException | None:
     """The failed exchange between ranks that the error is, or came from. gloo's are RuntimeErrors like any other."""
-    while err and not (isinstance(err, RuntimeError) and (isinstance(err, dist.DistError) or re.search("gloo|nccl|Connection (closed|reset)|Broken pipe", str(err), re.I))):
+    while err and not (
+        isinstance(err, RuntimeError)
+        and (
+            isinstance(err, dist.DistError)
+            or re.search("gloo|nccl|Connection (closed|reset)|Broken pipe", str(err), re.I)
+        )
+    ):
         err = err.__cause__ or err.__context__
     return err
 
 
 def _where(err: BaseException) -> str:
     """Our functions that the error came through, such as `keep > sum_over_ranks`: what was waited for."""
-    names = [frame.name for frame in traceback.extract_tb(err.__traceback__) if Path(frame.filename).parent == Path(__file__).parent]
+    names = [
+        frame.name
+        for frame in traceback.extract_tb(err.__traceback__)
+        if Path(frame.filename).parent == Path(__file__).parent
+    ]
     return " > ".join(names[-3:])
 
 

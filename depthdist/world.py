@@ -26,13 +26,17 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # else DeepSpeed warns that it found nothing better
 
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 
 from depthdist import slurm
-from depthdist.config import Stopped as Stopped  # what a run raises that was asked to stop and has saved
+from depthdist.config import (
+    Stopped as Stopped,
+)  # what a run raises that was asked to stop and has saved
 from depthdist.watch import Watch, one_line
 
 slurm.adopt()
@@ -72,29 +76,52 @@ def start() -> World:
     """Join the other ranks. Without a launcher this process is a world of one."""
     global watch
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
+    for name, value in (
+        ("RANK", "0"),
+        ("LOCAL_RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "0"),
+    ):
         os.environ.setdefault(name, value)
     accelerator, local = get_accelerator(), int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() == "cpu":
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or os.environ["WORLD_SIZE"])
+        local_world = int(
+            os.environ.get("LOCAL_WORLD_SIZE")
+            or os.environ.get("LOCAL_SIZE")
+            or os.environ["WORLD_SIZE"]
+        )
         if "OMP_NUM_THREADS" not in os.environ or local_world > 1:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
         device = torch.device("cpu")
     else:
         if local >= accelerator.device_count():
-            raise ValueError(f"process {local} of this machine sees {accelerator.device_count()} devices; expected all of the machine in every process, one for each")
+            raise ValueError(
+                f"process {local} of this machine sees {accelerator.device_count()} devices; expected all of the machine in every process, one for each"
+            )
         accelerator.set_device(local)
         device = torch.device(accelerator.device_name(local))
     # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler, for 2 MB of gradients
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend, limit = accelerator.communication_backend_name(), timedelta(seconds=patience())
     try:
-        if world_size() > 1:  # DeepSpeed would meet here too, but a second time under torchrun it would find the addresses of the first
+        if (
+            world_size() > 1
+        ):  # DeepSpeed would meet here too, but a second time under torchrun it would find the addresses of the first
             store, rank, size = next(rendezvous("env://", timeout=limit))
             store = dist.PrefixStore(_meeting(store, rank, size), store)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit, device_id=device if device.type == "cuda" else None)
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=limit,
+                device_id=device if device.type == "cuda" else None,
+            )
             watch = Watch(rank, size, store.clone(), patience())
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=limit)
+        deepspeed.init_distributed(
+            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=limit
+        )
     except RuntimeError as err:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         hint = "did every node start, and is another run using the port? Give the launcher another --master_port"
@@ -110,7 +137,10 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
     me = uuid.uuid4().hex
     if rank == 0:
         store.set("meeting", me)
-        store.set(f"{me}/all", json.dumps([store.get(f"{me}/{other}").decode() for other in range(1, size)]))
+        store.set(
+            f"{me}/all",
+            json.dumps([store.get(f"{me}/{other}").decode() for other in range(1, size)]),
+        )
         return me
     deadline = time.monotonic() + patience()
     while time.monotonic() < deadline:
@@ -152,7 +182,9 @@ def from_all_ranks(value: Any) -> list[Any]:
 def from_rank_0(value: Any) -> Any:
     """Rank 0's value (anything small), on every rank."""
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device(get_accelerator().current_device_name()))
+    dist.broadcast_object_list(
+        box, src=0, device=torch.device(get_accelerator().current_device_name())
+    )
     return box[0]
 
 
@@ -168,7 +200,9 @@ class StopRequest:
     signal, since = "", math.inf
 
     def __enter__(self) -> StopRequest:
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        self.before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)
+        }
         return self
 
     def __exit__(self, *error: Any) -> None:

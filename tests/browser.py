@@ -1,10 +1,10 @@
 """A headless Chromium, driven through its own protocol, as a person would use a page.
 
-    with Browser() as page:
-        page.open("http://127.0.0.1:8000")
-        page.run("document.title")                       # a JavaScript value, promises waited for
-        page.until("!document.querySelector('#result').hidden")
-        page.move(x, y); page.click(x, y); page.picture(path)
+with Browser() as page:
+    page.open("http://127.0.0.1:8000")
+    page.run("document.title")                       # a JavaScript value, promises waited for
+    page.until("!document.querySelector('#result').hidden")
+    page.move(x, y); page.click(x, y); page.picture(path)
 """
 
 import asyncio
@@ -21,7 +21,10 @@ from typing import Any
 
 import aiohttp
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 
 
 class Browser:
@@ -32,8 +35,19 @@ class Browser:
 
     def __enter__(self) -> "Browser":
         self.folder = tempfile.TemporaryDirectory()
-        flags = ["--headless=new", "--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={self.folder.name}", "--enable-unsafe-swiftshader", "--hide-scrollbars"]
-        self.process = subprocess.Popen([CHROMIUM, *flags, f"--window-size={self.size[0]},{self.size[1]}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={self.folder.name}",
+            "--enable-unsafe-swiftshader",
+            "--hide-scrollbars",
+        ]
+        self.process = subprocess.Popen(
+            [CHROMIUM, *flags, f"--window-size={self.size[0]},{self.size[1]}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.numbers, self.answers = itertools.count(1), {}
@@ -42,7 +56,13 @@ class Browser:
         self._wait(self._connect(port_file.read_text().split()[0]))
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
-        self.send("Emulation.setDeviceMetricsOverride", width=self.size[0], height=self.size[1], deviceScaleFactor=1, mobile=False)
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=self.size[0],
+            height=self.size[1],
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -65,7 +85,11 @@ class Browser:
             if "id" in content:
                 self.answers.pop(content["id"]).set_result(content)
             elif content["method"] == "Runtime.exceptionThrown":
-                self.errors.append(content["params"]["exceptionDetails"].get("exception", {}).get("description", "an exception"))
+                self.errors.append(
+                    content["params"]["exceptionDetails"]
+                    .get("exception", {})
+                    .get("description", "an exception")
+                )
 
     def _wait(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
@@ -86,7 +110,9 @@ class Browser:
         self.until("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
-        found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        found = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -98,10 +124,18 @@ class Browser:
 
     def click(self, x: float, y: float) -> None:
         for kind in ("mousePressed", "mouseReleased"):
-            self.move(x, y, kind, button="left", buttons=1 if kind == "mousePressed" else 0, clickCount=1)
+            self.move(
+                x, y, kind, button="left", buttons=1 if kind == "mousePressed" else 0, clickCount=1
+            )
 
     def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)[
+                    "data"
+                ]
+            )
+        )
 
 
 def wait_for(true: Any, seconds: float, what: str = "") -> None:

@@ -29,7 +29,9 @@ def capture(seed: int = 0, size: tuple[int, int] = (30, 40)) -> tuple[np.ndarray
     return rgb, xyz
 
 
-def write_capture(rgb_path: Path, xyz_path: Path, seed: int = 0, size: tuple[int, int] = (30, 40)) -> None:
+def write_capture(
+    rgb_path: Path, xyz_path: Path, seed: int = 0, size: tuple[int, int] = (30, 40)
+) -> None:
     rgb, xyz = capture(seed, size)
     for path in (rgb_path, xyz_path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,19 @@ import signal
 
 import pytest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would every child
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores it, and so would every child
 
-LONG = ("test_world.py", "test_foundation.py", "test_same.py", "test_evaluate.py", "test_study.py", "test_engine.py", "test_resume.py")
+LONG = (
+    "test_world.py",
+    "test_foundation.py",
+    "test_same.py",
+    "test_evaluate.py",
+    "test_study.py",
+    "test_engine.py",
+    "test_resume.py",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -33,7 +43,9 @@ def in_this_process(monkeypatch):
     """No worker processes in sharding: starting them costs a second a test; the command's tests use them."""
     from depthdist.shards.writer import write_shard
 
-    monkeypatch.setattr("depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs])
+    monkeypatch.setattr(
+        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+    )
 
 
 @pytest.fixture(scope="session")

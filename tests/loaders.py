@@ -1,7 +1,7 @@
 """Loaders of small shards, and what tests compare of their batches.
 
-    source = loader(data, threads=2)                       # of the fixtures below, or of make(tmp_path)
-    exact(taken(source.evaluate("train", 1, 0, 1)))        # all that the batches hold; source.told is what it said of damage
+source = loader(data, threads=2)                       # of the fixtures below, or of make(tmp_path)
+exact(taken(source.evaluate("train", 1, 0, 1)))        # all that the batches hold; source.told is what it said of damage
 """
 
 import shutil
@@ -23,7 +23,11 @@ STRONG = AugmentSettings(flip=0.5, exposure=0.5, colour=0.15, noise=6, jpeg=60)
 def make(folder, first=0, count=4, **settings):
     """Shards of captures from seed `first` on, which a stem ends with."""
     for seed in range(first, first + count):
-        write_capture(folder / f"raw/images/x{seed}_color.png", folder / f"raw/depth/x{seed}_rawDepth.npy", seed)
+        write_capture(
+            folder / f"raw/images/x{seed}_color.png",
+            folder / f"raw/depth/x{seed}_rawDepth.npy",
+            seed,
+        )
     return make_shards(folder, **{"split": "none", "rgb": "jpeg", **settings})
 
 
@@ -75,7 +79,11 @@ def taken(batches):
 
 def everything(batches):
     """(sample, weight) of every slot, in order."""
-    return [(sample, weight) for batch in batches for sample, weight in zip(batch.samples, batch.weight.tolist())]
+    return [
+        (sample, weight)
+        for batch in batches
+        for sample, weight in zip(batch.samples, batch.weight.tolist())
+    ]
 
 
 def real(ranks):
@@ -84,7 +92,16 @@ def real(ranks):
 
 def exact(batches):
     """All that batches hold, to be compared."""
-    return [(b.group, b.samples, b.keys, b.weight.tolist(), *(t.numpy().tobytes() for t in (b.rgb, b.depth_mm, b.mask))) for b in batches]
+    return [
+        (
+            b.group,
+            b.samples,
+            b.keys,
+            b.weight.tolist(),
+            *(t.numpy().tobytes() for t in (b.rgb, b.depth_mm, b.mask)),
+        )
+        for b in batches
+    ]
 
 
 def seed_of(key):

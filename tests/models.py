@@ -1,7 +1,7 @@
 """Small models for tests: a DA-V2 as a folder, with weights that let the picture through, trained in every way there is.
 
-    folder = save_dav2(tmp_path / "da-v2")
-    model = trained(folder, "conv + dora")
+folder = save_dav2(tmp_path / "da-v2")
+model = trained(folder, "conv + dora")
 """
 
 import json
@@ -36,14 +36,19 @@ PROCESSOR = {
 
 def pictures(batch: int = 2, size: tuple[int, int] = (28, 42), seed: int = 0) -> torch.Tensor:
     """(batch, h, w, 3) uint8 of noise."""
-    return torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (batch, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def lively(model):
     """The model with weights that let the picture through: an untrained decoder gives nearly the same everywhere."""
     with torch.no_grad():
         for tensor in (t for t in [*model.parameters(), *model.net.buffers()] if t.dim() > 1):
-            tensor.normal_(std=tensor[0].numel() ** -0.5, generator=torch.Generator().manual_seed(tensor.numel()))
+            tensor.normal_(
+                std=tensor[0].numel() ** -0.5,
+                generator=torch.Generator().manual_seed(tensor.numel()),
+            )
     return model
 
 

@@ -32,6 +32,12 @@ class Reader(HTMLParser):
 
 def read(path):
     page = Reader(path.read_text())
-    assert all(address.startswith(("#", "data:image/")) for address in page.addresses), "the page asks for another file"
-    assert not page.open and "http" not in re.sub(r"http://www.w3.org/\S+", "", path.read_text()) and "<script" not in path.read_text()
+    assert all(address.startswith(("#", "data:image/")) for address in page.addresses), (
+        "the page asks for another file"
+    )
+    assert (
+        not page.open
+        and "http" not in re.sub(r"http://www.w3.org/\S+", "", path.read_text())
+        and "<script" not in path.read_text()
+    )
     return page.text

@@ -44,7 +44,9 @@ class Done(NamedTuple):
     def errors(self) -> list[str]:
         """The lines a person reads, once the exit code is 2 and there is no traceback."""
         assert self.code == 2 and "Traceback" not in self.err + self.out, self
-        return [line.split("error: ", 1)[1] for line in self.err.splitlines() if ".py: error: " in line]
+        return [
+            line.split("error: ", 1)[1] for line in self.err.splitlines() if ".py: error: " in line
+        ]
 
 
 def command(script: str, *words: Any) -> Done:
@@ -91,10 +93,15 @@ class Typed:
     """A command, typed in the repository's root and at work from now on; `env` is added to its environment."""
 
     def __init__(self, *words: Any, **env: Any):
-        self.files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        self.files = (
+            tempfile.TemporaryFile("w+"),
+            tempfile.TemporaryFile("w+"),
+        )  # a pipe that nobody reads would fill up
         out, err = self.files
         known = {**os.environ, **ON_CPU, **{name: str(value) for name, value in env.items()}}
-        self.process = subprocess.Popen([*map(str, words)], cwd=ROOT, env=known, stdout=out, stderr=err, start_new_session=True)
+        self.process = subprocess.Popen(
+            [*map(str, words)], cwd=ROOT, env=known, stdout=out, stderr=err, start_new_session=True
+        )
 
     @functools.cache
     def done(self, timeout: float = 240) -> Done:
@@ -115,13 +122,24 @@ class Launch(Typed):
     """`deepspeed --num_accelerators RANKS WORDS`."""
 
     def __init__(self, ranks: int, *words: Any):
-        super().__init__(LAUNCHER, "--num_accelerators", ranks, "--master_port", free_port(), *words)
+        super().__init__(
+            LAUNCHER, "--num_accelerators", ranks, "--master_port", free_port(), *words
+        )
 
 
 def on_srun(ranks: int, *words: Any, **env: Any) -> list[Typed]:
     """`python WORDS` as srun starts it, once a rank, all on one machine."""
-    shared = {"SLURM_STEP_NUM_TASKS": ranks, "SLURM_STEP_TASKS_PER_NODE": ranks, "SLURM_NODEID": 0, "SLURM_STEP_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [Typed(sys.executable, *words, **shared, SLURM_PROCID=rank, SLURM_LOCALID=rank, **env) for rank in range(ranks)]
+    shared = {
+        "SLURM_STEP_NUM_TASKS": ranks,
+        "SLURM_STEP_TASKS_PER_NODE": ranks,
+        "SLURM_NODEID": 0,
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    return [
+        Typed(sys.executable, *words, **shared, SLURM_PROCID=rank, SLURM_LOCALID=rank, **env)
+        for rank in range(ranks)
+    ]
 
 
 def script(function, folder: Path) -> Path:
@@ -153,8 +171,14 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
     raw, out = folder / "raw", folder / "shards"
     if not raw.exists():
         write_raw(raw, count)
-    with mock.patch("depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]):  # no processes
-        shard(ShardSettings(raw=str(raw), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}))
+    with mock.patch(
+        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+    ):  # no processes
+        shard(
+            ShardSettings(
+                raw=str(raw), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}
+            )
+        )
     return out
 
 
@@ -172,10 +196,23 @@ def make_model(folder: Path) -> Path:
     import torch
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-    seen = {"image_size": 224, "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False, "apply_layernorm": True}
+    seen = {
+        "image_size": 224,
+        "patch_size": 14,
+        "out_indices": [1, 2, 3, 4],
+        "reshape_hidden_states": False,
+        "apply_layernorm": True,
+    }
     backbone = Dinov2Config(hidden_size=96, num_attention_heads=3, num_hidden_layers=4, **seen)
-    decoder = {"reassemble_hidden_size": 96, "neck_hidden_sizes": [24, 48, 96, 96], "fusion_hidden_size": 32, "head_hidden_size": 16}
-    net = DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone, patch_size=14, head_in_index=-1, **decoder))
+    decoder = {
+        "reassemble_hidden_size": 96,
+        "neck_hidden_sizes": [24, 48, 96, 96],
+        "fusion_hidden_size": 32,
+        "head_hidden_size": 16,
+    }
+    net = DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(backbone_config=backbone, patch_size=14, head_in_index=-1, **decoder)
+    )
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in (p for p in net.parameters() if p.dim() > 1):
@@ -187,13 +224,32 @@ def make_model(folder: Path) -> Path:
 
 def deepspeed_json(path: Path, name: str = "fp32", **changes: Any) -> Path:
     """The shipped configuration of that name with `changes`, as a file of its own."""
-    path.write_text(json.dumps({**json.loads((ROOT / f"ds_configs/{name}.json").read_text()), **changes}))
+    path.write_text(
+        json.dumps({**json.loads((ROOT / f"ds_configs/{name}.json").read_text()), **changes})
+    )
     return path
 
 
-def train(data: Path, run: Path, *words: Any, deepspeed: Path = ROOT / "ds_configs/fp32.json") -> Done:
+def train(
+    data: Path, run: Path, *words: Any, deepspeed: Path = ROOT / "ds_configs/fp32.json"
+) -> Done:
     """launch/train.py of `tiny`, in this process, without pictures."""
-    return command("launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", deepspeed, "--pictures", 0, "--lr", 1e-3, *words)
+    return command(
+        "launch/train.py",
+        "--data",
+        data,
+        "--run",
+        run,
+        "--model",
+        "tiny",
+        "--deepspeed",
+        deepspeed,
+        "--pictures",
+        0,
+        "--lr",
+        1e-3,
+        *words,
+    )
 
 
 def log(run: Path, *, of: str = "") -> list[dict[str, Any]]:

@@ -12,7 +12,12 @@ LRS = [5e-5 * (1 - step / 90) for step in range(90)]
 
 
 def one_line(text, *said):
-    assert text and "\n" not in text and not text.startswith("WARNING") and all(part in text for part in said), text
+    assert (
+        text
+        and "\n" not in text
+        and not text.startswith("WARNING")
+        and all(part in text for part in said)
+    ), text
     return True
 
 
@@ -21,24 +26,39 @@ def one_line(text, *said):
 
 def curve(speed, epochs=15, floor=0.05):
     """Eval losses that fall exponentially with the learning rate spent: the recipe's linear decay spends 1 - (1 - t)^2 of it."""
-    return [floor + 1.26 * math.exp(-speed * (1 - (1 - epoch / epochs) ** 2)) for epoch in range(epochs + 1)]
+    return [
+        floor + 1.26 * math.exp(-speed * (1 - (1 - epoch / epochs) ** 2))
+        for epoch in range(epochs + 1)
+    ]
 
 
 def test_a_run_that_ends_while_falling_is_told_to_go_on_with_its_figures():
     losses = curve(3)
     fell = f"{100 * (1 - losses[-1] / losses[-4]):.1f} % over the last 3 evaluations"
-    assert one_line(budget_exhausted(losses, LRS), "learning-rate budget exhausted and eval loss still falling", fell, f"{sum(LRS):.2e}", "raise --epochs or --lr")
+    assert one_line(
+        budget_exhausted(losses, LRS),
+        "learning-rate budget exhausted and eval loss still falling",
+        fell,
+        f"{sum(LRS):.2e}",
+        "raise --epochs or --lr",
+    )
 
 
 @pytest.mark.parametrize("speed, warns", [(2, True), (5, True), (7, False), (20, False)])
 def test_the_threshold_lies_where_a_tenth_of_the_loss_is_still_to_be_had(speed, warns):
     losses = curve(speed)
-    assert (budget_exhausted(losses, LRS) is not None) is warns and (losses[-1] / 0.05 > 1.1) is warns
+    assert (budget_exhausted(losses, LRS) is not None) is warns and (
+        losses[-1] / 0.05 > 1.1
+    ) is warns
 
 
 def test_noise_around_a_level_hardly_ever_warns():
     draw = random.Random(0)
-    warned = sum(budget_exhausted([1.3] + [0.1 * math.exp(draw.gauss(0, 0.1)) for _ in range(15)], LRS) is not None for _ in range(4000))
+    warned = sum(
+        budget_exhausted([1.3] + [0.1 * math.exp(draw.gauss(0, 0.1)) for _ in range(15)], LRS)
+        is not None
+        for _ in range(4000)
+    )
     assert warned <= 4000 / 455
 
 
@@ -59,7 +79,9 @@ def test_no_word_of_the_budget_where_it_is_not_the_reason(losses, lrs):
 
 
 def test_three_evaluations_are_enough():
-    assert one_line(budget_exhausted([1.3, 0.9, 0.6], LRS[-6:]), "the last 2 evaluations, 1.3 to 0.6")
+    assert one_line(
+        budget_exhausted([1.3, 0.9, 0.6], LRS[-6:]), "the last 2 evaluations, 1.3 to 0.6"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- nothing moved
@@ -67,26 +89,47 @@ def test_three_evaluations_are_enough():
 
 def weights(scale=0.05):
     generator = torch.Generator().manual_seed(0)
-    found = {f"net.layer.{i}.lora_{ab}.default.weight": torch.randn(4, 6, generator=generator) * scale * (ab == "A") for i in range(3) for ab in "AB"}
+    found = {
+        f"net.layer.{i}.lora_{ab}.default.weight": torch.randn(4, 6, generator=generator)
+        * scale
+        * (ab == "A")
+        for i in range(3)
+        for ab in "AB"
+    }
     return {**found, "net.head.conv.weight": torch.ones(5)}
 
 
 def moved(names, by=1e-6):
-    return {name: x + by if any(part in name for part in names) else x.clone() for name, x in weights().items()}
+    return {
+        name: x + by if any(part in name for part in names) else x.clone()
+        for name, x in weights().items()
+    }
 
 
 def test_no_lora_weight_moved_though_the_decoder_did():
-    assert one_line(nothing_moved(weights(), moved(["head"])), "no LoRA weight moved", "net.layer.0.lora_A.default.weight, ", "...")
+    assert one_line(
+        nothing_moved(weights(), moved(["head"])),
+        "no LoRA weight moved",
+        "net.layer.0.lora_A.default.weight, ",
+        "...",
+    )
 
 
 def test_a_change_within_rounding_is_no_move():
-    next_float = {name: torch.nextafter(x, x.sign() * 9) if "lora_A" in name else x for name, x in weights().items()}
+    next_float = {
+        name: torch.nextafter(x, x.sign() * 9) if "lora_A" in name else x
+        for name, x in weights().items()
+    }
     assert "no LoRA weight moved" in nothing_moved(weights(), next_float)
 
 
 def test_the_ones_that_stayed_are_named_where_the_others_moved():
     text = nothing_moved(weights(), moved(["layer.0", "layer.2"]))
-    assert one_line(text, "2 of 6 LoRA weights did not move", "(net.layer.1.lora_A.default.weight, net.layer.1.lora_B.default.weight)")
+    assert one_line(
+        text,
+        "2 of 6 LoRA weights did not move",
+        "(net.layer.1.lora_A.default.weight, net.layer.1.lora_B.default.weight)",
+    )
 
 
 def test_no_word_where_all_moved_or_there_is_no_lora():
@@ -114,17 +157,31 @@ def loss_map(few, share, shape=(40, 50)):
 
 def test_a_few_pixels_that_carry_half_of_the_loss_are_counted_and_placed():
     text = dominated(loss_map(10, 0.6), torch.ones(40, 50, dtype=torch.bool))
-    assert one_line(text, "loss is dominated by 0.45 % of the pixels", "half of it comes from 9 of 2,000", "rows 30..30, columns 0..9")
+    assert one_line(
+        text,
+        "loss is dominated by 0.45 % of the pixels",
+        "half of it comes from 9 of 2,000",
+        "rows 30..30, columns 0..9",
+    )
 
 
-@pytest.mark.parametrize("few, share, warns", [(40, 0.51, True), (41, 0.5001, False), (10, 0.45, False), (400, 0.9, False), (1, 0.999, True)])
+@pytest.mark.parametrize(
+    "few, share, warns",
+    [(40, 0.51, True), (41, 0.5001, False), (10, 0.45, False), (400, 0.9, False), (1, 0.999, True)],
+)
 def test_it_warns_up_to_2_percent_of_the_pixels(few, share, warns):
-    assert (dominated(loss_map(few, share), torch.ones(40, 50, dtype=torch.bool)) is not None) is warns
+    assert (
+        dominated(loss_map(few, share), torch.ones(40, 50, dtype=torch.bool)) is not None
+    ) is warns
 
 
 def test_ordinary_errors_do_not_dominate():
     generator, mask = torch.Generator().manual_seed(0), torch.ones(200, 300, dtype=torch.bool)
-    for values in (torch.rand(200, 300, generator=generator), torch.randn(200, 300, generator=generator).abs(), -torch.rand(200, 300, generator=generator).log()):
+    for values in (
+        torch.rand(200, 300, generator=generator),
+        torch.randn(200, 300, generator=generator).abs(),
+        -torch.rand(200, 300, generator=generator).log(),
+    ):
         assert dominated(values, mask) is None
 
 

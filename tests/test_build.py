@@ -31,7 +31,9 @@ FLAGS = ["--size", "28x42", "--shard-mb", "0.015"]
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr("depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs])
+    monkeypatch.setattr(
+        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+    )
 
 
 def make(raw, out, **settings):
@@ -40,7 +42,11 @@ def make(raw, out, **settings):
 
 def contents(out: Path) -> dict[str, bytes]:
     """Every file of a dataset."""
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes()
+        for p in sorted(out.rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
 
 
 def stems(out, split):
@@ -64,16 +70,29 @@ def test_append_adds_new_captures_and_touches_no_old_shard(tmp_path, in_this_pro
     sides = stems(out, "train"), stems(out, "val")
     more(raw, 8, 15)
     index = make(raw, out, val=0.25, append=True)
-    assert (index["held"], index["changed"], index["appended"]) == (8, True, 1) and verify(out) == []
-    assert all(contents(out)[name] == content for name, content in old.items() if name.startswith(("train/", "val/")))
+    assert (index["held"], index["changed"], index["appended"]) == (8, True, 1) and verify(
+        out
+    ) == []
+    assert all(
+        contents(out)[name] == content
+        for name, content in old.items()
+        if name.startswith(("train/", "val/"))
+    )
     assert sides[0] < stems(out, "train") and sides[1] < stems(out, "val"), "nobody changes sides"
-    assert {name: split["count"] for name, split in index["splits"].items()} == {"train": 12, "val": 4}
+    assert {name: split["count"] for name, split in index["splits"].items()} == {
+        "train": 12,
+        "val": 4,
+    }
     keys = [ref.key for split in ("train", "val") for ref in read_index(out).samples(split)]
     assert len(set(keys)) == 16
-    whole = make(raw, tmp_path / "whole", val=0.25)  # statistics are those of a dataset made at once, split by split they may differ
+    whole = make(
+        raw, tmp_path / "whole", val=0.25
+    )  # statistics are those of a dataset made at once, split by split they may differ
     for name in ("measured", "out_of_range_pixels"):
         assert index[name] == whole[name]
-    assert sum(index["splits"][s]["stats"]["valid_pixels"] for s in index["splits"]) == sum(whole["splits"][s]["stats"]["valid_pixels"] for s in index["splits"])
+    assert sum(index["splits"][s]["stats"]["valid_pixels"] for s in index["splits"]) == sum(
+        whole["splits"][s]["stats"]["valid_pixels"] for s in index["splits"]
+    )
 
 
 def test_append_with_nothing_new_changes_nothing(tmp_path, in_this_process):
@@ -101,7 +120,9 @@ def test_captures_of_a_known_session_join_its_side(tmp_path, in_this_process):
         stem = f"21-12-03-{hour}-{i:02d}-00_Zivid_acquisition"
         write_capture(raw / f"images/{stem}_color.png", raw / f"depth/{stem}_rawDepth.npy", i)
     make(raw, out, split="session", val=0.2, append=True)
-    assert {stem.split("-")[3] for stem in stems(out, "val")} == {hour} and len(stems(out, "val")) == 6
+    assert {stem.split("-")[3] for stem in stems(out, "val")} == {hour} and len(
+        stems(out, "val")
+    ) == 6
     refs = [ref for split in ("train", "val") for ref in read_index(out).samples(split)]
     joint = dict(zip([r.stem for r in refs], sessions([r.stem for r in refs])))
     assert len({(r.session, joint[r.stem]) for r in refs}) == 5, "one number a session, old and new"
@@ -127,7 +148,9 @@ def test_append_never_begins_anew_over_shards_that_it_cannot_read(tmp_path, in_t
     make(raw, out)
     index = out / "index.json"
     {
-        "another version": lambda: index.write_text(json.dumps({**json.loads(index.read_text()), "version": 1})),
+        "another version": lambda: index.write_text(
+            json.dumps({**json.loads(index.read_text()), "version": 1})
+        ),
         "cut off": lambda: index.write_bytes(index.read_bytes()[:100]),
         "gone": index.unlink,
     }[harm]()
@@ -138,7 +161,9 @@ def test_append_never_begins_anew_over_shards_that_it_cannot_read(tmp_path, in_t
     assert contents(out) == kept
 
 
-def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(tmp_path, in_this_process, monkeypatch):
+def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(
+    tmp_path, in_this_process, monkeypatch
+):
     import depthdist.shards.build as build
 
     raw, out, plan = write_raw(tmp_path / "raw", 6), tmp_path / "out", build.plan
@@ -154,7 +179,9 @@ def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr(build, "plan", slow)
-        with pytest.raises(ValueError, match="another tools/shard.py changed it since this one began"):
+        with pytest.raises(
+            ValueError, match="another tools/shard.py changed it since this one began"
+        ):
             make(raw, out, append=True)
     assert verify(out) == [] and len(stems(out, "train")) + len(stems(out, "val")) == 8
 
@@ -180,22 +207,31 @@ def test_each_depth_codec_gives_the_same_depth(tmp_path, in_this_process, codec)
     index = read_index(tmp_path / "out")
     for ref in index.samples("train"):
         content = ref.shard.read_bytes()
-        found = decode_sample({m: content[offset : offset + size] for m, (offset, size, _) in ref.members.items()}, index)
+        found = decode_sample(
+            {m: content[offset : offset + size] for m, (offset, size, _) in ref.members.items()},
+            index,
+        )
         z = capture(int(ref.key))[1][:, :, 2]
         assert np.abs(found["depth"] * index.step_mm - z)[np.isfinite(z)].max() <= index.step_mm / 2
         np.testing.assert_array_equal(found["mask"], np.isfinite(z))
         if codec == "png":  # opens anywhere
             (offset, size, _) = ref.members["depth.png"]
             (tmp_path / "depth.png").write_bytes(content[offset : offset + size])
-            np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "depth.png")), found["depth"])
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(tmp_path / "depth.png")), found["depth"]
+            )
     assert verify(tmp_path / "out") == []
 
 
 def test_percentiles_are_numpys_to_a_bin_of_the_histogram(tmp_path, in_this_process):
-    stats = make(write_raw(tmp_path / "raw", 6), tmp_path / "out", split="none")["splits"]["train"]["stats"]
+    stats = make(write_raw(tmp_path / "raw", 6), tmp_path / "out", split="none")["splits"]["train"][
+        "stats"
+    ]
     z = np.concatenate([c[np.isfinite(c)] for c in (capture(i)[1][:, :, 2] for i in range(6))])
     for name, value in stats["percentiles_mm"].items():
-        assert value == pytest.approx(np.percentile(z, float(name)), abs=stats["histogram"]["bin_mm"])
+        assert value == pytest.approx(
+            np.percentile(z, float(name)), abs=stats["histogram"]["bin_mm"]
+        )
     assert list(stats["percentiles_mm"]) == ["0.1", "1", "5", "50", "95", "99", "99.9"]
 
 
@@ -204,22 +240,73 @@ def test_percentiles_are_numpys_to_a_bin_of_the_histogram(tmp_path, in_this_proc
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "torchrun", "srun"])
 def test_ranks_share_the_work_and_leave_the_bytes_of_one_process(tmp_path, launcher):
-    raw, command = write_raw(tmp_path / "raw", 9), [str(ROOT / "tools/shard.py"), str(tmp_path / "raw"), str(tmp_path / "many"), *FLAGS]
+    raw, command = (
+        write_raw(tmp_path / "raw", 9),
+        [str(ROOT / "tools/shard.py"), str(tmp_path / "raw"), str(tmp_path / "many"), *FLAGS],
+    )
     env = {**os.environ, **ON_CPU}
     if launcher == "deepspeed":
-        starts = [([str(LAUNCHER), "--num_accelerators", "3", "--master_port", str(free_port()), *command], env)]
+        starts = [
+            (
+                [
+                    str(LAUNCHER),
+                    "--num_accelerators",
+                    "3",
+                    "--master_port",
+                    str(free_port()),
+                    *command,
+                ],
+                env,
+            )
+        ]
     elif launcher == "torchrun":
-        starts = [([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-port", str(free_port()), *command], env)]
+        starts = [
+            (
+                [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    "--nproc-per-node",
+                    "3",
+                    "--master-port",
+                    str(free_port()),
+                    *command,
+                ],
+                env,
+            )
+        ]
     else:  # what srun tells its tasks
         port = str(free_port())
-        told = [{"SLURM_PROCID": str(r), "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": port} for r in range(3)]
+        told = [
+            {
+                "SLURM_PROCID": str(r),
+                "SLURM_NTASKS": "3",
+                "SLURM_STEP_NUM_TASKS": "3",
+                "SLURM_NODELIST": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            for r in range(3)
+        ]
         starts = [([sys.executable, *command], {**env, **extra}) for extra in told]
-    running = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for words, env in starts]
+    running = [
+        subprocess.Popen(
+            words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for words, env in starts
+    ]
     texts = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0] * len(running), texts
     assert sum(text.count("dataset   ") for text in texts) == 1, "rank 0 alone speaks"
-    assert subprocess.run([*SHARD, str(raw), str(tmp_path / "one"), *FLAGS], capture_output=True).returncode == 0
-    assert contents(tmp_path / "many") == contents(tmp_path / "one") and len(contents(tmp_path / "one")) > 10
+    assert (
+        subprocess.run(
+            [*SHARD, str(raw), str(tmp_path / "one"), *FLAGS], capture_output=True
+        ).returncode
+        == 0
+    )
+    assert (
+        contents(tmp_path / "many") == contents(tmp_path / "one")
+        and len(contents(tmp_path / "one")) > 10
+    )
 
 
 def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
@@ -227,7 +314,9 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
     (tmp_path / "out").write_text("")
     command = [str(ROOT / "tools/shard.py"), str(raw), str(tmp_path / "out"), *FLAGS]
     words = [str(LAUNCHER), "--num_accelerators", "2", "--master_port", str(free_port()), *command]
-    done = subprocess.run(words, env={**os.environ, **ON_CPU}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        words, env={**os.environ, **ON_CPU}, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode != 0 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "shard.py: error:" in line]
     assert "rank 0: " in line and "is a file; expected a folder for the dataset" in line
@@ -238,7 +327,9 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
 
 def killed_after(words: list[str], seconds: float) -> bool:
     """Start the command in a group of its own and kill the whole group; whether it was still at work."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -249,9 +340,15 @@ def killed_after(words: list[str], seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("append", [False, True])
-def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_not(tmp_path, append):
+def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_not(
+    tmp_path, append
+):
     """Each try is killed a little later than the start-up takes, at a drawn moment; what it left must be whole, and goes on."""
-    raw, out, start, whole, chance = write_raw(tmp_path / "raw", 6), *(tmp_path / name for name in ("out", "start", "whole")), random.Random(0)
+    raw, out, start, whole, chance = (
+        write_raw(tmp_path / "raw", 6),
+        *(tmp_path / name for name in ("out", "start", "whole")),
+        random.Random(0),
+    )
     flags = [*FLAGS, "--workers", "2"]
     if append:
         subprocess.run([*SHARD, str(raw), str(out), *flags], check=True, capture_output=True)
@@ -260,13 +357,17 @@ def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_n
     more(raw, 20, 15)
     words = [*SHARD, str(raw), str(out), *flags, *(["--append"] if append else [])]
     began = time.monotonic()
-    subprocess.run([*SHARD, str(raw), str(whole), *words[len(SHARD) + 2 :]], check=True, capture_output=True)
+    subprocess.run(
+        [*SHARD, str(raw), str(whole), *words[len(SHARD) + 2 :]], check=True, capture_output=True
+    )
     takes, kills = time.monotonic() - began, 0
     for _ in range(40):
         if killed_after(words, takes * chance.uniform(0.3, 1)):
             kills += 1
             if append or (out / "index.json").exists():
-                assert [p for p in verify(out) if "does not belong here" not in p] == [], "what is there is whole"
+                assert [p for p in verify(out) if "does not belong here" not in p] == [], (
+                    "what is there is whole"
+                )
         else:  # it was through before: begin anew
             assert contents(out) == contents(whole)
             shutil.rmtree(out)

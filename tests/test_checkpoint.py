@@ -13,12 +13,25 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+from transformers import (
+    AutoImageProcessor,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+)
 
 from depthdist import checkpoint
 from depthdist.decoder import reorder
 from depthdist.depth import Bounds
-from depthdist.checkpoint import WEIGHTS, AdapterRecord, load_adapter, read_record, recover, replacing, save_adapter
+from depthdist.checkpoint import (
+    WEIGHTS,
+    AdapterRecord,
+    load_adapter,
+    read_record,
+    recover,
+    replacing,
+    save_adapter,
+)
 from depthdist.lora import LoraSettings, respelled, with_lora
 from depthdist.model import IMAGENET, load_base
 
@@ -27,7 +40,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found missing adapter keys"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-RECORD = AdapterRecord(model="tiny", near_mm=251.74, far_mm=3907.45, height=28, width=42, mean=IMAGENET[0], std=IMAGENET[1], step=90, epoch=15, eval_loss=0.1097)
+RECORD = AdapterRecord(
+    model="tiny",
+    near_mm=251.74,
+    far_mm=3907.45,
+    height=28,
+    width=42,
+    mean=IMAGENET[0],
+    std=IMAGENET[1],
+    step=90,
+    epoch=15,
+    eval_loss=0.1097,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +61,18 @@ def base(tmp_path_factory):
     net = load_base("tiny").net
     with torch.no_grad():  # an untrained decoder gives nearly the same everywhere
         for parameter in (p for p in net.parameters() if p.dim() > 1):
-            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+            parameter.normal_(
+                std=parameter[0].numel() ** -0.5,
+                generator=torch.Generator().manual_seed(parameter.numel()),
+            )
     net.save_pretrained(folder)
     return folder
 
 
 def pictures(batch=2):
-    return torch.randint(0, 256, (batch, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (batch, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def trained(name, rank=4):
@@ -86,19 +115,31 @@ def damaged(saved, tmp_path):
 def test_our_own_loading_gives_the_same_output_and_record(saved):
     model, record, folder = saved
     loaded, found = load_adapter(folder)
-    assert found == record and not loaded.training and {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert (
+        found == record
+        and not loaded.training
+        and {p.dtype for p in loaded.parameters()} == {torch.float32}
+    )
     assert torch.equal(output(loaded), output(model))
-    assert (output(model) - output(load_base(record.model))).std() > 1e-3, "the adapter does something"
+    assert (output(model) - output(load_base(record.model))).std() > 1e-3, (
+        "the adapter does something"
+    )
 
 
 def test_plain_peft_gives_the_same_output(saved):
     """Nothing of ours loads here but the base model where it is `tiny`."""
     model, record, folder = saved
-    net = load_base("tiny").net if record.model == "tiny" else DepthAnythingForDepthEstimation.from_pretrained(record.model)
+    net = (
+        load_base("tiny").net
+        if record.model == "tiny"
+        else DepthAnythingForDepthEstimation.from_pretrained(record.model)
+    )
     plain = PeftModel.from_pretrained(net, str(folder)).eval()
     pixels = (pictures().permute(0, 3, 1, 2).float() / 255 - model.mean) / model.std
     with torch.no_grad():
-        assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, "but for the order of the decoder's sums"
+        assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, (
+            "but for the order of the decoder's sums"
+        )
         reorder(plain.get_base_model())
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() == 0.0
 
@@ -106,19 +147,34 @@ def test_plain_peft_gives_the_same_output(saved):
 def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_path):
     """Every weight that has a part in the output trains; what is kept is a base model for anybody, named as the hub's files name it."""
     model = with_lora(load_base(str(base)), LoraSettings(lora="none"), seed=0)
-    idle = {n for n, p in load_base(str(base)).named_parameters() if p.requires_grad is False} - {n for n, p in model.named_parameters()}
-    assert idle and all("mask_token" in n or "fusion_stage.layers.0.residual_layer1" in n for n in idle)
+    idle = {n for n, p in load_base(str(base)).named_parameters() if p.requires_grad is False} - {
+        n for n, p in model.named_parameters()
+    }
+    assert idle and all(
+        "mask_token" in n or "fusion_stage.layers.0.residual_layer1" in n for n in idle
+    )
     model(pictures()).sum().backward()
     assert all(p.requires_grad and p.grad is not None for p in model.parameters())
     with torch.no_grad():
         for i, parameter in enumerate(masters(model).values()):
-            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+            parameter += 0.02 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(i)
+            )
     save_adapter(model.eval(), masters(model), replace(RECORD, model=str(base)), tmp_path / "best")
     loaded, found = load_adapter(tmp_path / "best")
-    assert found == replace(RECORD, model=str(base)) and torch.equal(output(loaded), output(model)) and torch.equal(output(load_base(str(tmp_path / "best"))), output(model))
-    assert all(name == respelled(name, new=False) for name in load_file(tmp_path / "best/model.safetensors"))
+    assert (
+        found == replace(RECORD, model=str(base))
+        and torch.equal(output(loaded), output(model))
+        and torch.equal(output(load_base(str(tmp_path / "best"))), output(model))
+    )
+    assert all(
+        name == respelled(name, new=False)
+        for name in load_file(tmp_path / "best/model.safetensors")
+    )
     plain = DepthAnythingForDepthEstimation.from_pretrained(tmp_path / "best").eval()
-    seen = AutoImageProcessor.from_pretrained(tmp_path / "best")(list(pictures().numpy()), return_tensors="pt")["pixel_values"]
+    seen = AutoImageProcessor.from_pretrained(tmp_path / "best")(
+        list(pictures().numpy()), return_tensors="pt"
+    )["pixel_values"]
     with torch.no_grad():
         assert (plain(pixel_values=seen).predicted_depth - output(model)).abs().max() < 1e-5
 
@@ -128,21 +184,48 @@ def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
     stored = load_file(folder / WEIGHTS)
     for new in (True, False):
         keys = {respelled(name, new) for name in stored}
-        assert keys <= set(stored) and all(torch.equal(stored[respelled(n, new)], t) for n, t in stored.items())
-        letters = [f".attention.{word}.lora_{ab}.weight" for word in (["q_proj", "k_proj", "v_proj"] if new else ["attention.query", "attention.key", "attention.value"]) for ab in "AB"]
-        assert sum(n.endswith(end) for n in keys for end in letters) == 6 * 6, "6 layers x q, k, v x A, B"
+        assert keys <= set(stored) and all(
+            torch.equal(stored[respelled(n, new)], t) for n, t in stored.items()
+        )
+        letters = [
+            f".attention.{word}.lora_{ab}.weight"
+            for word in (
+                ["q_proj", "k_proj", "v_proj"]
+                if new
+                else ["attention.query", "attention.key", "attention.value"]
+            )
+            for ab in "AB"
+        ]
+        assert sum(n.endswith(end) for n in keys for end in letters) == 6 * 6, (
+            "6 layers x q, k, v x A, B"
+        )
     assert {t.dtype for t in stored.values()} == {torch.float32}
-    inside = {respelled(n.removeprefix("net.").replace(".default", "").replace(".modules_to_save", ""), True): p for n, p in masters(model).items()}
+    inside = {
+        respelled(
+            n.removeprefix("net.").replace(".default", "").replace(".modules_to_save", ""), True
+        ): p
+        for n, p in masters(model).items()
+    }
     assert all(torch.equal(stored[n], p) for n, p in inside.items())
     decoder = [n for n in stored if ".neck." in n or ".head." in n]
     assert bool(decoder) == model.fresh_decoder and len(stored) == 2 * 36 + len(decoder)
-    assert not any(p.startswith("base_model.model.backbone") and "lora_" not in p for p in stored), "nothing frozen"
+    assert not any(
+        p.startswith("base_model.model.backbone") and "lora_" not in p for p in stored
+    ), "nothing frozen"
 
 
 def test_the_configuration_is_pefts_own_and_fits_both_spellings(saved):
     config = json.loads((saved[2] / "adapter_config.json").read_text())
-    assert config["peft_type"] == "LORA" and config["r"] == 4 and isinstance(config["target_modules"], str)
-    assert sorted(p.name for p in saved[2].iterdir()) == ["adapter_config.json", "adapter_model.safetensors", "depthdist.json"]
+    assert (
+        config["peft_type"] == "LORA"
+        and config["r"] == 4
+        and isinstance(config["target_modules"], str)
+    )
+    assert sorted(p.name for p in saved[2].iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "depthdist.json",
+    ]
 
 
 def test_an_adapter_of_the_other_version_of_transformers_loads(saved, damaged):
@@ -161,7 +244,9 @@ def test_masters_are_stored_and_not_the_half_precision_copies(base, tmp_path):
         exact = {n: p.detach().clone() for n, p in masters(model).items()}
         save_adapter(model.half(), exact, replace(RECORD, model=name), tmp_path / "best")
         loaded = dict(load_adapter(tmp_path / "best")[0].named_parameters())
-        assert all(torch.equal(loaded[n], t) for n, t in exact.items()) and any((t != t.half().float()).any() for t in exact.values())
+        assert all(torch.equal(loaded[n], t) for n, t in exact.items()) and any(
+            (t != t.half().float()).any() for t in exact.values()
+        )
 
 
 def test_a_loaded_adapter_can_be_saved_again(saved, tmp_path):
@@ -170,7 +255,9 @@ def test_a_loaded_adapter_can_be_saved_again(saved, tmp_path):
     weights = {n: p for n, p in loaded.named_parameters() if n in masters(model)}
     save_adapter(loaded, weights, record, tmp_path / "again")
     first, second = load_file(folder / WEIGHTS), load_file(tmp_path / "again" / WEIGHTS)
-    assert first.keys() == second.keys() and all(torch.equal(t, second[n]) for n, t in first.items())
+    assert first.keys() == second.keys() and all(
+        torch.equal(t, second[n]) for n, t in first.items()
+    )
 
 
 def test_the_record_gives_bounds_and_size(saved):
@@ -192,12 +279,18 @@ def refused(folder, *said):
 
 
 def edit_weights(folder, edit):
-    save_file({n: t.clone() for n, t in edit(load_file(folder / WEIGHTS)).items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {n: t.clone() for n, t in edit(load_file(folder / WEIGHTS)).items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
 
 
 def edit_json(folder, name, **changes):
     content = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({k: v for k, v in {**content, **changes}.items() if v != "gone"}))
+    (folder / name).write_text(
+        json.dumps({k: v for k, v in {**content, **changes}.items() if v != "gone"})
+    )
 
 
 def without(name, part):
@@ -217,12 +310,20 @@ DAMAGE = {
     "no configuration": lambda f: (f / "adapter_config.json").unlink(),
     "a configuration cut short": lambda f: (f / "adapter_config.json").write_text('{"r": 4,'),
     "another rank": lambda f: edit_json(f, "adapter_config.json", r=8),
-    "keys of another project": lambda f: edit_weights(f, lambda s: {n.replace("backbone", "encoder_of_others"): t for n, t in s.items()}),
+    "keys of another project": lambda f: edit_weights(
+        f, lambda s: {n.replace("backbone", "encoder_of_others"): t for n, t in s.items()}
+    ),
     "no tensor at all": lambda f: edit_weights(f, lambda s: {"other": torch.zeros(1)}),
-    "LoRA's B missing": lambda f: edit_weights(f, lambda s: {n: t for n, t in s.items() if "lora_B" not in n}),
-    "one layer missing": lambda f: edit_weights(f, lambda s: {n: t for n, t in s.items() if "layer.2." not in n}),
+    "LoRA's B missing": lambda f: edit_weights(
+        f, lambda s: {n: t for n, t in s.items() if "lora_B" not in n}
+    ),
+    "one layer missing": lambda f: edit_weights(
+        f, lambda s: {n: t for n, t in s.items() if "layer.2." not in n}
+    ),
     "a nan": lambda f: edit_weights(f, lambda s: {n: t * math.nan for n, t in s.items()}),
-    "only queries as targets": lambda f: edit_json(f, "adapter_config.json", target_modules=r".*\.attention\.(?:attention\.query|q_proj)"),
+    "only queries as targets": lambda f: edit_json(
+        f, "adapter_config.json", target_modules=r".*\.attention\.(?:attention\.query|q_proj)"
+    ),
     "the decoder not named": lambda f: edit_json(f, "adapter_config.json", modules_to_save=None),
 }
 
@@ -246,9 +347,20 @@ def test_an_adapter_that_stays_outside_is_never_silently_the_base_model(saved, d
 
 def test_an_adapter_of_a_model_of_another_width_is_refused(saved, damaged, tmp_path):
     backbone = Dinov2Config(
-        image_size=224, hidden_size=48, num_attention_heads=3, num_hidden_layers=6, out_indices=[2, 3, 5, 6], reshape_hidden_states=False
+        image_size=224,
+        hidden_size=48,
+        num_attention_heads=3,
+        num_hidden_layers=6,
+        out_indices=[2, 3, 5, 6],
+        reshape_hidden_states=False,
     )
-    config = DepthAnythingConfig(backbone_config=backbone, reassemble_hidden_size=48, neck_hidden_sizes=[24, 48, 96, 96], fusion_hidden_size=32, head_hidden_size=16)
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=48,
+        neck_hidden_sizes=[24, 48, 96, 96],
+        fusion_hidden_size=32,
+        head_hidden_size=16,
+    )
     DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "narrow")
     edit_json(damaged, "depthdist.json", model=str(tmp_path / "narrow"))
     refused(damaged, str(damaged))
@@ -271,7 +383,9 @@ def test_a_crash_while_saving_leaves_the_old_adapter_whole(error, saved, damaged
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", dies)
-    expected = (ValueError, "the disk full") if isinstance(error, OSError) else (KeyboardInterrupt, None)
+    expected = (
+        (ValueError, "the disk full") if isinstance(error, OSError) else (KeyboardInterrupt, None)
+    )
     with pytest.raises(expected[0], match=expected[1]):
         save_adapter(model, masters(model), replace(record, step=91), damaged)
     assert {p.name: p.read_bytes() for p in damaged.iterdir()} == before
@@ -288,7 +402,9 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     write(folder, "old")
     (folder / "other").write_text("goes with the old")
     write(folder, "new")
-    assert {p.name: p.read_text() for p in folder.iterdir()} == {"file": "new"} and [p.name for p in folder.parent.iterdir()] == ["best"]
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"file": "new"} and [
+        p.name for p in folder.parent.iterdir()
+    ] == ["best"]
 
 
 @pytest.mark.parametrize("renames", [0, 1])
@@ -311,7 +427,9 @@ def test_a_kill_at_either_rename_leaves_a_whole_folder(renames, tmp_path, monkey
         raise RuntimeError("the next saving fails as well")
     assert (folder / "file").read_text() == "old"
     write(folder, "newer")
-    assert (folder / "file").read_text() == "newer" and [p.name for p in tmp_path.iterdir()] == ["best"]
+    assert (folder / "file").read_text() == "newer" and [p.name for p in tmp_path.iterdir()] == [
+        "best"
+    ]
 
 
 def test_what_a_kill_left_behind_does_not_get_into_the_next(tmp_path):
@@ -320,11 +438,15 @@ def test_what_a_kill_left_behind_does_not_get_into_the_next(tmp_path):
         (tmp_path / leftover / "junk").write_text("x")
     (tmp_path / "best").mkdir()
     recover(tmp_path / "best")
-    assert list((tmp_path / "best").iterdir()) == [], "a whole folder is not replaced by an older one"
+    assert list((tmp_path / "best").iterdir()) == [], (
+        "a whole folder is not replaced by an older one"
+    )
     write(tmp_path / "best", "new")
     assert [p.name for p in tmp_path.rglob("*")] == ["best", "file"]
 
 
 def test_an_adapter_is_found_where_a_crash_came_between_the_renames(saved, damaged):
     damaged.rename(damaged.with_name("best.old"))
-    assert read_record(damaged) == saved[1] and torch.equal(output(load_adapter(damaged)[0]), output(saved[0]))
+    assert read_record(damaged) == saved[1] and torch.equal(
+        output(load_adapter(damaged)[0]), output(saved[0])
+    )

@@ -4,7 +4,10 @@ import copy
 
 import pytest
 import torch
-from transformers.models.depth_anything.modeling_depth_anything import DepthAnythingFeatureFusionLayer, DepthAnythingReassembleStage
+from transformers.models.depth_anything.modeling_depth_anything import (
+    DepthAnythingFeatureFusionLayer,
+    DepthAnythingReassembleStage,
+)
 
 from depthdist.model import load_base
 
@@ -27,7 +30,10 @@ def test_the_neck_equals_transformers_own_in_values_and_gradients(images, height
     for one in (neck, theirs(neck)):
         leaves = [part.clone().requires_grad_() for part in tokens]
         out = one(leaves, height, width)
-        sum((part * torch.linspace(-1, 1, part.numel(), dtype=torch.float64).view(part.shape)).sum() for part in out).backward()
+        sum(
+            (part * torch.linspace(-1, 1, part.numel(), dtype=torch.float64).view(part.shape)).sum()
+            for part in out
+        ).backward()
         values.append(out)
         gradients.append([leaf.grad for leaf in leaves])
     assert type(neck.reassemble_stage) is not DepthAnythingReassembleStage, "nothing was compared"

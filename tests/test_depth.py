@@ -29,7 +29,9 @@ def test_hand_worked_values():
     target, mask = inverse_target(mm(500.0, 2000.0, 800.0, 1000.0), bounds)
     assert mask.all()
     assert target[0].tolist() == pytest.approx([1.0, 0.0, 0.5, 1 / 3], abs=1e-6)
-    assert depth_from_target(mm(1.0, 0.0, 0.5, 0.2), bounds)[0].tolist() == pytest.approx([500.0, 2000.0, 800.0, 1250.0], rel=1e-6)
+    assert depth_from_target(mm(1.0, 0.0, 0.5, 0.2), bounds)[0].tolist() == pytest.approx(
+        [500.0, 2000.0, 800.0, 1250.0], rel=1e-6
+    )
 
 
 def test_the_target_equals_float64_numpy():
@@ -41,14 +43,24 @@ def test_the_target_equals_float64_numpy():
     assert np.abs(target.double().numpy() - expected).max() < 1e-6
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -0.0, -500.0, 251.0, 3908.0, 1e-30, 1e30])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, 0.0, -0.0, -500.0, 251.0, 3908.0, 1e-30, 1e30]
+)
 def test_what_was_not_measured_or_is_out_of_bounds_is_masked_and_0(value):
     target, mask = inverse_target(mm(value, 1500.0), BOUNDS)
     assert mask.tolist() == [[False, True]]
     assert target[0, 0] == 0 and torch.isfinite(target).all()
 
 
-@pytest.mark.parametrize("bounds", [BOUNDS, Bounds(250.0, 3910.0), Bounds(1 / 3 * 1000, 1e4 / 3), Bounds(float(np.nextafter(np.float32(700), 0)), 900.1)])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        BOUNDS,
+        Bounds(250.0, 3910.0),
+        Bounds(1 / 3 * 1000, 1e4 / 3),
+        Bounds(float(np.nextafter(np.float32(700), 0)), 900.1),
+    ],
+)
 def test_the_pixels_that_set_the_bounds_are_inside_and_1_and_0(bounds):
     target, mask = inverse_target(mm(bounds.near_mm, bounds.far_mm), bounds)
     assert mask.all() and target[0].tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
@@ -66,10 +78,16 @@ def test_a_given_mask_takes_pixels_out_and_adds_none():
 def test_other_precisions_are_raised_to_float32(dtype):
     depth_mm = mm(400.0, 1024.0, 2048.0, dtype=dtype)  # these are whole in each of them
     target, _ = inverse_target(depth_mm, BOUNDS)
-    assert target.dtype == torch.float32 and torch.equal(target, inverse_target(depth_mm.float(), BOUNDS)[0])
+    assert target.dtype == torch.float32 and torch.equal(
+        target, inverse_target(depth_mm.float(), BOUNDS)[0]
+    )
     coarse = mm(0.0, 0.125, 1.0, dtype=dtype)
     assert torch.equal(depth_from_target(coarse, BOUNDS), depth_from_target(coarse.float(), BOUNDS))
-    assert depth_from_target(coarse, BOUNDS).dtype == upsample(coarse[None], (5, 5)).dtype == torch.float32
+    assert (
+        depth_from_target(coarse, BOUNDS).dtype
+        == upsample(coarse[None], (5, 5)).dtype
+        == torch.float32
+    )
 
 
 def test_overshoot_below_0_is_the_far_bound_and_no_pole():
@@ -80,7 +98,10 @@ def test_overshoot_below_0_is_the_far_bound_and_no_pole():
 
 def test_values_above_1_are_nearer_than_the_near_bound():
     depth_mm = depth_from_target(mm(1.0, 1.1, 5.0), BOUNDS)[0]
-    assert depth_mm[0] == pytest.approx(BOUNDS.near_mm, rel=1e-6) and depth_mm[0] > depth_mm[1] > depth_mm[2] > 0
+    assert (
+        depth_mm[0] == pytest.approx(BOUNDS.near_mm, rel=1e-6)
+        and depth_mm[0] > depth_mm[1] > depth_mm[2] > 0
+    )
 
 
 def test_gradients_reach_the_prediction():
@@ -89,7 +110,9 @@ def test_gradients_reach_the_prediction():
     assert (target.grad < 0).all(), "more inverse depth is nearer"
 
 
-@pytest.mark.parametrize("bounds", [(0, 1), (-1, 1), (2, 1), (1, 1), (1, math.inf), (math.nan, 1), (1, math.nan)])
+@pytest.mark.parametrize(
+    "bounds", [(0, 1), (-1, 1), (2, 1), (1, 1), (1, math.inf), (math.nan, 1), (1, math.nan)]
+)
 def test_bounds_that_normalise_nothing_are_refused(bounds):
     with pytest.raises(ValueError, match="expected 0 < near < far"):
         Bounds(*bounds).checked()
@@ -106,29 +129,50 @@ def cubic_weights(old, new):
         centre = (i + 0.5) * old / new - 0.5
         for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
             x = abs(centre - tap)
-            w = (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+            w = (
+                (a + 2) * x**3 - (a + 3) * x**2 + 1
+                if x <= 1
+                else a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+            )
             weights[i, min(max(tap, 0), old - 1)] += w
     return weights
 
 
-@pytest.mark.parametrize(("old", "new"), [((7, 9), (19, 31)), ((14, 21), (15, 22)), ((12, 10), (5, 7)), ((1, 6), (4, 12)), ((5, 8), (5, 16))])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((7, 9), (19, 31)),
+        ((14, 21), (15, 22)),
+        ((12, 10), (5, 7)),
+        ((1, 6), (4, 12)),
+        ((5, 8), (5, 16)),
+    ],
+)
 def test_upsampling_equals_an_independent_bicubic(old, new):
     image = np.random.default_rng(1).random((2, *old))
-    expected = np.einsum("Hh,bhw,Ww->bHW", cubic_weights(old[0], new[0]), image, cubic_weights(old[1], new[1]))
+    expected = np.einsum(
+        "Hh,bhw,Ww->bHW", cubic_weights(old[0], new[0]), image, cubic_weights(old[1], new[1])
+    )
     assert np.abs(upsample(torch.from_numpy(image), new).double().numpy() - expected).max() < 2e-6
 
 
-@pytest.mark.parametrize(("old", "new"), [((7, 9), (19, 31)), ((12, 10), (5, 7)), ((5, 8), (5, 16))])
+@pytest.mark.parametrize(
+    ("old", "new"), [((7, 9), (19, 31)), ((12, 10), (5, 7)), ((5, 8), (5, 16))]
+)
 def test_the_gradient_of_upsampling_is_the_transposed_bicubic(old, new):
     image, grad = torch.rand(2, *old).requires_grad_(), torch.rand(2, *new, dtype=torch.float64)
     upsample(image, new).backward(grad.float())
-    expected = np.einsum("Hh,bHW,Ww->bhw", cubic_weights(old[0], new[0]), grad.numpy(), cubic_weights(old[1], new[1]))
+    expected = np.einsum(
+        "Hh,bHW,Ww->bhw", cubic_weights(old[0], new[0]), grad.numpy(), cubic_weights(old[1], new[1])
+    )
     assert np.abs(image.grad.double().numpy() - expected).max() < 2e-6
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is():
     image = torch.rand(2, 6, 7)
-    assert torch.equal(upsample(image, (6, 7)), image) and torch.equal(upsample(image, torch.Size([6, 7])), image)
+    assert torch.equal(upsample(image, (6, 7)), image) and torch.equal(
+        upsample(image, torch.Size([6, 7])), image
+    )
 
 
 # ------------------------------------------------------------------------------------------------ linear depth, bilinear upsampling
@@ -143,7 +187,9 @@ def test_the_linear_scale_goes_there_and_back_and_is_1_at_the_near_bound():
     assert (depth_from_target(target, bounds) - depth_mm).abs().max() < 0.01
     target, mask = inverse_target(mm(math.nan, 100.0, 5000.0, 1000.0), bounds)
     assert mask.tolist() == [[False, False, False, True]] and target[0, :3].tolist() == [0, 0, 0]
-    assert depth_from_target(mm(-0.1, 1.01, 5.0), bounds)[0].tolist() == pytest.approx([3910, 250 - 36.6, 1.0])
+    assert depth_from_target(mm(-0.1, 1.01, 5.0), bounds)[0].tolist() == pytest.approx(
+        [3910, 250 - 36.6, 1.0]
+    )
 
 
 @pytest.mark.parametrize(("old", "new"), [((7, 9), (19, 31)), ((5, 8), (5, 16))])
@@ -151,6 +197,10 @@ def test_bilinear_upsampling_equals_torchs_own_in_values_and_gradients(old, new)
     image, grad = torch.rand(2, *old).requires_grad_(), torch.rand(2, *new)
     exact = image.detach().double().requires_grad_()
     upsample(image, new, "bilinear").backward(grad)
-    expected = torch.nn.functional.interpolate(exact[:, None], new, mode="bilinear", align_corners=False)[:, 0]
+    expected = torch.nn.functional.interpolate(
+        exact[:, None], new, mode="bilinear", align_corners=False
+    )[:, 0]
     expected.backward(grad.double())
-    assert (upsample(image, new, "bilinear") - expected).abs().max() < 1e-6 and (image.grad - exact.grad).abs().max() < 2e-6
+    assert (upsample(image, new, "bilinear") - expected).abs().max() < 1e-6 and (
+        image.grad - exact.grad
+    ).abs().max() < 2e-6

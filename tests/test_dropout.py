@@ -42,7 +42,13 @@ def dropout(p=0.3, layers=2):
 
 def test_a_mask_is_what_the_published_hashes_give():
     """SplitMix64's first outputs for the seed 1234567, as its reference implementation prints them; the other in Python's integers."""
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     keys = layer_keys(torch.tensor([1234567]), 5)
     assert keys[0].tolist() == [value >> 32 for value in published]
 
@@ -57,7 +63,9 @@ def test_a_mask_is_what_the_published_hashes_give():
     for p in (0.05, 0.5):
         for key in keys[0].tolist():
             wanted = [stirred(hashed(place) ^ key) < round(p * 2**32) for place in range(1000)]
-            assert (_dropped(torch.ones(1, 1000), torch.tensor([key]), p)[0] == 0).tolist() == wanted
+            assert (
+                _dropped(torch.ones(1, 1000), torch.tensor([key]), p)[0] == 0
+            ).tolist() == wanted
 
 
 def test_what_stays_is_divided_by_the_share_that_stays():
@@ -66,7 +74,9 @@ def test_what_stays_is_divided_by_the_share_that_stays():
     draws.set(draw_keys(0, 0, [5, 6]), x.device)
     y = layer(x)
     dropped = y == 0
-    assert 0.15 < dropped.float().mean() < 0.35 and torch.allclose(y[~dropped], (x / 0.75)[~dropped], rtol=1e-6)
+    assert 0.15 < dropped.float().mean() < 0.35 and torch.allclose(
+        y[~dropped], (x / 0.75)[~dropped], rtol=1e-6
+    )
     assert layer.eval()(x) is x
 
 
@@ -83,7 +93,9 @@ def test_the_way_back_has_the_same_mask(dtype):
 def test_gradients_are_those_of_a_plain_product():
     layer, draws = dropout()
     draws.set(draw_keys(0, 0, [0, 1]), torch.device("cpu"))
-    assert torch.autograd.gradcheck(layer, torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        layer, torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    )
 
 
 def test_nothing_is_kept_for_the_way_back():
@@ -107,13 +119,20 @@ def test_a_batch_of_two_is_its_two_samples_one_by_one_in_either_order():
         return layer(x[[s - 7 for s in samples]])
 
     both = masked([7, 8])
-    assert torch.equal(both, torch.cat([masked([7]), masked([8])])) and torch.equal(both, masked([8, 7]).flip(0))
+    assert torch.equal(both, torch.cat([masked([7]), masked([8])])) and torch.equal(
+        both, masked([8, 7]).flip(0)
+    )
     assert not torch.equal(both[0] == 0, both[1] == 0)
 
 
 def test_draws_follow_from_seed_epoch_and_sample_alone():
-    assert torch.equal(draw_keys(1, 2, [3, 4, 5]), draw_keys(1, 2, [5, 4, 3]).flip(0)) and draw_keys(1, 2, [3]).dtype == torch.int64
-    everything = torch.cat([draw_keys(seed, epoch, range(50)) for seed in (0, 1, 2**40) for epoch in range(15)])
+    assert (
+        torch.equal(draw_keys(1, 2, [3, 4, 5]), draw_keys(1, 2, [5, 4, 3]).flip(0))
+        and draw_keys(1, 2, [3]).dtype == torch.int64
+    )
+    everything = torch.cat(
+        [draw_keys(seed, epoch, range(50)) for seed in (0, 1, 2**40) for epoch in range(15)]
+    )
     assert len(everything.unique()) == len(everything) == 3 * 15 * 50
     # written down: a run that goes on under another version of anything must go on with the same masks
     assert draw_keys(0, 1, [3, 4]).tolist() == [-7893292161924029452, -2964168872985325250]
@@ -124,7 +143,10 @@ def test_draws_follow_from_seed_epoch_and_sample_alone():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch_and_the_compiled_loop_drop_the_same(dtype, shape, monkeypatch):
     """What a GPU computes, operation by operation, on the CPU."""
-    keys, x = layer_keys(draw_keys(0, 0, range(shape[0])), 4)[:, 2], torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    keys, x = (
+        layer_keys(draw_keys(0, 0, range(shape[0])), 4)[:, 2],
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype),
+    )
     loop = _dropped(x, keys, 0.4)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert torch.equal(_dropped(x, keys, 0.4), loop)
@@ -133,11 +155,19 @@ def test_torch_and_the_compiled_loop_drop_the_same(dtype, shape, monkeypatch):
 def test_a_mask_does_not_see_how_its_input_lies_in_memory():
     x, keys = torch.randn(2, 6, 5, 7), layer_keys(draw_keys(0, 0, [0, 1]), 1)[:, 0]
     wanted = _dropped(x, keys, 0.3)
-    for other in (x.to(memory_format=torch.channels_last), x.mT.contiguous().mT, torch.stack([x, x])[1], x.expand(2, 6, 5, 7)):
+    for other in (
+        x.to(memory_format=torch.channels_last),
+        x.mT.contiguous().mT,
+        torch.stack([x, x])[1],
+        x.expand(2, 6, 5, 7),
+    ):
         assert torch.equal(_dropped(other, keys, 0.3), wanted)
 
 
-@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    not shutil.which("g++") and not shutil.which("clang++"),
+    reason="torch.compile needs a C++ compiler",
+)
 @pytest.mark.parametrize("vectors", [True, False])
 def test_torch_compile_drops_the_same(vectors, tmp_path, monkeypatch):
     """Sizes that fill the processor's vectors, and that do not; and as for a processor without: there C++ leaves overflow undefined."""
@@ -145,7 +175,10 @@ def test_torch_compile_drops_the_same(vectors, tmp_path, monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    keys, compiled = layer_keys(draw_keys(0, 0, [0, 1]), 1)[:, 0], torch.compile(_dropped, dynamic=False)
+    keys, compiled = (
+        layer_keys(draw_keys(0, 0, [0, 1]), 1)[:, 0],
+        torch.compile(_dropped, dynamic=False),
+    )
     with inductor.patch({"cpp.simdlen": None if vectors else 1}):
         for size in (64, 1003):
             x = torch.randn(2, size)
@@ -169,7 +202,12 @@ def test_the_share_dropped_is_p(p):
 
 
 def test_masks_of_layers_samples_epochs_and_seeds_have_nothing_in_common():
-    found = torch.cat([masks(seed=seed, epoch=epoch, samples=(0, 1), layers=3).flatten(0, 1) for seed, epoch in ((0, 0), (0, 1), (1, 0))])
+    found = torch.cat(
+        [
+            masks(seed=seed, epoch=epoch, samples=(0, 1), layers=3).flatten(0, 1)
+            for seed, epoch in ((0, 0), (0, 1), (1, 0))
+        ]
+    )
     together = torch.corrcoef(found.double()) - torch.eye(len(found))
     assert len(found) == 18 and together.abs().max() < FAR
 
@@ -183,7 +221,10 @@ def test_neighbours_have_nothing_in_common():
 def test_an_element_is_dropped_as_often_as_any_other():
     """Chi-square, one degree of freedom an element, over the samples of one layer and over the layers of one sample."""
     p = 0.25
-    for found in (masks(p, samples=range(2000), num=500)[:, 0], masks(p, samples=(0,), layers=2000, num=500)[0]):
+    for found in (
+        masks(p, samples=range(2000), num=500)[:, 0],
+        masks(p, samples=(0,), layers=2000, num=500)[0],
+    ):
         counts = found.double().sum(0)
         chi2 = float(((counts - 2000 * p) ** 2 / (2000 * p * (1 - p))).sum())
         assert abs(chi2 - 500) < 5 * (2 * 500) ** 0.5, chi2

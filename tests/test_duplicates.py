@@ -8,7 +8,17 @@ from captures import SHARED
 from PIL import Image
 
 from depthdist import duplicates
-from depthdist.duplicates import FINGERPRINT, SIDE, THRESHOLD, Twin, find, fingerprint, similarity, summary, warning
+from depthdist.duplicates import (
+    FINGERPRINT,
+    SIDE,
+    THRESHOLD,
+    Twin,
+    find,
+    fingerprint,
+    similarity,
+    summary,
+    warning,
+)
 
 NUM = 24
 
@@ -22,7 +32,9 @@ def picture(seed, size=(150, 243)):
         distance = np.hypot(rows - rng.uniform(0, 1), columns - rng.uniform(0, 1.6))
         radius, dark = rng.uniform(0.08, 0.25), rng.uniform(0.5, 0.8)
         shade = np.where(distance < radius, dark + 0.1 * np.cos(40 * distance), shade)
-    grey = shade * (150 - 115 * rows + 60 * (columns < 0.1) + 30 * (abs(rows - 0.5) < 0.05))  # the same light and crate for all
+    grey = shade * (
+        150 - 115 * rows + 60 * (columns < 0.1) + 30 * (abs(rows - 0.5) < 0.05)
+    )  # the same light and crate for all
     return (grey[..., None] * [1.0, 0.97, 0.9]).clip(0, 255).astype(np.uint8)
 
 
@@ -43,7 +55,9 @@ def moved(rows, columns):
 
 
 def noisy(sigma):
-    return lambda rgb: (rgb + np.random.default_rng(0).normal(0, sigma, rgb.shape)).clip(0, 255).astype(np.uint8)
+    return lambda rgb: (
+        (rgb + np.random.default_rng(0).normal(0, sigma, rgb.shape)).clip(0, 255).astype(np.uint8)
+    )
 
 
 def jpeg(quality):
@@ -84,33 +98,65 @@ def test_a_twin_is_found_through(what, family, prints):
     for change in CHANGES[what]:
         changed = [change(rgb) for rgb in changed]
     twins = find(np.stack([fingerprint(rgb) for rgb in changed]), prints)
-    assert sorted((t.a, t.b) for t in twins) == [(i, i) for i in range(NUM)] and not any(t.exact for t in twins)
+    assert sorted((t.a, t.b) for t in twins) == [(i, i) for i in range(NUM)] and not any(
+        t.exact for t in twins
+    )
 
 
-def test_pictures_of_one_family_are_no_twins_though_their_plain_thumbnails_resemble_each_other(family, prints):
+def test_pictures_of_one_family_are_no_twins_though_their_plain_thumbnails_resemble_each_other(
+    family, prints
+):
     others = np.stack([fingerprint(picture(seed)) for seed in range(100, 100 + NUM)])
     assert find(prints) == find(prints, others) == []
     assert max(similarity(a, b) for a in prints for b in others) < THRESHOLD - 0.1
-    plain = np.corrcoef([np.asarray(Image.fromarray(rgb).convert("L").resize((24, 24), Image.Resampling.BOX)).ravel() for rgb in family])
+    plain = np.corrcoef(
+        [
+            np.asarray(
+                Image.fromarray(rgb).convert("L").resize((24, 24), Image.Resampling.BOX)
+            ).ravel()
+            for rgb in family
+        ]
+    )
     assert plain[np.triu_indices(NUM, 1)].max() > 0.85
 
 
 def test_a_shift_is_seen_only_as_far_as_it_is_looked_for(family):
     rgb = family[0]
     far = fingerprint(moved(0, 0.1)(rgb))
-    assert similarity(fingerprint(rgb), far, shift=0) < similarity(fingerprint(rgb), far) < THRESHOLD < similarity(fingerprint(rgb), far, shift=3)
+    assert (
+        similarity(fingerprint(rgb), far, shift=0)
+        < similarity(fingerprint(rgb), far)
+        < THRESHOLD
+        < similarity(fingerprint(rgb), far, shift=3)
+    )
 
 
 def test_exact_ones_are_those_of_the_same_pixels(family):
     nearly = family[3].copy()
     nearly[70, 100] ^= 3
-    found = find(np.stack([fingerprint(rgb) for rgb in (nearly, family[3], Image.fromarray(family[3]))]), np.stack([fingerprint(rgb) for rgb in family]))
-    assert [(t.a, t.b, t.exact) for t in found] == [(1, 3, True), (2, 3, True), (0, 3, False)] and found[0].similarity == 1.0 and found[2].similarity > 0.99
+    found = find(
+        np.stack([fingerprint(rgb) for rgb in (nearly, family[3], Image.fromarray(family[3]))]),
+        np.stack([fingerprint(rgb) for rgb in family]),
+    )
+    assert (
+        [(t.a, t.b, t.exact) for t in found] == [(1, 3, True), (2, 3, True), (0, 3, False)]
+        and found[0].similarity == 1.0
+        and found[2].similarity > 0.99
+    )
 
 
 def test_within_one_set_each_is_told_with_an_earlier_one(family):
-    prints = np.stack([fingerprint(rgb) for rgb in (family[0], family[1], noisy(5)(family[0]), family[1], family[2], family[1])])
-    assert [(t.a, t.b, t.exact) for t in find(prints)] == [(3, 1, True), (5, 1, True), (2, 0, False)]
+    prints = np.stack(
+        [
+            fingerprint(rgb)
+            for rgb in (family[0], family[1], noisy(5)(family[0]), family[1], family[2], family[1])
+        ]
+    )
+    assert [(t.a, t.b, t.exact) for t in find(prints)] == [
+        (3, 1, True),
+        (5, 1, True),
+        (2, 0, False),
+    ]
 
 
 def test_a_picture_without_contrast_resembles_nothing_not_even_a_second_one():
@@ -122,7 +168,13 @@ def test_a_picture_without_contrast_resembles_nothing_not_even_a_second_one():
 
 
 def test_a_negative_is_no_twin(family):
-    assert find(np.stack([fingerprint(255 - rgb) for rgb in family]), np.stack([fingerprint(rgb) for rgb in family])) == []
+    assert (
+        find(
+            np.stack([fingerprint(255 - rgb) for rgb in family]),
+            np.stack([fingerprint(rgb) for rgb in family]),
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("nums", [(0, 3), (3, 0), (0, 0)])
@@ -147,8 +199,12 @@ def loop(a, b, shift=1):
 @pytest.mark.parametrize("shift", [0, 1, 2])
 def test_similarity_is_the_highest_of_numpys_correlations(prints, shift):
     for a, b in ((0, 1), (2, 3), (4, 4)):
-        assert similarity(prints[a], prints[b], shift) == pytest.approx(loop(prints[a], prints[b], shift), abs=1e-12)
-        assert similarity(prints[a], prints[b], shift) == pytest.approx(similarity(prints[b], prints[a], shift), abs=1e-15)
+        assert similarity(prints[a], prints[b], shift) == pytest.approx(
+            loop(prints[a], prints[b], shift), abs=1e-12
+        )
+        assert similarity(prints[a], prints[b], shift) == pytest.approx(
+            similarity(prints[b], prints[a], shift), abs=1e-15
+        )
 
 
 def random_prints(num, seed):
@@ -156,7 +212,10 @@ def random_prints(num, seed):
     rng = np.random.default_rng(seed)
     scenes = np.random.default_rng(0).normal(0, 40, (6, SIDE, SIDE))
     prints = np.zeros(num, FINGERPRINT)
-    prints["grey"] = (scenes[rng.integers(0, 6, num)] + rng.normal(0, 1, (num, SIDE, SIDE)) * rng.uniform(5, 80, (num, 1, 1))).clip(-127, 127)
+    prints["grey"] = (
+        scenes[rng.integers(0, 6, num)]
+        + rng.normal(0, 1, (num, SIDE, SIDE)) * rng.uniform(5, 80, (num, 1, 1))
+    ).clip(-127, 127)
     prints["pixels"] = rng.integers(0, num, num) + num * (rng.random(num) < 0.8) * (1 + seed)
     return prints
 
@@ -169,7 +228,11 @@ def brute(a, b, threshold):
         best = None
         for j in candidates:
             other = (a if b is None else b)[j]
-            twin = Twin(i, j, 1.0, True) if a[i]["pixels"] == other["pixels"] else Twin(i, j, similarity(a[i], other), False)
+            twin = (
+                Twin(i, j, 1.0, True)
+                if a[i]["pixels"] == other["pixels"]
+                else Twin(i, j, similarity(a[i], other), False)
+            )
             if best is None or (twin.exact, twin.similarity) > (best.exact, best.similarity):
                 best = twin
         if best and (best.exact or best.similarity > threshold):
@@ -183,13 +246,19 @@ def test_blocks_give_what_a_double_loop_gives_to_the_last_bit(monkeypatch, block
     a, b = random_prints(16, 1), random_prints(37, 2)
     b["pixels"][5], a["grey"][3] = a["pixels"][2], 0
     expected = brute(a, b, 0.5)
-    assert find(a, b, 0.5) == expected and {t.exact for t in expected} == {True, False} and 4 < len(expected) < 16
+    assert (
+        find(a, b, 0.5) == expected
+        and {t.exact for t in expected} == {True, False}
+        and 4 < len(expected) < 16
+    )
     assert find(b, threshold=0.5) == brute(b, None, 0.5)
 
 
 def test_the_worst_come_first_and_exact_ones_before_all():
     twins = find(random_prints(60, 1), random_prints(60, 2), 0.3)
-    assert len(twins) > 20 and [t.similarity for t in twins] == sorted((t.similarity for t in twins), reverse=True)
+    assert len(twins) > 20 and [t.similarity for t in twins] == sorted(
+        (t.similarity for t in twins), reverse=True
+    )
 
 
 def test_products_of_fingerprints_are_exact_in_float32():
@@ -198,11 +267,19 @@ def test_products_of_fingerprints_are_exact_in_float32():
     extreme["grey"][:, ::2] = -127
     extreme["grey"][1, 5, 5] = 3
     x = extreme["grey"].reshape(2, -1)
-    assert SIDE * SIDE * 127**2 < 2**24 and (x.astype(np.float32) @ x.astype(np.float32).T == x.astype(np.int64) @ x.astype(np.int64).T).all()
+    assert (
+        SIDE * SIDE * 127**2 < 2**24
+        and (
+            x.astype(np.float32) @ x.astype(np.float32).T
+            == x.astype(np.int64) @ x.astype(np.int64).T
+        ).all()
+    )
 
 
 def test_a_fingerprint_is_the_grey_less_its_local_mean_over_its_local_contrast(family):
-    grey = np.asarray(Image.fromarray(family[7]).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).astype(float)
+    grey = np.asarray(
+        Image.fromarray(family[7]).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    ).astype(float)
     expected = np.zeros((SIDE, SIDE))
     for r in range(SIDE):
         for c in range(SIDE):
@@ -216,12 +293,38 @@ def test_a_fingerprint_is_the_grey_less_its_local_mean_over_its_local_contrast(f
 
 
 def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints):
-    train = np.stack([fingerprint(rgb) for rgb in (family[0], family[0], jpeg(30)(family[1]), noisy(20)(family[2]), picture(500))])
+    train = np.stack(
+        [
+            fingerprint(rgb)
+            for rgb in (
+                family[0],
+                family[0],
+                jpeg(30)(family[1]),
+                noisy(20)(family[2]),
+                picture(500),
+            )
+        ]
+    )
     found = summary(prints[:6], train, [f"v{i}" for i in range(6)], [f"t{i}" for i in range(5)])
-    assert (found["val_with_twin"], found["exact"]) == (3, 1) and found["worst"][0] == ["v0", "t0", 1.0]
-    assert [w[:2] for w in found["worst"][1:]] == [["v1", "t2"], ["v2", "t3"]] and 1 > found["worst"][1][2] > found["worst"][2][2] > THRESHOLD
+    assert (found["val_with_twin"], found["exact"]) == (3, 1) and found["worst"][0] == [
+        "v0",
+        "t0",
+        1.0,
+    ]
+    assert [w[:2] for w in found["worst"][1:]] == [["v1", "t2"], ["v2", "t3"]] and 1 > found[
+        "worst"
+    ][1][2] > found["worst"][2][2] > THRESHOLD
     text = warning(found)
-    assert "\n" not in text and all(part in text for part in ("3 of 6 validation pictures", "1 to the pixel", "v0 and t0 (1.000), v1 and t2 (0.9", "--split session", "--split file"))
+    assert "\n" not in text and all(
+        part in text
+        for part in (
+            "3 of 6 validation pictures",
+            "1 to the pixel",
+            "v0 and t0 (1.000), v1 and t2 (0.9",
+            "--split session",
+            "--split file",
+        )
+    )
     assert text.count(" and t") == 3 and "..." not in text
     assert warning(summary(prints[:6], prints[6:], "abcdef", range(18))) is None
 
@@ -231,19 +334,43 @@ def test_a_summary_names_no_more_than_three(prints):
     assert found["val_with_twin"] == NUM and len(found["worst"]) == 3 and ", ...:" in warning(found)
 
 
-@pytest.mark.skipif(not (SHARED / "data/_compact/pcl_mosd").is_dir(), reason="../shared/data is absent")
+@pytest.mark.skipif(
+    not (SHARED / "data/_compact/pcl_mosd").is_dir(), reason="../shared/data is absent"
+)
 def test_real_pictures_of_one_table_are_told_apart_and_a_shaken_second_look_is_not():
     paths = sorted((SHARED / "data/_compact/pcl_mosd").glob("*.webp"))
     pictures = [np.array(Image.open(path).convert("RGB")) for path in paths[::4]]
     prints = np.stack([fingerprint(rgb) for rgb in pictures])
-    shaken = np.stack([fingerprint(jpeg(80)(exposed(0.5)(moved(0.02, 0.02)(rgb)))) for rgb in pictures])
-    assert len(pictures) > 20 and sum(t.a == t.b for t in find(shaken, prints)) >= 0.95 * len(pictures)
-    assert np.mean([similarity(a, b) > THRESHOLD for i, a in enumerate(prints) for b in prints[:i]]) < 0.02
+    shaken = np.stack(
+        [fingerprint(jpeg(80)(exposed(0.5)(moved(0.02, 0.02)(rgb)))) for rgb in pictures]
+    )
+    assert len(pictures) > 20 and sum(t.a == t.b for t in find(shaken, prints)) >= 0.95 * len(
+        pictures
+    )
+    assert (
+        np.mean([similarity(a, b) > THRESHOLD for i, a in enumerate(prints) for b in prints[:i]])
+        < 0.02
+    )
 
 
 def test_of_many_pictures_some_are_looked_at_and_it_says_how_many(monkeypatch):
     monkeypatch.setattr("depthdist.duplicates.MOST_PAIRS", 12)
-    prints = np.array([fingerprint(np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)) for i in range(9)], FINGERPRINT)
-    found = summary(prints, prints[:4], range(9), range(4))  # 3 of the 9: the first, the middle and the last
-    assert found == {"looked_at": 3, "val_with_twin": 1, "exact": 1, "worst": [[0, 0, 1.0]]} and "1 of 3 validation pictures" in warning(found)
-    assert summary(prints, prints[4:5], range(9), range(1))["val_with_twin"] == 1, "with one to compare with, all are"
+    prints = np.array(
+        [
+            fingerprint(np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8))
+            for i in range(9)
+        ],
+        FINGERPRINT,
+    )
+    found = summary(
+        prints, prints[:4], range(9), range(4)
+    )  # 3 of the 9: the first, the middle and the last
+    assert found == {
+        "looked_at": 3,
+        "val_with_twin": 1,
+        "exact": 1,
+        "worst": [[0, 0, 1.0]],
+    } and "1 of 3 validation pictures" in warning(found)
+    assert summary(prints, prints[4:5], range(9), range(1))["val_with_twin"] == 1, (
+        "with one to compare with, all are"
+    )

@@ -10,7 +10,18 @@ from scipy.spatial import cKDTree
 from skimage.feature import canny
 
 from depthdist import edges
-from depthdist.edges import METRICS, STEPS_MM, boundary_errors, depth_pro_f1, edge_metrics, edge_scores, edges_of, jumps_of, moge_f1, ratio_edges
+from depthdist.edges import (
+    METRICS,
+    STEPS_MM,
+    boundary_errors,
+    depth_pro_f1,
+    edge_metrics,
+    edge_scores,
+    edges_of,
+    jumps_of,
+    moge_f1,
+    ratio_edges,
+)
 
 WHOLE = np.ones((24, 30), bool)
 
@@ -48,7 +59,9 @@ def loops_depth_pro(p, g, mask):
             for y in range(g.shape[0]):
                 for x in range(g.shape[1]):
                     v, u = y + dy, x + dx
-                    if not (0 <= v < g.shape[0] and 0 <= u < g.shape[1] and mask[y, x] and mask[v, u]):
+                    if not (
+                        0 <= v < g.shape[0] and 0 <= u < g.shape[1] and mask[y, x] and mask[v, u]
+                    ):
                         continue
                     in_p, in_g = ((1 / z[y, x]) / (1 / z[v, u]) > t for z in (p, g))
                     both, of_p, of_g = both + (in_p and in_g), of_p + in_p, of_g + in_g
@@ -96,18 +109,35 @@ def test_boundary_errors_equal_sums_over_nearest_edge_pixels():
     """Distances by a k-d tree over the edge pixels, Canny by scikit-image."""
     p, g = scene(shape=(60, 80))
     mask = np.ones(p.shape, bool)
-    p_edges, g_edges = (np.argwhere(canny((z - np.percentile(z, 1)) / np.ptp(np.percentile(z, (1, 99))), math.sqrt(2), 0.1, 0.2, mask=mask)) for z in (p, g))
+    p_edges, g_edges = (
+        np.argwhere(
+            canny(
+                (z - np.percentile(z, 1)) / np.ptp(np.percentile(z, (1, 99))),
+                math.sqrt(2),
+                0.1,
+                0.2,
+                mask=mask,
+            )
+        )
+        for z in (p, g)
+    )
     to_g, to_p = cKDTree(g_edges).query(p_edges)[0], cKDTree(p_edges).query(g_edges)[0]
     (found,) = boundary_errors([p], g, mask)
-    assert found["dbe_acc_px"] == pytest.approx(to_g[to_g < 10].mean()) and found["dbe_comp_script_px"] == pytest.approx(to_p.mean())
-    assert found["dbe_comp_paper_px"] == pytest.approx((np.minimum(to_g, 10).sum() + np.minimum(to_p, 10).sum()) / (len(to_g) + len(to_p)))
+    assert found["dbe_acc_px"] == pytest.approx(to_g[to_g < 10].mean()) and found[
+        "dbe_comp_script_px"
+    ] == pytest.approx(to_p.mean())
+    assert found["dbe_comp_paper_px"] == pytest.approx(
+        (np.minimum(to_g, 10).sum() + np.minimum(to_p, 10).sum()) / (len(to_g) + len(to_p))
+    )
     assert found["dbe_acc_px"] > 0
 
 
 def test_a_prediction_without_edges_is_as_bad_as_it_gets():
     _, g = scene()
     found = of_one(np.full_like(g, 1000.0), g, WHOLE)
-    assert found["dbe_acc_px"] == 10 and found["dbe_comp_script_px"] == pytest.approx(math.hypot(*g.shape))
+    assert found["dbe_acc_px"] == 10 and found["dbe_comp_script_px"] == pytest.approx(
+        math.hypot(*g.shape)
+    )
     assert all(found[name] == 0 for name in METRICS if "f1" in name)
 
 
@@ -119,17 +149,30 @@ def test_a_perfect_prediction_is_perfect_and_a_flat_truth_says_nothing():
         best = {"higher": 1.0, "lower": 0.0}[metric.better]
         assert found[name] == pytest.approx(best), name
     flat = of_one(g, np.full_like(g, 900.0), WHOLE)
-    assert all(math.isnan(value) for name, value in flat.items() if name != "depth_pro_f1") and flat["depth_pro_f1"] == 0
+    assert (
+        all(math.isnan(value) for name, value in flat.items() if name != "depth_pro_f1")
+        and flat["depth_pro_f1"] == 0
+    )
 
 
-def test_several_predictions_are_measured_as_each_alone_and_the_truths_edges_are_found_once(monkeypatch):
+def test_several_predictions_are_measured_as_each_alone_and_the_truths_edges_are_found_once(
+    monkeypatch,
+):
     (p, g), (q, _) = scene(0), scene(1)
     mask, seen = np.random.default_rng(1).random(g.shape) >= 0.1, []
     alone = [of_one(z, g, mask) for z in (p, q, g)]
     for name in ("canny", "jumps_of", "edges_of"):
-        monkeypatch.setattr(edges, name, lambda *args, name=name, real=getattr(edges, name), **more: seen.append(name) or real(*args, **more))
+        monkeypatch.setattr(
+            edges,
+            name,
+            lambda *args, name=name, real=getattr(edges, name), **more: (
+                seen.append(name) or real(*args, **more)
+            ),
+        )
     assert edge_metrics([p, q, g], g, mask) == alone
-    assert Counter(seen) == {"canny": 4, "jumps_of": 4, "edges_of": 4 * len(STEPS_MM)}, "three predictions and the truth"
+    assert Counter(seen) == {"canny": 4, "jumps_of": 4, "edges_of": 4 * len(STEPS_MM)}, (
+        "three predictions and the truth"
+    )
 
 
 def test_holes_are_no_edges():
@@ -139,7 +182,9 @@ def test_holes_are_no_edges():
     clean = of_one(np.where(mask, p, 1000.0), np.where(mask, g, 1000.0), mask)
     for junk in (math.nan, 0.0, 1e9):
         with np.errstate(all="ignore"):
-            assert of_one(np.where(mask, p, junk), np.where(mask, g, junk), mask) == pytest.approx(clean, nan_ok=True)
+            assert of_one(np.where(mask, p, junk), np.where(mask, g, junk), mask) == pytest.approx(
+                clean, nan_ok=True
+            )
     assert clean["edge_f1@32mm"] > 0
 
 
@@ -150,7 +195,11 @@ def test_a_step_beside_a_hole_or_the_rim_makes_no_second_one():
     mask = np.ones(g.shape, bool)
     mask[5:9, 12] = mask[:, 18] = False
     down, across = jumps_of(g, mask)
-    assert not down.any() and set(np.argwhere(across)[:, 1]) == {1, 14} and np.allclose(across[:, [1, 14]], 20)
+    assert (
+        not down.any()
+        and set(np.argwhere(across)[:, 1]) == {1, 14}
+        and np.allclose(across[:, [1, 14]], 20)
+    )
 
 
 def test_scale_free_ones_do_not_see_a_scale_and_those_in_mm_do():
@@ -159,7 +208,9 @@ def test_scale_free_ones_do_not_see_a_scale_and_those_in_mm_do():
     for name in METRICS:
         if "mm" not in name:
             assert one[name] == pytest.approx(twice[name], abs=1e-9), name
-    assert [twice[f"edge_f1@{s:g}mm"] for s in STEPS_MM[1:]] == pytest.approx([one[f"edge_f1@{s:g}mm"] for s in STEPS_MM[:-1]])
+    assert [twice[f"edge_f1@{s:g}mm"] for s in STEPS_MM[1:]] == pytest.approx(
+        [one[f"edge_f1@{s:g}mm"] for s in STEPS_MM[:-1]]
+    )
 
 
 @pytest.mark.parametrize("step", [3.0, 9.0, 30.0])
@@ -178,7 +229,9 @@ def test_a_tilted_plane_has_no_edges_and_a_step_on_it_is_found():
     assert np.abs(np.diff(plane, axis=1)).min() > 8
     mask = np.ones(plane.shape, bool)
     assert math.isnan(step_edges(plane, plane, mask, 2.0)["f1"])
-    assert step_edges(plane, plane, mask, 2.0, slope=False)["f1"] == 1, "without the slope taken off it is all edges"
+    assert step_edges(plane, plane, mask, 2.0, slope=False)["f1"] == 1, (
+        "without the slope taken off it is all edges"
+    )
     grooved = plane + 6.0 * ((x > 20) & (x < 26))
     found = step_edges(grooved, grooved, mask, 4.0)
     assert found["f1"] == 1 and step_edges(plane, grooved, mask, 4.0)["recall"] == 0
@@ -189,9 +242,15 @@ def test_an_edge_may_be_off_by_the_radius_and_must_step_the_same_way():
     g[:, 15:] += 50
     mask = np.ones(g.shape, bool)
     for off, expected in ((1, 1.0), (2, 0.0)):
-        assert step_edges(np.roll(g, off, axis=1)[:, 3:], g[:, 3:], mask[:, 3:], 8.0)["recall"] == expected
+        assert (
+            step_edges(np.roll(g, off, axis=1)[:, 3:], g[:, 3:], mask[:, 3:], 8.0)["recall"]
+            == expected
+        )
     assert step_edges(2000 - g, g, mask, 8.0) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    assert step_edges(np.roll(g, 2, axis=1)[:, 3:], g[:, 3:], mask[:, 3:], 8.0, radius=2)["recall"] == 1.0
+    assert (
+        step_edges(np.roll(g, 2, axis=1)[:, 3:], g[:, 3:], mask[:, 3:], 8.0, radius=2)["recall"]
+        == 1.0
+    )
 
 
 def test_a_step_as_a_ratio_is_moges_score():
@@ -200,9 +259,15 @@ def test_a_step_as_a_ratio_is_moges_score():
     g[5:15, 8:20] = 1200.0
     p = np.roll(g, 3, axis=1)
     mask = np.ones(g.shape, bool)
-    in_mm = [step_edges(p, g, mask, 1000.0 * t, radius=0, slope=False)["f1"] for t in np.linspace(0.05, 0.25, 10) if t < 0.2]
+    in_mm = [
+        step_edges(p, g, mask, 1000.0 * t, radius=0, slope=False)["f1"]
+        for t in np.linspace(0.05, 0.25, 10)
+        if t < 0.2
+    ]
     weights = [t for t in np.linspace(0.05, 0.25, 10) if t < 0.2]
-    assert moge_f1(*ratio_edges([p], g, mask), 1) == pytest.approx(np.dot(in_mm, weights) / np.linspace(0.05, 0.25, 10).sum())
+    assert moge_f1(*ratio_edges([p], g, mask), 1) == pytest.approx(
+        np.dot(in_mm, weights) / np.linspace(0.05, 0.25, 10).sum()
+    )
 
 
 def test_what_the_fields_scores_cannot_see_ours_do():
@@ -211,4 +276,8 @@ def test_what_the_fields_scores_cannot_see_ours_do():
     smooth = 1300 + 0.0005 * (y - 60) ** 2.0
     grooved = smooth + 9.0 * ((x % 40) < 10)
     found = of_one(smooth, ndimage.gaussian_filter(grooved, 0.3), np.ones(smooth.shape, bool))
-    assert math.isnan(found["moge_f1_r1"]) and found["edge_recall@4mm"] == 0 and found["edge_f1@4mm"] == 0
+    assert (
+        math.isnan(found["moge_f1_r1"])
+        and found["edge_recall@4mm"] == 0
+        and found["edge_f1@4mm"] == 0
+    )

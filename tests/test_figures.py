@@ -38,7 +38,9 @@ def drawn(fig, panel):
     canvas = pixels(fig)
     axes = next(a for a in fig.axes if a.get_title().startswith(panel))
     box = axes.images[0].get_window_extent()
-    return canvas[canvas.shape[0] - int(box.y1) : canvas.shape[0] - int(box.y0), int(box.x0) : int(box.x1)].astype(int)
+    return canvas[
+        canvas.shape[0] - int(box.y1) : canvas.shape[0] - int(box.y0), int(box.x0) : int(box.x1)
+    ].astype(int)
 
 
 def quarter(image, row, column):
@@ -50,7 +52,12 @@ def quarter(image, row, column):
 def test_with_a_truth_there_are_four_panels_and_the_error_is_prediction_minus_truth():
     rgb, pred_mm, truth_mm = scene()
     shown = panels(figure(rgb, pred_mm, truth_mm))
-    assert [name.split(" (")[0] for name in shown] == ["RGB", "truth", "prediction", "prediction - truth"]
+    assert [name.split(" (")[0] for name in shown] == [
+        "RGB",
+        "truth",
+        "prediction",
+        "prediction - truth",
+    ]
     assert "mean size 20.0 mm" in list(shown)[3]
     error = np.ma.filled(list(shown.values())[3], np.nan)
     valid = np.nan_to_num(truth_mm) > 0
@@ -78,18 +85,29 @@ def test_near_is_red_far_is_blue_and_red_error_is_too_far():
     fig = figure(np.zeros((8, 16, 3), np.uint8), truth_mm + np.repeat([100.0, -100.0], 8), truth_mm)
     left, right = quarter(drawn(fig, "truth"), 0, 0), quarter(drawn(fig, "truth"), 0, 1)
     assert left[0] > left[2] and right[2] > right[0]
-    left, right = quarter(drawn(fig, "prediction - truth"), 0, 0), quarter(drawn(fig, "prediction - truth"), 0, 1)
+    left, right = (
+        quarter(drawn(fig, "prediction - truth"), 0, 0),
+        quarter(drawn(fig, "prediction - truth"), 0, 1),
+    )
     assert left[0] > left[2] and right[2] > right[0]
 
 
 def test_truth_and_prediction_share_the_truths_colour_range():
     rgb, pred_mm, truth_mm = scene()
-    limits = {a.get_title(): a.images[0].get_clim() for a in figure(rgb, pred_mm * 3, truth_mm).axes if a.images and a.get_title()}
+    limits = {
+        a.get_title(): a.images[0].get_clim()
+        for a in figure(rgb, pred_mm * 3, truth_mm).axes
+        if a.images and a.get_title()
+    }
     low, high = np.nanpercentile(np.where(truth_mm > 0, truth_mm, np.nan), [1, 99])
     assert limits["truth"] == limits["prediction"] == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize("truth_mm", [None, np.full((24, 32), np.nan), np.zeros((24, 32))], ids=["none", "all NaN", "all 0"])
+@pytest.mark.parametrize(
+    "truth_mm",
+    [None, np.full((24, 32), np.nan), np.zeros((24, 32))],
+    ids=["none", "all NaN", "all 0"],
+)
 def test_without_a_truth_there_are_two_panels(truth_mm):
     rgb, pred_mm, _ = scene()
     fig = figure(rgb, pred_mm, truth_mm)
@@ -107,13 +125,22 @@ def test_a_constant_depth_can_be_drawn(with_truth):
 def test_one_measured_pixel_is_enough():
     truth_mm = np.zeros((24, 32), np.float32)
     truth_mm[3, 4] = 1200
-    assert "mean size 300.0 mm" in list(panels(figure(np.zeros((24, 32, 3), np.uint8), np.full((24, 32), 1500.0), truth_mm)))[3]
+    assert (
+        "mean size 300.0 mm"
+        in list(
+            panels(figure(np.zeros((24, 32, 3), np.uint8), np.full((24, 32), 1500.0), truth_mm))
+        )[3]
+    )
 
 
 def test_pixels_are_an_array_of_the_figures_size_that_nothing_else_holds():
     fig = figure(*scene(), title="a capture")
     image = pixels(fig)
-    assert image.dtype == np.uint8 and image.shape == (round(fig.get_figheight() * 100), round(fig.get_figwidth() * 100), 3)
+    assert image.dtype == np.uint8 and image.shape == (
+        round(fig.get_figheight() * 100),
+        round(fig.get_figwidth() * 100),
+        3,
+    )
     assert image.flags.owndata and fig.get_suptitle() == "a capture"
     again = image.copy()
     pixels(fig)
@@ -123,7 +150,9 @@ def test_pixels_are_an_array_of_the_figures_size_that_nothing_else_holds():
 def test_a_saved_figure_opens_with_the_same_content(tmp_path):
     save(figure(*scene()), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as opened:
-        assert opened.format == "PNG" and np.array_equal(np.asarray(opened.convert("RGB")), pixels(figure(*scene())))
+        assert opened.format == "PNG" and np.array_equal(
+            np.asarray(opened.convert("RGB")), pixels(figure(*scene()))
+        )
 
 
 def test_every_depth_has_its_colour_bar_in_mm():
@@ -133,4 +162,6 @@ def test_every_depth_has_its_colour_bar_in_mm():
 
 
 def test_both_colour_maps_draw_a_hole_the_same():
-    assert np.allclose(NEAR_TO_FAR.get_bad(), SIGNED.get_bad()) and np.allclose(NEAR_TO_FAR.get_bad()[:3], GREY / 255, atol=0.01)
+    assert np.allclose(NEAR_TO_FAR.get_bad(), SIGNED.get_bad()) and np.allclose(
+        NEAR_TO_FAR.get_bad()[:3], GREY / 255, atol=0.01
+    )

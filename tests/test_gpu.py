@@ -25,14 +25,39 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_every_shipped_precision_trains_at_full_size(precision, data, tmp_path):
     launcher = Path(sys.executable).with_name("deepspeed")
-    command = [launcher, "--num_gpus", "1", "launch/train.py", "--deepspeed", f"ds_configs/{precision}.json"]
-    subprocess.run([*command, "--data", data, "--model", "tiny", "--lr", "1e-3", "--epochs", "3", "--run", tmp_path / "run"], check=True, cwd=ROOT)
+    command = [
+        launcher,
+        "--num_gpus",
+        "1",
+        "launch/train.py",
+        "--deepspeed",
+        f"ds_configs/{precision}.json",
+    ]
+    subprocess.run(
+        [
+            *command,
+            "--data",
+            data,
+            "--model",
+            "tiny",
+            "--lr",
+            "1e-3",
+            "--epochs",
+            "3",
+            "--run",
+            tmp_path / "run",
+        ],
+        check=True,
+        cwd=ROOT,
+    )
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["derived"]["precision"] == precision and run["remarks"] == []
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps, scores = [x for x in lines if "train/loss" in x], [x for x in lines if "eval/loss" in x]
     assert len(steps) == 3 and all(x["memory/gpu_peak_gib"] > 0 for x in steps)
-    assert steps[-1]["train/skipped_steps"] == 0 and (steps[0]["train/loss_scale"] == 2**14) == (precision == "fp16")
+    assert steps[-1]["train/skipped_steps"] == 0 and (steps[0]["train/loss_scale"] == 2**14) == (
+        precision == "fp16"
+    )
     assert scores[-1]["eval/loss"] < scores[0]["eval/loss"]
 
 
@@ -49,12 +74,21 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
     busy = torch.randn(8192, 8192, device="cuda")
     found = []
     for packed in on_gpu.train(plan, 0, 0, epochs=6):
-        assert packed.buffers.rgb.is_pinned() and packed.buffers.depth.is_pinned() and packed.buffers.mask.is_pinned()
+        assert (
+            packed.buffers.rgb.is_pinned()
+            and packed.buffers.depth.is_pinned()
+            and packed.buffers.mask.is_pinned()
+        )
         busy = (busy @ busy).clamp(-1, 1)
         batch = packed.to("cuda")
         found.append([batch.rgb, batch.depth_mm, batch.mask, batch.weight])
-    wanted = [[b.rgb, b.depth_mm, b.mask, b.weight] for b in (packed.to("cpu") for packed in on_cpu.train(plan, 0, 0, epochs=6))]
-    assert len(found) == 24 and all(torch.equal(a.cpu(), b) for gpu, cpu in zip(found, wanted) for a, b in zip(gpu, cpu))
+    wanted = [
+        [b.rgb, b.depth_mm, b.mask, b.weight]
+        for b in (packed.to("cpu") for packed in on_cpu.train(plan, 0, 0, epochs=6))
+    ]
+    assert len(found) == 24 and all(
+        torch.equal(a.cpu(), b) for gpu, cpu in zip(found, wanted) for a, b in zip(gpu, cpu)
+    )
 
 
 def test_dropout_draws_the_same_mask_as_on_the_cpu():
@@ -77,7 +111,9 @@ def test_the_last_convolutions_are_float32_and_not_tf32():
     torch.manual_seed(0)
     conv = load_base("tiny").head.conv2.cuda()
     x = torch.randn(1, conv.in_channels, 128, 128, device="cuda")
-    exact = torch.nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=conv.padding)
+    exact = torch.nn.functional.conv2d(
+        x.double(), conv.weight.double(), conv.bias.double(), padding=conv.padding
+    )
     assert (conv(x) - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
@@ -87,7 +123,11 @@ def test_compiling_changes_no_gradient():
     from depthdist.lora import LoraSettings, with_lora
     from depthdist.model import load_base
 
-    rgb, draws, found = torch.randint(0, 256, (2, 154, 252, 3), dtype=torch.uint8, device="cuda"), draw_keys(0, 0, [1, 2]).cuda(), []
+    rgb, draws, found = (
+        torch.randint(0, 256, (2, 154, 252, 3), dtype=torch.uint8, device="cuda"),
+        draw_keys(0, 0, [1, 2]).cuda(),
+        [],
+    )
     for compiled in (False, True):
         base = load_base("tiny")
         base.fresh_decoder = False  # frozen, as a pretrained one is
@@ -99,7 +139,9 @@ def test_compiling_changes_no_gradient():
         if compiled:
             model.compile()
         model(rgb, draws).square().mean().backward()
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        found.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
     assert found[0].norm() > 0 and (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
 
 
@@ -111,10 +153,15 @@ def test_the_micro_batch_is_halved_until_it_fits(data):
     from depthdist.model import load_base
 
     model = with_lora(load_base("tiny"), LoraSettings(), 0)
-    sizes, rest = ((756, 1260), (1200, 1944)), (LossSettings(), Bounds(250, 3900), torch.device("cuda"), "fp16")
+    sizes, rest = (
+        ((756, 1260), (1200, 1944)),
+        (LossSettings(), Bounds(250, 3900), torch.device("cuda"), "fp16"),
+    )
     assert fits(model, 1, *sizes, *rest)
     free, total = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 3 * 2**30) / total))
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, (torch.cuda.memory_reserved() + 3 * 2**30) / total)
+    )
     try:
         found = [fits(model, n, *sizes, *rest) for n in (64, 1)]
     finally:
@@ -124,11 +171,43 @@ def test_the_micro_batch_is_halved_until_it_fits(data):
 
 def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
     launcher = Path(sys.executable).with_name("deepspeed")
-    command = [launcher, "--num_gpus", "1", "launch/train.py", "--deepspeed", "ds_configs/fp16.json", "--watch-every", "1", "--pictures", "0"]
-    subprocess.run([*command, "--data", data, "--model", "tiny", "--lr", "1e-3", "--epochs", "6", "--run", tmp_path / "run"], check=True, cwd=ROOT)
+    command = [
+        launcher,
+        "--num_gpus",
+        "1",
+        "launch/train.py",
+        "--deepspeed",
+        "ds_configs/fp16.json",
+        "--watch-every",
+        "1",
+        "--pictures",
+        "0",
+    ]
+    subprocess.run(
+        [
+            *command,
+            "--data",
+            data,
+            "--model",
+            "tiny",
+            "--lr",
+            "1e-3",
+            "--epochs",
+            "6",
+            "--run",
+            tmp_path / "run",
+        ],
+        check=True,
+        cwd=ROOT,
+    )
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert max(line["eval/precision_mm"] for line in lines if "eval/precision_mm" in line) < 5
-    assert sorted(line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line)[2] < 0.2
+    assert (
+        sorted(line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line)[
+            2
+        ]
+        < 0.2
+    )
 
 
 @pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
@@ -144,7 +223,12 @@ def test_predictions_are_those_of_the_cpu(way):
 
     model = load_base("built-in")
     model.rescale(0.1, 0.0)  # 0 .. 10 to 0 .. 1
-    record = AdapterRecord("built-in", 300.0, 4000.0, 196, 308, *model.normalisation, step=0, epoch=0, eval_loss=0.0)
+    record = AdapterRecord(
+        "built-in", 300.0, 4000.0, 196, 308, *model.normalisation, step=0, epoch=0, eval_loss=0.0
+    )
     rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
-    cpu, gpu = (Predictor(model, record, device, way, flip=True)([Picture(rgb, (400, 640))])[0] for device in ("cpu", "cuda"))
+    cpu, gpu = (
+        Predictor(model, record, device, way, flip=True)([Picture(rgb, (400, 640))])[0]
+        for device in ("cpu", "cuda")
+    )
     assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 0.1 and np.abs(cpu - gpu).max() < 2

@@ -10,7 +10,20 @@ from depthdist.camera import pixel_rays
 from depthdist.grooves import METRICS, Groove, groove_depths, groove_metrics, summary
 
 SIZE = (240, 320)
-RAYS = pixel_rays({"size": SIZE, "intrinsics": {"fx": 800.0, "fy": 800.0, "cx": 160.0, "cy": 120.0, "max_residual_px": 0, "pixel_centre": 0.5}}, SIZE)
+RAYS = pixel_rays(
+    {
+        "size": SIZE,
+        "intrinsics": {
+            "fx": 800.0,
+            "fy": 800.0,
+            "cx": 160.0,
+            "cy": 120.0,
+            "max_residual_px": 0,
+            "pixel_centre": 0.5,
+        },
+    },
+    SIZE,
+)
 WHOLE = np.ones(SIZE, bool)
 DEPTHS = (8.0, 1.5, 4.0)
 
@@ -38,10 +51,14 @@ def test_drawn_grooves_have_their_depth(noise, within):
 def test_noise_in_the_truth_alone_makes_no_groove_deeper():
     """What is floor is not chosen by the pixels' own noise: a worn groove stays worn."""
     clean, labels = cylinder(depths=(1.0, 0.5, 1.6))
-    found = groove_depths(labels, WHOLE, RAYS, clean + 0.3 * np.random.default_rng(1).normal(size=SIZE), clean)
+    found = groove_depths(
+        labels, WHOLE, RAYS, clean + 0.3 * np.random.default_rng(1).normal(size=SIZE), clean
+    )
     assert [g.depths[0] for g in found] == pytest.approx([1.0, 0.5, 1.6], abs=0.05)
     flat, _ = cylinder(depths=(0.0, 0.0, 0.0))
-    for groove in groove_depths(labels, WHOLE, RAYS, flat + 0.2 * np.random.default_rng(1).normal(size=SIZE), flat):
+    for groove in groove_depths(
+        labels, WHOLE, RAYS, flat + 0.2 * np.random.default_rng(1).normal(size=SIZE), flat
+    ):
         assert abs(groove.depths[0]) < 0.1, "labelled ground without a groove has none"
 
 
@@ -57,7 +74,9 @@ def test_grooves_that_were_removed_are_wrong_by_all_of_it():
     found = groove_depths(labels, WHOLE, RAYS, z, smooth)
     values = groove_metrics(found)
     assert [g.depths[1] for g in found] == pytest.approx([0, 0, 0], abs=0.02)
-    assert values["groove_mae_mm"] == pytest.approx(np.mean(DEPTHS), abs=0.03) and values["groove_bias_mm"] == pytest.approx(-np.mean(DEPTHS), abs=0.03)
+    assert values["groove_mae_mm"] == pytest.approx(np.mean(DEPTHS), abs=0.03) and values[
+        "groove_bias_mm"
+    ] == pytest.approx(-np.mean(DEPTHS), abs=0.03)
     assert values["groove_found"] == 0 and values["groove_max_mm"] == pytest.approx(8.0, abs=0.03)
 
 
@@ -65,8 +84,12 @@ def test_a_shallower_prediction_is_measured_as_such():
     z, labels = cylinder()
     worn, _ = cylinder(depths=(4.2, 1.7, 4.1))
     values = groove_metrics(groove_depths(labels, WHOLE, RAYS, z, worn))
-    assert values["groove_mae_mm"] == pytest.approx((3.8 + 0.2 + 0.1) / 3, abs=0.03) and values["groove_bias_mm"] == pytest.approx((-3.8 + 0.2 + 0.1) / 3, abs=0.03)
-    assert values["groove_found"] == 1 and values["groove_decision"] == pytest.approx(2 / 3), "1.5 is worn, 1.7 is not"
+    assert values["groove_mae_mm"] == pytest.approx((3.8 + 0.2 + 0.1) / 3, abs=0.03) and values[
+        "groove_bias_mm"
+    ] == pytest.approx((-3.8 + 0.2 + 0.1) / 3, abs=0.03)
+    assert values["groove_found"] == 1 and values["groove_decision"] == pytest.approx(2 / 3), (
+        "1.5 is worn, 1.7 is not"
+    )
 
 
 def test_holes_and_what_stands_in_them_do_not_matter():
@@ -76,7 +99,12 @@ def test_holes_and_what_stands_in_them_do_not_matter():
     assert [g.depths[0] for g in clean] == pytest.approx(DEPTHS, abs=0.02)
     for junk in (math.nan, -1e9):
         with np.errstate(all="ignore"):
-            assert groove_depths(labels, mask, RAYS, np.where(mask, z, junk), np.where(mask, z + 1, junk)) == clean
+            assert (
+                groove_depths(
+                    labels, mask, RAYS, np.where(mask, z, junk), np.where(mask, z + 1, junk)
+                )
+                == clean
+            )
 
 
 @pytest.mark.parametrize("case", ["narrow", "unmeasured", "one-sided", "no rib"])
@@ -105,22 +133,57 @@ def test_a_neighbours_clutter_beside_a_groove_is_not_taken_for_rib():
 def test_built_in_captures_give_the_depth_of_their_grooves():
     """Noise-free truth at the camera's own size: 0.1 mm, but for a few grooves on the tires' shoulders; faults and all: 0.2."""
     capture = tires.render(tires.Settings(pairs=58, size=(1200, 1944)), 52)
-    truth, nominal = capture.truth, dict(zip(capture.truth["groove_id"].tolist(), capture.truth["groove_depth_mm"].tolist()))
+    truth, nominal = (
+        capture.truth,
+        dict(zip(capture.truth["groove_id"].tolist(), capture.truth["groove_depth_mm"].tolist())),
+    )
     k = truth["K"]
-    rays = pixel_rays({"size": [1200, 1944], "intrinsics": {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "max_residual_px": 0, "pixel_centre": 0.5}}, (1200, 1944))
+    rays = pixel_rays(
+        {
+            "size": [1200, 1944],
+            "intrinsics": {
+                "fx": k[0, 0],
+                "fy": k[1, 1],
+                "cx": k[0, 2],
+                "cy": k[1, 2],
+                "max_residual_px": 0,
+                "pixel_centre": 0.5,
+            },
+        },
+        (1200, 1944),
+    )
     for z, share, within in ((truth["z"], 0.9, 0.1), (capture.xyz[..., 2], 0.9, 0.2)):
         mask = np.isfinite(z)
         found = groove_depths(truth["groove"], mask, rays, np.where(mask, z, 1.0).astype(float))
         off = np.array([g.depths[0] - nominal[g.id] for g in found])
-        assert len(found) >= 30 and abs(np.median(off)) < 0.03 and (np.abs(off) < within).mean() >= share, np.sort(np.abs(off))[-5:]
+        assert (
+            len(found) >= 30
+            and abs(np.median(off)) < 0.03
+            and (np.abs(off) < within).mean() >= share
+        ), np.sort(np.abs(off))[-5:]
 
 
 def test_the_summary_counts_every_groove_once():
-    grooves = [Groove(i, 5.0, 1, depths) for i, depths in enumerate([(1.0, 1.2), (1.0, 3.0), (5.0, 4.0), (5.0, 1.0), (5.0, 5.5)])]
+    grooves = [
+        Groove(i, 5.0, 1, depths)
+        for i, depths in enumerate([(1.0, 1.2), (1.0, 3.0), (5.0, 4.0), (5.0, 1.0), (5.0, 5.5)])
+    ]
     found = summary(grooves)
-    assert (found["worn_as_worn"], found["worn_as_good"], found["good_as_good"], found["good_as_worn"]) == (1, 1, 2, 1) and found["grooves"] == 5
-    assert found["mae_mm"] == pytest.approx((0.2 + 2 + 1 + 4 + 0.5) / 5) and found["bias_mm"] == pytest.approx((0.2 + 2 - 1 - 4 + 0.5) / 5)
-    assert found["limit95_mm"] == pytest.approx(np.quantile([0.2, 2, 1, 4, 0.5], 0.95)) and found["found"] == 0.8
+    assert (
+        found["worn_as_worn"],
+        found["worn_as_good"],
+        found["good_as_good"],
+        found["good_as_worn"],
+    ) == (1, 1, 2, 1) and found["grooves"] == 5
+    assert found["mae_mm"] == pytest.approx((0.2 + 2 + 1 + 4 + 0.5) / 5) and found[
+        "bias_mm"
+    ] == pytest.approx((0.2 + 2 - 1 - 4 + 0.5) / 5)
+    assert (
+        found["limit95_mm"] == pytest.approx(np.quantile([0.2, 2, 1, 4, 0.5], 0.95))
+        and found["found"] == 0.8
+    )
     nothing = summary([])
     assert nothing["grooves"] == 0 and math.isnan(nothing["mae_mm"])
-    assert all(math.isnan(value) for value in groove_metrics([]).values()) and set(groove_metrics([])) == set(METRICS)
+    assert all(math.isnan(value) for value in groove_metrics([]).values()) and set(
+        groove_metrics([])
+    ) == set(METRICS)

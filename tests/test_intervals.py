@@ -12,7 +12,9 @@ from depthdist.intervals import compare, interval
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     """Skewed, 25 images: the plain normal interval would do worse."""
     rng = np.random.default_rng(0)
-    hits = sum(low <= 1.0 <= high for low, high in (interval(rng.exponential(1.0, 25)) for _ in range(200)))
+    hits = sum(
+        low <= 1.0 <= high for low, high in (interval(rng.exponential(1.0, 25)) for _ in range(200))
+    )
     assert 0.86 <= hits / 200 <= 0.98
 
 
@@ -28,7 +30,9 @@ def test_it_is_the_same_each_time_and_whatever_the_order():
 
 
 def test_too_few_or_equal_values():
-    assert all(math.isnan(end) for end in interval([1.0, 2.0])) and all(math.isnan(end) for end in interval([math.nan] * 9))
+    assert all(math.isnan(end) for end in interval([1.0, 2.0])) and all(
+        math.isnan(end) for end in interval([math.nan] * 9)
+    )
     assert interval([3.0] * 12) == (3.0, 3.0)
 
 
@@ -37,8 +41,14 @@ def test_a_paired_difference_is_found_that_unpaired_ones_hide():
     images = rng.uniform(50, 500, 12)  # some are harder
     a, b = images + rng.normal(0, 1, 12), images + 5 + rng.normal(0, 1, 12)
     found = compare(a, b)
-    assert found.images == 12 and found.difference == pytest.approx(np.mean(a - b)) and found.low < -5 < found.high < 0
-    assert found.p < 0.001 < stats.ttest_ind(a, b).pvalue, "the images' own spread is forty times the difference"
+    assert (
+        found.images == 12
+        and found.difference == pytest.approx(np.mean(a - b))
+        and found.low < -5 < found.high < 0
+    )
+    assert found.p < 0.001 < stats.ttest_ind(a, b).pvalue, (
+        "the images' own spread is forty times the difference"
+    )
 
 
 def test_p_is_the_share_of_sign_flips():

@@ -18,7 +18,11 @@ SMALL = ["--pairs", "4", "--size", "48x78", "--seed", "1"]
 
 
 def digests(out: Path) -> dict[str, str]:
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,11 @@ def test_files_stand_in_the_real_layout(made):
     assert xyz.shape == rgb.shape == (48, 78, 3) and xyz.dtype == np.float32 and np.isnan(xyz).any()
     truth = np.load(made / "truth" / f"{stem}_truth.npz", allow_pickle=False)
     assert truth["z"].shape == truth["tire"].shape == truth["groove"].shape == (48, 78)
-    assert truth["groove"].dtype == np.uint16 and truth["tire"].dtype == np.uint8 and truth["K"].shape == (3, 3)
+    assert (
+        truth["groove"].dtype == np.uint16
+        and truth["tire"].dtype == np.uint8
+        and truth["K"].shape == (3, 3)
+    )
     rows = {len(truth[f"groove_{name}"]) for name in ("id", "tire", "depth_mm", "width_mm", "kind")}
     assert len(rows) == 1
 

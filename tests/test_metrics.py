@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, mean_squared_error, root_mean_squared_error
+from sklearn.metrics import (
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    mean_squared_error,
+    root_mean_squared_error,
+)
 
 from depthdist.metrics import BINS_MM, METRICS, bin_metrics, binned, image_metrics
 
@@ -30,11 +35,24 @@ BY_DEFINITION = {
     "sq_rel_kitti": (lambda p, g: np.mean((p - g) ** 2 / g**2), 0.01),
     "rmse_log": (lambda p, g: math.sqrt(mean_squared_error(np.log(g), np.log(p))), math.log(1.1)),
     "log10": (lambda p, g: np.mean(np.abs(np.log10(p) - np.log10(g))), math.log10(1.1)),
-    "silog_dav2": (lambda p, g: math.sqrt(np.mean(log_ratio(p, g) ** 2) - 0.5 * np.mean(log_ratio(p, g)) ** 2), math.sqrt(0.5) * math.log(1.1)),
-    "silog_kitti": (lambda p, g: 100 * math.sqrt(np.mean(log_ratio(p, g) ** 2) - np.mean(log_ratio(p, g)) ** 2), 0.0),
-    "irmse_per_km": (lambda p, g: root_mean_squared_error(1e6 / g, 1e6 / p), 1e6 / 1000 - 1e6 / 1100),
+    "silog_dav2": (
+        lambda p, g: math.sqrt(np.mean(log_ratio(p, g) ** 2) - 0.5 * np.mean(log_ratio(p, g)) ** 2),
+        math.sqrt(0.5) * math.log(1.1),
+    ),
+    "silog_kitti": (
+        lambda p, g: 100 * math.sqrt(np.mean(log_ratio(p, g) ** 2) - np.mean(log_ratio(p, g)) ** 2),
+        0.0,
+    ),
+    "irmse_per_km": (
+        lambda p, g: root_mean_squared_error(1e6 / g, 1e6 / p),
+        1e6 / 1000 - 1e6 / 1100,
+    ),
 }
-SCALES = {"mm": 2.0, "": 1.0, "1/km": 0.5}  # what a scene twice as large makes of a value in that unit
+SCALES = {
+    "mm": 2.0,
+    "": 1.0,
+    "1/km": 0.5,
+}  # what a scene twice as large makes of a value in that unit
 BEST = {"lower": 0.0, "higher": 1.0}
 every_metric = pytest.mark.parametrize("name", METRICS)
 
@@ -43,20 +61,28 @@ def images(seed=0, shape=(30, 40)):
     rng = np.random.default_rng(seed)
     depth_mm = rng.uniform(252, 3907, shape).astype(np.float32)
     pred_mm = (depth_mm * rng.uniform(0.7, 1.4, shape)).astype(np.float32)
-    return torch.from_numpy(pred_mm), torch.from_numpy(depth_mm), torch.from_numpy(rng.random(shape) < 0.7)
+    return (
+        torch.from_numpy(pred_mm),
+        torch.from_numpy(depth_mm),
+        torch.from_numpy(rng.random(shape) < 0.7),
+    )
 
 
 @every_metric
 def test_equals_float64_numpy_by_definition(name):
     pred_mm, depth_mm, mask = images()
     p, g = (t.numpy()[mask.numpy()].astype(np.float64) for t in (pred_mm, depth_mm))
-    assert image_metrics(pred_mm, depth_mm, mask)[name] == pytest.approx(BY_DEFINITION[name][0](p, g), rel=1e-9 if "silog" in name else 1e-12)
+    assert image_metrics(pred_mm, depth_mm, mask)[name] == pytest.approx(
+        BY_DEFINITION[name][0](p, g), rel=1e-9 if "silog" in name else 1e-12
+    )
 
 
 @every_metric
 def test_a_perfect_prediction_is_the_best_value_and_any_other_is_not(name):
     pred_mm, depth_mm, mask = images()
-    pred_mm = torch.where(torch.arange(40) < 20, pred_mm * 0.3, pred_mm * 2.5)  # also delta3 is not 1
+    pred_mm = torch.where(
+        torch.arange(40) < 20, pred_mm * 0.3, pred_mm * 2.5
+    )  # also delta3 is not 1
     best = BEST[METRICS[name].better]
     assert image_metrics(depth_mm, depth_mm, mask)[name] == best
     worse = image_metrics(pred_mm, depth_mm, mask)[name]
@@ -74,11 +100,16 @@ def test_a_planted_scale_is_abs_rel_whatever_the_scene():
     _, depth_mm, mask = images()
     for scale in (0.9, 1.1, 1.24, 1.26):
         found = image_metrics(depth_mm.double() * scale, depth_mm, mask)
-        assert found["abs_rel"] == pytest.approx(abs(scale - 1), rel=1e-9) and found["delta1"] == float(scale < 1.25)
+        assert found["abs_rel"] == pytest.approx(abs(scale - 1), rel=1e-9) and found[
+            "delta1"
+        ] == float(scale < 1.25)
 
 
 def test_delta1_is_strict_and_the_same_both_ways():
-    depth_mm, mask = torch.tensor([[1000.0, 1000.0, 1250.0, 1240.0]]), torch.ones(1, 4, dtype=torch.bool)
+    depth_mm, mask = (
+        torch.tensor([[1000.0, 1000.0, 1250.0, 1240.0]]),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
     pred_mm = torch.tensor([[1250.0, 1240.0, 1000.0, 1000.0]])  # exactly 1.25 does not count
     assert image_metrics(pred_mm, depth_mm, mask)["delta1"] == 0.5
 
@@ -88,17 +119,26 @@ def test_a_masked_image_equals_the_cropped_one(junk):
     pred_mm, depth_mm, _ = images()
     mask = torch.zeros(30, 40, dtype=torch.bool)
     mask[3:20, 5:31] = True
-    cropped = image_metrics(pred_mm[3:20, 5:31], depth_mm[3:20, 5:31], torch.ones(17, 26, dtype=torch.bool))
-    masked = image_metrics(torch.where(mask, pred_mm, junk), torch.where(mask, depth_mm, junk), mask)
+    cropped = image_metrics(
+        pred_mm[3:20, 5:31], depth_mm[3:20, 5:31], torch.ones(17, 26, dtype=torch.bool)
+    )
+    masked = image_metrics(
+        torch.where(mask, pred_mm, junk), torch.where(mask, depth_mm, junk), mask
+    )
     assert masked == cropped and set(masked) == set(METRICS)
 
 
 def test_an_image_without_a_valid_pixel_has_no_metrics():
     pred_mm, depth_mm, mask = images()
-    assert all(math.isnan(value) for value in image_metrics(pred_mm, depth_mm, torch.zeros_like(mask)).values())
+    assert all(
+        math.isnan(value)
+        for value in image_metrics(pred_mm, depth_mm, torch.zeros_like(mask)).values()
+    )
     mask = torch.zeros_like(mask)
     mask[4, 4] = True
-    assert image_metrics(pred_mm, depth_mm, mask)["mae_mm"] == pytest.approx(abs(pred_mm[4, 4] - depth_mm[4, 4]).item(), rel=1e-6)
+    assert image_metrics(pred_mm, depth_mm, mask)["mae_mm"] == pytest.approx(
+        abs(pred_mm[4, 4] - depth_mm[4, 4]).item(), rel=1e-6
+    )
 
 
 def test_sums_over_a_full_picture_are_float64():
@@ -111,8 +151,15 @@ def test_sums_over_a_full_picture_are_float64():
 @every_metric
 def test_every_metric_knows_unit_direction_and_definition(name):
     metric = METRICS[name]
-    assert metric.name == name and metric.unit in SCALES and metric.better in BEST and metric.definition
-    assert {"_mm": "mm", "_per_km": "1/km"}.get(name[name.rfind("_mm") :] if name.endswith("_mm") else name[-7:], "") == metric.unit, "a name ends with its unit"
+    assert (
+        metric.name == name
+        and metric.unit in SCALES
+        and metric.better in BEST
+        and metric.definition
+    )
+    assert {"_mm": "mm", "_per_km": "1/km"}.get(
+        name[name.rfind("_mm") :] if name.endswith("_mm") else name[-7:], ""
+    ) == metric.unit, "a name ends with its unit"
     assert name in BY_DEFINITION, "write its definition above"
 
 
@@ -128,16 +175,27 @@ def test_the_order_of_pixels_does_not_matter(name):
     pred_mm, depth_mm, mask = images()
     order = torch.from_numpy(np.random.default_rng(1).permutation(30 * 40))
     shuffled = (t.flatten()[order].view(40, 30) for t in (pred_mm, depth_mm, mask))
-    assert image_metrics(*shuffled)[name] == pytest.approx(image_metrics(pred_mm, depth_mm, mask)[name], rel=1e-12)
+    assert image_metrics(*shuffled)[name] == pytest.approx(
+        image_metrics(pred_mm, depth_mm, mask)[name], rel=1e-12
+    )
 
 
 @every_metric
 def test_a_bin_is_the_metric_of_its_pixels_and_every_pixel_is_in_one(name):
     pred_mm, depth_mm, mask = images()
-    depth_mm[0, 0], depth_mm[0, 1], depth_mm[0, 2], mask[0, :3] = BINS_MM[0], BINS_MM[-1], BINS_MM[1], True  # the ends
+    depth_mm[0, 0], depth_mm[0, 1], depth_mm[0, 2], mask[0, :3] = (
+        BINS_MM[0],
+        BINS_MM[-1],
+        BINS_MM[1],
+        True,
+    )  # the ends
     found, counted = binned(pred_mm, depth_mm, mask), 0
     for low, high in zip(BINS_MM, BINS_MM[1:]):
-        inside = mask & (depth_mm >= low) & ((depth_mm < high) | (depth_mm == BINS_MM[-1]) & (high == BINS_MM[-1]))
+        inside = (
+            mask
+            & (depth_mm >= low)
+            & ((depth_mm < high) | (depth_mm == BINS_MM[-1]) & (high == BINS_MM[-1]))
+        )
         counted += int(inside.sum())
         assert found[f"{name}@{low:g}-{high:g}"] == image_metrics(pred_mm, depth_mm, inside)[name]
     assert counted == int(mask.sum()) and set(found) == set(bin_metrics())
@@ -147,5 +205,7 @@ def test_a_bin_is_the_metric_of_its_pixels_and_every_pixel_is_in_one(name):
 
 def test_scale_invariant_ones_do_not_see_a_scale():
     pred_mm, depth_mm, mask = images()
-    one, other = (image_metrics(pred_mm.double() * k, depth_mm, mask)["silog_kitti"] for k in (1, 3))
+    one, other = (
+        image_metrics(pred_mm.double() * k, depth_mm, mask)["silog_kitti"] for k in (1, 3)
+    )
     assert one == pytest.approx(other, rel=1e-9)

@@ -17,7 +17,12 @@ DATA = "0123456789abcdef" * 4  # a sha256
 def rounds(plan, start=Position(), epochs=1, order=None):
     """What all ranks are given at the same time, micro-batch by micro-batch: a list of one group a rank for each."""
     order = order or Order(5, (plan.num_samples,))
-    return list(zip(*(train_groups(order, plan, rank, start, epochs) for rank in range(plan.world)), strict=True))
+    return list(
+        zip(
+            *(train_groups(order, plan, rank, start, epochs) for rank in range(plan.world)),
+            strict=True,
+        )
+    )
 
 
 def real(groups):
@@ -41,16 +46,26 @@ def steps(done):
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch():
-    orders = {(seed, epoch): Order(seed, (46,)).epoch(epoch).tolist() for seed in (0, 1, 2**63) for epoch in range(4)}
+    orders = {
+        (seed, epoch): Order(seed, (46,)).epoch(epoch).tolist()
+        for seed in (0, 1, 2**63)
+        for epoch in range(4)
+    }
     np.random.seed(3)
     torch.manual_seed(3)
-    assert all(Order(seed, (46,)).epoch(epoch).tolist() == order for (seed, epoch), order in orders.items())
+    assert all(
+        Order(seed, (46,)).epoch(epoch).tolist() == order for (seed, epoch), order in orders.items()
+    )
     assert all(sorted(order) == list(range(46)) for order in orders.values())
-    assert len(set(map(tuple, orders.values()))) == len(orders), "each seed and each epoch has its own"
+    assert len(set(map(tuple, orders.values()))) == len(orders), (
+        "each seed and each epoch has its own"
+    )
 
 
 def test_the_order_is_the_same_on_any_machine_and_version():
-    assert Order(0, (8,)).epoch(0).tolist() == [5, 0, 6, 1, 7, 2, 4, 3] and Order(7, (8,)).epoch(3).tolist() == [4, 3, 5, 6, 0, 7, 1, 2]
+    assert Order(0, (8,)).epoch(0).tolist() == [5, 0, 6, 1, 7, 2, 4, 3] and Order(7, (8,)).epoch(
+        3
+    ).tolist() == [4, 3, 5, 6, 0, 7, 1, 2]
 
 
 def test_ten_million_samples_are_shuffled_at_once():
@@ -63,7 +78,9 @@ def test_ten_million_samples_are_shuffled_at_once():
 
 def shown(order, epochs):
     """How often those epochs show each sample."""
-    return np.bincount(np.concatenate([order.epoch(e) for e in epochs]), minlength=sum(order.counts))
+    return np.bincount(
+        np.concatenate([order.epoch(e) for e in epochs]), minlength=sum(order.counts)
+    )
 
 
 def test_a_weight_of_1_is_every_sample_once_and_no_other_order():
@@ -83,7 +100,9 @@ def test_a_weight_of_a_quarter_is_another_quarter_each_epoch_and_all_in_4():
     for first in (0, 4, 8):
         assert shown(order, range(first, first + 4)).tolist() == [4] * 8 + [1] * 12
     turns = [frozenset(order.epoch(e)[order.epoch(e) >= 8].tolist()) for e in range(8)]
-    assert all(len(turn) == 3 for turn in turns) and set(turns[:4]) != set(turns[4:]), "cut anew each time round"
+    assert all(len(turn) == 3 for turn in turns) and set(turns[:4]) != set(turns[4:]), (
+        "cut anew each time round"
+    )
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.3, 2.5), (0.1, 0.7, 1.9), (3.0, 1.0, 0.01)])
@@ -135,8 +154,15 @@ def test_a_block_order_shows_every_sample_once_and_mixes_at_most_so_many_shards(
 
 
 def test_a_block_order_is_a_pure_function_that_differs_by_epoch_seed_and_block():
-    found = {(s, e, b): tuple(blocked(b, s).epoch(e).tolist()) for s in (0, 1) for e in range(3) for b in (1, 2)}
-    assert all(tuple(blocked(b, s).epoch(e).tolist()) == order for (s, e, b), order in found.items())
+    found = {
+        (s, e, b): tuple(blocked(b, s).epoch(e).tolist())
+        for s in (0, 1)
+        for e in range(3)
+        for b in (1, 2)
+    }
+    assert all(
+        tuple(blocked(b, s).epoch(e).tolist()) == order for (s, e, b), order in found.items()
+    )
     assert len(set(found.values())) == len(found)
     partners = {e: frozenset(blocked(2).shards[blocked(2).epoch(e)][:5].tolist()) for e in range(9)}
     assert len(set(partners.values())) > 3, "not always the same shards together"
@@ -151,7 +177,11 @@ def test_weights_hold_in_a_block_order_too():
     assert shown(order, [0, 1]).tolist() == [1] * 26 + [4] * 14
     for shard in range(9):
         places = np.flatnonzero(order.shards[order.epoch(0)] == shard)
-        between = np.unique(order.shards[order.epoch(0)][places.min() : places.max() + 1]) if len(places) else []
+        between = (
+            np.unique(order.shards[order.epoch(0)][places.min() : places.max() + 1])
+            if len(places)
+            else []
+        )
         assert len(between) <= 2
 
 
@@ -159,7 +189,9 @@ def test_weights_hold_in_a_block_order_too():
 
 GRID = [
     (num, world, micro, world * micro * accumulation)
-    for num, world, micro, accumulation in itertools.product((1, 2, 7, 8, 9, 46), (1, 2, 3, 4, 16), (1, 2, 3), (1, 2, 4))
+    for num, world, micro, accumulation in itertools.product(
+        (1, 2, 7, 8, 9, 46), (1, 2, 3, 4, 16), (1, 2, 3), (1, 2, 4)
+    )
 ]
 
 
@@ -169,12 +201,19 @@ def test_over_all_ranks_an_epoch_holds_every_sample_once_in_full_batches(num, wo
     assert plan.accumulation * micro * world == batch and plan.steps_per_epoch == -(-num // batch)
     done = rounds(plan)
     groups = [group for groups in done for group in groups]
-    assert sorted(real(groups)) == list(range(num)) and len(done) == plan.steps_per_epoch * plan.accumulation
+    assert (
+        sorted(real(groups)) == list(range(num))
+        and len(done) == plan.steps_per_epoch * plan.accumulation
+    )
     assert all(len(group.slots) == micro and group.epoch == 0 for group in groups)
-    assert all(slot.weight in (0, 1) and 0 <= slot.sample < num for group in groups for slot in group.slots)
+    assert all(
+        slot.weight in (0, 1) and 0 <= slot.sample < num for group in groups for slot in group.slots
+    )
     for k, (samples, num_real) in enumerate(steps(done)):
         assert len(samples) == num_real == min(batch, num - k * batch)
-    assert [groups[0].last for groups in done] == [(k + 1) % plan.accumulation == 0 for k in range(len(done))]
+    assert [groups[0].last for groups in done] == [
+        (k + 1) % plan.accumulation == 0 for k in range(len(done))
+    ]
 
 
 @pytest.mark.parametrize("num", [5, 24, 46, 47])
@@ -188,7 +227,11 @@ def test_each_global_batch_is_the_same_set_at_every_world_size(num):
 
 def test_46_images_in_batches_of_8_are_6_steps_and_the_last_holds_6():
     plan = TrainPlan(46, 8, 1, 4)
-    assert (plan.steps_per_epoch, plan.accumulation, [num for _, num in steps(rounds(plan))]) == (6, 2, [8, 8, 8, 8, 8, 6])
+    assert (plan.steps_per_epoch, plan.accumulation, [num for _, num in steps(rounds(plan))]) == (
+        6,
+        2,
+        [8, 8, 8, 8, 8, 6],
+    )
 
 
 def test_epochs_follow_one_another_and_each_has_its_own_order():
@@ -205,21 +248,37 @@ def test_epochs_follow_one_another_and_each_has_its_own_order():
 def test_stand_ins_are_the_samples_that_come_next_at_every_world_size():
     order = Order(5, (46,)).epoch(0).tolist()
     for world, micro in ((1, 1), (2, 2), (8, 1)):
-        slots = [slot for groups in rounds(TrainPlan(46, 8, micro, world)) for group in groups for slot in group.slots]
+        slots = [
+            slot
+            for groups in rounds(TrainPlan(46, 8, micro, world))
+            for group in groups
+            for slot in group.slots
+        ]
         for slot in slots:
             place = order.index(slot.sample)
-            assert slot.stand_ins == (tuple((order * 2)[place + 1 : place + 1 + STAND_INS]) if slot.weight else ())
+            assert slot.stand_ins == (
+                tuple((order * 2)[place + 1 : place + 1 + STAND_INS]) if slot.weight else ()
+            )
 
 
-@pytest.mark.parametrize(("batch", "micro", "world"), [(8, 1, 3), (8, 3, 1), (8, 2, 8), (12, 5, 1), (8, 16, 1), (7, 2, 3), (9, 2, 1)])
+@pytest.mark.parametrize(
+    ("batch", "micro", "world"),
+    [(8, 1, 3), (8, 3, 1), (8, 2, 8), (12, 5, 1), (8, 16, 1), (7, 2, 3), (9, 2, 1)],
+)
 def test_a_batch_that_does_not_divide_names_numbers_that_do(batch, micro, world):
     with pytest.raises(ValueError) as caught:
         TrainPlan(46, batch, micro, world)
     text = str(caught.value)
-    assert f"train_batch_size {batch} " in text and f"{world} ranks x micro-batches of {micro}" in text and "\n" not in text
+    assert (
+        f"train_batch_size {batch} " in text
+        and f"{world} ranks x micro-batches of {micro}" in text
+        and "\n" not in text
+    )
     ranks = re.search(r": ([\d, ]+) ranks would do", text)
     named = [int(n) for n in ranks[1].split(", ")] if ranks else []
-    assert named == [w for w in range(1, batch + 1) if batch % (w * micro) == 0] and (named or "no number of ranks would do" in text)
+    assert named == [w for w in range(1, batch + 1) if batch % (w * micro) == 0] and (
+        named or "no number of ranks would do" in text
+    )
     batches = [int(n) for n in re.search(r"or train_batch_size ([\d or]+)$", text)[1].split(" or ")]
     for good in [(batch, w) for w in named] + [(b, world) for b in batches]:
         TrainPlan(46, good[0], micro, good[1])
@@ -251,12 +310,18 @@ def samples_of(done, epoch):
 
 @pytest.mark.parametrize("num", [5, 12, 13, 25])
 @pytest.mark.parametrize(("world", "micro"), SHAPES)
-def test_stopped_anywhere_and_gone_on_with_in_any_shape_an_epoch_is_every_sample_once(num, world, micro):
+def test_stopped_anywhere_and_gone_on_with_in_any_shape_an_epoch_is_every_sample_once(
+    num, world, micro
+):
     for position, before in stops(TrainPlan(num, BATCH, micro, world), Position(), 2):
-        for (ranks, size), batch in itertools.product(SHAPES[::2] + [(world, micro)], (BATCH, 2 * BATCH)):
+        for (ranks, size), batch in itertools.product(
+            SHAPES[::2] + [(world, micro)], (BATCH, 2 * BATCH)
+        ):
             after = rounds(TrainPlan(num, batch, size, ranks), position, 2)
             for epoch in (0, 1):
-                assert sorted(samples_of(before, epoch) + samples_of(after, epoch)) == list(range(num))
+                assert sorted(samples_of(before, epoch) + samples_of(after, epoch)) == list(
+                    range(num)
+                )
 
 
 @pytest.mark.parametrize("num", [5, 12, 13, 25])
@@ -265,11 +330,16 @@ def test_what_is_left_of_the_steps_is_what_a_run_that_was_never_stopped_does(num
     plan = TrainPlan(num, BATCH, micro, world)
     whole = steps(rounds(plan, epochs=2))
     for (epoch, consumed), before in stops(plan, Position(), 2):
-        begun = set(samples_of(before, epoch)[consumed // BATCH * BATCH :])  # of a step that was not finished
+        begun = set(
+            samples_of(before, epoch)[consumed // BATCH * BATCH :]
+        )  # of a step that was not finished
         left = whole[epoch * plan.steps_per_epoch + consumed // BATCH :]
         first = [(sorted(set(samples) - begun), num_real) for samples, num_real in left[:1]]
         for ranks, size in SHAPES:
-            assert steps(rounds(TrainPlan(num, BATCH, size, ranks), Position(epoch, consumed), 2)) == first + left[1:]
+            assert (
+                steps(rounds(TrainPlan(num, BATCH, size, ranks), Position(epoch, consumed), 2))
+                == first + left[1:]
+            )
 
 
 @pytest.mark.parametrize("num", [7, 13, 24])
@@ -279,14 +349,18 @@ def test_stopped_twice_it_is_still_every_sample_once(num):
             for again, between in stops(TrainPlan(num, BATCH, size, ranks), position, 2):
                 after = rounds(TrainPlan(num, BATCH, 1, 3), again, 2)
                 for epoch in (0, 1):
-                    assert Counter(samples_of([*before, *between, *after], epoch)) == Counter(range(num))
+                    assert Counter(samples_of([*before, *between, *after], epoch)) == Counter(
+                        range(num)
+                    )
 
 
 def test_an_epochs_end_is_the_next_ones_beginning():
     plan = TrainPlan(10, 4, 1, 2)
     assert rounds(plan, Position(1, 10), 3) == rounds(plan, Position(2, 0), 3)
     ends = [groups[0].position for groups in rounds(plan)]
-    assert ends == [(0, 2), (0, 4), (0, 6), (0, 8), (1, 0), (1, 0)], "what only fills the last step needs no going back for"
+    assert ends == [(0, 2), (0, 4), (0, 6), (0, 8), (1, 0), (1, 0)], (
+        "what only fills the last step needs no going back for"
+    )
 
 
 def test_a_position_goes_on_in_a_weighted_block_order_as_well():
@@ -296,7 +370,9 @@ def test_a_position_goes_on_in_a_weighted_block_order_as_well():
         for world in (1, 4):
             after = rounds(TrainPlan(order.num_samples, 8, 1, world), groups[0].position, 2, order)
             for epoch in (0, 1):
-                assert sorted(samples_of(whole[:k], epoch) + samples_of(after, epoch)) == sorted(order.epoch(epoch).tolist())
+                assert sorted(samples_of(whole[:k], epoch) + samples_of(after, epoch)) == sorted(
+                    order.epoch(epoch).tolist()
+                )
 
 
 # ------------------------------------------------------------------------------------------------------- tokens
@@ -310,13 +386,22 @@ def test_a_token_is_small_json_that_comes_back(position, seed):
 
 
 def test_a_token_holds_nothing_of_ranks_and_batches():
-    assert Position(1, 2).token(DATA, 3) == {"v": 1, "data": DATA[:16], "seed": 3, "epoch": 1, "consumed": 2}
+    assert Position(1, 2).token(DATA, 3) == {
+        "v": 1,
+        "data": DATA[:16],
+        "seed": 3,
+        "epoch": 1,
+        "consumed": 2,
+    }
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"data": "f" * 16}, "the data changed: the position is one in ffffffffffffffff, this is 0123456789abcdef"),
+        (
+            {"data": "f" * 16},
+            "the data changed: the position is one in ffffffffffffffff, this is 0123456789abcdef",
+        ),
         ({"data": None}, "the data changed"),
         ({"seed": 8}, "in the order of seed 8, this run's is 7"),
         ({"v": 2}, "expected version 1 with consumed, data, epoch, seed, v"),
@@ -338,7 +423,9 @@ def test_a_token_that_does_not_fit_is_refused_with_the_reason(changes, told):
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("garbage", [None, {}, [], 3, "token", {"v": 1}, {"epoch": 0, "consumed": 0}])
+@pytest.mark.parametrize(
+    "garbage", [None, {}, [], 3, "token", {"v": 1}, {"epoch": 0, "consumed": 0}]
+)
 def test_what_is_no_token_is_refused(garbage):
     with pytest.raises(ValueError, match="expected version 1 with consumed, data, epoch, seed, v"):
         Position.from_token(garbage, DATA, 7, 46)
@@ -350,7 +437,9 @@ def test_what_is_no_token_is_refused(garbage):
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 16])
 @pytest.mark.parametrize("micro", [1, 2, 4])
 @pytest.mark.parametrize("num", [0, 1, 3, 12, 101])
-def test_evaluation_gives_every_sample_weight_1_once_and_all_ranks_as_many_batches(num, world, micro):
+def test_evaluation_gives_every_sample_weight_1_once_and_all_ranks_as_many_batches(
+    num, world, micro
+):
     ranks = [list(eval_groups(num, micro, rank, world)) for rank in range(world)]
     assert sorted(real(group for groups in ranks for group in groups)) == list(range(num))
     assert {len(groups) for groups in ranks} == {-(-num // (world * micro))}

@@ -23,12 +23,21 @@ OLDER = ROOT / ".venv/transformers-4.57"
 GIVEN = Given(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
 TARGETS = {  # as somebody who does not know of the other naming writes them
     "suffixes": {"target_modules": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"])},
-    "a pattern": {"target_modules": (r".*attention\.(q_proj|o_proj)", r".*attention\.(attention\.query|output\.dense)")},
+    "a pattern": {
+        "target_modules": (
+            r".*attention\.(q_proj|o_proj)",
+            r".*attention\.(attention\.query|output\.dense)",
+        )
+    },
     "all linear": {"target_modules": ("all-linear", "all-linear")},
 }
 OTHERS = {
     "one layer": {"target_modules": (["q_proj"], ["query"])},
-    "a saved module and ranks": {"target_modules": (["q_proj", "fc1"], ["query", "fc1"]), "modules_to_save": (["head"],) * 2, "rank_pattern": ({r".*layer\.0\..*q_proj": 2}, {r".*layer\.0\..*query": 2})},
+    "a saved module and ranks": {
+        "target_modules": (["q_proj", "fc1"], ["query", "fc1"]),
+        "modules_to_save": (["head"],) * 2,
+        "rank_pattern": ({r".*layer\.0\..*q_proj": 2}, {r".*layer\.0\..*query": 2}),
+    },
 }
 SAVE = """
 import sys, torch
@@ -64,9 +73,19 @@ def saved(base, tmp_path_factory):
         assert not older or OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
         if older not in folders:
             folders[older] = tmp_path_factory.mktemp("adapters")
-            adapters = {str(folders[older] / name): {key: values[older] for key, values in settings.items()} for name, settings in (TARGETS | OTHERS).items()}
-            script = SAVE.format(path=[str(OLDER)] if older else [], model=str(base), adapters=adapters)
-            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, **ON_CPU})
+            adapters = {
+                str(folders[older] / name): {key: values[older] for key, values in settings.items()}
+                for name, settings in (TARGETS | OTHERS).items()
+            }
+            script = SAVE.format(
+                path=[str(OLDER)] if older else [], model=str(base), adapters=adapters
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                capture_output=True,
+                text=True,
+                env={**os.environ, **ON_CPU},
+            )
             assert done.returncode == 0, done.stderr
         out = shutil.copytree(folders[older] / case, tmp_path_factory.mktemp("copy") / "adapter")
         version, said = torch.load(out / "said.pt")
@@ -88,7 +107,12 @@ def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, 
     folder, said = saved(older, what)
     model, record = load_any(str(folder), GIVEN)
     assert (says(model) - said).abs().max() < 1e-5 and said.std() > 0.1
-    assert (record.near_mm, record.far_mm, record.size, record.model) == (300.0, 4000.0, (28, 42), str(base))
+    assert (record.near_mm, record.far_mm, record.size, record.model) == (
+        300.0,
+        4000.0,
+        (28, 42),
+        str(base),
+    )
     with torch.no_grad(), model.net.disable_adapter():
         assert (says(model) - said).abs().max() > 1e-4, "the adapter does something"
 
@@ -102,7 +126,16 @@ def test_saved_modules_and_ranks_of_their_own_come_along(saved, older):
 def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
     folder, _ = saved(True, "one layer")
     Image.fromarray(capture(2)[0]).save(tmp_path / "a.png")
-    words = ["launch/predict.py", tmp_path / "a.png", "--run", folder, "--out", tmp_path / "out", "--save", "npy"]
+    words = [
+        "launch/predict.py",
+        tmp_path / "a.png",
+        "--run",
+        folder,
+        "--out",
+        tmp_path / "out",
+        "--save",
+        "npy",
+    ]
     (line,) = command(*words).errors
     assert "no depthdist.json" in line and "--near-mm" in line and "--far-mm" in line
     assert command(*words, "--near-mm", 300, "--far-mm", 4000, "--size", "28x42").code == 0
@@ -118,26 +151,41 @@ def test_a_whole_model_needs_bounds_too(base):
 
 
 def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
-    Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(tmp_path / "dinov2")
+    Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(
+        tmp_path / "dinov2"
+    )
     with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
         load_any(str(tmp_path / "dinov2"), GIVEN)
-    with pytest.raises(ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"):
+    with pytest.raises(
+        ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"
+    ):
         load_any(str(BUILT_IN), GIVEN)
     shutil.copytree(base, tmp_path / "metric")
     config = json.loads((tmp_path / "metric/config.json").read_text())
-    (tmp_path / "metric/config.json").write_text(json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20}))
+    (tmp_path / "metric/config.json").write_text(
+        json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20})
+    )
     with pytest.raises(ValueError, match="it says depth itself, up to 20"):
         load_any(str(tmp_path / "metric"), GIVEN)
 
 
-def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(data, batch4, base, tmp_path):
+def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
+    data, batch4, base, tmp_path
+):
     shutil.copytree(base, tmp_path / "there")
-    assert train(data, tmp_path / "run", "--model", tmp_path / "there", "--epochs", 1, deepspeed=batch4).code == 0
+    assert (
+        train(
+            data, tmp_path / "run", "--model", tmp_path / "there", "--epochs", 1, deepspeed=batch4
+        ).code
+        == 0
+    )
     before = says(load_any(str(tmp_path / "run"))[0])
     (tmp_path / "there").rename(tmp_path / "here")
     with pytest.raises(ValueError, match="there"):
         load_any(str(tmp_path / "run"))
-    assert torch.equal(says(load_any(str(tmp_path / "run"), Given(base=str(tmp_path / "here")))[0]), before)
+    assert torch.equal(
+        says(load_any(str(tmp_path / "run"), Given(base=str(tmp_path / "here")))[0]), before
+    )
     with pytest.raises(ValueError, match="depthdist.json says what its output is in mm"):
         load_any(str(tmp_path / "run"), GIVEN)
 
@@ -149,15 +197,44 @@ def edited(folder, change):
 
 WRONG = {
     "not LoRA": (lambda f: written(f, peft_type="IA3"), "it is of the kind IA3; expected LORA"),
-    "no base": (lambda f: written(f, base_model_name_or_path=None), "it names no base model; give --base"),
-    "a base that is gone": (lambda f: written(f, base_model_name_or_path="/no/such/base"), "/no/such/base: no such folder"),
-    "not JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "not an adapter of peft's that can be read"),
-    "weights gone": (lambda f: (f / "adapter_model.safetensors").unlink(), "not an adapter of peft's that can be read"),
-    "weights cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"123"), "not an adapter of peft's that can be read"),
-    "layers that are not there": (lambda f: edited(f, lambda s: {n.replace("layer.0", "layer.77"): t for n, t in s.items()}), "more layers that"),
-    "another width": (lambda f: edited(f, lambda s: {n: t[:, :-1].contiguous() if "lora_A" in n else t for n, t in s.items()}), "does not fit"),
-    "half of it": (lambda f: edited(f, lambda s: {n: t for n, t in s.items() if "lora_B" not in n}), "did not enter"),
-    "no LoRA": (lambda f: edited(f, lambda s: {"base_model.model.head.conv3.bias": torch.zeros(1)}), "it holds no LoRA weights"),
+    "no base": (
+        lambda f: written(f, base_model_name_or_path=None),
+        "it names no base model; give --base",
+    ),
+    "a base that is gone": (
+        lambda f: written(f, base_model_name_or_path="/no/such/base"),
+        "/no/such/base: no such folder",
+    ),
+    "not JSON": (
+        lambda f: (f / "adapter_config.json").write_text("{"),
+        "not an adapter of peft's that can be read",
+    ),
+    "weights gone": (
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        "not an adapter of peft's that can be read",
+    ),
+    "weights cut short": (
+        lambda f: (f / "adapter_model.safetensors").write_bytes(b"123"),
+        "not an adapter of peft's that can be read",
+    ),
+    "layers that are not there": (
+        lambda f: edited(f, lambda s: {n.replace("layer.0", "layer.77"): t for n, t in s.items()}),
+        "more layers that",
+    ),
+    "another width": (
+        lambda f: edited(
+            f, lambda s: {n: t[:, :-1].contiguous() if "lora_A" in n else t for n, t in s.items()}
+        ),
+        "does not fit",
+    ),
+    "half of it": (
+        lambda f: edited(f, lambda s: {n: t for n, t in s.items() if "lora_B" not in n}),
+        "did not enter",
+    ),
+    "no LoRA": (
+        lambda f: edited(f, lambda s: {"base_model.model.head.conv3.bias": torch.zeros(1)}),
+        "it holds no LoRA weights",
+    ),
 }
 
 
@@ -179,5 +256,8 @@ def test_a_broken_adapter_is_one_line(saved, case):
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match="--run nobody/nothing: no such folder, and the hub has no such model or cannot be reached"):
+    with pytest.raises(
+        ValueError,
+        match="--run nobody/nothing: no such folder, and the hub has no such model or cannot be reached",
+    ):
         load_any("nobody/nothing")

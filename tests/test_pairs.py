@@ -7,12 +7,28 @@ import pytest
 from captures import HOSTILE, capture, write_capture, write_raw
 from PIL import Image
 
-from depthdist.pairs import LAYOUTS, BadFile, Pair, capture_time, find_pairs, list_pictures, peek, read_label, read_pair, read_rgb, read_xyz, resize_rgb, sessions
+from depthdist.pairs import (
+    LAYOUTS,
+    BadFile,
+    Pair,
+    capture_time,
+    find_pairs,
+    list_pictures,
+    peek,
+    read_label,
+    read_pair,
+    read_rgb,
+    read_xyz,
+    resize_rgb,
+    sessions,
+)
 
 
 def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):
     pairs, rejects = find_pairs(write_raw(tmp_path, 2))
-    assert not rejects and [p.stem for p in pairs] == [f"21-12-03-10-0{i}-00_Zivid_acquisition" for i in range(2)]
+    assert not rejects and [p.stem for p in pairs] == [
+        f"21-12-03-10-0{i}-00_Zivid_acquisition" for i in range(2)
+    ]
     assert (pairs[0].rgb.parent.name, pairs[0].xyz.parent.name) == ("images", "depth")
 
 
@@ -51,7 +67,11 @@ def test_files_without_one_twin_are_rejected_by_name(tmp_path):
     pairs, rejects = find_pairs(tmp_path)
     reasons = {r.path.name: r.reason for r in rejects}
     assert [p.stem for p in pairs] == ["d"] and set(reasons) == {"a.png", "b.npy", "c.jpg"}
-    assert "without its point cloud" in reasons["a.png"] and "without its picture" in reasons["b.npy"] and "2 pictures" in reasons["c.jpg"]
+    assert (
+        "without its point cloud" in reasons["a.png"]
+        and "without its picture" in reasons["b.npy"]
+        and "2 pictures" in reasons["c.jpg"]
+    )
 
 
 def test_one_stem_in_two_layouts_is_not_mixed_up(tmp_path):
@@ -66,7 +86,14 @@ def test_names_that_would_break_a_line_are_rejected(tmp_path):
     assert len(find_pairs(tmp_path)[1]) == 2
 
 
-@pytest.mark.parametrize("make, words", [(lambda p: None, "no such folder"), (lambda p: p.write_text(""), "is a file"), (lambda p: p.mkdir(), "no pictures")])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda p: None, "no such folder"),
+        (lambda p: p.write_text(""), "is a file"),
+        (lambda p: p.mkdir(), "no pictures"),
+    ],
+)
 def test_a_root_without_captures_raises(tmp_path, make, words):
     make(tmp_path / "raw")
     with pytest.raises(BadFile, match=f"^{re.escape(str(tmp_path / 'raw'))}: .*{words}"):
@@ -74,13 +101,22 @@ def test_a_root_without_captures_raises(tmp_path, make, words):
 
 
 def test_capture_time_is_read_or_none():
-    assert capture_time("s/21-12-03-18-50-31_Zivid_acquisition").isoformat() == "2021-12-03T18:50:31"
+    assert (
+        capture_time("s/21-12-03-18-50-31_Zivid_acquisition").isoformat() == "2021-12-03T18:50:31"
+    )
     assert capture_time("2021-12-03-18-50-31").isoformat() == "2021-12-03T18:50:31"
     assert capture_time("21-13-03-18-50-31_x") is None and capture_time("learn0") is None
 
 
 def test_sessions_end_at_a_gap_and_untimed_stems_go_by_folder():
-    stems = ["21-12-03-10-00-00_a", "s/21-12-03-10-09-00_b", "21-12-03-10-30-00", "x/1", "x/2", "y/1"]
+    stems = [
+        "21-12-03-10-00-00_a",
+        "s/21-12-03-10-09-00_b",
+        "21-12-03-10-30-00",
+        "x/1",
+        "x/2",
+        "y/1",
+    ]
     assert sessions(stems) == [0, 0, 1, 2, 2, 3]
     assert sessions(stems[:3], gap_minutes=30) == [0, 0, 0]
 
@@ -135,7 +171,9 @@ def test_point_clouds_that_cannot_be_used_say_why(tmp_path, how, words):
         read_xyz(path)
 
 
-@pytest.mark.parametrize("how", [{"dtype": np.float64}, {"dtype": ">f4"}, {"then": np.asfortranarray}])
+@pytest.mark.parametrize(
+    "how", [{"dtype": np.float64}, {"dtype": ">f4"}, {"then": np.asfortranarray}]
+)
 def test_other_float_layouts_read_the_same(tmp_path, how):
     xyz = capture()[1]
     np.save(tmp_path / "a.npy", changed(xyz, **how))
@@ -148,7 +186,12 @@ def test_cut_archived_and_empty_clouds_say_so(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, capture()[1])
     whole = path.read_bytes()
-    for content, words in ((whole[:-1], "truncated"), (whole[:40], "that can be read"), (b"", "starts with"), (b"P6 nonsense", "starts with")):
+    for content, words in (
+        (whole[:-1], "truncated"),
+        (whole[:40], "that can be read"),
+        (b"", "starts with"),
+        (b"P6 nonsense", "starts with"),
+    ):
         path.write_bytes(content)
         with pytest.raises(BadFile, match=words):
             read_xyz(path)
@@ -168,10 +211,24 @@ def test_sizes_that_differ_are_seen_from_the_headers(tmp_path):
 
 
 def hostile(folder):
-    return sorted((HOSTILE / folder).iterdir()) if HOSTILE.is_dir() else [pytest.param(None, marks=pytest.mark.skip("../shared/hostile is absent"))]
+    return (
+        sorted((HOSTILE / folder).iterdir())
+        if HOSTILE.is_dir()
+        else [pytest.param(None, marks=pytest.mark.skip("../shared/hostile is absent"))]
+    )
 
 
-BROKEN = ("broken_data", "12in16bit", "orientation_", "i_trns", "oom-", "seek_too", "chessboard_GRAY_U16", "truncated_", "unknown_compression")
+BROKEN = (
+    "broken_data",
+    "12in16bit",
+    "orientation_",
+    "i_trns",
+    "oom-",
+    "seek_too",
+    "chessboard_GRAY_U16",
+    "truncated_",
+    "unknown_compression",
+)
 
 
 @pytest.mark.parametrize("path", hostile("images"), ids=lambda p: getattr(p, "name", "absent"))
@@ -182,14 +239,22 @@ def test_hostile_pictures_are_read_or_refused_in_one_line(path):
         return
     with pytest.raises(BadFile) as caught:
         read_rgb(path)
-    assert str(caught.value).startswith(f"{path}: ") and "expected" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith(f"{path}: ")
+        and "expected" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize("path", hostile("npy"), ids=lambda p: getattr(p, "name", "absent"))
 def test_hostile_arrays_are_refused_in_one_line(path):
     with pytest.raises(BadFile) as caught:
         read_xyz(path)
-    assert str(caught.value).startswith(f"{path}: ") and "expected" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        str(caught.value).startswith(f"{path}: ")
+        and "expected" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize("size", [(70, 140), (14, 14), (30, 40)])
@@ -197,7 +262,12 @@ def test_resize_is_that_of_the_models_image_processor(size):
     processors = pytest.importorskip("transformers.models.dpt.image_processing_pil_dpt")
     rgb = capture()[0]
     processor = processors.DPTImageProcessorPil(
-        size={"height": size[0], "width": size[1]}, keep_aspect_ratio=False, ensure_multiple_of=1, do_rescale=False, do_normalize=False, resample=3
+        size={"height": size[0], "width": size[1]},
+        keep_aspect_ratio=False,
+        ensure_multiple_of=1,
+        do_rescale=False,
+        do_normalize=False,
+        resample=3,
     )
     theirs = np.asarray(processor(Image.fromarray(rgb))["pixel_values"][0]).transpose(1, 2, 0)
     assert np.abs(resize_rgb(rgb, size).astype(float) - theirs).max() <= 1
@@ -221,7 +291,11 @@ def test_a_groove_label_beside_the_picture_belongs_to_the_capture(tmp_path, rgb,
     write_capture(tmp_path / rgb, tmp_path / xyz)
     label = write_label(tmp_path / grooves)
     (pair,), rejects = find_pairs(tmp_path)
-    assert not rejects and pair.grooves == tmp_path / grooves and list(pair.files) == ["rgb", "xyz", "grooves"]
+    assert (
+        not rejects
+        and pair.grooves == tmp_path / grooves
+        and list(pair.files) == ["rgb", "xyz", "grooves"]
+    )
     assert np.array_equal(read_label(pair.grooves, (30, 40)), label)
     assert list_pictures(tmp_path) == [tmp_path / rgb], "a label is no picture to predict from"
 
@@ -230,7 +304,11 @@ def test_a_groove_label_without_a_capture_is_rejected(tmp_path):
     write_capture(tmp_path / "a.png", tmp_path / "a.npy")
     write_label(tmp_path / "b_grooves.png")
     pairs, (reject,) = find_pairs(tmp_path)
-    assert len(pairs) == 1 and pairs[0].grooves is None and "a groove label without its capture" in reject.reason
+    assert (
+        len(pairs) == 1
+        and pairs[0].grooves is None
+        and "a groove label without its capture" in reject.reason
+    )
 
 
 def test_labels_of_8_bits_and_palettes_count_as_they_are_and_others_are_refused(tmp_path):

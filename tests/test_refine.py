@@ -18,7 +18,9 @@ def step(height, width, at):
 
 def test_guided_puts_an_edge_where_the_pictures_is():
     picture, truth = step(80, 120, 61)
-    coarse = torch.nn.functional.avg_pool2d(truth[None, None], 4)[0, 0]  # (20, 30): the edge is somewhere within 4 pixels
+    coarse = torch.nn.functional.avg_pool2d(truth[None, None], 4)[
+        0, 0
+    ]  # (20, 30): the edge is somewhere within 4 pixels
     plain, fine = upsample(coarse[None], (80, 120))[0], guided(coarse, picture)
     near = slice(52, 70)
     assert (fine - truth)[:, near].abs().mean() < 0.4 * (plain - truth)[:, near].abs().mean()
@@ -31,13 +33,28 @@ def test_guided_is_a_mean_over_windows_where_the_picture_is_flat():
 
     def mean(values):
         rows, columns = values.shape
-        return torch.stack([torch.stack([values[max(0, i - 2) : i + 3, max(0, j - 2) : j + 3].mean() for j in range(columns)]) for i in range(rows)])
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        values[max(0, i - 2) : i + 3, max(0, j - 2) : j + 3].mean()
+                        for j in range(columns)
+                    ]
+                )
+                for i in range(rows)
+            ]
+        )
 
     fine = guided(pred, torch.full((80, 120, 3), 128, dtype=torch.uint8))
-    assert torch.allclose(fine, upsample(mean(mean(pred))[None], (80, 120), "bilinear")[0], atol=1e-4)
+    assert torch.allclose(
+        fine, upsample(mean(mean(pred))[None], (80, 120), "bilinear")[0], atol=1e-4
+    )
 
 
-@pytest.mark.parametrize(("length", "tile"), [(10, 10), (9, 10), (11, 10), (100, 10), (1944, 1260), (1200, 756), (757, 756)])
+@pytest.mark.parametrize(
+    ("length", "tile"),
+    [(10, 10), (9, 10), (11, 10), (100, 10), (1944, 1260), (1200, 756), (757, 756)],
+)
 def test_tiles_cover_everything_and_overlap_by_a_quarter(length, tile):
     found = places(length, tile)
     covered = np.zeros(length, int)
@@ -58,7 +75,9 @@ def brightness(rgb):
 
 
 def test_tiles_add_detail_that_the_small_picture_has_lost_and_no_seam():
-    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (96, 144, 3)).astype(np.uint8))
+    noise = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (96, 144, 3)).astype(np.uint8)
+    )
     size = (28, 42)
     whole = upsample(brightness(fitted(noise, size)[None]), (96, 144))[0]
     truth = noise.float().mean(-1) / 255
@@ -82,15 +101,21 @@ def test_a_picture_no_larger_than_the_networks_comes_back_as_it_was():
 
 def test_tiles_change_fine_relief_alone():
     """A network that takes each tile for a bowl: the whole's own shape stays."""
-    picture = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (112, 168, 3)).astype(np.uint8))
+    picture = torch.from_numpy(
+        np.random.default_rng(2).integers(0, 256, (112, 168, 3)).astype(np.uint8)
+    )
     bowl = torch.linspace(-1, 1, 28)[:, None].square() + torch.linspace(-1, 1, 42).square()
     whole = torch.linspace(0, 1, 168).expand(112, 168)
-    found = tiled(lambda rgb: bowl.expand(len(rgb), 28, 42) + 0.01 * brightness(rgb), whole, picture, (28, 42))
+    found = tiled(
+        lambda rgb: bowl.expand(len(rgb), 28, 42) + 0.01 * brightness(rgb), whole, picture, (28, 42)
+    )
     assert (found - whole).abs().max() < 0.1
 
 
 def test_a_tile_that_says_the_opposite_is_flat_and_not_turned_inside_out():
-    picture = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (60, 90, 3)).astype(np.uint8))
+    picture = torch.from_numpy(
+        np.random.default_rng(1).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    )
     whole = -picture.float().mean(-1) / 255
     found = tiled(brightness, whole, picture, (28, 42))
     assert found.std() < 0.3 * whole.std() and (found.mean() - whole.mean()).abs() < 0.02

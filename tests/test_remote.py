@@ -60,7 +60,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.arrived()
             self.close_connection = True
             if fault == "drop":  # a reset; "cut" ends the connection in good order
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.connection.close()
         if fault in ("stall", "hold"):
             self.server.reached.set()
@@ -78,7 +80,12 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server():
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.seen, server.faults, server.reached, server.release = [], [], threading.Event(), threading.Event()
+        server.seen, server.faults, server.reached, server.release = (
+            [],
+            [],
+            threading.Event(),
+            threading.Event(),
+        )
         server.arrived = lambda: None  # called before a connection is broken
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -102,7 +109,11 @@ def cache(tmp_path):
 
 
 def make(folder, **settings):
-    return Cache(CacheSettings(**{"cache": folder / "cache", "fetch_retries": 2, "fetch_stall_s": 20, **settings}))
+    return Cache(
+        CacheSettings(
+            **{"cache": folder / "cache", "fetch_retries": 2, "fetch_stall_s": 20, **settings}
+        )
+    )
 
 
 def sha256(name):
@@ -136,7 +147,18 @@ def wait_for(condition):
 
 
 def test_a_url_and_a_command_are_remote_and_a_folder_is_not():
-    assert [is_remote(p) for p in ("s3://b/x", "https://h/x", "hf://datasets/a/b", "pipe:cat {}", "data/tires", "/data", "file:///data")] == [
+    assert [
+        is_remote(p)
+        for p in (
+            "s3://b/x",
+            "https://h/x",
+            "hf://datasets/a/b",
+            "pipe:cat {}",
+            "data/tires",
+            "/data",
+            "file:///data",
+        )
+    ] == [
         *[True] * 4,
         *[False] * 3,
     ]
@@ -167,7 +189,11 @@ def test_a_file_is_downloaded_once_and_named_by_its_content(server, cache):
 
 
 def test_the_index_is_read_anew_each_time(server, cache):
-    assert cache.small(server.url + "/a.tar") == cache.small(server.url + "/a.tar") == CONTENT["/a.tar"]
+    assert (
+        cache.small(server.url + "/a.tar")
+        == cache.small(server.url + "/a.tar")
+        == CONTENT["/a.tar"]
+    )
     assert len(server.seen) == 2 and not cache.folder.exists()
 
 
@@ -179,12 +205,17 @@ def test_a_broken_connection_is_gone_on_with_where_it_broke(server, cache, fault
 
 
 def test_a_server_without_ranges_starts_from_the_first_byte(server, cache):
-    server.faults, server.arrived = [("cut", HALF), ("no range", 0)], lambda: wait_for(lambda: left(cache) == HALF)
+    server.faults, server.arrived = (
+        [("cut", HALF), ("no range", 0)],
+        lambda: wait_for(lambda: left(cache) == HALF),
+    )
     assert get(cache, server.url).read_bytes() == CONTENT["/a.tar"]
     assert server.seen == [("/a.tar", None), ("/a.tar", f"bytes={HALF}-")]
 
 
-@pytest.mark.parametrize("fault", [("stall", HALF), ("silent", 0), ("shorten", HALF), ("status", 500), ("status", 429)])
+@pytest.mark.parametrize(
+    "fault", [("stall", HALF), ("silent", 0), ("shorten", HALF), ("status", 500), ("status", 429)]
+)
 def test_what_may_pass_is_tried_again(server, tmp_path, fault):
     cache = make(tmp_path, fetch_stall_s=0.4, fetch_connect_s=0.4, fetch_retries=5)
     server.faults = [fault, fault]
@@ -204,16 +235,27 @@ def test_what_may_pass_is_tried_again(server, tmp_path, fault):
         (("status", 503), "503"),
     ],
 )
-def test_what_does_not_pass_fails_with_the_number_of_attempts_and_the_last_reason(server, tmp_path, fault, told):
+def test_what_does_not_pass_fails_with_the_number_of_attempts_and_the_last_reason(
+    server, tmp_path, fault, told
+):
     server.faults = [fault] * 9
     text = failure(get, make(tmp_path, fetch_stall_s=0.4, fetch_connect_s=0.4), server.url)
-    assert told in text and text.startswith(server.url + "/a.tar: ") and text.endswith("(3 attempts)") and len(server.seen) == 3
+    assert (
+        told in text
+        and text.startswith(server.url + "/a.tar: ")
+        and text.endswith("(3 attempts)")
+        and len(server.seen) == 3
+    )
 
 
-@pytest.mark.parametrize("status, told", [(404, "there is no such file"), (403, "403"), (401, "401")])
+@pytest.mark.parametrize(
+    "status, told", [(404, "there is no such file"), (403, "403"), (401, "401")]
+)
 def test_what_is_missing_or_forbidden_fails_at_once(server, cache, status, told):
     server.faults = [("status", status)] * 2
-    assert told in failure(get, cache, server.url) and told in failure(cache.small, server.url + "/a.tar")
+    assert told in failure(get, cache, server.url) and told in failure(
+        cache.small, server.url + "/a.tar"
+    )
     assert len(server.seen) == 2 and not os.listdir(cache.folder)
 
 
@@ -233,7 +275,9 @@ def test_http_has_a_limit_of_its_own_for_a_stall(server, tmp_path, monkeypatch, 
     within = remote._within
     monkeypatch.setattr(remote, "_within", lambda seconds, call, *args: within(20, call, *args))
     server.faults = [fault]
-    assert "no answer in time" in failure(get, make(tmp_path, fetch_stall_s=0.2, fetch_retries=0), server.url)
+    assert "no answer in time" in failure(
+        get, make(tmp_path, fetch_stall_s=0.2, fetch_retries=0), server.url
+    )
 
 
 def test_a_dead_server_is_told_as_such(cache):
@@ -248,11 +292,17 @@ def test_damage_on_the_way_is_repaired_by_a_second_download(server, cache):
     assert [wanted for _, wanted in server.seen] == [None, None]
 
 
-@pytest.mark.parametrize("fault, told", [("damage", "sha256 is "), ("lengthen", "more than 3,000,000 bytes")])
+@pytest.mark.parametrize(
+    "fault, told", [("damage", "sha256 is "), ("lengthen", "more than 3,000,000 bytes")]
+)
 def test_other_bytes_than_the_index_says_fail_after_two_downloads(server, cache, fault, told):
     server.faults = [(fault, 0)] * 9
     text = failure(get, cache, server.url)
-    assert told in text and "the data there changed or is damaged (2 attempts)" in text and len(server.seen) == 2
+    assert (
+        told in text
+        and "the data there changed or is damaged (2 attempts)" in text
+        and len(server.seen) == 2
+    )
     assert fault == "lengthen" or sha256("/a.tar") in text
     assert not os.listdir(cache.folder)
 
@@ -263,7 +313,9 @@ def test_a_file_of_another_size_in_the_cache_is_fetched_anew(server, cache):
     assert get(cache, server.url).read_bytes() == CONTENT["/a.tar"] and len(server.seen) == 2
 
 
-def test_a_left_part_longer_than_what_is_there_now_is_not_asked_for_again(server, cache, monkeypatch):
+def test_a_left_part_longer_than_what_is_there_now_is_not_asked_for_again(
+    server, cache, monkeypatch
+):
     cache.folder.mkdir()
     name = sha256("/a.tar")
     (cache.folder / f"{name}.shard.3000000.tmp").write_bytes(CONTENT["/a.tar"][:HALF])
@@ -295,7 +347,11 @@ def test_status_says_what_is_happening(server, cache, monkeypatch):
         server.release.wait(0.01)
     server.release.set()
     thread.join()
-    assert pauses[0].startswith("retry 1 of 2 in 4 s: ") and "500" in pauses[0] and cache.status(url) == ""
+    assert (
+        pauses[0].startswith("retry 1 of 2 in 4 s: ")
+        and "500" in pauses[0]
+        and cache.status(url) == ""
+    )
 
 
 def test_waits_between_attempts_double(server, tmp_path, monkeypatch):
@@ -319,7 +375,15 @@ print(Cache(CacheSettings(cache=Path(sys.argv[1]))).fetch(sys.argv[2], sys.argv[
 
 def fetching_process(cache, server):
     size = str(len(CONTENT["/a.tar"]))
-    command = [sys.executable, "-c", FETCH, str(cache.folder), server.url + "/a.tar", sha256("/a.tar"), size]
+    command = [
+        sys.executable,
+        "-c",
+        FETCH,
+        str(cache.folder),
+        server.url + "/a.tar",
+        sha256("/a.tar"),
+        size,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -327,31 +391,55 @@ def test_processes_and_threads_that_want_one_file_download_it_once(server, cache
     server.faults = [("hold", HALF)]
     with fetching_process(cache, server) as other:
         server.reached.wait(20)
-        paths, threads = [], [threading.Thread(target=lambda: paths.append(get(cache, server.url))) for _ in range(3)]
+        paths, threads = (
+            [],
+            [
+                threading.Thread(target=lambda: paths.append(get(cache, server.url)))
+                for _ in range(3)
+            ],
+        )
         for thread in threads:
             thread.start()
-        wait_for(lambda: cache.status(server.url + "/a.tar") == "waiting for another process to download it")
+        wait_for(
+            lambda: (
+                cache.status(server.url + "/a.tar") == "waiting for another process to download it"
+            )
+        )
         server.release.set()
         for thread in threads:
             thread.join()
         assert {str(p) for p in paths} == {other.stdout.read().strip()} and len(paths) == 3
-    assert len(server.seen) == 1 and paths[0].read_bytes() == CONTENT["/a.tar"] and len(os.listdir(cache.folder)) == 1
+    assert (
+        len(server.seen) == 1
+        and paths[0].read_bytes() == CONTENT["/a.tar"]
+        and len(os.listdir(cache.folder)) == 1
+    )
 
 
 def test_who_waited_downloads_it_where_the_one_before_failed(server, cache):
     server.faults = [("cut", HALF)]
-    server.arrived = lambda: wait_for(lambda: cache.status(server.url + "/a.tar").startswith("waiting"))
-    first = threading.Thread(target=failure, args=(get, make(cache.folder.parent, fetch_retries=0), server.url))
+    server.arrived = lambda: wait_for(
+        lambda: cache.status(server.url + "/a.tar").startswith("waiting")
+    )
+    first = threading.Thread(
+        target=failure, args=(get, make(cache.folder.parent, fetch_retries=0), server.url)
+    )
     first.start()
     wait_for(lambda: left(cache))
     assert get(cache, server.url).read_bytes() == CONTENT["/a.tar"] and len(server.seen) == 2
     first.join()
 
 
-def test_a_file_that_arrived_just_before_the_lock_is_not_downloaded_again(server, cache, monkeypatch):
+def test_a_file_that_arrived_just_before_the_lock_is_not_downloaded_again(
+    server, cache, monkeypatch
+):
     path, hit, late = get(cache, server.url), remote._hit, iter([False])
     monkeypatch.setattr(remote, "_hit", lambda *args: next(late, None) is None and hit(*args))
-    assert get(cache, server.url) == path and len(server.seen) == 1 and os.listdir(cache.folder) == [path.name]
+    assert (
+        get(cache, server.url) == path
+        and len(server.seen) == 1
+        and os.listdir(cache.folder) == [path.name]
+    )
 
 
 def test_what_a_killed_process_left_is_gone_on_with(server, cache):
@@ -360,7 +448,10 @@ def test_what_a_killed_process_left_is_gone_on_with(server, cache):
         wait_for(lambda: left(cache) == HALF)
         other.send_signal(signal.SIGKILL)
     assert get(cache, server.url).read_bytes() == CONTENT["/a.tar"]
-    assert server.seen == [("/a.tar", None), ("/a.tar", f"bytes={HALF}-")] and len(os.listdir(cache.folder)) == 1
+    assert (
+        server.seen == [("/a.tar", None), ("/a.tar", f"bytes={HALF}-")]
+        and len(os.listdir(cache.folder)) == 1
+    )
 
 
 def test_a_left_part_with_damage_is_started_anew(server, cache):
@@ -391,7 +482,17 @@ def test_the_least_recently_used_file_makes_room(server, tmp_path):
 def test_only_files_that_the_cache_wrote_are_removed(server, tmp_path):
     cache = make(tmp_path, cache_gb=TWO)
     cache.folder.mkdir()
-    own = [cache.folder / n for n in ("notes.txt", "a.shard", "f" * 64, "f" * 64 + ".tar", "e" * 64 + ".shard.bak", ".hidden")]
+    own = [
+        cache.folder / n
+        for n in (
+            "notes.txt",
+            "a.shard",
+            "f" * 64,
+            "f" * 64 + ".tar",
+            "e" * 64 + ".shard.bak",
+            ".hidden",
+        )
+    ]
     for path in own:
         path.write_bytes(bytes(5_000_000))
         os.utime(path, (OLD, OLD))
@@ -436,7 +537,10 @@ def test_many_threads_in_a_small_cache_all_get_what_they_want(tmp_path):
         for name, content in contents.items():
             while True:
                 try:
-                    with open(cache.fetch(join(place, name), hashlib.sha256(content).hexdigest(), 1000), "rb") as file:
+                    with open(
+                        cache.fetch(join(place, name), hashlib.sha256(content).hexdigest(), 1000),
+                        "rb",
+                    ) as file:
                         wrong.extend([name] if file.read() != content else [])
                     break
                 except FileNotFoundError:
@@ -447,23 +551,33 @@ def test_many_threads_in_a_small_cache_all_get_what_they_want(tmp_path):
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert not wrong and 1 <= len(os.listdir(caches[0].folder)) <= 8 and not list(caches[0].folder.glob("*.tmp"))
+    assert (
+        not wrong
+        and 1 <= len(os.listdir(caches[0].folder)) <= 8
+        and not list(caches[0].folder.glob("*.tmp"))
+    )
 
 
 def test_a_file_larger_than_the_limit_is_refused_before_anything_else(server, tmp_path):
     cache = make(tmp_path, cache_gb=2e-3)
-    assert "0.003 GB do not fit the cache's 0.002 GB; raise --cache-gb" in failure(get, cache, server.url)
+    assert "0.003 GB do not fit the cache's 0.002 GB; raise --cache-gb" in failure(
+        get, cache, server.url
+    )
     assert not server.seen and not cache.folder.exists()
 
 
 def test_a_full_disk_is_told_in_one_line_after_the_old_files_went(server, cache, monkeypatch):
     os.utime(get(cache, server.url, "/a.tar"), (OLD, OLD))
     free = itertools.chain([1_000_000], itertools.repeat(4_000_000))
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
+    monkeypatch.setattr(
+        remote.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free))
+    )
     get(cache, server.url, "/b.tar")
     assert names(cache) == {"/b.tar"}
     monkeypatch.setattr(remote.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
-    assert f"cannot be kept in {cache.folder} (No space left on device, 3.0 MB)" in failure(get, cache, server.url, "/c.tar")
+    assert f"cannot be kept in {cache.folder} (No space left on device, 3.0 MB)" in failure(
+        get, cache, server.url, "/c.tar"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -506,15 +620,26 @@ def test_a_backend_that_hangs_for_ever_is_given_up(tmp_path, monkeypatch):
 
 def test_an_index_without_end_is_given_up(cache, monkeypatch):
     monkeypatch.setattr(remote, "SMALL_MAX", 1 << 20)
-    assert "more than 1 MiB" in failure(cache.small, put("tires", {"a.tar": CONTENT["/a.tar"]}) + "/a.tar")
+    assert "more than 1 MiB" in failure(
+        cache.small, put("tires", {"a.tar": CONTENT["/a.tar"]}) + "/a.tar"
+    )
 
 
 @pytest.mark.parametrize(
-    "url, package", [("s3://b/x", "s3fs"), ("gs://b/x", "gcsfs"), ("https://h/x", "aiohttp"), ("hf://datasets/a/b/x", "huggingface_hub")]
+    "url, package",
+    [
+        ("s3://b/x", "s3fs"),
+        ("gs://b/x", "gcsfs"),
+        ("https://h/x", "aiohttp"),
+        ("hf://datasets/a/b/x", "huggingface_hub"),
+    ],
 )
 def test_a_missing_backend_names_the_package_to_install(cache, monkeypatch, url, package):
     monkeypatch.setitem(sys.modules, package, None)
-    assert failure(cache.small, url) == f"{url}: {url.split(':')[0]}:// needs a package: pip install {package}"
+    assert (
+        failure(cache.small, url)
+        == f"{url}: {url.split(':')[0]}:// needs a package: pip install {package}"
+    )
 
 
 def test_an_unknown_protocol_fails_at_once(cache):
@@ -537,7 +662,10 @@ def test_a_command_runs_only_where_it_was_allowed(tmp_path, folder):
     text = failure(get, make(tmp_path), place)
     assert "runs a shell command" in text and "--allow-pipe" in text
     cache = make(tmp_path, allow_pipe=True)
-    assert get(cache, place).read_bytes() == CONTENT["/a.tar"] and cache.small(join(place, "b.tar")) == CONTENT["/b.tar"]
+    assert (
+        get(cache, place).read_bytes() == CONTENT["/a.tar"]
+        and cache.small(join(place, "b.tar")) == CONTENT["/b.tar"]
+    )
 
 
 def test_a_command_that_fails_is_tried_again_and_told_with_its_last_words(tmp_path, folder):
@@ -549,8 +677,12 @@ def test_a_command_that_fails_is_tried_again_and_told_with_its_last_words(tmp_pa
 
 def test_a_command_that_stalls_is_killed_with_all_that_it_started(tmp_path, folder):
     os.mkfifo(tmp_path / "alive")
-    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)  # at its end once nobody is left to write
+    alive = os.open(
+        tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK
+    )  # at its end once nobody is left to write
     place = f"pipe:exec 3> {tmp_path}/alive; head -c 1000 {folder}/{{}}; sleep 1000 | cat"
-    assert "no answer for" in failure(get, make(tmp_path, allow_pipe=True, fetch_stall_s=0.3, fetch_retries=0), place)
+    assert "no answer for" in failure(
+        get, make(tmp_path, allow_pipe=True, fetch_stall_s=0.3, fetch_retries=0), place
+    )
     assert select.select([alive], [], [], 20)[0] and os.read(alive, 1) == b""
     os.close(alive)

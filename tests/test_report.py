@@ -20,14 +20,26 @@ def test_raw_captures_are_told_with_what_was_rejected_and_why(tmp_path):
     done = command("tools/report.py", "data", raw, "--workers", 1)
     text = read(tmp_path / "raw-report.html")
     assert done.code == 0 and "raw captures, 4 captures" in text
-    assert "looks like metres" in text and "a picture without its point cloud" in text and "cannot be read as a picture" in text
+    assert (
+        "looks like metres" in text
+        and "a picture without its point cloud" in text
+        and "cannot be read as a picture" in text
+    )
     z = np.stack([capture(i)[1][..., 2] for i in (0, 2, 3, 4)])
-    assert f"{np.nanmin(z):.2f} .. {np.nanmax(z):.2f} mm" in text and f"{np.isfinite(z).mean():.1%} of the pixels" in text
+    assert (
+        f"{np.nanmin(z):.2f} .. {np.nanmax(z):.2f} mm" in text
+        and f"{np.isfinite(z).mean():.1%} of the pixels" in text
+    )
 
 
 def test_shards_are_told_by_split(tmp_path):
     data = make_shards(tmp_path)
-    assert command("tools/report.py", "data", data, "--out", tmp_path / "page.html", "--workers", 1).code == 0
+    assert (
+        command(
+            "tools/report.py", "data", data, "--out", tmp_path / "page.html", "--workers", 1
+        ).code
+        == 0
+    )
     text = read(tmp_path / "page.html")
     assert "14 (11 train, 3 val)" in text and "No file was rejected" in text
 
@@ -44,7 +56,11 @@ def test_planted_faults_are_found_and_clean_captures_are_not_accused(tmp_path):
     np.save(tmp_path / "raw/flying.npy", xyz)
     assert command("tools/report.py", "data", tmp_path / "raw", "--workers", 1).code == 0
     text = read(tmp_path / "raw-report.html").split("What looks wrong")[2].split("Rejected")[0]
-    assert "bright 100.0% of the picture is saturated" in text and "very same depth, 700.00 mm" in text and "stand alone in space" in text
+    assert (
+        "bright 100.0% of the picture is saturated" in text
+        and "very same depth, 700.00 mm" in text
+        and "stand alone in space" in text
+    )
     assert "clean" not in text and text.count("stand alone in space (flying pixels)") == 1
 
 
@@ -57,7 +73,17 @@ def test_of_what_many_captures_have_the_worst_are_named(tmp_path):
     assert command("tools/report.py", "data", tmp_path / "raw", "--workers", 1).code == 0
     text = read(tmp_path / "raw-report.html").split("What looks wrong")[2].split("Rejected")[0]
     shares = [f"{(10 + 5 * i) / 60:.1%} of the picture is saturated" for i in range(9)]
-    assert [share in text for share in shares] == [True, False, False, False, True, True, True, True, True], "the five worst, and the least"
+    assert [share in text for share in shares] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+    ], "the five worst, and the least"
     assert f"and 4 more of 9 down to: {shares[0]}" in text
 
 
@@ -98,7 +124,10 @@ def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
     rgb, xyz = capture(1)
     for name, z in (("a", 1000.0), ("b", 1000.0)):
         write_capture(tmp_path / f"flat/{name}.png", tmp_path / f"flat/{name}.npy", 1)
-        np.save(tmp_path / f"flat/{name}.npy", np.where(np.isnan(xyz), np.nan, [1.0, 2.0, z]).astype(np.float32))
+        np.save(
+            tmp_path / f"flat/{name}.npy",
+            np.where(np.isnan(xyz), np.nan, [1.0, 2.0, z]).astype(np.float32),
+        )
     assert command("tools/report.py", "data", tmp_path / "flat", "--workers", 1).code == 0
     assert "there is nothing to normalise" in read(tmp_path / "flat-report.html")
     write_capture(tmp_path / "far/a.png", tmp_path / "far/a.npy", 1)

@@ -6,7 +6,11 @@ from depthdist.report_images import cut_place
 
 
 def test_the_cut_goes_through_most_grooves():
-    truth, mask, label = np.full((30, 90), 1000.0), np.ones((30, 90), bool), np.zeros((30, 90), np.uint16)
+    truth, mask, label = (
+        np.full((30, 90), 1000.0),
+        np.ones((30, 90), bool),
+        np.zeros((30, 90), np.uint16),
+    )
     label[12, 40:60:4] = 1
     label[20, 10:30] = 2
     row, first, last = cut_place(truth, mask, label)

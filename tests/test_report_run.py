@@ -13,7 +13,19 @@ from ranks import command, make_model, make_shards, train
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     data = make_shards(folder)
-    assert train(data, folder / "run", "--epochs", 2, "--model", make_model(folder / "dav2"), "--pictures", 0).code == 0
+    assert (
+        train(
+            data,
+            folder / "run",
+            "--epochs",
+            2,
+            "--model",
+            make_model(folder / "dav2"),
+            "--pictures",
+            0,
+        ).code
+        == 0
+    )
     assert command("launch/evaluate.py", "--run", folder / "run", "--workers", 1).code == 0
     return folder / "run"
 
@@ -26,11 +38,28 @@ def test_a_runs_page_has_its_numbers_and_stands_alone(run):
         assert row in text and f"{means['rmse_mm']:.2f}" in text
         low, high = evaluation["intervals"][row]["rmse_mm"]
         assert f"{low:.2f}..{high:.2f}" in text
-    worst = max(zip(evaluation["images"]["adapter, epoch 2"]["values"]["rmse_mm"], evaluation["images"]["adapter, epoch 2"]["keys"]))
+    worst = max(
+        zip(
+            evaluation["images"]["adapter, epoch 2"]["values"]["rmse_mm"],
+            evaluation["images"]["adapter, epoch 2"]["keys"],
+        )
+    )
     assert f"worst: {worst[1]}, RMSE {worst[0]:.1f} mm" in text
-    for section in ("Result", "Near and far", "Edges and surfaces", "Images", "Curves", "Reliability", "How it was made"):
+    for section in (
+        "Result",
+        "Near and far",
+        "Edges and surfaces",
+        "Images",
+        "Curves",
+        "Reliability",
+        "How it was made",
+    ):
         assert section in text
-    assert evaluation["data_sha256"][:16] in text and "Learning rate" in text and "Cut along row" in text
+    assert (
+        evaluation["data_sha256"][:16] in text
+        and "Learning rate" in text
+        and "Cut along row" in text
+    )
 
 
 def test_several_runs_stand_side_by_side_and_a_restart_is_told(run, tmp_path):
@@ -42,7 +71,12 @@ def test_several_runs_stand_side_by_side_and_a_restart_is_told(run, tmp_path):
     (other / "run.json").write_text(json.dumps(record))
     done = command("tools/report.py", "run", run, other, "--out", tmp_path / "both.html")
     text = read(tmp_path / "both.html")
-    assert done.code == 0 and "2 (again at step 3)" in text and "other: adapter, epoch 2" in text and "run: adapter, epoch 2" in text
+    assert (
+        done.code == 0
+        and "2 (again at step 3)" in text
+        and "other: adapter, epoch 2" in text
+        and "run: adapter, epoch 2" in text
+    )
     assert "no difference shown" in text or "too few images" in text
 
 
@@ -79,7 +113,10 @@ def test_runs_of_one_name_are_told_apart_on_a_page(namesakes, run, tmp_path):
     for name in ("monday/first", "tuesday/first", "run"):
         assert f" {name}: adapter, epoch 2" in text
     assert "Depth: monday/first, tuesday/first, run" in text
-    assert "A monday/first: adapter, epoch 2 B tuesday/first: adapter, epoch 2" in text and "A monday/first: adapter, epoch 2 B run: adapter, epoch 2" in text
+    assert (
+        "A monday/first: adapter, epoch 2 B tuesday/first: adapter, epoch 2" in text
+        and "A monday/first: adapter, epoch 2 B run: adapter, epoch 2" in text
+    )
 
 
 def test_runs_of_one_name_are_told_apart_when_compared(namesakes, monkeypatch):
@@ -87,19 +124,42 @@ def test_runs_of_one_name_are_told_apart_when_compared(namesakes, monkeypatch):
     done = command("launch/evaluate.py", "--compare", ".", namesakes[1], "--no-details")
     assert done.code == 0, done
     assert "A monday/first: adapter, epoch 2\nB tuesday/first: adapter, epoch 2\n" in done.out
-    assert [line for line in done.out.splitlines() if line in ("A  monday/first", "B  tuesday/first")] == ["A  monday/first", "B  tuesday/first"], "each table's run"
+    assert [
+        line for line in done.out.splitlines() if line in ("A  monday/first", "B  tuesday/first")
+    ] == ["A  monday/first", "B  tuesday/first"], "each table's run"
 
 
 def test_fixed_rows_that_differ_stand_each_under_its_runs(run, tmp_path):
     """`other` learned from data of another mean and other bounds: its constant and its untrained rows are not those of the first run."""
     same, other = (Path(shutil.copytree(run, tmp_path / name)) for name in ("same", "other"))
-    for path, change in ((other / "best/depthdist.json", {"far_mm": 1500.0}), (other / "run.json", {"derived": {**json.loads((other / "run.json").read_text())["derived"], "mean_mm": 1100.0}})):
+    for path, change in (
+        (other / "best/depthdist.json", {"far_mm": 1500.0}),
+        (
+            other / "run.json",
+            {
+                "derived": {
+                    **json.loads((other / "run.json").read_text())["derived"],
+                    "mean_mm": 1100.0,
+                }
+            },
+        ),
+    ):
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert command("launch/evaluate.py", "--run", other, "--workers", 1).code == 0
-    assert command("tools/report.py", "run", run, same, other, "--out", tmp_path / "page.html").code == 0
-    text, rows, others = read(tmp_path / "page.html"), *(json.loads((folder / "evaluation.json").read_text())["rows"] for folder in (run, other))
+    assert (
+        command("tools/report.py", "run", run, same, other, "--out", tmp_path / "page.html").code
+        == 0
+    )
+    text, rows, others = (
+        read(tmp_path / "page.html"),
+        *(json.loads((folder / "evaluation.json").read_text())["rows"] for folder in (run, other)),
+    )
     for mine, theirs in zip(list(rows)[:3], list(others)[:3]):
-        assert f"run, same: {mine} " in text and f"other: {theirs} " in text and rows[mine]["rmse_mm"] != others[theirs]["rmse_mm"]
+        assert (
+            f"run, same: {mine} " in text
+            and f"other: {theirs} " in text
+            and rows[mine]["rmse_mm"] != others[theirs]["rmse_mm"]
+        )
         assert f"{rows[mine]['rmse_mm']:.2f}" in text and f"{others[theirs]['rmse_mm']:.2f}" in text
     assert command("tools/report.py", "run", run, same, "--out", tmp_path / "page.html").code == 0
     assert "run, same:" not in read(tmp_path / "page.html"), "what all share needs no name"
@@ -112,7 +172,12 @@ def test_other_ranges_a_copied_run_and_a_strange_name_make_a_page(run, tmp_path)
     odd = tmp_path / "$x{$y <b>"
     shutil.copytree(run, odd, copy_function=shutil.copy)  # new times
     (odd / "metrics.jsonl").write_text((odd / "metrics.jsonl").read_text() + '{"step": 9, "cut')
-    assert command("launch/evaluate.py", "--run", odd, "--workers", 1, "--bins-mm", "250,1000,2000").code == 0
+    assert (
+        command(
+            "launch/evaluate.py", "--run", odd, "--workers", 1, "--bins-mm", "250,1000,2000"
+        ).code
+        == 0
+    )
     done = command("tools/report.py", "run", odd, run, "--out", tmp_path / "page.html")
     assert done.code == 0, done
     text = read(tmp_path / "page.html")

@@ -28,7 +28,10 @@ class Killed(BaseException):
 
 def numbers(run):
     """metrics.jsonl without what depends on the clock and the machine."""
-    return [{k: v for k, v in line.items() if k != "time" and not k.startswith(("speed/", "memory/"))} for line in log(run)]
+    return [
+        {k: v for k, v in line.items() if k != "time" and not k.startswith(("speed/", "memory/"))}
+        for line in log(run)
+    ]
 
 
 def state(run):
@@ -43,7 +46,11 @@ def curves(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return {n: [(p.step, p.value) for p in board.Scalars(n)] for n in board.Tags()["scalars"] if not n.startswith(("speed/", "memory/"))}
+    return {
+        n: [(p.step, p.value) for p in board.Scalars(n)]
+        for n in board.Tags()["scalars"]
+        if not n.startswith(("speed/", "memory/"))
+    }
 
 
 def same(a, b):
@@ -122,30 +129,82 @@ def test_a_run_goes_on_on_another_number_of_ranks(data, batch4, whole, tmp_path)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         stop_at("before the state in the middle of epoch 2", patch)
         train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
-    words = ["launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", batch4, "--pictures", 0, "--lr", 1e-3, "--epochs", 3]
+    words = [
+        "launch/train.py",
+        "--data",
+        data,
+        "--run",
+        run,
+        "--model",
+        "tiny",
+        "--deepspeed",
+        batch4,
+        "--pictures",
+        0,
+        "--lr",
+        1e-3,
+        "--epochs",
+        3,
+    ]
     assert Launch(2, *words, "--micro-batch", 2).done().code == 0
     (mine, counters), (its, its_counters) = state(run), state(whole)
-    assert mine.keys() == its.keys() and max(float((mine[n] - its[n]).abs().max()) for n in mine if n.startswith("weights/")) < 1e-6
+    assert (
+        mine.keys() == its.keys()
+        and max(float((mine[n] - its[n]).abs().max()) for n in mine if n.startswith("weights/"))
+        < 1e-6
+    )
     assert counters["train"]["position"] == its_counters["train"]["position"]
     assert [line["step"] for line in log(run, of="train/loss")] == list(range(1, 7))
     for a, b in zip(log(run, of="eval/loss"), log(whole, of="eval/loss"), strict=True):
-        assert {k: v for k, v in a.items() if k != "time"} == pytest.approx({k: v for k, v in b.items() if k != "time"}, rel=1e-5)
+        assert {k: v for k, v in a.items() if k != "time"} == pytest.approx(
+            {k: v for k, v in b.items() if k != "time"}, rel=1e-5
+        )
 
 
 def started(run, data, batch4, *words):
     """The command in a process of its own, once it has logged a first step since now."""
-    typed = [*words, "launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", batch4, "--pictures", 0, "--lr", 1e-3, "--epochs", 3]
-    return subprocess.Popen([*map(str, typed)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    typed = [
+        *words,
+        "launch/train.py",
+        "--data",
+        data,
+        "--run",
+        run,
+        "--model",
+        "tiny",
+        "--deepspeed",
+        batch4,
+        "--pictures",
+        0,
+        "--lr",
+        1e-3,
+        "--epochs",
+        3,
+    ]
+    return subprocess.Popen(
+        [*map(str, typed)],
+        cwd=ROOT,
+        env={**os.environ, **ON_CPU},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def until_steps(run, process, count):
     """Wait until the run has logged so many steps."""
-    while process.poll() is None and not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("train/loss") >= count):
+    while process.poll() is None and not (
+        (run / "metrics.jsonl").exists()
+        and (run / "metrics.jsonl").read_text().count("train/loss") >= count
+    ):
         time.sleep(0.005)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(name, data, batch4, whole, tmp_path):
+def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(
+    name, data, batch4, whole, tmp_path
+):
     run = tmp_path / "run"
     process = started(run, data, batch4, sys.executable)
     until_steps(run, process, 1)
@@ -153,7 +212,11 @@ def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(name, data, 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     step = state(run)[1]["train"]["step"]
-    assert f"train.py: stopped by {name} at step {step} of 6, saved in {run}/last; the same command goes on" in err and "Traceback" not in err
+    assert (
+        f"train.py: stopped by {name} at step {step} of 6, saved in {run}/last; the same command goes on"
+        in err
+        and "Traceback" not in err
+    )
     assert 1 <= step < 6 and (run / f"last/step-{step:06d}").is_dir()
     assert train(data, run, "--epochs", 3, deepspeed=batch4).code == 0
     ended_alike(run, whole)
@@ -162,11 +225,46 @@ def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(name, data, 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(data, batch4, whole, tmp_path):
     """kill -9, at drawn moments after the training began; after four of them, or where it was quicker, the run comes to its end."""
     run, chance, kills = tmp_path / "run", random.Random(1), 0
-    words = [sys.executable, "launch/train.py", "--data", data, "--run", run, "--model", "tiny", "--deepspeed", batch4, "--pictures", 0, "--lr", 1e-3, "--epochs", 3, "--save-every", 1]
+    words = [
+        sys.executable,
+        "launch/train.py",
+        "--data",
+        data,
+        "--run",
+        run,
+        "--model",
+        "tiny",
+        "--deepspeed",
+        batch4,
+        "--pictures",
+        0,
+        "--lr",
+        1e-3,
+        "--epochs",
+        3,
+        "--save-every",
+        1,
+    ]
     while True:
-        before = os.stat(run / "metrics.jsonl").st_mtime_ns if (run / "metrics.jsonl").exists() else 0
-        process = subprocess.Popen([*map(str, words)], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        while kills < 4 and process.poll() is None and not ((run / "metrics.jsonl").exists() and os.stat(run / "metrics.jsonl").st_mtime_ns > before):
+        before = (
+            os.stat(run / "metrics.jsonl").st_mtime_ns if (run / "metrics.jsonl").exists() else 0
+        )
+        process = subprocess.Popen(
+            [*map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, **ON_CPU},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while (
+            kills < 4
+            and process.poll() is None
+            and not (
+                (run / "metrics.jsonl").exists()
+                and os.stat(run / "metrics.jsonl").st_mtime_ns > before
+            )
+        ):
             time.sleep(0.005)
         if kills < 4:
             time.sleep(chance.uniform(0, 0.5))
@@ -227,21 +325,38 @@ def test_more_epochs_go_on_where_the_run_ended(data, batch4, whole, tmp_path):
     shutil.copytree(whole, run)
     assert train(data, run, "--epochs", 4, deepspeed=batch4).code == 0
     lines = log(run, of="train/loss")
-    assert [line["step"] for line in lines] == list(range(1, 9)) and lines[:6] == log(whole, of="train/loss")
-    assert [line["train/lr"] for line in lines[6:]] == pytest.approx([1e-3 * 2 / 8, 1e-3 / 8])  # of the longer run's schedule
+    assert [line["step"] for line in lines] == list(range(1, 9)) and lines[:6] == log(
+        whole, of="train/loss"
+    )
+    assert [line["train/lr"] for line in lines[6:]] == pytest.approx(
+        [1e-3 * 2 / 8, 1e-3 / 8]
+    )  # of the longer run's schedule
 
 
 def test_another_runs_state_starts_a_new_run(data, batch4, whole, tmp_path):
     run = tmp_path / "branch"
     assert train(data, run, "--epochs", 4, "--resume", whole, deepspeed=batch4).code == 0
-    assert [line["step"] for line in log(run, of="train/loss")] == [7, 8] and len(log(whole, of="train/loss")) == 6
+    assert [line["step"] for line in log(run, of="train/loss")] == [7, 8] and len(
+        log(whole, of="train/loss")
+    ) == 6
 
 
 def test_another_runs_state_brings_its_best_and_keeps_its_settings(data, batch4, whole, tmp_path):
-    (line,) = train(data, tmp_path / "branch", "--epochs", 4, "--resume", whole, "--lr", 5e-4, deepspeed=batch4).errors
-    assert "--lr is 0.0005" in line and "began with 0.001" in line and not (tmp_path / "branch").exists()
-    assert train(data, tmp_path / "branch", "--epochs", 3, "--resume", whole, deepspeed=batch4).code == 0
-    assert (tmp_path / "branch/best/adapter_model.safetensors").read_bytes() == (whole / "best/adapter_model.safetensors").read_bytes()
+    (line,) = train(
+        data, tmp_path / "branch", "--epochs", 4, "--resume", whole, "--lr", 5e-4, deepspeed=batch4
+    ).errors
+    assert (
+        "--lr is 0.0005" in line
+        and "began with 0.001" in line
+        and not (tmp_path / "branch").exists()
+    )
+    assert (
+        train(data, tmp_path / "branch", "--epochs", 3, "--resume", whole, deepspeed=batch4).code
+        == 0
+    )
+    assert (tmp_path / "branch/best/adapter_model.safetensors").read_bytes() == (
+        whole / "best/adapter_model.safetensors"
+    ).read_bytes()
 
 
 def test_a_run_whose_best_adapter_is_gone_says_so(data, batch4, whole, tmp_path):
@@ -252,14 +367,22 @@ def test_a_run_whose_best_adapter_is_gone_says_so(data, batch4, whole, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_state_is_named_and_the_one_before_it_is_gone_on_from(damage, data, batch4, whole, tmp_path):
+def test_a_damaged_state_is_named_and_the_one_before_it_is_gone_on_from(
+    damage, data, batch4, whole, tmp_path
+):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     older, newer = sorted((run / "last").iterdir())
     file = newer / "state.safetensors"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if damage == "cut" else file.unlink()
+    file.write_bytes(
+        file.read_bytes()[: file.stat().st_size // 2]
+    ) if damage == "cut" else file.unlink()
     done = train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
-    assert done.code == 0 and f"WARNING      {newer}" in done.out and f"going on     from {older}" in done.out
+    assert (
+        done.code == 0
+        and f"WARNING      {newer}" in done.out
+        and f"going on     from {older}" in done.out
+    )
     ended_alike(run, whole)
 
 
@@ -274,7 +397,11 @@ def test_a_run_without_any_whole_state_is_one_clear_line(data, batch4, whole, tm
 
 def test_a_state_is_small_and_holds_nothing_frozen(whole):
     tensors, counters = state(whole)
-    assert {name.partition("/")[0] for name in tensors} == {"weights", "exp_avg", "exp_avg_sq"} and counters["engine"]["optimizer_step"] == 6
+    assert {name.partition("/")[0] for name in tensors} == {
+        "weights",
+        "exp_avg",
+        "exp_avg_sq",
+    } and counters["engine"]["optimizer_step"] == 6
     trained = sum(t.numel() for name, t in tensors.items() if name.startswith("weights/"))
     for saved in (whole / "last").iterdir():
         assert 12 * trained < sum(f.stat().st_size for f in saved.iterdir()) < 1.2 * 12 * trained

@@ -57,7 +57,9 @@ def test_every_hit_lies_on_its_thing_and_nothing_stands_before_it(index):
         z, item = hits.z[v, u], hits.item[v, u]
         assert item >= 0 and np.isfinite(z)
         if item < num_things:
-            on = inside(world.kind[item], world.half[item], to(world.to_thing[item], (lens + z * d)[None]))
+            on = inside(
+                world.kind[item], world.half[item], to(world.to_thing[item], (lens + z * d)[None])
+            )
             assert on[0] == pytest.approx(1.0, abs=1e-9)
         else:
             tire = world.tires[item - num_things]
@@ -66,7 +68,11 @@ def test_every_hit_lies_on_its_thing_and_nothing_stands_before_it(index):
         before = lens + np.linspace(0.0, 0.999, 400)[:, None] * z * d
         for s in range(num_things):
             depth = inside(world.kind[s], world.half[s], to(world.to_thing[s], before))
-            assert (depth <= 1 + 1e-9).all() if world.kind[s] == shapes.ROOM else (depth >= 1 - 1e-9).all()
+            assert (
+                (depth <= 1 + 1e-9).all()
+                if world.kind[s] == shapes.ROOM
+                else (depth >= 1 - 1e-9).all()
+            )
         for tire, frame in zip(world.tires, world.to_tire):
             p = to(frame, before)
             r = np.hypot(p[:, 0], p[:, 1])
@@ -80,7 +86,9 @@ def test_normals_face_the_lens_and_are_the_surfaces_own():
     hits = shapes.cast(world, k, 84, 140)
     lens = -world.camera[:, :3].T @ world.camera[:, 3]
     assert ((hits.normal * (hits.place - lens)).sum(-1) < 0).all()
-    across = np.cross(hits.place[1:-1, 2:] - hits.place[1:-1, :-2], hits.place[2:, 1:-1] - hits.place[:-2, 1:-1])
+    across = np.cross(
+        hits.place[1:-1, 2:] - hits.place[1:-1, :-2], hits.place[2:, 1:-1] - hits.place[:-2, 1:-1]
+    )
     across /= np.linalg.norm(across, axis=-1, keepdims=True)
     same = np.ones(across.shape[:2], bool)
     for dv, du in ((0, 1), (2, 1), (1, 0), (1, 2)):
@@ -93,7 +101,18 @@ def test_normals_face_the_lens_and_are_the_surfaces_own():
 def test_what_the_lamp_does_not_reach_is_what_something_hides():
     world, _, k = world_of(2)
     hits = shapes.cast(world, k, 42, 70)
-    alone = shapes.cast(world._replace(kind=world.kind[-1:], half=world.half[-1:], to_thing=world.to_thing[-1:], tires=world.tires[:0], to_tire=world.to_tire[:0]), k, 42, 70)
+    alone = shapes.cast(
+        world._replace(
+            kind=world.kind[-1:],
+            half=world.half[-1:],
+            to_thing=world.to_thing[-1:],
+            tires=world.tires[:0],
+            to_tire=world.to_tire[:0],
+        ),
+        k,
+        42,
+        70,
+    )
     assert alone.lit.all(), "an empty room has no shadow"
     bare = (hits.item == len(world.kind) - 1) & np.isclose(hits.z, alone.z)
     assert 0 < (bare & ~hits.lit).sum() < bare.sum()
@@ -106,8 +125,15 @@ def test_a_scene_follows_from_seed_and_number_alone_and_is_exact_everywhere():
     assert not (rooms.render(replace(SETTINGS, seed=4), 5).rgb == first[5].rgb).all()
     for scene in first:
         z = scene.xyz[..., 2]
-        assert scene.rgb.shape == (42, 70, 3) and np.isfinite(scene.xyz).all() and z.min() > 50 and scene.rgb.std() > 5
-    assert any(scene.groove.any() for scene in first) and not all(scene.groove.any() for scene in first)
+        assert (
+            scene.rgb.shape == (42, 70, 3)
+            and np.isfinite(scene.xyz).all()
+            and z.min() > 50
+            and scene.rgb.std() > 5
+        )
+    assert any(scene.groove.any() for scene in first) and not all(
+        scene.groove.any() for scene in first
+    )
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +147,9 @@ def digests(out):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir())}
 
 
-def test_the_command_writes_pairs_that_sharding_takes_whatever_the_workers(made, tmp_path, monkeypatch):
+def test_the_command_writes_pairs_that_sharding_takes_whatever_the_workers(
+    made, tmp_path, monkeypatch
+):
     from depthdist.pairs import find_pairs
 
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tools'}")
@@ -129,12 +157,26 @@ def test_the_command_writes_pairs_that_sharding_takes_whatever_the_workers(made,
     assert digests(tmp_path / "two") == digests(made) and len(digests(made)) == 6 * 2 + 1
     assert len(find_pairs(str(made))[0]) == 6
     scene = rooms.render(rooms.Settings(6, (28, 42), 2), 4)
-    assert (np.asarray(Image.open(made / f"{scene.stem}.png")) == scene.rgb).all() and (np.load(made / f"{scene.stem}.npy") == scene.xyz).all()
+    assert (np.asarray(Image.open(made / f"{scene.stem}.png")) == scene.rgb).all() and (
+        np.load(made / f"{scene.stem}.npy") == scene.xyz
+    ).all()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_workers_end_with_a_killed_command(name, tmp_path):
-    command = subprocess.Popen([sys.executable, ROOT / "tools/make_rooms.py", tmp_path / "out", "--scenes", "5000", "--size", "28x42", "--workers", "2"])
+    command = subprocess.Popen(
+        [
+            sys.executable,
+            ROOT / "tools/make_rooms.py",
+            tmp_path / "out",
+            "--scenes",
+            "5000",
+            "--size",
+            "28x42",
+            "--workers",
+            "2",
+        ]
+    )
     while not list(tmp_path.glob("out/*.npy")):
         assert command.poll() is None
         time.sleep(0.02)
@@ -150,11 +192,21 @@ def test_a_second_run_makes_what_is_missing_and_more_where_more_is_asked_for(mad
     make_rooms.main([str(made), *SMALL, "--workers", "1"])
     assert digests(made) == before and "1 made" in capsys.readouterr().out
     make_rooms.main([str(made), "--scenes", "7", *SMALL[2:], "--workers", "1"])
-    assert {n: d for n, d in digests(made).items() if n in before and n != "rooms.json"} == {n: d for n, d in before.items() if n != "rooms.json"}
+    assert {n: d for n, d in digests(made).items() if n in before and n != "rooms.json"} == {
+        n: d for n, d in before.items() if n != "rooms.json"
+    }
     assert json.loads((made / "rooms.json").read_text())["scenes"] == 7
 
 
-@pytest.mark.parametrize(("words", "said"), [(["--seed", "9"], "other settings"), (["--size", "42x42"], "other settings"), (["--scenes", "0"], "--scenes is 0"), (["--size", "8x8"], "--size is 8x8")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "9"], "other settings"),
+        (["--size", "42x42"], "other settings"),
+        (["--scenes", "0"], "--scenes is 0"),
+        (["--size", "8x8"], "--size is 8x8"),
+    ],
+)
 def test_what_cannot_work_is_one_line(made, words, said):
     with pytest.raises(ValueError, match=said):
         make_rooms.main([str(made), *SMALL, *words])

@@ -7,7 +7,14 @@ import pytest
 from ranks import log, make_model, make_shards, on_srun, train
 
 EPOCHS = 4
-CASES = {"1 rank": (1, 1), "2 ranks": (2, 1), "4 ranks": (4, 1), "1 rank of 2": (1, 2), "4 ranks of 2": (4, 2), "1 rank of 8": (1, 8)}
+CASES = {
+    "1 rank": (1, 1),
+    "2 ranks": (2, 1),
+    "4 ranks": (4, 1),
+    "1 rank of 2": (1, 2),
+    "4 ranks of 2": (4, 2),
+    "1 rank of 8": (1, 8),
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +25,22 @@ def runs(tmp_path_factory):
     for i, (name, (ranks, micro_batch)) in enumerate(CASES.items()):
         found[name] = folder / f"run{i}"
         words = ["--model", model, "--epochs", EPOCHS, "--lr", 5e-5, "--micro-batch", micro_batch]
-        launched = ["launch/train.py", "--data", data, "--run", found[name], "--deepspeed", "ds_configs/fp32.json", "--pictures", 0]
-        all_ranks = [train(data, found[name], *words)] if ranks == 1 else [rank.done() for rank in on_srun(ranks, *launched, *words)]
+        launched = [
+            "launch/train.py",
+            "--data",
+            data,
+            "--run",
+            found[name],
+            "--deepspeed",
+            "ds_configs/fp32.json",
+            "--pictures",
+            0,
+        ]
+        all_ranks = (
+            [train(data, found[name], *words)]
+            if ranks == 1
+            else [rank.done() for rank in on_srun(ranks, *launched, *words)]
+        )
         assert all(done.code == 0 for done in all_ranks), all_ranks
     return found
 
@@ -36,11 +57,16 @@ def farthest(a, b):
 
 
 def metrics(run, prefix):
-    return [{k: v for k, v in line.items() if k.startswith(prefix) or k in ("step", "epoch")} for line in log(run, of=f"{prefix}loss")]
+    return [
+        {k: v for k, v in line.items() if k.startswith(prefix) or k in ("step", "epoch")}
+        for line in log(run, of=f"{prefix}loss")
+    ]
 
 
 @pytest.mark.parametrize("name", ["2 ranks", "4 ranks"])
-def test_the_number_of_ranks_changes_no_bit_of_the_weights_and_only_the_last_of_the_metrics(name, runs):
+def test_the_number_of_ranks_changes_no_bit_of_the_weights_and_only_the_last_of_the_metrics(
+    name, runs
+):
     assert farthest(weights(runs[name]), weights(runs["1 rank"])) == 0
     alike(runs[name], runs["1 rank"], 1e-12)
 
@@ -51,7 +77,9 @@ def test_nor_does_it_with_several_samples_a_micro_batch(runs):
 
 
 @pytest.mark.parametrize("name", ["4 ranks of 2", "1 rank of 8"])
-def test_the_micro_batch_changes_no_more_than_the_order_of_additions_inside_a_layer_does(name, runs):
+def test_the_micro_batch_changes_no_more_than_the_order_of_additions_inside_a_layer_does(
+    name, runs
+):
     assert farthest(weights(runs[name]), weights(runs["1 rank"])) < 1e-6
     alike(runs[name], runs["1 rank"], 1e-4)
 

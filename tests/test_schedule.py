@@ -25,7 +25,11 @@ def test_the_default_is_exactly_the_recipes_line_to_0():
 
 def test_half_a_cosine_by_its_formula():
     found = rates(90, schedule="cosine")
-    assert found == pytest.approx([math.cos(math.pi * step / 180) ** 2 for step in range(90)]) and found[0] == 1 and found[45] == pytest.approx(0.5)
+    assert (
+        found == pytest.approx([math.cos(math.pi * step / 180) ** 2 for step in range(90)])
+        and found[0] == 1
+        and found[45] == pytest.approx(0.5)
+    )
 
 
 def test_constant_is_constant():
@@ -33,14 +37,20 @@ def test_constant_is_constant():
 
 
 def test_warm_up_rises_in_equal_parts_and_the_decay_takes_the_rest():
-    assert rates(12, warmup=3) == pytest.approx([1 / 4, 2 / 4, 3 / 4] + [1 - k / 9 for k in range(9)])
-    assert rates(12, warmup=3, schedule="constant") == pytest.approx([1 / 4, 2 / 4, 3 / 4] + [1.0] * 9)
+    assert rates(12, warmup=3) == pytest.approx(
+        [1 / 4, 2 / 4, 3 / 4] + [1 - k / 9 for k in range(9)]
+    )
+    assert rates(12, warmup=3, schedule="constant") == pytest.approx(
+        [1 / 4, 2 / 4, 3 / 4] + [1.0] * 9
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 1, 5, 20])
 @pytest.mark.parametrize("total", [1, 2, 20, 91])
-def test_every_rate_is_above_0_and_at_most_1_within_the_run_and_falls_after_the_warm_up(schedule, warmup, total):
+def test_every_rate_is_above_0_and_at_most_1_within_the_run_and_falls_after_the_warm_up(
+    schedule, warmup, total
+):
     found = rates(total, schedule=schedule, warmup=warmup)
     assert all(0 < value <= 1 for value in found)
     rising, falling = found[: warmup + 1], found[warmup:]
@@ -51,14 +61,26 @@ def test_every_rate_is_above_0_and_at_most_1_within_the_run_and_falls_after_the_
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_rate_is_never_negative_after_the_end(schedule):
     expected = 1.0 if schedule == "constant" else 0.0
-    assert [rate(ScheduleSettings(schedule=schedule, warmup=2), step, 10) for step in (10, 11, 1000)] == [expected] * 3
-    assert all(0 <= rate(ScheduleSettings(schedule=schedule, warmup=10), step, 10) <= 1 for step in (10, 11, 1000)), "nor where it was all warm-up"
+    assert [
+        rate(ScheduleSettings(schedule=schedule, warmup=2), step, 10) for step in (10, 11, 1000)
+    ] == [expected] * 3
+    assert all(
+        0 <= rate(ScheduleSettings(schedule=schedule, warmup=10), step, 10) <= 1
+        for step in (10, 11, 1000)
+    ), "nor where it was all warm-up"
 
 
 # ------------------------------------------------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize("settings", [{}, {"schedule": "cosine", "warmup": 10, "patience": 3, "ema": 0.999}, *({"best_by": name} for name in ["loss", *METRICS])])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"schedule": "cosine", "warmup": 10, "patience": 3, "ema": 0.999},
+        *({"best_by": name} for name in ["loss", *METRICS]),
+    ],
+)
 def test_sensible_settings_have_no_problems(settings):
     assert ScheduleSettings(**settings).problems() == []
 
@@ -106,7 +128,10 @@ def test_what_is_not_finite_is_never_better(name, new, old):
 
 def trajectory(num, shape=(3, 4)):
     generator = torch.Generator().manual_seed(0)
-    return [{"a": torch.randn(shape, generator=generator), "b": torch.randn((), generator=generator)} for _ in range(num)]
+    return [
+        {"a": torch.randn(shape, generator=generator), "b": torch.randn((), generator=generator)}
+        for _ in range(num)
+    ]
 
 
 def averaged(steps, decay):
@@ -124,7 +149,9 @@ def test_the_average_is_the_weighted_sum_that_defines_it(decay, num):
     for name, found in averaged(steps, decay).weights.items():
         seen = torch.stack([masters[name].double() for masters in steps])
         expected = (weights.view(-1, *[1] * found.dim()) * seen).sum(0) / weights.sum()
-        assert found.dtype == torch.float32 and torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-6)
+        assert found.dtype == torch.float32 and torch.allclose(
+            found.double(), expected, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_the_first_average_is_the_first_weights_and_equal_weights_stay():
@@ -142,7 +169,10 @@ def test_the_average_does_not_follow_later_changes_of_what_it_was_given():
         masters["a"] += 1
     assert torch.equal(ema.weights["a"], torch.zeros(2)) and not ema.weights["a"].requires_grad
     ema.update(masters)
-    assert ema.weights["a"].tolist() == pytest.approx([2 / 3, 2 / 3]) and not ema.weights["a"].requires_grad
+    assert (
+        ema.weights["a"].tolist() == pytest.approx([2 / 3, 2 / 3])
+        and not ema.weights["a"].requires_grad
+    )
     assert torch.equal(masters["a"], torch.ones(2)), "nor does it change it"
 
 
@@ -154,7 +184,9 @@ def test_going_on_from_a_state_is_bit_identical(stop):
     begun.update(steps[0])  # what was loaded is of its own
     for masters in steps[stop:]:
         resumed.update(masters)
-    assert resumed.updates == 20 and all(torch.equal(x, resumed.weights[name]) for name, x in whole.weights.items())
+    assert resumed.updates == 20 and all(
+        torch.equal(x, resumed.weights[name]) for name, x in whole.weights.items()
+    )
 
 
 def test_before_the_first_update_there_are_no_weights_and_the_state_says_so():

@@ -18,20 +18,47 @@ from captures import HOSTILE, ROOT, capture
 from PIL import Image
 from ranks import ON_CPU, command, make_model, make_shards, train
 
-WORDS = ["--port", "0", "--max-mb", "0.2", "--max-megapixels", "0.5", "--keep", "3", "--waiting", "2"]
+WORDS = [
+    "--port",
+    "0",
+    "--max-mb",
+    "0.2",
+    "--max-megapixels",
+    "0.5",
+    "--keep",
+    "3",
+    "--waiting",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
-    assert train(make_shards(folder, 6), folder / "runs/first", "--epochs", 1, "--model", make_model(folder / "dav2")).code == 0
+    assert (
+        train(
+            make_shards(folder, 6),
+            folder / "runs/first",
+            "--epochs",
+            1,
+            "--model",
+            make_model(folder / "dav2"),
+        ).code
+        == 0
+    )
     return folder / "runs/first"
 
 
 @pytest.fixture(scope="module")
 def server(run):
     """The URL of a server that runs as a person starts it."""
-    process = subprocess.Popen([sys.executable, "-u", "launch/serve.py", str(run), *WORDS], cwd=ROOT, env={**os.environ, **ON_CPU}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "launch/serve.py", str(run), *WORDS],
+        cwd=ROOT,
+        env={**os.environ, **ON_CPU},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     line = next(line for line in process.stdout if line.startswith("open"))
     yield line.split()[1]
     process.send_signal(signal.SIGINT)
@@ -47,7 +74,10 @@ def png(rgb):
 def ask(url, content=None):
     """Status and body; a body of JSON as what it holds."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=content, method="GET" if content is None else "POST"), timeout=60) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data=content, method="GET" if content is None else "POST"),
+            timeout=60,
+        ) as answer:
             status, kind, body = answer.status, answer.headers.get_content_type(), answer.read()
     except urllib.error.HTTPError as err:
         status, kind, body = err.code, err.headers.get_content_type(), err.read()
@@ -57,17 +87,48 @@ def ask(url, content=None):
 def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
     rgb = capture(5, size=(30, 40))[0]
     Image.fromarray(rgb).save(tmp_path / "a.png")
-    assert command("launch/predict.py", tmp_path / "a.png", "--run", run, "--out", tmp_path / "out", "--save", "npy,png,ply", "--fov", 70).code == 0
+    assert (
+        command(
+            "launch/predict.py",
+            tmp_path / "a.png",
+            "--run",
+            run,
+            "--out",
+            tmp_path / "out",
+            "--save",
+            "npy,png,ply",
+            "--fov",
+            70,
+        ).code
+        == 0
+    )
     status, facts = ask(f"{server}/depth?name=a.png", png(rgb))
     assert status == 200 and (facts["height"], facts["width"], facts["name"]) == (30, 40, "a.png")
     depth = np.load(tmp_path / "out/a_depth.npy")
-    assert facts["nearest_mm"] == pytest.approx(depth.min()) and facts["farthest_mm"] == pytest.approx(depth.max())
-    found = {kind: ask(f"{server}/depth/{facts['id']}.{kind}")[1] for kind in ("f32", "npy", "png", "colour.png", "jpg")}
+    assert facts["nearest_mm"] == pytest.approx(depth.min()) and facts[
+        "farthest_mm"
+    ] == pytest.approx(depth.max())
+    found = {
+        kind: ask(f"{server}/depth/{facts['id']}.{kind}")[1]
+        for kind in ("f32", "npy", "png", "colour.png", "jpg")
+    }
     assert np.abs(np.frombuffer(found["f32"], "<f4").reshape(30, 40) - depth).max() < 0.01
     assert np.abs(np.load(io.BytesIO(found["npy"])) - depth).max() < 0.01
-    assert np.abs(np.asarray(Image.open(io.BytesIO(found["png"]))).astype(int) - np.asarray(Image.open(tmp_path / "out/a_depth_0.1mm.png"))).max() <= 1
-    assert Image.open(io.BytesIO(found["jpg"])).size == Image.open(io.BytesIO(found["colour.png"])).size == (40, 30)
-    cloud = trimesh.load(io.BytesIO(ask(f"{server}/depth/{facts['id']}.ply?fov=70")[1]), file_type="ply")
+    assert (
+        np.abs(
+            np.asarray(Image.open(io.BytesIO(found["png"]))).astype(int)
+            - np.asarray(Image.open(tmp_path / "out/a_depth_0.1mm.png"))
+        ).max()
+        <= 1
+    )
+    assert (
+        Image.open(io.BytesIO(found["jpg"])).size
+        == Image.open(io.BytesIO(found["colour.png"])).size
+        == (40, 30)
+    )
+    cloud = trimesh.load(
+        io.BytesIO(ask(f"{server}/depth/{facts['id']}.ply?fov=70")[1]), file_type="ply"
+    )
     assert np.abs(cloud.vertices - trimesh.load(tmp_path / "out/a_cloud.ply").vertices).max() < 0.01
 
 
@@ -83,7 +144,9 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
         ("no-such-page", None, 404, "Not Found"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_the_server_goes_on(server, path, content, status, said):
+def test_what_cannot_be_done_is_one_line_and_the_server_goes_on(
+    server, path, content, status, said
+):
     found, body = ask(f"{server}/{path}", content)
     assert found == status and said in body["error"] and "\n" not in body["error"], (found, body)
     assert ask(f"{server}/depth", png(capture(1)[0]))[0] == 200
@@ -104,12 +167,21 @@ def test_many_at_once_are_answered_or_told_to_wait(server):
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: ask(f"{server}/depth", large), range(16)))
     assert {status for status, _ in answers} == {200, 503}
-    assert all("2 pictures are waiting already" in body["error"] for status, body in answers if status == 503)
+    assert all(
+        "2 pictures are waiting already" in body["error"]
+        for status, body in answers
+        if status == 503
+    )
 
 
-@pytest.mark.parametrize(("header", "value"), [("Origin", "http://evil.example"), ("Origin", "null"), ("Host", "evil.example")])
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("Origin", "http://evil.example"), ("Origin", "null"), ("Host", "evil.example")],
+)
 def test_other_pages_may_not_use_it(server, header, value):
-    request = urllib.request.Request(f"{server}/depth", data=png(capture(1)[0]), headers={header: value})
+    request = urllib.request.Request(
+        f"{server}/depth", data=png(capture(1)[0]), headers={header: value}
+    )
     with pytest.raises(urllib.error.HTTPError) as err:
         urllib.request.urlopen(request, timeout=60)
     assert err.value.code == 403
@@ -120,14 +192,26 @@ def test_kinds_that_run_programs_or_hide_their_size_are_not_opened(server, kind)
     file = io.BytesIO()
     Image.fromarray(capture(1)[0]).save(file, kind)
     status, body = ask(f"{server}/depth?name=a%0Ab.{kind}", file.getvalue())
-    assert status == 400 and "cannot be read as a picture" in body["error"] and "\n" not in body["error"]
+    assert (
+        status == 400
+        and "cannot be read as a picture" in body["error"]
+        and "\n" not in body["error"]
+    )
 
 
-@pytest.mark.skipif(not HOSTILE.exists(), reason=f"the odd pictures are not there: {HOSTILE}/images")
+@pytest.mark.skipif(
+    not HOSTILE.exists(), reason=f"the odd pictures are not there: {HOSTILE}/images"
+)
 def test_no_odd_picture_takes_it_down(server):
     for path in sorted((HOSTILE / "images").iterdir()):
-        status, body = ask(f"{server}/depth?name={urllib.request.quote(path.name)}", path.read_bytes())
-        assert status == 200 or (status in (400, 413) and "\n" not in body["error"]), (path, status, body)
+        status, body = ask(
+            f"{server}/depth?name={urllib.request.quote(path.name)}", path.read_bytes()
+        )
+        assert status == 200 or (status in (400, 413) and "\n" not in body["error"]), (
+            path,
+            status,
+            body,
+        )
     assert ask(f"{server}/depth", png(capture(1)[0]))[0] == 200
 
 
@@ -152,18 +236,26 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
     rgb = np.kron(capture(5, size=(30, 40))[0], np.ones((4, 4, 1), np.uint8))  # (120, 160)
     with Browser() as page:
         page.open(server)
-        assert page.run("document.title") == "depthdist" and page.run("document.querySelector('#result').hidden")
-        assert "Files of 0.2 MB and 0.5 megapixels at most" in page.run("document.querySelector('#told').textContent")
+        assert page.run("document.title") == "depthdist" and page.run(
+            "document.querySelector('#result').hidden"
+        )
+        assert "Files of 0.2 MB and 0.5 megapixels at most" in page.run(
+            "document.querySelector('#told').textContent"
+        )
         drop = """(bytes, name) => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], name));
                   document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})); }"""
         page.run(f"({drop})({list(b'no picture')}, 'bad.png')")
         page.until("document.querySelector('#told').className === 'bad'")
-        assert "cannot be read as a picture" in page.run("document.querySelector('#told').textContent")
+        assert "cannot be read as a picture" in page.run(
+            "document.querySelector('#told').textContent"
+        )
         page.run(f"({drop})({list(png(rgb))}, 'pile.png')")
         page.until("!document.querySelector('#result').hidden")
         assert "pile.png: 160 x 120" in page.run("document.querySelector('#told').textContent")
         depth = np.array(page.run("Array.from(now.depth)")).reshape(120, 160)
-        box = page.run("(({left, top, width, height}) => [left, top, width, height])(document.querySelector('#flat').getBoundingClientRect())")
+        box = page.run(
+            "(({left, top, width, height}) => [left, top, width, height])(document.querySelector('#flat').getBoundingClientRect())"
+        )
 
         def place(column, row):
             return box[0] + (column + 0.5) / 160 * box[2], box[1] + (row + 0.5) / 120 * box[3]
@@ -171,14 +263,26 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         page.move(*place(100, 50))
         shown = page.run("document.querySelector('#mm').textContent")
         z = depth[50, 100]
-        assert shown.startswith(f"{z:.0f} mm" if z >= 1000 else f"{z:.1f} mm") and "column 100, row 50" in shown, (shown, z)
-        page.run("document.querySelector('#fov').value = 90; document.querySelector('#fov').dispatchEvent(new Event('input'))")
+        assert (
+            shown.startswith(f"{z:.0f} mm" if z >= 1000 else f"{z:.1f} mm")
+            and "column 100, row 50" in shown
+        ), (shown, z)
+        page.run(
+            "document.querySelector('#fov').value = 90; document.querySelector('#fov').dispatchEvent(new Event('input'))"
+        )
         page.click(*place(20, 30))
         page.click(*place(140, 90))
-        a, b = (np.array([(u + 0.5 - 80) / 80, (v + 0.5 - 60) / 80, 1.0]) * depth[v, u] for u, v in ((20, 30), (140, 90)))
+        a, b = (
+            np.array([(u + 0.5 - 80) / 80, (v + 0.5 - 60) / 80, 1.0]) * depth[v, u]
+            for u, v in ((20, 30), (140, 90))
+        )
         said = page.run("document.querySelector('#measured').textContent")
         apart, deeper = np.linalg.norm(a - b), abs(a[2] - b[2])
-        assert f"distance {apart:.0f} mm" in said if apart >= 1000 else f"distance {apart:.1f} mm" in said, (said, apart)
+        assert (
+            f"distance {apart:.0f} mm" in said
+            if apart >= 1000
+            else f"distance {apart:.1f} mm" in said
+        ), (said, apart)
         assert f"depth difference {deeper:.1f} mm" in said and "90 degrees" in said
         page.picture(tmp_path / "flat.png")
         page.run("document.querySelector('[data-view=space]').click()")
@@ -192,5 +296,7 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         page.move(x + 60, y, "mouseReleased", button="left")
         assert page.run("drawn.yaw") != before
         page.picture(tmp_path / "space.png")
-        assert page.run("document.querySelector('#npy').href").endswith(".npy") and "fov=90" in page.run("document.querySelector('#ply').href")
+        assert page.run("document.querySelector('#npy').href").endswith(
+            ".npy"
+        ) and "fov=90" in page.run("document.querySelector('#ply').href")
         assert not page.errors, page.errors

@@ -25,7 +25,9 @@ def raw(tmp_path_factory):
 
 
 def run(*words, **how):
-    return subprocess.run([*SHARD, *map(str, words)], capture_output=True, text=True, timeout=60, **how)
+    return subprocess.run(
+        [*SHARD, *map(str, words)], capture_output=True, text=True, timeout=60, **how
+    )
 
 
 def errors(result, code=2):
@@ -35,7 +37,11 @@ def errors(result, code=2):
 
 
 def final_files(out: Path):
-    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and ".build" not in p.parts and p.name != ".lock")
+    return sorted(
+        p.relative_to(out).as_posix()
+        for p in out.rglob("*")
+        if p.is_file() and ".build" not in p.parts and p.name != ".lock"
+    )
 
 
 def test_shards_summary_and_verify(raw, tmp_path):
@@ -43,14 +49,27 @@ def test_shards_summary_and_verify(raw, tmp_path):
     result = run(raw, out, *SMALL, "--workers", 2)
     assert result.returncode == 0, result.stderr
     tables = ["index.json", "names-HASH.txt", "rejects.jsonl", "samples-HASH.npy"]
-    assert [re.sub("[0-9a-f]{16}", "HASH", name) for name in final_files(out)] == [*tables, *(f"{s}/shard-000000.{e}" for s in ("train", "val") for e in ("json", "tar"))]
+    assert [re.sub("[0-9a-f]{16}", "HASH", name) for name in final_files(out)] == [
+        *tables,
+        *(f"{s}/shard-000000.{e}" for s in ("train", "val") for e in ("json", "tar")),
+    ]
     rows = [line.split()[:3] for line in result.stdout.splitlines()]
-    assert ["train", "5", "1"] in rows and ["val", "1", "1"] in rows and "off by 0.03052 mm at most" in result.stdout
-    assert "note: 1 of 1 validation pairs" not in result.stdout  # one session: nothing could be kept apart
+    assert (
+        ["train", "5", "1"] in rows
+        and ["val", "1", "1"] in rows
+        and "off by 0.03052 mm at most" in result.stdout
+    )
+    assert (
+        "note: 1 of 1 validation pairs" not in result.stdout
+    )  # one session: nothing could be kept apart
     checked = run("--verify", out)
     assert checked.returncode == 0 and "all right: 2 shards, 6 samples" in checked.stdout
     again = run(raw, out, *SMALL)
-    assert again.returncode == 0 and again.stdout.startswith("nothing to do") and "sharding" not in again.stderr
+    assert (
+        again.returncode == 0
+        and again.stdout.startswith("nothing to do")
+        and "sharding" not in again.stderr
+    )
     tar = out / "train/shard-000000.tar"
     content = bytearray(tar.read_bytes())
     content[3000] ^= 255
@@ -62,8 +81,18 @@ def test_shards_summary_and_verify(raw, tmp_path):
 def test_the_bytes_are_the_same_for_any_number_of_workers(raw, tmp_path):
     found = []
     for workers in (1, 3):
-        assert run(raw, tmp_path / str(workers), *SMALL, "--shard-mb", "0.015", "--workers", workers).returncode == 0
-        found.append({name: (tmp_path / str(workers) / name).read_bytes() for name in final_files(tmp_path / str(workers))})
+        assert (
+            run(
+                raw, tmp_path / str(workers), *SMALL, "--shard-mb", "0.015", "--workers", workers
+            ).returncode
+            == 0
+        )
+        found.append(
+            {
+                name: (tmp_path / str(workers) / name).read_bytes()
+                for name in final_files(tmp_path / str(workers))
+            }
+        )
     assert found[0] == found[1] and len(found[0]) > 8
 
 
@@ -71,17 +100,48 @@ def stems(raw):
     return sorted(p.name.removesuffix("_color.png") for p in (raw / "images").iterdir())
 
 
-def test_groups_of_a_file_and_near_twins_are_said_and_the_bytes_are_the_same_for_any_number_of_workers(raw, tmp_path):
+def test_groups_of_a_file_and_near_twins_are_said_and_the_bytes_are_the_same_for_any_number_of_workers(
+    raw, tmp_path
+):
     shutil.copytree(raw, tmp_path / "raw")
     first, *_, last = stems(raw)
-    shutil.copy(tmp_path / f"raw/images/{first}_color.png", tmp_path / f"raw/images/{last}_color.png")
-    (tmp_path / "g.csv").write_text("stem,group\n" + "".join(f"{stem},{'val' if stem == last else 'crate 1'}\n" for stem in stems(raw)))
+    shutil.copy(
+        tmp_path / f"raw/images/{first}_color.png", tmp_path / f"raw/images/{last}_color.png"
+    )
+    (tmp_path / "g.csv").write_text(
+        "stem,group\n"
+        + "".join(f"{stem},{'val' if stem == last else 'crate 1'}\n" for stem in stems(raw))
+    )
     found = []
     for workers in (1, 3):
-        result = run(tmp_path / "raw", tmp_path / str(workers), *SMALL, "--split", "file", "--groups", tmp_path / "g.csv", "--shard-mb", "0.015", "--workers", workers)
-        assert result.returncode == 0 and f"split by {tmp_path}/g.csv: 1 groups in train, 1 in val; 0 captures skipped" in result.stdout, result
-        assert "WARNING   validation resembles training (near-duplicates): 1 of 1" in result.stdout and f"{last} and {first} (1.000)" in result.stdout
-        found.append({name: (tmp_path / str(workers) / name).read_bytes() for name in final_files(tmp_path / str(workers))})
+        result = run(
+            tmp_path / "raw",
+            tmp_path / str(workers),
+            *SMALL,
+            "--split",
+            "file",
+            "--groups",
+            tmp_path / "g.csv",
+            "--shard-mb",
+            "0.015",
+            "--workers",
+            workers,
+        )
+        assert (
+            result.returncode == 0
+            and f"split by {tmp_path}/g.csv: 1 groups in train, 1 in val; 0 captures skipped"
+            in result.stdout
+        ), result
+        assert (
+            "WARNING   validation resembles training (near-duplicates): 1 of 1" in result.stdout
+            and f"{last} and {first} (1.000)" in result.stdout
+        )
+        found.append(
+            {
+                name: (tmp_path / str(workers) / name).read_bytes()
+                for name in final_files(tmp_path / str(workers))
+            }
+        )
     assert found[0] == found[1] and run("--verify", tmp_path / "1").returncode == 0
 
 
@@ -92,12 +152,19 @@ def test_what_is_wrong_with_groups_ends_in_lines_that_say_where(raw, tmp_path):
         (b"\xff\xfe", "g.csv: byte 0 is not UTF-8"),
         (b"".join(f"{stem},one\n".encode() for stem in stems(raw)), "val would be empty"),
         (f"{stems(raw)[0]},a\n".encode(), "5 of 6 captures have no line"),
-        (f"{stems(raw)[0]},a\nb,b,b\nc,c\n".encode(), "line 2: found 3 fields", "line 3: c is no capture", "5 of 6 captures have no line"),
+        (
+            f"{stems(raw)[0]},a\nb,b,b\nc,c\n".encode(),
+            "line 2: found 3 fields",
+            "line 3: c is no capture",
+            "5 of 6 captures have no line",
+        ),
     ):
         if text is not None:
             file.write_bytes(text)
         lines = errors(run(raw, tmp_path / "out", *SMALL, "--split", "file", "--groups", file))
-        assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines)), lines
+        assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines)), (
+            lines
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -151,19 +218,30 @@ def test_bad_pairs_are_listed_counted_and_decide_the_exit_code(tmp_path):
         spoil(raw / str(number))
     result = run(raw, out, *SMALL)
     assert f"{len(BAD)} bad files, --max-rejects is 0" in errors(result)[0]
-    rejects = {r["path"]: r["reason"] for r in map(json.loads, (out / "rejects.jsonl").read_text().splitlines())}
+    rejects = {
+        r["path"]: r["reason"]
+        for r in map(json.loads, (out / "rejects.jsonl").read_text().splitlines())
+    }
     assert len(rejects) == len(BAD)
     for number, (_, name, words) in enumerate(BAD.values()):
         assert words in rejects[f"{number}/{name}"]
     assert json.loads((out / "index.json").read_text())["rejects"] == len(BAD)
-    assert sum(s["count"] for s in json.loads((out / "index.json").read_text())["splits"].values()) == 3
-    assert run(raw, out, *SMALL, "--max-rejects", len(BAD)).returncode == 0 and run("--verify", out).returncode == 0
+    assert (
+        sum(s["count"] for s in json.loads((out / "index.json").read_text())["splits"].values())
+        == 3
+    )
+    assert (
+        run(raw, out, *SMALL, "--max-rejects", len(BAD)).returncode == 0
+        and run("--verify", out).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGBA", "CMYK"])
 def test_odd_pictures_are_read(tmp_path, mode):
     write_capture(tmp_path / "raw/a.tif", tmp_path / "raw/a.npy")
-    Image.new(mode, (40, 30), 40000 if mode == "I;16" else (200, 100, 50, 0)).save(tmp_path / "raw/a.tif")
+    Image.new(mode, (40, 30), 40000 if mode == "I;16" else (200, 100, 50, 0)).save(
+        tmp_path / "raw/a.tif"
+    )
     assert run(tmp_path / "raw", tmp_path / "out", *SMALL, "--split", "none").returncode == 0
 
 
@@ -180,7 +258,11 @@ def test_all_hostile_files_at_once_end_in_rejects(tmp_path):
         Image.new("RGB", (128, 128)).save(raw / "h" / f"n_{path.stem}.png")
     result = run(raw, tmp_path / "out", *SMALL, "--depth-size", "train")
     count = len((tmp_path / "out/rejects.jsonl").read_text().splitlines())
-    assert count > 30 and f"{count} bad files" in errors(result)[0] and run("--verify", tmp_path / "out").returncode == 0
+    assert (
+        count > 30
+        and f"{count} bad files" in errors(result)[0]
+        and run("--verify", tmp_path / "out").returncode == 0
+    )
 
 
 def test_folders_that_cannot_be_used_end_in_one_line(raw, tmp_path):
@@ -192,12 +274,19 @@ def test_folders_that_cannot_be_used_end_in_one_line(raw, tmp_path):
         (tmp_path / "empty", tmp_path / "o", "empty: no pictures and no .npy files"),
         (raw, tmp_path / "file", "file: is a file; expected a folder for the dataset"),
         (raw, tmp_path / "file/below", "cannot be written: Not a directory"),
-        (raw, "/proc/depthdist", "/proc/depthdist: cannot be written"),  # even root has no permission there
+        (
+            raw,
+            "/proc/depthdist",
+            "/proc/depthdist: cannot be written",
+        ),  # even root has no permission there
     ):
         (line,) = errors(run(source, out, *SMALL))
         assert words in line
     assert not (tmp_path / "o").exists()
-    assert "no such folder" in run("--verify", tmp_path / "absent").stdout and "RAW is missing" in errors(run())[0]
+    assert (
+        "no such folder" in run("--verify", tmp_path / "absent").stdout
+        and "RAW is missing" in errors(run())[0]
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; /proc above stands in")
@@ -210,7 +299,11 @@ def test_nothing_usable_at_all_ends_in_one_line(tmp_path):
     write_capture(tmp_path / "raw/a.png", tmp_path / "raw/a.npy")
     np.save(tmp_path / "raw/a.npy", capture()[1] / 1000)
     (line,) = errors(run(tmp_path / "raw", tmp_path / "out", *SMALL, "--split", "none"))
-    assert "no usable pair" in line and "looks like metres" in line and final_files(tmp_path / "out") == ["rejects.jsonl"]
+    assert (
+        "no usable pair" in line
+        and "looks like metres" in line
+        and final_files(tmp_path / "out") == ["rejects.jsonl"]
+    )
 
 
 def test_a_write_that_fails_leaves_nothing_and_the_next_run_succeeds(raw, tmp_path):
@@ -221,20 +314,35 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_run_succeeds(raw, tmp_pa
     (line,) = errors(run(raw, tmp_path / "out", *SMALL, "--workers", 2, preexec_fn=limit))
     assert "the shard cannot be written: File too large" in line
     assert final_files(tmp_path / "out") == [] and not list(tmp_path.rglob("*.tmp-*"))
-    assert run(raw, tmp_path / "out", *SMALL).returncode == 0 and run("--verify", tmp_path / "out").returncode == 0
+    assert (
+        run(raw, tmp_path / "out", *SMALL).returncode == 0
+        and run("--verify", tmp_path / "out").returncode == 0
+    )
 
 
 def test_a_full_disk_leaves_nothing_and_the_next_run_succeeds(raw, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a tiny file system cannot be mounted here")
     try:
         (disk / "filler").write_bytes(bytes(230_000))
         (line,) = errors(run(raw, disk / "out", *SMALL, "--split", "none"))
-        assert "No space left on device" in line and final_files(disk / "out") == [] and not list(disk.rglob("*.tmp-*"))
+        assert (
+            "No space left on device" in line
+            and final_files(disk / "out") == []
+            and not list(disk.rglob("*.tmp-*"))
+        )
         (disk / "filler").unlink()
-        assert run(raw, disk / "out", *SMALL, "--split", "none").returncode == 0 and run("--verify", disk / "out").returncode == 0
+        assert (
+            run(raw, disk / "out", *SMALL, "--split", "none").returncode == 0
+            and run("--verify", disk / "out").returncode == 0
+        )
     finally:
         subprocess.run(["umount", "-l", disk])
 
@@ -247,7 +355,12 @@ def test_two_runs_into_one_folder_do_not_meet(raw, tmp_path):
 
 def started(raw, out):
     """A run in its own process group, once a first shard is whole: its commit record, written after the tar, is there."""
-    process = subprocess.Popen([*SHARD, raw, out, "--workers", "2", "--shard-mb", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [*SHARD, raw, out, "--workers", "2", "--shard-mb", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     while not list(out.glob(".build/*/*.json")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -286,7 +399,9 @@ def test_a_killed_run_goes_on_and_leaves_no_process(slow, tmp_path):
     else:
         pytest.fail("workers outlived the command")
     result = run(slow, tmp_path, "--shard-mb", "2")
-    assert result.returncode == 0 and built > 0 and "/60 [" not in result.stderr  # the bar counts what was still to do
+    assert (
+        result.returncode == 0 and built > 0 and "/60 [" not in result.stderr
+    )  # the bar counts what was still to do
     assert not list(tmp_path.rglob("*.tmp-*")) and run("--verify", tmp_path).returncode == 0
 
 
@@ -294,14 +409,22 @@ def test_a_killed_worker_is_one_line(slow, tmp_path):
     process = started(slow, tmp_path)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     text = process.communicate()[1]
-    assert process.returncode == 2 and "a worker process was killed" in text and "Traceback" not in text
+    assert (
+        process.returncode == 2
+        and "a worker process was killed" in text
+        and "Traceback" not in text
+    )
     assert not final_files(tmp_path)
 
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_ctrl_c_is_one_line_even_while_workers_start(slow, tmp_path, wait):
     command = [*SHARD, slow, tmp_path, "--workers", "2"]
-    process = started(slow, tmp_path) if wait else subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = (
+        started(slow, tmp_path)
+        if wait
+        else subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    )
     while process.poll() is None and len(children(process.pid)) < 2:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -51,20 +51,36 @@ def test_a_sample_comes_back_within_half_a_step(raw, tmp_path, rgb):
         valid = np.isfinite(xyz[:, :, 2])
         np.testing.assert_array_equal(found["mask"], valid)
         assert (found["depth"][~valid] == 0).all() and found["depth"].dtype == np.uint16
-        assert np.abs(found["depth"] * index.step_mm - xyz[:, :, 2])[valid].max() <= index.raw["depth"]["max_error_mm"]
-        assert np.abs(found["rgb"].astype(int) - resize_rgb(picture, (28, 42))).max() <= (12 if rgb == "jpeg" else 0)
+        assert (
+            np.abs(found["depth"] * index.step_mm - xyz[:, :, 2])[valid].max()
+            <= index.raw["depth"]["max_error_mm"]
+        )
+        assert np.abs(found["rgb"].astype(int) - resize_rgb(picture, (28, 42))).max() <= (
+            12 if rgb == "jpeg" else 0
+        )
         assert found["meta"]["stem"] == ref.stem
-        assert found["meta"]["rgb"]["sha256"] == hashlib.sha256((raw / found["meta"]["rgb"]["path"]).read_bytes()).hexdigest()
+        assert (
+            found["meta"]["rgb"]["sha256"]
+            == hashlib.sha256((raw / found["meta"]["rgb"]["path"]).read_bytes()).hexdigest()
+        )
         fitted = found["meta"]["intrinsics"]
-        assert fitted["fx"] == pytest.approx(50, abs=1e-3) and fitted["fy"] == pytest.approx(60, abs=1e-3) and fitted["max_residual_px"] < 1e-3
-        assert fitted["cx"] == pytest.approx(21, abs=1e-3) and fitted["cy"] == pytest.approx(14, abs=1e-3)
+        assert (
+            fitted["fx"] == pytest.approx(50, abs=1e-3)
+            and fitted["fy"] == pytest.approx(60, abs=1e-3)
+            and fitted["max_residual_px"] < 1e-3
+        )
+        assert fitted["cx"] == pytest.approx(21, abs=1e-3) and fitted["cy"] == pytest.approx(
+            14, abs=1e-3
+        )
 
 
 def test_plain_tarfile_reads_a_shard(raw, tmp_path):
     make(raw, tmp_path, split="none")
     with tarfile.open(tmp_path / "train/shard-000000.tar") as tar:
         found = tar.getmembers()
-        assert [m.name for m in found[:4]] == [f"00000000.{m}" for m in ("depth.npy", "mask.npy", "meta.json", "rgb.jpg")]
+        assert [m.name for m in found[:4]] == [
+            f"00000000.{m}" for m in ("depth.npy", "mask.npy", "meta.json", "rgb.jpg")
+        ]
         assert {(m.mtime, m.uid, m.gid, m.mode) for m in found} == {(0, 0, 0, 0o444)}
         depth = np.load(BytesIO(tar.extractfile(found[0]).read()))
         assert depth.dtype == np.uint16 and Image.open(tar.extractfile(found[3])).size == (42, 28)
@@ -75,40 +91,77 @@ def test_plain_webdataset_reads_a_shard(raw, tmp_path):
     make(raw, tmp_path, split="none")
     path = str(tmp_path / "train/shard-000000.tar")
     samples = list(wds.WebDataset(path, shardshuffle=False).decode("rgb8"))
-    assert len(samples) == 6 and samples[0]["rgb.jpg"].shape == (28, 42, 3) and samples[0]["depth.npy"].dtype == np.uint16
+    assert (
+        len(samples) == 6
+        and samples[0]["rgb.jpg"].shape == (28, 42, 3)
+        and samples[0]["depth.npy"].dtype == np.uint16
+    )
     assert samples[5]["meta.json"]["stem"].startswith("21-12-03-10-05")
 
 
 def test_statistics_are_those_of_all_pixels_in_float64(raw, tmp_path):
     stats = make(raw, tmp_path, split="none", shard_mb=0.01)["splits"]["train"]["stats"]
-    z = np.concatenate([c[np.isfinite(c)] for c in (capture(i)[1][:, :, 2].astype(np.float64) for i in range(6))])
-    stored = np.rint(z / (4000 / 65535)) * (4000 / 65535)  # the bounds are of what a reader gets: none lies outside them
-    assert (stats["min_mm"], stats["max_mm"], stats["valid_fraction"]) == (stored.min(), stored.max(), z.size / 7200)
-    assert stats["mean_mm"] == pytest.approx(z.mean(), abs=0.005) and stats["std_mm"] == pytest.approx(z.std(), abs=0.005)
+    z = np.concatenate(
+        [c[np.isfinite(c)] for c in (capture(i)[1][:, :, 2].astype(np.float64) for i in range(6))]
+    )
+    stored = np.rint(z / (4000 / 65535)) * (
+        4000 / 65535
+    )  # the bounds are of what a reader gets: none lies outside them
+    assert (stats["min_mm"], stats["max_mm"], stats["valid_fraction"]) == (
+        stored.min(),
+        stored.max(),
+        z.size / 7200,
+    )
+    assert stats["mean_mm"] == pytest.approx(z.mean(), abs=0.005) and stats[
+        "std_mm"
+    ] == pytest.approx(z.std(), abs=0.005)
     expected = np.bincount((np.rint(z / (4000 / 65535)) // BIN).astype(int), minlength=1024)
     assert stats["histogram"]["counts"] == expected.tolist()
 
 
 def test_statistics_merge_the_same_however_they_are_cut():
-    parts = [{"valid": n, "sum": n * n, "sum_of_squares": n**4, "pixels": 9, "min_mm": 9.0 - n, "max_mm": 1.0 * n, "histogram": [n, 1]} for n in (2, 3, 5)]
+    parts = [
+        {
+            "valid": n,
+            "sum": n * n,
+            "sum_of_squares": n**4,
+            "pixels": 9,
+            "min_mm": 9.0 - n,
+            "max_mm": 1.0 * n,
+            "histogram": [n, 1],
+        }
+        for n in (2, 3, 5)
+    ]
     whole = merge_stats(parts)
-    assert merge_stats([merge_stats(parts[:1]), merge_stats(parts[1:])]) == whole == merge_stats(parts[::-1])
+    assert (
+        merge_stats([merge_stats(parts[:1]), merge_stats(parts[1:])])
+        == whole
+        == merge_stats(parts[::-1])
+    )
     assert whole["histogram"] == [10, 3] and (whole["min_mm"], whole["max_mm"]) == (4.0, 5.0)
-    assert statistics({**whole, "valid": 2, "sum": 4, "sum_of_squares": 10}, 0.5)["std_mm"] == 0.5  # of 1 and 3, in steps of 0.5
+    assert (
+        statistics({**whole, "valid": 2, "sum": 4, "sum_of_squares": 10}, 0.5)["std_mm"] == 0.5
+    )  # of 1 and 3, in steps of 0.5
 
 
 def test_depth_is_valid_between_near_and_far_only():
     z = np.array([[np.nan, np.inf, -5, 0, 0.01], [100, 100.5, 4000, 4000.5, 2000]], np.float32)
     value, counts = quantise(z, 100, 4000)
     np.testing.assert_array_equal(value > 0, [[0, 0, 0, 0, 0], [0, 1, 1, 0, 1]])
-    assert value[1, 2] == 65535 and (counts["measured"], counts["nearer"], counts["farther"]) == (6, 2, 1)
+    assert value[1, 2] == 65535 and (counts["measured"], counts["nearer"], counts["farther"]) == (
+        6,
+        2,
+        1,
+    )
 
 
 def test_out_of_range_pixels_are_counted(raw, tmp_path):
     index = make(raw, tmp_path, near=1020, far=1150, split="none")
     z = np.stack([capture(i)[1][:, :, 2] for i in range(6)])
     assert index["out_of_range_pixels"] == ((z <= 1020) | (z > 1150)).sum() > 0
-    assert index["measured"]["farther"] == (z > 1150).sum() and index["measured"]["measured_max_mm"] == np.nanmax(z)
+    assert index["measured"]["farther"] == (z > 1150).sum() and index["measured"][
+        "measured_max_mm"
+    ] == np.nanmax(z)
 
 
 def test_nearest_takes_the_pixel_of_the_nearest_centre():
@@ -119,7 +172,10 @@ def test_nearest_takes_the_pixel_of_the_nearest_centre():
 
 
 def test_intrinsics_of_a_single_column_are_unknown():
-    assert fit_intrinsics(capture()[1][:, :1]) is None and fit_intrinsics(np.full((4, 4, 3), np.nan, np.float32)) is None
+    assert (
+        fit_intrinsics(capture()[1][:, :1]) is None
+        and fit_intrinsics(np.full((4, 4, 3), np.nan, np.float32)) is None
+    )
 
 
 def test_58_pairs_split_into_46_and_12_by_seed():
@@ -130,32 +186,54 @@ def test_58_pairs_split_into_46_and_12_by_seed():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_session_stands_on_both_sides(seed):
-    session = np.random.default_rng(seed).permutation([0] * 30 + [1] * 7 + [2] * 11 + [3] * 5 + [4] * 5).tolist()
+    session = (
+        np.random.default_rng(seed)
+        .permutation([0] * 30 + [1] * 7 + [2] * 11 + [3] * 5 + [4] * 5)
+        .tolist()
+    )
     val = split(session, ShardSettings(split="session", seed=seed))
     assert not {n for n, v in zip(session, val) if v} & {n for n, v in zip(session, val) if not v}
     assert sum(val) == 12  # 5 + 7
 
 
 def test_a_split_that_cannot_be_made_says_so():
-    for session, how, words in (([0, 0, 0], "session", "one session"), ([0], "random", "cannot be split")):
+    for session, how, words in (
+        ([0, 0, 0], "session", "one session"),
+        ([0], "random", "cannot be split"),
+    ):
         with pytest.raises(ValueError, match=words):
             split(session, ShardSettings(split=how))
 
 
 def test_sessions_come_from_capture_times(tmp_path):
-    index = make(write_raw(tmp_path / "raw", 6, minutes=30), tmp_path / "out", split="session", val=0.34)
-    assert {name: s["count"] for name, s in index["splits"].items()} == {"train": 4, "val": 2} and "4 sessions in train, 2 in val" in index["note"]
+    index = make(
+        write_raw(tmp_path / "raw", 6, minutes=30), tmp_path / "out", split="session", val=0.34
+    )
+    assert {name: s["count"] for name, s in index["splits"].items()} == {
+        "train": 4,
+        "val": 2,
+    } and "4 sessions in train, 2 in val" in index["note"]
     refs = read_index(tmp_path / "out").samples("train")
-    assert all(decode_sample(members(r), read_index(tmp_path / "out"))["meta"]["session"] == int(r.key) for r in refs)
+    assert all(
+        decode_sample(members(r), read_index(tmp_path / "out"))["meta"]["session"] == int(r.key)
+        for r in refs
+    )
 
 
 def test_one_size_a_dataset_unless_depth_is_resized(tmp_path):
     write_raw(tmp_path / "raw", 3)
     write_capture(tmp_path / "raw/odd.png", tmp_path / "raw/odd.npy", size=(20, 20))
     index = make(tmp_path / "raw", tmp_path / "a", split="none")
-    assert index["splits"]["train"]["count"] == 3 and "xyz is 20x20; expected 30x40 as the other 3" in index["rejected"][0]["reason"]
+    assert (
+        index["splits"]["train"]["count"] == 3
+        and "xyz is 20x20; expected 30x40 as the other 3" in index["rejected"][0]["reason"]
+    )
     index = make(tmp_path / "raw", tmp_path / "b", split="none", depth_size="train")
-    assert index["splits"]["train"]["count"] == 4 and index["depth"]["size"] == [28, 42] and verify(tmp_path / "b") == []
+    assert (
+        index["splits"]["train"]["count"] == 4
+        and index["depth"]["size"] == [28, 42]
+        and verify(tmp_path / "b") == []
+    )
 
 
 def test_a_second_run_writes_nothing_and_a_touched_file_only_its_shard(raw, tmp_path):
@@ -163,7 +241,11 @@ def test_a_second_run_writes_nothing_and_a_touched_file_only_its_shard(raw, tmp_
     out = tmp_path / "out"
     first = make(raw, out, shard_mb=0.015, split="none")
     assert first["written"] > 2 and first["changed"]
-    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
+    before = {
+        p: (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in out.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
     again = make(raw, out, shard_mb=0.015, split="none")
     assert again["written"] == 0 and not again["changed"]
     assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before}
@@ -177,8 +259,20 @@ def test_other_settings_replace_the_dataset(raw, tmp_path):
     (tmp_path / "train/mine.txt").write_text("a person's own file stays")
     make(raw, tmp_path, far=2000, split="none")
     found = sorted(re.sub("-[0-9a-f]{16}", "", p.name) for p in tmp_path.rglob("*") if p.is_file())
-    assert found == [".lock", "index.json", "mine.txt", "names.txt", "rejects.jsonl", "samples.npy", "shard-000000.json", "shard-000000.tar"]
-    assert read_index(tmp_path).far_mm == 2000 and [p for p in verify(tmp_path) if "mine.txt" not in p] == []
+    assert found == [
+        ".lock",
+        "index.json",
+        "mine.txt",
+        "names.txt",
+        "rejects.jsonl",
+        "samples.npy",
+        "shard-000000.json",
+        "shard-000000.tar",
+    ]
+    assert (
+        read_index(tmp_path).far_mm == 2000
+        and [p for p in verify(tmp_path) if "mine.txt" not in p] == []
+    )
 
 
 def test_a_run_that_breaks_leaves_the_old_dataset_and_goes_on_later(raw, tmp_path, monkeypatch):
@@ -196,10 +290,16 @@ def test_a_run_that_breaks_leaves_the_old_dataset_and_goes_on_later(raw, tmp_pat
             make(raw, tmp_path, shard_mb=0.015, split="none", far=2000)
     assert all(p.read_bytes() == content for p, content in old.items()) and verify(tmp_path) == []
     index = make(raw, tmp_path, shard_mb=0.015, split="none", far=2000)
-    assert index["written"] == index["splits"]["train"]["shards"] - 2 and verify(tmp_path) == [] and not (tmp_path / ".build").exists()
+    assert (
+        index["written"] == index["splits"]["train"]["shards"] - 2
+        and verify(tmp_path) == []
+        and not (tmp_path / ".build").exists()
+    )
 
 
-def test_a_run_killed_at_any_step_of_publishing_is_never_a_wrong_dataset(raw, tmp_path, monkeypatch):
+def test_a_run_killed_at_any_step_of_publishing_is_never_a_wrong_dataset(
+    raw, tmp_path, monkeypatch
+):
     make(raw, tmp_path, shard_mb=0.015, split="none")
     real = os.replace
     for stop in range(30):
@@ -251,7 +351,11 @@ def test_verify_names_a_flipped_byte(raw, tmp_path, member):
     content[ref.members[member][0] + ref.members[member][1] // 2] ^= 1
     ref.shard.write_bytes(content)
     problems = verify(tmp_path)
-    assert len(problems) == 2 and "sha256" in problems[0] and f"train/shard-000000.tar: 00000002: {member}: crc32" in problems[1]
+    assert (
+        len(problems) == 2
+        and "sha256" in problems[0]
+        and f"train/shard-000000.tar: 00000002: {member}: crc32" in problems[1]
+    )
 
 
 def damage_header(path):
@@ -325,16 +429,33 @@ def test_decode_refuses_pickles_and_unknown_members(raw, tmp_path):
 
 
 def test_a_plan_depends_on_sizes_and_never_on_workers(raw, tmp_path):
-    plans = [plan(ShardSettings(raw=str(raw), out=str(tmp_path), **{**SMALL, "workers": w, "shard_mb": 0.02})) for w in (1, 7)]
+    plans = [
+        plan(
+            ShardSettings(
+                raw=str(raw), out=str(tmp_path), **{**SMALL, "workers": w, "shard_mb": 0.02}
+            )
+        )
+        for w in (1, 7)
+    ]
     assert plans[0] == plans[1] and Counter(len(j.items) for j in plans[0].jobs)[0] == 0
     assert pool.num_workers(0, 1) == 1 and pool.num_workers(7, 3) == 3
 
 
 def test_settings_that_make_no_sense_are_all_reported():
     with pytest.raises(SettingsError) as caught:
-        parse("", ShardSettings, argv=["raw", "--size", "750x1260", "--far", "0", "--val", "1.5", "--workers", "-1"])
+        parse(
+            "",
+            ShardSettings,
+            argv=["raw", "--size", "750x1260", "--far", "0", "--val", "1.5", "--workers", "-1"],
+        )
     text = str(caught.value)
-    for words in ("OUT is missing", "nearest are height 742 or 756, width 1260", "--far is 0.0", "--val is 1.5", "--workers is -1"):
+    for words in (
+        "OUT is missing",
+        "nearest are height 742 or 756, width 1260",
+        "--far is 0.0",
+        "--val is 1.5",
+        "--workers is -1",
+    ):
         assert words in text
 
 
@@ -352,15 +473,22 @@ def test_a_groove_label_is_in_the_sample_and_a_new_one_makes_its_shard_again(tmp
     assert ["grooves" in dataset.meta("train", i) for i in range(4)] == [False, False, True, False]
     meta = dataset.meta("train", 2)
     assert np.array_equal(decode_label(meta["grooves"]), nearest(label, dataset.depth_size))
-    assert meta["grooves_file"]["path"].endswith("_grooves.png") and len(meta["grooves_file"]["sha256"]) == 64
+    assert (
+        meta["grooves_file"]["path"].endswith("_grooves.png")
+        and len(meta["grooves_file"]["sha256"]) == 64
+    )
     assert verify(out) == []
 
 
 def test_a_label_of_another_size_rejects_its_capture(tmp_path):
     raw = write_raw(tmp_path / "raw", 3)
-    Image.fromarray(np.zeros((5, 5), np.uint8)).save(raw / "images/21-12-03-10-01-00_Zivid_acquisition_grooves.png")
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(
+        raw / "images/21-12-03-10-01-00_Zivid_acquisition_grooves.png"
+    )
     index = make(raw, tmp_path / "out", split="none")
-    assert read_index(tmp_path / "out").num_samples == 2 and "5x5; expected 30x40" in str(index["rejected"])
+    assert read_index(tmp_path / "out").num_samples == 2 and "5x5; expected 30x40" in str(
+        index["rejected"]
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- near-twins
@@ -373,15 +501,29 @@ def test_validation_pictures_with_a_twin_in_train_are_in_the_index_the_worst_fir
     picture = np.asarray(Image.open(raw / "b1.png")).astype(int)
     Image.fromarray((picture // 2 + 40).astype(np.uint8)).save(raw / "b1.png")
     write_capture(raw / "b2.png", raw / "b2.npy", 90)
-    groups.write_text("".join(f"{stem},{side}\n" for stem, side in [*((f"b{i}", "val") for i in range(3)), *((stem_of(i), "train") for i in range(6))]))
+    groups.write_text(
+        "".join(
+            f"{stem},{side}\n"
+            for stem, side in [
+                *((f"b{i}", "val") for i in range(3)),
+                *((stem_of(i), "train") for i in range(6)),
+            ]
+        )
+    )
     index = make(raw, tmp_path / "out", split="file", groups=str(groups), shard_mb=0.015)
     found = read_index(tmp_path / "out").raw["near_duplicates"]
     assert found == index["near_duplicates"] and (found["val_with_twin"], found["exact"]) == (2, 1)
-    assert found["worst"][0] == ["b0", stem_of(2), 1.0] and found["worst"][1][:2] == ["b1", stem_of(3)] and 0.95 < found["worst"][1][2] < 1
+    assert (
+        found["worst"][0] == ["b0", stem_of(2), 1.0]
+        and found["worst"][1][:2] == ["b1", stem_of(3)]
+        and 0.95 < found["worst"][1][2] < 1
+    )
     assert verify(tmp_path / "out") == []
 
 
-def test_records_without_fingerprints_leave_twins_out_of_the_index_and_are_not_made_again(raw, tmp_path):
+def test_records_without_fingerprints_leave_twins_out_of_the_index_and_are_not_made_again(
+    raw, tmp_path
+):
     make(raw, tmp_path)
     path = tmp_path / "val/shard-000000.json"
     record = json.loads(path.read_bytes())
@@ -389,4 +531,6 @@ def test_records_without_fingerprints_leave_twins_out_of_the_index_and_are_not_m
     path.write_text(json.dumps(record))
     index = make(raw, tmp_path)
     assert "near_duplicates" not in index and index["written"] == 0 and verify(tmp_path) == []
-    assert "near_duplicates" not in make(raw, tmp_path / "b", split="none"), "there is nothing to compare with"
+    assert "near_duplicates" not in make(raw, tmp_path / "b", split="none"), (
+        "there is nothing to compare with"
+    )

@@ -30,7 +30,10 @@ def test_a_reader_that_hangs_is_named_and_gone_on_with_when_it_is_released(data,
     monkeypatch.setattr(os, "preadv", lambda *args, real=os.preadv: go.wait(20) and real(*args))
     assert exact(taken(source.evaluate("train", 1, 0, 1))) == whole
     said = sys.stderr.getvalue()
-    assert re.match(rf"WARNING      no sample for \d s; waiting for sample {ref.key} \({ref.stem}\) of {ref.shard}; its threads are in wait \(threading.py:\d+\)\n$", said)
+    assert re.match(
+        rf"WARNING      no sample for \d s; waiting for sample {ref.key} \({ref.stem}\) of {ref.shard}; its threads are in wait \(threading.py:\d+\)\n$",
+        said,
+    )
 
 
 def test_a_slow_user_of_batches_is_not_a_stall(data, monkeypatch):
@@ -46,5 +49,10 @@ def test_a_download_that_hangs_is_named_with_how_far_it_is(data, far, server, mo
     source, near = far(data, stall=0.2), loader(data)
     server.faults = [("hold", 1000), ("hold", 1000)]
     monkeypatch.setattr(sys, "stderr", Told(server.release.set))
-    assert exact(taken(source.evaluate("val", 1, 0, 1))) == exact(taken(near.evaluate("val", 1, 0, 1)))
-    assert re.search(rf"waiting for sample \d+ \(x\d+\) of {server.url}/tires/val/shard-000000.tar, downloading 0.0 of 0.0 MB", sys.stderr.getvalue())
+    assert exact(taken(source.evaluate("val", 1, 0, 1))) == exact(
+        taken(near.evaluate("val", 1, 0, 1))
+    )
+    assert re.search(
+        rf"waiting for sample \d+ \(x\d+\) of {server.url}/tires/val/shard-000000.tar, downloading 0.0 of 0.0 MB",
+        sys.stderr.getvalue(),
+    )

@@ -33,7 +33,9 @@ def load(folder):
     said = []
     tensors, values, state = load_state(folder, said.append)
     expected = weights(values["step"], len(tensors["masters.a"]))
-    assert tensors.keys() == expected.keys() and all(torch.equal(x, expected[name]) for name, x in tensors.items())
+    assert tensors.keys() == expected.keys() and all(
+        torch.equal(x, expected[name]) for name, x in tensors.items()
+    )
     return values["step"], state, said
 
 
@@ -51,7 +53,9 @@ def bits(x):
 def test_every_bit_of_every_tensor_comes_back(tmp_path):
     flat = torch.arange(12.0)
     tensors = {
-        "nan payloads": torch.tensor([0x7FC12345, -1, 0x7F800001, -(2**31)], dtype=torch.int32).view(torch.float32),
+        "nan payloads": torch.tensor(
+            [0x7FC12345, -1, 0x7F800001, -(2**31)], dtype=torch.int32
+        ).view(torch.float32),
         "0-dim": torch.tensor(3.5),
         "int64": torch.tensor([2**63 - 1, -(2**63)]),
         "bf16": torch.randn(3, 5).bfloat16(),
@@ -68,14 +72,27 @@ def test_every_bit_of_every_tensor_comes_back(tmp_path):
     }
     state = save_state(tmp_path / "run/last", 123, tensors, {}, keep=1)
     found, _, where = load_state(tmp_path / "run/last", pytest.fail)
-    assert where == state == tmp_path / "run/last/step-000123" and names(state) == sorted([TENSORS, VALUES, MANIFEST])
-    assert list(found) == sorted(tensors) and all(bits(found[name]) == bits(x) for name, x in tensors.items())
+    assert where == state == tmp_path / "run/last/step-000123" and names(state) == sorted(
+        [TENSORS, VALUES, MANIFEST]
+    )
+    assert list(found) == sorted(tensors) and all(
+        bits(found[name]) == bits(x) for name, x in tensors.items()
+    )
     found["0-dim"] += 1  # of its own, and writable
-    assert bits(load_state(tmp_path / "run/last", pytest.fail)[0]["0-dim"]) == bits(tensors["0-dim"])
+    assert bits(load_state(tmp_path / "run/last", pytest.fail)[0]["0-dim"]) == bits(
+        tensors["0-dim"]
+    )
 
 
 def test_values_come_back_as_json_holds_them(tmp_path):
-    values = {"best": math.inf, "rate": 0.1 + 0.2, "tiny": 5e-324, "position": {"epoch": 3, "key": "ü"}, "list": [1, None, True], "big": 2**70}
+    values = {
+        "best": math.inf,
+        "rate": 0.1 + 0.2,
+        "tiny": 5e-324,
+        "position": {"epoch": 3, "key": "ü"},
+        "list": [1, None, True],
+        "big": 2**70,
+    }
     save_state(tmp_path, 0, {}, {**values, "nan": math.nan}, keep=1)
     tensors, found, _ = load_state(tmp_path, pytest.fail)
     assert tensors == {} and math.isnan(found.pop("nan")) and found == values
@@ -89,7 +106,10 @@ def test_the_same_state_is_the_same_bytes(tmp_path):
 def test_no_state_is_none(tmp_path):
     (tmp_path / "last").mkdir()
     (tmp_path / "last/step-000001.tmp").mkdir()  # a crash in the very first saving
-    assert load_state(tmp_path / "absent", pytest.fail) is None and load_state(tmp_path / "last", pytest.fail) is None
+    assert (
+        load_state(tmp_path / "absent", pytest.fail) is None
+        and load_state(tmp_path / "last", pytest.fail) is None
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- which are kept
@@ -117,7 +137,10 @@ def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
     save(tmp_path, 1)
     for number, name in ((1, "step-000002"), (2, "step-000002.2"), (3, "step-000002.3")):
         assert save(tmp_path, 2, saving=number).name == name
-        assert names(tmp_path) == ["step-000001", name] and load_state(tmp_path, pytest.fail)[1]["saving"] == number
+        assert (
+            names(tmp_path) == ["step-000001", name]
+            and load_state(tmp_path, pytest.fail)[1]["saving"] == number
+        )
     save(tmp_path, 3)
     assert names(tmp_path) == ["step-000002.3", "step-000003"]
 
@@ -128,7 +151,9 @@ def test_a_later_step_that_was_not_gone_on_from_goes(tmp_path):
     flip(tmp_path / "step-000030" / TENSORS, -1)
     assert load(tmp_path)[0] == 20
     save(tmp_path, 25, keep=3)
-    assert names(tmp_path) == ["step-000010", "step-000020", "step-000025"] and load(tmp_path)[0] == 25
+    assert (
+        names(tmp_path) == ["step-000010", "step-000020", "step-000025"] and load(tmp_path)[0] == 25
+    )
 
 
 def test_a_folder_of_another_name_is_left_alone(tmp_path):
@@ -137,7 +162,12 @@ def test_a_folder_of_another_name_is_left_alone(tmp_path):
     (tmp_path / "step-000009").write_text("a file")
     for step in (2, 3):
         save(tmp_path, step, keep=1)
-    assert names(tmp_path) == ["step-000001-keep", "step-000003", "step-000009", "step-notes.txt"] and names(kept) == names(tmp_path / "step-000003")
+    assert names(tmp_path) == [
+        "step-000001-keep",
+        "step-000003",
+        "step-000009",
+        "step-notes.txt",
+    ] and names(kept) == names(tmp_path / "step-000003")
 
 
 def test_what_a_crash_left_is_removed(tmp_path):
@@ -158,14 +188,18 @@ def flip(path, byte, bit=0):
 
 
 def edit_manifest(state, **changes):
-    (state / MANIFEST).write_text(json.dumps({**json.loads((state / MANIFEST).read_text()), **changes}))
+    (state / MANIFEST).write_text(
+        json.dumps({**json.loads((state / MANIFEST).read_text()), **changes})
+    )
 
 
 def foreign(state):
     """Another program's folder: what it pickled must not be run."""
     shutil.rmtree(state)
     state.mkdir()
-    (state / "mp_rank_00_model_states.pt").write_bytes(b"cos\nsystem\n(S'touch " + str(state / "unpickled").encode() + b"'\ntR.")
+    (state / "mp_rank_00_model_states.pt").write_bytes(
+        b"cos\nsystem\n(S'touch " + str(state / "unpickled").encode() + b"'\ntR."
+    )
 
 
 def replaced(state, name, content):
@@ -176,26 +210,71 @@ def replaced(state, name, content):
 
 
 DAMAGE = {
-    "tensors cut short": (lambda s: os.truncate(s / TENSORS, 10), "is cut off: state.safetensors has 10 bytes, its manifest says "),
-    "tensors empty": (lambda s: os.truncate(s / TENSORS, 0), "is cut off: state.safetensors has 0 bytes"),
-    "tensors too long": (lambda s: os.truncate(s / TENSORS, 5000), "is damaged: state.safetensors has 5000 bytes"),
+    "tensors cut short": (
+        lambda s: os.truncate(s / TENSORS, 10),
+        "is cut off: state.safetensors has 10 bytes, its manifest says ",
+    ),
+    "tensors empty": (
+        lambda s: os.truncate(s / TENSORS, 0),
+        "is cut off: state.safetensors has 0 bytes",
+    ),
+    "tensors too long": (
+        lambda s: os.truncate(s / TENSORS, 5000),
+        "is damaged: state.safetensors has 5000 bytes",
+    ),
     "tensors missing": (lambda s: (s / TENSORS).unlink(), "it has no state.safetensors"),
-    "a flipped bit in the tensors": (lambda s: flip(s / TENSORS, -1), "is damaged: the sha256 of state.safetensors is "),
-    "values cut short": (lambda s: os.truncate(s / VALUES, 3), "is cut off: state.json has 3 bytes"),
+    "a flipped bit in the tensors": (
+        lambda s: flip(s / TENSORS, -1),
+        "is damaged: the sha256 of state.safetensors is ",
+    ),
+    "values cut short": (
+        lambda s: os.truncate(s / VALUES, 3),
+        "is cut off: state.json has 3 bytes",
+    ),
     "values missing": (lambda s: (s / VALUES).unlink(), "it has no state.json"),
-    "a flipped bit in the values": (lambda s: flip(s / VALUES, 4), "is damaged: the sha256 of state.json is "),
-    "values that are a folder": (lambda s: ((s / VALUES).rename(s / "x"), (s / VALUES).mkdir()), "state.json"),
+    "a flipped bit in the values": (
+        lambda s: flip(s / VALUES, 4),
+        "is damaged: the sha256 of state.json is ",
+    ),
+    "values that are a folder": (
+        lambda s: ((s / VALUES).rename(s / "x"), (s / VALUES).mkdir()),
+        "state.json",
+    ),
     "no manifest": (lambda s: (s / MANIFEST).unlink(), "it has no manifest.json"),
-    "an empty manifest": (lambda s: os.truncate(s / MANIFEST, 0), "is damaged: manifest.json is no manifest (JSONDecodeError)"),
+    "an empty manifest": (
+        lambda s: os.truncate(s / MANIFEST, 0),
+        "is damaged: manifest.json is no manifest (JSONDecodeError)",
+    ),
     "a manifest cut short": (lambda s: os.truncate(s / MANIFEST, 40), "is damaged: manifest.json"),
-    "a manifest that is a list": (lambda s: (s / MANIFEST).write_text("[]"), "is damaged: manifest.json"),
-    "a manifest without end": (lambda s: (s / MANIFEST).write_text("[" * 100_000), "is damaged: manifest.json"),
-    "a manifest that names nothing": (lambda s: edit_manifest(s, files={}), "is damaged: manifest.json"),
-    "a manifest of another version": (lambda s: edit_manifest(s, version=2, files=[]), "is of another depthdist: its manifest has version 2; expected 1"),
-    "an empty folder": (lambda s: (shutil.rmtree(s), s.mkdir()), "is cut off, or no state of depthdist: it has no manifest.json"),
+    "a manifest that is a list": (
+        lambda s: (s / MANIFEST).write_text("[]"),
+        "is damaged: manifest.json",
+    ),
+    "a manifest without end": (
+        lambda s: (s / MANIFEST).write_text("[" * 100_000),
+        "is damaged: manifest.json",
+    ),
+    "a manifest that names nothing": (
+        lambda s: edit_manifest(s, files={}),
+        "is damaged: manifest.json",
+    ),
+    "a manifest of another version": (
+        lambda s: edit_manifest(s, version=2, files=[]),
+        "is of another depthdist: its manifest has version 2; expected 1",
+    ),
+    "an empty folder": (
+        lambda s: (shutil.rmtree(s), s.mkdir()),
+        "is cut off, or no state of depthdist: it has no manifest.json",
+    ),
     "another program's": (foreign, "no state of depthdist: it has no manifest.json"),
-    "proven, but no tensors": (lambda s: replaced(s, TENSORS, b"PK\x03\x04 a zip of pickles"), "is whole, but no state of depthdist"),
-    "proven, but no values": (lambda s: replaced(s, VALUES, b"\x80\x04."), "is whole, but no state of depthdist"),
+    "proven, but no tensors": (
+        lambda s: replaced(s, TENSORS, b"PK\x03\x04 a zip of pickles"),
+        "is whole, but no state of depthdist",
+    ),
+    "proven, but no values": (
+        lambda s: replaced(s, VALUES, b"\x80\x04."),
+        "is whole, but no state of depthdist",
+    ),
 }
 
 
@@ -206,8 +285,17 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(case, tmp_path):
     save(last, 100)
     harm(save(last, 123))
     step, state, (line,) = load(last)
-    assert step == 100 and state.name == "step-000100" and not (last / "step-000123/unpickled").exists()
-    assert line.startswith(f"{last / 'step-000123'} ") and says in line and line.endswith("; going on from step-000100") and "\n" not in line
+    assert (
+        step == 100
+        and state.name == "step-000100"
+        and not (last / "step-000123/unpickled").exists()
+    )
+    assert (
+        line.startswith(f"{last / 'step-000123'} ")
+        and says in line
+        and line.endswith("; going on from step-000100")
+        and "\n" not in line
+    )
 
 
 @pytest.mark.parametrize("case", DAMAGE)
@@ -218,7 +306,12 @@ def test_where_none_is_whole_it_is_one_error_with_every_reason(case, tmp_path):
     with pytest.raises(ValueError) as caught:
         load_state(last, pytest.fail)
     text = str(caught.value)
-    assert "\n" not in text and f"{last}: no state is whole" in text and DAMAGE[case][1] in text and "step-000123 is cut off" in text
+    assert (
+        "\n" not in text
+        and f"{last}: no state is whole" in text
+        and DAMAGE[case][1] in text
+        and "step-000123 is cut off" in text
+    )
 
 
 def test_every_damaged_one_is_named(tmp_path):
@@ -227,7 +320,10 @@ def test_every_damaged_one_is_named(tmp_path):
     for step in (2, 3):
         (tmp_path / f"step-00000{step}" / VALUES).unlink()
     step, _, said = load(tmp_path)
-    assert step == 1 and [line.split("/")[-1][:11] for line in said] == ["step-000003", "step-000002"]
+    assert step == 1 and [line.split("/")[-1][:11] for line in said] == [
+        "step-000003",
+        "step-000002",
+    ]
 
 
 def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
@@ -237,8 +333,13 @@ def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
     for name in (TENSORS, VALUES, MANIFEST):
         for byte in range((good / name).stat().st_size):
             flip(tmp_path / "step-000002" / name, byte, draw.randrange(8))
-            step, _, said = load(tmp_path)  # equal to what was saved at that step, also where the flip was in a blank of the manifest
-            assert step == 1 and len(said) == 1 or name == MANIFEST and step == 2 and not said, (name, byte)
+            step, _, said = load(
+                tmp_path
+            )  # equal to what was saved at that step, also where the flip was in a blank of the manifest
+            assert step == 1 and len(said) == 1 or name == MANIFEST and step == 2 and not said, (
+                name,
+                byte,
+            )
             shutil.copy(good / name, tmp_path / "step-000002")
 
 
@@ -248,30 +349,54 @@ def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
 def refused(folder, step, *said):
     with pytest.raises(ValueError) as caught:
         save_state(folder, step, weights(step, 50_000), {"step": step}, keep=1)
-    assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in (f"{folder}: ", "cannot be written", *said)), caught.value
+    assert "\n" not in str(caught.value) and all(
+        part in str(caught.value) for part in (f"{folder}: ", "cannot be written", *said)
+    ), caught.value
 
 
 def test_a_write_that_fails_leaves_the_state_before_it(tmp_path):
     save(tmp_path, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # a real failing write: EFBIG, as ENOSPC would arrive
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100_000, before[1])
+    )  # a real failing write: EFBIG, as ENOSPC would arrive
     try:
-        refused(tmp_path, 2, "the training state of step 2", "File too large", "the state before it, step-000001, is whole")
+        refused(
+            tmp_path,
+            2,
+            "the training state of step 2",
+            "File too large",
+            "the state before it, step-000001, is whole",
+        )
         refused(tmp_path / "new", 2, "there is no state before it")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert names(tmp_path) == ["new", "step-000001"] and names(tmp_path / "new") == [] and load(tmp_path)[0] == 1
+    assert (
+        names(tmp_path) == ["new", "step-000001"]
+        and names(tmp_path / "new") == []
+        and load(tmp_path)[0] == 1
+    )
     assert save(tmp_path, 2, keep=1).name == "step-000002" and load(tmp_path)[0] == 2
 
 
 def test_a_full_disk_leaves_the_state_before_it(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a tiny file system cannot be mounted here")
     try:
         save(disk / "last", 1)
-        refused(disk / "last", 2, "No space left on device", "the state before it, step-000001, is whole")
+        refused(
+            disk / "last",
+            2,
+            "No space left on device",
+            "the state before it, step-000001, is whole",
+        )
         assert names(disk / "last") == ["step-000001"] and load(disk / "last")[0] == 1
         for free in range(0, 40_000, 4096):  # full after the folder, the tensors, the values, ...
             (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - free))
@@ -280,7 +405,11 @@ def test_a_full_disk_leaves_the_state_before_it(tmp_path):
                 assert load(disk / "last")[0] == 2
                 break
             except ValueError as err:
-                assert "No space left on device" in str(err) and names(disk / "last") == ["step-000001"] and load(disk / "last")[0] == 1
+                assert (
+                    "No space left on device" in str(err)
+                    and names(disk / "last") == ["step-000001"]
+                    and load(disk / "last")[0] == 1
+                )
                 (disk / "filler").unlink()
         else:
             pytest.fail("never enough room")
@@ -362,7 +491,9 @@ def save_and_die(folder, moment):
     os._exit(0)
 
 
-def test_kill_9_at_every_call_to_the_file_system_leaves_the_state_before_or_the_new_one(processes, tmp_path):
+def test_kill_9_at_every_call_to_the_file_system_leaves_the_state_before_or_the_new_one(
+    processes, tmp_path
+):
     seen = []
     for moment in itertools.count():
         last = tmp_path / str(moment)
@@ -374,7 +505,9 @@ def test_kill_9_at_every_call_to_the_file_system_leaves_the_state_before_or_the_
         step, _, said = load(last)
         seen.append(step)
         assert not said and process.exitcode in (0, -signal.SIGKILL)
-        assert all(names(state) == sorted([TENSORS, VALUES, MANIFEST]) for state in states(last)), "nor half of an old one"
+        assert all(names(state) == sorted([TENSORS, VALUES, MANIFEST]) for state in states(last)), (
+            "nor half of an old one"
+        )
         save(last, 4)
         assert names(last) == [f"step-{step:06d}", "step-000004"]
         if process.exitcode == 0:

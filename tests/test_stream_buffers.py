@@ -13,7 +13,10 @@ from depthdist import stream
 
 def test_a_packed_batch_is_refused_once_the_next_one_was_asked_for(data):
     source = loader(data)
-    for batches in (source.train(plan_of(source), 0, 0, epochs=1), source.evaluate("train", 1, 0, 1)):
+    for batches in (
+        source.train(plan_of(source), 0, 0, epochs=1),
+        source.evaluate("train", 1, 0, 1),
+    ):
         packed = list(batches)
         assert len(packed) == 8
         for stale in packed:
@@ -21,7 +24,9 @@ def test_a_packed_batch_is_refused_once_the_next_one_was_asked_for(data):
                 stale.to("cpu")
     (last,) = itertools.islice(source.evaluate("train", 1, 0, 1), 1)
     list(source.evaluate("train", 1, 0, 1))
-    assert torch.equal(last.to("cpu").depth_mm, source.samples("train", [0]).to("cpu").depth_mm), "the last one before leaving stays valid"
+    assert torch.equal(last.to("cpu").depth_mm, source.samples("train", [0]).to("cpu").depth_mm), (
+        "the last one before leaving stays valid"
+    )
 
 
 def test_what_was_moved_does_not_change_when_its_buffers_are_used_again(one_shard):
@@ -29,7 +34,10 @@ def test_what_was_moved_does_not_change_when_its_buffers_are_used_again(one_shar
     batches = taken(source.train(plan_of(source, 2, 2), 0, 0, epochs=3))
     for batch in batches:
         fresh = source.samples("train", batch.samples).to("cpu")
-        assert all(torch.equal(getattr(batch, name), getattr(fresh, name)) for name in ("rgb", "depth_mm", "mask"))
+        assert all(
+            torch.equal(getattr(batch, name), getattr(fresh, name))
+            for name in ("rgb", "depth_mm", "mask")
+        )
 
 
 @pytest.mark.parametrize(("threads", "micro"), [(1, 1), (2, 3), (4, 1)])
@@ -40,7 +48,11 @@ def test_buffers_are_used_again_and_memory_has_the_bound_that_is_told(one_shard,
         kept += [next(training).buffers for _ in range(20)]
         kept += [packed.buffers for packed in source.evaluate("train", micro, 0, 1)]
     training.close()
-    places = {t.data_ptr(): t.nbytes for buffers in kept for t in (buffers.rgb, buffers.depth, buffers.mask)}
+    places = {
+        t.data_ptr(): t.nbytes
+        for buffers in kept
+        for t in (buffers.rgb, buffers.depth, buffers.mask)
+    }
     assert len(kept) > 150 and len(places) <= 3 * 2 * (2 + -(-2 * threads // micro))
     sample = sum(array.nbytes for array in source.dataset.arrays())
     assert sum(places.values()) + 2 * threads * sample <= source.memory_bytes(micro)
@@ -50,7 +62,13 @@ class Reading:
     """Stands in for read_sample: counts what was begun, holds the stems `held` back until `go`, and fails at one while others are held."""
 
     def __init__(self, monkeypatch, held=(), fail=None):
-        self.begun, self.many, self.go, self.held, self.fail = [], threading.Condition(), threading.Event(), held, fail
+        self.begun, self.many, self.go, self.held, self.fail = (
+            [],
+            threading.Condition(),
+            threading.Event(),
+            held,
+            fail,
+        )
         monkeypatch.setattr(stream, "read_sample", self)
 
     def __call__(self, fd, ref, index, out, real=stream.read_sample):
@@ -71,7 +89,9 @@ class Reading:
 
 
 @pytest.mark.parametrize(("threads", "micro"), [(1, 1), (2, 1), (2, 4)])
-def test_samples_are_read_only_as_far_ahead_as_there_are_buffers(one_shard, monkeypatch, threads, micro):
+def test_samples_are_read_only_as_far_ahead_as_there_are_buffers(
+    one_shard, monkeypatch, threads, micro
+):
     source, reading = loader(one_shard, threads=threads), Reading(monkeypatch)
     ring = 2 + -(-2 * threads // micro)
     batches = iter(source.train(plan_of(source, micro, micro), 0, 0))
@@ -100,7 +120,9 @@ def test_leaving_the_iterator_early_leaves_no_thread_behind(data):
         break
     assert not decoders()
     whole = exact(taken(loader(data).train(plan_of(source), 0, 0, epochs=2)))
-    assert exact(taken(source.train(plan_of(source), 0, 0, epochs=2))) == whole, "and nothing of it in later batches"
+    assert exact(taken(source.train(plan_of(source), 0, 0, epochs=2))) == whole, (
+        "and nothing of it in later batches"
+    )
 
 
 def test_an_error_of_the_reader_of_batches_leaves_no_thread_behind(data):
@@ -110,9 +132,14 @@ def test_an_error_of_the_reader_of_batches_leaves_no_thread_behind(data):
     assert not decoders()
 
 
-def test_an_error_in_one_thread_while_others_write_leaves_neither_threads_nor_half_batches(data, monkeypatch):
+def test_an_error_in_one_thread_while_others_write_leaves_neither_threads_nor_half_batches(
+    data, monkeypatch
+):
     source = loader(data, threads=4)
-    plan, stems = plan_of(source, 4, 2), [source.dataset.find("train", i)[1].stem for i in source.dataset.order(0).epoch(0)]
+    plan, stems = (
+        plan_of(source, 4, 2),
+        [source.dataset.find("train", i)[1].stem for i in source.dataset.order(0).epoch(0)],
+    )
     whole = exact(taken(source.train(plan, 0, 0, epochs=1)))
     with monkeypatch.context() as patch:
         Reading(patch, held=stems, fail=stems[2])
@@ -133,7 +160,11 @@ def test_closing_while_threads_write_waits_for_them(data, monkeypatch):
         closing.start()
         reading.go.set()
         closing.join(20)
-    assert not closing.is_alive() and not decoders() and exact(taken(source.evaluate("train", 1, 0, 1))) == whole
+    assert (
+        not closing.is_alive()
+        and not decoders()
+        and exact(taken(source.evaluate("train", 1, 0, 1))) == whole
+    )
 
 
 def test_an_iterator_that_is_forgotten_leaves_no_thread_behind(data):
@@ -152,4 +183,6 @@ def test_training_and_evaluation_at_once_do_not_disturb_each_other(data, micro):
         mixed["val"] += [inner.to("cpu") for inner in source.evaluate("val", micro, 0, 1)]
         mixed["train"].append(packed.to("cpu"))
     assert exact(mixed["train"]) == exact(taken(alone.train(plan, 0, 0, epochs=2)))
-    assert exact(mixed["val"]) == exact(taken(alone.evaluate("val", micro, 0, 1))) * len(mixed["train"])
+    assert exact(mixed["val"]) == exact(taken(alone.evaluate("val", micro, 0, 1))) * len(
+        mixed["train"]
+    )

@@ -9,10 +9,27 @@ from scipy.spatial.distance import cdist
 
 from depthdist import surfaces
 from depthdist.camera import pixel_rays, points
-from depthdist.surfaces import METRICS, NEAR_MM, angles_between, cloud_distances, normals, surface_metrics
+from depthdist.surfaces import (
+    METRICS,
+    NEAR_MM,
+    angles_between,
+    cloud_distances,
+    normals,
+    surface_metrics,
+)
 
 SIZE = (40, 60)
-META = {"size": [40, 60], "intrinsics": {"fx": 80.0, "fy": 82.0, "cx": 30.0, "cy": 20.0, "max_residual_px": 0.01, "pixel_centre": 0.5}}
+META = {
+    "size": [40, 60],
+    "intrinsics": {
+        "fx": 80.0,
+        "fy": 82.0,
+        "cx": 30.0,
+        "cy": 20.0,
+        "max_residual_px": 0.01,
+        "pixel_centre": 0.5,
+    },
+}
 RAYS = pixel_rays(META, SIZE)
 
 
@@ -31,9 +48,14 @@ def of_one(p, g, mask):
 def test_rays_are_those_of_the_camera_at_any_size():
     assert RAYS[20, 30] == pytest.approx([0.5 / 80, 0.5 / 82])
     half = pixel_rays(META, (20, 30))
-    assert half[3, 4] == pytest.approx(RAYS[6:8, 8:10].mean(axis=(0, 1)))  # the middle of the four pixels it covers
+    assert half[3, 4] == pytest.approx(
+        RAYS[6:8, 8:10].mean(axis=(0, 1))
+    )  # the middle of the four pixels it covers
     assert pixel_rays({**META, "intrinsics": None}, SIZE) is None
-    assert pixel_rays({**META, "intrinsics": {**META["intrinsics"], "max_residual_px": 3.0}}, SIZE) is None
+    assert (
+        pixel_rays({**META, "intrinsics": {**META["intrinsics"], "max_residual_px": 3.0}}, SIZE)
+        is None
+    )
 
 
 def test_rays_of_a_rendered_capture_give_its_point_map(tmp_path):
@@ -73,22 +95,30 @@ def test_distances_equal_brute_force():
     assert found["chamfer_mm"] == pytest.approx((to_g.mean() + to_p.mean()) / 2)
     for t in NEAR_MM:
         precision, recall = (to_g <= t).mean(), (to_p <= t).mean()
-        assert found[f"f_score@{t:g}mm"] == pytest.approx(2 * precision * recall / (precision + recall) if precision + recall else 0)
+        assert found[f"f_score@{t:g}mm"] == pytest.approx(
+            2 * precision * recall / (precision + recall) if precision + recall else 0
+        )
 
 
-def test_several_predictions_are_measured_as_each_alone_and_the_truths_points_are_sorted_once(monkeypatch):
+def test_several_predictions_are_measured_as_each_alone_and_the_truths_points_are_sorted_once(
+    monkeypatch,
+):
     rng, sorted_ = np.random.default_rng(0), []
     g, mask = plane((0.3, 0, 1)), rng.random(SIZE) > 0.2
     preds = [g + rng.uniform(-3, 3, SIZE) for _ in range(3)]
     alone = [of_one(p, g, mask) for p in preds]
-    monkeypatch.setattr(surfaces, "cKDTree", lambda cloud: sorted_.append(len(cloud)) or cKDTree(cloud))
+    monkeypatch.setattr(
+        surfaces, "cKDTree", lambda cloud: sorted_.append(len(cloud)) or cKDTree(cloud)
+    )
     assert surface_metrics(preds, g, mask, RAYS) == alone and sorted_ == [mask.sum()] * 4
 
 
 def test_an_offset_along_the_axis_is_the_distance_of_two_planes():
     wall = np.full(SIZE, 1000.0)
     found = of_one(wall + 3.0, wall, np.ones(SIZE, bool))
-    assert found["normal_mean_deg"] == pytest.approx(0, abs=1e-9) and 3.0 <= found["chamfer_mm"] < 3.2
+    assert (
+        found["normal_mean_deg"] == pytest.approx(0, abs=1e-9) and 3.0 <= found["chamfer_mm"] < 3.2
+    )
     assert found["f_score@2mm"] == 0 and found["f_score@10mm"] == 1
 
 
@@ -98,7 +128,9 @@ def test_perfect_is_best_and_junk_outside_the_mask_is_not_looked_at():
     mask = rng.random(SIZE) > 0.2
     found = of_one(depth_mm, depth_mm, mask)
     for name, metric in METRICS.items():
-        assert found[name] == pytest.approx({"lower": 0, "higher": 1}[metric.better], abs=1e-9), name
+        assert found[name] == pytest.approx({"lower": 0, "higher": 1}[metric.better], abs=1e-9), (
+            name
+        )
     pred_mm = depth_mm + rng.uniform(-3, 3, SIZE)
     clean = of_one(pred_mm, depth_mm, mask)
     for junk in (math.nan, math.inf, 0.0):

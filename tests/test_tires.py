@@ -30,7 +30,10 @@ def solid(tire, grooves, p):
     """Signed distance of points p (..., 3) to a tire: the module's description written again, in NumPy, float64."""
     r, y = np.hypot(p[..., 0], p[..., 1]), np.abs(p[..., 2])
     crown = np.hypot(r - (tire["radius_mm"] - tire["crown_mm"]), y) - tire["crown_mm"]
-    side = np.hypot(r - tire["middle_mm"], np.clip(y - (tire["half_mm"] - tire["side_mm"]), 0, None)) - tire["side_mm"]
+    side = (
+        np.hypot(r - tire["middle_mm"], np.clip(y - (tire["half_mm"] - tire["side_mm"]), 0, None))
+        - tire["side_mm"]
+    )
     hollow = smoothed(crown + tire["tread_mm"], side + tire["wall_mm"], 32.0)
     whole = np.maximum.reduce([smoothed(crown, side, 16.0), tire["bore_mm"] - r, -hollow])
     angle = np.arctan2(p[..., 1], p[..., 0])
@@ -39,12 +42,18 @@ def solid(tire, grooves, p):
         turns = g["repeats"] * angle / (2 * np.pi) + g["phase"]
         if g["way"] == tread.AROUND:
             wave = 4 * np.abs((turns + 0.5) % 1.0 - 0.5) - 1
-            off = np.abs(p[..., 2] - g["center_mm"] - g["wave_mm"] * wave) / np.hypot(1, 4 * g["wave_mm"] / around)
+            off = np.abs(p[..., 2] - g["center_mm"] - g["wave_mm"] * wave) / np.hypot(
+                1, 4 * g["wave_mm"] / around
+            )
             inside = g["half_mm"] - off
         else:
             bend = g["slope"] * (y if g["fold"] else p[..., 2])
-            off = np.abs((turns + bend / around + 0.5) % 1.0 - 0.5) * around / np.hypot(1, g["slope"])
-            inside = np.minimum(g["half_mm"] - off, g["extent_mm"] - np.abs(p[..., 2] - g["center_mm"]))
+            off = (
+                np.abs((turns + bend / around + 0.5) % 1.0 - 0.5) * around / np.hypot(1, g["slope"])
+            )
+            inside = np.minimum(
+                g["half_mm"] - off, g["extent_mm"] - np.abs(p[..., 2] - g["center_mm"])
+            )
         whole = np.maximum(whole, np.minimum(crown + g["depth_mm"], inside))
     return whole
 
@@ -52,7 +61,9 @@ def solid(tire, grooves, p):
 def rays(k, pixels):
     """Directions (N, 3) through pixels (N, 2) of (v, u)."""
     v, u = pixels.T
-    return np.stack([(u + 0.5 - k[0, 2]) / k[0, 0], (v + 0.5 - k[1, 2]) / k[1, 1], np.ones(len(u))], axis=1)
+    return np.stack(
+        [(u + 0.5 - k[0, 2]) / k[0, 0], (v + 0.5 - k[1, 2]) / k[1, 1], np.ones(len(u))], axis=1
+    )
 
 
 def local(to, p):
@@ -68,10 +79,14 @@ def test_depth_of_tires_is_where_a_dense_search_finds_the_surface(worlds):
             z = hits.z[v, u]
             close, before = z + np.arange(-0.1, 0.1, 0.001), np.arange(100.0, z - 0.1, 0.4)
             own = hits.item[v, u]
-            f = solid(world.tires[own], world.grooves, local(world.to_tire[own], close[:, None] * ray))
+            f = solid(
+                world.tires[own], world.grooves, local(world.to_tire[own], close[:, None] * ray)
+            )
             assert abs(close[np.argmax(f < 0)] - z) < EXACT_MM and f.min() < 0 < f[0]
             for tire, to in zip(world.tires, world.to_tire):
-                assert solid(tire, world.grooves, local(to, before[:, None] * ray)).min() > -1e-3  # nothing stands before
+                assert (
+                    solid(tire, world.grooves, local(to, before[:, None] * ray)).min() > -1e-3
+                )  # nothing stands before
             checked += 1
     assert checked == 240
 
@@ -79,9 +94,16 @@ def test_depth_of_tires_is_where_a_dense_search_finds_the_surface(worlds):
 def test_truth_points_lie_on_the_surface_they_name(captures, worlds):
     for capture, world in zip(captures, worlds):
         pixels = np.argwhere(capture.truth["tire"] > 0)
-        points = rays(capture.truth["K"], pixels) * capture.truth["z"][tuple(pixels.T)][:, None].astype(np.float64)
+        points = rays(capture.truth["K"], pixels) * capture.truth["z"][tuple(pixels.T)][
+            :, None
+        ].astype(np.float64)
         own = capture.truth["tire"][tuple(pixels.T)] - 1
-        off = [np.abs(solid(world.tires[i], world.grooves, local(world.to_tire[i], points[own == i]))).max() for i in np.unique(own)]
+        off = [
+            np.abs(
+                solid(world.tires[i], world.grooves, local(world.to_tire[i], points[own == i]))
+            ).max()
+            for i in np.unique(own)
+        ]
         assert max(off) < EXACT_MM
 
 
@@ -92,7 +114,10 @@ def test_floor_walls_and_gripper_agree_with_their_equations(worlds):
         for kind in (raycast.FLOOR, raycast.WALL, raycast.WOOD, raycast.CHROME):
             pixels = np.argwhere(hits.kind == kind)
             seen |= {kind} if len(pixels) else set()
-            points, item = rays(k, pixels) * hits.z[tuple(pixels.T)][:, None], hits.item[tuple(pixels.T)]
+            points, item = (
+                rays(k, pixels) * hits.z[tuple(pixels.T)][:, None],
+                hits.item[tuple(pixels.T)],
+            )
             if kind == raycast.CHROME:
                 c = world.cylinders[item]
                 along = np.einsum("ni,ni->n", points - c[:, :3], c[:, 3:6])
@@ -110,7 +135,9 @@ def facing(pattern):
     tire = tread.tire_shape(np.random.default_rng(1), 300.0, 95.0)
     grooves = tread.pattern_rows(tire, pattern, 1)
     tire["first"], tire["last"] = 0, len(grooves)
-    to = np.array([[[0, 0, -1, 1300.0], [0, 1, 0, 0], [1, 0, 0, 0]]], float)  # axis along X, angle 0 towards the lens
+    to = np.array(
+        [[[0, 0, -1, 1300.0], [0, 1, 0, 0], [1, 0, 0, 0]]], float
+    )  # axis along X, angle 0 towards the lens
     none = np.zeros((0, 6))
     world = raycast.Scene(np.array([tire]), to, grooves, none, np.zeros(0, np.uint8), np.eye(3, 4), np.zeros((0, 8)),
                           np.zeros((0, 4)), np.array([130.0, 0, 0]))  # fmt: skip
@@ -120,11 +147,20 @@ def facing(pattern):
 
 @pytest.mark.parametrize("depth_mm", [1.0, 4.5, 9.0])
 def test_a_groove_that_faces_the_lens_is_as_deep_as_its_label(depth_mm):
-    truth, world = facing([dict(way=tread.AROUND, center_mm=c, half_mm=4.0, depth_mm=depth_mm, repeats=1) for c in (-30.0, 0.0, 28.0)])
+    truth, world = facing(
+        [
+            dict(way=tread.AROUND, center_mm=c, half_mm=4.0, depth_mm=depth_mm, repeats=1)
+            for c in (-30.0, 0.0, 28.0)
+        ]
+    )
     bare, _ = facing([])
-    for id_, labelled, width in zip(truth["groove_id"], truth["groove_depth_mm"], truth["groove_width_mm"]):
+    for id_, labelled, width in zip(
+        truth["groove_id"], truth["groove_depth_mm"], truth["groove_width_mm"]
+    ):
         row = truth["groove"][8] == id_
-        assert (truth["z"] - bare["z"])[8][row].max() == pytest.approx(labelled, abs=0.05) and labelled == depth_mm
+        assert (truth["z"] - bare["z"])[8][row].max() == pytest.approx(
+            labelled, abs=0.05
+        ) and labelled == depth_mm
         assert row.sum() * 0.25 == pytest.approx(width, rel=0.15)
     assert len(truth["groove_id"]) == 3
     assert np.array_equal(truth["z"][truth["groove"] == 0], bare["z"][truth["groove"] == 0])
@@ -137,7 +173,11 @@ def test_the_distance_of_every_pattern_never_oversteps(pattern):
     tire = tread.tire_shape(rng, 290.0, 90.0)
     rows = tread.pattern_rows(tire, pattern(rng, tread.tread_half_mm(tire), 2 * np.pi * 290.0), 1)
     tire["first"], tire["last"] = 0, len(rows)
-    angle, r, y = rng.uniform(-np.pi, np.pi, 20000), rng.uniform(275, 297, 20000), rng.uniform(-90, 90, 20000)
+    angle, r, y = (
+        rng.uniform(-np.pi, np.pi, 20000),
+        rng.uniform(275, 297, 20000),
+        rng.uniform(-90, 90, 20000),
+    )
     a = np.stack([r * np.cos(angle), r * np.sin(angle), y], axis=1)
     b = a + rng.normal(0, 0.5, a.shape)
     fa, fb = solid(tire, rows, a), solid(tire, rows, b)
@@ -147,7 +187,11 @@ def test_the_distance_of_every_pattern_never_oversteps(pattern):
     near = np.abs(f) < 0.4
     assert near.sum() > 300 and np.allclose(f[near], fa[near], atol=1e-9)
     assert (f <= fa + 1e-9).all() and ((f < 0) == (fa < 0)).all()
-    assert (rows["depth_mm"] >= 1.0).all() and (rows["depth_mm"] <= 9.0).all() and (rows["half_mm"] <= tread.MAX_HALF_MM).all()
+    assert (
+        (rows["depth_mm"] >= 1.0).all()
+        and (rows["depth_mm"] <= 9.0).all()
+        and (rows["half_mm"] <= tread.MAX_HALF_MM).all()
+    )
 
 
 def test_tires_rest_on_something_and_not_inside_each_other():
@@ -175,7 +219,11 @@ def test_points_are_rays_times_depth_and_the_truth_has_no_holes(captures):
         expected = rays(capture.truth["K"], pixels) * z[np.isfinite(z)][:, None]
         assert np.allclose(capture.xyz[np.isfinite(z)], expected, rtol=1e-6, atol=1e-4)
         assert np.isnan(capture.xyz[~np.isfinite(z)]).all()
-        assert np.isfinite(capture.truth["z"]).all() and capture.rgb.dtype == np.uint8 and capture.xyz.dtype == np.float32
+        assert (
+            np.isfinite(capture.truth["z"]).all()
+            and capture.rgb.dtype == np.uint8
+            and capture.xyz.dtype == np.float32
+        )
 
 
 def test_any_set_of_four_holds_the_gripper_and_the_far_room():
@@ -186,7 +234,9 @@ def test_any_set_of_four_holds_the_gripper_and_the_far_room():
         assert 0.5 < np.isfinite(z).mean() < 0.85
 
 
-def test_without_faults_depth_is_the_truth_and_with_them_it_has_noise_holes_and_flying_pixels(captures):
+def test_without_faults_depth_is_the_truth_and_with_them_it_has_noise_holes_and_flying_pixels(
+    captures,
+):
     exact = tires.render(tires.Settings(pairs=8, size=SETTINGS.size, seed=3, faults=False), 2)
     assert np.array_equal(exact.xyz[..., 2], exact.truth["z"])
     assert np.array_equal(exact.rgb, captures[2].rgb)
@@ -198,7 +248,9 @@ def test_without_faults_depth_is_the_truth_and_with_them_it_has_noise_holes_and_
 
 def test_noise_grows_with_depth():
     settings = tires.Settings(pairs=4, size=(150, 243), seed=3)
-    captured = tires.render(settings, next(i for i, pair in enumerate(tires.plan(settings)) if pair.pose == 1))
+    captured = tires.render(
+        settings, next(i for i, pair in enumerate(tires.plan(settings)) if pair.pose == 1)
+    )
     z, off = captured.truth["z"], np.abs(captured.xyz[..., 2] - captured.truth["z"])
     near, far = (z < 1500) & (off < 10), (z > 3000) & (off < 10)
     assert np.median(off[far]) > 2 * np.median(off[near])
@@ -221,7 +273,10 @@ def test_poses_come_back_as_near_twins_and_sessions_lie_apart():
     cuts = [i + 1 for i, (a, b) in enumerate(zip(made, made[1:])) if a.session != b.session]
     assert [i + 1 for i in np.flatnonzero(gaps > 600)] == cuts and gaps[gaps <= 600].max() <= 120
     assert [sum(p.session == s for p in made) for s in range(4)] == [30, 12, 9, 7]
-    assert len({p.pose for p in made if p.session == 0}) in (4, 5) and (times[29] - times[0]).total_seconds() <= 17 * 60
+    assert (
+        len({p.pose for p in made if p.session == 0}) in (4, 5)
+        and (times[29] - times[0]).total_seconds() <= 17 * 60
+    )
     assert made[0].stem == "21-12-03-18-50-31_Zivid_acquisition"
 
 
@@ -235,13 +290,17 @@ def test_captures_of_one_pose_are_alike_but_not_the_same():
 @pytest.mark.parametrize("pairs", [1, 2, 3, 4, 5, 17, 58, 200])
 def test_any_number_of_pairs_is_dealt_out_without_repeating_a_stem(pairs):
     made = tires.plan(tires.Settings(pairs=pairs))
-    assert len(made) == pairs == len({p.stem for p in made}) and [p.stem for p in made] == sorted(p.stem for p in made)
+    assert len(made) == pairs == len({p.stem for p in made}) and [p.stem for p in made] == sorted(
+        p.stem for p in made
+    )
 
 
 def test_a_capture_does_not_depend_on_what_was_rendered_before(captures):
     scene.pile.cache_clear()
     again = tires.render(SETTINGS, 5)
-    assert np.array_equal(again.rgb, captures[5].rgb) and np.array_equal(again.xyz, captures[5].xyz, equal_nan=True)
+    assert np.array_equal(again.rgb, captures[5].rgb) and np.array_equal(
+        again.xyz, captures[5].xyz, equal_nan=True
+    )
 
 
 def test_compiled_kernels_are_forgotten_when_any_source_changes(tmp_path):

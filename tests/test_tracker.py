@@ -8,7 +8,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, TENSORS, EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (
+    IMAGES,
+    SCALARS,
+    TENSORS,
+    EventAccumulator,
+)
 
 from depthdist.tracker import Tracker, write_json
 
@@ -22,7 +27,9 @@ def lines(run):
 
 
 def board(run):
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={IMAGES: 0, SCALARS: 0, TENSORS: 0})
+    events = EventAccumulator(
+        str(run / "tensorboard"), size_guidance={IMAGES: 0, SCALARS: 0, TENSORS: 0}
+    )
     return events.Reload()
 
 
@@ -43,7 +50,9 @@ def test_a_logged_step_is_a_line_and_a_point_of_each_curve(tmp_path):
         {"step": 2, "epoch": 1, "eval/loss": 0.125},
     ]
     assert all(line["time"] > 1.7e9 for line in found)
-    assert points(tmp_path, "train/loss") == [(1, 0.5), (2, 0.25)] and points(tmp_path, "eval/loss") == [(2, 0.125)]
+    assert points(tmp_path, "train/loss") == [(1, 0.5), (2, 0.25)] and points(
+        tmp_path, "eval/loss"
+    ) == [(2, 0.125)]
     assert set(board(tmp_path).Tags()["scalars"]) == {"train/loss", "lr", "eval/loss"}
 
 
@@ -63,7 +72,10 @@ def test_a_value_that_is_not_finite_is_null_and_the_line_is_strict_json(value, t
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    (line,) = (json.loads(text, parse_constant=refuse) for text in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    (line,) = (
+        json.loads(text, parse_constant=refuse)
+        for text in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    )
     assert line["train/loss"] is None and line["lr"] == 1.0
 
 
@@ -100,7 +112,9 @@ def interrupted(run):
     log.close()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "epo')
-    for curves in (run / "tensorboard").iterdir():  # begun a minute ago: TensorBoard reads files by the second in their names, and within one in no order
+    for curves in (
+        run / "tensorboard"
+    ).iterdir():  # begun a minute ago: TensorBoard reads files by the second in their names, and within one in no order
         words = curves.name.split(".")
         words[3] = f"{int(words[3]) - 60:010d}"
         curves.rename(curves.with_name(".".join(words)))
@@ -110,7 +124,9 @@ def test_a_resumed_run_drops_later_lines_and_a_line_cut_off(tmp_path):
     interrupted(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text().splitlines()[:5]
     log = tracker(tmp_path, step=4)
-    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before, "steps 0 to 4, letter by letter"
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == before, (
+        "steps 0 to 4, letter by letter"
+    )
     log.log(5, 1, {"train/loss": 50.0})
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4, 5]
@@ -121,7 +137,9 @@ def test_a_resumed_run_drops_later_lines_and_a_line_cut_off(tmp_path):
 def test_a_run_resumed_before_its_first_step_keeps_what_was_evaluated(tmp_path):
     interrupted(tmp_path)
     tracker(tmp_path, step=0).close()
-    assert [line["step"] for line in lines(tmp_path)] == [0] and points(tmp_path, "train/loss") == [(0, 0)]
+    assert [line["step"] for line in lines(tmp_path)] == [0] and points(tmp_path, "train/loss") == [
+        (0, 0)
+    ]
 
 
 def test_curves_are_on_the_disk_after_a_flush(tmp_path):
@@ -155,7 +173,9 @@ def test_whatever_stands_in_a_line_the_run_goes_on(junk, tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_the_progress_line_of_a_log_file_comes_now_and_then_and_shows_what_matters(tmp_path, capsys, monkeypatch):
+def test_the_progress_line_of_a_log_file_comes_now_and_then_and_shows_what_matters(
+    tmp_path, capsys, monkeypatch
+):
     log = tracker(tmp_path, step=3)
     log.advance(4, loss="0.5")
     assert capsys.readouterr().out == ""

@@ -69,7 +69,11 @@ torch.save(found, {out!r})
 
 def python(script, older):
     """Run it in a process of its own, with the older transformers or with the installed one."""
-    env = {**os.environ, **ON_CPU, "PYTHONPATH": os.pathsep.join([str(OLDER)] * older + [str(ROOT)])}
+    env = {
+        **os.environ,
+        **ON_CPU,
+        "PYTHONPATH": os.pathsep.join([str(OLDER)] * older + [str(ROOT)]),
+    }
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -81,25 +85,47 @@ def outputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("transformers")
     model, found = str(make_model(folder / "dav2")), {}
     for older in (False, True):
-        python(SAVE.format(presets=PRESETS, model=model, out=str(folder / "adapters" / ("newer", "older")[older])), older)
+        python(
+            SAVE.format(
+                presets=PRESETS,
+                model=model,
+                out=str(folder / "adapters" / ("newer", "older")[older]),
+            ),
+            older,
+        )
     for older in (False, True):
-        python(LOAD.format(adapters=str(folder / "adapters"), model=model, built_in=str(BUILT_IN), out=str(folder / f"{older}.pt")), older)
+        python(
+            LOAD.format(
+                adapters=str(folder / "adapters"),
+                model=model,
+                built_in=str(BUILT_IN),
+                out=str(folder / f"{older}.pt"),
+            ),
+            older,
+        )
         found[older] = torch.load(folder / f"{older}.pt")
     return found
 
 
 def test_both_versions_really_took_part(outputs):
-    assert outputs[True]["version"].startswith("4.57.") and not outputs[False]["version"].startswith("4.")
+    assert outputs[True]["version"].startswith("4.57.") and not outputs[False][
+        "version"
+    ].startswith("4.")
 
 
 def test_the_built_in_foundation_says_the_same_under_both(outputs):
-    assert torch.equal(outputs[False]["built-in"], outputs[True]["built-in"]) and outputs[True]["built-in"].std() > 0.5
+    assert (
+        torch.equal(outputs[False]["built-in"], outputs[True]["built-in"])
+        and outputs[True]["built-in"].std() > 0.5
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_an_adapter_says_the_same_wherever_it_was_saved_and_is_loaded(name, outputs):
     first = outputs[False]["newer", name]
-    assert (first - outputs[False]["base"]).abs().max() > 1e-3, "an adapter that changes nothing proves nothing"
+    assert (first - outputs[False]["base"]).abs().max() > 1e-3, (
+        "an adapter that changes nothing proves nothing"
+    )
     for loaded in (False, True):
         for saved in ("newer", "older"):
             assert (outputs[loaded][saved, name] - first).abs().max() == 0, (loaded, saved)

@@ -20,7 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.benchm
 
 from depthdist import config
 
-WHAT = {"data": "DataBenchSettings", "plan": "PlanSettings", "shard": "ShardBenchSettings", "step": "StepSettings", "codecs": "CodecSettings"}
+WHAT = {
+    "data": "DataBenchSettings",
+    "plan": "PlanSettings",
+    "shard": "ShardBenchSettings",
+    "step": "StepSettings",
+    "codecs": "CodecSettings",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -28,10 +34,16 @@ def main(argv: list[str]) -> int:
         if argv and argv[0] in ("-h", "--help"):
             print(__doc__.strip())
             return 0
-        found, near = (f"{argv[0]!r} cannot be measured", config.near(argv[0], list(WHAT))) if argv else ("WHAT is missing", "")
+        found, near = (
+            (f"{argv[0]!r} cannot be measured", config.near(argv[0], list(WHAT)))
+            if argv
+            else ("WHAT is missing", "")
+        )
         raise ValueError(f"{found}; expected {', '.join(WHAT)}{near}")
     module = import_module(f"tools.benchmarks.{argv[0]}")
-    (settings,) = config.parse(module.__doc__.splitlines()[0], getattr(module, WHAT[argv[0]]), argv=argv[1:])
+    (settings,) = config.parse(
+        module.__doc__.splitlines()[0], getattr(module, WHAT[argv[0]]), argv=argv[1:]
+    )
     return getattr(module, argv[0])(settings)
 
 

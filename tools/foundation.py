@@ -38,7 +38,10 @@ from depthdist.network import DepthModel
 from depthdist.stream import Loader
 from tools.steps import do, launcher
 
-LOW, HIGH = 0.5, 10.0  # what 0.1 % and 99.9 % of the output is brought to: about what the published models give
+LOW, HIGH = (
+    0.5,
+    10.0,
+)  # what 0.1 % and 99.9 % of the output is brought to: about what the published models give
 LAYERS, HEADS, HIDDEN, MLP, NECK, FUSION, HEAD = 12, 2, 128, 2, [24, 48, 64, 64], 24, 16
 BATCH = 16
 DEEPSPEED = {
@@ -46,7 +49,10 @@ DEEPSPEED = {
     "gradient_clipping": 1.0,
     "bf16": {"enabled": True},
     "zero_optimization": {"stage": 0},
-    "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0, "torch_adam": True}},
+    "optimizer": {
+        "type": "AdamW",
+        "params": {"betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0, "torch_adam": True},
+    },
 }
 
 
@@ -78,13 +84,30 @@ class Foundation:
     "Of start and order; scenes at half the size have this seed, those at full size the next."
 
     def problems(self) -> list[str]:
-        least = {"small_scenes": 50, "small_epochs": 1, "scenes": 50, "epochs": 1, "ranks": 1, "warmup": 0, "seed": 0}
-        found = [f"--{n.replace('_', '-')} is {getattr(self, n)}: expected >= {low}" for n, low in least.items() if getattr(self, n) < low]
+        least = {
+            "small_scenes": 50,
+            "small_epochs": 1,
+            "scenes": 50,
+            "epochs": 1,
+            "ranks": 1,
+            "warmup": 0,
+            "seed": 0,
+        }
+        found = [
+            f"--{n.replace('_', '-')} is {getattr(self, n)}: expected >= {low}"
+            for n, low in least.items()
+            if getattr(self, n) < low
+        ]
         if self.size.height % (2 * PATCH) or self.size.width % (2 * PATCH):
             found.append(f"--size is {self.size}: expected multiples of {2 * PATCH}")
-        steps = min(self.small_epochs * (self.small_scenes * 49 // 50 // BATCH), self.epochs * (self.scenes * 49 // 50 // BATCH))
+        steps = min(
+            self.small_epochs * (self.small_scenes * 49 // 50 // BATCH),
+            self.epochs * (self.scenes * 49 // 50 // BATCH),
+        )
         if not found and self.warmup >= steps:
-            found.append(f"--warmup is {self.warmup}: expected fewer than the {steps} optimizer steps that the shorter stage has")
+            found.append(
+                f"--warmup is {self.warmup}: expected fewer than the {steps} optimizer steps that the shorter stage has"
+            )
         return found
 
 
@@ -97,20 +120,102 @@ def main(argv: list[str] | None = None) -> None:
         save_whole(start(s.seed), {}, None, out / "start")
     (out / "deepspeed.json").write_text(json.dumps(DEEPSPEED, indent=1))
     half = Size(s.size.height // 2, s.size.width // 2)
-    pretrain(out, out / "small", out / "start", half, s.small_scenes, s.seed, s.small_epochs, s.small_lr, s)
-    pretrain(out, out / "full", out / "small/run/best", s.size, s.scenes, s.seed + 1, s.epochs, s.lr, s)
+    pretrain(
+        out,
+        out / "small",
+        out / "start",
+        half,
+        s.small_scenes,
+        s.seed,
+        s.small_epochs,
+        s.small_lr,
+        s,
+    )
+    pretrain(
+        out, out / "full", out / "small/run/best", s.size, s.scenes, s.seed + 1, s.epochs, s.lr, s
+    )
     do("launch/evaluate.py", "--run", out / "full/run", "--align", "disparity", "--no-details")
     finish(out)
     print(f"the foundation is in {out / 'foundation'}")
 
 
-def pretrain(out: Path, stage: Path, base: Path, size: Size, scenes: int, scene_seed: int, epochs: int, lr: float, s: Foundation) -> None:
+def pretrain(
+    out: Path,
+    stage: Path,
+    base: Path,
+    size: Size,
+    scenes: int,
+    scene_seed: int,
+    epochs: int,
+    lr: float,
+    s: Foundation,
+) -> None:
     """Scenes, their shards, and a run on them that begins with `base`, all in the folder `stage`."""
     render = Size(3 * size.height // 2, 3 * size.width // 2)
-    do("tools/make_rooms.py", stage / "rooms", "--scenes", scenes, "--size", render, "--seed", scene_seed)
-    do("tools/shard.py", stage / "rooms", stage / "data", "--size", size, "--depth-size", "train", "--split", "random", "--val", 0.02, "--far", 30000, "--max-rejects", scenes // 100)
-    learn = ["--data", stage / "data", "--model", base, "--lora", "none", "--relative", "--loss", "l1=1,multiscale=2", "--epochs", epochs, "--lr", lr, "--warmup", s.warmup]
-    learn += ["--flip", 0.5, "--exposure", 0.5, "--colour", 0.1, "--noise", 3, "--seed", s.seed, "--micro-batch", 8, "--watch-every", 0, "--log-every", 20, "--run", stage / "run"]
+    do(
+        "tools/make_rooms.py",
+        stage / "rooms",
+        "--scenes",
+        scenes,
+        "--size",
+        render,
+        "--seed",
+        scene_seed,
+    )
+    do(
+        "tools/shard.py",
+        stage / "rooms",
+        stage / "data",
+        "--size",
+        size,
+        "--depth-size",
+        "train",
+        "--split",
+        "random",
+        "--val",
+        0.02,
+        "--far",
+        30000,
+        "--max-rejects",
+        scenes // 100,
+    )
+    learn = [
+        "--data",
+        stage / "data",
+        "--model",
+        base,
+        "--lora",
+        "none",
+        "--relative",
+        "--loss",
+        "l1=1,multiscale=2",
+        "--epochs",
+        epochs,
+        "--lr",
+        lr,
+        "--warmup",
+        s.warmup,
+    ]
+    learn += [
+        "--flip",
+        0.5,
+        "--exposure",
+        0.5,
+        "--colour",
+        0.1,
+        "--noise",
+        3,
+        "--seed",
+        s.seed,
+        "--micro-batch",
+        8,
+        "--watch-every",
+        0,
+        "--log-every",
+        20,
+        "--run",
+        stage / "run",
+    ]
     do(*launcher(s.ranks), "launch/train.py", "--deepspeed", out / "deepspeed.json", *learn)
 
 
@@ -129,7 +234,9 @@ def start(seed: int) -> DepthModel:
             nn.init.constant_(weights, 0.3)
         elif ".layer." in name and weights.dim() == 2:
             nn.init.trunc_normal_(weights, std=0.02, generator=draw)
-    nn.init.normal_(net.head.conv3.weight, std=0.5, generator=draw)  # with 2.0 what is before it dies within 100 steps
+    nn.init.normal_(
+        net.head.conv3.weight, std=0.5, generator=draw
+    )  # with 2.0 what is before it dies within 100 steps
     nn.init.constant_(net.head.conv3.bias, 5.0)  # amid 0 .. 10, far from where a ReLU dies
     return DepthModel(net, "start", False, IMAGENET)
 
@@ -140,10 +247,16 @@ def finish(out: Path) -> None:
     model, record = load_adapter(out / "full/run/best")
     settings = DataSettings(data=(str(out / "full/data"),))
     loader = Loader(open_dataset(settings), settings, AugmentSettings())
-    seen = torch.cat([model.raw(batch.to("cpu").rgb).flatten() for batch in loader.evaluate("val", 8, 0, 1)])
-    low, high = (float(seen.kthvalue(max(1, round(share * len(seen)))).values) for share in (0.001, 0.999))
+    seen = torch.cat(
+        [model.raw(batch.to("cpu").rgb).flatten() for batch in loader.evaluate("val", 8, 0, 1)]
+    )
+    low, high = (
+        float(seen.kthvalue(max(1, round(share * len(seen)))).values) for share in (0.001, 0.999)
+    )
     if not high > low:
-        raise ValueError(f"{out}/full/run: the network gives {low:.4g} everywhere: it died in training; begin anew with a smaller --small-lr and --lr")
+        raise ValueError(
+            f"{out}/full/run: the network gives {low:.4g} everywhere: it died in training; begin anew with a smaller --small-lr and --lr"
+        )
     scale = (HIGH - LOW) / (high - low)
     model.rescale(scale, LOW - scale * low)
     save_whole(model, {}, record, out / "foundation", torch.float16)
@@ -158,15 +271,25 @@ def card(out: Path) -> str:
         run = json.loads((out / stage / "run/run.json").read_text())
         rooms = json.loads((out / stage / "rooms/rooms.json").read_text())
         facts, settings = run["derived"], run["settings"]
-        lines = [json.loads(line) for line in (out / stage / "run/metrics.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (out / stage / "run/metrics.jsonl").read_text().splitlines()
+        ]
         hours += at_work([line["time"] for line in lines], run["starts"]) / 3600
         made.append(
             f"| {facts['picture_size']} | `--scenes {rooms['scenes']} --size {rooms['size']} --seed {rooms['seed']}` | {facts['train_samples']} + {facts['val_samples']} "
             f"| {facts['steps']} of {facts['global_batch']}, {settings['epochs']} epochs | {settings['lr']:g} |"
         )
     rows = json.loads((out / "full/run/evaluation.json").read_text())["rows"]
-    told = {name: row for name, row in rows.items() if name.startswith("constant") or name.startswith("adapter") and name.endswith("aligned")}
-    scores = "\n".join(f"| {name.replace('adapter', 'this model')} | {row['abs_rel']:.3f} | {row['delta1']:.3f} |" for name, row in told.items())
+    told = {
+        name: row
+        for name, row in rows.items()
+        if name.startswith("constant") or name.startswith("adapter") and name.endswith("aligned")
+    }
+    scores = "\n".join(
+        f"| {name.replace('adapter', 'this model')} | {row['abs_rel']:.3f} | {row['delta1']:.3f} |"
+        for name, row in told.items()
+    )
     lines = "\n".join(made)
     return f"""---
 license: apache-2.0
@@ -174,21 +297,21 @@ pipeline_tag: depth-estimation
 ---
 # The built-in foundation of depthdist
 
-Relative inverse depth from one picture: a Depth Anything V2 in its own architecture, {facts['all_parameters']:,} parameters, {LAYERS} layers of
+Relative inverse depth from one picture: a Depth Anything V2 in its own architecture, {facts["all_parameters"]:,} parameters, {LAYERS} layers of
 {HIDDEN} channels, weights in half precision. It is to DA-V2-Small what a scale model is: for machines that cannot reach the model hub,
 and for tests. Output about 0..10, larger is nearer, right up to scale and shift.
 
-Made by `python tools/foundation.py OUT --ranks {facts['world_size']}`, from random weights; no other model's weights or output went in. Rendered scenes (rooms
+Made by `python tools/foundation.py OUT --ranks {facts["world_size"]}`, from random weights; no other model's weights or output went in. Rendered scenes (rooms
 with boxes, balls, cylinders, tires; `tools/make_rooms.py`), none of which shows a crate of tires:
 
 | pictures | scenes | training + validation | steps | highest learning rate |
 |---|---|---|---|---|
 {lines}
 
-Losses `{settings['loss']}` on 1/depth, each picture's brought to one range (`--relative`), {facts['precision']}, seed {settings['seed']}. The two runs took
-{hours:.1f} h on {facts['world_size']} ranks ({run['device']}), evaluations included.
+Losses `{settings["loss"]}` on 1/depth, each picture's brought to one range (`--relative`), {facts["precision"]}, seed {settings["seed"]}. The two runs took
+{hours:.1f} h on {facts["world_size"]} ranks ({run["device"]}), evaluations included.
 
-Scores on the {facts['val_samples']} validation scenes of the last line (scale and shift of 1/depth fitted to each picture: it knows no millimetres):
+Scores on the {facts["val_samples"]} validation scenes of the last line (scale and shift of 1/depth fitted to each picture: it knows no millimetres):
 
 | | AbsRel | delta1 |
 |---|---|---|
@@ -200,8 +323,14 @@ It has seen renderings only: on photographs it is far worse than the published m
 
 def at_work(times: list[float], starts: list[dict[str, Any]]) -> float:
     """Seconds from the first of a run's `times` to the last, without those before a later start of it."""
-    begun = [datetime.strptime(start["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts]
-    return sum(after - before for before, after in zip(times, times[1:]) if not any(before < start <= after for start in begun))
+    begun = [
+        datetime.strptime(start["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts
+    ]
+    return sum(
+        after - before
+        for before, after in zip(times, times[1:])
+        if not any(before < start <= after for start in begun)
+    )
 
 
 if __name__ == "__main__":

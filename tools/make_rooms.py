@@ -50,10 +50,21 @@ class Output:
 
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing in OUT."""
-    settings, output = config.parse("Write built-in scenes to pretrain on.", Scenes, Output, argv=argv)
+    settings, output = config.parse(
+        "Write built-in scenes to pretrain on.", Scenes, Output, argv=argv
+    )
     claim(output.out, settings)
-    missing = [i for i in range(settings.scenes) if not (output.out / f"{rooms.stem(settings, i)}.npy").exists()]
-    for _ in tqdm(each(settings, output.out, missing, output.workers or len(os.sched_getaffinity(0))), total=len(missing), unit="scene", disable=not missing):
+    missing = [
+        i
+        for i in range(settings.scenes)
+        if not (output.out / f"{rooms.stem(settings, i)}.npy").exists()
+    ]
+    for _ in tqdm(
+        each(settings, output.out, missing, output.workers or len(os.sched_getaffinity(0))),
+        total=len(missing),
+        unit="scene",
+        disable=not missing,
+    ):
         pass
     print(f"{settings.scenes} scenes, {len(missing)} made: {output.out}")
 
@@ -65,9 +76,13 @@ def claim(out: Path, settings: rooms.Settings) -> None:
         try:
             found = dict(json.loads(path.read_text()))
         except (TypeError, ValueError) as err:
-            raise ValueError(f"{path}: not what this command writes ({err}); give a new or empty folder") from None
+            raise ValueError(
+                f"{path}: not what this command writes ({err}); give a new or empty folder"
+            ) from None
         if {**found, "scenes": 0} != {**wanted, "scenes": 0}:
-            raise ValueError(f"{path}: made with other settings ({found}); give those, or another folder")
+            raise ValueError(
+                f"{path}: made with other settings ({found}); give those, or another folder"
+            )
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds other files and no rooms.json; give a new or empty folder")
     out.mkdir(parents=True, exist_ok=True)

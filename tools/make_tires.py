@@ -32,7 +32,9 @@ from depthdist import config, tires
 from depthdist.shards.pool import follow_command
 
 SHEET_PAIRS, SHEET_WIDTH = 12, 480
-RAMP = np.array([(255, 255, 190), (254, 190, 90), (240, 80, 60), (140, 30, 110), (20, 10, 90)], float)  # near to far
+RAMP = np.array(
+    [(255, 255, 190), (254, 190, 90), (240, 80, 60), (140, 30, 110), (20, 10, 90)], float
+)  # near to far
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,30 @@ class Output:
 
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing in OUT and say what it came to."""
-    settings, output = config.parse("Write built-in captures of tires, with truth.", Captures, Output, argv=argv)
+    settings, output = config.parse(
+        "Write built-in captures of tires, with truth.", Captures, Output, argv=argv
+    )
     claim(output.out, settings)
     start, stems = time.perf_counter(), [pair.stem for pair in tires.plan(settings)]
-    missing = [i for i, stem in enumerate(stems) if not all(path.exists() for path in paths(output.out, stem).values())]
+    missing = [
+        i
+        for i, stem in enumerate(stems)
+        if not all(path.exists() for path in paths(output.out, stem).values())
+    ]
     workers = min(output.workers or len(os.sched_getaffinity(0)), max(len(missing), 1))
-    for _ in tqdm(each(settings, output.out, missing, workers), total=len(missing), unit="pair", disable=not missing):
+    for _ in tqdm(
+        each(settings, output.out, missing, workers),
+        total=len(missing),
+        unit="pair",
+        disable=not missing,
+    ):
         pass
     spent = time.perf_counter() - start
     if output.sheet:
         write(output.out / "truth" / "sheet.png", png(sheet(output.out, stems)))
-    print(f"{summary(output.out, stems)}; {spent / max(len(missing), 1):.2f} s a pair, {len(missing)} made: {output.out}")
+    print(
+        f"{summary(output.out, stems)}; {spent / max(len(missing), 1):.2f} s a pair, {len(missing)} made: {output.out}"
+    )
 
 
 def claim(out: Path, settings: tires.Settings) -> None:
@@ -80,10 +95,18 @@ def claim(out: Path, settings: tires.Settings) -> None:
         try:
             found = dict(json.loads(path.read_text())["settings"])
         except (KeyError, TypeError, ValueError) as err:
-            raise ValueError(f"{path}: not what this command writes ({err}); give a new or empty folder") from None
-        other = [f"{k} {found.get(k)} there, {v} asked for" for k, v in wanted["settings"].items() if found.get(k) != v]
+            raise ValueError(
+                f"{path}: not what this command writes ({err}); give a new or empty folder"
+            ) from None
+        other = [
+            f"{k} {found.get(k)} there, {v} asked for"
+            for k, v in wanted["settings"].items()
+            if found.get(k) != v
+        ]
         if other:
-            raise ValueError(f"{path}: made with other settings ({'; '.join(other)}); give those, or another folder")
+            raise ValueError(
+                f"{path}: made with other settings ({'; '.join(other)}); give those, or another folder"
+            )
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds other files and no tires.json; give a new or empty folder")
     for folder in ("images", "depth", "truth"):
@@ -155,7 +178,12 @@ def npz(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), npy(array), zipfile.ZIP_DEFLATED, 1)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)),
+                npy(array),
+                zipfile.ZIP_DEFLATED,
+                1,
+            )
     return buffer.getvalue()
 
 
@@ -176,13 +204,20 @@ def summary(out: Path, stems: list[str]) -> str:
 
 def sheet(out: Path, stems: list[str]) -> np.ndarray:
     """Up to SHEET_PAIRS pairs, spread over the set, as one picture (H, W, 3) uint8: colour and depth, two pairs a row."""
-    chosen = [stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, SHEET_PAIRS).round().astype(int))]
+    chosen = [
+        stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, SHEET_PAIRS).round().astype(int))
+    ]
     tiles = []
     for stem in chosen:
-        rgb, z = Image.open(paths(out, stem)["rgb"]), np.load(paths(out, stem)["xyz"], mmap_mode="r")[..., 2]
+        rgb, z = (
+            Image.open(paths(out, stem)["rgb"]),
+            np.load(paths(out, stem)["xyz"], mmap_mode="r")[..., 2],
+        )
         size = (SHEET_WIDTH, round(SHEET_WIDTH * z.shape[0] / z.shape[1]))
         depth = Image.fromarray(depth_colors(z)).resize(size, Image.Resampling.BOX)
-        tiles.append(np.hstack([np.asarray(rgb.resize(size, Image.Resampling.BOX)), np.asarray(depth)]))
+        tiles.append(
+            np.hstack([np.asarray(rgb.resize(size, Image.Resampling.BOX)), np.asarray(depth)])
+        )
     if len(tiles) % 2:
         tiles.append(np.zeros_like(tiles[0]))
     return np.vstack([np.hstack(tiles[i : i + 2]) for i in range(0, len(tiles), 2)])
@@ -195,7 +230,9 @@ def depth_colors(z: np.ndarray) -> np.ndarray:
         return np.zeros((*z.shape, 3), np.uint8)
     low, high = np.percentile(z[valid], (1, 97))
     place = np.clip((np.where(valid, z, low) - low) / max(high - low, 1.0), 0, 1) * (len(RAMP) - 1)
-    colors = np.stack([np.interp(place, np.arange(len(RAMP)), RAMP[:, c]) for c in range(3)], axis=-1)
+    colors = np.stack(
+        [np.interp(place, np.arange(len(RAMP)), RAMP[:, c]) for c in range(3)], axis=-1
+    )
     return np.where(valid[..., None], colors, 0).astype(np.uint8)
 
 

@@ -43,7 +43,11 @@ class DataReport:
 
     def problems(self) -> list[str]:
         found = [] if self.data else ["DATA is missing: a folder of captures or of shards"]
-        return found + [f"--{name} is {getattr(self, name)}: expected >= 0" for name in ("images", "workers") if getattr(self, name) < 0]
+        return found + [
+            f"--{name} is {getattr(self, name)}: expected >= 0"
+            for name in ("images", "workers")
+            if getattr(self, name) < 0
+        ]
 
 
 def main(argv: list[str]) -> None:
@@ -51,15 +55,21 @@ def main(argv: list[str]) -> None:
         if argv and argv[0] in ("-h", "--help"):
             print(__doc__.strip())
             return
-        raise ValueError(f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected `run` or `data`{config.near(argv[0], ['run', 'data']) if argv else ''}")
+        raise ValueError(
+            f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected `run` or `data`{config.near(argv[0], ['run', 'data']) if argv else ''}"
+        )
     if argv[0] == "run":
-        (settings,) = config.parse("Write the report of one run, or of several side by side.", RunReport, argv=argv[1:])
+        (settings,) = config.parse(
+            "Write the report of one run, or of several side by side.", RunReport, argv=argv[1:]
+        )
         from depthdist.report_run import run_report
 
         out = writable(settings.out or settings.runs[0] / "report.html", settings.runs[0])
         content = run_report(list(settings.runs))
     else:
-        (settings,) = config.parse("Write the report of a folder of captures or shards.", DataReport, argv=argv[1:])
+        (settings,) = config.parse(
+            "Write the report of a folder of captures or shards.", DataReport, argv=argv[1:]
+        )
         from depthdist.report_data import data_report
 
         place = settings.data.resolve()
@@ -72,7 +82,9 @@ def main(argv: list[str]) -> None:
 def writable(out: Path, source: Path) -> Path:
     """`out`, once it is known that it can be written: before the work, not after it."""
     if not source.is_dir():
-        raise ValueError(f"{source}: {'is a file' if source.exists() else 'no such folder'}; expected a folder")
+        raise ValueError(
+            f"{source}: {'is a file' if source.exists() else 'no such folder'}; expected a folder"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         there = out.exists()
@@ -80,7 +92,9 @@ def writable(out: Path, source: Path) -> Path:
         if not there:
             out.unlink()
     except OSError as err:
-        raise ValueError(f"{out}: cannot be written ({err.strerror}); --out takes another file") from err
+        raise ValueError(
+            f"{out}: cannot be written ({err.strerror}); --out takes another file"
+        ) from err
     return out
 
 

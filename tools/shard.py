@@ -27,8 +27,16 @@ from depthdist.shards.verify import verify
 
 
 def main(argv: list[str] | None = None) -> int:
-    (settings,) = config.parse(__doc__.splitlines()[0], ShardSettings, argv=argv, epilog=__doc__.split("\n\n", 1)[1])
-    return check(settings) if settings.verify else index_others(settings) if settings.index else make(settings)
+    (settings,) = config.parse(
+        __doc__.splitlines()[0], ShardSettings, argv=argv, epilog=__doc__.split("\n\n", 1)[1]
+    )
+    return (
+        check(settings)
+        if settings.verify
+        else index_others(settings)
+        if settings.index
+        else make(settings)
+    )
 
 
 def make(settings: ShardSettings) -> int:
@@ -39,7 +47,9 @@ def make(settings: ShardSettings) -> int:
         return 0
     out, rejected = settings.out, index["rejected"]
     if index["held"]:
-        print(f"{index['held']} captures are in {out} already, by their names; they were not looked at again")
+        print(
+            f"{index['held']} captures are in {out} already, by their names; they were not looked at again"
+        )
     if not index["changed"]:
         print(f"nothing to do: {out} is complete and of these captures and settings")
     return summary(index, settings, out, [f"{r['path']}: {r['reason']}" for r in rejected], "files")
@@ -50,30 +60,50 @@ def index_others(settings: ShardSettings) -> int:
         index = index_in_place(settings, num_workers(settings.workers, 1 << 30), bar.update)
     for note in index["notes"]:
         print(note)
-    return summary(index, settings, settings.index, [f"{r['shard']}: {shown(r['key'])}: {r['why']}" for r in index["rejected"]], "samples")
+    return summary(
+        index,
+        settings,
+        settings.index,
+        [f"{r['shard']}: {shown(r['key'])}: {r['why']}" for r in index["rejected"]],
+        "samples",
+    )
 
 
 def summary(index: dict, settings: ShardSettings, out: str, rejected: list[str], what: str) -> int:
     """Say what the dataset in `out` is, and what was left out. ValueError where that is too much."""
-    for line in [*table(index), *warnings(index, settings), *(f"rejected  {line}" for line in rejected[:5])]:
+    for line in [
+        *table(index),
+        *warnings(index, settings),
+        *(f"rejected  {line}" for line in rejected[:5]),
+    ]:
         print(line)
     print(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
     print(f"dataset   {out}/index.json\nnext      python tools/shard.py --verify {out}")
     if len(rejected) > settings.max_rejects:
-        raise ValueError(f"{len(rejected)} bad {what}, --max-rejects is {settings.max_rejects}; the dataset in {out} is whole without them")
+        raise ValueError(
+            f"{len(rejected)} bad {what}, --max-rejects is {settings.max_rejects}; the dataset in {out} is whole without them"
+        )
     return 0
 
 
 def table(index: dict) -> list[str]:
     """The summary: a line a split, mm and MiB."""
-    lines = [f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"]
+    lines = [
+        f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"
+    ]
     for name, split in index["splits"].items():
         stats = split["stats"]
         row = f"{name:<6}{split['count']:>9}{split['shards']:>8}{split['bytes'] / 2**20:>10.1f}{100 * stats['valid_fraction']:>9.1f}"
-        lines.append(row + f"{stats['min_mm']:>10.2f}{stats['mean_mm']:>10.1f}{stats['std_mm']:>9.1f}{stats['max_mm']:>10.2f}")
+        lines.append(
+            row
+            + f"{stats['min_mm']:>10.2f}{stats['mean_mm']:>10.1f}{stats['std_mm']:>9.1f}{stats['max_mm']:>10.2f}"
+        )
     depth, rgb = index["depth"], "x".join(map(str, index["size"]))
     size, codec = "x".join(map(str, depth["size"])), index["rgb"]["codec"]
-    return [*lines, f"depth {size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm at most; rgb {rgb} {codec}"]
+    return [
+        *lines,
+        f"depth {size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm at most; rgb {rgb} {codec}",
+    ]
 
 
 def warnings(index: dict, settings: ShardSettings) -> list[str]:
@@ -84,12 +114,23 @@ def warnings(index: dict, settings: ShardSettings) -> list[str]:
         ("nearer", "near", settings.near, "0"),
     ):
         if count := measured[side]:
-            share, edge = 100 * count / measured["measured"], "measured_max_mm" if side == "farther" else "measured_min_mm"
-            kept = f"--{flag} {wanted} keeps them" if flag == "far" or settings.near else "they round to 0"
+            share, edge = (
+                100 * count / measured["measured"],
+                "measured_max_mm" if side == "farther" else "measured_min_mm",
+            )
+            kept = (
+                f"--{flag} {wanted} keeps them"
+                if flag == "far" or settings.near
+                else "they round to 0"
+            )
             masked = f"{count:,} measured pixels ({share:.2f} %) are {side} than {bound:g} mm and were masked"
             found.append(f"WARNING   {masked}, to {measured[edge]:.1f} mm: {kept}")
     twins = warning(index["near_duplicates"]) if "near_duplicates" in index else None
-    return found + ([f"WARNING   {twins}"] if twins else []) + ([index["note"]] if index["note"] else [])
+    return (
+        found
+        + ([f"WARNING   {twins}"] if twins else [])
+        + ([index["note"]] if index["note"] else [])
+    )
 
 
 def check(settings: ShardSettings) -> int:
@@ -98,11 +139,15 @@ def check(settings: ShardSettings) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        raise ValueError(f"{settings.verify}: {len(problems)} problem{'s' * (len(problems) > 1)} found")
+        raise ValueError(
+            f"{settings.verify}: {len(problems)} problem{'s' * (len(problems) > 1)} found"
+        )
     index = read_index(settings.verify)
     count, size = index.num_samples, sum(s["bytes"] for s in index.shards)
     checked = "every size, sha256, CRC-32 and tar header, every sample decoded"
-    print(f"{settings.verify}: all right: {len(index.shards)} shards, {count} samples, {size / 1e6:.1f} MB ({checked})")
+    print(
+        f"{settings.verify}: all right: {len(index.shards)} shards, {count} samples, {size / 1e6:.1f} MB ({checked})"
+    )
     return 0
 
 

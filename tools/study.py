@@ -45,7 +45,16 @@ ABLATIONS = {
     "linear depth": "--target linear",
     "bilinear upsampling": "--upsampling bilinear",
 }
-METRICS = ("rmse_mm", "rmse_mm@750-1500", "mae_mm", "abs_rel", "delta1", "edge_f1@4mm", "groove_mae_mm", "groove_found")
+METRICS = (
+    "rmse_mm",
+    "rmse_mm@750-1500",
+    "mae_mm",
+    "abs_rel",
+    "delta1",
+    "edge_f1@4mm",
+    "groove_mae_mm",
+    "groove_found",
+)
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,23 @@ class Study:
 
     def problems(self) -> list[str]:
         found = [] if self.raw else ["RAW is missing: a folder of captures"]
-        found += [f"--{name} is {getattr(self, name)}: expected >= 1" for name in ("epochs", "ranks") if getattr(self, name) < 1]
+        found += [
+            f"--{name} is {getattr(self, name)}: expected >= 1"
+            for name in ("epochs", "ranks")
+            if getattr(self, name) < 1
+        ]
         found += EngineSettings(self.deepspeed).problems()
         found += [f"--train-subset has {n}: expected >= 1" for n in self.train_subset if n < 1]
-        found += [] if self.split in ("session", "random") else [f"--split is {self.split}: expected session or random"]
-        return found if self.recipe in ("document", "near") else [*found, f"--recipe is {self.recipe}: expected document or near"]
+        found += (
+            []
+            if self.split in ("session", "random")
+            else [f"--split is {self.split}: expected session or random"]
+        )
+        return (
+            found
+            if self.recipe in ("document", "near")
+            else [*found, f"--recipe is {self.recipe}: expected document or near"]
+        )
 
 
 @dataclass(frozen=True)
@@ -101,9 +122,14 @@ def recipes(s: Study) -> Iterator[Run]:
 
 
 def ablations(s: Study) -> Iterator[Run]:
-    yield from (Run(row, f"--split {s.split}", None, f"--recipe {s.recipe} {words}") for row, words in ABLATIONS.items())
+    yield from (
+        Run(row, f"--split {s.split}", None, f"--recipe {s.recipe} {words}")
+        for row, words in ABLATIONS.items()
+    )
     half = Size(*(side // 28 * 14 for side in s.size))
-    yield Run(f"pictures of {half}", f"--split {s.split} --size {half}", None, f"--recipe {s.recipe}")
+    yield Run(
+        f"pictures of {half}", f"--split {s.split} --size {half}", None, f"--recipe {s.recipe}"
+    )
 
 
 def foundation(s: Study) -> Iterator[Run]:
@@ -114,41 +140,74 @@ def foundation(s: Study) -> Iterator[Run]:
     random = s.out / "start"
     if not (random / "config.json").exists():
         save_whole(start(0), {}, None, random)
-    yield Run(f"{s.model or 'the base'}, LoRA alone", f"--split {s.split}", None, f"--recipe {s.recipe}")
-    yield Run("random weights, LoRA alone", f"--split {s.split}", None, f"--recipe {s.recipe} --model {shlex.quote(str(random))}")
+    yield Run(
+        f"{s.model or 'the base'}, LoRA alone", f"--split {s.split}", None, f"--recipe {s.recipe}"
+    )
+    yield Run(
+        "random weights, LoRA alone",
+        f"--split {s.split}",
+        None,
+        f"--recipe {s.recipe} --model {shlex.quote(str(random))}",
+    )
 
 
 def splits(s: Study) -> Iterator[Run]:
-    yield from (Run(f"split {way}", f"--split {way}", None, f"--recipe {s.recipe}") for way in ("random", "session"))
+    yield from (
+        Run(f"split {way}", f"--split {way}", None, f"--recipe {s.recipe}")
+        for way in ("random", "session")
+    )
 
 
 def leave_one_out(s: Study) -> Iterator[Run]:
     """A run for each session, which is its validation set."""
     stems, numbers = _sessions(s)
     for left_out in sorted(set(numbers)):
-        lines = [f"{stem},{'val' if number == left_out else 'train'}" for stem, number in zip(stems, numbers)]
-        yield Run(f"without session {left_out} ({numbers.count(left_out)})", "--split file", lines, f"--recipe {s.recipe}")
+        lines = [
+            f"{stem},{'val' if number == left_out else 'train'}"
+            for stem, number in zip(stems, numbers)
+        ]
+        yield Run(
+            f"without session {left_out} ({numbers.count(left_out)})",
+            "--split file",
+            lines,
+            f"--recipe {s.recipe}",
+        )
 
 
 def curve(s: Study) -> Iterator[Run]:
     """Growing training sets against one validation set: the split by session decides which captures are for validation."""
     stems, numbers = _sessions(s)
-    sizes = {number: numbers.count(number) for number in sorted(set(numbers), key=lambda n: (numbers.count(n), n))}
+    sizes = {
+        number: numbers.count(number)
+        for number in sorted(set(numbers), key=lambda n: (numbers.count(n), n))
+    }
     val, held = set(), 0
     for number, count in sizes.items():
         if not val or held + count <= s.val * len(stems):
             val.add(number)
             held += count
     train = [stem for stem, number in zip(stems, numbers) if number not in val]
-    spread = [train[i] for i in sorted(range(len(train)), key=lambda i: (int(f"{i:020b}"[::-1], 2), i))]  # any first few are spread over all
+    spread = [
+        train[i] for i in sorted(range(len(train)), key=lambda i: (int(f"{i:020b}"[::-1], 2), i))
+    ]  # any first few are spread over all
     for count in s.train_subset:
         if count > len(train):
-            raise ValueError(f"--train-subset has {count}: the training side has {len(train)} captures ({held} of {len(val)} sessions are for validation)")
+            raise ValueError(
+                f"--train-subset has {count}: the training side has {len(train)} captures ({held} of {len(val)} sessions are for validation)"
+            )
         chosen = set(spread[:count])
-        lines = [f"{stem},{'val' if number in val else 'train' if stem in chosen else 'skip'}" for stem, number in zip(stems, numbers)]
+        lines = [
+            f"{stem},{'val' if number in val else 'train' if stem in chosen else 'skip'}"
+            for stem, number in zip(stems, numbers)
+        ]
         batch = json.loads(s.deepspeed.read_text())["train_batch_size"]
         epochs = max(1, round(s.epochs * -(-len(train) // batch) / -(-count // batch)))
-        yield Run(f"{count} captures, {epochs} epochs", "--split file", lines, f"--recipe {s.recipe} --epochs {epochs}")
+        yield Run(
+            f"{count} captures, {epochs} epochs",
+            "--split file",
+            lines,
+            f"--recipe {s.recipe} --epochs {epochs}",
+        )
 
 
 def _sessions(s: Study) -> tuple[list[str], list[int]]:
@@ -156,11 +215,20 @@ def _sessions(s: Study) -> tuple[list[str], list[int]]:
     stems = [pair.stem for pair in find_pairs(s.raw)[0]]
     numbers = sessions(stems)
     if len(set(numbers)) < 2:
-        raise ValueError(f"{s.raw}: {len(stems)} captures of {len(set(numbers))} session; expected captures of two or more, by the times in their names")
+        raise ValueError(
+            f"{s.raw}: {len(stems)} captures of {len(set(numbers))} session; expected captures of two or more, by the times in their names"
+        )
     return stems, numbers
 
 
-WHAT = {"recipes": recipes, "curve": curve, "sessions": leave_one_out, "splits": splits, "ablations": ablations, "foundation": foundation}
+WHAT = {
+    "recipes": recipes,
+    "curve": curve,
+    "sessions": leave_one_out,
+    "splits": splits,
+    "ablations": ablations,
+    "foundation": foundation,
+}
 
 
 # ------------------------------------------------------------------------------------------------------- doing it
@@ -176,7 +244,9 @@ def relative(run: Path, out: Path) -> Path:
 
     from depthdist.checkpoint import load_adapter, replacing
 
-    out = out / hashlib.sha256((run / "best/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    out = (
+        out / hashlib.sha256((run / "best/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+    )
     if not out.exists():
         model, _ = load_adapter(run / "best")
         net = model.net.merge_and_unload()
@@ -199,8 +269,17 @@ def study(what: str, s: Study) -> dict[str, Any]:
     for i, run in enumerate(runs):
         print(f"\n[{i + 1}/{len(runs)}] {run.row}", flush=True)
         name = "".join(c if c.isalnum() else "-" for c in run.row)
-        data, folder = out / "data" / (name if run.groups else "".join(c if c.isalnum() else "-" for c in run.shard)), out / name
-        words = [*shlex.split(run.shard), "--val", s.val] if run.groups is None else shlex.split(run.shard)
+        data, folder = (
+            out
+            / "data"
+            / (name if run.groups else "".join(c if c.isalnum() else "-" for c in run.shard)),
+            out / name,
+        )
+        words = (
+            [*shlex.split(run.shard), "--val", s.val]
+            if run.groups is None
+            else shlex.split(run.shard)
+        )
         if run.groups is not None:
             data.parent.mkdir(parents=True, exist_ok=True)
             words += ["--groups", data.with_suffix(".csv")]
@@ -209,13 +288,41 @@ def study(what: str, s: Study) -> dict[str, Any]:
             words += ["--size", s.size]
         do("tools/shard.py", s.raw, data, *words)
         model = ["--model", s.model] if s.model else []
-        train = [*(["--epochs", s.epochs] if "--epochs" not in run.train else []), *shlex.split(run.train), *shlex.split(s.train)]
-        do(*launcher(s.ranks), "launch/train.py", "--deepspeed", s.deepspeed, "--data", data, *model, "--run", folder, "--pictures", 0, *train)
+        train = [
+            *(["--epochs", s.epochs] if "--epochs" not in run.train else []),
+            *shlex.split(run.train),
+            *shlex.split(s.train),
+        ]
+        do(
+            *launcher(s.ranks),
+            "launch/train.py",
+            "--deepspeed",
+            s.deepspeed,
+            "--data",
+            data,
+            *model,
+            "--run",
+            folder,
+            "--pictures",
+            0,
+            *train,
+        )
         evaluation = folder / "evaluation.json"
-        if not evaluation.exists() or evaluation.stat().st_mtime < (folder / "best/depthdist.json").stat().st_mtime:
+        if (
+            not evaluation.exists()
+            or evaluation.stat().st_mtime < (folder / "best/depthdist.json").stat().st_mtime
+        ):
             do("launch/evaluate.py", "--run", folder)
         found[run.row] = json.loads(evaluation.read_text())
-    (out / "study.json").write_text(json.dumps({row: {name: content[name] for name in ("run", "data_sha256", "rows", "intervals")} for row, content in found.items()}, indent=1))
+    (out / "study.json").write_text(
+        json.dumps(
+            {
+                row: {name: content[name] for name in ("run", "data_sha256", "rows", "intervals")}
+                for row, content in found.items()
+            },
+            indent=1,
+        )
+    )
     return found
 
 
@@ -225,20 +332,40 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
     lines, seen, rows = [], set(), []
     for row, content in found.items():
-        fixed = [] if content["data_sha256"] in seen else [name for name in content["rows"] if not name.startswith("adapter")]
+        fixed = (
+            []
+            if content["data_sha256"] in seen
+            else [name for name in content["rows"] if not name.startswith("adapter")]
+        )
         seen.add(content["data_sha256"])
         rows += [(name, content, name) for name in fixed]
-        rows.append((row, content, next(name for name in content["rows"] if name.startswith("adapter"))))
-    metrics = [m for m in METRICS if any(content["rows"][name].get(m) is not None for _, content, name in rows)]
+        rows.append(
+            (row, content, next(name for name in content["rows"] if name.startswith("adapter")))
+        )
+    metrics = [
+        m
+        for m in METRICS
+        if any(content["rows"][name].get(m) is not None for _, content, name in rows)
+    ]
     width, wide = max(len(row) for row, _, _ in rows), [max(18, len(m) + 2) for m in metrics]
     lines.append(f"{'':{width}}  images" + "".join(f"{m:>{w}}" for m, w in zip(metrics, wide)))
     for row, content, name in rows:
         values, intervals = content["rows"][name], content["intervals"][name]
-        lines.append(f"{row:{width}}  {values['images']:>6}" + "".join(f"{_shown(cell, m, values.get(m)):>{w}}" for m, w in zip(metrics, wide)))
-        spans = [span(m, tuple(intervals[m])) if intervals.get(m) and None not in intervals[m] else "" for m in metrics]
+        lines.append(
+            f"{row:{width}}  {values['images']:>6}"
+            + "".join(f"{_shown(cell, m, values.get(m)):>{w}}" for m, w in zip(metrics, wide))
+        )
+        spans = [
+            span(m, tuple(intervals[m])) if intervals.get(m) and None not in intervals[m] else ""
+            for m in metrics
+        ]
         if any(spans):
-            lines.append(f"{'':{width}}  {'':6}" + "".join(f"{text:>{w}}" for text, w in zip(spans, wide)))
-    lines.append("\nbelow each row the 95 % interval of the mean over images; one run each: another seed's difference is not in it")
+            lines.append(
+                f"{'':{width}}  {'':6}" + "".join(f"{text:>{w}}" for text, w in zip(spans, wide))
+            )
+    lines.append(
+        "\nbelow each row the 95 % interval of the mean over images; one run each: another seed's difference is not in it"
+    )
     return "\n".join(lines)
 
 
@@ -251,14 +378,30 @@ def main(argv: list[str]) -> None:
         if argv and argv[0] in ("-h", "--help"):
             print(__doc__.strip())
             return
-        raise ValueError(f"{f'{argv[0]!r} is no study' if argv else 'WHAT is missing'}; expected {', '.join(WHAT)}{config.near(argv[0], list(WHAT)) if argv else ''}")
+        raise ValueError(
+            f"{f'{argv[0]!r} is no study' if argv else 'WHAT is missing'}; expected {', '.join(WHAT)}{config.near(argv[0], list(WHAT)) if argv else ''}"
+        )
     (settings,) = config.parse(__doc__.splitlines()[0], Study, argv=argv[1:])
-    model = str(Path(settings.model).resolve()) if settings.model and Path(settings.model).is_dir() else settings.model
-    settings = replace(settings, raw=str(Path(settings.raw).resolve()), out=settings.out.resolve(), deepspeed=settings.deepspeed.resolve(), model=model)
+    model = (
+        str(Path(settings.model).resolve())
+        if settings.model and Path(settings.model).is_dir()
+        else settings.model
+    )
+    settings = replace(
+        settings,
+        raw=str(Path(settings.raw).resolve()),
+        out=settings.out.resolve(),
+        deepspeed=settings.deepspeed.resolve(),
+        model=model,
+    )
     found = study(argv[0], settings)
     print(f"\n{table(found)}\n\nwritten to {settings.out / argv[0]}/study.json")
     first = next(iter(found.values()))
-    same = [content["run"] for content in found.values() if content["data_sha256"] == first["data_sha256"]]
+    same = [
+        content["run"]
+        for content in found.values()
+        if content["data_sha256"] == first["data_sha256"]
+    ]
     if len(same) > 1:
         print(f"side by side: python tools/report.py run {' '.join(same)}")
 

@@ -23,7 +23,11 @@ def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[World, Look,
     f = width / 2 / math.tan(wide / 2)
     k = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]])
     num_tires = int(rng.integers(1, 14)) if rng.random() < 0.62 else 0
-    away = math.exp(rng.uniform(math.log(450), math.log(2400))) if num_tires else math.exp(rng.uniform(math.log(300), math.log(4000)))
+    away = (
+        math.exp(rng.uniform(math.log(450), math.log(2400)))
+        if num_tires
+        else math.exp(rng.uniform(math.log(300), math.log(4000)))
+    )
     seen = 2 * away * math.tan(wide / 2)  # what the picture spans at its middle
     things: list[tuple] = []  # kind, half sides, rotation, place
     table = 0.0
@@ -38,7 +42,9 @@ def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[World, Look,
         nearest = places[int(rng.integers(len(places)))]
         target = nearest + rng.normal(0, 0.1, 3) * seen
     below, heading = math.radians(rng.uniform(12, 88)), rng.uniform(-math.pi, math.pi)
-    forward = np.array([math.cos(below) * math.sin(heading), math.cos(below) * math.cos(heading), -math.sin(below)])
+    forward = np.array(
+        [math.cos(below) * math.sin(heading), math.cos(below) * math.cos(heading), -math.sin(below)]
+    )
     camera = target - away * forward
     things = [t for t in things if clear(camera, t[3], np.linalg.norm(t[1]), away)]
     clear_tires = [clear(camera, p, float(t["radius_mm"]), away) for t, p in zip(tires, places)]
@@ -53,10 +59,14 @@ def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[World, Look,
     world = World(
         kind=np.array([t[0] for t in things], np.int64),
         half=np.array([t[1] for t in things], float),
-        to_thing=np.stack([np.column_stack([t[2].T, -t[2].T @ np.asarray(t[3], float)]) for t in things]),
+        to_thing=np.stack(
+            [np.column_stack([t[2].T, -t[2].T @ np.asarray(t[3], float)]) for t in things]
+        ),
         tires=tires,
         grooves=grooves,
-        to_tire=np.stack([np.column_stack([r.T, -r.T @ p]) for r, p in zip(turns, places)]) if len(tires) else np.zeros((0, 3, 4)),
+        to_tire=np.stack([np.column_stack([r.T, -r.T @ p]) for r, p in zip(turns, places)])
+        if len(tires)
+        else np.zeros((0, 3, 4)),
         camera=np.column_stack([axes.T, -axes.T @ camera]),
         light=lamp,
     )
@@ -72,7 +82,12 @@ def turn(rng: np.random.Generator, tilt: float) -> np.ndarray:
     """A rotation (3, 3) about the vertical, tilted off it by about `tilt` radians."""
     heading = rng.uniform(-math.pi, math.pi)
     lean = rng.normal(0, 1) * tilt
-    return upright(np.array([math.sin(lean) * math.cos(heading), math.sin(lean) * math.sin(heading), math.cos(lean)]), rng.uniform(0, 2 * math.pi))
+    return upright(
+        np.array(
+            [math.sin(lean) * math.cos(heading), math.sin(lean) * math.sin(heading), math.cos(lean)]
+        ),
+        rng.uniform(0, 2 * math.pi),
+    )
 
 
 def reach(kind: int, half: np.ndarray, rotation: np.ndarray) -> float:
@@ -88,7 +103,11 @@ def reach(kind: int, half: np.ndarray, rotation: np.ndarray) -> float:
 def thing(rng: np.random.Generator, seen: float, table: float) -> tuple:
     """A box, ball or cylinder on the floor or the table, now and then one in the air."""
     kind = int(rng.choice([BOX, BALL, CYLINDER], p=[0.45, 0.25, 0.3]))
-    half = np.exp(rng.normal(0, 0.45, 3)) * seen * math.exp(rng.uniform(math.log(0.025), math.log(0.2)))
+    half = (
+        np.exp(rng.normal(0, 0.45, 3))
+        * seen
+        * math.exp(rng.uniform(math.log(0.025), math.log(0.2)))
+    )
     if kind == CYLINDER:
         half[1] = half[0]
     if kind == BALL and rng.random() < 0.6:
@@ -102,7 +121,9 @@ def thing(rng: np.random.Generator, seen: float, table: float) -> tuple:
     return kind, tuple(half), rotation, (x, y, z)
 
 
-def tires_on(rng: np.random.Generator, num: int, seen: float, table: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def tires_on(
+    rng: np.random.Generator, num: int, seen: float, table: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Tires that lie, stand, lean or are stacked: TIRE rows, GROOVE rows, rotations (T, 3, 3), places (T, 3)."""
     tires, grooves, turns, places, next_id = [], [], [], [], 1
     spread = max(rng.uniform(0.12, 0.35) * seen, 300.0)
@@ -110,15 +131,35 @@ def tires_on(rng: np.random.Generator, num: int, seen: float, table: float) -> t
     for _ in range(num):
         radius = rng.uniform(215, 390)
         tire = tread.tire_shape(rng, radius, radius * rng.uniform(0.28, 0.36))
-        pattern = tread.PATTERNS[int(rng.integers(len(tread.PATTERNS)))](rng, tread.tread_half_mm(tire), 2 * math.pi * radius)
+        pattern = tread.PATTERNS[int(rng.integers(len(tread.PATTERNS)))](
+            rng, tread.tread_half_mm(tire), 2 * math.pi * radius
+        )
         rows = tread.pattern_rows(tire, pattern, next_id)
-        next_id = int(rows[-1]["line"] + (rows[-1]["repeats"] if rows[-1]["way"] == tread.ACROSS else 1))
+        next_id = int(
+            rows[-1]["line"] + (rows[-1]["repeats"] if rows[-1]["way"] == tread.ACROSS else 1)
+        )
         tire["first"], tire["last"] = len(grooves), len(grooves) + len(rows)
         grooves += list(rows)
         style = int(rng.choice(3, p=mood))  # lying, standing, anyhow
-        heading, lean = rng.uniform(-math.pi, math.pi), (rng.normal(0, 0.08), math.pi / 2 - abs(rng.normal(0, 0.12)), math.acos(rng.random()))[style]
-        rotation = upright(np.array([math.sin(lean) * math.cos(heading), math.sin(lean) * math.sin(heading), math.cos(lean)]), rng.uniform(0, 2 * math.pi))
-        low = float(tire["radius_mm"]) * math.hypot(rotation[2, 0], rotation[2, 1]) + float(tire["half_mm"]) * abs(rotation[2, 2])
+        heading, lean = (
+            rng.uniform(-math.pi, math.pi),
+            (rng.normal(0, 0.08), math.pi / 2 - abs(rng.normal(0, 0.12)), math.acos(rng.random()))[
+                style
+            ],
+        )
+        rotation = upright(
+            np.array(
+                [
+                    math.sin(lean) * math.cos(heading),
+                    math.sin(lean) * math.sin(heading),
+                    math.cos(lean),
+                ]
+            ),
+            rng.uniform(0, 2 * math.pi),
+        )
+        low = float(tire["radius_mm"]) * math.hypot(rotation[2, 0], rotation[2, 1]) + float(
+            tire["half_mm"]
+        ) * abs(rotation[2, 2])
         x, y = rng.normal(0, 1, 2) * spread
         z = table + low
         for other, place in zip(tires, places):  # on top of what lies there
@@ -148,7 +189,9 @@ def looks(rng: np.random.Generator, things: list[tuple], num_tires: int, reach_m
     """Colours, patterns and shine of every thing and tire, and the light."""
     num = len(things) + num_tires
     hue = rng.uniform(0.03, 0.75, (num, 1)) * np.exp(rng.normal(0, 0.35, (num, 3)))
-    other = np.clip(hue * np.exp(rng.normal(0, 0.5, (num, 1)) + rng.normal(0, 0.15, (num, 3))), 0.01, 0.95)
+    other = np.clip(
+        hue * np.exp(rng.normal(0, 0.5, (num, 1)) + rng.normal(0, 0.15, (num, 3))), 0.01, 0.95
+    )
     pattern, size = rng.integers(0, 6, num), np.exp(rng.uniform(math.log(0.08), math.log(1.5), num))
     size *= [float(np.mean(t[1])) for t in things] + [120.0] * num_tires
     room_at = len(things) - 1

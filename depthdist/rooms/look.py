@@ -34,15 +34,30 @@ def _mix(pattern, size, seed, x, y, z):
     """How much of the second colour a point has, 0..1."""
     a, b = x / size, y / size
     if pattern == CHECKS:
-        return float((int(math.floor(a)) + int(math.floor(b)) + int(math.floor(z / size + 0.013))) & 1)
+        return float(
+            (int(math.floor(a)) + int(math.floor(b)) + int(math.floor(z / size + 0.013))) & 1
+        )
     if pattern == STRIPES:
         return 1.0 if (a + 0.35 * b + z / size) % 1.0 < 0.4 else 0.0
     if pattern == CLOUDS:
-        return 0.6 * cloud(a, b + z / size, seed) + 0.4 * cloud(a * 3.7, b * 3.7 + z / size, seed + 1)
+        return 0.6 * cloud(a, b + z / size, seed) + 0.4 * cloud(
+            a * 3.7, b * 3.7 + z / size, seed + 1
+        )
     if pattern == SPECKS:
-        return 1.0 if hashed(int(math.floor(6 * a)), int(math.floor(6 * b)) + 57 * int(math.floor(6 * z / size)), seed) > 0.85 else 0.0
+        return (
+            1.0
+            if hashed(
+                int(math.floor(6 * a)),
+                int(math.floor(6 * b)) + 57 * int(math.floor(6 * z / size)),
+                seed,
+            )
+            > 0.85
+            else 0.0
+        )
     if pattern == GRAIN:
-        return 0.6 * cloud(a * 0.4, 8.0 * (b + z / size), seed) + 0.4 * cloud(a, 20.0 * (b + z / size), seed + 3)
+        return 0.6 * cloud(a * 0.4, 8.0 * (b + z / size), seed) + 0.4 * cloud(
+            a, 20.0 * (b + z / size), seed + 3
+        )
     return 0.0
 
 
@@ -64,7 +79,9 @@ def _paint(world, hits, look, hollow, color):
                 r = math.sqrt(px * px + py * py)
                 px, py, pz = math.atan2(py, px) * world.tires[k].radius_mm, pz, r
             mix = _mix(look.pattern[item], look.size_mm[item], item, px, py, pz)
-            dirt = look.dirt[item] * cloud((px + 0.3 * pz) / 55.0, (py + 0.7 * pz) / 40.0, item + 20)
+            dirt = look.dirt[item] * cloud(
+                (px + 0.3 * pz) / 55.0, (py + 0.7 * pz) / 40.0, item + 20
+            )
             groove = hits.groove[v, u] > 0
             gloss = look.gloss[item] * (0.4 if groove else 1.0)
             lx, ly, lz = world.light[0] - x, world.light[1] - y, world.light[2] - z
@@ -75,17 +92,24 @@ def _paint(world, hits, look, hollow, color):
             size = math.sqrt(ex * ex + ey * ey + ez * ez) + 1e-9
             ex, ey, ez = ex / size, ey / size, ez / size
             hx, hy, hz = lx + ex, ly + ey, lz + ez
-            half = max((nx * hx + ny * hy + nz * hz) / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9), 0.0)
+            half = max(
+                (nx * hx + ny * hy + nz * hz) / (math.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9), 0.0
+            )
             shine = (0.02 * half**10 + 0.5 * gloss * half**60) * gloss * hits.lit[v, u]
             arrives = min((look.reach_mm / far) ** 2, 6.0)
-            open_sky = 0.25 + 0.75 * math.exp(-max(hits.z[v, u] - hollow[v, u], 0.0) / (0.04 * hits.z[v, u]))
+            open_sky = 0.25 + 0.75 * math.exp(
+                -max(hits.z[v, u] - hollow[v, u], 0.0) / (0.04 * hits.z[v, u])
+            )
             if groove:
                 open_sky *= 0.6
             above = 0.65 + 0.35 * nz
             for i in range(3):
                 albedo = look.base[item, i] + mix * (look.other[item, i] - look.base[item, i])
                 albedo += dirt * (0.13 - 0.02 * i - albedo)
-                color[v, u, i] = albedo * (look.lamp[i] * arrives * facing + look.around[i] * open_sky * above) + look.lamp[i] * arrives * shine
+                color[v, u, i] = (
+                    albedo * (look.lamp[i] * arrives * facing + look.around[i] * open_sky * above)
+                    + look.lamp[i] * arrives * shine
+                )
 
 
 def paint(world: World, hits: Hits, look: Look) -> np.ndarray:

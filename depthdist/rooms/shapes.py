@@ -53,7 +53,11 @@ def meet_thing(kind, half, o, d):
     if kind == BALL:
         ox, oy, oz = o[0] / half[0], o[1] / half[1], o[2] / half[2]
         dx, dy, dz = d[0] / half[0], d[1] / half[1], d[2] / half[2]
-        a, b, c = dx * dx + dy * dy + dz * dz, ox * dx + oy * dy + oz * dz, ox * ox + oy * oy + oz * oz - 1.0
+        a, b, c = (
+            dx * dx + dy * dy + dz * dz,
+            ox * dx + oy * dy + oz * dz,
+            ox * ox + oy * oy + oz * oz - 1.0,
+        )
         under = b * b - a * c
         return (-b - math.sqrt(under)) / a if under >= 0.0 and c > 0.0 and b < 0.0 else math.inf
     t0, t1 = -math.inf, math.inf
@@ -65,7 +69,11 @@ def meet_thing(kind, half, o, d):
         ta, tb = (-half[i] - o[i]) / d[i], (half[i] - o[i]) / d[i]
         t0, t1 = max(t0, min(ta, tb)), min(t1, max(ta, tb))
     if kind == CYLINDER:
-        a, b, c = d[0] * d[0] + d[1] * d[1], o[0] * d[0] + o[1] * d[1], o[0] * o[0] + o[1] * o[1] - half[0] * half[0]
+        a, b, c = (
+            d[0] * d[0] + d[1] * d[1],
+            o[0] * d[0] + o[1] * d[1],
+            o[0] * o[0] + o[1] * o[1] - half[0] * half[0],
+        )
         if a > 1e-18:
             under = b * b - a * c
             if under < 0.0:
@@ -118,7 +126,10 @@ def shaded(world, o, d):
     """Whether something stands between the lamp `o` and the point o + d. The room itself never does."""
     for s in range(len(world.kind)):
         m = world.to_thing[s]
-        if world.kind[s] != ROOM and meet_thing(world.kind[s], world.half[s], turned(m, o, 1.0), turned(m, d, 0.0)) < 1.0:
+        if (
+            world.kind[s] != ROOM
+            and meet_thing(world.kind[s], world.half[s], turned(m, o, 1.0), turned(m, d, 0.0)) < 1.0
+        ):
             return True
     for k in range(len(world.tires)):
         m = world.to_tire[k]
@@ -164,11 +175,21 @@ def _see(world, fx, fy, cx, cy, hits):
             size = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-30
             size = -size if n[0] * d[0] + n[1] * d[1] + n[2] * d[2] > 0.0 else size
             n = (n[0] / size, n[1] / size, n[2] / size)
-            lx, ly, lz = x + 0.3 * n[0] - world.light[0], y + 0.3 * n[1] - world.light[1], z + 0.3 * n[2] - world.light[2]
+            lx, ly, lz = (
+                x + 0.3 * n[0] - world.light[0],
+                y + 0.3 * n[1] - world.light[1],
+                z + 0.3 * n[2] - world.light[2],
+            )
             facing = lx * n[0] + ly * n[1] + lz * n[2] < 0.0
-            hits.lit[v, u] = facing and not shaded(world, (world.light[0], world.light[1], world.light[2]), (lx, ly, lz))
+            hits.lit[v, u] = facing and not shaded(
+                world, (world.light[0], world.light[1], world.light[2]), (lx, ly, lz)
+            )
             for a in range(3):
-                hits.place[v, u, a], hits.normal[v, u, a], hits.local[v, u, a] = (x, y, z)[a], n[a], p[a]
+                hits.place[v, u, a], hits.normal[v, u, a], hits.local[v, u, a] = (
+                    (x, y, z)[a],
+                    n[a],
+                    p[a],
+                )
 
 
 def cast(world: World, k: np.ndarray, height: int, width: int) -> Hits:

@@ -54,12 +54,16 @@ def locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = open(out / ".lock", "w")
     except OSError as err:
-        raise ValueError(f"{shown(err.filename or out)}: cannot be written: {err.strerror}; expected a folder for the dataset") from err
+        raise ValueError(
+            f"{shown(err.filename or out)}: cannot be written: {err.strerror}; expected a folder for the dataset"
+        ) from err
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{shown(out)}: another tools/shard.py is writing here; wait for it, or take another OUT") from None
+            raise ValueError(
+                f"{shown(out)}: another tools/shard.py is writing here; wait for it, or take another OUT"
+            ) from None
         yield
 
 
@@ -73,7 +77,9 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
     with contextlib.ExitStack() as stack:
         with _together(ranks):
             if out.exists() and root.exists() and out.samefile(root):
-                raise ValueError(f"{shown(out)}: is RAW as well; expected another folder for the dataset")
+                raise ValueError(
+                    f"{shown(out)}: is RAW as well; expected another folder for the dataset"
+                )
             before = _before(settings)
             planned = plan(settings, before.held)
         with _together(ranks):
@@ -81,11 +87,21 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
                 stack.enter_context(locked(out))
                 _refuse_others(out / "index.json")
                 if _content(out / "index.json") != before.content:
-                    raise ValueError(f"{shown(out)}: another tools/shard.py changed it since this one began; run again")
-                for leftover in [*out.glob("*.tmp-*"), *out.glob("*/*.tmp-*"), *out.glob(".build/**/*.tmp-*")]:
+                    raise ValueError(
+                        f"{shown(out)}: another tools/shard.py changed it since this one began; run again"
+                    )
+                for leftover in [
+                    *out.glob("*.tmp-*"),
+                    *out.glob("*/*.tmp-*"),
+                    *out.glob(".build/**/*.tmp-*"),
+                ]:
                     leftover.unlink(missing_ok=True)
         mine = planned.jobs[ranks.rank :: ranks.size]
-        todo = [job for job in mine if not _record(out / job.name, job) and not _record(job.folder / job.name, job)]
+        todo = [
+            job
+            for job in mine
+            if not _record(out / job.name, job) and not _record(job.folder / job.name, job)
+        ]
         with _together(ranks):
             write_all(todo, settings.workers, ranks)
         written, index = sum(ranks.gather(len(todo))), None
@@ -114,23 +130,43 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
     """Rank 0's part: the records of all shards become an index, and OUT gets it."""
     root, out = Path(settings.raw), Path(settings.out)
     records = {job.name: _seen(out, job) for job in planned.jobs}
-    rejected = [{"path": r.path.relative_to(root).as_posix(), "reason": r.reason} for r in planned.rejects]
-    rejected = sorted(rejected + [r for record in records.values() for r in record["rejects"]], key=lambda r: r["path"])
-    kept = [r for r in before.rejects if not (root / r["path"]).exists()]  # of other folders: those of this one were looked at again
+    rejected = [
+        {"path": r.path.relative_to(root).as_posix(), "reason": r.reason} for r in planned.rejects
+    ]
+    rejected = sorted(
+        rejected + [r for record in records.values() for r in record["rejects"]],
+        key=lambda r: r["path"],
+    )
+    kept = [
+        r for r in before.rejects if not (root / r["path"]).exists()
+    ]  # of other folders: those of this one were looked at again
     lines = b"".join(as_json(r) for r in sorted(kept + rejected, key=lambda r: r["path"]))
     for name in planned.splits or ["train"]:
         if not before.index and not sum(records[n]["count"] for n in planned.splits.get(name, [])):
             write_whole(out / "rejects.jsonl", lines)
-            first = f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
-            raise ValueError(f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see {out / 'rejects.jsonl'}{first}")
-    index, files = _index(settings, planned, {**before.records, **records}, lines.count(b"\n"), before)
+            first = (
+                f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
+            )
+            raise ValueError(
+                f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see {out / 'rejects.jsonl'}{first}"
+            )
+    index, files = _index(
+        settings, planned, {**before.records, **records}, lines.count(b"\n"), before
+    )
     files = {**files, "rejects.jsonl": lines, "index.json": as_json(index)}
     changed = any(_content(out / name) != content for name, content in files.items())
     if changed or not all(_record(out / job.name, job) for job in planned.jobs):
         _publish(out, planned.jobs, files, keep=before.index is not None)
         changed = True
     _sweep(out, {*before.records, *records}, set(files))
-    return {**index, "changed": changed, "written": written, "rejected": rejected, "held": planned.held, "note": planned.note}
+    return {
+        **index,
+        "changed": changed,
+        "written": written,
+        "rejected": rejected,
+        "held": planned.held,
+        "note": planned.note,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- what is there
@@ -139,8 +175,21 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
 class _Before:
     """What OUT holds already: its index.json, and where --append adds to it the index, commit records by name, rejects, and what the plan must know."""
 
-    def __init__(self, content: bytes | None, index: Index | None = None, records: dict[str, Any] | None = None, rejects: list[dict[str, str]] | None = None, held: Held = NOTHING):
-        self.content, self.index, self.records, self.rejects, self.held = content, index, records or {}, rejects or [], held
+    def __init__(
+        self,
+        content: bytes | None,
+        index: Index | None = None,
+        records: dict[str, Any] | None = None,
+        rejects: list[dict[str, str]] | None = None,
+        held: Held = NOTHING,
+    ):
+        self.content, self.index, self.records, self.rejects, self.held = (
+            content,
+            index,
+            records or {},
+            rejects or [],
+            held,
+        )
 
 
 def _before(settings: ShardSettings) -> _Before:
@@ -149,28 +198,46 @@ def _before(settings: ShardSettings) -> _Before:
     content = _content(out / "index.json") if out.is_dir() else None
     if not _ours(out / "index.json"):
         if settings.append and (content is not None or any(out.glob("*/shard-*.tar"))):
-            found = "is not one of this version" if content is not None else "is missing, though there are shards"
-            raise ValueError(f"{shown(out / 'index.json')}: {found}; --append adds to a whole dataset only: shard all captures again, into another OUT")
+            found = (
+                "is not one of this version"
+                if content is not None
+                else "is missing, though there are shards"
+            )
+            raise ValueError(
+                f"{shown(out / 'index.json')}: {found}; --append adds to a whole dataset only: shard all captures again, into another OUT"
+            )
         return _Before(content)
     if not settings.append:
         times = json.loads((out / "index.json").read_bytes()).get("appended", 0)
         if times:
-            raise ValueError(f"{shown(out)}: captures were added to it {times} times; --append adds more, or take another OUT (or remove this one) to begin anew")
+            raise ValueError(
+                f"{shown(out)}: captures were added to it {times} times; --append adds more, or take another OUT (or remove this one) to begin anew"
+            )
         return _Before(content)
     index = read_index(out)
     if index.raw.get("foreign"):
-        raise ValueError(f"{shown(out)}: holds somebody else's tars; --append adds to what tools/shard.py wrote")
+        raise ValueError(
+            f"{shown(out)}: holds somebody else's tars; --append adds to what tools/shard.py wrote"
+        )
     had, wanted = index.raw["settings"], settings.content()
-    changed = [f"--{n.replace('_', '-')} was {had.get(n)}, is {wanted.get(n)}" for n in sorted({*had, *wanted}) if had.get(n) != wanted.get(n)]
+    changed = [
+        f"--{n.replace('_', '-')} was {had.get(n)}, is {wanted.get(n)}"
+        for n in sorted({*had, *wanted})
+        if had.get(n) != wanted.get(n)
+    ]
     if changed:
-        raise ValueError(f"{shown(out)}: was made with other settings: {'; '.join(changed)}; --append needs the same")
+        raise ValueError(
+            f"{shown(out)}: was made with other settings: {'; '.join(changed)}; --append needs the same"
+        )
     records = {}
     for entry in index.shards:
         path = (out / entry["name"]).with_suffix(".json")
         try:
             records[entry["name"]] = json.loads(path.read_bytes())
         except (OSError, ValueError) as err:
-            raise ValueError(f"{path}: the commit record cannot be read ({err}); --append needs it") from err
+            raise ValueError(
+                f"{path}: the commit record cannot be read ({err}); --append needs it"
+            ) from err
     sides, num_shards, keys = {}, {}, [-1]
     for name, record in records.items():
         split = name.split("/")[0]
@@ -179,7 +246,13 @@ def _before(settings: ShardSettings) -> _Before:
         keys += [int(key) for key, *_ in record["samples"]]
     rejects = [json.loads(line) for line in (_content(out / "rejects.jsonl") or b"").splitlines()]
     groups = {group: side == "val" for group, side in index.raw.get("groups", {}).items()}
-    return _Before(content, index, records, rejects, Held(sides, num_shards, max(keys) + 1, index.depth_size, groups))
+    return _Before(
+        content,
+        index,
+        records,
+        rejects,
+        Held(sides, num_shards, max(keys) + 1, index.depth_size, groups),
+    )
 
 
 def _ours(path: Path) -> bool:
@@ -195,7 +268,9 @@ def _seen(out: Path, job: Job) -> dict[str, Any]:
     until = time.monotonic() + VISIBLE
     while not (record := _record(job.folder / job.name, job) or _record(out / job.name, job)):
         if time.monotonic() > until:
-            raise ValueError(f"{shown(job.folder / job.name)}: was written by another rank and is not seen here; is OUT on a disk that all nodes share?")
+            raise ValueError(
+                f"{shown(job.folder / job.name)}: was written by another rank and is not seen here; is OUT on a disk that all nodes share?"
+            )
         time.sleep(0.5)
     return record
 
@@ -210,7 +285,9 @@ def _refuse_others(path: Path) -> None:
     except (ValueError, KeyError, TypeError):
         ours, foreign = not content.strip(b"\0"), False  # absent, or what a power cut leaves
     if foreign:
-        raise ValueError(f"{shown(path.parent)}: holds somebody else's tars, with an index by --index; take another OUT")
+        raise ValueError(
+            f"{shown(path.parent)}: holds somebody else's tars, with an index by --index; take another OUT"
+        )
     if not ours:
         raise ValueError(f"{shown(path)}: was not written by tools/shard.py; take another OUT")
 
@@ -219,7 +296,9 @@ def _record(tar: Path, job: Job) -> dict[str, Any] | None:
     """The commit record of a shard that is there whole and made from this very job, or None."""
     try:
         record = json.loads(tar.with_suffix(".json").read_bytes())
-        return record if record["hash"] == job.hash and tar.stat().st_size == record["bytes"] else None
+        return (
+            record if record["hash"] == job.hash and tar.stat().st_size == record["bytes"] else None
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -242,14 +321,19 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
             if _record(job.folder / job.name, job):
                 (out / job.name).parent.mkdir(exist_ok=True)
                 for suffix in (".tar", ".json"):
-                    os.replace((job.folder / job.name).with_suffix(suffix), (out / job.name).with_suffix(suffix))
+                    os.replace(
+                        (job.folder / job.name).with_suffix(suffix),
+                        (out / job.name).with_suffix(suffix),
+                    )
         for folder in {(out / job.name).parent for job in jobs}:
             sync_folder(folder)
         for name in files:
             os.replace(build / name, out / name)
         sync_folder(out)
     except OSError as err:
-        raise ValueError(f"{shown(err.filename or out)}: cannot be written: {err.strerror}") from err
+        raise ValueError(
+            f"{shown(err.filename or out)}: cannot be written: {err.strerror}"
+        ) from err
 
 
 def _content(path: Path) -> bytes | None:
@@ -259,7 +343,10 @@ def _content(path: Path) -> bytes | None:
 def _sweep(out: Path, shards: set[str], files: set[str]) -> None:
     """Remove what an older run left: what the index no longer lists, and the folder shards were built in."""
     for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
-        if path.suffix in (".tar", ".json") and path.relative_to(out).with_suffix(".tar").as_posix() not in shards:
+        if (
+            path.suffix in (".tar", ".json")
+            and path.relative_to(out).with_suffix(".tar").as_posix() not in shards
+        ):
             path.unlink()
     for path in [*out.glob("samples-*.npy"), *out.glob("names-*.txt")]:
         if path.name not in files:
@@ -273,10 +360,18 @@ def _sweep(out: Path, shards: set[str], files: set[str]) -> None:
 # ------------------------------------------------------------------------------------------------------- the index
 
 
-def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, Any]], num_rejects: int, before: _Before) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _index(
+    settings: ShardSettings,
+    planned: Plan,
+    records: dict[str, dict[str, Any]],
+    num_rejects: int,
+    before: _Before,
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The content of index.json, and the files of table and names."""
     encoding, splits, shards, samples = planned.encoding, {}, [], []
-    names = sorted(records, key=lambda name: (name.split("/")[0], len(name), name))  # train before val, then by number
+    names = sorted(
+        records, key=lambda name: (name.split("/")[0], len(name), name)
+    )  # train before val, then by number
     for name in names:
         record, split = records[name], name.split("/")[0]
         samples += [(len(shards), *sample) for sample in record["samples"]]
@@ -284,16 +379,34 @@ def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, 
         splits.setdefault(split, []).append(record)
     rows, text = as_rows(samples)
     table = as_npy(rows)
-    entries = {"table": named_by_content("samples", ".npy", table), "names": named_by_content("names", ".txt", text)}
-    jpeg = {"quality": encoding.quality, "subsampling": encoding.subsampling} if encoding.codec == "jpeg" else {}
+    entries = {
+        "table": named_by_content("samples", ".npy", table),
+        "names": named_by_content("names", ".txt", text),
+    }
+    jpeg = (
+        {"quality": encoding.quality, "subsampling": encoding.subsampling}
+        if encoding.codec == "jpeg"
+        else {}
+    )
     both = merge_stats([record["stats"] for record in records.values()])
-    old, added = before.index.raw if before.index else {}, any(records[job.name]["count"] for job in planned.jobs)
-    parts = [old["config_hash"], planned.hash] if old and added else [old["config_hash"]] if old else [planned.hash]
+    old, added = (
+        before.index.raw if before.index else {},
+        any(records[job.name]["count"] for job in planned.jobs),
+    )
+    parts = (
+        [old["config_hash"], planned.hash]
+        if old and added
+        else [old["config_hash"]]
+        if old
+        else [planned.hash]
+    )
     return {
         "schema": SCHEMA,
         "version": VERSION,
         "created_by": f"depthdist {__version__}",
-        "config_hash": parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest(),
+        "config_hash": parts[0]
+        if len(parts) == 1
+        else hashlib.sha256("".join(parts).encode()).hexdigest(),
         "settings": settings.content(),
         "size": list(encoding.size),
         "members": encoding.members,
@@ -322,23 +435,39 @@ def _index(settings: ShardSettings, planned: Plan, records: dict[str, dict[str, 
         "shards": shards,
         **entries,
         "out_of_range_pixels": both["nearer"] + both["farther"],
-        "measured": {name: both[name] for name in ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")},
+        "measured": {
+            name: both[name]
+            for name in ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")
+        },
         "rejects": num_rejects,
         **_near_duplicates(splits),
-        **({"groups": groups} if (groups := {**old.get("groups", {}), **_named(planned.groups)}) else {}),
+        **(
+            {"groups": groups}
+            if (groups := {**old.get("groups", {}), **_named(planned.groups)})
+            else {}
+        ),
         **({"appended": times} if (times := old.get("appended", 0) + bool(old and added)) else {}),
     }, {entries["table"]["name"]: table, entries["names"]["name"]: text}
 
 
 def _near_duplicates(splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """What a reader should know of validation pictures that train has too; nothing where a shard was written before there were fingerprints."""
-    if "val" not in splits or not all("fingerprints" in record for records in splits.values() for record in records):
+    if "val" not in splits or not all(
+        "fingerprints" in record for records in splits.values() for record in records
+    ):
         return {}
     stems, prints = {}, {}
     for split, records in splits.items():
         stems[split] = [stem for record in records for _, stem, *_ in record["samples"]]
-        prints[split] = np.frombuffer(b"".join(base64.b64decode(text) for record in records for text in record["fingerprints"]), FINGERPRINT)
-    return {"near_duplicates": summary(prints["val"], prints["train"], stems["val"], stems["train"])}
+        prints[split] = np.frombuffer(
+            b"".join(
+                base64.b64decode(text) for record in records for text in record["fingerprints"]
+            ),
+            FINGERPRINT,
+        )
+    return {
+        "near_duplicates": summary(prints["val"], prints["train"], stems["val"], stems["train"])
+    }
 
 
 def _named(groups: dict[str, bool]) -> dict[str, str]:
@@ -351,10 +480,19 @@ def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
 
     A percentile is exact to a bin of the histogram, within which depths count as evenly spread.
     """
-    count, first, second, bin_mm = total["valid"], total["sum"], total["sum_of_squares"], step_mm * BIN
+    count, first, second, bin_mm = (
+        total["valid"],
+        total["sum"],
+        total["sum_of_squares"],
+        step_mm * BIN,
+    )
     upto = np.cumsum([0, *total["histogram"]])
-    edges = (np.arange(len(upto)) * BIN - 0.5) * step_mm  # a bin holds whole steps, each the depths that round to it
-    percentiles = np.interp(np.array(PERCENTILES) / 100 * count, upto, edges).clip(total["min_mm"], total["max_mm"])
+    edges = (
+        np.arange(len(upto)) * BIN - 0.5
+    ) * step_mm  # a bin holds whole steps, each the depths that round to it
+    percentiles = np.interp(np.array(PERCENTILES) / 100 * count, upto, edges).clip(
+        total["min_mm"], total["max_mm"]
+    )
     return {
         "min_mm": total["min_mm"],
         "max_mm": total["max_mm"],

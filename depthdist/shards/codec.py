@@ -47,7 +47,11 @@ class Arrays(NamedTuple):
 def empty_arrays(index: Index, *batch: int) -> Arrays:
     """Buffers for a sample of this dataset, or for (B,) of them."""
     (h, w), (height, width) = index.size, index.depth_size
-    return Arrays(np.empty((*batch, h, w, 3), np.uint8), np.empty((*batch, height, width), np.uint16), np.empty((*batch, height, -(-width // 8)), np.uint8))
+    return Arrays(
+        np.empty((*batch, h, w, 3), np.uint8),
+        np.empty((*batch, height, width), np.uint16),
+        np.empty((*batch, height, -(-width // 8)), np.uint8),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- encoding
@@ -63,30 +67,43 @@ def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
     A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error has no exception.
     """
     value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
-    from depthdist.shards.steps import fill_steps  # not before it is needed: numba takes a quarter of a second to import
+    from depthdist.shards.steps import (
+        fill_steps,
+    )  # not before it is needed: numba takes a quarter of a second to import
 
     measured, farther = fill_steps(z, near_mm, far_mm, LEVELS / far_mm, value, histogram)
     kept, least, most = z.size - int(histogram[0]), np.inf, 0.0
     if kept == measured:  # as ever: then the stored bounds say it to half a step
         found = np.flatnonzero(histogram[1:]) + 1
-        least, most = (float(found[i] * far_mm / LEVELS) for i in (0, -1)) if kept else (least, most)
+        least, most = (
+            (float(found[i] * far_mm / LEVELS) for i in (0, -1)) if kept else (least, most)
+        )
     else:
         known = z[(z > 0) & (z < np.inf)]
         least, most = float(known.min()), float(known.max())
     counts = {"measured": measured, "nearer": measured - farther - kept, "farther": farther}
-    return value, {**counts, "measured_min_mm": least, "measured_max_mm": most, "histogram": histogram}
+    return value, {
+        **counts,
+        "measured_min_mm": least,
+        "measured_max_mm": most,
+        "histogram": histogram,
+    }
 
 
 def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged across an edge."""
-    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape))
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
+    )
     return image[rows[:, None], columns]
 
 
 RGB_MEMBERS = {"jpeg": "rgb.jpg", "png": "rgb.png", "raw": "rgb.npy"}  # by codec
 
 
-def encode_rgb(rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str) -> bytes:
+def encode_rgb(
+    rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str
+) -> bytes:
     """`rgb` (H, W, 3) uint8, resized to the network's size, as bytes of RGB_MEMBERS[codec]."""
     rgb = resize_rgb(rgb, size)
     if codec == "jpeg":
@@ -124,7 +141,9 @@ def _png(image: np.ndarray, level: int = 1) -> bytes:
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
     """The bytes before the numbers in a `.npy` of ours."""
     file = BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
     return file.getvalue()
 
 
@@ -154,18 +173,24 @@ def read_sample(fd: int, ref: SampleRef, index: Index, out: Arrays) -> None:
     try:
         _decode(content, index, out)
     except MemberError as err:
-        raise Damaged(ref.shard, ref.key, ref.stem, err.member, ref.members[err.member][0], str(err)) from err
+        raise Damaged(
+            ref.shard, ref.key, ref.stem, err.member, ref.members[err.member][0], str(err)
+        ) from err
 
 
 class MemberError(ValueError):
     """What is wrong with a member's bytes."""
 
     def __init__(self, member: str, reason: str):
-        super().__init__(" ".join(re.sub("<_io.BytesIO[^>]*>", "", reason).split()))  # one line, the same each time
+        super().__init__(
+            " ".join(re.sub("<_io.BytesIO[^>]*>", "", reason).split())
+        )  # one line, the same each time
         self.member = member
 
 
-def _pieces(ref: SampleRef, index: Index, out: Arrays) -> tuple[list[memoryview], dict[str, memoryview]]:
+def _pieces(
+    ref: SampleRef, index: Index, out: Arrays
+) -> tuple[list[memoryview], dict[str, memoryview]]:
     """Buffers that together take the sample's bytes, and each member's bytes in them (of one that lies in `out`: its header)."""
     pieces, content, waiting, at = [], {}, [], ref.start
 
@@ -221,10 +246,31 @@ def _diagnosis(fd: int, ref: SampleRef) -> Damaged:
     for name, (offset, size, crc) in ref.members.items():
         content = os.pread(fd, size, offset)
         if len(content) != size:
-            return Damaged(ref.shard, ref.key, ref.stem, name, offset, f"{len(content):,} bytes, expected {size:,}: the shard is cut off")
+            return Damaged(
+                ref.shard,
+                ref.key,
+                ref.stem,
+                name,
+                offset,
+                f"{len(content):,} bytes, expected {size:,}: the shard is cut off",
+            )
         if crc32(content) != crc:
-            return Damaged(ref.shard, ref.key, ref.stem, name, offset, f"CRC-32 is {crc32(content):08x}, expected {crc:08x}")
-    return Damaged(ref.shard, ref.key, ref.stem, "tar header", ref.start, f"the members are whole, the bytes between them are not ({ref.length:,} bytes, CRC-32 {ref.crc:08x} expected)")
+            return Damaged(
+                ref.shard,
+                ref.key,
+                ref.stem,
+                name,
+                offset,
+                f"CRC-32 is {crc32(content):08x}, expected {crc:08x}",
+            )
+    return Damaged(
+        ref.shard,
+        ref.key,
+        ref.stem,
+        "tar header",
+        ref.start,
+        f"the members are whole, the bytes between them are not ({ref.length:,} bytes, CRC-32 {ref.crc:08x} expected)",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- decoding
@@ -237,7 +283,9 @@ def decode_sample(members: dict[str, bytes], index: Index) -> dict[str, Any]:
     raises ValueError: a member missing or unknown, another shape or dtype than the index says, bytes that cannot be decoded
     """
     if set(members) != set(index.members):
-        raise ValueError(f"members are {', '.join(sorted(members))}; expected {', '.join(sorted(index.members))}")
+        raise ValueError(
+            f"members are {', '.join(sorted(members))}; expected {', '.join(sorted(index.members))}"
+        )
     out = empty_arrays(index)
     content = {name: memoryview(content) for name, content in members.items()}
     try:
@@ -250,20 +298,29 @@ def decode_sample(members: dict[str, bytes], index: Index) -> dict[str, Any]:
         meta = json.loads(members[meta]) if meta else {}
     except MemberError as err:
         raise ValueError(f"{err.member}: {err}") from err
-    return {"rgb": out.rgb, "depth": out.depth, "mask": np.unpackbits(out.mask, axis=1, count=index.depth_size.width).view(bool), "meta": meta}
+    return {
+        "rgb": out.rgb,
+        "depth": out.depth,
+        "mask": np.unpackbits(out.mask, axis=1, count=index.depth_size.width).view(bool),
+        "meta": meta,
+    }
 
 
 def _decode(content: dict[str, memoryview], index: Index, out: Arrays) -> None:
     """The members' bytes into `out`; of members that are in `out` already only the header is left to look at."""
     depth, rgb = index.raw["depth"], index.raw["rgb"]
     if index.raw.get("foreign"):
-        out.depth[:] = quantise(foreign_z(index.raw, content, out.depth.shape), index.near_mm, index.far_mm)[0]
+        out.depth[:] = quantise(
+            foreign_z(index.raw, content, out.depth.shape), index.near_mm, index.far_mm
+        )[0]
         out.mask[:] = np.packbits(out.depth > 0, axis=1)
     else:
         for name, (header, target) in _direct(index, out).items():
             if content[name] != header:
                 _read_npy(name, content[name], target.shape, target.dtype)
-                raise MemberError(name, f"not as tools/shard.py writes it; expected {target.dtype} {target.shape}")
+                raise MemberError(
+                    name, f"not as tools/shard.py writes it; expected {target.dtype} {target.shape}"
+                )
         if depth["codec"] == "png":
             out.depth[:] = _read_png(depth["member"], content[depth["member"]], out.depth.shape)
     if rgb["codec"] != "raw":
@@ -275,19 +332,37 @@ def npy_kind(name: str, content: memoryview) -> tuple[tuple[int, ...], bool, np.
     file = BytesIO(content[:20000])  # NumPy takes no header of more than 10000
     try:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
-    except Exception as err:  # NumPy raises KeyError, TokenError, RecursionError ... on what is no header
+    except (
+        Exception
+    ) as err:  # NumPy raises KeyError, TokenError, RecursionError ... on what is no header
         raise MemberError(name, f"not a .npy ({err})") from err
     return shape, fortran, dtype, file.tell()
 
 
-def _read_npy(name: str, content: memoryview, shape: tuple[int, ...] | None = None, dtype: np.dtype | None = None) -> np.ndarray:
+def _read_npy(
+    name: str,
+    content: memoryview,
+    shape: tuple[int, ...] | None = None,
+    dtype: np.dtype | None = None,
+) -> np.ndarray:
     """A view of a `.npy`'s numbers, once its header says what was expected: nothing is allocated, copied or unpickled."""
     found_shape, fortran, found, start = npy_kind(name, content)
-    if (shape is not None and (found_shape != shape or fortran)) or (dtype is not None and found != dtype) or found.kind not in "fub":
-        raise MemberError(name, f"{found} {found_shape}; expected {dtype or 'plain numbers'} {shape or ''}")
-    if min(found_shape, default=1) < 0 or len(content) != start + int(np.prod(found_shape, dtype=object)) * found.itemsize:
+    if (
+        (shape is not None and (found_shape != shape or fortran))
+        or (dtype is not None and found != dtype)
+        or found.kind not in "fub"
+    ):
+        raise MemberError(
+            name, f"{found} {found_shape}; expected {dtype or 'plain numbers'} {shape or ''}"
+        )
+    if (
+        min(found_shape, default=1) < 0
+        or len(content) != start + int(np.prod(found_shape, dtype=object)) * found.itemsize
+    ):
         raise MemberError(name, f"{len(content)} bytes do not fit {found} {found_shape}")
-    return np.frombuffer(content, found, offset=start).reshape(found_shape, order="F" if fortran else "C")
+    return np.frombuffer(content, found, offset=start).reshape(
+        found_shape, order="F" if fortran else "C"
+    )
 
 
 def _read_png(name: str, content: memoryview, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -295,7 +370,10 @@ def _read_png(name: str, content: memoryview, shape: tuple[int, int] | None = No
     try:
         image = Image.open(BytesIO(content), formats=["PNG"])
         if image.mode not in ("I;16", "L", "1", "I") or (shape and image.size[::-1] != shape):
-            raise MemberError(name, f"{image.size[1]}x{image.size[0]}, mode {image.mode}; expected grey {'x'.join(map(str, shape or ()))}")
+            raise MemberError(
+                name,
+                f"{image.size[1]}x{image.size[0]}, mode {image.mode}; expected grey {'x'.join(map(str, shape or ()))}",
+            )
         return np.asarray(image)
     except MemberError:
         raise
@@ -303,7 +381,9 @@ def _read_png(name: str, content: memoryview, shape: tuple[int, int] | None = No
         raise MemberError(name, f"cannot be decoded ({err})") from err
 
 
-def read_rgb(name: str, content: memoryview, out: np.ndarray | None, resize: bool = False) -> tuple[int, int]:
+def read_rgb(
+    name: str, content: memoryview, out: np.ndarray | None, resize: bool = False
+) -> tuple[int, int]:
     """A JPEG or PNG into `out` (h, w, 3) uint8, resized to it where that may be; returns the picture's own height and width.
 
     out   None: only see that it can be decoded
@@ -312,14 +392,22 @@ def read_rgb(name: str, content: memoryview, out: np.ndarray | None, resize: boo
         image = None if is_jpeg(name) else Image.open(BytesIO(content), formats=["PNG"])
         found = image.size[::-1] if image else simplejpeg.decode_jpeg_header(content)[:2]
         if found[0] * found[1] > Image.MAX_IMAGE_PIXELS or (image and image.mode.startswith("I")):
-            raise ValueError(f"{found[0]}x{found[1]}, mode {image.mode if image else 'JPEG'}; expected 8 bits a channel, not too large to be a picture")
-        if out is not None and found == out.shape[:2]:  # known before anything of that size is written
+            raise ValueError(
+                f"{found[0]}x{found[1]}, mode {image.mode if image else 'JPEG'}; expected 8 bits a channel, not too large to be a picture"
+            )
+        if (
+            out is not None and found == out.shape[:2]
+        ):  # known before anything of that size is written
             if image:
                 out[:] = np.asarray(image.convert("RGB"))
             else:
                 simplejpeg.decode_jpeg(content, colorspace="RGB", buffer=out)
         elif out is None or resize:
-            rgb = np.asarray(image.convert("RGB")) if image else simplejpeg.decode_jpeg(content, colorspace="RGB")
+            rgb = (
+                np.asarray(image.convert("RGB"))
+                if image
+                else simplejpeg.decode_jpeg(content, colorspace="RGB")
+            )
             if out is not None:
                 out[:] = resize_rgb(rgb, out.shape[:2])
     except Exception as err:  # Pillow raises much besides OSError
@@ -333,7 +421,9 @@ def is_jpeg(name: str) -> bool:
     return name.lower().endswith(("jpg", "jpeg"))
 
 
-def foreign_z(raw: dict[str, Any], content: dict[str, memoryview], shape: tuple[int, int] | None = None) -> np.ndarray:
+def foreign_z(
+    raw: dict[str, Any], content: dict[str, memoryview], shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """(H, W) float32 mm out of the members of others: 0 or less, NaN or inf where nothing is valid.
 
     raw    index.json: its `depth` (Z alone or X, Y, Z, times unit_mm) and `mask` (at the depth's own size, not 0: counts)
@@ -345,13 +435,20 @@ def foreign_z(raw: dict[str, Any], content: dict[str, memoryview], shape: tuple[
     if values.ndim == 3 and values.shape[2] in (1, 3):
         values = values[:, :, -1]
     if values.ndim != 2 or 0 in values.shape or values.dtype.name != depth["dtype"]:
-        raise MemberError(name, f"{values.dtype} {values.shape}; expected {depth['dtype']} (H, W), (H, W, 1) or (H, W, 3)")
-    with np.errstate(over="ignore", invalid="ignore"):  # a float64 beyond float32 becomes inf, which is not valid
+        raise MemberError(
+            name,
+            f"{values.dtype} {values.shape}; expected {depth['dtype']} (H, W), (H, W, 1) or (H, W, 3)",
+        )
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # a float64 beyond float32 becomes inf, which is not valid
         z = np.multiply(values, depth["unit_mm"], dtype=np.float32, casting="unsafe")
     if mask:
         valid = _read_plain(mask, content[mask])
         if valid.shape != z.shape or valid.itemsize != 1:
-            raise MemberError(mask, f"{valid.dtype} {valid.shape}; expected 8 bits {z.shape}, as the depth")
+            raise MemberError(
+                mask, f"{valid.dtype} {valid.shape}; expected 8 bits {z.shape}, as the depth"
+            )
         z[valid == 0] = 0
     if shape and z.shape != shape:
         if not depth["resize"]:

@@ -31,7 +31,9 @@ SKIP = "skip"
 MOST = 5  # problems told at once
 
 
-def read_groups(path: Path, stems: Collection[str], optional: Collection[str] = ()) -> dict[str, str]:
+def read_groups(
+    path: Path, stems: Collection[str], optional: Collection[str] = ()
+) -> dict[str, str]:
     """The group of each capture, by stem. A stem's folder may be left out in the file where the name alone is unique.
 
     stems, optional  the captures that must have a line, and those that may
@@ -45,21 +47,34 @@ def read_groups(path: Path, stems: Collection[str], optional: Collection[str] = 
         if not lines and not problems and fields[0].lower() == "stem" and fields[0] not in known:
             continue  # the header
         if len(fields) != 2 or not all(fields):
-            problems.append(f"line {number}: found {len(fields)} field{'s' * (len(fields) != 1)} ({', '.join(fields)[:80]}); expected two, stem,group")
+            problems.append(
+                f"line {number}: found {len(fields)} field{'s' * (len(fields) != 1)} ({', '.join(fields)[:80]}); expected two, stem,group"
+            )
             continue
         stem, group = fields
         found = [stem] if stem in known else by_name.get(stem, [])
         if len(found) > 1:
-            problems.append(f"line {number}: {stem} could be {' or '.join(found[:3])}; expected its folder with it")
+            problems.append(
+                f"line {number}: {stem} could be {' or '.join(found[:3])}; expected its folder with it"
+            )
         elif not found:
-            problems.append(f"line {number}: {stem} is no capture; expected a stem such as {min(known, default='folder/name')}")
+            problems.append(
+                f"line {number}: {stem} is no capture; expected a stem such as {min(known, default='folder/name')}"
+            )
         elif found[0] in lines:
-            problems.append(f"line {number}: {found[0]} is on line {lines[found[0]]} already; expected one line a capture")
+            problems.append(
+                f"line {number}: {found[0]} is on line {lines[found[0]]} already; expected one line a capture"
+            )
         else:
-            lines[found[0]], groups[found[0]] = number, group.lower() if group.lower() in (*FIXED, SKIP) else group
+            lines[found[0]], groups[found[0]] = (
+                number,
+                group.lower() if group.lower() in (*FIXED, SKIP) else group,
+            )
     if missing := sorted(set(stems) - groups.keys()):
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        problems.append(f"{len(missing)} of {len(stems)} captures have no line ({names}); expected one each (the group {SKIP} leaves a capture out)")
+        problems.append(
+            f"{len(missing)} of {len(stems)} captures have no line ({names}); expected one each (the group {SKIP} leaves a capture out)"
+        )
     _raise(path, problems)
     return groups
 
@@ -69,24 +84,42 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         text = path.read_text("utf-8-sig")
     except OSError as err:
-        raise ValueError(f"{shown(path)}: cannot be read: {err.strerror}; expected a text file with a line a capture: stem,group") from err
+        raise ValueError(
+            f"{shown(path)}: cannot be read: {err.strerror}; expected a text file with a line a capture: stem,group"
+        ) from err
     except UnicodeDecodeError as err:
-        raise ValueError(f"{shown(path)}: byte {err.start} is not UTF-8; expected a text file with a line a capture: stem,group") from err
+        raise ValueError(
+            f"{shown(path)}: byte {err.start} is not UTF-8; expected a text file with a line a capture: stem,group"
+        ) from err
     for number, line in enumerate(text.split("\n"), 1):
         if (line := line.strip()) and not line.startswith("#"):
             try:
-                yield number, [field.strip() for field in next(csv.reader([line], delimiter="\t" if "\t" in line else ","))]
+                yield (
+                    number,
+                    [
+                        field.strip()
+                        for field in next(
+                            csv.reader([line], delimiter="\t" if "\t" in line else ",")
+                        )
+                    ],
+                )
             except csv.Error:
                 yield number, [line]
 
 
 def _raise(path: Path, problems: list[str]) -> None:
     if problems:
-        more = [f"{shown(path)}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
-        raise ValueError("\n".join([*(f"{shown(path)}: {problem}" for problem in problems[:MOST]), *more]))
+        more = (
+            [f"{shown(path)}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
+        )
+        raise ValueError(
+            "\n".join([*(f"{shown(path)}: {problem}" for problem in problems[:MOST]), *more])
+        )
 
 
-def known_sides(path: Path, groups: dict[str, str], held: dict[str, bool], before: dict[str, bool]) -> dict[str, bool]:
+def known_sides(
+    path: Path, groups: dict[str, str], held: dict[str, bool], before: dict[str, bool]
+) -> dict[str, bool]:
     """The groups whose side is settled: by their name, by an earlier run, or by captures that the dataset holds already.
 
     held    by stem, the side of captures in the dataset;  before  the sides of groups as the dataset has them
@@ -98,12 +131,21 @@ def known_sides(path: Path, groups: dict[str, str], held: dict[str, bool], befor
         if group == SKIP:
             problems.append(f"{stem} is in the dataset's {there} already; --append cannot skip it")
         elif sides.setdefault(group, held[stem]) != held[stem]:
-            problems.append(f"{stem} is in the dataset's {there} already, and its group {group} is for {'val' if sides[group] else 'train'}; expected one side a group")
+            problems.append(
+                f"{stem} is in the dataset's {there} already, and its group {group} is for {'val' if sides[group] else 'train'}; expected one side a group"
+            )
     _raise(path, problems)
     return sides
 
 
-def choose(path: Path, groups: list[str], sides: dict[str, bool], there: Counter[bool], val: float, seed: int) -> dict[str, bool]:
+def choose(
+    path: Path,
+    groups: list[str],
+    sides: dict[str, bool],
+    there: Counter[bool],
+    val: float,
+    seed: int,
+) -> dict[str, bool]:
     """The side of each group: as `sides` has it, else so that validation is as near to `val` of all captures as it can be.
 
     groups  of each capture;  there  how many captures each side has already
@@ -118,7 +160,9 @@ def choose(path: Path, groups: list[str], sides: dict[str, bool], there: Counter
     if chosen is None:
         empty = "train" if have[True] else "val"
         named = f"{len(free)} group{'s' * (len(free) != 1)} that can go to either side, {have[False]} captures fixed to train and {have[True]} to val"
-        raise ValueError(f"{shown(path)}: {empty} would be empty: found {named}; expected two groups or more, or one named {empty} (no validation: --split none)")
+        raise ValueError(
+            f"{shown(path)}: {empty} would be empty: found {named}; expected two groups or more, or one named {empty} (no validation: --split none)"
+        )
     return {group: sides.get(group, group in {names[i] for i in chosen}) for group in set(groups)}
 
 
@@ -127,7 +171,9 @@ def subset(sizes: list[int], wanted: int, order: list[int], allowed: range) -> s
     reach = [1]  # bit s of reach[k]: some of the first k in `order` add up to s
     for index in order:
         reach.append(reach[-1] | reach[-1] << sizes[index])
-    total = min((s for s in allowed if reach[-1] >> s & 1), key=lambda s: (abs(s - wanted), s), default=None)
+    total = min(
+        (s for s in allowed if reach[-1] >> s & 1), key=lambda s: (abs(s - wanted), s), default=None
+    )
     if total is None:
         return None
     chosen = set()

@@ -34,14 +34,27 @@ TABLE_NAME = re.compile(r"(samples-[0-9a-f]{16}\.npy|names-[0-9a-f]{16}\.txt)")
 class Damaged(ValueError):
     """Bytes that are not what the index says: which shard, sample, member, and where in the tar."""
 
-    def __init__(self, shard: Path | str, key: str, stem: str, member: str, offset: int, reason: str):
+    def __init__(
+        self, shard: Path | str, key: str, stem: str, member: str, offset: int, reason: str
+    ):
         super().__init__(shard, key, stem, member, offset, reason)
-        self.facts = {"shard": str(shard), "key": key, "stem": stem, "member": member, "offset": offset, "reason": reason}
+        self.facts = {
+            "shard": str(shard),
+            "key": key,
+            "stem": stem,
+            "member": member,
+            "offset": offset,
+            "reason": reason,
+        }
 
     def __str__(self) -> str:
         named = "{key}" if self.facts["stem"] == self.facts["key"] else "{key} ({stem})"
-        what = "member {member}" if "." in self.facts["member"] else "{member}"  # else the shard, or a tar header
-        return ("{shard}: sample " + named + ": " + what + " at byte {offset}: {reason}").format(**self.facts)
+        what = (
+            "member {member}" if "." in self.facts["member"] else "{member}"
+        )  # else the shard, or a tar header
+        return ("{shard}: sample " + named + ": " + what + " at byte {offset}: {reason}").format(
+            **self.facts
+        )
 
 
 class SampleRef(NamedTuple):
@@ -69,7 +82,14 @@ def table_dtype(num_members: int) -> np.dtype:
     """A row of the sample table. `at` counts from `start`; `name` is the offset of the sample's line in the text of names."""
     each = (num_members,)
     return np.dtype(
-        [("shard", "<u4"), ("session", "<u4"), ("start", "<u8"), ("length", "<u4"), ("crc", "<u4"), ("name", "<u8")]
+        [
+            ("shard", "<u4"),
+            ("session", "<u4"),
+            ("start", "<u8"),
+            ("length", "<u4"),
+            ("crc", "<u4"),
+            ("name", "<u8"),
+        ]
         + [("at", "<u4", each), ("size", "<u4", each), ("member_crc", "<u4", each)]
     )
 
@@ -121,9 +141,13 @@ class Index:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         except ValueError as err:
-            raise ValueError(f"{file.name}: not a table of samples ({err}); run tools/shard.py again") from err
+            raise ValueError(
+                f"{file.name}: not a table of samples ({err}); run tools/shard.py again"
+            ) from err
         if dtype != table_dtype(len(self.members)) or shape != (self.num_samples,):
-            raise ValueError(f"{file.name}: {shape} rows of {dtype.itemsize} bytes; expected ({self.num_samples},) of {table_dtype(len(self.members)).itemsize}")
+            raise ValueError(
+                f"{file.name}: {shape} rows of {dtype.itemsize} bytes; expected ({self.num_samples},) of {table_dtype(len(self.members)).itemsize}"
+            )
         return file, file.tell()
 
     @cached_property
@@ -137,7 +161,11 @@ class Index:
     def file(self, what: str) -> Path:
         """The table or the names, on this machine."""
         entry = self.raw[what]
-        path = self.cache.fetch(join(self.place, entry["name"]), entry["sha256"], entry["bytes"]) if self.cache else Path(self.place) / entry["name"]
+        path = (
+            self.cache.fetch(join(self.place, entry["name"]), entry["sha256"], entry["bytes"])
+            if self.cache
+            else Path(self.place) / entry["name"]
+        )
         _same_bytes(path, entry["bytes"], "file")
         return path
 
@@ -149,12 +177,18 @@ class Index:
         return self.cache.fetch(self.url(number), shard["sha256"], shard["bytes"])
 
     def url(self, number: int) -> str:
-        return join(self.place, self.shards[number]["name"]) if self.cache else str(Path(self.place) / self.shards[number]["name"])
+        return (
+            join(self.place, self.shards[number]["name"])
+            if self.cache
+            else str(Path(self.place) / self.shards[number]["name"])
+        )
 
     def samples(self, split: str) -> Samples:
         """Every sample of a split, in the order of the tars."""
         if split not in self.raw["splits"]:
-            raise ValueError(f"{self.place}: has no split {split!r}; it has {', '.join(self.raw['splits'])}")
+            raise ValueError(
+                f"{self.place}: has no split {split!r}; it has {', '.join(self.raw['splits'])}"
+            )
         before = 0
         for name, content in self.raw["splits"].items():
             if name == split:
@@ -166,17 +200,35 @@ class Index:
         file, first = self._table
         dtype = table_dtype(len(self.members))
         content = os.pread(file.fileno(), dtype.itemsize, first + number * dtype.itemsize)
-        row = np.frombuffer(content, dtype)[0] if len(content) == dtype.itemsize else np.zeros(1, dtype)[0]
+        row = (
+            np.frombuffer(content, dtype)[0]
+            if len(content) == dtype.itemsize
+            else np.zeros(1, dtype)[0]
+        )
         start, length, shard = int(row["start"]), int(row["length"]), int(row["shard"])
         if length == 0 or shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]:
-            raise ValueError(f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify` lists all damage")
+            raise ValueError(
+                f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify` lists all damage"
+            )
         if not (row["at"].astype(np.int64) + row["size"] <= length).all():
-            raise ValueError(f"{file.name}: row {number} has a member outside its sample; `tools/shard.py --verify` lists all damage")
-        key, _, stem = os.pread(self._names.fileno(), NAME_MOST, int(row["name"])).partition(b"\n")[0].decode(errors="replace").partition(" ")
+            raise ValueError(
+                f"{file.name}: row {number} has a member outside its sample; `tools/shard.py --verify` lists all damage"
+            )
+        key, _, stem = (
+            os.pread(self._names.fileno(), NAME_MOST, int(row["name"]))
+            .partition(b"\n")[0]
+            .decode(errors="replace")
+            .partition(" ")
+        )
         columns = zip(row["at"].tolist(), row["size"].tolist(), row["member_crc"].tolist())
-        members = {name: (start + offset, size, crc) for name, (offset, size, crc) in zip(self.members, columns)}
+        members = {
+            name: (start + offset, size, crc)
+            for name, (offset, size, crc) in zip(self.members, columns)
+        }
         place = self.url(shard) if self.cache else Path(self.place) / self.shards[shard]["name"]
-        return SampleRef(key, stem, place, shard, int(row["session"]), start, length, int(row["crc"]), members)
+        return SampleRef(
+            key, stem, place, shard, int(row["session"]), start, length, int(row["crc"]), members
+        )
 
 
 class Samples(Sequence):
@@ -213,7 +265,11 @@ def read_index(place: Path | str, cache: Cache | None = None, whole: bool = True
         for what in ("table", "names"):
             index.file(what)
         for shard in index.shards if whole else []:
-            _same_bytes(Path(index.place) / shard["name"], shard["bytes"], f"shard of {shard['count']} samples")
+            _same_bytes(
+                Path(index.place) / shard["name"],
+                shard["bytes"],
+                f"shard of {shard['count']} samples",
+            )
     index._table, index._names
     return index
 
@@ -231,7 +287,9 @@ def _same_bytes(path: Path, wanted: int, what: str) -> None:
     except OSError:
         raise ValueError(f"{path}: the {what} is missing; the index lists it") from None
     if found != wanted:
-        raise ValueError(f"{path}: {found:,} bytes; the index says {wanted:,} (cut off, or of another run)")
+        raise ValueError(
+            f"{path}: {found:,} bytes; the index says {wanted:,} (cut off, or of another run)"
+        )
 
 
 def load_index(place: Path | str, cache: Cache | None = None) -> Index:
@@ -240,18 +298,28 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
     if is_remote(place):
         if cache is None:
             raise ValueError(f"{place}: is remote; it needs a cache")
-        return _parsed(place, join(place, "index.json"), cache.small(join(place, "index.json")), cache)
+        return _parsed(
+            place, join(place, "index.json"), cache.small(join(place, "index.json")), cache
+        )
     folder = Path(place.removeprefix("file://"))
     path = folder / "index.json"
     if not folder.is_dir():
-        raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder written by tools/shard.py")
+        raise ValueError(
+            f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder written by tools/shard.py"
+        )
     try:
         return _parsed(str(folder), path, path.read_bytes(), None)
     except FileNotFoundError:
         unfinished = (folder / ".build").exists()
-        hint = "the sharding did not finish; run tools/shard.py again" if unfinished else "expected a folder written by tools/shard.py"
+        hint = (
+            "the sharding did not finish; run tools/shard.py again"
+            if unfinished
+            else "expected a folder written by tools/shard.py"
+        )
         tars = next(folder.rglob("*.tar"), None) is not None and not unfinished
-        raise ValueError(f"{folder}: has no index.json; {hint}{'; `tools/shard.py --index` makes one for tars of others' if tars else ''}") from None
+        raise ValueError(
+            f"{folder}: has no index.json; {hint}{'; `tools/shard.py --index` makes one for tars of others' if tars else ''}"
+        ) from None
     except OSError as err:
         raise ValueError(f"{path}: cannot be read ({err.strerror})") from err
 
@@ -264,23 +332,54 @@ def _parsed(place: str, path: Path | str, content: bytes, cache: Cache | None) -
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise ValueError(f"{path}: not an index of shards; expected schema {SCHEMA!r}")
     if raw.get("version") != VERSION:
-        raise ValueError(f"{path}: version is {raw.get('version')!r}; this code reads {VERSION}: shard the captures again")
+        raise ValueError(
+            f"{path}: version is {raw.get('version')!r}; this code reads {VERSION}: shard the captures again"
+        )
     try:
         depth, splits = raw["depth"], raw["splits"]
         stats = {split: content["stats"] for split, content in splits.items()}
         numbers = [depth[name] + 0.0 for name in ("step_mm", "near_mm", "far_mm")]
-        index = Index(place, Size(*raw["size"]), Size(*depth["size"]), *numbers, stats, hashlib.sha256(content).hexdigest(), raw, cache)
-        [stats[split][name] + 0.0 for split in stats for name in ("min_mm", "mean_mm", "std_mm", "max_mm", "valid_pixels")]
-        [(s["count"] + s["bytes"], s["sha256"] + "") for s in (*index.shards, *({"count": 0, **raw[part]} for part in ("table", "names")))]
+        index = Index(
+            place,
+            Size(*raw["size"]),
+            Size(*depth["size"]),
+            *numbers,
+            stats,
+            hashlib.sha256(content).hexdigest(),
+            raw,
+            cache,
+        )
+        [
+            stats[split][name] + 0.0
+            for split in stats
+            for name in ("min_mm", "mean_mm", "std_mm", "max_mm", "valid_pixels")
+        ]
+        [
+            (s["count"] + s["bytes"], s["sha256"] + "")
+            for s in (*index.shards, *({"count": 0, **raw[part]} for part in ("table", "names")))
+        ]
         if sum(s["count"] + 0 for s in splits.values()) != sum(s["count"] for s in index.shards):
             raise ValueError("the counts of splits and shards differ")
-        known = {depth["member"], raw["rgb"]["member"]} | {m for m in (raw["mask"]["member"], raw["meta"]["member"]) if m}
+        known = {depth["member"], raw["rgb"]["member"]} | {
+            m for m in (raw["mask"]["member"], raw["meta"]["member"]) if m
+        }
         if not known <= set(index.members):
             raise ValueError("members and their kinds disagree")
         wrong = [s["name"] for s in index.shards if not SHARD_NAME.fullmatch(s["name"])]
-        wrong += [raw[part]["name"] for part in ("table", "names") if not TABLE_NAME.fullmatch(raw[part]["name"])]
-    except (AttributeError, KeyError, TypeError, ValueError) as err:  # every part that is used later was touched above
-        raise ValueError(f"{path}: broken ({type(err).__name__}: {err}); run tools/shard.py again") from err
+        wrong += [
+            raw[part]["name"]
+            for part in ("table", "names")
+            if not TABLE_NAME.fullmatch(raw[part]["name"])
+        ]
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as err:  # every part that is used later was touched above
+        raise ValueError(
+            f"{path}: broken ({type(err).__name__}: {err}); run tools/shard.py again"
+        ) from err
     if wrong:
         raise ValueError(f"{path}: names {wrong[0]!r}, which tools/shard.py never writes")
     return index
@@ -296,11 +395,17 @@ def as_rows(samples: list[tuple], first_name: int = 0) -> tuple[np.ndarray, byte
     """
     lines = [f"{key} {stem}\n".encode() for _, key, stem, *_ in samples]
     rows = np.zeros(len(samples), table_dtype(len(samples[0][-1]) if samples else 0))
-    for name, values in zip(("shard", "session", "start", "length", "crc"), zip(*((s[0], *s[3:7]) for s in samples))):
+    for name, values in zip(
+        ("shard", "session", "start", "length", "crc"), zip(*((s[0], *s[3:7]) for s in samples))
+    ):
         rows[name] = values
     rows["name"] = first_name + np.cumsum([0, *map(len, lines[:-1])]) if samples else 0
     places = np.array([s[7] for s in samples], np.int64)  # (N, M, 3)
-    rows["at"], rows["size"], rows["member_crc"] = places[:, :, 0] - rows["start"][:, None].astype(np.int64), places[:, :, 1], places[:, :, 2]
+    rows["at"], rows["size"], rows["member_crc"] = (
+        places[:, :, 0] - rows["start"][:, None].astype(np.int64),
+        places[:, :, 1],
+        places[:, :, 2],
+    )
     return rows, b"".join(lines)
 
 

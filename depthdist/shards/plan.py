@@ -83,22 +83,43 @@ class ShardSettings:
         alone = [name for name in ("verify", "index") if getattr(self, name)]
         if not alone:
             texts = config.sentences(ShardSettings)
-            found += [f"{name.upper()} is missing: {texts[name]}" for name in ("raw", "out") if not getattr(self, name)]
+            found += [
+                f"{name.upper()} is missing: {texts[name]}"
+                for name in ("raw", "out")
+                if not getattr(self, name)
+            ]
         else:
-            others = [*(name.upper() for name in ("raw", "out") if getattr(self, name)), *(f"--{name}" for name in alone[1:])]
-            found += [f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or RAW OUT" for name in others]
+            others = [
+                *(name.upper() for name in ("raw", "out") if getattr(self, name)),
+                *(f"--{name}" for name in alone[1:]),
+            ]
+            found += [
+                f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or RAW OUT"
+                for name in others
+            ]
         if self.split == "file" and not self.groups and not alone:
-            found.append("--split is file and --groups is missing: expected --groups FILE, text with a line a capture: stem,group")
+            found.append(
+                "--split is file and --groups is missing: expected --groups FILE, text with a line a capture: stem,group"
+            )
         if self.split == "file" and self.index:
-            found.append("--split is file with --index: expected random, session or none (folders train and val in DIR decide, where there are any)")
+            found.append(
+                "--split is file with --index: expected random, session or none (folders train and val in DIR decide, where there are any)"
+            )
         if self.groups and self.split != "file":
-            found.append(f"--groups is {self.groups} and --split is {self.split}: expected --split file with it")
+            found.append(
+                f"--groups is {self.groups} and --split is {self.split}: expected --split file with it"
+            )
         if max(self.size) > 8192:
             found.append(f"--size is {self.size}: expected at most 8192 pixels a side")
         elif any(side < PATCH or side % PATCH for side in self.size):
-            near = [sorted({max(PATCH, side // PATCH * PATCH), -(-side // PATCH) * PATCH}) for side in self.size]
+            near = [
+                sorted({max(PATCH, side // PATCH * PATCH), -(-side // PATCH) * PATCH})
+                for side in self.size
+            ]
             height, width = (" or ".join(map(str, sides)) for sides in near)
-            found.append(f"--size is {self.size}: expected multiples of {PATCH}; nearest are height {height}, width {width}")
+            found.append(
+                f"--size is {self.size}: expected multiples of {PATCH}; nearest are height {height}, width {width}"
+            )
         for name, good, expected in (
             ("workers", self.workers >= 0, "0 or more"),
             ("max_rejects", self.max_rejects >= 0, "0 or more"),
@@ -112,12 +133,29 @@ class ShardSettings:
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         ):
             if not good:
-                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {expected}")
+                found.append(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {expected}"
+                )
         return found
 
     def content(self) -> dict[str, Any]:
         """The settings that the dataset depends on: not where files lie (what --groups says is in the plan), nor how fast it is made."""
-        return {k: v for k, v in config.as_dict(self).items() if k not in ("raw", "out", "append", "groups", "verify", "index", "unit", "workers", "max_rejects")}
+        return {
+            k: v
+            for k, v in config.as_dict(self).items()
+            if k
+            not in (
+                "raw",
+                "out",
+                "append",
+                "groups",
+                "verify",
+                "index",
+                "unit",
+                "workers",
+                "max_rejects",
+            )
+        }
 
 
 # ------------------------------------------------------------------------------------------------------- plan
@@ -163,10 +201,16 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     num_found = len(pairs)
     pairs = [pair for pair in pairs if pair.stem not in held.sides]
     num_held = num_found - len(pairs)
-    groups = read_groups(Path(settings.groups), [p.stem for p in pairs], held.sides) if settings.split == "file" else {}
+    groups = (
+        read_groups(Path(settings.groups), [p.stem for p in pairs], held.sides)
+        if settings.split == "file"
+        else {}
+    )
     pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
     if not pairs and groups and not held.sides:
-        raise ValueError(f"{shown(settings.groups)}: all {len(groups)} captures are of the group {SKIP}; expected some for train and some for val")
+        raise ValueError(
+            f"{shown(settings.groups)}: all {len(groups)} captures are of the group {SKIP}; expected some for train and some for val"
+        )
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
@@ -179,11 +223,25 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
         for pair in [p for p in pairs if sizes[p.stem] != camera]:
             found, wanted = ("x".join(map(str, size)) for size in (sizes[pair.stem], camera))
             count = len(held.sides) + sum(size == camera for size in sizes.values())
-            rejects.append(Reject(pair.xyz, f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one size (or take --depth-size train)"))
+            rejects.append(
+                Reject(
+                    pair.xyz,
+                    f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one size (or take --depth-size train)",
+                )
+            )
         pairs = [p for p in pairs if sizes[p.stem] == camera]
     rejects = sorted(rejects)
     depth_size = settings.size if settings.depth_size == "train" else camera and Size(*camera)
-    encoding = Encoding(settings.size, depth_size, settings.near, settings.far, settings.rgb, settings.quality, settings.subsampling, settings.depth_codec)
+    encoding = Encoding(
+        settings.size,
+        depth_size,
+        settings.near,
+        settings.far,
+        settings.rgb,
+        settings.quality,
+        settings.subsampling,
+        settings.depth_codec,
+    )
     if not pairs:
         return Plan([], {}, rejects, "", encoding, "", num_held, held.groups)
     number, in_val = _sides([p.stem for p in pairs], held, settings)
@@ -194,12 +252,22 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     jobs, splits = [], {}
     for name in ["train"] if settings.split == "none" else ["train", "val"]:
         ours = [item for item, val in zip(items, in_val) if val == (name == "val")]
-        num_shards, first = -(-len(ours) // samples_a_shard(encoding, settings.shard_mb)), held.num_shards.get(name, 0)
+        num_shards, first = (
+            -(-len(ours) // samples_a_shard(encoding, settings.shard_mb)),
+            held.num_shards.get(name, 0),
+        )
         cuts = [len(ours) * i // num_shards for i in range(num_shards + 1)] if num_shards else []
-        made = [_job(f"{name}/shard-{first + i:06d}.tar", ours[a:b], root, build, encoding) for i, (a, b) in enumerate(zip(cuts, cuts[1:]))]
+        made = [
+            _job(f"{name}/shard-{first + i:06d}.tar", ours[a:b], root, build, encoding)
+            for i, (a, b) in enumerate(zip(cuts, cuts[1:]))
+        ]
         splits[name] = [job.name for job in made]
         jobs += made
-    content = [settings.content(), [job.hash for job in jobs], [[str(r.path.relative_to(root)), r.reason] for r in rejects]]
+    content = [
+        settings.content(),
+        [job.hash for job in jobs],
+        [[str(r.path.relative_to(root)), r.reason] for r in rejects],
+    ]
     whole = hashlib.sha256(as_json([*content, groups] if groups else content))
     return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, note, num_held, settled)
 
@@ -208,10 +276,15 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
     """For each stem the number of its session, and whether it goes to validation: where its session is already, if it is."""
     together = [*held.sides, *stems]
     joint = dict(zip(together, sessions(together, settings.session_gap)))
-    known = {joint[stem]: side for stem, side in held.sides.items()}  # joint number -> (number in the dataset, side)
+    known = {
+        joint[stem]: side for stem, side in held.sides.items()
+    }  # joint number -> (number in the dataset, side)
     fresh = sorted({joint[stem] for stem in stems} - known.keys())
     first = 1 + max((session for session, _ in held.sides.values()), default=-1)
-    number = {**{j: first + i for i, j in enumerate(fresh)}, **{j: session for j, (session, _) in known.items()}}
+    number = {
+        **{j: first + i for i, j in enumerate(fresh)},
+        **{j: session for j, (session, _) in known.items()},
+    }
     numbers = [number[joint[stem]] for stem in stems]
     if not held.sides or settings.split == "file":
         return numbers, split(numbers, settings)
@@ -223,14 +296,25 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
     free = [stem for stem in stems if stem not in settled]
     if len({joint[stem] for stem in free}) > 1:
         settled |= dict(zip(free, split([fresh.index(joint[stem]) for stem in free], settings)))
-    return numbers, [settled.get(stem, False) for stem in stems]  # one new session alone: more to learn from
+    return numbers, [
+        settled.get(stem, False) for stem in stems
+    ]  # one new session alone: more to learn from
 
 
-def _by_file(stems: list[str], groups: dict[str, str], held: Held, settings: ShardSettings) -> tuple[list[bool], dict[str, bool], str]:
+def _by_file(
+    stems: list[str], groups: dict[str, str], held: Held, settings: ShardSettings
+) -> tuple[list[bool], dict[str, bool], str]:
     """For each stem whether it goes to validation, as --groups says; the same of all groups; and how many there are, for people."""
     path, there = Path(settings.groups), {stem: val for stem, (_, val) in held.sides.items()}
     settled = known_sides(path, groups, there, held.groups)
-    chosen = choose(path, [groups[stem] for stem in stems], settled, Counter(there.values()), settings.val, settings.seed)
+    chosen = choose(
+        path,
+        [groups[stem] for stem in stems],
+        settled,
+        Counter(there.values()),
+        settings.val,
+        settings.seed,
+    )
     num_val, skipped = sum(chosen.values()), sum(group == SKIP for group in groups.values())
     note = f"split by {shown(path)}: {len(chosen) - num_val} groups in train, {num_val} in val; {skipped} captures skipped"
     return [chosen[groups[stem]] for stem in stems], settled | chosen, note
@@ -239,8 +323,12 @@ def _by_file(stems: list[str], groups: dict[str, str], held: Held, settings: Sha
 def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
     """How many samples are planned for one shard; from sizes alone, for the plan must not depend on what is in the files."""
     height, width = encoding.depth_size
-    rgb = encoding.size[0] * encoding.size[1] * {"jpeg": 0.33, "png": 1.5, "raw": 3}[encoding.codec]  # bytes a pixel, measured
-    return max(1, int(shard_mb * 2**20 // (2 * height * width + height * -(-width // 8) + rgb + 8 * 512)))
+    rgb = (
+        encoding.size[0] * encoding.size[1] * {"jpeg": 0.33, "png": 1.5, "raw": 3}[encoding.codec]
+    )  # bytes a pixel, measured
+    return max(
+        1, int(shard_mb * 2**20 // (2 * height * width + height * -(-width // 8) + rgb + 8 * 512))
+    )
 
 
 def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encoding) -> Job:
@@ -248,8 +336,24 @@ def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encodi
     for item in items:
         for path in item.pair.files.values():
             status = path.stat()
-            inputs.append([item.key, item.session, item.pair.stem, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns])
-    return Job(name, items, hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(), root, build, encoding)
+            inputs.append(
+                [
+                    item.key,
+                    item.session,
+                    item.pair.stem,
+                    path.relative_to(root).as_posix(),
+                    status.st_size,
+                    status.st_mtime_ns,
+                ]
+            )
+    return Job(
+        name,
+        items,
+        hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(),
+        root,
+        build,
+        encoding,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- split
@@ -266,7 +370,9 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
         return [False] * count
     if wanted is None:
         if count < 2:
-            raise ValueError(f"{settings.raw}: {count} usable pair cannot be split; take --split none")
+            raise ValueError(
+                f"{settings.raw}: {count} usable pair cannot be split; take --split none"
+            )
         wanted = min(count - 1, max(1, math.floor(settings.val * count + 0.5)))
     random = np.random.Generator(np.random.Philox(settings.seed))
     if settings.split == "random":
@@ -274,8 +380,15 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
         return [i in chosen for i in range(count)]
     sizes = Counter(session)
     if len(sizes) < 2:
-        raise ValueError(f"{settings.raw}: all {count} pairs are of one session; --split session needs two (--session-gap, or --split random)")
-    chosen = subset([sizes[i] for i in range(len(sizes))], wanted, random.permutation(len(sizes)).tolist(), range(1, count))
+        raise ValueError(
+            f"{settings.raw}: all {count} pairs are of one session; --split session needs two (--session-gap, or --split random)"
+        )
+    chosen = subset(
+        [sizes[i] for i in range(len(sizes))],
+        wanted,
+        random.permutation(len(sizes)).tolist(),
+        range(1, count),
+    )
     return [number in chosen for number in session]
 
 

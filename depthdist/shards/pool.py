@@ -32,7 +32,9 @@ class _Stopped(Exception):
 
 def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
     """How many processes to start: `wanted`, or this rank's share of the machine's cores; never more than there are jobs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min(wanted or cores // ranks, num_jobs))
 
 
@@ -43,7 +45,12 @@ def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
     context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
     shared = _shared_counts(context)
     num_pairs = sum(len(job.items) for job in jobs)
-    pool = ProcessPoolExecutor(num_workers(workers, len(jobs), ranks.local_size), context, initializer=_start, initargs=(shared,))
+    pool = ProcessPoolExecutor(
+        num_workers(workers, len(jobs), ranks.local_size),
+        context,
+        initializer=_start,
+        initargs=(shared,),
+    )
     try:
         with _bar(num_pairs, ranks) as bar:
             with _no_interrupt():
@@ -51,12 +58,17 @@ def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 samples, num_bytes, rejects, _ = shared[:]
-                bar.set_postfix_str(f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects} rejects", refresh=False)
+                bar.set_postfix_str(
+                    f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects} rejects",
+                    refresh=False,
+                )
                 bar.update(samples + rejects - bar.n)
                 for future in done:
                     future.result()
     except BrokenProcessPool:
-        raise ValueError("a worker process was killed (out of memory?); finished shards are kept: run again, with fewer --workers") from None
+        raise ValueError(
+            "a worker process was killed (out of memory?); finished shards are kept: run again, with fewer --workers"
+        ) from None
     finally:
         shared[3] = 1
         pool.shutdown(cancel_futures=True)
@@ -89,8 +101,18 @@ def _shared_counts(context):
 
 
 def _bar(total: int, ranks: Ranks) -> tqdm:
-    live, name = sys.stderr.isatty(), "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}"
-    return tqdm(total=total, desc=name, unit=" pairs", mininterval=0.2 if live else 10, dynamic_ncols=live, disable=ranks.rank > 0)
+    live, name = (
+        sys.stderr.isatty(),
+        "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}",
+    )
+    return tqdm(
+        total=total,
+        desc=name,
+        unit=" pairs",
+        mininterval=0.2 if live else 10,
+        dynamic_ncols=live,
+        disable=ranks.rank > 0,
+    )
 
 
 def _start(shared) -> None:

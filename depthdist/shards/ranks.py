@@ -35,7 +35,9 @@ class Ranks:
                 dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=MEET)
             except RuntimeError as err:  # torch's errors of the meeting are all of this kind
                 at = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
-                raise ValueError(f"rank {self.rank}: the {self.size} ranks did not meet at {at} ({str(err).splitlines()[0][:120]})") from err
+                raise ValueError(
+                    f"rank {self.rank}: the {self.size} ranks did not meet at {at} ({str(err).splitlines()[0][:120]})"
+                ) from err
             self.group = dist.new_group(timeout=WAIT)
 
     def gather(self, value: Any) -> list[Any]:
@@ -48,12 +50,18 @@ class Ranks:
         try:
             dist.all_gather_object(found, value, self.group)
         except RuntimeError as err:
-            raise ValueError(f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept, run again ({str(err).splitlines()[0][:120]})") from err
+            raise ValueError(
+                f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept, run again ({str(err).splitlines()[0][:120]})"
+            ) from err
         return found
 
     def agree(self, problem: str | None) -> None:
         """Go on together, or stop together: raises what any rank found wrong, the same on all."""
-        found = [f"rank {rank}: {text}" if self.size > 1 else text for rank, text in enumerate(self.gather(problem)) if text]
+        found = [
+            f"rank {rank}: {text}" if self.size > 1 else text
+            for rank, text in enumerate(self.gather(problem))
+            if text
+        ]
         if found:
             raise SettingsError(found[:3])
 

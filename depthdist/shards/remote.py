@@ -45,7 +45,15 @@ BLOCK = 1 << 20  # bytes asked for at once
 SMALL_MAX = 256 << 20  # bytes that an index.json may have
 RETRY_S, RETRY_MOST_S = 1.0, 30.0  # the first wait between attempts; each is twice the one before
 GRACE_S = 5.0  # a file handed out so recently is not evicted: its reader is about to open it
-PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+PACKAGES = {
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+}
 OURS = re.compile(r"[0-9a-f]{64}\.shard(?:\.(\d+)\.tmp)?")
 
 
@@ -67,9 +75,21 @@ class CacheSettings:
     "Seconds without a byte after which a connection is given up and tried anew."
 
     def problems(self) -> list[str]:
-        above = {"cache-gb": self.cache_gb, "fetch-connect-s": self.fetch_connect_s, "fetch-stall-s": self.fetch_stall_s}
-        found = [f"--{name} is {value:g}: expected > 0" for name, value in above.items() if not 0 < value < math.inf]
-        return found if self.fetch_retries >= 0 else [*found, f"--fetch-retries is {self.fetch_retries}: expected >= 0"]
+        above = {
+            "cache-gb": self.cache_gb,
+            "fetch-connect-s": self.fetch_connect_s,
+            "fetch-stall-s": self.fetch_stall_s,
+        }
+        found = [
+            f"--{name} is {value:g}: expected > 0"
+            for name, value in above.items()
+            if not 0 < value < math.inf
+        ]
+        return (
+            found
+            if self.fetch_retries >= 0
+            else [*found, f"--fetch-retries is {self.fetch_retries}: expected >= 0"]
+        )
 
 
 def is_remote(place: str) -> bool:
@@ -81,9 +101,13 @@ def join(place: str, name: str) -> str:
     """The URL of a file below a dataset; of `pipe:COMMAND with {}` the command for it, with the name quoted for the shell."""
     if place.startswith("pipe:"):
         if "{}" not in place:
-            raise ValueError(f"{_shown(place)}: has no {{}}; expected it where the file's name goes, as in pipe:cat /data/{{}}")
+            raise ValueError(
+                f"{_shown(place)}: has no {{}}; expected it where the file's name goes, as in pipe:cat /data/{{}}"
+            )
         return place.replace("{}", shlex.quote(name))
-    url, mark, query = place.partition("?") if place.startswith("http") else (place, "", "")  # a signature comes last
+    url, mark, query = (
+        place.partition("?") if place.startswith("http") else (place, "", "")
+    )  # a signature comes last
     return f"{url.rstrip('/')}/{name}{mark}{query}"
 
 
@@ -97,7 +121,9 @@ class Cache:
         self.settings = settings
         self.folder = settings.cache.expanduser()
         self._doing: dict[str, str] = {}  # by URL
-        self._filesystems: dict[str, AbstractFileSystem] = {}  # by the URL's part up to the host or bucket
+        self._filesystems: dict[
+            str, AbstractFileSystem
+        ] = {}  # by the URL's part up to the host or bucket
 
     def status(self, url: str) -> str:
         """What is happening with a file right now, "" if nothing."""
@@ -120,7 +146,9 @@ class Cache:
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"{_shown(url)}: sha256 is {sha256!r}; expected 64 hexadecimal digits")
         if size > self.settings.cache_gb * 1e9:
-            raise ValueError(f"{_shown(url)}: {size / 1e9:.3g} GB do not fit the cache's {self.settings.cache_gb:g} GB; raise --cache-gb")
+            raise ValueError(
+                f"{_shown(url)}: {size / 1e9:.3g} GB do not fit the cache's {self.settings.cache_gb:g} GB; raise --cache-gb"
+            )
         path, tmp = self.folder / f"{sha256}.shard", self.folder / f"{sha256}.shard.{size}.tmp"
         try:
             while not _hit(path, size):
@@ -140,7 +168,9 @@ class Cache:
             return path
         except OSError as err:
             where = f"cannot be kept in {self.folder} ({err.strerror}, {size / 1e6:.1f} MB)"
-            raise ValueError(f"{_shown(url)}: {where}; --cache names the folder, --cache-gb its limit") from None
+            raise ValueError(
+                f"{_shown(url)}: {where}; --cache names the folder, --cache-gb its limit"
+            ) from None
         finally:
             self._doing.pop(url, None)
 
@@ -152,7 +182,9 @@ class Cache:
             except _Failed as err:
                 wrong += err.wrong
                 if err.final or wrong > 1 or attempt > retries:
-                    raise ValueError(f"{_shown(url)}: {err}{f' ({attempt} attempts)' if attempt > 1 else ''}") from None
+                    raise ValueError(
+                        f"{_shown(url)}: {err}{f' ({attempt} attempts)' if attempt > 1 else ''}"
+                    ) from None
                 pause = min(RETRY_S * 2 ** (attempt - 1), RETRY_MOST_S)
                 self._doing[url] = f"retry {attempt} of {retries} in {pause:g} s: {err}"
             time.sleep(pause)
@@ -188,7 +220,11 @@ class Cache:
         file.truncate(0)
         if done < size:
             raise _Failed(f"ended after {done:,} bytes; the index says {size:,}")
-        found = f"more than {size:,} bytes" if done > size else f"sha256 is {hasher.hexdigest()}; the index says {sha256}"
+        found = (
+            f"more than {size:,} bytes"
+            if done > size
+            else f"sha256 is {hasher.hexdigest()}; the index says {sha256}"
+        )
         raise _Failed(f"{found}: the data there changed or is damaged", wrong=True)
 
     @contextlib.contextmanager
@@ -205,16 +241,23 @@ class Cache:
     def _open(self, url: str, start: int) -> tuple[Any, int]:
         if url.startswith("pipe:"):
             if not self.settings.allow_pipe:
-                raise _Failed("runs a shell command for every file; pass --allow-pipe if that is what you want", final=True)
+                raise _Failed(
+                    "runs a shell command for every file; pass --allow-pipe if that is what you want",
+                    final=True,
+                )
             return _Pipe(url.removeprefix("pipe:")), 0
         system = self._filesystem(url)
         if not url.startswith(("http://", "https://")):
-            file = system.open(system._strip_protocol(url), cache_type="readahead", block_size=4 * BLOCK)
+            file = system.open(
+                system._strip_protocol(url), cache_type="readahead", block_size=4 * BLOCK
+            )
             file.seek(start)
             return file, start
         headers = system.kwargs.get("headers", {}) | ({"Range": f"bytes={start}-"} if start else {})
         try:
-            file = system.open(url, block_size=0, size=1, headers=headers)  # a stream; knowing a size saves it a request
+            file = system.open(
+                url, block_size=0, size=1, headers=headers
+            )  # a stream; knowing a size saves it a request
         except Exception as err:
             if start and getattr(err, "status", None) == 416:  # what is there now is shorter
                 return self._open(url, 0)
@@ -226,11 +269,18 @@ class Cache:
         if place not in self._filesystems:
             protocol = url.split("://")[0]
             try:
-                options = _options(protocol, self.settings.fetch_connect_s, self.settings.fetch_stall_s)
+                options = _options(
+                    protocol, self.settings.fetch_connect_s, self.settings.fetch_stall_s
+                )
                 self._filesystems[place] = url_to_fs(url, **options)[0]
             except ImportError as err:
                 package = PACKAGES.get(protocol)
-                raise _Failed(f"{protocol}:// needs a package: pip install {package}" if package else str(err), final=True) from None
+                raise _Failed(
+                    f"{protocol}:// needs a package: pip install {package}"
+                    if package
+                    else str(err),
+                    final=True,
+                ) from None
         return self._filesystems[place]
 
     def _make_room(self, tmp: Path, size: int) -> None:
@@ -243,11 +293,17 @@ class Cache:
                     stat = entry.stat(follow_symlinks=False)
                     files.append((stat.st_mtime, max(stat.st_size, int(match[1] or 0)), entry.path))
         missing = size - tmp.stat().st_size
-        over = max(sum(num for _, num, _ in files) + size - self.settings.cache_gb * 1e9, missing - shutil.disk_usage(self.folder).free)
+        over = max(
+            sum(num for _, num, _ in files) + size - self.settings.cache_gb * 1e9,
+            missing - shutil.disk_usage(self.folder).free,
+        )
         for used, num, path in sorted(files):
             if over <= 0 or used > time.time() - GRACE_S:
                 break
-            with contextlib.suppress(OSError), open(path, "r+b") as file:  # gone already, not ours to remove, or locked: being fetched
+            with (
+                contextlib.suppress(OSError),
+                open(path, "r+b") as file,
+            ):  # gone already, not ours to remove, or locked: being fetched
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
                 over -= num
@@ -282,11 +338,20 @@ def _options(protocol: str, connect: float, stall: float) -> dict[str, Any]:
         return {}
     from aiohttp import ClientTimeout
 
-    limits = ClientTimeout(total=None, sock_connect=connect, sock_read=stall)  # the default ends every download after 5 minutes
+    limits = ClientTimeout(
+        total=None, sock_connect=connect, sock_read=stall
+    )  # the default ends every download after 5 minutes
     if protocol in ("gs", "gcs"):
         return {"requests_timeout": limits}
     plain = {"Accept-Encoding": "identity"}  # an answer packed on the way has another length
-    return {"client_kwargs": {"timeout": limits, "headers": plain, "read_bufsize": BLOCK, "trust_env": True}}
+    return {
+        "client_kwargs": {
+            "timeout": limits,
+            "headers": plain,
+            "read_bufsize": BLOCK,
+            "trust_env": True,
+        }
+    }
 
 
 class _Pipe:
@@ -295,17 +360,23 @@ class _Pipe:
     def __init__(self, command: str):
         self.errors = tempfile.TemporaryFile()
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": self.errors}
-        self.process = subprocess.Popen(command, shell=True, bufsize=0, start_new_session=True, **streams)
+        self.process = subprocess.Popen(
+            command, shell=True, bufsize=0, start_new_session=True, **streams
+        )
 
     def read(self, num_bytes: int) -> bytes:
         block = self.process.stdout.read(num_bytes)
         if not block and (code := self.process.wait()):
             self.errors.seek(0)
-            raise _Failed(f"exit code {code}: {_shown(self.errors.read().decode(errors='replace'))[-300:]}")
+            raise _Failed(
+                f"exit code {code}: {_shown(self.errors.read().decode(errors='replace'))[-300:]}"
+            )
         return block
 
     def close(self) -> None:
-        if self.process.returncode is None:  # not waited for yet, so the number is still that of its group
+        if (
+            self.process.returncode is None
+        ):  # not waited for yet, so the number is still that of its group
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -351,10 +422,19 @@ def _judged(err: Exception) -> _Failed:
         return _Failed("no answer in time (--fetch-connect-s, --fetch-stall-s)")
     if isinstance(err, FileNotFoundError):
         return _Failed("there is no such file", final=True)
-    code = getattr(err, "status", None) or getattr(err, "code", None) or getattr(getattr(err, "response", None), "status_code", None)
+    code = (
+        getattr(err, "status", None)
+        or getattr(err, "code", None)
+        or getattr(getattr(err, "response", None), "status_code", None)
+    )
     refused = isinstance(code, int) and 400 <= code < 500 and code not in (408, 425, 429)
-    refused |= name == "NoCredentialsError" or str(err).startswith("Forbidden")  # as s3fs and gcsfs say it
-    return _Failed(f"{name}: {_shown(str(err))[:300]}", final=refused or isinstance(err, (PermissionError, IsADirectoryError, ValueError)))
+    refused |= name == "NoCredentialsError" or str(err).startswith(
+        "Forbidden"
+    )  # as s3fs and gcsfs say it
+    return _Failed(
+        f"{name}: {_shown(str(err))[:300]}",
+        final=refused or isinstance(err, (PermissionError, IsADirectoryError, ValueError)),
+    )
 
 
 def _shown(text: str) -> str:

@@ -1,7 +1,7 @@
 """What is in tars of others, by their headers alone: which samples, which members, where. Damage is an error with its place.
 
-    shards, by_folder, notes = find_shards(folder)
-    samples, rejects = scan(folder, shards[0])
+shards, by_folder, notes = find_shards(folder)
+samples, rejects = scan(folder, shards[0])
 """
 
 from __future__ import annotations
@@ -36,14 +36,26 @@ class Sample(NamedTuple):
 
 def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
     """The tars below `folder`, sorted; whether folders (train/, and val/ or validation/) are the split; and what to know about that."""
-    found = [name for name in glob.glob("**/*.tar", root_dir=folder, recursive=True) if (folder / name).is_file()]  # none that is hidden
-    found = sorted({os.path.realpath(folder / name): name for name in sorted(found, key=len, reverse=True)}.values())  # a link may show one twice
+    found = [
+        name
+        for name in glob.glob("**/*.tar", root_dir=folder, recursive=True)
+        if (folder / name).is_file()
+    ]  # none that is hidden
+    found = sorted(
+        {
+            os.path.realpath(folder / name): name for name in sorted(found, key=len, reverse=True)
+        }.values()
+    )  # a link may show one twice
     if not found:
         packed = next(folder.rglob("*.tar.*"), None)
-        raise ValueError(f"{shown(folder)}: no .tar files{f'; {packed.name} is compressed: unpack it to a .tar' if packed else ''}")
+        raise ValueError(
+            f"{shown(folder)}: no .tar files{f'; {packed.name} is compressed: unpack it to a .tar' if packed else ''}"
+        )
     for name in found:
         if not SHARD_NAME.fullmatch(name) or not name.isprintable():
-            raise ValueError(f"{shown(folder / name)}: the name holds characters that cannot be printed; rename it")
+            raise ValueError(
+                f"{shown(folder / name)}: the name holds characters that cannot be printed; rename it"
+            )
     folders = {name.split("/")[0] for name in found if "/" in name}
     if not {SIDES.get(name) for name in folders} >= {"train", "val"}:
         return found, False, []
@@ -55,10 +67,18 @@ def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
 def scan(folder: Path, shard: str) -> tuple[list[Sample], list[dict[str, str]]]:
     """The samples of a tar by its headers, and those that cannot be used; ValueError where the tar is damaged or cut off."""
     samples, rejects, seen = [], [], set()
-    members = ((m[1], m[2], info) for info in _headers(folder / shard) if info.isreg() and not LEFT_OUT.match(info.name) and (m := MEMBER.fullmatch(info.name)))
+    members = (
+        (m[1], m[2], info)
+        for info in _headers(folder / shard)
+        if info.isreg() and not LEFT_OUT.match(info.name) and (m := MEMBER.fullmatch(info.name))
+    )
     for key, group in itertools.groupby(members, key=lambda member: member[0]):
         group = list(group)
-        sample = Sample(shard, key, {name: (info.offset, info.offset_data, info.size) for _, name, info in group})
+        sample = Sample(
+            shard,
+            key,
+            {name: (info.offset, info.offset_data, info.size) for _, name, info in group},
+        )
         why = ""
         if not all(info.name.isprintable() for *_, info in group):
             why = "the name holds characters that cannot be printed"
@@ -104,8 +124,14 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
                 rest = file.read(1 << 20)
         if rest:
             zeros += len(rest) - len(rest.lstrip(b"\0"))
-            reason = f"{zeros:,} zeros and then more data: overwritten, or two tars in one file" if zeros >= tarfile.BLOCKSIZE else "no tar header"
+            reason = (
+                f"{zeros:,} zeros and then more data: overwritten, or two tars in one file"
+                if zeros >= tarfile.BLOCKSIZE
+                else "no tar header"
+            )
         elif zeros < 2 * tarfile.BLOCKSIZE:
             reason = "the file ends without the zeros that end a tar: it is cut off"
     if reason:
-        raise ValueError(f"{shown(path)}: damaged at byte {at:,} of {size:,}, after {shown(last)}: {reason}")
+        raise ValueError(
+            f"{shown(path)}: damaged at byte {at:,} of {size:,}, after {shown(last)}: {reason}"
+        )

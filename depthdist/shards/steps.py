@@ -15,7 +15,9 @@ def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
             mm = z[row, column]
             measured += mm > 0 and mm < np.inf
             farther += mm > far_mm and mm < np.inf
-            value[row, column] = np.int64(mm * steps_a_mm + 0.5) if mm > near_mm and mm <= far_mm else 0
+            value[row, column] = (
+                np.int64(mm * steps_a_mm + 0.5) if mm > near_mm and mm <= far_mm else 0
+            )
     for row in range(z.shape[0]):
         for column in range(z.shape[1]):
             histogram[value[row, column]] += 1

@@ -16,7 +16,9 @@ from depthdist.shards.codec import crc32, decode_sample
 from depthdist.shards.index import Index, SampleRef, load_index
 
 
-def verify(folder: Path | str, workers: int = 1, progress: Callable[[int], Any] = lambda samples: None) -> list[str]:
+def verify(
+    folder: Path | str, workers: int = 1, progress: Callable[[int], Any] = lambda samples: None
+) -> list[str]:
     """What is wrong with a dataset folder, one line each naming shard, key and member; empty when all is well.
 
     Every byte is read: sha256 of the table, the names and each tar, tar headers against the index, CRC-32 and decoding of
@@ -26,8 +28,12 @@ def verify(folder: Path | str, workers: int = 1, progress: Callable[[int], Any] 
     try:
         index = load_index(folder)
         for what in ("table", "names"):
-            if (found := hashlib.sha256(index.file(what).read_bytes()).hexdigest()) != index.raw[what]["sha256"]:
-                problems.append(f"{index.raw[what]['name']}: sha256 is {found[:16]}..., expected {index.raw[what]['sha256'][:16]}...")
+            if (found := hashlib.sha256(index.file(what).read_bytes()).hexdigest()) != index.raw[
+                what
+            ]["sha256"]:
+                problems.append(
+                    f"{index.raw[what]['name']}: sha256 is {found[:16]}..., expected {index.raw[what]['sha256'][:16]}..."
+                )
         refs = [index.row(i) for i in range(index.num_samples)]
     except ValueError as err:
         return [*problems, str(err)]
@@ -36,10 +42,14 @@ def verify(folder: Path | str, workers: int = 1, progress: Callable[[int], Any] 
     for ref in refs:
         by_shard[ref.number].append(ref)
         if seen.setdefault(ref.key, ref.number) != ref.number:
-            problems.append(f"{index.shards[ref.number]['name']}: {ref.key}: the key is also in {index.shards[seen[ref.key]]['name']}")
+            problems.append(
+                f"{index.shards[ref.number]['name']}: {ref.key}: the key is also in {index.shards[seen[ref.key]]['name']}"
+            )
     for number, shard in enumerate(index.shards):
         if shard["count"] != len(by_shard[number]):
-            problems.append(f"{shard['name']}: count is {shard['count']}, but {len(by_shard[number])} samples are listed")
+            problems.append(
+                f"{shard['name']}: count is {shard['count']}, but {len(by_shard[number])} samples are listed"
+            )
     if not index.raw.get("foreign"):
         known = {s["name"] for s in index.shards}
         for path in sorted(p for split in ("train", "val") for p in (folder / split).glob("*")):
@@ -47,14 +57,21 @@ def verify(folder: Path | str, workers: int = 1, progress: Callable[[int], Any] 
             if name not in known and str(Path(name).with_suffix(".tar")) not in known:
                 problems.append(f"{name}: does not belong here; the index does not list it")
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing and decoding release the GIL
-        for found in pool.map(lambda number: _verify_shard(index, number, by_shard[number], progress), by_shard):
+        for found in pool.map(
+            lambda number: _verify_shard(index, number, by_shard[number], progress), by_shard
+        ):
             problems += found
     return problems
 
 
-def _verify_shard(index: Index, number: int, refs: list[SampleRef], progress: Callable[[int], Any]) -> list[str]:
+def _verify_shard(
+    index: Index, number: int, refs: list[SampleRef], progress: Callable[[int], Any]
+) -> list[str]:
     shard, path = index.shards[number], index.shard_path(number)
-    name, problems = shard["name"], [] if index.raw.get("foreign") else _verify_record(index, number, refs)
+    name, problems = (
+        shard["name"],
+        [] if index.raw.get("foreign") else _verify_record(index, number, refs),
+    )
     try:
         with open(path, "rb") as file:
             sha256, size = hashlib.sha256(), 0
@@ -64,14 +81,20 @@ def _verify_shard(index: Index, number: int, refs: list[SampleRef], progress: Ca
             if size != shard["bytes"]:
                 problems.append(f"{name}: {size:,} bytes; expected {shard['bytes']:,}")
             if sha256.hexdigest() != shard["sha256"]:
-                problems.append(f"{name}: sha256 is {sha256.hexdigest()[:16]}..., expected {shard['sha256'][:16]}...")
+                problems.append(
+                    f"{name}: sha256 is {sha256.hexdigest()[:16]}..., expected {shard['sha256'][:16]}..."
+                )
             file.seek(0)
-            problems += [f"{name}: {p}" for p in _verify_headers(file, refs, index.raw.get("foreign", False))]
+            problems += [
+                f"{name}: {p}" for p in _verify_headers(file, refs, index.raw.get("foreign", False))
+            ]
             for ref in refs:
                 problems += [f"{name}: {ref.key}: {p}" for p in _verify_sample(index, file, ref)]
                 progress(1)
     except OSError as err:
-        problems.append(f"{name}: {'the shard is missing' if isinstance(err, FileNotFoundError) else err.strerror}")
+        problems.append(
+            f"{name}: {'the shard is missing' if isinstance(err, FileNotFoundError) else err.strerror}"
+        )
     return problems
 
 
@@ -79,10 +102,15 @@ def _verify_record(index: Index, number: int, refs: list[SampleRef]) -> list[str
     """The shard's commit record against the index."""
     shard = index.shards[number]
     path = index.shard_path(number).with_suffix(".json")
-    samples = [[r.key, r.stem, r.session, r.start, r.length, r.crc, [list(m) for m in r.members.values()]] for r in refs]
+    samples = [
+        [r.key, r.stem, r.session, r.start, r.length, r.crc, [list(m) for m in r.members.values()]]
+        for r in refs
+    ]
     try:
         record = json.loads(path.read_bytes())
-        if any(record.get(part) != wanted for part, wanted in {**shard, "samples": samples}.items()):
+        if any(
+            record.get(part) != wanted for part, wanted in {**shard, "samples": samples}.items()
+        ):
             return [f"{shard['name']}: its commit record {path.name} and index.json disagree"]
     except (OSError, ValueError, AttributeError) as err:
         return [f"{shard['name']}: its commit record {path.name} cannot be read ({err})"]
@@ -91,7 +119,11 @@ def _verify_record(index: Index, number: int, refs: list[SampleRef]) -> list[str
 
 def _verify_headers(file, refs: list[SampleRef], foreign: bool) -> list[str]:
     """What tarfile finds, which any plain tool will see, against what the index lists."""
-    listed = sorted((offset, size, f"{ref.stem if foreign else ref.key}.{name}") for ref in refs for name, (offset, size, _) in ref.members.items())
+    listed = sorted(
+        (offset, size, f"{ref.stem if foreign else ref.key}.{name}")
+        for ref in refs
+        for name, (offset, size, _) in ref.members.items()
+    )
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             found = {m.offset_data: (m.offset_data, m.size, m.name) for m in tar if m.isreg()}
@@ -99,8 +131,14 @@ def _verify_headers(file, refs: list[SampleRef], foreign: bool) -> list[str]:
         return [f"not a tar that can be read ({err})"]
     for offset, size, name in listed:
         if found.get(offset) != (offset, size, name):
-            there = "nothing" if offset not in found else f"{found[offset][2]} with {found[offset][1]} bytes"
-            return [f"the tar shows {there} at {offset}; expected {name} with {size} bytes ({len(found)} members, {len(listed)} listed)"]
+            there = (
+                "nothing"
+                if offset not in found
+                else f"{found[offset][2]} with {found[offset][1]} bytes"
+            )
+            return [
+                f"the tar shows {there} at {offset}; expected {name} with {size} bytes ({len(found)} members, {len(listed)} listed)"
+            ]
     return []
 
 
@@ -112,12 +150,16 @@ def _verify_sample(index: Index, file, ref: SampleRef) -> list[str]:
         if len(members[member]) != size:
             problems.append(f"{member}: {len(members[member]):,} bytes; expected {size:,}")
         elif (found := crc32(members[member])) != crc:
-            problems.append(f"{member}: crc32 is {found:08x}, expected {crc:08x} (offset {offset:,})")
+            problems.append(
+                f"{member}: crc32 is {found:08x}, expected {crc:08x} (offset {offset:,})"
+            )
     if problems:
         return problems
     file.seek(ref.start)
     if crc32(file.read(ref.length)) != ref.crc:
-        return [f"the bytes between its members (tar headers, padding) from {ref.start:,} on are not what was written"]
+        return [
+            f"the bytes between its members (tar headers, padding) from {ref.start:,} on are not what was written"
+        ]
     try:
         sample = decode_sample(members, index)
     except Exception as err:  # whatever the decoders raise on bytes that cannot be right

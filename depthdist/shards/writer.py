@@ -24,7 +24,17 @@ from depthdist.camera import fit_intrinsics
 from depthdist.config import Size
 from depthdist.duplicates import fingerprint
 from depthdist.pairs import BadFile, Pair, read_label, read_pair
-from depthdist.shards.codec import LEVELS, RGB_MEMBERS, crc32, encode_depth, encode_label, encode_mask, encode_rgb, nearest, quantise
+from depthdist.shards.codec import (
+    LEVELS,
+    RGB_MEMBERS,
+    crc32,
+    encode_depth,
+    encode_label,
+    encode_mask,
+    encode_rgb,
+    nearest,
+    quantise,
+)
 
 SYNC_BYTES = 32 << 20  # after so many the disk is told to write
 BIN = 64  # depth values a histogram bin: 1024 bins from 0 to far
@@ -74,7 +84,9 @@ class Job(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- one sample
 
 
-def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
+def encode_sample(
+    item: Item, root: Path, encoding: Encoding
+) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
     """The members of one sample in the tar's order, its share of the statistics, and the picture's fingerprint; BadFile where it cannot be used."""
     sources, contents = _sources(item.pair, root)
     rgb, xyz = read_pair(item.pair, contents[:2])
@@ -84,8 +96,15 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
     depth, counts = quantise(z, encoding.near_mm, encoding.far_mm)
     mask = depth > 0
     if not mask.any():
-        measured = f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm" if counts["measured"] else "nowhere measured at this size"
-        raise BadFile(item.pair.xyz, f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <= {encoding.far_mm:g} mm (--near, --far)")
+        measured = (
+            f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm"
+            if counts["measured"]
+            else "nowhere measured at this size"
+        )
+        raise BadFile(
+            item.pair.xyz,
+            f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <= {encoding.far_mm:g} mm (--near, --far)",
+        )
     stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(counts, encoding.step_mm)}
     meta = {
         "stem": item.pair.stem,
@@ -98,9 +117,25 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> tuple[dict[str,
         "intrinsics": fit_intrinsics(xyz),
     }
     if item.pair.grooves:
-        meta["grooves"] = encode_label(nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size))
+        meta["grooves"] = encode_label(
+            nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size)
+        )
     picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
-    return dict(zip(encoding.members, (encode_depth(depth, encoding.depth_codec), encode_mask(mask), as_json(meta), picture))), stats, fingerprint(rgb)
+    return (
+        dict(
+            zip(
+                encoding.members,
+                (
+                    encode_depth(depth, encoding.depth_codec),
+                    encode_mask(mask),
+                    as_json(meta),
+                    picture,
+                ),
+            )
+        ),
+        stats,
+        fingerprint(rgb),
+    )
 
 
 def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
@@ -131,13 +166,21 @@ def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[b
             contents.append(path.read_bytes())
         except OSError as err:
             raise BadFile(path, f"cannot be read: {err.strerror}") from err
-        sources[f"{kind}_file" if kind == "grooves" else kind] = {"path": path.relative_to(root).as_posix(), "sha256": hashlib.sha256(contents[-1]).hexdigest()}
+        sources[f"{kind}_file" if kind == "grooves" else kind] = {
+            "path": path.relative_to(root).as_posix(),
+            "sha256": hashlib.sha256(contents[-1]).hexdigest(),
+        }
     return sources, tuple(contents)
 
 
 def as_json(value: Any, indent: int | None = None) -> bytes:
     """`value` as JSON bytes that are the same for the same value."""
-    return json.dumps(value, sort_keys=True, indent=indent, separators=(",", ": " if indent else ":")).encode() + b"\n"
+    return (
+        json.dumps(
+            value, sort_keys=True, indent=indent, separators=(",", ": " if indent else ":")
+        ).encode()
+        + b"\n"
+    )
 
 
 def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -206,7 +249,9 @@ class _Tar:
         self.file.close()
 
 
-def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda samples, num_bytes, rejects: None) -> None:
+def write_shard(
+    job: Job, report: Callable[[int, int, int], None] = lambda samples, num_bytes, rejects: None
+) -> None:
     """Write the job's tar, then its commit record. `report` hears of each pair: samples made, raw bytes read, rejects.
 
     A bad pair is left out and listed in the record. raises ValueError, one line, when the shard cannot be written
@@ -222,12 +267,18 @@ def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda sampl
                 try:
                     members, share, seen = encode_sample(item, job.root, job.encoding)
                 except BadFile as err:
-                    rejects.append({"path": err.path.relative_to(job.root).as_posix(), "reason": err.reason})
+                    rejects.append(
+                        {"path": err.path.relative_to(job.root).as_posix(), "reason": err.reason}
+                    )
                     report(0, 0, 1)
                     continue
                 except Exception as err:  # ours, or no memory: one line that says at which pair
-                    raise ValueError(f"{item.pair.xyz}: cannot be made a sample ({type(err).__name__}: {err})") from err
-                samples.append([item.key, item.pair.stem, item.session, *tar.add(item.key, members)])
+                    raise ValueError(
+                        f"{item.pair.xyz}: cannot be made a sample ({type(err).__name__}: {err})"
+                    ) from err
+                samples.append(
+                    [item.key, item.pair.stem, item.session, *tar.add(item.key, members)]
+                )
                 stats.append(share)
                 prints.append(base64.b64encode(seen.tobytes()).decode())
                 report(1, share["raw_bytes"], 0)
@@ -235,10 +286,22 @@ def write_shard(job: Job, report: Callable[[int, int, int], None] = lambda sampl
         finally:
             tar.close()
         os.replace(unfinished, path)
-        facts = {"count": len(samples), "bytes": tar.bytes, "sha256": tar.sha256.hexdigest(), "samples": samples, "fingerprints": prints, "rejects": rejects}
-        write_whole(path.with_suffix(".json"), as_json({"hash": job.hash, "name": job.name, **facts, "stats": merge_stats(stats)}))
+        facts = {
+            "count": len(samples),
+            "bytes": tar.bytes,
+            "sha256": tar.sha256.hexdigest(),
+            "samples": samples,
+            "fingerprints": prints,
+            "rejects": rejects,
+        }
+        write_whole(
+            path.with_suffix(".json"),
+            as_json({"hash": job.hash, "name": job.name, **facts, "stats": merge_stats(stats)}),
+        )
     except OSError as err:
-        raise ValueError(f"{err.filename or path}: the shard cannot be written: {err.strerror}; finished shards are kept, run again") from err
+        raise ValueError(
+            f"{err.filename or path}: the shard cannot be written: {err.strerror}; finished shards are kept, run again"
+        ) from err
     finally:
         try:
             unfinished.unlink(missing_ok=True)

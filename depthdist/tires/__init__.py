@@ -54,7 +54,11 @@ def render(settings: Settings, index: int) -> Capture:
     color, echo = shade.paint(world, hits, look, session.grey, session.ambient, k)
     rng = draws(settings, 6, pair.pose, pair.take)
     rgb = shade.develop(color, session.exposure, session.white, rng)
-    depth = faults.spoil(hits, echo, k, scene.BASELINE_MM, rng) if settings.faults else hits.z.astype(np.float32)
+    depth = (
+        faults.spoil(hits, echo, k, scene.BASELINE_MM, rng)
+        if settings.faults
+        else hits.z.astype(np.float32)
+    )
     return Capture(pair.stem, rgb, points(depth, k), truth_of(world, hits, k))
 
 
@@ -75,7 +79,13 @@ def truth_of(world: raycast.Scene, hits: raycast.Hits, k: np.ndarray) -> dict[st
     rows = np.searchsorted(world.grooves["line"], ids, side="right") - 1
     owner = np.searchsorted(world.tires["last"], rows, side="right") + 1
     groove = world.grooves[rows]
-    width = 2 * groove["half_mm"] * np.where(groove["way"] == tread.ACROSS, (groove["foot_mm"] + 30.0) / groove["foot_mm"], 1.0)
+    width = (
+        2
+        * groove["half_mm"]
+        * np.where(
+            groove["way"] == tread.ACROSS, (groove["foot_mm"] + 30.0) / groove["foot_mm"], 1.0
+        )
+    )
     return {
         "z": hits.z.astype(np.float32),
         "tire": np.where(hits.kind == raycast.TIRE_HIT, hits.item + 1, 0).astype(np.uint8),

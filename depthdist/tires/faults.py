@@ -34,7 +34,10 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
             if not hits.lit[v, u]:
                 continue
             dx, dy = (u + 0.5 - px) / fx, (v + 0.5 - py) / fy
-            patch = cloud(u / per_mm / 21.0, v / per_mm / 21.0, seed) * 0.7 + cloud(u / per_mm / 6.0, v / per_mm / 6.0, seed + 1) * 0.3
+            patch = (
+                cloud(u / per_mm / 21.0, v / per_mm / 21.0, seed) * 0.7
+                + cloud(u / per_mm / 6.0, v / per_mm / 6.0, seed + 1) * 0.3
+            )
             if cone_at(dx * z, dy * z, z, baseline) < 0.25 + 0.2 * patch:
                 continue
             nx, ny, nz = hits.normal[v, u]
@@ -55,7 +58,9 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
                         near, far = min(near, hits.z[a, b]), max(far, hits.z[a, b])
                     dim += not hits.lit[a, b]
             luck = chance[v, u]
-            level = 2.0 * z * (abs(nx) / fx + abs(ny) / fy) / towards  # what a surface at this slope spans without an edge
+            level = (
+                2.0 * z * (abs(nx) / fx + abs(ny) / fy) / towards
+            )  # what a surface at this slope spans without an edge
             if far - near > EDGE_MM * z / 1000.0 + 1.5 * level:
                 if luck < 0.55:
                     continue
@@ -68,9 +73,23 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
             out[v, u] = z + grain * 0.11 * (z / 1000.0) ** 2 * weak
 
 
-def spoil(hits: Hits, echo: np.ndarray, k: np.ndarray, baseline_mm: float, rng: np.random.Generator) -> np.ndarray:
+def spoil(
+    hits: Hits, echo: np.ndarray, k: np.ndarray, baseline_mm: float, rng: np.random.Generator
+) -> np.ndarray:
     """Depth (H, W) float32 mm as the camera would measure it, NaN where it finds nothing."""
     out = np.empty(hits.z.shape, np.float32)
-    normal, chance = rng.standard_normal(hits.z.shape, np.float32), rng.random(hits.z.shape, np.float32)
-    _spoil(hits, echo, (k[0, 0], k[1, 1], k[0, 2], k[1, 2]), baseline_mm, normal, chance, int(rng.integers(1 << 20)), out)
+    normal, chance = (
+        rng.standard_normal(hits.z.shape, np.float32),
+        rng.random(hits.z.shape, np.float32),
+    )
+    _spoil(
+        hits,
+        echo,
+        (k[0, 0], k[1, 1], k[0, 2], k[1, 2]),
+        baseline_mm,
+        normal,
+        chance,
+        int(rng.integers(1 << 20)),
+        out,
+    )
     return out

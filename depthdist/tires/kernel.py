@@ -16,7 +16,9 @@ from numba import njit
 def forget_old_kernels(folder: Path) -> None:
     """Remove numba's index files under `folder` unless they were made from the sources that stand there now."""
     stamp = folder / "__pycache__" / "kernels.sha256"
-    now = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
+    now = hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    ).hexdigest()
     try:
         if not stamp.exists() or stamp.read_text() != now:
             for index in stamp.parent.glob("*.nbi"):

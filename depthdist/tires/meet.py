@@ -39,7 +39,11 @@ def hull(tire, o, d, grow):
         t0, t1 = min(ta, tb), max(ta, tb)
     elif abs(o[2]) > half:
         return 1.0, 0.0
-    a, b, c = d[0] * d[0] + d[1] * d[1], o[0] * d[0] + o[1] * d[1], o[0] * o[0] + o[1] * o[1] - radius * radius
+    a, b, c = (
+        d[0] * d[0] + d[1] * d[1],
+        o[0] * d[0] + o[1] * d[1],
+        o[0] * o[0] + o[1] * o[1] - radius * radius,
+    )
     if a > 1e-18:
         under = b * b - a * c
         if under < 0.0:
@@ -115,7 +119,11 @@ def meet_cylinder(cylinder, o, d):
     along, height = d[0] * ax + d[1] * ay + d[2] * az, px * ax + py * ay + pz * az
     dx, dy, dz = d[0] - along * ax, d[1] - along * ay, d[2] - along * az
     qx, qy, qz = px - height * ax, py - height * ay, pz - height * az
-    a, b, c = dx * dx + dy * dy + dz * dz, qx * dx + qy * dy + qz * dz, qx * qx + qy * qy + qz * qz - radius * radius
+    a, b, c = (
+        dx * dx + dy * dy + dz * dz,
+        qx * dx + qy * dy + qz * dz,
+        qx * qx + qy * qy + qz * qz - radius * radius,
+    )
     t0, t1 = -math.inf, math.inf
     if a > 1e-18:
         under = b * b - a * c
@@ -140,7 +148,9 @@ def thick_tire(tire, grooves, o, d, spread, reach):
     t, end = hull(tire, o, d, spread * reach)
     t, end = max(t, 0.0), min(end, reach)
     while t < end:
-        room = distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]) - spread * t
+        room = (
+            distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]) - spread * t
+        )
         if room < 0.5:
             return t
         t += room / speed

@@ -22,7 +22,11 @@ def surface_points(tire: np.ndarray) -> np.ndarray:
     half, radius = float(tire["half_mm"]), float(tire["radius_mm"])
     rings = [(radius, 0.0)]
     for end in (-1, 1):
-        rings += [(radius - 4.0, end * half * 0.5), (radius - 14.0, end * (half - 22.0)), (float(tire["middle_mm"]), end * half)]
+        rings += [
+            (radius - 4.0, end * half * 0.5),
+            (radius - 14.0, end * (half - 22.0)),
+            (float(tire["middle_mm"]), end * half),
+        ]
         rings += [(float(tire["bore_mm"]), end * half * 0.75)]
     angles = np.arange(RINGS) * (2 * math.pi / RINGS)
     return np.array([(r * math.cos(a), r * math.sin(a), z) for r, z in rings for a in angles])
@@ -42,9 +46,27 @@ def upright(axis: np.ndarray, turn: float) -> np.ndarray:
 def _to_body(points, turn, place, other, other_turn, other_place, most):
     """The smallest distance, at most `most`, from the points of one tire to the body of another."""
     for i in range(len(points)):
-        x = turn[0, 0] * points[i, 0] + turn[0, 1] * points[i, 1] + turn[0, 2] * points[i, 2] + place[0] - other_place[0]
-        y = turn[1, 0] * points[i, 0] + turn[1, 1] * points[i, 1] + turn[1, 2] * points[i, 2] + place[1] - other_place[1]
-        z = turn[2, 0] * points[i, 0] + turn[2, 1] * points[i, 1] + turn[2, 2] * points[i, 2] + place[2] - other_place[2]
+        x = (
+            turn[0, 0] * points[i, 0]
+            + turn[0, 1] * points[i, 1]
+            + turn[0, 2] * points[i, 2]
+            + place[0]
+            - other_place[0]
+        )
+        y = (
+            turn[1, 0] * points[i, 0]
+            + turn[1, 1] * points[i, 1]
+            + turn[1, 2] * points[i, 2]
+            + place[1]
+            - other_place[1]
+        )
+        z = (
+            turn[2, 0] * points[i, 0]
+            + turn[2, 1] * points[i, 1]
+            + turn[2, 2] * points[i, 2]
+            + place[2]
+            - other_place[2]
+        )
         along = other_turn[0, 2] * x + other_turn[1, 2] * y + other_turn[2, 2] * z
         r = math.sqrt(max(x * x + y * y + z * z - along * along, 0.0))
         if max(r - other.radius_mm, abs(along) - other.half_mm) < most:
@@ -57,7 +79,11 @@ def clearance(tires, points, turns, places, i, num):
     """How far tire `i` is at least from all of the first `num` tires, mm; 1000 where none is near."""
     least = 1000.0
     for j in range(num):
-        dx, dy, dz = places[i, 0] - places[j, 0], places[i, 1] - places[j, 1], places[i, 2] - places[j, 2]
+        dx, dy, dz = (
+            places[i, 0] - places[j, 0],
+            places[i, 1] - places[j, 1],
+            places[i, 2] - places[j, 2],
+        )
         apart = math.sqrt(dx * dx + dy * dy + dz * dz)
         reach_i = math.hypot(tires[i].radius_mm, tires[i].half_mm)
         reach_j = math.hypot(tires[j].radius_mm, tires[j].half_mm)

@@ -13,7 +13,12 @@ from datetime import datetime, timedelta
 import numpy as np
 
 FIRST_CAPTURE = datetime(2021, 12, 3, 18, 50, 31)
-SHARES = (30, 12, 9, 7)  # how the pairs are dealt to the sessions: the real set has 58, 30 of them in one session
+SHARES = (
+    30,
+    12,
+    9,
+    7,
+)  # how the pairs are dealt to the sessions: the real set has 58, 30 of them in one session
 REPEATS = (6.5, 1.5, 1.2, 1.0)  # captures of each pose
 NATIVE_SIZE = (1200, 1944)
 

@@ -37,7 +37,9 @@ class Scene(NamedTuple):
     boxes: np.ndarray  # (B, 6) crate frame: low corner, high corner
     box_kind: np.ndarray  # (B,) uint8
     to_crate: np.ndarray  # (3, 4) camera frame to the crate's frame
-    cylinders: np.ndarray  # (C, 8) camera frame: middle, unit axis, radius, half length: the chrome gripper
+    cylinders: (
+        np.ndarray
+    )  # (C, 8) camera frame: middle, unit axis, radius, half length: the chrome gripper
     room: np.ndarray  # (P, 4) planes n . p = d in the camera frame, the room's floor and walls
     projector: np.ndarray  # (3,) camera frame
 
@@ -106,7 +108,15 @@ def _pixel(scene, d, tires, starts, boxes):
             k = tires[i]
             to, td = turned(scene.to_tire[k], LENS, 1.0), turned(scene.to_tire[k], d, 0.0)
             start, end = hull(scene.tires[k], to, td, 0.0)
-            t = march(scene.tires[k], scene.grooves, to, td, max(start, starts[i]), min(end, best), FLOOR_MM)
+            t = march(
+                scene.tires[k],
+                scene.grooves,
+                to,
+                td,
+                max(start, starts[i]),
+                min(end, best),
+                FLOOR_MM,
+            )
             if t < best:
                 best, kind, item = t, TIRE_HIT, k
     return best, kind, item, axis
@@ -172,7 +182,11 @@ def _see(scene, rays, corner, tires, starts, boxes, hits):
         for u in range(corner[1], min(corner[1] + TILE, width)):
             d = ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1.0)
             t, kind, item, axis = _pixel(scene, d, tires, starts, boxes)
-            hits.kind[v, u], hits.item[v, u], hits.z[v, u] = kind, item, t if kind != NONE else math.nan
+            hits.kind[v, u], hits.item[v, u], hits.z[v, u] = (
+                kind,
+                item,
+                t if kind != NONE else math.nan,
+            )
             if kind != NONE:
                 groove, n = _surface(scene, kind, item, axis, (d[0] * t, d[1] * t, t))
                 hits.groove[v, u] = groove
@@ -193,7 +207,11 @@ def _light(scene, rays, corner, tires, starts, boxes, hits):
             if hits.kind[v, u] == NONE or cone_at(x, y, z, px) == 0.0:
                 continue
             if (px - x) * n[0] + (py - y) * n[1] + (pz - z) * n[2] > 0.0:
-                aims[num, 0], aims[num, 1], aims[num, 2] = x + 0.3 * n[0] - px, y + 0.3 * n[1] - py, z + 0.3 * n[2] - pz
+                aims[num, 0], aims[num, 1], aims[num, 2] = (
+                    x + 0.3 * n[0] - px,
+                    y + 0.3 * n[1] - py,
+                    z + 0.3 * n[2] - pz,
+                )
                 pixels[num, 0], pixels[num, 1] = v, u
                 num += 1
     if num == 0:
@@ -204,24 +222,36 @@ def _light(scene, rays, corner, tires, starts, boxes, hits):
         for i in range(1, num):
             low[a], high[a] = min(low[a], aims[i, a]), max(high[a], aims[i, a])
     middle = (0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]), 0.5 * (low[2] + high[2]))
-    spread = 0.5 * math.sqrt((high[0] - low[0]) ** 2 + (high[1] - low[1]) ** 2 + (high[2] - low[2]) ** 2)
+    spread = 0.5 * math.sqrt(
+        (high[0] - low[0]) ** 2 + (high[1] - low[1]) ** 2 + (high[2] - low[2]) ** 2
+    )
     o = (px, py, pz)
     num_tires, num_boxes = _candidates(scene, o, middle, spread + 1e-6, 1.0, tires, starts, boxes)
     for i in range(num):
         d = (aims[i, 0], aims[i, 1], aims[i, 2])
-        hits.lit[pixels[i, 0], pixels[i, 1]] = not _blocked(scene, o, d, tires[:num_tires], starts[:num_tires], boxes[:num_boxes])
+        hits.lit[pixels[i, 0], pixels[i, 1]] = not _blocked(
+            scene, o, d, tires[:num_tires], starts[:num_tires], boxes[:num_boxes]
+        )
 
 
 @kernel
 def _cast(scene, rays, hits):
     fx, fy, cx, cy = rays
-    tires, starts, boxes = np.empty(len(scene.tires), np.int64), np.empty(len(scene.tires)), np.empty(len(scene.boxes), np.int64)
+    tires, starts, boxes = (
+        np.empty(len(scene.tires), np.int64),
+        np.empty(len(scene.tires)),
+        np.empty(len(scene.boxes), np.int64),
+    )
     spread = 0.5 * math.hypot(TILE / fx, TILE / fy)
     for v in range(0, hits.z.shape[0], TILE):
         for u in range(0, hits.z.shape[1], TILE):
             d = ((u + 0.5 * TILE - cx) / fx, (v + 0.5 * TILE - cy) / fy, 1.0)
-            num_tires, num_boxes = _candidates(scene, LENS, d, spread, REACH_MM, tires, starts, boxes)
-            _see(scene, rays, (v, u), tires[:num_tires], starts[:num_tires], boxes[:num_boxes], hits)
+            num_tires, num_boxes = _candidates(
+                scene, LENS, d, spread, REACH_MM, tires, starts, boxes
+            )
+            _see(
+                scene, rays, (v, u), tires[:num_tires], starts[:num_tires], boxes[:num_boxes], hits
+            )
             _light(scene, rays, (v, u), tires, starts, boxes, hits)
 
 

@@ -58,7 +58,13 @@ def intrinsics(size: tuple[int, int]) -> np.ndarray:
     """K (3, 3) for a picture of (height, width): 55 degrees wide at any width, a pixel's middle at u + 0.5."""
     height, width = size
     f = NATIVE_SIZE[1] / 2 / HALF_VIEW
-    return np.array([[f * width / NATIVE_SIZE[1], 0, width / 2], [0, f * height / NATIVE_SIZE[0], height / 2], [0, 0, 1.0]])
+    return np.array(
+        [
+            [f * width / NATIVE_SIZE[1], 0, width / 2],
+            [0, f * height / NATIVE_SIZE[0], height / 2],
+            [0, 0, 1.0],
+        ]
+    )
 
 
 def session_of(settings: Settings, session: int) -> Session:
@@ -96,10 +102,16 @@ def crate(session: Session) -> tuple[np.ndarray, np.ndarray]:
         boxes.append((WOOD, -w, d - SLAT_MM, z - 48, w, d, z + 48))
     for i in range(num_side):
         y = -d + 2 * d * (i + 0.5) / num_side
-        boxes += [(WOOD, -w, y - 45, 0, -w + SLAT_MM, y + 45, h * 0.92), (WOOD, w - SLAT_MM, y - 45, 0, w, y + 45, h * 0.92)]
+        boxes += [
+            (WOOD, -w, y - 45, 0, -w + SLAT_MM, y + 45, h * 0.92),
+            (WOOD, w - SLAT_MM, y - 45, 0, w, y + 45, h * 0.92),
+        ]
     for z in (0.22 * front, 0.78 * front):
         boxes.append((WOOD, -w, -d, z - 40, w, -d + SLAT_MM, z + 40))
-    boxes += [(WOOD, x - 35, -d - 65, -160, x + 35, -d - 30, front + 60) for x in (-w * 0.96, 0.0, w * 0.96)]
+    boxes += [
+        (WOOD, x - 35, -d - 65, -160, x + 35, -d - 30, front + 60)
+        for x in (-w * 0.96, 0.0, w * 0.96)
+    ]
     table = np.array(boxes, float)
     return table[:, 1:].copy(), table[:, 0].astype(np.uint8)
 
@@ -111,25 +123,46 @@ def _start(rng: np.random.Generator, style: str, inner, row: int):
     if style == "flat":
         lean, heading = rng.normal(0, 0.06), around
     elif style == "row":  # like books, axis across the crate
-        lean, heading = math.pi / 2 - rng.uniform(0.0, 0.3), rng.normal(0, 0.1) + (row % 2) * math.pi
+        lean, heading = (
+            math.pi / 2 - rng.uniform(0.0, 0.3),
+            rng.normal(0, 0.1) + (row % 2) * math.pi,
+        )
     elif style == "wall":  # against the back wall, tread towards the lens
-        lean, heading, y = rng.uniform(0.9, 1.35), -math.pi / 2 + rng.normal(0, 0.35), 0.5 * inner[1]
+        lean, heading, y = (
+            rng.uniform(0.9, 1.35),
+            -math.pi / 2 + rng.normal(0, 0.35),
+            0.5 * inner[1],
+        )
     else:
         lean, heading = math.acos(rng.uniform(0.0, 1.0)), around
-    axis = np.array([math.sin(lean) * math.cos(heading), math.sin(lean) * math.sin(heading), math.cos(lean)])
+    axis = np.array(
+        [math.sin(lean) * math.cos(heading), math.sin(lean) * math.sin(heading), math.cos(lean)]
+    )
     return upright(axis, rng.uniform(0, 2 * math.pi)), x, y
 
 
-STYLES = {"flat": (10, 10, 0.05), "row": (16, 12, 0.06), "wall": (8, 14, 0.1), "mixed": (8, 30, 0.16)}  # tries, shakes, tilt
+STYLES = {
+    "flat": (10, 10, 0.05),
+    "row": (16, 12, 0.06),
+    "wall": (8, 14, 0.1),
+    "mixed": (8, 30, 0.16),
+}  # tries, shakes, tilt
 
 
 @functools.lru_cache(maxsize=16)
-def pile(settings: Settings, session_id: int, pose: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Look]:
+def pile(
+    settings: Settings, session_id: int, pose: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Look]:
     """The tires of a pose: TIRE rows, GROOVE rows, rotations (T, 3, 3), places (T, 3) in the crate's frame, their look."""
     session, rng = session_of(settings, session_id), draws(settings, 2, pose)
     num = int(rng.integers(4, 21))
     mood = rng.dirichlet((1.0, 1.0, 0.8, 1.6))
-    shapes = [tread.tire_shape(rng, radius := rng.uniform(*session.size_mm), radius * rng.uniform(0.28, 0.36)) for _ in range(num)]
+    shapes = [
+        tread.tire_shape(
+            rng, radius := rng.uniform(*session.size_mm), radius * rng.uniform(0.28, 0.36)
+        )
+        for _ in range(num)
+    ]
     tires, turns, places = np.array(shapes), np.zeros((num, 3, 3)), np.zeros((num, 3))
     points = np.stack([surface_points(t) for t in tires])
     grooves, next_id, count, ceiling = [], 1, 0, session.inner[2] + 120.0
@@ -141,11 +174,15 @@ def pile(settings: Settings, session_id: int, pose: int) -> tuple[np.ndarray, np
         if not fits or (places[count, 2] > ceiling and count >= 4):
             continue  # the crate is full here
         flat = tread.tread_half_mm(tires[count])
-        pattern = tread.PATTERNS[int(rng.integers(len(tread.PATTERNS)))](rng, flat, 2 * math.pi * tires[count]["radius_mm"])
+        pattern = tread.PATTERNS[int(rng.integers(len(tread.PATTERNS)))](
+            rng, flat, 2 * math.pi * tires[count]["radius_mm"]
+        )
         rows = tread.pattern_rows(tires[count], pattern, next_id)
         tires[count]["first"], tires[count]["last"] = len(grooves), len(grooves) + len(rows)
         grooves += list(rows)
-        next_id = int(rows[-1]["line"] + (rows[-1]["repeats"] if rows[-1]["way"] == tread.ACROSS else 1))
+        next_id = int(
+            rows[-1]["line"] + (rows[-1]["repeats"] if rows[-1]["way"] == tread.ACROSS else 1)
+        )
         count += 1
     look = Look(
         dark=rng.uniform(0.008, 0.021, num),
@@ -172,23 +209,49 @@ def view_of(settings: Settings, pair: Pair, top_mm: float) -> View:
 
     Pose 0 has the gripper at 252 mm and pose 1 the room at 3904 mm, so any set of 4 pairs or more holds both bounds.
     """
-    session, rng, shake = session_of(settings, pair.session), draws(settings, 3, pair.pose), draws(settings, 4, pair.pose, pair.take)
+    session, rng, shake = (
+        session_of(settings, pair.session),
+        draws(settings, 3, pair.pose),
+        draws(settings, 4, pair.pose, pair.take),
+    )
     width, depth, height = session.inner
     if pair.pose % 3 == 1:
-        place = np.array([rng.uniform(-200, 200), -depth / 2 - rng.uniform(560, 800), height + rng.uniform(560, 820)])
+        place = np.array(
+            [
+                rng.uniform(-200, 200),
+                -depth / 2 - rng.uniform(560, 800),
+                height + rng.uniform(560, 820),
+            ]
+        )
         below = math.atan2(place[2] - height - 28, depth / 2 - place[1])
-        above = rng.uniform(0.258, 0.275) if pair.pose % 9 == 1 else rng.uniform(0.32, 0.40)  # the rim: in the projector's cone or not
+        above = (
+            rng.uniform(0.258, 0.275) if pair.pose % 9 == 1 else rng.uniform(0.32, 0.40)
+        )  # the rim: in the projector's cone or not
         below += math.atan(above)
         heading, roll = rng.normal(0, 0.06), rng.normal(0, 0.02)
     else:
-        steep, heading, roll = math.radians(rng.uniform(48, 84)), rng.normal(0, 0.3), rng.normal(0, 0.05)
-        target = np.array([rng.uniform(-0.14, 0.14) * width, rng.uniform(-0.12, 0.12) * depth, 0.8 * top_mm])
+        steep, heading, roll = (
+            math.radians(rng.uniform(48, 84)),
+            rng.normal(0, 0.3),
+            rng.normal(0, 0.05),
+        )
+        target = np.array(
+            [rng.uniform(-0.14, 0.14) * width, rng.uniform(-0.12, 0.12) * depth, 0.8 * top_mm]
+        )
         back = rng.uniform(1340, 1640)
-        place = target - back * np.array([math.cos(steep) * math.sin(heading), math.cos(steep) * math.cos(heading), -math.sin(steep)])
+        place = target - back * np.array(
+            [
+                math.cos(steep) * math.sin(heading),
+                math.cos(steep) * math.cos(heading),
+                -math.sin(steep),
+            ]
+        )
         below = steep
     place = place + shake.normal(0, 1.0, 3)
     below, heading, roll = np.array([below, heading, roll]) + shake.normal(0, 0.0012, 3)
-    forward = np.array([math.cos(below) * math.sin(heading), math.cos(below) * math.cos(heading), -math.sin(below)])
+    forward = np.array(
+        [math.cos(below) * math.sin(heading), math.cos(below) * math.cos(heading), -math.sin(below)]
+    )
     far = FARTHEST_MM if pair.pose == 1 else rng.uniform(3000, FARTHEST_MM)
     near = NEAREST_MM + (0 if pair.pose == 0 else rng.uniform(5, 90))
     return View(place, camera_axes(forward, roll), far, near if pair.pose % 5 in (0, 3) else None)
@@ -199,10 +262,18 @@ def gripper(view: View, rng: np.random.Generator) -> np.ndarray:
     if view.gripper_mm is None:
         return np.zeros((0, 8))
     near, radius = view.gripper_mm, rng.uniform(8, 12)
-    z, middle, gap, tip = near + radius, rng.uniform(25, 60), rng.uniform(26, 36), -near * rng.uniform(0.07, 0.16)
+    z, middle, gap, tip = (
+        near + radius,
+        rng.uniform(25, 60),
+        rng.uniform(26, 36),
+        -near * rng.uniform(0.07, 0.16),
+    )
     fingers = [(middle + s * gap, tip - 150, z, 0, 1, 0, radius, 150) for s in (-1, 1)]
     pads = [(middle + s * gap, tip - 6, z + 3, 0, 1, 0, radius * 1.28, 7) for s in (-1, 1)]
-    bar = [(middle, -near * 0.29, z + 26, 1, 0, 0, 12.0, gap + 18), (middle, -near * 0.4, z + 48, 0, 0, 1, 24.0, 20)]
+    bar = [
+        (middle, -near * 0.29, z + 26, 1, 0, 0, 12.0, gap + 18),
+        (middle, -near * 0.4, z + 48, 0, 0, 1, 24.0, 20),
+    ]
     rows = np.array(fingers + pads + bar, float)
     rows[2:4, 2] = near + rows[2:4, 6]  # nothing comes nearer than `near`
     return rows
@@ -214,12 +285,23 @@ def build(settings: Settings, pair: Pair) -> tuple[Scene, Look, Session, View]:
     session = session_of(settings, pair.session)
     view = view_of(settings, pair, float(places[:, 2].max()))
     boxes, kinds = crate(session)
-    to_tire = np.stack([np.column_stack([t.T @ view.axes, t.T @ (view.place - p)]) for t, p in zip(turns, places)])
+    to_tire = np.stack(
+        [np.column_stack([t.T @ view.axes, t.T @ (view.place - p)]) for t, p in zip(turns, places)]
+    )
     ahead = view.axes[:, 2] * (1.0, 1.0, 0.0)
-    rim = np.array([view.place[0], session.inner[1] / 2 + SLAT_MM, session.inner[2] + 28]) - view.place
-    rim *= view.far_mm / (rim @ view.axes[:, 2])  # the line of sight over the rim meets the room's wall at far_mm
+    rim = (
+        np.array([view.place[0], session.inner[1] / 2 + SLAT_MM, session.inner[2] + 28])
+        - view.place
+    )
+    rim *= view.far_mm / (
+        rim @ view.axes[:, 2]
+    )  # the line of sight over the rim meets the room's wall at far_mm
     ahead /= np.linalg.norm(ahead)
-    room = [(0, 0, 1, view.far_mm), (*(view.axes.T @ ahead), ahead @ rim), (*(view.axes.T @ (0.0, 0.0, -1.0)), view.place[2] + 160.0)]
+    room = [
+        (0, 0, 1, view.far_mm),
+        (*(view.axes.T @ ahead), ahead @ rim),
+        (*(view.axes.T @ (0.0, 0.0, -1.0)), view.place[2] + 160.0),
+    ]
     scene = Scene(
         tires=tires,
         to_tire=to_tire,

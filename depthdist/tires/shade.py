@@ -19,8 +19,16 @@ GLYPHS = {
     " ": "00000",
 }  # fmt: skip
 WORDS = "DEPTHDIST   205/55 R16   TUBELESS   RADIAL    "
-LATTICE = np.random.Generator(np.random.Philox(2021)).random((128, 128), np.float32)  # what `cloud` is woven from
-LETTERS = np.array([[int(GLYPHS[c][row]) * 2 >> bit & 1 for c in WORDS for bit in (3, 2, 1, 0)] for row in range(5)], np.uint8)
+LATTICE = np.random.Generator(np.random.Philox(2021)).random(
+    (128, 128), np.float32
+)  # what `cloud` is woven from
+LETTERS = np.array(
+    [
+        [int(GLYPHS[c][row]) * 2 >> bit & 1 for c in WORDS for bit in (3, 2, 1, 0)]
+        for row in range(5)
+    ],
+    np.uint8,
+)
 
 
 @kernel
@@ -39,7 +47,9 @@ def cloud(x, y, seed):
     a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
     i, j = (int(i) + 57 * seed) & 127, (int(j) + 131 * seed) & 127
     k, m = (i + 1) & 127, (j + 1) & 127
-    return (LATTICE[j, i] * (1 - a) + LATTICE[j, k] * a) * (1 - b) + (LATTICE[m, i] * (1 - a) + LATTICE[m, k] * a) * b
+    return (LATTICE[j, i] * (1 - a) + LATTICE[j, k] * a) * (1 - b) + (
+        LATTICE[m, i] * (1 - a) + LATTICE[m, k] * a
+    ) * b
 
 
 @kernel
@@ -78,7 +88,11 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
     arc = angle * tire.radius_mm
     dark, gloss = look.dark[k], look.gloss[k]
     tread = r > tire.radius_mm - 16.0
-    dirt = look.dust[k] * cloud(arc / 60.0, axial / 35.0 + r / 40.0, k) * (0.35 + 0.65 * cloud(arc / 9.0, axial / 7.0, k + 50))
+    dirt = (
+        look.dust[k]
+        * cloud(arc / 60.0, axial / 35.0 + r / 40.0, k)
+        * (0.35 + 0.65 * cloud(arc / 9.0, axial / 7.0, k + 50))
+    )
     aside = (angle - look.label_angle[k] + math.pi) % (2 * math.pi) - math.pi
     if tread:
         dark, gloss = dark * (0.9 if groove else 1.25), gloss * (0.3 if groove else 0.6)
@@ -94,13 +108,32 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
         if outside and 0 <= row < 5 and letters[row, int(col)]:
             dark, gloss = dark * 1.9, min(gloss + 0.25, 1.0)
         dark *= 1.0 + 0.22 * math.sin(r * 0.9) * (1.0 if abs(r - tire.middle_mm - 34) < 9 else 0.15)
-    if look.label[k] == (0 if tread else 1) and groove == 0 and abs(across) < wide and abs(along) < high and (tread or axial > 0):
-        bars = abs(along) < high * 0.55 and abs(across) < wide * 0.8 and hashed(int(math.floor(across / 2.6)), 3, k) > 0.5
-        lines = along > high * 0.66 and hashed(int(math.floor(across / 4.0)), 9, k) > 0.35 and along < high * 0.82
+    if (
+        look.label[k] == (0 if tread else 1)
+        and groove == 0
+        and abs(across) < wide
+        and abs(along) < high
+        and (tread or axial > 0)
+    ):
+        bars = (
+            abs(along) < high * 0.55
+            and abs(across) < wide * 0.8
+            and hashed(int(math.floor(across / 2.6)), 3, k) > 0.5
+        )
+        lines = (
+            along > high * 0.66
+            and hashed(int(math.floor(across / 4.0)), 9, k) > 0.35
+            and along < high * 0.82
+        )
         ink = 0.07 if bars or lines else 0.72
         return ink, ink, ink * 0.96, 0.15
     dirt = min(dirt, 1.0)
-    return dark + dirt * (0.15 - dark), dark + dirt * (0.125 - dark), dark + dirt * (0.098 - dark), gloss * (1 - dirt)
+    return (
+        dark + dirt * (0.15 - dark),
+        dark + dirt * (0.125 - dark),
+        dark + dirt * (0.098 - dark),
+        gloss * (1 - dirt),
+    )
 
 
 @kernel
@@ -113,15 +146,24 @@ def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
     if kind == CHROME:
         back = 2.0 * (nx * x + ny * y + nz * z) / math.sqrt(x * x + y * y + z * z)
         mirror = ny * back * -1.0
-        shine = 0.03 + 0.3 * (mirror > -0.1) * cloud(nx * 9.0, mirror * 3.0, 5) ** 2 + 0.2 * nz * nz * nz * nz
+        shine = (
+            0.03
+            + 0.3 * (mirror > -0.1) * cloud(nx * 9.0, mirror * 3.0, 5) ** 2
+            + 0.2 * nz * nz * nz * nz
+        )
         return shine, shine, shine * 1.03, 1.0
     if kind == WOOD:
         box = scene.boxes[item]
         long = box[3] - box[0] > box[5] - box[2]
         along, across = (cx, cz + cy) if long else (cz + cy * 0.3, cx + cy)
-        grain = cloud(along / 160.0, across / 5.0, item) * 0.5 + cloud(along / 50.0, across / 2.0, item + 7) * 0.5
+        grain = (
+            cloud(along / 160.0, across / 5.0, item) * 0.5
+            + cloud(along / 50.0, across / 2.0, item + 7) * 0.5
+        )
         knot = cloud(along / 30.0, across / 22.0, item + 3)
-        tone = (0.55 + 0.5 * grain) * (0.9 if knot < 0.86 else 0.5) * (0.8 + 0.3 * hashed(item, 1, 1))
+        tone = (
+            (0.55 + 0.5 * grain) * (0.9 if knot < 0.86 else 0.5) * (0.8 + 0.3 * hashed(item, 1, 1))
+        )
         return 0.60 * tone, 0.41 * tone, 0.13 * tone, 0.08
     if kind == ROOM:
         tone = 0.13 + 0.05 * cloud(cx / 300.0, cz / 240.0 + cy / 300.0, 11)
@@ -133,7 +175,11 @@ def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
         tone = grey * (0.55 + 0.5 * cloud(cx / 90.0, cy / 90.0, 2) * cloud(cx / 21.0, cy / 26.0, 4))
         return tone, tone * 0.97, tone * 0.92, 0.1
     flat = cx + cy
-    tone = grey * (0.86 + 0.22 * cloud(flat / 240.0, cz / 140.0, 8) - 0.2 * (cloud(flat / 60.0, cz / 5.0, 6) > 0.86))
+    tone = grey * (
+        0.86
+        + 0.22 * cloud(flat / 240.0, cz / 140.0, 8)
+        - 0.2 * (cloud(flat / 60.0, cz / 5.0, 6) > 0.86)
+    )
     if (flat / 310.0) % 1.0 < 0.012:
         tone *= 0.6  # seams
     scuff = cloud(flat / 45.0, cz / 60.0, 9)
@@ -179,7 +225,9 @@ def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo)
             up = scene.to_crate[2, 0] * nx + scene.to_crate[2, 1] * ny + scene.to_crate[2, 2] * nz
             room = ambient * open_sky * (0.62 + 0.38 * up)
             sheen = room * (0.05 + 0.25 * gloss) * max(up, 0.0) ** 6 + room * rim * 0.12
-            bounce = 0.10 * min((1450.0 / far) ** 2, 4.0) * cone_at(x, y, z, lx) * open_sky  # the crate lights itself a little
+            bounce = (
+                0.10 * min((1450.0 / far) ** 2, 4.0) * cone_at(x, y, z, lx) * open_sky
+            )  # the crate lights itself a little
             light = arrives * facing + bounce
             spec = arrives * shine * (1.0 if facing > 0.0 else 0.0) + sheen
             color[v, u, 0] = r * (light + room * 0.94) + spec
@@ -188,7 +236,9 @@ def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo)
             echo[v, u] = arrives * (0.333 * (r + g + b) * facing + shine)
 
 
-def paint(scene: Scene, hits: Hits, look, grey: float, ambient: float, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def paint(
+    scene: Scene, hits: Hits, look, grey: float, ambient: float, k: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Linear colour (H, W, 3) float32, about 0 to 1, and the projector's echo (H, W) float32."""
     height, width = hits.z.shape
     color, echo = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
@@ -196,7 +246,18 @@ def paint(scene: Scene, hits: Hits, look, grey: float, ambient: float, k: np.nda
     small, large = np.empty_like(near), np.empty_like(near)
     blur(near, max(1, width // 120), small)
     blur(small, max(1, width // 60), large)
-    _paint(scene, hits, look, LETTERS, grey, ambient, (k[0, 0], k[1, 1], k[0, 2], k[1, 2]), np.minimum(small, large), color, echo)
+    _paint(
+        scene,
+        hits,
+        look,
+        LETTERS,
+        grey,
+        ambient,
+        (k[0, 0], k[1, 1], k[0, 2], k[1, 2]),
+        np.minimum(small, large),
+        color,
+        echo,
+    )
     return color, echo
 
 
@@ -212,14 +273,23 @@ def _develop(color, gain, noise, out):
                 for dv in range(-1, 2):
                     for du in range(-1, 2):
                         weight = 2.0 if dv == 0 or du == 0 else 1.0
-                        total += weight * color[min(max(v + dv, 0), height - 1), min(max(u + du, 0), width - 1), c]
+                        total += (
+                            weight
+                            * color[
+                                min(max(v + dv, 0), height - 1), min(max(u + du, 0), width - 1), c
+                            ]
+                        )
                 value = total / 16.0 * gain[c] * shade
                 value += noise[v, u, c] * math.sqrt(1.2e-6 + 1.4e-4 * max(value, 0.0))
-                value = 1.0 - math.exp(-1.15 * max(value, 0.0))  # a soft shoulder instead of clipping
+                value = 1.0 - math.exp(
+                    -1.15 * max(value, 0.0)
+                )  # a soft shoulder instead of clipping
                 out[v, u, c] = np.uint8(255.0 * value ** (1 / 2.2) + 0.5)
 
 
-def develop(color: np.ndarray, exposure: float, white: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+def develop(
+    color: np.ndarray, exposure: float, white: tuple[float, float, float], rng: np.random.Generator
+) -> np.ndarray:
     """The 8-bit picture (H, W, 3) of linear colour."""
     out = np.empty(color.shape, np.uint8)
     noise = rng.standard_normal(color.shape, np.float32)

@@ -23,12 +23,41 @@ MAX_DEPTH_MM, MAX_HALF_MM = 9.0, 7.0
 NEAR_MM = 0.5  # where grooves begin to count in a distance
 
 TIRE = np.dtype(
-    [(name, "f8") for name in ("radius_mm", "half_mm", "bore_mm", "crown_mm", "side_mm", "middle_mm", "tread_mm", "wall_mm")]
+    [
+        (name, "f8")
+        for name in (
+            "radius_mm",
+            "half_mm",
+            "bore_mm",
+            "crown_mm",
+            "side_mm",
+            "middle_mm",
+            "tread_mm",
+            "wall_mm",
+        )
+    ]
     + [("first", "i8"), ("last", "i8")]  # its rows in the table of grooves
 )
 GROOVE = np.dtype(
-    [("way", "i8"), ("line", "i8"), ("repeats", "i8")]  # ACROSS: `repeats` of them, ids line .. line + repeats - 1
-    + [(name, "f8") for name in ("center_mm", "extent_mm", "wave_mm", "slope", "fold", "phase", "half_mm", "depth_mm", "foot_mm")]
+    [
+        ("way", "i8"),
+        ("line", "i8"),
+        ("repeats", "i8"),
+    ]  # ACROSS: `repeats` of them, ids line .. line + repeats - 1
+    + [
+        (name, "f8")
+        for name in (
+            "center_mm",
+            "extent_mm",
+            "wave_mm",
+            "slope",
+            "fold",
+            "phase",
+            "half_mm",
+            "depth_mm",
+            "foot_mm",
+        )
+    ]
 )
 KINDS = ("circumferential", "zigzag", "sipe", "lug")
 
@@ -69,7 +98,9 @@ def across(groove, angle, axial):
         saw = turn * groove.repeats + groove.phase
         wave = 4.0 * abs(saw - math.floor(saw + 0.5)) - 1.0
         steep = 4.0 * groove.wave_mm / period
-        return groove.half_mm - abs(axial - groove.center_mm - groove.wave_mm * wave) / math.sqrt(1.0 + steep * steep), 0
+        return groove.half_mm - abs(axial - groove.center_mm - groove.wave_mm * wave) / math.sqrt(
+            1.0 + steep * steep
+        ), 0
     ends = groove.extent_mm - abs(axial - groove.center_mm)
     if ends < -MAX_HALF_MM:
         return ends, 0
@@ -151,14 +182,34 @@ def tire_shape(rng: np.random.Generator, radius_mm: float, half_mm: float) -> np
 def tread_half_mm(tire: np.ndarray) -> float:
     """Half the width of the flat of the tread, where the sidewall's arc comes down to it."""
     rise = float(tire["radius_mm"] - tire["middle_mm"])
-    return float(tire["half_mm"] - tire["side_mm"] + math.sqrt(max(tire["side_mm"] ** 2 - rise**2, 0.0)))
+    return float(
+        tire["half_mm"] - tire["side_mm"] + math.sqrt(max(tire["side_mm"] ** 2 - rise**2, 0.0))
+    )
 
 
-def _around(center_mm: float, width_mm: float, depth_mm: float, wave_mm: float = 0.0, repeats: int = 1) -> dict:
-    return dict(way=AROUND, center_mm=center_mm, half_mm=width_mm / 2, depth_mm=depth_mm, wave_mm=wave_mm, repeats=repeats)
+def _around(
+    center_mm: float, width_mm: float, depth_mm: float, wave_mm: float = 0.0, repeats: int = 1
+) -> dict:
+    return dict(
+        way=AROUND,
+        center_mm=center_mm,
+        half_mm=width_mm / 2,
+        depth_mm=depth_mm,
+        wave_mm=wave_mm,
+        repeats=repeats,
+    )
 
 
-def _across(lo_mm: float, hi_mm: float, width_mm: float, depth_mm: float, repeats: int, slope=0.0, fold=0, phase=0.0) -> dict:
+def _across(
+    lo_mm: float,
+    hi_mm: float,
+    width_mm: float,
+    depth_mm: float,
+    repeats: int,
+    slope=0.0,
+    fold=0,
+    phase=0.0,
+) -> dict:
     middle, extent = (lo_mm + hi_mm) / 2, (hi_mm - lo_mm) / 2
     return dict(way=ACROSS, center_mm=middle, extent_mm=extent, half_mm=width_mm / 2, depth_mm=depth_mm,
                 repeats=repeats, slope=slope, fold=fold, phase=phase)  # fmt: skip
@@ -171,39 +222,86 @@ def road(rng: np.random.Generator, half: float, arc: float) -> list[dict]:
     found = [_around(c, width, depth) for c in lines]
     repeats, slope = int(arc / rng.uniform(28, 40)), rng.uniform(-0.6, 0.6)
     for lo, hi in zip(lines, lines[1:]):
-        found.append(_across(lo, (lo + 2 * hi) / 3, rng.uniform(2.0, 3.0), depth * 0.7, repeats, slope, 0, rng.random()))
+        found.append(
+            _across(
+                lo,
+                (lo + 2 * hi) / 3,
+                rng.uniform(2.0, 3.0),
+                depth * 0.7,
+                repeats,
+                slope,
+                0,
+                rng.random(),
+            )
+        )
     for end in (-1, 1):
         lo, hi = sorted((end * half * 0.7, end * half * 1.2))
-        found.append(_across(lo, hi, rng.uniform(3.0, 5.0), depth * 0.8, repeats, 0.15, 1, rng.random()))
+        found.append(
+            _across(lo, hi, rng.uniform(3.0, 5.0), depth * 0.8, repeats, 0.15, 1, rng.random())
+        )
     return found
 
 
 def winter(rng: np.random.Generator, half: float, arc: float) -> list[dict]:
     """Zigzag grooves, many sipes, and cross slots that cut the ribs into blocks."""
     depth, repeats = rng.uniform(6.0, 9.0), int(arc / rng.uniform(50, 70))
-    found = [_around(c * half, rng.uniform(5.0, 8.0), depth, rng.uniform(3.0, 6.0), repeats) for c in (-0.5, 0.5)]
+    found = [
+        _around(c * half, rng.uniform(5.0, 8.0), depth, rng.uniform(3.0, 6.0), repeats)
+        for c in (-0.5, 0.5)
+    ]
     found.append(_around(0.0, rng.uniform(6.0, 9.0), depth))
-    found.append(_across(-half * 1.2, half * 1.2, rng.uniform(5.0, 7.5), depth * 0.9, repeats, 0.25, 1, rng.random()))
-    found.append(_across(-half, half, 2.0, depth * 0.6, repeats * 3, rng.uniform(-0.4, 0.4), 0, rng.random()))
+    found.append(
+        _across(
+            -half * 1.2,
+            half * 1.2,
+            rng.uniform(5.0, 7.5),
+            depth * 0.9,
+            repeats,
+            0.25,
+            1,
+            rng.random(),
+        )
+    )
+    found.append(
+        _across(-half, half, 2.0, depth * 0.6, repeats * 3, rng.uniform(-0.4, 0.4), 0, rng.random())
+    )
     return found
 
 
 def arrow(rng: np.random.Generator, half: float, arc: float) -> list[dict]:
     """Grooves that run together as arrows in the middle of the tread, for rain."""
-    depth, repeats, slope = rng.uniform(5.0, 8.0), int(arc / rng.uniform(52, 75)), rng.uniform(0.7, 1.1)
-    found = [_across(-half * 1.2, half * 1.2, rng.uniform(7.0, 10.0), depth, repeats, slope, 1, rng.random())]
-    found.append(_across(-half * 0.8, half * 0.8, 2.5, depth * 0.6, repeats, slope * 0.8, 1, rng.random()))
+    depth, repeats, slope = (
+        rng.uniform(5.0, 8.0),
+        int(arc / rng.uniform(52, 75)),
+        rng.uniform(0.7, 1.1),
+    )
+    found = [
+        _across(
+            -half * 1.2, half * 1.2, rng.uniform(7.0, 10.0), depth, repeats, slope, 1, rng.random()
+        )
+    ]
+    found.append(
+        _across(-half * 0.8, half * 0.8, 2.5, depth * 0.6, repeats, slope * 0.8, 1, rng.random())
+    )
     return found + [_around(c * half, rng.uniform(6.0, 10.0), depth) for c in (-0.22, 0.22)]
 
 
 def off_road(rng: np.random.Generator, half: float, arc: float) -> list[dict]:
     """Big lugs: wide gaps that come in from both shoulders in turn, a zigzag between them."""
-    depth, repeats, slope = rng.uniform(7.5, 9.0), int(arc / rng.uniform(64, 84)), rng.uniform(0.2, 0.5)
+    depth, repeats, slope = (
+        rng.uniform(7.5, 9.0),
+        int(arc / rng.uniform(64, 84)),
+        rng.uniform(0.2, 0.5),
+    )
     found = [_around(0.0, rng.uniform(8.0, 11.0), depth * 0.85, half * 0.16, repeats)]
     for end, phase in ((-1, 0.0), (1, 0.5)):
         lo, hi = sorted((end * half * 0.18, end * half * 1.25))
         found.append(_across(lo, hi, rng.uniform(11.5, 14.0), depth, repeats, slope, 1, phase))
-        found.append(_across(lo, hi * 0.7 if end > 0 else hi, 4.0, depth * 0.5, repeats, slope, 1, phase + 0.5))
+        found.append(
+            _across(
+                lo, hi * 0.7 if end > 0 else hi, 4.0, depth * 0.5, repeats, slope, 1, phase + 0.5
+            )
+        )
     return found
 
 
@@ -211,7 +309,11 @@ def worn(rng: np.random.Generator, half: float, arc: float) -> list[dict]:
     """What is left of four straight grooves, 1 to 3 mm, and some sipes."""
     depth = rng.uniform(1.2, 3.0)
     found = [_around(c * half, rng.uniform(7.0, 11.0), depth) for c in (-0.66, -0.22, 0.22, 0.66)]
-    found.append(_across(-half * 0.2, half * 0.2, 2.5, max(1.0, depth * 0.6), int(arc / 45), 0.5, 0, rng.random()))
+    found.append(
+        _across(
+            -half * 0.2, half * 0.2, 2.5, max(1.0, depth * 0.6), int(arc / 45), 0.5, 0, rng.random()
+        )
+    )
     return found
 
 
@@ -226,7 +328,9 @@ def pattern_rows(tire: np.ndarray, pattern: list[dict], first_id: int) -> np.nda
             row[name] = value
         row["foot_mm"] = tire["radius_mm"] - 30.0
         if row["way"] == ACROSS:
-            row["half_mm"] *= row["foot_mm"] / tire["radius_mm"]  # so the width is right at the surface
+            row["half_mm"] *= (
+                row["foot_mm"] / tire["radius_mm"]
+            )  # so the width is right at the surface
         row["line"] = first_id
         first_id += row["repeats"] if row["way"] == ACROSS else 1
     return rows

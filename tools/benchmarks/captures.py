@@ -29,9 +29,26 @@ def make_raw(settings: CaptureSettings, count: int) -> Path:
     """A folder of `count` captures in the real layout."""
     captures = settings.work / f"captures-{settings.captures}-{settings.capture_size}"
     say(f"{settings.captures} captures of {settings.capture_size} in {captures}")
-    subprocess.run([sys.executable, MAKE_TIRES, captures, "--pairs", str(settings.captures), "--size", str(settings.capture_size)], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            MAKE_TIRES,
+            captures,
+            "--pairs",
+            str(settings.captures),
+            "--size",
+            str(settings.capture_size),
+        ],
+        check=True,
+        capture_output=True,
+    )
     raw = settings.work / f"raw-{count}-of-{captures.name}"
-    pairs = list(zip(sorted(captures.glob("images/*_color.png")), sorted(captures.glob("depth/*_rawDepth.npy"))))
+    pairs = list(
+        zip(
+            sorted(captures.glob("images/*_color.png")),
+            sorted(captures.glob("depth/*_rawDepth.npy")),
+        )
+    )
     for number in range(count):
         for path in pairs[number % len(pairs)]:
             link = raw / f"{number // len(pairs):03d}" / path.parent.name / path.name

@@ -57,7 +57,12 @@ TORCHVISION = {  # streaming.vision subclasses one and may call the other; a tor
 }
 PEERS = {
     # The first two ask for torchvision, and that for another torch; LitData works without it.
-    "litdata": Peer("litdata==0.2.76", "litdata", "mask packed", ("lightning-utilities", "boto3", "requests", "tifffile", "obstore")),
+    "litdata": Peer(
+        "litdata==0.2.76",
+        "litdata",
+        "mask packed",
+        ("lightning-utilities", "boto3", "requests", "tifffile", "obstore"),
+    ),
     "mosaicml": Peer(
         "mosaicml-streaming==0.13.0",
         "streaming",
@@ -68,7 +73,12 @@ PEERS = {
     "energon": Peer("megatron-energon==7.4.1", "megatron.energon", "mask packed"),
     "dali": Peer("nvidia-dali-cuda120==2.4.0", "nvidia.dali", "mask packed, CPU pipeline"),
 }
-PLAIN, STRONG, OURS, RAW_PICTURES = "webdataset_as_written", "webdataset_simplejpeg", "depthdist", "depthdist_raw_pictures"
+PLAIN, STRONG, OURS, RAW_PICTURES = (
+    "webdataset_as_written",
+    "webdataset_simplejpeg",
+    "depthdist",
+    "depthdist_raw_pictures",
+)
 LABELS = {
     PLAIN: "webdataset + DataLoader",
     STRONG: "the same, simplejpeg",
@@ -108,12 +118,27 @@ class DataBenchSettings(CaptureSettings):
         return [] if self.peers == ("none",) else list(self.peers)
 
     def problems(self) -> list[str]:
-        found = [f"--peers has {name!r}: expected {', '.join(PEERS)}, or none{config.near(name, list(PEERS))}" for name in self.chosen if name not in PEERS]
-        for name, low in {"samples": SHARDS, "repeats": 1, "batch": 1, "workers": 1, "raw_samples": 0, "captures": 1}.items():
+        found = [
+            f"--peers has {name!r}: expected {', '.join(PEERS)}, or none{config.near(name, list(PEERS))}"
+            for name in self.chosen
+            if name not in PEERS
+        ]
+        for name, low in {
+            "samples": SHARDS,
+            "repeats": 1,
+            "batch": 1,
+            "workers": 1,
+            "raw_samples": 0,
+            "captures": 1,
+        }.items():
             if getattr(self, name) < low:
-                found.append(f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {low} or more")
+                found.append(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {low} or more"
+                )
         if self.raw_samples > self.samples:
-            found.append(f"--raw-samples is {self.raw_samples}: expected at most --samples {self.samples}")
+            found.append(
+                f"--raw-samples is {self.raw_samples}: expected at most --samples {self.samples}"
+            )
         return found
 
 
@@ -133,7 +158,9 @@ class Row:
 
     def times(self, other: Row, what: str = "seconds") -> float:
         """How many times as fast as `other`, repeat by repeat, the middle one; by the clock, or what="cpu_seconds"."""
-        return median(rate(mine, what) / rate(theirs, what) for mine, theirs in zip(self.runs, other.runs))
+        return median(
+            rate(mine, what) / rate(theirs, what) for mine, theirs in zip(self.runs, other.runs)
+        )
 
 
 def rate(run: dict[str, Any], what: str = "seconds") -> float:
@@ -152,24 +179,45 @@ def data(settings: DataBenchSettings) -> int:
     settings, facts = replace(settings, work=settings.work.resolve()), machine()
     print("\n".join(f"{name:<10}{value}" for name, value in facts.items()), flush=True)
     raw = make_raw(settings, settings.samples)
-    loaders = loader_rows(settings, make_shards(settings, raw, settings.truth), make_shards(settings, raw, settings.truth, "raw"))
+    loaders = loader_rows(
+        settings,
+        make_shards(settings, raw, settings.truth),
+        make_shards(settings, raw, settings.truth, "raw"),
+    )
     decode_ms = measure(loaders, settings.repeats, look=True)
-    raws = raw_rows(settings, raw, make_shards(settings, raw, "camera")) if settings.raw_samples else []
+    raws = (
+        raw_rows(settings, raw, make_shards(settings, raw, "camera"))
+        if settings.raw_samples
+        else []
+    )
     measure(raws, -(-settings.repeats // 2), look=False)
     judge(loaders + raws, loaders[0])
     bars = bars_of({row.job["loader"]: row for row in loaders}, raws)
     depth = settings.size if settings.truth == "train" else settings.capture_size
     shown = f"{settings.samples} samples, rgb {settings.size}, depth {depth}, batch {settings.batch}, {settings.workers} workers or threads"
-    print(f"\n{shown}, middle of {settings.repeats}\n" + "\n".join(table(loaders, loaders[0], "x plain")))
+    print(
+        f"\n{shown}, middle of {settings.repeats}\n"
+        + "\n".join(table(loaders, loaders[0], "x plain"))
+    )
     print(f"{'JPEG decoding alone, one thread':<34}{'':>9}{decode_ms:>8.1f}")
     if raws:
-        print(f"\nraw path of the document: {settings.capture_size} PNG and point map against shards with truth of that size, batch 1")
+        print(
+            f"\nraw path of the document: {settings.capture_size} PNG and point map against shards with truth of that size, batch 1"
+        )
         print("\n".join(table(raws, baseline(raws), "x raw")))
     print(f"\n{load()} at the end, ours included")
     print("\n".join(map(verdict, bars)))
     if settings.json:
-        content = {"machine": facts, "settings": config.as_dict(settings), "jpeg_decode_ms": decode_ms, "bars": bars}
-        content |= {name: [asdict(row) for row in rows] for name, rows in (("loaders", loaders), ("raw", raws))}
+        content = {
+            "machine": facts,
+            "settings": config.as_dict(settings),
+            "jpeg_decode_ms": decode_ms,
+            "bars": bars,
+        }
+        content |= {
+            name: [asdict(row) for row in rows]
+            for name, rows in (("loaders", loaders), ("raw", raws))
+        }
         settings.json.parent.mkdir(parents=True, exist_ok=True)
         settings.json.write_text(json.dumps(content, indent=1, default=str))
     return 0
@@ -181,7 +229,10 @@ def machine() -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     packages = ("torch", "numpy", "webdataset", "simplejpeg", "pillow", "transformers")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return {
@@ -198,9 +249,28 @@ def make_shards(settings: DataBenchSettings, raw: Path, truth: str, rgb: str = "
     """The captures as a dataset of SHARDS tars, all in train."""
     out = settings.work / f"shards-{truth}-{rgb}-{settings.size}-of-{raw.name}"
     height, width = settings.size if truth == "train" else settings.capture_size
-    sample = 2 * height * width + height * -(-width // 8) + (0.33 if rgb == "jpeg" else 3) * settings.size.height * settings.size.width + 4096  # bytes, as planned there
+    sample = (
+        2 * height * width
+        + height * -(-width // 8)
+        + (0.33 if rgb == "jpeg" else 3) * settings.size.height * settings.size.width
+        + 4096
+    )  # bytes, as planned there
     shard_mb = (-(-settings.samples // SHARDS) + 0.5) * sample / 2**20
-    tool("shard.py", raw, out, "--split", "none", "--size", settings.size, "--depth-size", truth, "--rgb", rgb, "--shard-mb", shard_mb)
+    tool(
+        "shard.py",
+        raw,
+        out,
+        "--split",
+        "none",
+        "--size",
+        settings.size,
+        "--depth-size",
+        truth,
+        "--rgb",
+        rgb,
+        "--shard-mb",
+        shard_mb,
+    )
     return out
 
 
@@ -215,12 +285,18 @@ def run(command: list[Any], limit_s: float = 3600) -> str:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:  # some leave lock files there
         env = {**os.environ, **one_thread, "PYTHONPATH": str(TOOLS.parent), "TMPDIR": scratch}
         try:
-            done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=limit_s)
+            done = subprocess.run(
+                list(map(str, command)), env=env, capture_output=True, text=True, timeout=limit_s
+            )
         except subprocess.TimeoutExpired:
             raise ValueError(f"{Path(command[1]).name}: not done after {limit_s} s") from None
     if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise ValueError(next((line for line in lines if line.startswith("ERROR:")), lines[-1]).strip())
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or [
+            f"exit code {done.returncode}"
+        ]
+        raise ValueError(
+            next((line for line in lines if line.startswith("ERROR:")), lines[-1]).strip()
+        )
     return done.stdout
 
 
@@ -242,7 +318,9 @@ def environment(folder: Path, peer: Peer) -> Path:
     run([sys.executable, "-m", "venv", folder])
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     (site / "project.pth").write_text("\n".join(packages))
-    (folder / "pins").write_text("\n".join(f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "numpy")))
+    (folder / "pins").write_text(
+        "\n".join(f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "numpy"))
+    )
     pip = [python, "-m", "pip", "install", "--quiet", "--constraint", folder / "pins"]
     run([*pip, *(["--no-deps"] if peer.needs else []), peer.package])
     if peer.needs:
@@ -271,7 +349,9 @@ def converted(python: Path, job: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------- rows
 
 
-def job_of(settings: DataBenchSettings, loader: str, shards: Path, data: Path, **others: Any) -> dict[str, Any]:
+def job_of(
+    settings: DataBenchSettings, loader: str, shards: Path, data: Path, **others: Any
+) -> dict[str, Any]:
     """The fields of loaders.Job."""
     depth_size = json.loads((shards / "index.json").read_text())["depth"]["size"]
     names = ("batch", "workers", "samples", "size")
@@ -281,24 +361,49 @@ def job_of(settings: DataBenchSettings, loader: str, shards: Path, data: Path, *
 
 def loader_rows(settings: DataBenchSettings, shards: Path, uncoded: Path) -> list[Row]:
     """A row a loader, peers with their environment and their copy of the samples, or with the reason why not; ours also on raw pictures."""
-    rows = [Row(LABELS[name], Path(sys.executable), job_of(settings, name, shards, shards), "mask packed") for name in (PLAIN, STRONG)]
+    rows = [
+        Row(
+            LABELS[name],
+            Path(sys.executable),
+            job_of(settings, name, shards, shards),
+            "mask packed",
+        )
+        for name in (PLAIN, STRONG)
+    ]
     for name in settings.chosen:
         job = job_of(settings, name, shards, settings.work / f"{name}-of-{shards.name}")
-        row = Row(LABELS[name], settings.work / "venvs" / name / "bin" / "python", job, PEERS[name].note)
+        row = Row(
+            LABELS[name], settings.work / "venvs" / name / "bin" / "python", job, PEERS[name].note
+        )
         try:
             converted(environment(settings.work / "venvs" / name, PEERS[name]), job)
         except ValueError as err:
             row.skipped = str(err)
         rows.append(row)
     both = ((OURS, shards), (RAW_PICTURES, uncoded))
-    return [*rows, *(Row(LABELS[name], Path(sys.executable), job_of(settings, name, at, at), "mask packed, shuffled, every byte proven") for name, at in both)]
+    return [
+        *rows,
+        *(
+            Row(
+                LABELS[name],
+                Path(sys.executable),
+                job_of(settings, name, at, at),
+                "mask packed, shuffled, every byte proven",
+            )
+            for name, at in both
+        ),
+    ]
 
 
 def raw_rows(settings: DataBenchSettings, raw: Path, shards: Path) -> list[Row]:
     """The raw path without and with workers, and ours. Half of the raw path's epoch warms up: the files are few."""
     python, slow = Path(sys.executable), {"batch": 1, "samples": settings.raw_samples}
     rows = [
-        Row(f"raw files + DataLoader, {workers} workers", python, job_of(settings, "raw_path", shards, raw, workers=workers, **slow))
+        Row(
+            f"raw files + DataLoader, {workers} workers",
+            python,
+            job_of(settings, "raw_path", shards, raw, workers=workers, **slow),
+        )
         for workers in (0, settings.workers)
     ]
     return [*rows, Row(LABELS[OURS], python, job_of(settings, OURS, shards, shards, batch=1))]
@@ -310,12 +415,19 @@ def measure(rows: list[Row], repeats: int, look: bool) -> float:
     for repeat in range(repeats):
         for row in [row for row in rows if not row.skipped]:
             try:
-                command = [row.python, TOOLS / "benchmarks/loaders.py", "measure", json.dumps({**row.job, "look": look and not repeat})]
+                command = [
+                    row.python,
+                    TOOLS / "benchmarks/loaders.py",
+                    "measure",
+                    json.dumps({**row.job, "look": look and not repeat}),
+                ]
                 row.runs.append(json.loads(run(command, LIMIT_S).splitlines()[-1]))
             except ValueError as err:
                 row.skipped = str(err)
                 continue
-            say(f"{repeat + 1}/{repeats}  {row.label:<32}{rate(row.runs[-1]):>8.1f} samples/s{cpu_ms(row.runs[-1]):>8.1f} CPU-ms a sample")
+            say(
+                f"{repeat + 1}/{repeats}  {row.label:<32}{rate(row.runs[-1]):>8.1f} samples/s{cpu_ms(row.runs[-1]):>8.1f} CPU-ms a sample"
+            )
         decode_ms.append(decoding_ms(rows[0].job["shards"]) if rows else 0.0)
     return median(decode_ms)
 
@@ -323,7 +435,9 @@ def measure(rows: list[Row], repeats: int, look: bool) -> float:
 def decoding_ms(shards: str) -> float:
     """CPU time to decode one of the pictures, nothing else, into a new array."""
     with tarfile.open(sorted(Path(shards, "train").glob("*.tar"))[0]) as tar:
-        pictures = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
+        pictures = [
+            tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")
+        ]
     start = time.process_time()
     for content in pictures:
         simplejpeg.decode_jpeg(content)
@@ -338,7 +452,15 @@ def judge(rows: list[Row], reference: Row) -> None:
     for row in [row for row in rows if row.runs]:
         lost, repeated = (max(run[what] for run in row.runs) for what in ("lost", "repeated"))
         wrong = [f"{lost} samples lost"] * bool(lost) + [f"{repeated} repeated"] * bool(repeated)
-        if not wrong and row.runs[0]["delivered"] and not alike(row.runs[0], reference.runs[0], 0.01 if row.job.get("loader") == RAW_PICTURES else 0.001):
+        if (
+            not wrong
+            and row.runs[0]["delivered"]
+            and not alike(
+                row.runs[0],
+                reference.runs[0],
+                0.01 if row.job.get("loader") == RAW_PICTURES else 0.001,
+            )
+        ):
             wrong = [f"other values than {reference.label} delivers"]
         if wrong:
             row.note = f"WRONG: {', '.join(wrong)}" + f"; {row.note}" * bool(row.note)
@@ -347,7 +469,11 @@ def judge(rows: list[Row], reference: Row) -> None:
 def alike(run: dict[str, Any], other: dict[str, Any], within: float = 0.001) -> bool:
     """The same depth and mask, and pictures alike but for another JPEG decoder's rounding (or for JPEG itself: `within` more)."""
     mine, theirs = run["delivered"], other["delivered"]
-    return mine["depth"] == theirs["depth"] and mine["valid"] == theirs["valid"] and abs(mine["rgb"] / theirs["rgb"] - 1) < within
+    return (
+        mine["depth"] == theirs["depth"]
+        and mine["valid"] == theirs["valid"]
+        and abs(mine["rgb"] / theirs["rgb"] - 1) < within
+    )
 
 
 def table(rows: list[Row], reference: Row, against: str) -> list[str]:
@@ -358,13 +484,17 @@ def table(rows: list[Row], reference: Row, against: str) -> list[str]:
             continue
         first = row.middle(lambda run: 1000 * run["first_batch_s"])
         line = f"{row.label:<34}{row.middle(rate):>9.1f}{row.middle(cpu_ms):>8.1f}{first:>10.0f}"
-        lines.append(f"{line}{row.times(reference):>9.2f}{row.times(reference, 'cpu_seconds'):>8.2f}  {row.note}".rstrip())
+        lines.append(
+            f"{line}{row.times(reference):>9.2f}{row.times(reference, 'cpu_seconds'):>8.2f}  {row.note}".rstrip()
+        )
     return lines
 
 
 def baseline(raws: list[Row]) -> Row:
     """The faster of the raw path's rows."""
-    return max((row for row in raws[:-1] if row.runs), key=lambda row: row.middle(rate), default=raws[0])
+    return max(
+        (row for row in raws[:-1] if row.runs), key=lambda row: row.middle(rate), default=raws[0]
+    )
 
 
 def bars_of(rows: dict[str, Row], raws: list[Row]) -> list[dict[str, Any]]:
@@ -373,18 +503,70 @@ def bars_of(rows: dict[str, Row], raws: list[Row]) -> list[dict[str, Any]]:
     peers = [rows[name] for name in PEERS if name in rows and not rows[name].skipped]
     nearest, slow = min(peers, key=ours.times, default=None), baseline(raws) if raws else None
 
-    def bar(sign: str, limit: float, what: str, value: Callable[[], float], *needed: Row | None, remark: Callable[[], str] = str) -> dict[str, Any]:
+    def bar(
+        sign: str,
+        limit: float,
+        what: str,
+        value: Callable[[], float],
+        *needed: Row | None,
+        remark: Callable[[], str] = str,
+    ) -> dict[str, Any]:
         found = value() if all(row and row.runs and not row.skipped for row in needed) else None
-        met = found is not None and (found >= limit if sign == ">=" else found <= limit) and "WRONG" not in needed[0].note
-        return {"bar": f"{sign} {limit:g} {what}", "found": found, "met": met, "remark": "" if found is None else remark()}
+        met = (
+            found is not None
+            and (found >= limit if sign == ">=" else found <= limit)
+            and "WRONG" not in needed[0].note
+        )
+        return {
+            "bar": f"{sign} {limit:g} {what}",
+            "found": found,
+            "met": met,
+            "remark": "" if found is None else remark(),
+        }
 
     return [
-        bar(">=", 2.5, "x plain webdataset + DataLoader", lambda: ours.times(plain), ours, plain, strong, remark=lambda: f"{ours.times(strong):.2f} x with simplejpeg"),
+        bar(
+            ">=",
+            2.5,
+            "x plain webdataset + DataLoader",
+            lambda: ours.times(plain),
+            ours,
+            plain,
+            strong,
+            remark=lambda: f"{ours.times(strong):.2f} x with simplejpeg",
+        ),
         bar("<=", 4.5, "CPU-ms a sample", lambda: ours.middle(cpu_ms), ours),
-        bar(">=", 1, "x each peer that installed", lambda: ours.times(nearest), ours, nearest, remark=lambda: nearest.label),
-        bar(">=", 15, "x the raw path", lambda: raws[-1].times(slow), raws[-1] if raws else None, slow),
-        bar("<=", 0.1, "s to the first batch after a start", lambda: ours.middle(lambda run: run["first_batch_s"]), ours),
-        bar("<=", 0.1, "s to the first batch after a resume", lambda: ours.middle(lambda run: run["resume_s"]), ours),
+        bar(
+            ">=",
+            1,
+            "x each peer that installed",
+            lambda: ours.times(nearest),
+            ours,
+            nearest,
+            remark=lambda: nearest.label,
+        ),
+        bar(
+            ">=",
+            15,
+            "x the raw path",
+            lambda: raws[-1].times(slow),
+            raws[-1] if raws else None,
+            slow,
+        ),
+        bar(
+            "<=",
+            0.1,
+            "s to the first batch after a start",
+            lambda: ours.middle(lambda run: run["first_batch_s"]),
+            ours,
+        ),
+        bar(
+            "<=",
+            0.1,
+            "s to the first batch after a resume",
+            lambda: ours.middle(lambda run: run["resume_s"]),
+            ours,
+        ),
     ]
 
 

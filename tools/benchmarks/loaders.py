@@ -81,8 +81,13 @@ def depthdist(job: Job, consumed: int = 0) -> Batches:
     dataset = open_dataset(settings)
     plan = TrainPlan(dataset.count("train"), job.batch, job.batch, world=1)
     for packed in Loader(dataset, settings).train(plan, 0, 0, Position(0, consumed), epochs=1):
-        samples = [loaded.sample for loaded in packed.loaded if loaded.weight]  # the last batch may be filled up
-        rgb, depth, mask = (part[: len(samples)].numpy() for part in (packed.buffers.rgb, packed.buffers.depth, packed.buffers.mask))
+        samples = [
+            loaded.sample for loaded in packed.loaded if loaded.weight
+        ]  # the last batch may be filled up
+        rgb, depth, mask = (
+            part[: len(samples)].numpy()
+            for part in (packed.buffers.rgb, packed.buffers.depth, packed.buffers.mask)
+        )
         yield rgb, depth.view(np.uint16), mask, samples
 
 
@@ -100,14 +105,20 @@ def webdataset_as_written(job: Job) -> Batches:
 
 
 def webdataset_simplejpeg(job: Job) -> Batches:
-    yield from webdataset(job, lambda name, content: jpeg(content) if name.endswith("jpg") else None)
+    yield from webdataset(
+        job, lambda name, content: jpeg(content) if name.endswith("jpg") else None
+    )
 
 
 def webdataset(job: Job, decoder: Any) -> Batches:
     import webdataset as wds
     from torch.utils.data import DataLoader
 
-    dataset = wds.WebDataset(job.tars, shardshuffle=False).decode(decoder).to_tuple("rgb.jpg", "depth.npy", "mask.npy", "__key__")
+    dataset = (
+        wds.WebDataset(job.tars, shardshuffle=False)
+        .decode(decoder)
+        .to_tuple("rgb.jpg", "depth.npy", "mask.npy", "__key__")
+    )
     yield from DataLoader(dataset, batch_size=job.batch, num_workers=job.workers)
 
 
@@ -157,7 +168,9 @@ def mosaicml(job: Job) -> Batches:
         def __getitem__(self, index):
             return decoded(super().__getitem__(index))
 
-    yield from DataLoader(Samples(local=job.data, batch_size=job.batch), batch_size=job.batch, num_workers=job.workers)
+    yield from DataLoader(
+        Samples(local=job.data, batch_size=job.batch), batch_size=job.batch, num_workers=job.workers
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- Megatron Energon
@@ -170,26 +183,45 @@ def energon_convert(job: Job) -> None:
     for tar in job.tars:
         os.link(tar, Path(job.data, Path(tar).name))
     names = [Path(tar).name for tar in job.tars]
-    BaseWebdatasetFactory.prepare_dataset(job.data, names, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1)
+    BaseWebdatasetFactory.prepare_dataset(
+        job.data, names, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1
+    )
     text = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
     Path(job.data, ".nv-meta/dataset.yaml").write_text(text)
 
 
 def energon(job: Job) -> Batches:
     import torch
-    from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_train_dataset, stateless
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        WorkerConfig,
+        get_loader,
+        get_train_dataset,
+        stateless,
+    )
 
     @stateless
     def cook(sample: dict) -> dict:
-        depth, mask = (torch.from_numpy(np.load(io.BytesIO(sample[name]))) for name in ("depth.npy", "mask.npy"))
-        return {"rgb": torch.from_numpy(jpeg(sample["rgb.jpg"])), "depth": depth, "mask": mask, "key": sample["__key__"]}
+        depth, mask = (
+            torch.from_numpy(np.load(io.BytesIO(sample[name])))
+            for name in ("depth.npy", "mask.npy")
+        )
+        return {
+            "rgb": torch.from_numpy(jpeg(sample["rgb.jpg"])),
+            "depth": depth,
+            "mask": mask,
+            "key": sample["__key__"],
+        }
 
     class Task(DefaultTaskEncoder):
         cookers = [Cooker(cook)]
         decoder = None
 
         def batch(self, samples):
-            return {name: torch.stack([s[name] for s in samples]) for name in ("rgb", "depth", "mask")} | {"key": [s["key"] for s in samples]}
+            return {
+                name: torch.stack([s[name] for s in samples]) for name in ("rgb", "depth", "mask")
+            } | {"key": [s["key"] for s in samples]}
 
     dataset = get_train_dataset(
         job.data,
@@ -215,9 +247,17 @@ def dali_convert(job: Job) -> None:
         path = Path(job.data, Path(tar).name)
         with wds.TarWriter(str(path)) as writer:
             for number, rgb, depth, mask in read_tars([tar]):
-                bare = {"depth": depth.tobytes(), "mask": mask.tobytes(), "number": np.int64(number).tobytes()}
+                bare = {
+                    "depth": depth.tobytes(),
+                    "mask": mask.tobytes(),
+                    "number": np.int64(number).tobytes(),
+                }
                 writer.write({"__key__": f"{number:08d}", "jpg": rgb, **bare})
-        subprocess.run([Path(sys.executable).with_name("wds2idx"), path, path.with_suffix(".idx")], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [Path(sys.executable).with_name("wds2idx"), path, path.with_suffix(".idx")],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
 
 def dali(job: Job) -> Batches:
@@ -237,7 +277,12 @@ def dali(job: Job) -> Batches:
             missing_component_behavior="error",
         )
         rgb = fn.decoders.image(content, device="cpu", output_type=types.RGB)
-        return rgb, fn.reshape(depth, shape=[height, width]), fn.reshape(mask, shape=[height, -1]), number
+        return (
+            rgb,
+            fn.reshape(depth, shape=[height, width]),
+            fn.reshape(mask, shape=[height, -1]),
+            number,
+        )
 
     pipe = pipeline()
     pipe.build()
@@ -278,11 +323,19 @@ def raw_path(job: Job) -> Batches:
             return len(pictures)
 
         def __getitem__(self, i):
-            rgb = processor(images=Image.open(pictures[i]).convert("RGB"), return_tensors="pt")["pixel_values"][0]
-            path = str(pictures[i]).replace("/images/", "/depth/").replace("_color.png", "_rawDepth.npy")
+            rgb = processor(images=Image.open(pictures[i]).convert("RGB"), return_tensors="pt")[
+                "pixel_values"
+            ][0]
+            path = (
+                str(pictures[i])
+                .replace("/images/", "/depth/")
+                .replace("_color.png", "_rawDepth.npy")
+            )
             depth_mm = np.load(path)[..., 2]
             mask = np.isfinite(depth_mm) & (depth_mm > near_mm) & (depth_mm < far_mm)
-            inverse = (1 / np.where(mask, depth_mm, far_mm) - 1 / far_mm) / (1 / near_mm - 1 / far_mm)
+            inverse = (1 / np.where(mask, depth_mm, far_mm) - 1 / far_mm) / (
+                1 / near_mm - 1 / far_mm
+            )
             return rgb, inverse.astype(np.float32), mask, i
 
     yield from DataLoader(Captures(), batch_size=job.batch, shuffle=True, num_workers=job.workers)
@@ -297,7 +350,18 @@ CONVERT: dict[str, Callable[[Job], None]] = {
     "dali": dali_convert,
 }
 LOADERS: dict[str, Callable[[Job], Batches]] = {
-    f.__name__: f for f in (webdataset_as_written, webdataset_simplejpeg, litdata, mosaicml, energon, dali, depthdist, depthdist_raw_pictures, raw_path)
+    f.__name__: f
+    for f in (
+        webdataset_as_written,
+        webdataset_simplejpeg,
+        litdata,
+        mosaicml,
+        energon,
+        dali,
+        depthdist,
+        depthdist_raw_pictures,
+        raw_path,
+    )
 }
 
 
@@ -340,7 +404,11 @@ def totals(rgb: Any, depth: Any, mask: Any) -> dict[str, int]:
     """Sums that do not depend on the order: of the pictures, of depth in steps, of the valid pixels."""
     rgb, depth, mask = (np.asarray(part) for part in (rgb, depth, mask))
     valid = mask.sum() if mask.dtype == bool else np.unpackbits(mask).sum()
-    return {"rgb": int(rgb.sum(dtype=np.int64)), "depth": int(depth.sum(dtype=np.int64)), "valid": int(valid)}
+    return {
+        "rgb": int(rgb.sum(dtype=np.int64)),
+        "depth": int(depth.sum(dtype=np.int64)),
+        "valid": int(valid),
+    }
 
 
 def cpu_seconds() -> float:

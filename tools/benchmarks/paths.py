@@ -81,7 +81,13 @@ class Turns:
         """Say how long this turn took, for each of its global batches."""
         wait_for_gpu()
         seconds, cpu = time.perf_counter() - self.began, time.process_time() - self.cpu_began
-        self.say(seconds=seconds / steps, cpu_seconds=cpu / steps, parts=self.parts, memory_gib=memory_gib(), **facts)
+        self.say(
+            seconds=seconds / steps,
+            cpu_seconds=cpu / steps,
+            parts=self.parts,
+            memory_gib=memory_gib(),
+            **facts,
+        )
 
     def clock(self, owner: Any, method: str, part: str) -> None:
         """Count the time that a method takes, where parts are wanted."""
@@ -125,7 +131,9 @@ class Captures(torch.utils.data.Dataset):
         self.turns = turns
         self.pictures = sorted(Path(job.raw).rglob("images/*_color.png"))
         size = dict(zip(("height", "width"), job.size))
-        self.processor = AutoImageProcessor.from_pretrained(job.model, size=size, keep_aspect_ratio=False)
+        self.processor = AutoImageProcessor.from_pretrained(
+            job.model, size=size, keep_aspect_ratio=False
+        )
         self.near_mm, self.far_mm = job.near_mm, job.far_mm
         self.kept = [self.read(i) for i in range(len(self))]
 
@@ -139,37 +147,69 @@ class Captures(torch.utils.data.Dataset):
         from PIL import Image
 
         picture = self.pictures[i]
-        z = np.load(picture.parents[1] / "depth" / picture.name.replace("_color.png", "_rawDepth.npy"))[:, :, 2]
+        z = np.load(
+            picture.parents[1] / "depth" / picture.name.replace("_color.png", "_rawDepth.npy")
+        )[:, :, 2]
         mask = np.isfinite(z) & (z > self.near_mm - STEP_MM) & (z < self.far_mm + STEP_MM)
         inverse = 1.0 / (np.where(mask, z, self.far_mm) + 1e-6)
-        target = np.clip((inverse - 1.0 / self.far_mm) / (1.0 / self.near_mm - 1.0 / self.far_mm), 0.0, 1.0)
-        pixels = self.processor(images=Image.open(picture).convert("RGB"), return_tensors="pt")["pixel_values"][0]
-        return {"pixel_values": pixels, "target": torch.from_numpy(target.astype(np.float32)), "mask": torch.from_numpy(mask.astype(np.float32))}
+        target = np.clip(
+            (inverse - 1.0 / self.far_mm) / (1.0 / self.near_mm - 1.0 / self.far_mm), 0.0, 1.0
+        )
+        pixels = self.processor(images=Image.open(picture).convert("RGB"), return_tensors="pt")[
+            "pixel_values"
+        ][0]
+        return {
+            "pixel_values": pixels,
+            "target": torch.from_numpy(target.astype(np.float32)),
+            "mask": torch.from_numpy(mask.astype(np.float32)),
+        }
 
 
 def document_loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """L1 + 3 x weighted gradient difference at the truth's own size, the mean over the images, as the document writes it."""
     target, mask = inputs["target"], inputs["mask"]
     pred = model(pixel_values=inputs["pixel_values"]).predicted_depth
-    pred = F.interpolate(pred.unsqueeze(1).float(), size=target.shape[-2:], mode="bicubic", align_corners=False).squeeze(1)
+    pred = F.interpolate(
+        pred.unsqueeze(1).float(), size=target.shape[-2:], mode="bicubic", align_corners=False
+    ).squeeze(1)
     loss = ((pred - target).abs() * mask).sum((1, 2)) / (mask.sum((1, 2)) + 1e-6)
     for d_pred, d_target, both in (
-        (pred[:, :, 1:] - pred[:, :, :-1], target[:, :, 1:] - target[:, :, :-1], mask[:, :, 1:] * mask[:, :, :-1]),
+        (
+            pred[:, :, 1:] - pred[:, :, :-1],
+            target[:, :, 1:] - target[:, :, :-1],
+            mask[:, :, 1:] * mask[:, :, :-1],
+        ),
         (pred[:, 1:] - pred[:, :-1], target[:, 1:] - target[:, :-1], mask[:, 1:] * mask[:, :-1]),
     ):
         weight = 1.0 + 10.0 * (d_target.abs() > 0.02).float()
-        loss = loss + 3.0 * ((d_pred - d_target).abs() * weight * both).sum((1, 2)) / (both.sum((1, 2)) + 1e-6)
+        loss = loss + 3.0 * ((d_pred - d_target).abs() * weight * both).sum((1, 2)) / (
+            both.sum((1, 2)) + 1e-6
+        )
     return loss.mean()
 
 
 def ordinary(job: Job, turns: Turns) -> None:
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForDepthEstimation, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        AutoModelForDepthEstimation,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     captures = Captures(job, turns)
-    names = ["q_proj", "k_proj", "v_proj", "query", "key", "value"]  # transformers' newer ones and its older ones
+    names = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "query",
+        "key",
+        "value",
+    ]  # transformers' newer ones and its older ones
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, bias="none", target_modules=names)
-    model = get_peft_model(AutoModelForDepthEstimation.from_pretrained(job.model, dtype=torch.float32), lora)
+    model = get_peft_model(
+        AutoModelForDepthEstimation.from_pretrained(job.model, dtype=torch.float32), lora
+    )
 
     class OrdinaryTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **_):
@@ -179,7 +219,10 @@ def ordinary(job: Job, turns: Turns) -> None:
         """Data are read before `on_step_begin`: a turn goes from one step's end to the next one's."""
 
         def on_train_begin(self, args, state, control, optimizer=None, **_):
-            for owner, method, part in ((trainer, "get_batch_samples", "data"), (trainer, "compute_loss", "forward")):
+            for owner, method, part in (
+                (trainer, "get_batch_samples", "data"),
+                (trainer, "compute_loss", "forward"),
+            ):
                 turns.clock(owner, method, part)
             turns.clock(trainer.accelerator, "backward", "backward")
             turns.clock(optimizer, "step", "optimizer")
@@ -215,13 +258,19 @@ def ordinary(job: Job, turns: Turns) -> None:
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
         )
-        trainer = OrdinaryTrainer(model=model, args=arguments, train_dataset=captures, callbacks=[InTurns()])
+        trainer = OrdinaryTrainer(
+            model=model, args=arguments, train_dataset=captures, callbacks=[InTurns()]
+        )
         model.eval()
         losses = {}
         for picture, item in list(zip(captures.pictures, captures.kept))[:CHECKED]:
             with torch.no_grad():
-                inputs = {name: tensor.unsqueeze(0).to(arguments.device) for name, tensor in item.items()}
-                losses[picture.name.removesuffix("_color.png")] = float(document_loss(model.to(arguments.device), inputs))
+                inputs = {
+                    name: tensor.unsqueeze(0).to(arguments.device) for name, tensor in item.items()
+                }
+                losses[picture.name.removesuffix("_color.png")] = float(
+                    document_loss(model.to(arguments.device), inputs)
+                )
         turns.say(losses=losses)
         trainer.train()
 
@@ -237,16 +286,35 @@ def ours(job: Job, turns: Turns) -> None:
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(job, Path(folder), start())
-        device, plan, nobody_asks, speed = training.world.device, training.plan, SimpleNamespace(signal=""), Speed()
+        device, plan, nobody_asks, speed = (
+            training.world.device,
+            training.plan,
+            SimpleNamespace(signal=""),
+            Speed(),
+        )
         kept = [packed.to(device) for packed in training.loader.train(plan, 0, 0, epochs=1)]
         batches = {"files": iter(training.loader.train(plan, 0, 0)), "memory": cycle(kept)}
-        for owner, method, part in ((training, "forward", "forward"), (training.engine, "backward", "backward"), (training.engine, "step", "optimizer")):
+        for owner, method, part in (
+            (training, "forward", "forward"),
+            (training.engine, "backward", "backward"),
+            (training.engine, "step", "optimizer"),
+        ):
             turns.clock(owner, method, part)
-        losses = {name: first_losses(training, shards) for name, shards in (("losses", job.shards), ("lossless", job.lossless))}
-        turns.say(**losses, batch=plan.global_batch, micro_batch=plan.micro_batch, device=rate(device, job.precision))
+        losses = {
+            name: first_losses(training, shards)
+            for name, shards in (("losses", job.shards), ("lossless", job.lossless))
+        }
+        turns.say(
+            **losses,
+            batch=plan.global_batch,
+            micro_batch=plan.micro_batch,
+            device=rate(device, job.precision),
+        )
         while turns.begin():
             if turns.wanted == "data":
-                for packed in training.loader.train(plan, 0, 0, epochs=EPOCHS):  # anew, so that nothing was read ahead
+                for packed in training.loader.train(
+                    plan, 0, 0, epochs=EPOCHS
+                ):  # anew, so that nothing was read ahead
                     packed.to(device)
                 turns.end(EPOCHS * plan.steps_per_epoch)
                 continue
@@ -276,20 +344,60 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
         ModelSettings(model=job.model),
         TrainSettings(run=run, lr=LEARNING_RATE, epochs=STEPS),
         KeepSettings(save_every=str(STEPS)),
-        EngineSettings(deepspeed=Path(job.deepspeed), micro_batch=job.micro_batch, compile=job.compile),
+        EngineSettings(
+            deepspeed=Path(job.deepspeed), micro_batch=job.micro_batch, compile=job.compile
+        ),
     )
-    settings = Settings(*(next((s for s in chosen if type(s) is group), group()) for group in GROUPS))
-    dataset, (ds_config, _), candidates = open_dataset(settings.data), settings.engine.resolved(), settings.engine.micro_batches(world.size)
-    bounds, model, sizes = training_bounds(dataset), with_lora(load_base(job.model), settings.lora, settings.train.seed), (dataset.size, dataset.depth_size)
+    settings = Settings(
+        *(next((s for s in chosen if type(s) is group), group()) for group in GROUPS)
+    )
+    dataset, (ds_config, _), candidates = (
+        open_dataset(settings.data),
+        settings.engine.resolved(),
+        settings.engine.micro_batches(world.size),
+    )
+    bounds, model, sizes = (
+        training_bounds(dataset),
+        with_lora(load_base(job.model), settings.lora, settings.train.seed),
+        (dataset.size, dataset.depth_size),
+    )
     micro_batch = candidates[0]
     if job.micro_batch == "auto":
-        micro_batch = microbatch.largest(candidates, lambda n: microbatch.fits(model, n, *sizes, settings.loss, bounds, world.device, job.precision))
+        micro_batch = microbatch.largest(
+            candidates,
+            lambda n: microbatch.fits(
+                model, n, *sizes, settings.loss, bounds, world.device, job.precision
+            ),
+        )
     plan = TrainPlan(dataset.count("train"), settings.engine.global_batch, micro_batch, world.size)
-    engine = Engine(model, ds_config, [(parameters, LEARNING_RATE) for parameters in trained_groups(model).values()], world, micro_batch)
+    engine = Engine(
+        model,
+        ds_config,
+        [(parameters, LEARNING_RATE) for parameters in trained_groups(model).values()],
+        world,
+        micro_batch,
+    )
     if job.compile:
         model.compile()
-    loader, tracker = Loader(dataset, settings.data, settings.augment, world.device), Tracker(run, True, None, STEPS)
-    return Training(settings, world, dataset, loader, plan, bounds, model, engine, None, None, TrainState(), run, tracker)
+    loader, tracker = (
+        Loader(dataset, settings.data, settings.augment, world.device),
+        Tracker(run, True, None, STEPS),
+    )
+    return Training(
+        settings,
+        world,
+        dataset,
+        loader,
+        plan,
+        bounds,
+        model,
+        engine,
+        None,
+        None,
+        TrainState(),
+        run,
+        tracker,
+    )
 
 
 def first_losses(training: Any, shards: str) -> dict[str, float]:
@@ -301,10 +409,16 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     from depthdist.stream import Loader
 
     training.model.eval()
-    batch = Loader(open_dataset(DataSettings(data=(shards,)))).samples("train", range(CHECKED)).to(training.world.device)
+    batch = (
+        Loader(open_dataset(DataSettings(data=(shards,))))
+        .samples("train", range(CHECKED))
+        .to(training.world.device)
+    )
     with torch.no_grad():
         target, mask = inverse_target(batch.depth_mm, training.bounds, batch.mask)
-        losses = compute(training.settings.loss, network(training.model)(batch), target, mask, training.bounds)["loss"]
+        losses = compute(
+            training.settings.loss, network(training.model)(batch), target, mask, training.bounds
+        )["loss"]
     return {Path(key).name: loss for key, loss in zip(batch.keys, losses.tolist())}
 
 
@@ -319,7 +433,11 @@ def rate(device: torch.device, precision: str) -> dict[str, Any]:
         a @ a
         wait_for_gpu()
         seconds.append(time.perf_counter() - began)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
+    )
     return {"name": name, "tflops": 2 * n**3 / min(seconds) / 1e12}
 
 

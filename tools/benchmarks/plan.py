@@ -40,19 +40,45 @@ def plan(settings: PlanSettings) -> int:
         folder = settings.work / f"plan-{count}"
         made_up(folder, count)
         try:
-            rows.append(json.loads(subprocess.run([sys.executable, "-m", "tools.benchmarks.plan", folder.resolve()], check=True, capture_output=True, text=True, cwd=ROOT).stdout))
+            rows.append(
+                json.loads(
+                    subprocess.run(
+                        [sys.executable, "-m", "tools.benchmarks.plan", folder.resolve()],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                        cwd=ROOT,
+                    ).stdout
+                )
+            )
         finally:
             shutil.rmtree(folder)
-    print(f"{'samples':>10}{'shards':>8}{'index MB':>10}{'open s':>9}{'order s':>9}{'start s':>9}{'resume s':>10}{'MiB more':>10}{'us a sample':>13}")
+    print(
+        f"{'samples':>10}{'shards':>8}{'index MB':>10}{'open s':>9}{'order s':>9}{'start s':>9}{'resume s':>10}{'MiB more':>10}{'us a sample':>13}"
+    )
     for count, r in zip(settings.samples, rows):
-        print(f"{count:>10}{r['shards']:>8}{r['index_mb']:>10.1f}{r['open_s']:>9.3f}{r['order_s']:>9.3f}{r['start_s']:>9.3f}{r['resume_s']:>10.3f}{r['more_mib']:>10.0f}{r['us']:>13.1f}")
-    print("open: index and every shard's size; order: the epoch's shuffle; start, resume: all until the first sample's place is known,")
-    print(f"from the beginning and from the middle; MiB more: peak of the process beyond its imports; the last over {STEADY} samples or all\n")
+        print(
+            f"{count:>10}{r['shards']:>8}{r['index_mb']:>10.1f}{r['open_s']:>9.3f}{r['order_s']:>9.3f}{r['start_s']:>9.3f}{r['resume_s']:>10.3f}{r['more_mib']:>10.0f}{r['us']:>13.1f}"
+        )
+    print(
+        "open: index and every shard's size; order: the epoch's shuffle; start, resume: all until the first sample's place is known,"
+    )
+    print(
+        f"from the beginning and from the middle; MiB more: peak of the process beyond its imports; the last over {STEADY} samples or all\n"
+    )
     largest, costs = rows[-1], [r["us"] for r in rows if r["steady"] > 1000]
     for text, met, found in (
-        ("start under 5 s", max(largest["start_s"], largest["resume_s"]) < 5, f"{largest['start_s']:.2f} s at {settings.samples[-1]}"),
+        (
+            "start under 5 s",
+            max(largest["start_s"], largest["resume_s"]) < 5,
+            f"{largest['start_s']:.2f} s at {settings.samples[-1]}",
+        ),
         ("under 1 GiB", largest["more_mib"] < 1024, f"{largest['more_mib']:.0f} MiB"),
-        ("flat cost a sample: within 2 x", not costs or max(costs) < 2 * min(costs), f"{min(costs, default=0):.1f} .. {max(costs, default=0):.1f} us"),
+        (
+            "flat cost a sample: within 2 x",
+            not costs or max(costs) < 2 * min(costs),
+            f"{min(costs, default=0):.1f} .. {max(costs, default=0):.1f} us",
+        ),
     ):
         print(f"{'met' if met else 'MISSED':<8}{text}: {found}")
     return 0
@@ -68,21 +94,51 @@ def made_up(folder: Path, count: int) -> None:
     (folder / "train").mkdir(parents=True)
     number = np.arange(count)
     rows = np.zeros(count, table_dtype(4))
-    rows["shard"], rows["start"], rows["length"] = number // SHARD_SAMPLES, number % SHARD_SAMPLES * SAMPLE_BYTES, SAMPLE_BYTES
-    lines = np.array([b"%08d 21-12-03-18-50-31_Zivid_acquisition_%08d\n" % (i, i) for i in range(count)])
+    rows["shard"], rows["start"], rows["length"] = (
+        number // SHARD_SAMPLES,
+        number % SHARD_SAMPLES * SAMPLE_BYTES,
+        SAMPLE_BYTES,
+    )
+    lines = np.array(
+        [b"%08d 21-12-03-18-50-31_Zivid_acquisition_%08d\n" % (i, i) for i in range(count)]
+    )
     rows["name"] = number * lines.dtype.itemsize
     entries = {}
-    for what, kind, suffix, content in (("table", "samples", ".npy", as_npy(rows)), ("names", "names", ".txt", lines.tobytes())):
+    for what, kind, suffix, content in (
+        ("table", "samples", ".npy", as_npy(rows)),
+        ("names", "names", ".txt", lines.tobytes()),
+    ):
         entries[what] = named_by_content(kind, suffix, content)
         (folder / entries[what]["name"]).write_bytes(content)
     shards = []
     for i in range(-(-count // SHARD_SAMPLES)):
         held = min(SHARD_SAMPLES, count - i * SHARD_SAMPLES)
-        shards.append({"name": f"train/shard-{i:06d}.tar", "bytes": held * SAMPLE_BYTES, "sha256": "0" * 64, "count": held})
+        shards.append(
+            {
+                "name": f"train/shard-{i:06d}.tar",
+                "bytes": held * SAMPLE_BYTES,
+                "sha256": "0" * 64,
+                "count": held,
+            }
+        )
         with open(folder / shards[-1]["name"], "wb") as file:
             file.truncate(shards[-1]["bytes"])
-    stats = {"min_mm": 250.0, "max_mm": 3900.0, "mean_mm": 1500.0, "std_mm": 300.0, "valid_pixels": count}
-    depth = {"member": "depth.npy", "codec": "npy", "steps": True, "size": [756, 1260], "step_mm": 0.061, "near_mm": 0.0, "far_mm": 4000.0}
+    stats = {
+        "min_mm": 250.0,
+        "max_mm": 3900.0,
+        "mean_mm": 1500.0,
+        "std_mm": 300.0,
+        "valid_pixels": count,
+    }
+    depth = {
+        "member": "depth.npy",
+        "codec": "npy",
+        "steps": True,
+        "size": [756, 1260],
+        "step_mm": 0.061,
+        "near_mm": 0.0,
+        "far_mm": 4000.0,
+    }
     (folder / "index.json").write_text(json.dumps({
         "schema": SCHEMA, "version": VERSION, "size": [756, 1260], "depth": depth, "mask": {"member": "mask.npy", "packed": True},
         "meta": {"member": "meta.json"}, "rgb": {"member": "rgb.jpg", "codec": "jpeg"}, "members": ["depth.npy", "mask.npy", "meta.json", "rgb.jpg"],
@@ -108,7 +164,12 @@ def measure(folder: Path) -> dict[str, Any]:
     started = clock() - ordered + opened - began
     again = clock()
     middle = open_dataset(DataSettings(data=(str(folder),)))
-    resumed = train_groups(middle.order(0), TrainPlan(order.num_samples, 8, 1, 1), 0, Position(3, order.num_samples // 2))
+    resumed = train_groups(
+        middle.order(0),
+        TrainPlan(order.num_samples, 8, 1, 1),
+        0,
+        Position(3, order.num_samples // 2),
+    )
     middle.find("train", next(resumed).slots[0].sample)
     resume_s = clock() - again
     steady = min(STEADY, order.num_samples - 1)

@@ -29,7 +29,11 @@ class ShardBenchSettings(CaptureSettings):
     "Measurements of each."
 
     def problems(self) -> list[str]:
-        return [f"--{n} is {getattr(self, n)}: expected 1 or more" for n in ("pairs", "workers", "repeats", "captures") if getattr(self, n) < 1]
+        return [
+            f"--{n} is {getattr(self, n)}: expected 1 or more"
+            for n in ("pairs", "workers", "repeats", "captures")
+            if getattr(self, n) < 1
+        ]
 
 
 def shard(settings: ShardBenchSettings) -> int:
@@ -45,13 +49,22 @@ def shard(settings: ShardBenchSettings) -> int:
     for repeat in range(settings.repeats):
         for name, seconds in ways.items():
             rates[name].append(settings.pairs / seconds())
-        say(f"{repeat + 1}/{settings.repeats}  " + ", ".join(f"{name} {values[-1]:.2f} pairs/s" for name, values in rates.items()))
-    print(f"{settings.pairs} pairs of {settings.capture_size}, {size_mb / settings.pairs:.1f} MB each, {settings.workers} processes, middle of {settings.repeats}")
+        say(
+            f"{repeat + 1}/{settings.repeats}  "
+            + ", ".join(f"{name} {values[-1]:.2f} pairs/s" for name, values in rates.items())
+        )
+    print(
+        f"{settings.pairs} pairs of {settings.capture_size}, {size_mb / settings.pairs:.1f} MB each, {settings.workers} processes, middle of {settings.repeats}"
+    )
     for name, values in rates.items():
-        print(f"{name:<28}{median(values):>8.2f} pairs/s{median(values) * size_mb / settings.pairs:>9.0f} MB/s")
+        print(
+            f"{name:<28}{median(values):>8.2f} pairs/s{median(values) * size_mb / settings.pairs:>9.0f} MB/s"
+        )
     for name in [*ways][:2]:
         kept = median(mine / bare for mine, bare in zip(rates["tools/shard.py"], rates[name]))
-        print(f"{'met' if kept >= 0.85 else 'MISSED':<8}at least 85 % of {name}: {100 * kept:.0f} %")
+        print(
+            f"{'met' if kept >= 0.85 else 'MISSED':<8}at least 85 % of {name}: {100 * kept:.0f} %"
+        )
     return 0
 
 
@@ -60,7 +73,22 @@ def whole(raw: Path, settings: ShardBenchSettings) -> float:
     out = settings.work / "sharded"
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
-    subprocess.run([sys.executable, SHARD, raw, out, "--workers", str(settings.workers), "--split", "none", "--shard-mb", "64"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            SHARD,
+            raw,
+            out,
+            "--workers",
+            str(settings.workers),
+            "--split",
+            "none",
+            "--shard-mb",
+            "64",
+        ],
+        check=True,
+        capture_output=True,
+    )
     seconds = time.perf_counter() - began
     shutil.rmtree(out)
     return seconds
@@ -75,7 +103,11 @@ def alone(raw: Path, workers: int, hashed: bool) -> float:
 
     pairs = find_pairs(raw)[0]
     context = multiprocessing.get_context("spawn")
-    ready, done, go = context.Barrier(workers + 1), context.Barrier(workers + 1), [pairs[i::workers] for i in range(workers)]
+    ready, done, go = (
+        context.Barrier(workers + 1),
+        context.Barrier(workers + 1),
+        [pairs[i::workers] for i in range(workers)],
+    )
     processes = [context.Process(target=_encode, args=(share, hashed, ready, done)) for share in go]
     for process in processes:
         process.start()
@@ -105,7 +137,15 @@ def _encode(pairs: list[Any], hashed: bool, ready, done) -> None:
         mask = np.isfinite(z) & (z > 0) & (z <= 4000)
         depth = np.rint(np.where(mask, z, 0) * (65535 / 4000)).astype(np.uint16)
         np.save(file := BytesIO(), depth)
-        return len(simplejpeg.encode_jpeg(np.asarray(rgb), 95, colorspace="RGB", colorsubsampling="420")) + len(file.getvalue()) + np.packbits(mask, axis=1).size
+        return (
+            len(
+                simplejpeg.encode_jpeg(
+                    np.asarray(rgb), 95, colorspace="RGB", colorsubsampling="420"
+                )
+            )
+            + len(file.getvalue())
+            + np.packbits(mask, axis=1).size
+        )
 
     one(pairs[0])
     ready.wait()

@@ -54,7 +54,11 @@ class StepSettings(CaptureSettings):
     "Also write every measurement to this file."
 
     def problems(self) -> list[str]:
-        return [f"--{name} is {value}: expected {low} or more" for name, value, low in (("repeats", self.repeats, 1), ("captures", self.captures, 4)) if value < low]
+        return [
+            f"--{name} is {value}: expected {low} or more"
+            for name, value, low in (("repeats", self.repeats, 1), ("captures", self.captures, 4))
+            if value < low
+        ]
 
 
 class Process:
@@ -63,7 +67,14 @@ class Process:
     def __init__(self, path: str, job: dict[str, Any]):
         self.path, self.errors = path, tempfile.TemporaryFile("w+")
         command = [sys.executable, "-m", "tools.benchmarks.paths", path, json.dumps(job)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd=ROOT,
+        )
         self.ready = self._answer()
 
     def turn(self, wanted: str) -> dict[str, Any]:
@@ -74,7 +85,9 @@ class Process:
         if line := self.process.stdout.readline():
             return json.loads(line)
         self.errors.seek(0)
-        raise ValueError(f"the {self.path} path ended: {(self.errors.read().strip().splitlines() or ['without a word'])[-1]}")
+        raise ValueError(
+            f"the {self.path} path ended: {(self.errors.read().strip().splitlines() or ['without a word'])[-1]}"
+        )
 
     def __enter__(self) -> Process:
         return self
@@ -90,16 +103,38 @@ def step(settings: StepSettings) -> int:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = {name: getattr(settings, name) or default for name, default in DEFAULTS[device].items()}
+    chosen = {
+        name: getattr(settings, name) or default for name, default in DEFAULTS[device].items()
+    }
     settings, facts = replace(settings, work=settings.work.resolve(), **chosen), machine()
     print("\n".join(f"{name:<10}{value}" for name, value in facts.items()), flush=True)
     job = make_job(settings)
     ready, runs, parts = take_turns(job, settings.repeats)
-    print("\n".join([*head(settings, ready["ours"]), "", *table(runs, ready["ours"]["batch"]), "", *whereabouts(parts), "", *remarks(settings, job, ready, runs)]))
+    print(
+        "\n".join(
+            [
+                *head(settings, ready["ours"]),
+                "",
+                *table(runs, ready["ours"]["batch"]),
+                "",
+                *whereabouts(parts),
+                "",
+                *remarks(settings, job, ready, runs),
+            ]
+        )
+    )
     print("\n".join(verdict({**bar, "remark": ""}) for bar in bars(device, runs)))
     if settings.json:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": facts, "settings": config.as_dict(settings), "job": job, "ready": ready, "runs": runs, "parts": parts, "bars": bars(device, runs)}
+        content = {
+            "machine": facts,
+            "settings": config.as_dict(settings),
+            "job": job,
+            "ready": ready,
+            "runs": runs,
+            "parts": parts,
+            "bars": bars(device, runs),
+        }
         settings.json.write_text(json.dumps(content, indent=1, default=str))
     return 0
 
@@ -109,7 +144,11 @@ def step(settings: StepSettings) -> int:
 
 def make_job(settings: StepSettings) -> dict[str, Any]:
     """The fields of `paths.Job`, and all of it made."""
-    raw, model, shards = make_raw(settings, settings.captures), settings.model or str(untrained_small(settings.work / "untrained-small")), {}
+    raw, model, shards = (
+        make_raw(settings, settings.captures),
+        settings.model or str(untrained_small(settings.work / "untrained-small")),
+        {},
+    )
     for rgb in ("jpeg", "raw"):
         shards[rgb] = settings.work / f"steps-{rgb}-{settings.size}-of-{raw.name}"
         tool("shard.py", raw, shards[rgb], "--split", "none", "--size", settings.size, "--rgb", rgb)
@@ -132,7 +171,12 @@ def make_job(settings: StepSettings) -> dict[str, Any]:
 def untrained_small(folder: Path) -> Path:
     """A folder with Depth Anything V2 Small's architecture and processor, and random weights, the same ones every time."""
     import torch
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+    from transformers import (
+        DepthAnythingConfig,
+        DepthAnythingForDepthEstimation,
+        Dinov2Config,
+        DPTImageProcessor,
+    )
 
     if (folder / "model.safetensors").exists():
         return folder
@@ -155,7 +199,9 @@ def untrained_small(folder: Path) -> Path:
     return folder
 
 
-def take_turns(job: dict[str, Any], repeats: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def take_turns(
+    job: dict[str, Any], repeats: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What each path said at first; by supply and path its turns, `repeats` after one to warm up; a last turn with clocks on the parts."""
     runs: dict[str, Any] = {supply: {path: [] for path in PATHS} for supply in SUPPLIES}
     with ExitStack() as stack:
@@ -163,9 +209,15 @@ def take_turns(job: dict[str, Any], repeats: int) -> tuple[dict[str, Any], dict[
         for number in range(repeats + 1):
             for supply, path in product(SUPPLIES, PATHS):
                 run = processes[path].turn(supply)
-                say(f"{SUPPLIES[supply]:<24}{path:<10}{run['seconds']:9.3f} s{run['cpu_seconds']:9.3f} CPU-s{'' if number else '  to warm up'}")
+                say(
+                    f"{SUPPLIES[supply]:<24}{path:<10}{run['seconds']:9.3f} s{run['cpu_seconds']:9.3f} CPU-s{'' if number else '  to warm up'}"
+                )
                 runs[supply][path] += [run] if number else []
-        return {path: process.ready for path, process in processes.items()}, runs, {path: process.turn("parts") for path, process in processes.items()}
+        return (
+            {path: process.ready for path, process in processes.items()},
+            runs,
+            {path: process.turn("parts") for path, process in processes.items()},
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -186,34 +238,55 @@ def ratio(runs: dict[str, Any], what: str = "seconds") -> float:
 
 def head(settings: StepSettings, ours: dict[str, Any]) -> list[str]:
     batch, micro_batch = ours["batch"], ours["micro_batch"]
-    batches = f"global batch {batch}: ordinary {batch} x 1, ours {batch // micro_batch} x {micro_batch}"
-    return [f"\n{ours['device']['name']}, {settings.precision}, pictures {settings.size}, truth {settings.capture_size}, {batches}; middle of {settings.repeats}"]
+    batches = (
+        f"global batch {batch}: ordinary {batch} x 1, ours {batch // micro_batch} x {micro_batch}"
+    )
+    return [
+        f"\n{ours['device']['name']}, {settings.precision}, pictures {settings.size}, truth {settings.capture_size}, {batches}; middle of {settings.repeats}"
+    ]
 
 
 def table(runs: dict[str, Any], batch: int) -> list[str]:
     """A row a supply: seconds a step and images a second of each path, and the ratio by the clock and by CPU time."""
-    lines = [f"{'':<24}" + "".join(f"{path + ' s':>12}{'images/s':>10}" for path in PATHS) + f"{'ratio':>9}{'(least..most)':>16}{'CPU ratio':>11}"]
+    lines = [
+        f"{'':<24}"
+        + "".join(f"{path + ' s':>12}{'images/s':>10}" for path in PATHS)
+        + f"{'ratio':>9}{'(least..most)':>16}{'CPU ratio':>11}"
+    ]
     for supply, text in SUPPLIES.items():
         of = runs[supply]
         seconds, all_ratios = [middle(of[path]) for path in PATHS], ratios(of)
         shown = "".join(f"{s:>12.3f}{batch / s:>10.2f}" for s in seconds)
-        lines.append(f"{text:<24}{shown}{ratio(of):>8.2f}x{f'({all_ratios[0]:.2f}..{all_ratios[-1]:.2f})':>16}{ratio(of, 'cpu_seconds'):>10.2f}x")
+        lines.append(
+            f"{text:<24}{shown}{ratio(of):>8.2f}x{f'({all_ratios[0]:.2f}..{all_ratios[-1]:.2f})':>16}{ratio(of, 'cpu_seconds'):>10.2f}x"
+        )
     return lines
 
 
 def whereabouts(parts_of: dict[str, Any]) -> list[str]:
     """Where the time of one more whole step went. One process has nobody to communicate with."""
-    lines = [f"{'of one whole step, s':<24}" + "".join(f"{part:>12}" for part in (*PARTS, "the rest", "in all"))]
+    lines = [
+        f"{'of one whole step, s':<24}"
+        + "".join(f"{part:>12}" for part in (*PARTS, "the rest", "in all"))
+    ]
     for path, run in parts_of.items():
         parts = [run["parts"].get(part, 0.0) for part in PARTS]
-        lines.append(f"{path:<24}" + "".join(f"{s:>12.3f}" for s in (*parts, run["seconds"] - sum(parts), run["seconds"])))
+        lines.append(
+            f"{path:<24}"
+            + "".join(f"{s:>12.3f}" for s in (*parts, run["seconds"] - sum(parts), run["seconds"]))
+        )
     return lines
 
 
-def remarks(settings: StepSettings, job: dict[str, Any], ready: dict[str, Any], runs: dict[str, Any]) -> list[str]:
+def remarks(
+    settings: StepSettings, job: dict[str, Any], ready: dict[str, Any], runs: dict[str, Any]
+) -> list[str]:
     """The same loss, waiting, memory, and what was computed a second beside what the device can."""
     theirs, ours = ready["ordinary"]["losses"], ready["ours"]
-    off = {name: max(abs(ours[name][key] / loss - 1) for key, loss in theirs.items()) for name in ("lossless", "losses")}
+    off = {
+        name: max(abs(ours[name][key] / loss - 1) for key, loss in theirs.items())
+        for name in ("lossless", "losses")
+    }
     memory = {path: max(run["memory_gib"] for run in runs["files"][path]) for path in PATHS}
     tflop, limit = flop(job["model"], settings.size) / 1e12, ours["device"]["tflops"]
     speeds = {path: tflop * ours["batch"] / middle(runs["files"][path]) for path in PATHS}
@@ -232,8 +305,18 @@ def bars(device: str, runs: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for what, limit in BARS[device].items():
         value = middle(runs["files"]["ours"], "waited") if what == "waiting" else ratio(runs[what])
-        text = f"<= {limit:g} of our step waiting for data" if what == "waiting" else f">= {limit:g} x the ordinary path, {SUPPLIES[what]}"
-        found.append({"bar": text, "found": value, "met": value <= limit if what == "waiting" else value >= limit})
+        text = (
+            f"<= {limit:g} of our step waiting for data"
+            if what == "waiting"
+            else f">= {limit:g} x the ordinary path, {SUPPLIES[what]}"
+        )
+        found.append(
+            {
+                "bar": text,
+                "found": value,
+                "met": value <= limit if what == "waiting" else value >= limit,
+            }
+        )
     return found
 
 
@@ -246,7 +329,10 @@ def flop(model: str, size: Size) -> int:
 
     with torch.device("meta"):
         net = AutoModelForDepthEstimation.from_config(AutoConfig.from_pretrained(model))
-    net = get_peft_model(net, LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj", "query", "key", "value"]))
+    net = get_peft_model(
+        net,
+        LoraConfig(r=16, target_modules=["q_proj", "k_proj", "v_proj", "query", "key", "value"]),
+    )
     with FlopCounterMode(display=False) as counter:
         net(pixel_values=torch.empty(1, 3, *size, device="meta")).predicted_depth.sum().backward()
     return counter.get_total_flops()
