@@ -1,19 +1,22 @@
-"""Augmentation that keeps depth true: what another day, exposure or camera would have changed, and a mirror image.
+"""Augmentation that keeps depth true: what another day, exposure or camera would have changed, and
+a mirror image.
 
-A horizontal mirror keeps Z and negates X (and moves the intrinsics' cx); only Z is trained on, so depth stays true. Crops,
-scaling and vertical shifts are left out on purpose: they change how large a thing looks at its distance, and how far the
-floor is at its row, which is all that one picture tells about metric depth.
+A horizontal mirror keeps Z and negates X (and moves the intrinsics' cx); only Z is trained on, so
+depth stays true. Crops, scaling and vertical shifts are left out on purpose: they change how large
+a thing looks at its distance, and how far the floor is at its row, which is all that one picture
+tells about metric depth.
 
-Everything is off by default. What is drawn is a function of (seed, epoch, sample) alone, and no setting changes what
-another one draws. A decode thread does, after unpacking a training sample:
+Everything is off by default. What is drawn is a function of (seed, epoch, sample) alone, and no
+setting changes what another one draws. A decode thread does, after unpacking a training sample:
 
     drawn = draw(settings, seed, epoch, sample)
     if drawn.flip:
         rgb, depth, packed_mask = mirrored(rgb, depth, packed_mask)
-    rgb = photometric(rgb, drawn)          # tones (light, colour, gamma), then noise, then JPEG, as in a camera
+    # tones (light, colour, gamma), then noise, then JPEG, as in a camera
+    rgb = photometric(rgb, drawn)
 
-A strong setting that still looks like a camera: `--flip 0.5 --exposure 1 --colour 0.15 --noise 6 --jpeg 40`. Where the
-pictures are bright already, exposure 1 washes half of them out: 0.5 there.
+A strong setting that still looks like a camera: `--flip 0.5 --exposure 1 --colour 0.15 --noise 6
+--jpeg 40`. Where the pictures are bright already, exposure 1 washes half of them out: 0.5 there.
 """
 
 from __future__ import annotations
@@ -52,13 +55,15 @@ class AugmentSettings:
     exposure: float = 0.0
     "Exposure: up to this many stops (EV) up or down, in linear light (through the sRGB curve)."
     tone: float = 0.0
-    "Gamma of the mid-tones: the exponent is up to 2 to the power of this, up or down, on the stored values."
+    """Gamma of the mid-tones: the exponent is up to 2 to the power of this, up or down, on the
+    stored values."""
     colour: float = 0.0
     "Colour cast: each channel's light is changed by up to this fraction, up or down."
     noise: float = 0.0
     "Gaussian noise: the highest sigma, in 8-bit levels; a sample's sigma lies between 0 and this."
     jpeg: int = 0
-    "Lowest quality of a JPEG recompression (4:2:0); a sample's quality lies between this and 99. 0: none."
+    """Lowest quality of a JPEG recompression (4:2:0); a sample's quality lies between this and
+    99. 0: none."""
 
     def problems(self) -> list[str]:
         given = {name: getattr(self, name) for name in MOST}
@@ -95,9 +100,9 @@ class Draw:
 def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
     """The draw for one sample of one epoch.
 
-    Every setting has its own words of Philox's raw stream, used or not, so none depends on another. NumPy promises that
-    stream for good, which it does not for what `Generator` makes of it. The 1 keeps clear of the epoch's order (same key).
-    """
+    Every setting has its own words of Philox's raw stream, used or not, so none depends on another.
+    NumPy promises that stream for good, which it does not for what `Generator` makes of it. The 1
+    keeps clear of the epoch's order (same key)."""
     words = np.random.Philox(key=[seed, epoch], counter=[0, 0, sample, 1]).random_raw(9)
     flip, exposure, tone, *colour, noise, jpeg = (
         (words[:8] >> 11) * 2.0**-53
@@ -116,8 +121,8 @@ def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
 def photometric(rgb: np.ndarray, draw: Draw) -> np.ndarray:
     """The picture in another light, by another camera: (h, w, 3) uint8 for (h, w, 3) uint8, sRGB.
 
-    `rgb` itself where nothing is to do, else a new array; the GIL is free while pixels are worked on.
-    """
+    `rgb` itself where nothing is to do, else a new array; the GIL is free while pixels are worked
+    on."""
     if any((draw.exposure, draw.tone, *draw.colour, draw.noise)):
         deviates = (draw.noise * NORMAL).astype(np.float32)
         rgb = _toned_and_noisy(rgb, tone_curves(draw), deviates, np.uint64(draw.noise_key))
@@ -130,9 +135,8 @@ def photometric(rgb: np.ndarray, draw: Draw) -> np.ndarray:
 def tone_curves(draw: Draw) -> np.ndarray:
     """(3, 256) float32: what each 8-bit level of R, G and B becomes, 0..255, not rounded.
 
-    Linear light (sRGB, IEC 61966-2-1) * 2^exposure * (1 + colour), clipped at white, back to sRGB, to the power 2^gamma.
-    What was clipped at 255 in the picture stays flat: its light is lost.
-    """
+    Linear light (sRGB, IEC 61966-2-1) * 2^exposure * (1 + colour), clipped at white, back to sRGB,
+    to the power 2^gamma. What was clipped at 255 in the picture stays flat: its light is lost."""
     gain = 2**draw.exposure * (1 + np.array(draw.colour))
     light = np.minimum(gain[:, None] * LINEAR, 1)  # (3, 256)
     stored = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
@@ -143,7 +147,9 @@ def tone_curves(draw: Draw) -> np.ndarray:
 def _toned_and_noisy(
     rgb: np.ndarray, curves: np.ndarray, deviates: np.ndarray, state: np.uint64
 ) -> np.ndarray:
-    """Curve and noise in one pass, rounded once. A pixel's noise is SplitMix64 (Steele et al., 2014), 12 bits a channel.
+    """Curve and noise in one pass, rounded once.
+
+    A pixel's noise is SplitMix64 (Steele et al., 2014), 12 bits a channel.
 
     Not cached on disk: it compiles in under a second, and only where augmentation is on.
     """
@@ -170,7 +176,8 @@ def mirrored(
 
     rgb          (h, w, 3) uint8
     depth        (H, W) uint16
-    packed_mask  (H, ceil(W / 8)) uint8, np.packbits along W; the padding bits at the right are 0, also in what comes back
+    packed_mask  (H, ceil(W / 8)) uint8, np.packbits along W; the padding bits at the right are 0,
+                 also in what comes back
     """
     columns = np.arange(rgb.shape[1])[
         ::-1

@@ -1,7 +1,9 @@
-"""A calibrated start: the scale and shift between what the untrained model says and what it should say, in closed form.
+"""A calibrated start: the scale and shift between what the untrained model says and what it should
+say, in closed form.
 
-The pretrained model gives about 0..10, the targets lie at 0.06..0.2 behind a frozen head: two numbers fitted to the training set
-bring them together (alignment of relative depth by least squares: Eigen et al. 2014; Ranftl et al. 2020), before any step.
+The pretrained model gives about 0..10, the targets lie at 0.06..0.2 behind a frozen head: two
+numbers fitted to the training set bring them together (alignment of relative depth by least
+squares: Eigen et al. 2014; Ranftl et al. 2020), before any step.
 
     line = fit(base, loader, bounds, world)        # Line(scale=0.021, shift=0.04, explained=0.8)
     base.rescale(line.scale, line.shift)
@@ -22,7 +24,8 @@ from depthdist.world import World, sum_over_ranks
 
 
 class Line(NamedTuple):
-    """What the model's raw output is multiplied by (below 0 where it grows with the distance), and what is added.
+    """What the model's raw output is multiplied by (below 0 where it grows with the distance), and
+    what is added.
 
     explained  share of the targets' variance that is gone then, 0..1
     """
@@ -34,7 +37,8 @@ class Line(NamedTuple):
 
 @torch.no_grad()
 def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line:
-    """The least-squares line from the model's raw output to the target, over all valid pixels of the training set.
+    """The least-squares line from the model's raw output to the target, over all valid pixels of
+    the training set.
 
     At the truth's own size; every image counts the same, as in the loss. Every rank must call it.
     raises ValueError where the output is the same everywhere
@@ -74,7 +78,8 @@ def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line
     x, y, xx, xy, yy = (total / n for total in totals)
     if xx - x * x <= 1e-12 * xx:
         raise ValueError(
-            "--calibrate: the untrained model's output is the same everywhere: there is nothing to calibrate; leave --calibrate out"
+            "--calibrate: the untrained model's output is the same everywhere: there is nothing to"
+            " calibrate; leave --calibrate out"
         )
     scale = (xy - x * y) / (xx - x * x)
     return Line(scale, y - scale * x, scale * (xy - x * y) / (yy - y * y) if yy > y * y else 0.0)

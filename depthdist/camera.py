@@ -1,6 +1,8 @@
-"""The camera: a pinhole's intrinsics, the ray of every pixel, and the points in space that depth along the rays gives.
+"""The camera: a pinhole's intrinsics, the ray of every pixel, and the points in space that depth
+along the rays gives.
 
-    rays = pixel_rays({"size": (1200, 1944), "intrinsics": fit_intrinsics(xyz)}, (756, 1260))     # (756, 1260, 2) X / Z and Y / Z
+    # (756, 1260, 2) X / Z and Y / Z
+    rays = pixel_rays({"size": (1200, 1944), "intrinsics": fit_intrinsics(xyz)}, (756, 1260))
     xyz = points(depth_mm, rays)
 
 Pixel (0, 0) has its centre at (0.5, 0.5). Arrays are NumPy, float64, mm.
@@ -18,11 +20,12 @@ Array = np.ndarray
 
 
 def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] | None:
-    """The pinhole that the point map was made with, from least squares of column + 0.5 = fx X / Z + cx, and the same in y.
+    """The pinhole that the point map was made with, from least squares of column + 0.5 = fx X / Z +
+    cx, and the same in y.
 
-    xyz (H, W, 3) mm. Pixel (0, 0) has its centre at (0.5, 0.5). `max_residual_px` is the largest error over the points
-    used; large, where the map is no pinhole's. None where fewer than two columns or rows are measured.
-    """
+    xyz (H, W, 3) mm. Pixel (0, 0) has its centre at (0.5, 0.5). `max_residual_px` is the largest
+    error over the points used; large, where the map is no pinhole's. None where fewer than two
+    columns or rows are measured."""
     stride = max(1, math.isqrt(xyz.shape[0] * xyz.shape[1] // max_points))
     some = xyz[::stride, ::stride].astype(np.float64)  # a grid over the whole picture
     with np.errstate(invalid="ignore"):
@@ -47,7 +50,10 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
 
 
 def pinhole(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float) -> dict[str, Any]:
-    """A sample's `meta` for `pixel_rays`, of intrinsics in pixels of a picture of `size`; column + 0.5 = fx X / Z + cx."""
+    """A sample's `meta` for `pixel_rays`, of intrinsics in pixels of a picture of `size`.
+
+    Column + 0.5 = fx X / Z + cx.
+    """
     return {
         "size": list(size),
         "intrinsics": {
@@ -62,14 +68,17 @@ def pinhole(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float) -
 
 
 def wide(size: tuple[int, int], degrees: float) -> dict[str, Any]:
-    """The same of a camera that sees `degrees` from left to right, its pixels square, its axis through the middle."""
+    """The same of a camera that sees `degrees` from left to right, its pixels square, its axis
+    through the middle."""
     height, width = size
     focal = width / 2 / math.tan(math.radians(degrees) / 2)
     return pinhole(size, focal, focal, width / 2, height / 2)
 
 
 def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
-    """(H, W, 2) X / Z and Y / Z of a map of `size`; None where the camera is not known, or no pinhole to within FLAT_PX pixels.
+    """(H, W, 2) X / Z and Y / Z of a map of `size`.
+
+    None where the camera is not known, or no pinhole to within FLAT_PX pixels.
 
     meta  a sample's meta.json: `size` (height, width) of the capture, and `intrinsics` of it
     """
@@ -93,7 +102,8 @@ def points(depth_mm: Array, rays: Array) -> Array:
 
 
 def own_rays(xyz: Array) -> Array | None:
-    """(H, W, 2) X / Z and Y / Z of a point map (H, W, 3): its own where it was measured, elsewhere those of the pinhole that fits it.
+    """(H, W, 2) X / Z and Y / Z of a point map (H, W, 3): its own where it was measured, elsewhere
+    those of the pinhole that fits it.
 
     None where no pinhole fits to within FLAT_PX pixels
     """

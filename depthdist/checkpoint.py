@@ -1,17 +1,22 @@
-"""The adapter on disk: plain peft files, from fp32 weights, that load under either naming of the attention layers.
+"""The adapter on disk: plain peft files, from fp32 weights, that load under either naming of the
+attention layers.
 
-    best/adapter_model.safetensors    LoRA (and the decoder where it was trained), every key in both of transformers' spellings
+    best/adapter_model.safetensors    LoRA (and the decoder where it was trained), every key in both
+                                      of transformers' spellings
     best/adapter_config.json          peft's own; target_modules is one regex that fits both
-    best/depthdist.json               what depth in mm needs besides: base model, bounds, picture size and normalisation, and where it came from
+    best/depthdist.json               what depth in mm needs besides: base model, bounds, picture
+                                      size and normalisation, and where it came from
 
-Of a network that trained as a whole (--lora none) all of it is kept instead, as the hub's models are: config.json, model.safetensors,
-preprocessor_config.json. Such a folder is a base model like any other: `--model RUN/best`.
+Of a network that trained as a whole (--lora none) all of it is kept instead, as the hub's models
+are: config.json, model.safetensors, preprocessor_config.json. Such a folder is a base model like
+any other: `--model RUN/best`.
 
-`PeftModel.from_pretrained(base, "best")` alone loads it. `load_adapter("best")` also proves that it really went in.
+`PeftModel.from_pretrained(base, "best")` alone loads it. `load_adapter("best")` also proves that it
+really went in.
 
-    save_adapter(model, engine.masters(), AdapterRecord.of(model, bounds, size, step=18, epoch=3, eval_loss=0.11), run / "best")
-    model, record = load_adapter(run / "best")
-    print(loaded(model, record))
+    save_adapter(model, engine.masters(), AdapterRecord.of(model, bounds, size, step=18, epoch=3,
+    eval_loss=0.11), run / "best") model, record = load_adapter(run / "best") print(loaded(model,
+    record))
 """
 
 from __future__ import annotations
@@ -105,7 +110,8 @@ class AdapterRecord:
             "bilinear",
         ):
             raise ValueError(
-                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or linear, bicubic or bilinear"
+                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or"
+                " linear, bicubic or bilinear"
             )
 
     @property
@@ -119,7 +125,10 @@ class AdapterRecord:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; on leaving without an error it takes `folder`'s place, else it goes and `folder` stays."""
+    """An empty folder to fill.
+
+    On leaving without an error it takes `folder`'s place, else it goes and `folder` stays.
+    """
     fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
     recover(folder)
     for leftover in (fresh, old):
@@ -185,7 +194,8 @@ def save_whole(
     folder: Path,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder` whole or not at all."""
+    """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder`
+    whole or not at all."""
     state = {
         **model.net.state_dict(),
         **{name.removeprefix("net."): tensor for name, tensor in weights.items()},
@@ -215,7 +225,8 @@ def save_whole(
 
 
 def processor(normalisation: Normalisation, height: int, width: int) -> dict[str, object]:
-    """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to exactly (height, width)."""
+    """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to
+    exactly (height, width)."""
     mean, std = normalisation
     return {
         "image_processor_type": "DPTImageProcessor",
@@ -234,12 +245,16 @@ def processor(normalisation: Normalisation, height: int, width: int) -> dict[str
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """The record of an adapter's folder. ValueError where there is none or it is not one of ours."""
+    """The record of an adapter's folder.
+
+    ValueError where there is none or it is not one of ours.
+    """
     recover(folder)
     path = folder / RECORD
     if not path.exists():
         raise ValueError(
-            f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds them"
+            f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds"
+            " them"
         )
     try:
         return from_dict(AdapterRecord, json.loads(path.read_text()))
@@ -248,11 +263,12 @@ def read_record(folder: Path) -> AdapterRecord:
 
 
 def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, AdapterRecord]:
-    """The base model with the adapter of `folder` in it, in evaluation mode, on the CPU, in float32.
+    """The base model with the adapter of `folder` in it, in evaluation mode, on the CPU, in
+    float32.
 
     base    where the base model is now; by default where it was in training
-    raises ValueError when something is missing, or when the adapter did not really enter the model: peft only warns then
-    """
+    raises ValueError when something is missing, or when the adapter did not really enter the model:
+    peft only warns then"""
     record = read_record(folder)
     if (folder / "model.safetensors").exists():
         model = load_base(str(folder))
@@ -280,7 +296,8 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
     )
     if lost or not any("lora_" in n for n in inside):
         raise ValueError(
-            f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)} tensors are missing or differ, e.g. {lost[:1]}"
+            f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)}"
+            f" tensors are missing or differ, e.g. {lost[:1]}"
         )
     model.normalise((record.mean, record.std))
     model.upsampling = record.upsampling
@@ -290,7 +307,13 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
 def loaded(model: DepthModel, record: AdapterRecord) -> str:
     """One line on what `load_adapter` put into the model."""
     if not isinstance(model.net, PeftModel):
-        return f"whole network of epoch {record.epoch}, step {record.step}, begun from {record.model}; {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+        return (
+            f"whole network of epoch {record.epoch}, step {record.step}, begun from {record.model};"
+            f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+        )
     tensors = held(model.net).values()
     size = f"{len(tensors)} tensors, {sum(t.numel() for t in tensors):,} parameters"
-    return f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model}; {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+    return (
+        f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model};"
+        f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+    )

@@ -2,8 +2,8 @@
 
     write_ply(path, points(depth_mm, rays), rgb)
 
-x, y, z are float32 mm in the camera's frame, +Z away from the lens, +Y down; red, green, blue are bytes.
-"""
+x, y, z are float32 mm in the camera's frame, +Z away from the lens, +Y down; red, green, blue are
+bytes."""
 
 from __future__ import annotations
 
@@ -33,5 +33,8 @@ def as_ply(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
         vertices[name] = rgb[there, channel]
     kinds = {"f": "float", "u": "uchar"}
     properties = "".join(f"property {kinds[VERTEX[name].kind]} {name}\n" for name in VERTEX.names)
-    header = f"ply\nformat binary_little_endian 1.0\ncomment millimetres, camera frame: x right, y down, z away from the lens\nelement vertex {len(vertices)}\n{properties}end_header\n"
+    header = (
+        "ply\nformat binary_little_endian 1.0\ncomment millimetres, camera frame: x right, y down,"
+        f" z away from the lens\nelement vertex {len(vertices)}\n{properties}end_header\n"
+    )
     return header.encode("ascii") + vertices.tobytes()

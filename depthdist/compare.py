@@ -1,6 +1,7 @@
 """Two runs on the same images: which is better, by how much, and how sure that is.
 
-print(comparison(evaluation_a, evaluation_b, ["first", "other"]))            # the contents of two evaluation.json; what to call the runs
+# the contents of two evaluation.json; what to call the runs
+print(comparison(evaluation_a, evaluation_b, ["first", "other"]))
 """
 
 from __future__ import annotations
@@ -75,19 +76,25 @@ def comparison(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> st
         )
         span = f"{cell(name, found.low)} .. {cell(name, found.high)}" if known else "-"
         lines.append(
-            f"{name:{width}}{shown[0]:>12}{shown[1]:>12}{cell(name, found.difference):>12}{span:>24}{f'{found.p:.4f}' if known else '-':>9}  {verdict}"
+            f"{name:{width}}{shown[0]:>12}{shown[1]:>12}{cell(name, found.difference):>12}{span:>24}{f'{found.p:.4f}' if known else '-':>9}"
+            f"  {verdict}"
         )
     lines.append(
-        f"\np: share of all swaps of A and B within images that differ as much (permutation test); below {SURE:g} is called a difference."
+        "\np: share of all swaps of A and B within images that differ as much (permutation test);"
+        f" below {SURE:g} is called a difference."
     )
     lines.append(
-        "One run each: what another seed would change is not in it. Images of one scene are not independent."
+        "One run each: what another seed would change is not in it. Images of one scene are not"
+        " independent."
     )
     return "\n".join(lines)
 
 
 def _same(a: list[str], b: list[str]) -> list[tuple[int, int]]:
-    """Positions of the same image in both; names may come more than once, as in mixed datasets: then in their order."""
+    """Positions of the same image in both.
+
+    Names may come more than once, as in mixed datasets: then in their order.
+    """
     places: dict[str, list[int]] = {}
     for i, key in enumerate(b):
         places.setdefault(key, []).append(i)

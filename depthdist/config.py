@@ -1,8 +1,10 @@
-"""Settings: dataclasses become `--help`, command-line flags and JSON keys; bad input becomes one clear line.
+"""Settings: dataclasses become `--help`, command-line flags and JSON keys.
 
-A setting is a field of a frozen dataclass that stands beside the code it steers. The string under the field is its
-sentence in `--help`; the class's docstring is the title of its group; `problems()`, where a class has it, lists what is
-wrong with the values. Nothing is stated twice:
+Bad input becomes one clear line.
+
+A setting is a field of a frozen dataclass that stands beside the code it steers. The string under
+the field is its sentence in `--help`; the class's docstring is the title of its group;
+`problems()`, where a class has it, lists what is wrong with the values. Nothing is stated twice:
 
     @dataclass(frozen=True)
     class Optics:
@@ -16,8 +18,8 @@ wrong with the values. Nothing is stated twice:
     if __name__ == "__main__":
         config.command(main)
 
-Values come from the defaults, then `--config FILE.json`, then the flags. All problems are reported together.
-"""
+Values come from the defaults, then `--config FILE.json`, then the flags. All problems are reported
+together."""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def hidden(default: Any) -> Any:
 
 
 def sentences(group: type) -> dict[str, str]:
-    """The string literal that stands under each field of a dataclass, by field name (parents included)."""
+    """The string literal that stands under each field of a dataclass, by field name (parents
+    included)."""
     found: dict[str, str] = {}
     for cls in reversed(group.__mro__):
         if not dataclasses.is_dataclass(cls):
@@ -94,12 +97,15 @@ def sentences(group: type) -> dict[str, str]:
                 and isinstance(text, ast.Expr)
                 and isinstance(text.value, ast.Constant)
             ):
-                found[field.target.id] = inspect.cleandoc(text.value.value)
+                found[field.target.id] = " ".join(text.value.value.split())
     return found
 
 
 def convert(kind: Any, value: Any) -> Any:
-    """`value`, from a flag (str) or from JSON, as the field's type; ValueError says what was expected."""
+    """`value`, from a flag (str) or from JSON, as the field's type.
+
+    ValueError says what was expected.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):  # only `X | None` is used
         if value is None or value in ("none", "None"):
@@ -165,7 +171,10 @@ def as_dict(*groups: Any) -> dict[str, Any]:
 
 
 def from_dict(group: type[T], values: dict[str, Any]) -> T:
-    """The dataclass with those values, as `as_dict` gave them; the rest as by default. ValueError where one does not fit."""
+    """The dataclass with those values, as `as_dict` gave them; the rest as by default.
+
+    ValueError where one does not fit.
+    """
     kinds = get_type_hints(group)
     return group(**{name: convert(kinds[name], value) for name, value in values.items()})
 
@@ -199,11 +208,11 @@ def parse(
 ) -> tuple[T, ...]:
     """One instance of each dataclass in `groups`, from defaults, `--config` and `argv`.
 
-    together  lists what is wrong with the groups' values as a whole; it is asked when each alone is right
+    together  lists what is wrong with the groups' values as a whole; it is asked when each alone is
+              right
     presets   a setting's name, and the defaults of other settings that each of its values brings
-    raises SettingsError with every problem found: unknown names (with the near ones), values of the wrong kind, missing
-    positionals, and what the groups' own `problems()` list.
-    """
+    raises SettingsError with every problem found: unknown names (with the near ones), values of the
+    wrong kind, missing positionals, and what the groups' own `problems()` list."""
     kinds = {g: get_type_hints(g) for g in groups}
     fields = {f.name: (g, f) for g in groups for f in dataclasses.fields(g)}
     parser = _parser(description, epilog, groups, kinds)
@@ -352,16 +361,17 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
 
 
 def main_of(module: str) -> Callable[[], Any]:
-    """The `main` of `module`, which is imported no earlier than it is called: its seconds are within what `command` watches over."""
+    """The `main` of `module`, which is imported no earlier than it is called: its seconds are
+    within what `command` watches over."""
     return lambda: importlib.import_module(module).main()
 
 
 def command(main: Callable[[], Any]) -> None:
-    """Run a command: bad input ends it with one clear line a problem and exit code 2, a stop on request with 75 (EX_TEMPFAIL), Ctrl-C with 130.
+    """Run a command: bad input ends it with one clear line a problem and exit code 2, a stop on
+    request with 75 (EX_TEMPFAIL), Ctrl-C with 130.
 
-    Of ranks that have met (world.py) all end when one does, and what several have to say is said once.
-    DEPTHDIST_TRACE=1 in the environment shows the traceback as well.
-    """
+    Of ranks that have met (world.py) all end when one does, and what several have to say is said
+    once. DEPTHDIST_TRACE=1 in the environment shows the traceback as well."""
     try:
         sys.exit(main() or 0)
     except (Exception, KeyboardInterrupt) as err:
@@ -396,14 +406,18 @@ def command(main: Callable[[], Any]) -> None:
         if not watch and isinstance(err, SettingsError) and int(os.environ.get("LOCAL_RANK", 0)):
             time.sleep(
                 10
-            )  # every rank of this machine found the same; the launcher ends all with the first that ends, and
+                # every rank of this machine found the same; the launcher ends all with the first
+                # that
+                # ends, and
+            )
             sys.exit(2)  # that must be the one that says it
         shown = watch.judge(err, code, text) if watch else text
         if shown and (code == 1 and shown == text or os.environ.get("DEPTHDIST_TRACE")):
             traceback.print_exc()
         for line in shown.splitlines():
             print(
-                f"{name}: {'' if code == 130 else 'error: '}{f'[rank {rank}] ' if rank else ''}{line}",
+                f"{name}:"
+                f" {'' if code == 130 else 'error: '}{f'[rank {rank}] ' if rank else ''}{line}",
                 file=sys.stderr,
             )
         if watch:

@@ -34,7 +34,8 @@ class ReadSettings:
     processes: int = 0
     "Processes a rank that decode training samples instead of threads: for heavy augmentation."
     damaged: Literal["stop", "quarantine"] = "stop"
-    "stop: end at the first damaged sample. quarantine: go on with the next one in its place, count and report it."
+    """stop: end at the first damaged sample. quarantine: go on with the next one in its place,
+    count and report it."""
     max_damaged: int = 10
     "Damaged samples a rank that quarantine takes before it stops all the same."
     stall: float = 60.0
@@ -73,13 +74,16 @@ class DataSettings(ReadSettings, CacheSettings):
     """Data"""
 
     data: tuple[str, ...] = ("data/tires",)
-    "Folder of shards that tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://); several with commas between are mixed."
+    """Folder of shards that tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://);
+    several with commas between are mixed."""
     weights: tuple[float, ...] = ()
-    "With several: how often an epoch shows each sample of each. Default: 1 for all; 0.25 shows another quarter each epoch."
+    """With several: how often an epoch shows each sample of each. Default: 1 for all; 0.25 shows
+    another quarter each epoch."""
     size: Size | None = None
     "Height x width that the network sees, pixels. Default: as sharded (the recipe's is 756x1260)."
     shuffle_shards: int = 0
-    "0: samples are shuffled over all shards. M: shards are shuffled, then the samples of M shards at a time; for remote data that the cache cannot hold."
+    """0: samples are shuffled over all shards. M: shards are shuffled, then the samples of M
+    shards at a time; for remote data that the cache cannot hold."""
 
     def problems(self) -> list[str]:
         found = [*ReadSettings.problems(self), *CacheSettings.problems(self)]
@@ -87,7 +91,8 @@ class DataSettings(ReadSettings, CacheSettings):
             found.append(f"--shuffle-shards is {self.shuffle_shards}: expected >= 0")
         if self.weights and len(self.weights) != len(self.data):
             found.append(
-                f"--weights has {len(self.weights)} values, --data {len(self.data)}: expected one for each"
+                f"--weights has {len(self.weights)} values, --data {len(self.data)}: expected one"
+                " for each"
             )
         found += [
             f"--weights has {w:g}: expected > 0" for w in self.weights if not 0 < w < math.inf
@@ -99,7 +104,8 @@ class DataSettings(ReadSettings, CacheSettings):
             return [*found, f"--data {err}{self._hint()}"]
         if self.size not in (None, dataset.size):
             found.append(
-                f"--size is {self.size}, the pictures in {dataset.place} are {dataset.size}: leave it out, or shard again with --size {self.size}"
+                f"--size is {self.size}, the pictures in {dataset.place} are {dataset.size}: leave"
+                f" it out, or shard again with --size {self.size}"
             )
         if not num_train:
             found.append(f"--data {dataset.place}: there is no training sample")
@@ -114,7 +120,10 @@ class DataSettings(ReadSettings, CacheSettings):
         if folder is None or folder.exists():
             return ""
         raw = folder.parent / f"{folder.name}_raw"
-        return f"; to make some: `python tools/make_tires.py {raw}`, then `python tools/shard.py {raw} {folder}`"
+        return (
+            f"; to make some: `python tools/make_tires.py {raw}`, then `python tools/shard.py {raw}"
+            f" {folder}`"
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,10 @@ class Dataset:
         raise IndexError(number)
 
     def meta(self, split: str, number: int) -> dict[str, Any]:
-        """What is known of a sample besides its arrays (its meta.json); {} where others wrote the shards and there is none."""
+        """What is known of a sample besides its arrays (its meta.json).
+
+        {} where others wrote the shards and there is none.
+        """
         index, ref = self.find(split, number)
         member = index.raw["meta"]["member"]
         if not member:
@@ -191,7 +203,8 @@ class Dataset:
         return {}
 
     def stats(self, split: str) -> dict[str, float]:
-        """min_mm, max_mm, mean_mm, std_mm, valid_pixels over all parts' samples of a split, each once."""
+        """min_mm, max_mm, mean_mm, std_mm, valid_pixels over all parts' samples of a split, each
+        once."""
         parts = [part.stats[split] for part, _ in self._splits(split)]
         pixels = np.array([s["valid_pixels"] for s in parts], np.float64)
         means, stds = (np.array([s[name] for s in parts]) for name in ("mean_mm", "std_mm"))
@@ -227,10 +240,12 @@ class Dataset:
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
-    """The dataset that the settings name; where damage stops the run, with every local shard there and of its size.
+    """The dataset that the settings name.
 
-    raises ValueError: a part cannot be opened, parts of different sizes, a cache that cannot hold what is shuffled
-    """
+    Where damage stops the run, with every local shard there and of its size.
+
+    raises ValueError: a part cannot be opened, parts of different sizes, a cache that cannot hold
+    what is shuffled"""
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
     parts = tuple(
         read_index(place, cache if is_remote(place) else None, settings.damaged == "stop")
@@ -246,7 +261,8 @@ def open_dataset(settings: DataSettings) -> Dataset:
             if getattr(part, what) != getattr(parts[0], what):
                 ours, theirs = getattr(part, what), getattr(parts[0], what)
                 raise ValueError(
-                    f"{part.place}: {what.replace('_', ' ')} is {ours}, that of {parts[0].place} {theirs}; what is mixed must have one size: shard again with {flag}"
+                    f"{part.place}: {what.replace('_', ' ')} is {ours}, that of {parts[0].place}"
+                    f" {theirs}; what is mixed must have one size: shard again with {flag}"
                 )
     if len(set(p.sha256 for p in parts)) < len(parts):
         raise ValueError(
@@ -274,6 +290,6 @@ def _see_that_it_fits(dataset: Dataset, settings: DataSettings) -> None:
             else "they are shuffled over all shards, so all"
         )
         raise ValueError(
-            f"{dataset.place}: samples need {way} at hand, {needed / 1e9:.3g} GB; --cache-gb is {settings.cache_gb:g}: "
-            "give more, or shuffle fewer at a time with --shuffle-shards"
+            f"{dataset.place}: samples need {way} at hand, {needed / 1e9:.3g} GB; --cache-gb is"
+            f" {settings.cache_gb:g}: give more, or shuffle fewer at a time with --shuffle-shards"
         )

@@ -1,6 +1,8 @@
-"""DA-V2's decoder with its linear maps in a quicker order: the same numbers up to rounding, about a fifth less time.
+"""DA-V2's decoder with its linear maps in a quicker order: the same numbers up to rounding, about a
+fifth less time.
 
-reorder(net)     # a DepthAnythingForDepthEstimation, before LoRA; names, weights and files stay as they are
+# a DepthAnythingForDepthEstimation, before LoRA; names, weights and files stay as they are
+reorder(net)
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from transformers.models.depth_anything.modeling_depth_anything import (
 
 
 class _Reassemble(DepthAnythingReassembleStage):
-    """Tokens as maps whose channels lie side by side in memory, as tokens have them: nothing is turned round, and convolutions like it so."""
+    """Tokens as maps whose channels lie side by side in memory, as tokens have them: nothing is
+    turned round, and convolutions like it so."""
 
     def forward(
         self, hidden_states: list[Tensor], patch_height: int, patch_width: int
@@ -32,7 +35,8 @@ class _Reassemble(DepthAnythingReassembleStage):
 
 
 class _Fusion(DepthAnythingFeatureFusionLayer):
-    """The 1 x 1 projection before the bilinear upsampling, on a quarter of the pixels: the two commute, for the weights of a pixel add up to 1."""
+    """The 1 x 1 projection before the bilinear upsampling, on a quarter of the pixels: the two
+    commute, for the weights of a pixel add up to 1."""
 
     def forward(
         self,

@@ -1,7 +1,7 @@
 """Depth in mm, its normalised inverse (what the network learns), and the way between them.
 
-Formulas: SPEC of the recipe, after MiDaS (Ranftl et al., 2020, scale-invariant inverse depth), with global bounds instead
-of bounds per image, so that the way back gives millimetres.
+Formulas: SPEC of the recipe, after MiDaS (Ranftl et al., 2020, scale-invariant inverse depth), with
+global bounds instead of bounds per image, so that the way back gives millimetres.
 
     target, mask = inverse_target(depth_mm, Bounds(251.74, 3907.45))
     depth_mm = depth_from_target(target, bounds)
@@ -20,7 +20,8 @@ EPS = 1e-6  # mm; only guards the division: 1e-6 in the inverse domain would mov
 
 
 class Bounds(NamedTuple):
-    """Nearest and farthest valid Z of the training set, mm: 1 and 0 on the normalised scale, which is linear in 1/z, or in z itself."""
+    """Nearest and farthest valid Z of the training set, mm: 1 and 0 on the normalised scale, which
+    is linear in 1/z, or in z itself."""
 
     near_mm: float
     far_mm: float
@@ -71,9 +72,9 @@ def inverse_target(
 def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:
     """Depth in mm, (..., H, W) float32, from normalised inverse depth.
 
-    Values below 0 (bicubic overshoot) count as 0, which is bounds.far_mm: farther there is no scale, only a pole.
-    Values above 1 are nearer than anything in the training set and stay so (on a linear scale down to 1 mm).
-    """
+    Values below 0 (bicubic overshoot) count as 0, which is bounds.far_mm: farther there is no
+    scale, only a pole. Values above 1 are nearer than anything in the training set and stay so (on
+    a linear scale down to 1 mm)."""
     if bounds.scale == "linear":
         return (
             bounds.far_mm - target.float().clamp(min=0.0) * (bounds.far_mm - bounds.near_mm)
@@ -85,11 +86,12 @@ def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:
 def upsample(
     pred: Tensor, size: tuple[int, int], way: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:
-    """(B, h, w) resampled bicubically (a = -0.75, align_corners=False, as F.interpolate does) or bilinearly in float32 to (B, H, W).
+    """(B, h, w) resampled bicubically (a = -0.75, align_corners=False, as F.interpolate does) or
+    bilinearly in float32 to (B, H, W).
 
-    Rows and columns are weighted sums of at most four others, so the way there and back are two small sparse products: three
-    times as fast as F.interpolate's on a CPU, and without the atomics of its way back on a GPU, whose sums differ from run to run.
-    """
+    Rows and columns are weighted sums of at most four others, so the way there and back are two
+    small sparse products: three times as fast as F.interpolate's on a CPU, and without the atomics
+    of its way back on a GPU, whose sums differ from run to run."""
     pred = pred.float()
     if pred.shape[-2:] == tuple(size):
         return pred
@@ -100,7 +102,8 @@ def upsample(
 
 
 class _Taps(NamedTuple):
-    """A sparse matrix (new, old) by its rows: `index` and `weight`, both (new, taps), and the same of its transpose."""
+    """A sparse matrix (new, old) by its rows: `index` and `weight`, both (new, taps), and the same
+    of its transpose."""
 
     index: Tensor
     weight: Tensor
@@ -109,7 +112,10 @@ class _Taps(NamedTuple):
 
 
 class _Resample(torch.autograd.Function):
-    """(B, h, w) -> (B, H, W) along both axes; linear, so its way back is the transposed matrices."""
+    """(B, h, w) -> (B, H, W) along both axes.
+
+    Linear, so its way back is the transposed matrices.
+    """
 
     @staticmethod
     def forward(ctx, pred: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
@@ -141,20 +147,25 @@ class _Resample(torch.autograd.Function):
 
 
 def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Row i of what comes back is the sum over k of weight[i, k] * table[index[i, k]], always added in that order."""
+    """Row i of what comes back is the sum over k of weight[i, k] * table[index[i, k]], always added
+    in that order."""
     return F.embedding_bag(index, table.contiguous(), per_sample_weights=weight, mode="sum")
 
 
 @lru_cache(maxsize=16)
 def _resampling(old: int, new: int, way: str, device: torch.device) -> _Taps:
-    """Weights from `old` to `new` pixels, in float64 until the end: F.interpolate itself, asked what it does to each unit vector."""
+    """Weights from `old` to `new` pixels, in float64 until the end: F.interpolate itself, asked
+    what it does to each unit vector."""
     unit = torch.eye(old, dtype=torch.float64)[None, None]
     matrix = F.interpolate(unit, size=(new, old), mode=way, align_corners=False)[0, 0]
     return _Taps(*(part.to(device) for part in (*_sparse(matrix), *_sparse(matrix.T))))
 
 
 def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's nonzero columns in rising order, and their values; shorter rows are filled up with zeros."""
+    """Each row's nonzero columns in rising order, and their values.
+
+    Shorter rows are filled up with zeros.
+    """
     taps = int((matrix != 0).sum(1).max())
     index = matrix.abs().topk(taps, dim=1).indices.sort(dim=1).values
     return index, matrix.gather(1, index).float()

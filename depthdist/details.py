@@ -1,11 +1,13 @@
-"""What the headline numbers do not say of predictions: near and far apart, edges, surfaces, grooves. One sample at a time.
+"""What the headline numbers do not say of predictions: near and far apart, edges, surfaces,
+grooves. One sample at a time.
 
     with Details(dataset, "val", bins_mm, limit_mm, workers=8) as look:
-        values, grooves = look(3, {"adapter": pred_mm}, depth_mm, mask).result()["adapter"]       # sample 3 of the split
+        # sample 3 of the split
+        values, grooves = look(3, {"adapter": pred_mm}, depth_mm, mask).result()["adapter"]
 
-It takes some seconds an image at full size, so images are measured side by side, in processes of their own. All predictions of
-an image are measured together: what depends on its truth alone is found once.
-"""
+It takes some seconds an image at full size, so images are measured side by side, in processes of
+their own. All predictions of an image are measured together: what depends on its truth alone is
+found once."""
 
 from __future__ import annotations
 
@@ -32,12 +34,16 @@ from depthdist.shards.codec import decode_label
 Array = np.ndarray
 Found = dict[
     str, tuple[dict[str, float], list[Groove]]
-]  # by row: values by name, NaN where there is nothing to say; the grooves' depths (truth, prediction)
+    # by row: values by name, NaN where there is nothing to say; the grooves' depths (truth,
+    # prediction)
+]
 
 
 @dataclass
 class Details:
-    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth;  workers  processes, 0: one a core, 1: in this one
+    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth.
+
+     workers  processes, 0: one a core, 1: in this one
 
     flat  rows in which there is no edge to look for: of those only near and far apart
     """
@@ -109,8 +115,10 @@ def measure(
         [name for name in all_metrics(bins_mm) if name not in metrics.METRICS], math.nan
     )
     values = {
-        row: nothing
-        | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
+        row: (
+            nothing
+            | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
+        )
         for row, pred_mm in preds_mm.items()
     }
     rows = [row for row in preds_mm if row not in flat]

@@ -1,14 +1,16 @@
-"""Dropout that draws for each sample alone: the same mask on any device and rank, in any micro-batch, at any repetition.
+"""Dropout that draws for each sample alone: the same mask on any device and rank, in any
+micro-batch, at any repetition.
 
-Whether an element is dropped is a pure function of (draw of its sample, number of the layer, place of the element). Nothing
-is kept for the way back: the mask is computed again there, which is cheaper than to store and read it.
+Whether an element is dropped is a pure function of (draw of its sample, number of the layer, place
+of the element). Nothing is kept for the way back: the mask is computed again there, which is
+cheaper than to store and read it.
 
-    draw_per_sample(model.net, model.draws)              # every nn.Dropout of LoRA becomes a SampleDropout
+    draw_per_sample(model.net, model.draws)  # every nn.Dropout of LoRA becomes a SampleDropout
     pred = model(rgb, draw_keys(seed, epoch, samples))
 
-The hash of place and key is a 32-bit one of least bias (Wellons 2018, https://github.com/skeeto/hash-prospector), each layer's
-key is SplitMix64 (Steele et al. 2014) of draw and layer; counter-based as in Salmon et al. 2011, "Parallel random numbers".
-"""
+The hash of place and key is a 32-bit one of least bias (Wellons 2018,
+https://github.com/skeeto/hash-prospector), each layer's key is SplitMix64 (Steele et al. 2014) of
+draw and layer; counter-based as in Salmon et al. 2011, "Parallel random numbers"."""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from torch import Tensor, nn
 M1, M2 = (
     0x21F0AAAD,
     0x735A2D97,
-)  # below 2^31: times 32 bits they stay inside an int64, whose overflow a C++ compiler may assume away
+    # below 2^31: times 32 bits they stay inside an int64, whose overflow a C++ compiler may assume
+    # away
+)
 u32 = np.uint32
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
@@ -54,7 +58,8 @@ class Draws:
         self.keys = layer_keys(draws, self.num_layers).to(device)
 
     def contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """For torch's checkpoint, (forward, again): the second draws as for this batch though another came in between."""
+        """For torch's checkpoint, (forward, again): the second draws as for this batch though
+        another came in between."""
         return nullcontext(), self._again(self.keys)
 
     @contextmanager
@@ -67,7 +72,8 @@ class Draws:
 
 
 class SampleDropout(nn.Module):
-    """nn.Dropout(p), but sample i of x (B, ...) has the mask of draws.keys[i, layer] whatever stands beside it."""
+    """nn.Dropout(p), but sample i of x (B, ...) has the mask of draws.keys[i, layer] whatever
+    stands beside it."""
 
     def __init__(self, p: float, layer: int, draws: Draws):
         super().__init__()
@@ -86,7 +92,8 @@ class SampleDropout(nn.Module):
 
 
 def draw_per_sample(net: nn.Module, draws: Draws) -> None:
-    """Replace every nn.Dropout in the LoRA layers of `net` by a SampleDropout, numbered in their order; in place."""
+    """Replace every nn.Dropout in the LoRA layers of `net` by a SampleDropout, numbered in their
+    order; in place."""
     for layer in (m for m in net.modules() if isinstance(m, LoraLayer)):
         for name, dropout in layer.lora_dropout.items():
             if isinstance(dropout, nn.Dropout):
@@ -95,7 +102,8 @@ def draw_per_sample(net: nn.Module, draws: Draws) -> None:
 
 
 def layer_keys(draws: Tensor, num_layers: int) -> Tensor:
-    """(B, num_layers) int64 of 32 random bits for each sample and layer: the upper half of SplitMix64. Products wrap around."""
+    """(B, num_layers) int64 of 32 random bits for each sample and layer: the upper half of
+    SplitMix64. Products wrap around."""
     z = draws[:, None] + torch.arange(1, num_layers + 1, device=draws.device) * _signed(
         0x9E3779B97F4A7C15
     )
@@ -138,7 +146,10 @@ def _dropped(x: Tensor, keys: Tensor, p: float) -> Tensor:
 
 
 def _hashes(keys: Tensor, num: int) -> Tensor:
-    """(B, num) int64 of 32 bits: the hash of each place in each sample, as in `_zero`; a compiler fuses it into what uses it."""
+    """(B, num) int64 of 32 bits: the hash of each place in each sample, as in `_zero`.
+
+    A compiler fuses it into what uses it.
+    """
     places = (_places if torch.compiler.is_compiling() else _places_kept)(num, keys.device)
     return _stirred(places ^ keys[:, None])
 
@@ -166,7 +177,10 @@ def _stir(x):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _zero(bits, keys, threshold):
-    """Zero what is dropped in bits (B, N), of any integer type. One pass in registers: a fifth of nn.Dropout's time."""
+    """Zero what is dropped in bits (B, N), of any integer type.
+
+    One pass in registers: a fifth of nn.Dropout's time.
+    """
     for sample in range(bits.shape[0]):
         row, key = bits[sample], u32(keys[sample])
         for place in range(bits.shape[1]):  # a loop that the compiler makes vectors of

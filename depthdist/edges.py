@@ -1,13 +1,16 @@
-"""Whether depth jumps where it does in truth: boundary scores of the field, with a validity mask, and edges in millimetres.
+"""Whether depth jumps where it does in truth: boundary scores of the field, with a validity mask,
+and edges in millimetres.
 
-An edge counts only between two measured pixels: without that a hole is an edge as strong as they come. All take one image,
-pred_mm and depth_mm (H, W) float64 mm and mask (H, W) bool, and give {name: value}; NaN where the truth has no edge to find.
+An edge counts only between two measured pixels: without that a hole is an edge as strong as they
+come. All take one image, pred_mm and depth_mm (H, W) float64 mm and mask (H, W) bool, and give
+{name: value}; NaN where the truth has no edge to find.
 
-    values, = edge_metrics([pred_mm], depth_mm, mask)          # of several predictions, the truth's own edges are found once
+    # of several predictions, the truth's own edges are found once
+    values, = edge_metrics([pred_mm], depth_mm, mask)
 
-Definitions: Bochkovskii et al. 2024 (Depth Pro), Wang et al. 2025 (MoGe), Koch et al. 2018 (iBims-1, DBE). Their thresholds begin at
-5 % of the depth, 75 mm at 1.5 m: no groove is among them. Ours, edge_*_mm, go down to 2 mm; see grooves.py for what counts most.
-"""
+Definitions: Bochkovskii et al. 2024 (Depth Pro), Wang et al. 2025 (MoGe), Koch et al. 2018
+(iBims-1, DBE). Their thresholds begin at 5 % of the depth, 75 mm at 1.5 m: no groove is among them.
+Ours, edge_*_mm, go down to 2 mm; see grooves.py for what counts most."""
 
 from __future__ import annotations
 
@@ -57,7 +60,10 @@ def _metrics() -> dict[str, Metric]:
             "depth_pro_f1",
             "",
             "higher",
-            "Depth Pro's boundary F1 over ratios 1.05 .. 1.25, between measured pixels; 0 where truth has no edge, as there",
+            (
+                "Depth Pro's boundary F1 over ratios 1.05 .. 1.25, between measured pixels; 0 where"
+                " truth has no edge, as there"
+            ),
         )
     ]
     rows += [
@@ -69,25 +75,37 @@ def _metrics() -> dict[str, Metric]:
         )
         for r in (1, 2, 3)
     ]
-    canny_words = f"Canny (sigma sqrt 2, 0.1, 0.2) on depth scaled by its {PERCENTILES[0]}st and {PERCENTILES[1]}th percentiles"
+    canny_words = (
+        f"Canny (sigma sqrt 2, 0.1, 0.2) on depth scaled by its {PERCENTILES[0]}st and"
+        f" {PERCENTILES[1]}th percentiles"
+    )
     rows += [
         (
             "dbe_acc_px",
             "px",
             "lower",
-            f"iBims DBE accuracy: mean distance of predicted edges to the truth's within {NEAR_PX:g} px, {NEAR_PX:g} where none is; {canny_words}",
+            (
+                "iBims DBE accuracy: mean distance of predicted edges to the truth's within"
+                f" {NEAR_PX:g} px, {NEAR_PX:g} where none is; {canny_words}"
+            ),
         ),
         (
             "dbe_comp_paper_px",
             "px",
             "lower",
-            f"iBims DBE completeness as the paper has it: mean of both distances, each at most {NEAR_PX:g} px",
+            (
+                "iBims DBE completeness as the paper has it: mean of both distances, each at most"
+                f" {NEAR_PX:g} px"
+            ),
         ),
         (
             "dbe_comp_script_px",
             "px",
             "lower",
-            "iBims DBE completeness as its script has it: mean distance of the truth's edges to predicted ones, not cut; the image's diagonal where nothing is predicted",
+            (
+                "iBims DBE completeness as its script has it: mean distance of the truth's edges to"
+                " predicted ones, not cut; the image's diagonal where nothing is predicted"
+            ),
         ),
     ]
     words = (
@@ -104,11 +122,12 @@ def _metrics() -> dict[str, Metric]:
 METRICS = _metrics()
 
 
-# ------------------------------------------------------------------------------------------------------- ratios
+# ------------------------------------------------------------------------------------------- ratios
 
 
 def ratio_edges(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> list[Counts]:
-    """For each prediction, by way (rows, columns) to a neighbour within 3 pixels: how many neighbours are farther by each ratio in both maps, in the prediction, and in truth.
+    """For each prediction, by way (rows, columns) to a neighbour within 3 pixels: how many
+    neighbours are farther by each ratio in both maps, in the prediction, and in truth.
 
     Only between measured pixels.
     """
@@ -131,7 +150,8 @@ def _above(ratios: Array) -> list[int]:
 
 
 def depth_pro_f1(counts: Counts) -> float:
-    """Depth Pro's: precision and recall are means over four directions, F1 over ten ratios weighted by the ratio."""
+    """Depth Pro's: precision and recall are means over four directions, F1 over ten ratios weighted
+    by the ratio."""
     recall, precision = np.zeros(10), np.zeros(10)
     for way in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         both, of_p, of_g = counts[way]
@@ -141,7 +161,10 @@ def depth_pro_f1(counts: Counts) -> float:
 
 
 def moge_f1(counts: Counts, radius: int) -> float:
-    """MoGe's: pooled over all neighbours within `radius`, F1 over ten ratios weighted by ratio - 1; NaN where truth has no edge."""
+    """MoGe's: pooled over all neighbours within `radius`, F1 over ten ratios weighted by ratio - 1.
+
+    NaN where truth has no edge.
+    """
     both, of_p, of_g = sum(
         found for (y, x), found in counts.items() if x * x + y * y <= radius * radius
     )
@@ -166,7 +189,7 @@ def _harmonic(a: Array, b: Array) -> Array:
     return np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
 
 
-# ------------------------------------------------------------------------------------------------------- millimetres
+# -------------------------------------------------------------------------------------- millimetres
 
 
 def jumps_of(z_mm: Array, mask: Array, slope: bool = True) -> tuple[Array, Array]:
@@ -178,7 +201,8 @@ def jumps_of(z_mm: Array, mask: Array, slope: bool = True) -> tuple[Array, Array
 
 
 def edges_of(jumps: tuple[Array, Array], step_mm: float, radius: int = 1) -> Edges:
-    """Where a map steps by more than `step_mm`, by axis and direction, and what lies within `radius` pixels of that."""
+    """Where a map steps by more than `step_mm`, by axis and direction, and what lies within
+    `radius` pixels of that."""
     square = np.ones((2 * radius + 1,) * 2, bool)
     return [
         (where, ndimage.binary_dilation(where, square))
@@ -188,7 +212,8 @@ def edges_of(jumps: tuple[Array, Array], step_mm: float, radius: int = 1) -> Edg
 
 
 def edge_scores(pred: Edges, truth: Edges) -> dict[str, float]:
-    """precision, recall and f1: how many edges of each have one of the other's near, which must step the same way."""
+    """precision, recall and f1: how many edges of each have one of the other's near, which must
+    step the same way."""
     hits_p, hits_g = (
         sum(np.count_nonzero(where & near) for (where, _), (_, near) in zip(one, other))
         for one, other in ((pred, truth), (truth, pred))
@@ -205,11 +230,14 @@ def edge_scores(pred: Edges, truth: Edges) -> dict[str, float]:
 
 
 def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
-    """Z of the next pixel along `axis` minus what is expected there, mm; 0 where one of the two was not measured.
+    """Z of the next pixel along `axis` minus what is expected there, mm.
 
-    Expected is the same Z or, with `slope`, Z on the tangent plane. A plane's 1/Z is linear in the pixel (pinhole), so its slope
-    is that of 1/Z just before the pair, or just after it: the smaller one where they have one sign, none where they do not. Where only
-    one side is known it counts as far as the pair itself goes on like it: else a step beside a hole would be taken for a slope.
+    0 where one of the two was not measured.
+
+    Expected is the same Z or, with `slope`, Z on the tangent plane. A plane's 1/Z is linear in the
+    pixel (pinhole), so its slope is that of 1/Z just before the pair, or just after it: the smaller
+    one where they have one sign, none where they do not. Where only one side is known it counts as
+    far as the pair itself goes on like it: else a step beside a hole would be taken for a slope.
     """
     z, mask = np.moveaxis(z, axis, -1), np.moveaxis(mask, axis, -1)
     valid = mask[..., 1:] & mask[..., :-1]
@@ -232,13 +260,16 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
     return np.moveaxis(np.where(valid & (expected > 0), z[..., 1:] - expected, 0.0), -1, axis)
 
 
-# ------------------------------------------------------------------------------------------------------- distances
+# ---------------------------------------------------------------------------------------- distances
 
 
 def boundary_errors(
     preds_mm: Sequence[Array], depth_mm: Array, mask: Array
 ) -> list[dict[str, float]]:
-    """iBims' depth boundary errors, px, of Canny's edges in each prediction and in truth; both definitions of completeness in circulation."""
+    """iBims' depth boundary errors, px, of Canny's edges in each prediction and in truth.
+
+    Both definitions of completeness in circulation.
+    """
     names, g, found = (
         ("dbe_acc_px", "dbe_comp_paper_px", "dbe_comp_script_px"),
         _canny(depth_mm, mask),

@@ -1,7 +1,8 @@
-"""DeepSpeed as it is used here: its settings, one optimizer step, fp32 master weights, all that a restart needs.
+"""DeepSpeed as it is used here: its settings, one optimizer step, fp32 master weights, all that a
+restart needs.
 
 settings = EngineSettings(Path("ds_configs/fp16.json"))
-config, remarks = settings.resolved(world.device)          # the dict DeepSpeed gets, and what had to change
+config, remarks = settings.resolved(world.device)  # the dict DeepSpeed gets, and what had to change
 engine = Engine(model, config, [(parameters, 5e-5)], world)
 engine.backward(loss); engine.step()
 """
@@ -48,11 +49,14 @@ class EngineSettings:
     deepspeed: Path = Path("ds_configs/fp16.json")
     "DeepSpeed's own JSON; train_batch_size in it is the global batch, whatever the number of GPUs."
     micro_batch: str = "1"
-    "Images a rank puts through the network at a time; changes nothing but speed. auto: as many as fit the device's memory."
+    """Images a rank puts through the network at a time; changes nothing but speed. auto: as many
+    as fit the device's memory."""
     checkpointing: bool = False
-    "Compute activations again on the way back instead of keeping them: a third slower, much less memory."
+    """Compute activations again on the way back instead of keeping them: a third slower, much
+    less memory."""
     compile: bool = False
-    "Let torch.compile fuse the network's kernels on a GPU: some minutes at the start, faster afterwards."
+    """Let torch.compile fuse the network's kernels on a GPU: some minutes at the start, faster
+    afterwards."""
     local_rank: int = hidden(-1)
     "Set by the launcher."
 
@@ -113,7 +117,8 @@ class EngineSettings:
             )
         if "lr" in (config.get("optimizer", {}).get("params") or {}):
             found.append(
-                f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is --lr"
+                f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is"
+                " --lr"
             )
         if "type" not in config.get("optimizer", {}):
             found.append(f"{self.deepspeed}: optimizer.type is missing; see ds_configs/fp16.json")
@@ -129,7 +134,8 @@ class EngineSettings:
             raise ValueError(f"--deepspeed {self.deepspeed}: not JSON ({err})") from None
         if not isinstance(config, dict):
             raise ValueError(
-                f"--deepspeed {self.deepspeed}: expected a JSON object, found {type(config).__name__}"
+                f"--deepspeed {self.deepspeed}: expected a JSON object, found"
+                f" {type(config).__name__}"
             )
         return config
 
@@ -138,19 +144,22 @@ class EngineSettings:
         return self.read()["train_batch_size"]
 
     def micro_batches(self, world: int) -> list[int]:
-        """The micro-batches that are asked for, the one to try first in front: one number, or with auto all that divide."""
+        """The micro-batches that are asked for, the one to try first in front: one number, or with
+        auto all that divide."""
         if self.micro_batch != "auto":
             return [int(self.micro_batch)]
         share = self.global_batch // world
         return [n for n in range(share, 0, -1) if self.global_batch % (n * world) == 0] or [1]
 
     def resolved(self) -> tuple[dict[str, Any], list[str]]:
-        """The configuration that this device can run, and one remark for each thing that had to change."""
+        """The configuration that this device can run, and one remark for each thing that had to
+        change."""
         config, remarks = self.read(), []
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
             remarks.append(
-                f"FP16 IS NOT FOR THIS DEVICE ({get_accelerator().device_name()}): this run trains in FP32"
+                f"FP16 IS NOT FOR THIS DEVICE ({get_accelerator().device_name()}): this run trains"
+                " in FP32"
             )
         if precision(config) == "bf16" and not get_accelerator().is_bf16_supported():
             raise ValueError(f"{self.deepspeed}: this device has no bf16; use ds_configs/fp16.json")
@@ -158,13 +167,15 @@ class EngineSettings:
             self.compile and get_accelerator().device_name() == "cpu"
         ):  # seen with torch 2.13: the loss is right, LoRA's gradient 0
             raise ValueError(
-                "--compile: not on a CPU: torch's kernels for it lose the gradient behind a frozen decoder, and bring no speed"
+                "--compile: not on a CPU: torch's kernels for it lose the gradient behind a frozen"
+                " decoder, and bring no speed"
             )
         return config, remarks
 
 
 def fp16_pays() -> bool:
-    """Whether FP16 is more than a name here: most CPUs have none, and those with AVX512-FP16 were 30 times slower in it than in FP32."""
+    """Whether FP16 is more than a name here: most CPUs have none, and those with AVX512-FP16 were
+    30 times slower in it than in FP32."""
     return get_accelerator().device_name() != "cpu" and get_accelerator().is_fp16_supported()
 
 
@@ -179,9 +190,9 @@ class Engine:
     groups  the trained parameters and their learning rates: [(parameters, lr), ...]
     micro_batch  samples that a rank puts through the network at a time
 
-    Without ZeRO the gradients of all micro-batches and ranks are added up in float64: the sum does not depend on how the global
-    batch was cut (numbers of 24 bits that are of like size add without rounding in 53).
-    """
+    Without ZeRO the gradients of all micro-batches and ranks are added up in float64: the sum does
+    not depend on how the global batch was cut (numbers of 24 bits that are of like size add without
+    rounding in 53)."""
 
     def __init__(
         self,
@@ -219,7 +230,8 @@ class Engine:
                 f"--deepspeed: DeepSpeed refuses this configuration: {one_line(err)}"
             ) from err
         self.deepspeed.enable_backward_allreduce = self.stage > 0
-        self._inner.state.clear()  # some of its optimizers take a step with no gradient at their start, which Adam would count
+        # some of its optimizers take a step with no gradient at their start, which Adam would count
+        self._inner.state.clear()
         for group in self.optimizer.param_groups:
             group.update({"step": 0} if "step" in group else {})
         self.scales_itself = self._scales_itself()
@@ -240,7 +252,9 @@ class Engine:
         return self.deepspeed(*inputs)
 
     def backward(self, loss: Tensor, watch: bool = False) -> None:
-        """Add a micro-batch's gradient; those of all micro-batches of all ranks add up to that of the step.
+        """Add a micro-batch's gradient.
+
+        Those of all micro-batches of all ranks add up to that of the step.
 
         watch  also count the gradient's zeros, for `underflow_share`
         """
@@ -258,7 +272,9 @@ class Engine:
                 parameter.grad = None
 
     def step(self, factor: float = 1.0) -> bool:
-        """End a micro-batch. Whether an optimizer step was taken with it (not where the loss scale overflowed).
+        """End a micro-batch.
+
+        Whether an optimizer step was taken with it (not where the loss scale overflowed).
 
         factor  of the learning rates
         """
@@ -274,7 +290,8 @@ class Engine:
         return boundary and self.deepspeed.skipped_steps == before
 
     def _scales_itself(self) -> bool:
-        """Whether DeepSpeed's backward multiplies by the loss scale: 0.19 does not in fp16 without ZeRO, though its step divides (its pull request 8393)."""
+        """Whether DeepSpeed's backward multiplies by the loss scale: 0.19 does not in fp16 without
+        ZeRO, though its step divides (its pull request 8393)."""
         if self.stage or self.loss_scale == 1:
             return True
         probe = torch.ones((), device=self.world.device, requires_grad=True)
@@ -302,13 +319,19 @@ class Engine:
 
     @property
     def underflow_share(self) -> float:
-        """Share of the watched gradient's elements that are 0 in this precision; half of them are by right before LoRA's first step."""
+        """Share of the watched gradient's elements that are 0 in this precision.
+
+        Half of them are by right before LoRA's first step.
+        """
         zero, all_of_them = torch.stack(self.zeros).sum(0).tolist() if self.zeros else (0, 1)
         return zero / all_of_them
 
     @property
     def loss_scale(self) -> float:
-        """What the loss is multiplied by so that small gradients survive fp16; 1 in the other precisions."""
+        """What the loss is multiplied by so that small gradients survive fp16.
+
+        1 in the other precisions.
+        """
         return float(self._scaler.cur_scale) if self.precision == "fp16" else 1.0
 
     @property
@@ -324,14 +347,20 @@ class Engine:
     # ---- all that changes
 
     def masters(self) -> dict[str, Tensor]:
-        """The trained weights in fp32, by `model.named_parameters()` name. Every rank must call it (ZeRO gathers)."""
+        """The trained weights in fp32, by `model.named_parameters()` name.
+
+        Every rank must call it (ZeRO gathers).
+        """
         found = {name: self._whole(name, None).detach() for name in self.trained}
         assert all(tensor.dtype == torch.float32 for tensor in found.values())
         return found
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
-        """While entered, the model computes with these fp32 weights instead of its own; None leaves it alone. Not under ZeRO 3."""
+        """While entered, the model computes with these fp32 weights instead of its own.
+
+        None leaves it alone. Not under ZeRO 3.
+        """
         assert weights is None or self.stage < 3
         own = {name: self.trained[name].detach().clone() for name in weights or ()}
         try:
@@ -343,7 +372,10 @@ class Engine:
                 self.trained[name].data.copy_(tensor)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Masters and optimizer moments, whole, whatever the number of ranks; and the numbers beside them. Every rank must call it."""
+        """Masters and optimizer moments, whole, whatever the number of ranks.
+
+        And the numbers beside them. Every rank must call it.
+        """
         tensors = {f"weights/{name}": tensor for name, tensor in self.masters().items()}
         for key in self._moments:
             tensors.update(
@@ -362,7 +394,10 @@ class Engine:
         return tensors, values
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on from `state`, of any number of ranks and any ZeRO stage. ValueError when it is of another model."""
+        """Go on from `state`, of any number of ranks and any ZeRO stage.
+
+        ValueError when it is of another model.
+        """
         kinds = list(dict.fromkeys(name.partition("/")[0] for name in tensors))
         wanted = {f"{kind}/{name}" for kind in kinds for name in self.trained}
         if wanted != tensors.keys() or any(
@@ -371,7 +406,8 @@ class Engine:
             for n, p in self.trained.items()
         ):
             raise ValueError(
-                f"the saved state is of another model: {len(tensors.keys() - wanted)} tensors too many, {len(wanted - tensors.keys())} missing, or other sizes"
+                f"the saved state is of another model: {len(tensors.keys() - wanted)} tensors too"
+                f" many, {len(wanted - tensors.keys())} missing, or other sizes"
             )
         step = values["optimizer_step"]
         for flat in self._flats if step else ():
@@ -414,7 +450,8 @@ class Engine:
 
     @property
     def _flats(self) -> list[Tensor]:
-        """The fp32 tensors that the wrapped optimizer works on: a parameter each, or many in one row."""
+        """The fp32 tensors that the wrapped optimizer works on: a parameter each, or many in one
+        row."""
         if self.stage == 3:
             return self.optimizer.fp32_partitioned_groups_flat
         return [p for group in self._inner.param_groups for p in group["params"]]

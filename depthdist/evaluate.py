@@ -1,4 +1,5 @@
-"""How good a run is, in mm, and how sure that is: the adapter beside the untrained model and a constant depth, every image once.
+"""How good a run is, in mm, and how sure that is: the adapter beside the untrained model and a
+constant depth, every image once.
 
     python launch/evaluate.py --run runs/NAME
     python launch/evaluate.py --compare runs/A runs/B
@@ -6,8 +7,8 @@
     row                        images      loss   abs_rel    delta1   rmse_mm    mae_mm
     constant 1542 mm               12  ...
 
-RUN/evaluation.json gets everything: of each row the means, their intervals, the values of each image, and the depth of each groove.
-"""
+RUN/evaluation.json gets everything: of each row the means, their intervals, the values of each
+image, and the depth of each groove."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ class EvaluateSettings:
     run: Path | None = None
     "Folder of the run."
     compare: tuple[Path, Path] | None = None
-    "Two runs instead of one: which is better on the same images, by how much, and how sure that is."
+    """Two runs instead of one: which is better on the same images, by how much, and how sure
+    that is."""
     data: tuple[str, ...] | None = None
     "Folder of shards, or its URL. Default: the run's own."
     split: str = "val"
@@ -75,11 +77,14 @@ class EvaluateSettings:
     micro_batch: int = 1
     "Samples at a time."
     align: tuple[str, ...] = ()
-    "Also score the adapter with scale or scale and shift fitted to each image's truth: median, depth, disparity (with commas between)."
+    """Also score the adapter with scale or scale and shift fitted to each image's truth: median,
+    depth, disparity (with commas between)."""
     raw: Path | None = None
-    "Folder of the captures that the shards were made of: for --refine, which needs pictures at their full size."
+    """Folder of the captures that the shards were made of: for --refine, which needs pictures at
+    their full size."""
     refine: tuple[str, ...] = ()
-    "Also score the adapter with detail from the full picture, as launch/predict.py has it: guided, tiles (with commas between)."
+    """Also score the adapter with detail from the full picture, as launch/predict.py has it:
+    guided, tiles (with commas between)."""
     flip: bool = False
     "Also score the adapter averaged with the mirror image's prediction."
     details: bool = True
@@ -115,7 +120,8 @@ class EvaluateSettings:
         ]
         if self.refine and self.raw is None:
             found.append(
-                "--raw is missing: --refine needs the folder of the captures that the shards were made of"
+                "--raw is missing: --refine needs the folder of the captures that the shards were"
+                " made of"
             )
         if self.raw is not None and not self.raw.is_dir():
             found.append(f"--raw {self.raw}: no such folder")
@@ -125,7 +131,8 @@ class EvaluateSettings:
             or any(a >= b for a, b in zip(self.bins_mm, self.bins_mm[1:]))
         ):
             found.append(
-                f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more rising depths >= 0, mm"
+                f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more"
+                " rising depths >= 0, mm"
             )
         if not 0 < self.tread_limit < math.inf:
             found.append(f"--tread-limit is {self.tread_limit:g}: expected > 0 mm")
@@ -143,7 +150,8 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     print(loaded(model, record))
     if dataset.size != record.size:
         raise ValueError(
-            f"{dataset.place}: pictures are {dataset.size}, the run saw {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}"
+            f"{dataset.place}: pictures are {dataset.size}, the run saw"
+            f" {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}"
         )
     device = pick_device()
     model.to(device)
@@ -196,7 +204,8 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     }
     means = {row: scores.means() for row, scores in found.items()}
     print(
-        f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean (bootstrap over images); images of one scene are not independent: the true one is wider"
+        f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean"
+        " (bootstrap over images); images of one scene are not independent: the true one is wider"
     )
     if len(clocks) > 1:
         print(
@@ -259,28 +268,35 @@ class Clock:
 
 
 def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) -> Predictor:
-    """Predictions with detail from the captures' own pictures under `raw`. ValueError where one is not there, or not of the truth's size."""
+    """Predictions with detail from the captures' own pictures under `raw`.
+
+    ValueError where one is not there, or not of the truth's size.
+    """
 
     def one(pred: Tensor, number: int, size: tuple[int, int]) -> Tensor:
         source = dataset.meta(split, number).get("rgb")
         if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
             raise ValueError(
-                f"--refine needs shards that say which pictures they were made of; sample {number} of {split} does not"
+                f"--refine needs shards that say which pictures they were made of; sample {number}"
+                f" of {split} does not"
             )
         path = raw / source["path"]
         if not path.is_file():
             raise ValueError(
-                f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was made of"
+                f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was"
+                " made of"
             )
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != source["sha256"]:
             raise ValueError(
-                f"{path}: is not the picture that sample {number} of {split} was made of (its sha256 differs)"
+                f"{path}: is not the picture that sample {number} of {split} was made of (its"
+                " sha256 differs)"
             )
         picture = torch.from_numpy(np.array(open_rgb(path, content=content))).to(pred.device)
         if tuple(picture.shape[:2]) != size:
             raise ValueError(
-                f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards with depth at the camera's size"
+                f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards"
+                " with depth at the camera's size"
             )
         return refined(way, model, pred, picture, model.upsampling)
 
@@ -294,7 +310,8 @@ def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) 
 
 
 def beginning(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:
-    """Predictions of what the run began from: of `model` without its adapter or, where the whole network trained, of the base model itself."""
+    """Predictions of what the run began from: of `model` without its adapter or, where the whole
+    network trained, of the base model itself."""
     if isinstance(model.net, PeftModel):
         return untrained(model)
     base = load_base(record.model)
@@ -304,14 +321,20 @@ def beginning(model: DepthModel, record: AdapterRecord, device: torch.device) ->
 
 
 def mean_depth(run: Run, dataset: Dataset, split: str, bounds: Bounds) -> tuple[str, float]:
-    """The constant's row, and its depth in mm: the mean of what the run learned from. Where that is lost it is of the scored data, and the row says so."""
+    """The constant's row, and its depth in mm: the mean of what the run learned from.
+
+    Where that is lost it is of the scored data, and the row says so.
+    """
     if (mean_mm := run.mean_mm) is not None:
         return f"constant {mean_mm:.0f} mm", mean_mm
     whose = "train" if any("train" in part.stats for part in dataset.parts) else split
     mean_mm = dataset.stats(whose)["mean_mm"]
     allowed = min(max(mean_mm, bounds.near_mm), bounds.far_mm)  # nothing else can be predicted
     return (
-        f"constant {allowed:.0f} mm, {'mean' if allowed == mean_mm else 'nearest to the mean'} of the scored data's {whose}",
+        (
+            f"constant {allowed:.0f} mm, {'mean' if allowed == mean_mm else 'nearest to the mean'}"
+            f" of the scored data's {whose}"
+        ),
         allowed,
     )
 
@@ -331,7 +354,8 @@ def main(argv: list[str] | None = None) -> None:
         > 1
     ):
         raise ValueError(
-            f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs of the same, or --data that both are measured on"
+            f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs"
+            " of the same, or --data that both are measured on"
         )
     called, found = labels(settings.compare), []
     for letter, name, run in zip("AB", called, settings.compare):

@@ -1,10 +1,13 @@
-"""A trained adapter in the forms that others take: a whole model, the bare adapter with its card, ONNX in millimetres.
+"""A trained adapter in the forms that others take: a whole model, the bare adapter with its card,
+ONNX in millimetres.
 
     python launch/export.py runs/NAME OUT
 
-    OUT/model      Hugging Face format, the adapter merged in, its processor set to the training size: transformers.pipeline("depth-estimation", ...)
+    OUT/model      Hugging Face format, the adapter merged in, its processor set to the training
+                   size: transformers.pipeline("depth-estimation", ...)
     OUT/adapter    plain peft files with a model card
-    OUT/onnx       depth_fp32.onnx and depth_fp16.onnx: uint8 RGB of the training size in, mm out (onnx.py checks them against PyTorch)
+    OUT/onnx       depth_fp32.onnx and depth_fp16.onnx: uint8 RGB of the training size in, mm out
+                   (onnx.py checks them against PyTorch)
 
 Either folder is a `--run` of launch/predict.py.
 """
@@ -74,7 +77,8 @@ def export(settings: ExportSettings, given: Given) -> None:
     for folder in (settings.out / form for form in ("model", "adapter") if form in settings.forms):
         if folder.exists() and not (folder / RECORD).exists():
             raise ValueError(
-                f"{folder}: is there and no export of ours; expected a new folder, or one of an earlier export"
+                f"{folder}: is there and no export of ours; expected a new folder, or one of an"
+                " earlier export"
             )
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
@@ -82,7 +86,8 @@ def export(settings: ExportSettings, given: Given) -> None:
         find(settings.run), record
     ) is None:
         print(
-            f"WARNING      the card has no scores: no evaluation of this adapter on its run's own data is there (`python launch/evaluate.py --run {settings.run}` makes one)"
+            "WARNING      the card has no scores: no evaluation of this adapter on its run's own"
+            f" data is there (`python launch/evaluate.py --run {settings.run}` makes one)"
         )
     if "adapter" in settings.forms:
         if isinstance(model.net, PeftModel):
@@ -96,7 +101,8 @@ def export(settings: ExportSettings, given: Given) -> None:
         save_whole(model, {}, record, folder)
         (folder / "README.md").write_text(card(settings.run, record, "transformers"))
         print(
-            f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives normalised inverse depth; its README.md has the formula for mm'
+            f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
+            " normalised inverse depth; its README.md has the formula for mm"
         )
     if "onnx" in settings.forms:
         onnx.export(model, record, settings.out / "onnx", settings.run)
@@ -112,7 +118,8 @@ def bare_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
         (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
         (fresh / "README.md").write_text(card(run, record, "peft"))
     print(
-        f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is a model card for the hub'
+        f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
+        " a model card for the hub"
     )
 
 
@@ -144,13 +151,27 @@ def card(run: str, record: AdapterRecord, library: str) -> str:
         "",
     ]
     lines += [
-        f"Depth Anything V2 fine-tuned with LoRA by depthdist on pictures with measured depth; epoch {record.epoch}, step {record.step}. It sees pictures resized to {size}",
-        f"(bicubic, aspect not kept) and gives {'normalised inverse' if record.target == 'inverse' else 'normalised'} depth d >= 0. In millimetres:",
+        (
+            "Depth Anything V2 fine-tuned with LoRA by depthdist on pictures with measured depth;"
+            f" epoch {record.epoch}, step {record.step}. It sees pictures resized to {size}"
+        ),
+        (
+            "(bicubic, aspect not kept) and gives"
+            f" {'normalised inverse' if record.target == 'inverse' else 'normalised'} depth d >= 0."
+            " In millimetres:"
+        ),
         "",
         f"    z = {formula(record)}",
         "",
-        f"1 is {record.near_mm:.2f} mm and 0 is {record.far_mm:.2f} mm, the nearest and farthest depth of its training set: farther it cannot say. It is right for that camera",
-        "and that kind of scene; on others the millimetres are wrong although the picture looks right.",
+        (
+            f"1 is {record.near_mm:.2f} mm and 0 is {record.far_mm:.2f} mm, the nearest and"
+            " farthest depth of its training set: farther it cannot say. It is right for that"
+            " camera"
+        ),
+        (
+            "and that kind of scene; on others the millimetres are wrong although the picture looks"
+            " right."
+        ),
         "",
         "## Data",
         "",
@@ -162,9 +183,11 @@ def card(run: str, record: AdapterRecord, library: str) -> str:
         "",
         "## Licence",
         "",
-        f"{licence}, as its base model {base}."
-        if licence
-        else f"That of its base model, {base}: look it up before passing this on.",
+        (
+            f"{licence}, as its base model {base}."
+            if licence
+            else f"That of its base model, {base}: look it up before passing this on."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -196,8 +219,12 @@ def data_lines(facts: dict[str, Any] | None) -> list[str]:
         return ["Not on record here."]
     derived, settings = facts["derived"], facts["settings"]
     return [
-        f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate; pictures {derived['picture_size']}, {settings['epochs']} epochs in batches of "
-        f"{derived['global_batch']}, losses `{settings['loss']}`, learning rate {settings['lr']:g}, seed {settings['seed']}, {derived['precision']}.",
+        (
+            f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate;"
+            f" pictures {derived['picture_size']}, {settings['epochs']} epochs in batches of"
+            f" {derived['global_batch']}, losses `{settings['loss']}`, learning rate"
+            f" {settings['lr']:g}, seed {settings['seed']}, {derived['precision']}."
+        ),
         f"The data's sha256 is `{derived['data_sha256']}`.",
     ]
 
@@ -221,7 +248,10 @@ def score_lines(evaluation: dict[str, Any] | None) -> list[str]:
     return [
         *lines,
         "",
-        f"Means over the images of its {evaluation['split']} split, in brackets the 95 % interval of the mean (bootstrap over images).",
+        (
+            f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
+            " interval of the mean (bootstrap over images)."
+        ),
     ]
 
 

@@ -46,8 +46,14 @@ def derived(
     trained, total = model.parameter_counts()
     bounds = training_bounds(dataset)
     return {
-        "model": model.name
-        + (" (no pretrained decoder: a fresh one is trained too)" if model.fresh_decoder else ""),
+        "model": (
+            model.name
+            + (
+                " (no pretrained decoder: a fresh one is trained too)"
+                if model.fresh_decoder
+                else ""
+            )
+        ),
         "trained_parameters": trained,
         "all_parameters": total,
         "train_samples": dataset.count("train"),
@@ -79,11 +85,20 @@ def describe(facts: dict[str, Any]) -> list[str]:
     share = 100 * facts["trained_parameters"] / facts["all_parameters"]
     return [
         f"model        {facts['model']}",
-        f"trains       {facts['trained_parameters']:,} of {facts['all_parameters']:,} parameters ({share:.4f} %), in {facts['precision']}",
-        f"data         {facts['train_samples']} training, {facts['val_samples']} validation samples; pictures {facts['picture_size']}, truth {facts['truth_size']}",
+        (
+            f"trains       {facts['trained_parameters']:,} of {facts['all_parameters']:,}"
+            f" parameters ({share:.4f} %), in {facts['precision']}"
+        ),
+        (
+            f"data         {facts['train_samples']} training, {facts['val_samples']} validation"
+            f" samples; pictures {facts['picture_size']}, truth {facts['truth_size']}"
+        ),
         f"reading      {facts['data_buffers_mib']:.0f} MiB of buffers a rank at most",
         f"depth        {facts['near_mm']:.2f} .. {facts['far_mm']:.2f} mm, of the training set",
-        f"batch        {facts['global_batch']} = {facts['world_size']} ranks x micro-batch {facts['micro_batch']} x {facts['accumulation']} accumulated",
+        (
+            f"batch        {facts['global_batch']} = {facts['world_size']} ranks x micro-batch"
+            f" {facts['micro_batch']} x {facts['accumulation']} accumulated"
+        ),
         f"steps        {facts['steps']}, {facts['steps_per_epoch']} an epoch",
     ]
 
@@ -127,9 +142,11 @@ def measured_with(device: torch.device) -> dict[str, Any]:
     )
     versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
     return {
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "device": (
+            torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else platform.processor() or platform.machine()
+        ),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git": revision,
         "versions": {

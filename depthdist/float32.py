@@ -1,6 +1,8 @@
-"""One validation sample in float32 beside the precision that trains: what that precision costs, in mm.
+"""One validation sample in float32 beside the precision that trains: what that precision costs, in
+mm.
 
-check = Float32Check(model, loader.samples("val", [0]), bounds)      # before the engine rounds the model
+# before the engine rounds the model
+check = Float32Check(model, loader.samples("val", [0]), bounds)
 off_mm = check.difference_mm(engine.masters(), predict)
 """
 
@@ -30,7 +32,8 @@ class Float32Check:
 
     @torch.no_grad()
     def difference_mm(self, masters: Mapping[str, Tensor], predict: Predictor) -> float:
-        """Largest difference in mm over the valid pixels between `predict` and the same weights in float32."""
+        """Largest difference in mm over the valid pixels between `predict` and the same weights in
+        float32."""
         for name, parameter in self.reference.named_parameters():
             if name in masters:
                 parameter.copy_(masters[name].view_as(parameter))

@@ -1,15 +1,19 @@
-"""How deep each groove is, in mm below the ribs beside it: what this software is bought for and no other metric sees.
+"""How deep each groove is, in mm below the ribs beside it: what this software is bought for and no
+other metric sees.
 
-    found = groove_depths(labels, mask, rays, depth_mm, pred_mm)      # [Groove(id=3, depths=(8.1, 7.4), ...), ...]
+    # [Groove(id=3, depths=(8.1, 7.4), ...), ...]
+    found = groove_depths(labels, mask, rays, depth_mm, pred_mm)
     values = groove_metrics(found, limit_mm=1.6)
 
-labels  (H, W) uint16: 0 no groove, else the groove that is seen there, floor or wall. Arrays are NumPy, depths mm
+labels  (H, W) uint16: 0 no groove, else the groove that is seen there, floor or wall. Arrays are
+        NumPy, depths mm
 
-A groove is measured in patches along it. In each, a robust quadric goes through the ribs beside it, and the depth is the median
-distance of the floor's pixels from it along its normal; which pixels are floor, and where the patch lies, the first map decides
-for all others. A groove's depth is the median of its patches. What a map is off by as a whole in a patch is taken off first, and
-then its points lie on the camera's own rays: a map that is off by a constant has the same grooves, and one without any has depth 0.
-"""
+A groove is measured in patches along it. In each, a robust quadric goes through the ribs beside it,
+and the depth is the median distance of the floor's pixels from it along its normal; which pixels
+are floor, and where the patch lies, the first map decides for all others. A groove's depth is the
+median of its patches. What a map is off by as a whole in a patch is taken off first, and then its
+points lie on the camera's own rays: a map that is off by a constant has the same grooves, and one
+without any has depth 0."""
 
 from __future__ import annotations
 
@@ -25,22 +29,28 @@ from depthdist.metrics import Metric
 
 LIMIT_MM = 1.6  # legal tread depth of passenger cars in the EU (directive 89/459/EEC)
 FOUND = 0.5  # share of the true depth from which on a groove counts as found
-MIN_WIDTH_PX = 4.0  # twice the largest distance to the rim: grooves of 3 pixels and more; narrower ones show no floor
+# twice the largest distance to the rim: grooves of 3 pixels and more; narrower ones show no floor
+MIN_WIDTH_PX = 4.0
 MIN_FLOOR, MIN_RIB = 8, 40  # pixels of a patch
 PATCHES = 16  # of a groove, evenly spread
 MOST_RIBS = 600  # pixels of a patch that the surface goes through, evenly spread
 ROUGH_MM = 0.3  # ribs that lie farther from their surface say nothing of a groove
-LEVEL = 0.15  # share of the depth that a floor's middle half may span, beside the ribs' own roughness: a wall spans more
+# share of the depth that a floor's middle half may span, beside the ribs' own roughness: a wall
+# spans more
+LEVEL = 0.15
 STEEPEST = 0.5  # least cosine between line of sight and normal: 60 degrees
 SEEN = 0.25  # share of a groove's width whose floor the camera must see past the rib before it
 FLOOR_QUANTILE, FLOOR_SHARE = 0.9, 0.7  # floor is what lies deeper than this share of this quantile
-SMOOTH = 5  # pixels a side, for that choice alone: else the truth's own noise makes shallow grooves deeper than they are
+# pixels a side, for that choice alone: else the truth's own noise makes shallow grooves deeper than
+# they are
+SMOOTH = 5
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Groove:
-    """One measured groove: its label, width in pixels, patches that counted, and depth in mm in each map."""
+    """One measured groove: its label, width in pixels, patches that counted, and depth in mm in
+    each map."""
 
     id: int
     width_px: float
@@ -55,13 +65,19 @@ METRICS = {
             "groove_mae_mm",
             "mm",
             "lower",
-            "mean over grooves of |depth in the prediction - depth in truth|, each in mm below its ribs",
+            (
+                "mean over grooves of |depth in the prediction - depth in truth|, each in mm below"
+                " its ribs"
+            ),
         ),
         (
             "groove_bias_mm",
             "mm",
             "zero",
-            "mean over grooves of depth in the prediction - depth in truth: negative is too shallow",
+            (
+                "mean over grooves of depth in the prediction - depth in truth: negative is too"
+                " shallow"
+            ),
         ),
         (
             "groove_max_mm",
@@ -95,11 +111,11 @@ def groove_metrics(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[st
 
 
 def summary(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, float]:
-    """Of all grooves of all images together: their number, bias_mm, mae_mm, limit95_mm (95 % of errors are smaller), found, and
+    """Of all grooves of all images together: their number, bias_mm, mae_mm, limit95_mm (95 % of
+    errors are smaller), found, and
 
-    worn_as_worn, worn_as_good, good_as_worn, good_as_good: how many of those that truth calls worn (below the limit) or good
-    the prediction calls what
-    """
+    worn_as_worn, worn_as_good, good_as_worn, good_as_good: how many of those that truth calls worn
+    (below the limit) or good the prediction calls what"""
     g, p = np.array([groove.depths for groove in grooves]).reshape(-1, 2).T
     off, names = p - g, {True: "worn", False: "good"}
     found = {
@@ -118,15 +134,15 @@ def summary(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, floa
     }
 
 
-# ------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def groove_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> list[Groove]:
     """Every groove that can be measured, with its depth in each map; the first map is the truth.
 
     mask  (H, W) bool: measured in truth;  rays  (H, W, 2) X / Z and Y / Z;  maps_mm  (H, W) each
-    Left out are grooves less than MIN_WIDTH_PX wide, and patches without floor, or without ribs on both sides.
-    """
+    Left out are grooves less than MIN_WIDTH_PX wide, and patches without floor, or without ribs on
+    both sides."""
     found = []
     ribs = mask & (ndimage.distance_transform_edt(labels == 0) > 1.5)  # off the rounded shoulder
     for i, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
@@ -169,7 +185,8 @@ def _patches(
 
 
 def _anchors(mine: Array, reach: int) -> list[tuple[int, int]]:
-    """Pixels in the middle of a groove, about `reach` apart, PATCHES at most: one in each cell of a grid, the innermost."""
+    """Pixels in the middle of a groove, about `reach` apart, PATCHES at most: one in each cell of a
+    grid, the innermost."""
     inside = ndimage.distance_transform_edt(np.pad(mine, 1))[1:-1, 1:-1]
     rows, columns = np.nonzero(mine)
     cells: dict[tuple[int, int], tuple[float, int, int]] = {}
@@ -221,7 +238,8 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
 
 
 def _smooth(values: Array, where: Array) -> Array:
-    """`values` of the pixels `where`, each the mean of those around it: what is chosen by them is not chosen by a pixel's own noise."""
+    """`values` of the pixels `where`, each the mean of those around it: what is chosen by them is
+    not chosen by a pixel's own noise."""
     image, weight = np.zeros(where.shape), where.astype(float)
     image[where] = values
     return (
@@ -238,7 +256,8 @@ def _every(num: int, most: int) -> Array:
 
 
 def _floor_is_seen(groove: Array, sight: Array, depth_mm: float) -> bool:
-    """Whether the camera looks down steeply enough to see SEEN of the floor's width past the rib before it; else a wall's end would pass for a floor.
+    """Whether the camera looks down steeply enough to see SEEN of the floor's width past the rib
+    before it; else a wall's end would pass for a floor.
 
     groove  (N, 3) its points in the patch's frame;  sight (3,) the line of sight there
     """
@@ -260,7 +279,8 @@ def _at(where: Array, chosen: Array) -> Array:
 
 
 def _frame(rib: Array) -> tuple[Array, Array]:
-    """(3, 3) whose columns are two tangents and the normal, away from the camera, of a robust plane; and which points lie near it."""
+    """(3, 3) whose columns are two tangents and the normal, away from the camera, of a robust
+    plane; and which points lie near it."""
     weight = np.ones(len(rib))
     for _ in range(10):
         centre = np.average(rib, axis=0, weights=weight)
@@ -275,7 +295,8 @@ def _frame(rib: Array) -> tuple[Array, Array]:
 
 
 def _around(rib: Array, floor: Array) -> bool:
-    """Whether ribs lie on both sides: seen from the floor's middle, no gap between their directions comes near half a turn."""
+    """Whether ribs lie on both sides: seen from the floor's middle, no gap between their directions
+    comes near half a turn."""
     if np.count_nonzero(rib) < MIN_RIB:
         return False
     y, x = (axis.mean() for axis in np.nonzero(floor))
@@ -285,7 +306,8 @@ def _around(rib: Array, floor: Array) -> bool:
 
 
 def _below(rib: Array, floor: Array) -> tuple[Array, float]:
-    """(N,) mm that each floor point (N, 3) lies below the quadric through the ribs (M, 3), along its normal there; and the ribs' spread about it.
+    """(N,) mm that each floor point (N, 3) lies below the quadric through the ribs (M, 3), along
+    its normal there; and the ribs' spread about it.
 
     Both in the patch's frame: two tangents, and the normal away from the camera.
     """

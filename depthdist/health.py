@@ -1,4 +1,7 @@
-"""What a person watches besides the loss: speed, waiting, memory, the state of fp16; and damaged samples."""
+"""What a person watches besides the loss: speed, waiting, memory, the state of fp16.
+
+And damaged samples.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from depthdist.engine import Engine
 
 
 class Speed:
-    """Clocks of the steps: how long one took, how much of it was waiting for data, and when the state was last saved."""
+    """Clocks of the steps: how long one took, how much of it was waiting for data, and when the
+    state was last saved."""
 
     def __init__(self):
         self.waited = self.seconds = self.share_waited = 0.0
@@ -37,7 +41,8 @@ class Speed:
         return self.seconds
 
     def save_is_due(self, interval: tuple[int, float], step: int) -> bool:
-        """Whether the state after `step` should be saved: every so many steps, or so many seconds after the last time."""
+        """Whether the state after `step` should be saved: every so many steps, or so many seconds
+        after the last time."""
         steps, seconds = interval
         return step % steps == 0 if steps else time.perf_counter() - self.saved_at >= seconds
 
@@ -65,7 +70,8 @@ class Speed:
 def quarantined(damage: dict[str, Any], run: Path) -> None:
     """Say what was set aside, and keep it in RUN/quarantine.jsonl, which all ranks write."""
     print(
-        f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of {damage['shard']}: {damage['member']}: {damage['reason']}",
+        f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of"
+        f" {damage['shard']}: {damage['member']}: {damage['reason']}",
         flush=True,
     )
     with open(run / "quarantine.jsonl", "a") as file:
@@ -74,4 +80,7 @@ def quarantined(damage: dict[str, Any], run: Path) -> None:
 
 def brief(scores: dict[str, float]) -> str:
     """The scores in one line."""
-    return f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1 {scores['delta1']:.3f}, RMSE {scores['rmse_mm']:.1f} mm, MAE {scores['mae_mm']:.1f} mm"
+    return (
+        f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1"
+        f" {scores['delta1']:.3f}, RMSE {scores['rmse_mm']:.1f} mm, MAE {scores['mae_mm']:.1f} mm"
+    )

@@ -1,4 +1,5 @@
-"""A report as one HTML file that needs nothing else: text, tables, drawings as SVG in the reader's colours, pictures inside.
+"""A report as one HTML file that needs nothing else: text, tables, drawings as SVG in the reader's
+colours, pictures inside.
 
     Path("report.html").write_text(page("runs/mine", [("Curves", drawing(fig, "What they show."))]))
 
@@ -56,8 +57,14 @@ def page(title: str, sections: Sequence[tuple[str, str]], subtitle: str = "") ->
         f'<h2 id="s{i}">{escape(name)}</h2>\n{content}\n'
         for i, (name, content) in enumerate(sections)
     )
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{escape(title)}</h1>\n<p class="soft">{escape(subtitle)}</p>\n<nav>{links}</nav>\n{body}</body></html>\n'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,'
+        f' initial-scale=1"><title>{escape(title)}</title><style>{STYLE}</style>'
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{escape(title)}</h1>\n<p'
+        f' class="soft">{escape(subtitle)}</p>\n<nav>{links}</nav>\n{body}</body></html>\n'
+    )
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -80,12 +87,19 @@ def table(
                 f"<td{' class=best' if (i, j) in best else ''}>{escape(first)}{f'<small>{escape(below)}</small>' if below else ''}</td>"
             )
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table{" class=words" if words else ""}><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        "<div"
+        f' class="wide"><table{" class=words" if words else ""}><thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
 
 
 def grid(items: Iterable[str], small: bool = False, widest: str = "none") -> str:
-    """Figures side by side, as many as there is room for. widest  how wide a figure may get, as in CSS"""
-    return f'<div class="grid{" small" if small else ""}" style="max-width: {widest}">{"".join(items)}</div>'
+    """Figures side by side, as many as there is room for. widest  how wide a figure may get, as in
+    CSS"""
+    return (
+        f'<div class="grid{" small" if small else ""}" style="max-width:'
+        f' {widest}">{"".join(items)}</div>'
+    )
 
 
 def drawing(fig: Figure, caption: str) -> str:
@@ -122,7 +136,11 @@ def picture(image: np.ndarray, caption: str, width: int = 960) -> str:
         )
     out = io.BytesIO()
     shown.save(out, "JPEG", quality=88)
-    return f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}" width="{shown.width}" height="{shown.height}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"'
+        f' width="{shown.width}" height="{shown.height}"'
+        f' alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
 
 
 def axes(title: str, xlabel: str = "", ylabel: str = "", height: float = 2.9, rows: int = 1):

@@ -1,10 +1,11 @@
-"""How sure a number is: bootstrap intervals over images, and the paired comparison of two predictions of the same images.
+"""How sure a number is: bootstrap intervals over images, and the paired comparison of two
+predictions of the same images.
 
     low, high = interval([190.1, 204.7, ...])                # 95 %, of the mean
-    found = compare(values_a, values_b)                      # found.difference, found.low, found.high, found.p
+    found = compare(values_a, values_b)  # found.difference, found.low, found.high, found.p
 
-With few images the numbers are rough, and images of one scene are not independent: the true uncertainty is larger than both say.
-"""
+With few images the numbers are rough, and images of one scene are not independent: the true
+uncertainty is larger than both say."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ RESAMPLES = 5000
 
 
 class Difference(NamedTuple):
-    """Mean of a - b over `images`, its interval, and p: how often chance alone, swapping a and b in each image, does as much."""
+    """Mean of a - b over `images`, its interval, and p: how often chance alone, swapping a and b in
+    each image, does as much."""
 
     images: int
     difference: float
@@ -31,7 +33,10 @@ class Difference(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The bootstrap's interval of the mean (bias-corrected and accelerated, Efron 1987); NaN where fewer than 3 images have a value."""
+    """The bootstrap's interval of the mean (bias-corrected and accelerated, Efron 1987).
+
+    NaN where fewer than 3 images have a value.
+    """
     known = _known(values)
     if len(known) < 3:
         return math.nan, math.nan

@@ -1,11 +1,13 @@
-"""What trains: LoRA (Hu et al. 2022, through peft) on chosen layers of the frozen model, and the decoder where it is to.
+"""What trains: LoRA (Hu et al.
+
+2022, through peft) on chosen layers of the frozen model, and the decoder where it is to.
 
     model = with_lora(load_base("tiny"), LoraSettings(lora="linear"), seed=0)
-    trained_groups(model)                 # {"lora": [...], "decoder": [...]}: the parameters that an optimizer gets
+    # {"lora": [...], "decoder": [...]}: the parameters that an optimizer gets
+    trained_groups(model)
 
-Layers are chosen by the names that transformers >= 5.18 has for them; the adapter names each in both spellings, so that peft
-finds it under any version.
-"""
+Layers are chosen by the names that transformers >= 5.18 has for them; the adapter names each in
+both spellings, so that peft finds it under any version."""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ PRESETS = {
     "linear": r".*\.(attention\.[qkvo]_proj|mlp\.(fc1|fc2|down_proj))",
 }
 PRESETS["conv"] = PRESETS["linear"] + r"|(neck|head)\..*"
-IDLE = "fusion_stage.layers.0.residual_layer1"  # never runs: the first fusion layer has no second input
+IDLE = (  # never runs: the first fusion layer has no second input
+    "fusion_stage.layers.0.residual_layer1"
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class LoraSettings:
     """LoRA"""
 
     lora: Literal["qkv", "linear", "conv", "none"] = "qkv"
-    "Layers that get LoRA. qkv: query, key and value of every attention. linear: also its output, and the MLP. conv: also the decoder's convolutions. none: no LoRA, the whole network trains, as in pretraining."
+    """Layers that get LoRA. qkv: query, key and value of every attention. linear: also its
+    output, and the MLP. conv: also the decoder's convolutions. none: no LoRA, the whole network
+    trains, as in pretraining."""
     lora_targets: str | None = None
     "Layers that get LoRA, instead of --lora: a regular expression that a layer's whole name fits, such as '.*\\.(q_proj|fc2)'."
     lora_rank: int = 16
@@ -54,7 +60,8 @@ class LoraSettings:
     rslora: bool = False
     "Multiply by alpha / sqrt(rank) instead, which suits large ranks (Kalajdzievski 2023)."
     decoder: Literal["frozen", "trained"] = "frozen"
-    "trained: the decoder learns as a whole, without LoRA on it. One without pretrained weights always does."
+    """trained: the decoder learns as a whole, without LoRA on it. One without pretrained weights
+    always does."""
 
     def problems(self) -> list[str]:
         found = []
@@ -85,7 +92,10 @@ class LoraSettings:
 
 
 def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
-    """`base` with a new adapter, or training as a whole, in place. ValueError where --lora-targets fits no layer."""
+    """`base` with a new adapter, or training as a whole, in place.
+
+    ValueError where --lora-targets fits no layer.
+    """
     if settings.lora == "none" and settings.lora_targets is None:
         return whole(base)
     torch.manual_seed(seed)
@@ -124,7 +134,10 @@ def whole(base: DepthModel) -> DepthModel:
 
 
 def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
-    """The regular expression, for peft, of the layers that get LoRA, each in both spellings; never of what is in `kept`."""
+    """The regular expression, for peft, of the layers that get LoRA, each in both spellings.
+
+    Never of what is in `kept`.
+    """
     layers = [
         name for name, m in net.named_modules() if type(m) in (nn.Linear, nn.Conv2d, Float32Conv2d)
     ]
@@ -138,7 +151,8 @@ def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
     if not found:
         kinds = dict.fromkeys(re.sub(r"\.\d+", ".N", name) for name in layers)
         raise ValueError(
-            f"--lora-targets {pattern.pattern!r} fits the name of no layer; there are (N a number): {', '.join(kinds)}"
+            f"--lora-targets {pattern.pattern!r} fits the name of no layer; there are (N a number):"
+            f" {', '.join(kinds)}"
         )
     return "|".join(
         dict.fromkeys(re.escape(respelled(name, new)) for name in found for new in (True, False))
@@ -146,7 +160,8 @@ def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
 
 
 def settled(model: DepthModel) -> DepthModel:
-    """`model`, whose net is a PeftModel, with each part in the precision it needs, and frozen where it never runs; in place."""
+    """`model`, whose net is a PeftModel, with each part in the precision it needs, and frozen where
+    it never runs; in place."""
     for name, module in model.net.named_modules():
         if isinstance(module, Float32Conv2d) and ".head.modules_to_save." in name:
             to_parameters(module)  # the base's are frozen, the copy trains
@@ -161,7 +176,10 @@ def settled(model: DepthModel) -> DepthModel:
 
 
 def trained_groups(model: DepthModel) -> dict[str, list[nn.Parameter]]:
-    """The parameters that train, by what they belong to: "lora", "decoder"; a group that would be empty is left out."""
+    """The parameters that train, by what they belong to: "lora", "decoder".
+
+    A group that would be empty is left out.
+    """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,8 +1,10 @@
-"""Depth metrics per pixel, in millimetres, per image: each one registered function that knows its unit, direction and definition.
+"""Depth metrics per pixel, in millimetres, per image: each one registered function that knows its
+unit, direction and definition.
 
-p is the prediction, g the truth, both in mm, 1-D over the valid pixels of one image; d = ln p - ln g. Values are computed in
-float64. A dataset's value is the mean over its images (those that a metric says nothing of are left out, and counted).
-Definitions that go under one name in the field have a name each here. Edges, surfaces and grooves have modules of their own.
+p is the prediction, g the truth, both in mm, 1-D over the valid pixels of one image; d = ln p - ln
+g. Values are computed in float64. A dataset's value is the mean over its images (those that a
+metric says nothing of are left out, and counted). Definitions that go under one name in the field
+have a name each here. Edges, surfaces and grooves have modules of their own.
 
     image_metrics(pred_mm, depth_mm, mask)                    # {"abs_rel": 0.047, ...}
     binned(pred_mm, depth_mm, mask, (250, 750, 1500))         # {"abs_rel@250-750": ..., ...}
@@ -132,7 +134,8 @@ def image_metrics(pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> dict[str, 
 def binned(
     pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM
 ) -> dict[str, float]:
-    """The same over the pixels whose truth lies in [low, high) of each bin, as "NAME@low-high"; the last bin has its upper end in it."""
+    """The same over the pixels whose truth lies in [low, high) of each bin, as "NAME@low-high"; the
+    last bin has its upper end in it."""
     p, g = pred_mm[mask].double(), depth_mm[mask].double()
     bins = (
         torch.bucketize(g, torch.tensor(edges_mm, dtype=torch.float64, device=g.device), right=True)

@@ -1,4 +1,5 @@
-"""How many images a rank puts through the network at a time: as many as fit, which changes nothing but speed.
+"""How many images a rank puts through the network at a time: as many as fit, which changes nothing
+but speed.
 
 micro_batch = largest([8, 4, 2, 1], lambda n: fits(model, n, ...))
 """
@@ -22,12 +23,16 @@ MAPS = 12  # float32 maps at the truth's size that the loss keeps for the way ba
 
 
 def largest(candidates: list[int], fits: Callable[[int], bool]) -> int:
-    """The first of `candidates`, largest first, that fits on every rank. ValueError where none does. Every rank must call it."""
+    """The first of `candidates`, largest first, that fits on every rank.
+
+    ValueError where none does. Every rank must call it.
+    """
     mine = next((n for n in candidates if fits(n)), 0)
     found = min(from_all_ranks(mine))
     if not found:
         raise ValueError(
-            f"--micro-batch auto: not even {candidates[-1]} image at a time fits into this device's memory; try --checkpointing, or smaller pictures"
+            f"--micro-batch auto: not even {candidates[-1]} image at a time fits into this device's"
+            " memory; try --checkpointing, or smaller pictures"
         )
     return found
 
@@ -42,7 +47,8 @@ def fits(
     device: torch.device,
     precision: str,
 ) -> bool:
-    """Whether a training step of so many images fits: tried where there is a GPU, counted against the free memory elsewhere.
+    """Whether a training step of so many images fits: tried where there is a GPU, counted against
+    the free memory elsewhere.
 
     size, truth  (height, width) of the pictures and of the truth
     """

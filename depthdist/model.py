@@ -1,8 +1,10 @@
-"""Depth Anything V2 by name: the base model that `--model` means, frozen, and what training it takes.
+"""Depth Anything V2 by name: the base model that `--model` means, frozen, and what training it
+takes.
 
-A hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the decoder starts fresh and is
-trained too), `built-in` (small, pretrained on renderings: its card is foundation/README.md), or `tiny` (random, for tests).
-network.py is what computes; lora.py chooses what trains.
+A hub id, a folder in Hugging Face format (a whole DA-V2, or its DINOv2 backbone alone: then the
+decoder starts fresh and is trained too), `built-in` (small, pretrained on renderings: its card is
+foundation/README.md), or `tiny` (random, for tests). network.py is what computes; lora.py chooses
+what trains.
 
     model = load_base("built-in")
     pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
@@ -46,7 +48,8 @@ BUILT_IN = Path(__file__).with_name(
 )  # what `--model built-in` is; tools/foundation.py made it
 PATCH = 14  # pixels: both sides of what the network sees are multiples of it
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
-# hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et al. 2024, its config files)
+# hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et
+# al. 2024, its config files)
 DECODERS = {
     384: ([3, 6, 9, 12], [48, 96, 192, 384], 64),
     768: ([3, 6, 9, 12], [96, 192, 384, 768], 128),
@@ -61,7 +64,8 @@ class ModelSettings:
     """Model"""
 
     model: str = DEFAULT_MODEL
-    "Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2 backbone), `built-in` (small, pretrained on renderings), or `tiny` (random, for tests)."
+    """Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2
+    backbone), `built-in` (small, pretrained on renderings), or `tiny` (random, for tests)."""
     target: Literal["inverse", "linear"] = "inverse"
     "What is learned: normalised 1/depth, as the recipe has it, or normalised depth itself."
     upsampling: Literal["bicubic", "bilinear"] = "bicubic"
@@ -76,7 +80,10 @@ class ModelSettings:
 
 
 def load_base(name: str) -> DepthModel:
-    """The frozen base model that `--model` names. ValueError says what was wrong and the ways out."""
+    """The frozen base model that `--model` names.
+
+    ValueError says what was wrong and the ways out.
+    """
     kind, path = model_kind(name), at_home(name)
     if kind == "tiny":
         net, is_fresh, normalisation = _tiny(), True, IMAGENET
@@ -118,31 +125,39 @@ def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
 
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
-    """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that fails."""
+    """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that
+    fails."""
     options["local_files_only"] = Path(name).is_dir() or not hub_answers()
     try:
         net, info = cls.from_pretrained(
             str(name), output_loading_info=True, dtype=torch.float32, **options
         )
-    except Exception as err:  # a broken folder or hub: transformers, safetensors and httpx each have errors of their own
+    except Exception as err:
+        # a broken folder or hub: transformers, safetensors and httpx each have errors of their own
         if Path(name).is_dir():
             raise ValueError(
                 f"--model {name}: cannot be loaded: {' '.join(str(err).split())[:300]}"
             ) from err
         raise ValueError(
-            f"--model {name}: the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160].rstrip()}). Ways out: "
-            f"`hf download {name}` on a machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face format; --model built-in"
+            f"--model {name}: the hub has no such model or cannot be reached"
+            f" ({str(err).splitlines()[0][:160].rstrip()}). Ways out: `hf download {name}` on a"
+            " machine that can and copy its cache (HF_HOME); --model FOLDER in Hugging Face"
+            " format; --model built-in"
         ) from err
     lacking = [k for k in info["missing_keys"] if "mask_token" not in k]
     if lacking:
         raise ValueError(
-            f"--model {name}: the weights lack {len(lacking)} tensors ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}"
+            f"--model {name}: the weights lack {len(lacking)} tensors"
+            f" ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}"
         )
     return net
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be reached now. Asked once: the library itself would retry for a minute before it says no."""
+    """Whether the hub can be reached now.
+
+    Asked once: the library itself would retry for a minute before it says no.
+    """
     try:
         urllib.request.urlopen(
             urllib.request.Request(
@@ -171,12 +186,14 @@ def _from_folder(path: Path) -> tuple[nn.Module, bool]:
         return _pretrained(path, DepthAnythingForDepthEstimation), False
     if kind != "dinov2":
         raise ValueError(
-            f"--model {path}: config.json says model_type {kind!r}; expected depth_anything or dinov2"
+            f"--model {path}: config.json says model_type {kind!r}; expected depth_anything or"
+            " dinov2"
         )
     hidden = config.get("hidden_size")
     if hidden not in DECODERS:
         raise ValueError(
-            f"--model {path}: hidden_size is {hidden}; DA-V2 has decoders for {', '.join(map(str, DECODERS))}"
+            f"--model {path}: hidden_size is {hidden}; DA-V2 has decoders for"
+            f" {', '.join(map(str, DECODERS))}"
         )
     layers, neck, fusion = DECODERS[hidden]
     backbone = _pretrained(
@@ -210,7 +227,10 @@ def _normalisation(path: Path) -> Normalisation:
 
 
 def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) -> nn.Module:
-    """A DA-V2 with random weights, always the same ones; the caller fills the backbone where it has weights."""
+    """A DA-V2 with random weights, always the same ones.
+
+    The caller fills the backbone where it has weights.
+    """
     config = DepthAnythingConfig(
         backbone_config=backbone,
         reassemble_hidden_size=backbone.hidden_size,
@@ -219,8 +239,10 @@ def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) 
         fusion_hidden_size=fusion,
         head_in_index=-1,
         head_hidden_size=head,
-        depth_estimation_type="metric",  # ends in a sigmoid, 0..1 as the targets are: "relative" ends in a ReLU,
-        max_depth=1,  # and a decoder that learns from nothing soon gives 0 everywhere there, and no gradient
+        # ends in a sigmoid, 0..1 as the targets are: "relative" ends in a ReLU,
+        depth_estimation_type="metric",
+        # and a decoder that learns from nothing soon gives 0 everywhere there, and no gradient
+        max_depth=1,
     )
     net = DepthAnythingForDepthEstimation(config).float()
     for (
@@ -231,7 +253,8 @@ def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) 
         if parameter.dim() > 1:
             std = parameter[0].numel() ** -0.5  # Glorot & Bengio 2010: the signal keeps its size
             if not name.startswith("backbone"):
-                std *= 0.7  # at full size a fresh decoder learns faster, then dies at a larger learning rate
+                # at full size a fresh decoder learns faster, then dies at a larger learning rate
+                std *= 0.7
             if "position" in name or "token" in name or "conv3" in name:
                 std = 0.02
             with torch.no_grad():
@@ -244,9 +267,15 @@ def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) 
 
 def _tiny() -> nn.Module:
     backbone = Dinov2Config(
-        image_size=224, patch_size=PATCH, hidden_size=96, num_attention_heads=3, num_hidden_layers=6,
-        out_indices=[2, 3, 5, 6], reshape_hidden_states=False, apply_layernorm=True,
-    )  # fmt: skip
+        image_size=224,
+        patch_size=PATCH,
+        hidden_size=96,
+        num_attention_heads=3,
+        num_hidden_layers=6,
+        out_indices=[2, 3, 5, 6],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
     return fresh(backbone, [24, 48, 96, 96], 32, 16)
 
 
@@ -258,9 +287,11 @@ def pick_device() -> torch.device:
 def training_memory(
     model: DepthModel, size: tuple[int, int], micro_batch: int, precision: str
 ) -> dict[str, int]:
-    """Bytes that training needs, by what needs them: counted on a copy without storage, nothing is computed.
+    """Bytes that training needs, by what needs them: counted on a copy without storage, nothing is
+    computed.
 
-    activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no attention matrix)
+    activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no
+                 attention matrix)
     """
     ghost = copy.deepcopy(model).to("meta").train()
     weights = {t.untyped_storage()._cdata for t in [*ghost.parameters(), *ghost.buffers()]}
@@ -294,7 +325,10 @@ def training_memory(
 
 
 def quiet() -> None:
-    """Keep the libraries' progress bars and remarks off the terminal; what matters is said by us."""
+    """Keep the libraries' progress bars and remarks off the terminal.
+
+    What matters is said by us.
+    """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="peft")

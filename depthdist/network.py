@@ -1,6 +1,8 @@
-"""The network: uint8 pictures in, normalised inverse depth out. What of it may be rounded to half precision, and what never.
+"""The network: uint8 pictures in, normalised inverse depth out.
 
-model = load_base("tiny")             # a DepthModel; model.py says which there are, lora.py what trains in it
+What of it may be rounded to half precision, and what never.
+
+model = load_base("tiny")  # a DepthModel; model.py says which there are, lora.py what trains in it
 pred = model(rgb)                     # (B, h, w, 3) uint8 -> (B, h, w) float32
 """
 
@@ -26,9 +28,9 @@ Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 class Float32Conv2d(nn.Conv2d):
     """A convolution that computes in float32 whatever its own and its input's precision.
 
-    One fp16 ulp of the output is half a millimetre at 1.5 m: the last layers of the head may not round to it. Where it is
-    frozen its weights are buffers (`to_buffers`), which stay in float32 too.
-    """
+    One fp16 ulp of the output is half a millimetre at 1.5 m: the last layers of the head may not
+    round to it. Where it is frozen its weights are buffers (`to_buffers`), which stay in float32
+    too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(
@@ -48,7 +50,8 @@ class Float32Conv2d(nn.Conv2d):
 
 
 def to_buffers(module: nn.Module) -> None:
-    """Freeze what is in `module`: its parameters become buffers of the same name, which DeepSpeed neither casts nor cuts up."""
+    """Freeze what is in `module`: its parameters become buffers of the same name, which DeepSpeed
+    neither casts nor cuts up."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             delattr(part, name)
@@ -96,7 +99,8 @@ class DepthModel(nn.Module):
     def forward(self, rgb: Tensor, draws: Tensor | None = None) -> Tensor:
         """Normalised inverse depth (B, h, w) float32, >= 0, of pictures (B, h, w, 3) uint8.
 
-        draws  (B,) int64 as `dropout.draw_keys` gives them, for training with dropout: what is dropped follows from them alone
+        draws  (B,) int64 as `dropout.draw_keys` gives them, for training with dropout: what is
+               dropped follows from them alone
         """
         if self.training and self.draws.num_layers:
             assert draws is not None, "training with dropout needs the samples' draws"
@@ -126,7 +130,10 @@ class DepthModel(nn.Module):
         return seen[0].squeeze(1)
 
     def inverse_activation(self, target: Tensor) -> Tensor:
-        """What `raw` has to give for `forward` to give `target`; a sigmoid's target is kept 0.001 from both its ends."""
+        """What `raw` has to give for `forward` to give `target`.
+
+        A sigmoid's target is kept 0.001 from both its ends.
+        """
         target = target / self.head.max_depth
         return (
             torch.logit(target, eps=1e-3)
@@ -145,7 +152,8 @@ class DepthModel(nn.Module):
         self.calibrated = True
 
     def checkpoint_activations(self) -> None:
-        """Keep only the input of each transformer layer for the way back and compute the rest again there."""
+        """Keep only the input of each transformer layer for the way back and compute the rest again
+        there."""
         compiled = (
             self.net._compiled_call_impl is not None
         )  # a compiled way back has the keys among its inputs
@@ -155,18 +163,23 @@ class DepthModel(nn.Module):
         )
 
     def attend_plainly(self) -> None:
-        """Attention as two matrix products: in bf16 on a CPU 1.5 times as fast as torch's fused kernel for a hundred tokens, even for a thousand."""
+        """Attention as two matrix products: in bf16 on a CPU 1.5 times as fast as torch's fused
+        kernel for a hundred tokens, even for a thousand."""
         net = self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
         net.backbone.set_attn_implementation("eager")
 
     def compile(self) -> None:
-        """Let torch.compile make kernels of the network at its next call; parameters keep their names."""
+        """Let torch.compile make kernels of the network at its next call.
+
+        Parameters keep their names.
+        """
         self.net.compile()
         if self.net.is_gradient_checkpointing:
             self.checkpoint_activations()
 
     def parameter_counts(self) -> tuple[int, int]:
-        """Parameters that train, and all of them (peft's untouched originals of trained modules not counted)."""
+        """Parameters that train, and all of them (peft's untouched originals of trained modules not
+        counted)."""
         used = [
             p
             for name, p in [*self.named_parameters(), *self.net.named_buffers()]

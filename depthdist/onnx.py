@@ -1,6 +1,7 @@
 """The network as ONNX that says millimetres, and how close to PyTorch's it is.
 
-export(model, record, OUT, run)     # writes depth_fp32.onnx and depth_fp16.onnx, prints differences and times
+# writes depth_fp32.onnx and depth_fp16.onnx, prints differences and times
+export(model, record, OUT, run)
 
 rgb       (B, h, w, 3) uint8, resized to the training size as Pillow's bicubic does
 depth_mm  (B, h, w) float32
@@ -45,7 +46,10 @@ def missing() -> str | None:
 
 
 class InMillimetres(nn.Module):
-    """(B, h, w, 3) uint8 -> (B, h, w) float32 mm. The place codes of the one size are computed here, once."""
+    """(B, h, w, 3) uint8 -> (B, h, w) float32 mm.
+
+    The place codes of the one size are computed here, once.
+    """
 
     def __init__(
         self, model: DepthModel, bounds: Bounds, size: tuple[int, int], dtype: torch.dtype
@@ -68,7 +72,11 @@ class InMillimetres(nn.Module):
 
 @torch.no_grad()
 def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> None:
-    """Write both precisions; print the largest difference in mm from PyTorch in float32, and times, on pictures of the run's own."""
+    """Write both precisions.
+
+    Print the largest difference in mm from PyTorch in float32, and times, on pictures of the run's
+    own.
+    """
     import onnxruntime
 
     out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +87,8 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
     wanted = [depth_from_target(model(p[None]), record.bounds)[0].numpy() for p in pictures]
     torch_s = (time.perf_counter() - began) / len(pictures)
     print(
-        f"onnx         against PyTorch in float32 ({torch_s:.2f} s a picture) on {len(pictures)} {whose}, on the CPU:"
+        f"onnx         against PyTorch in float32 ({torch_s:.2f} s a picture) on {len(pictures)}"
+        f" {whose}, on the CPU:"
     )
     for name, dtype in PRECISIONS.items():
         path = out / f"depth_{name}.onnx"
@@ -91,7 +100,9 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
         seconds = (time.perf_counter() - began) / len(pictures)
         off = [np.abs(f - w) for f, w in zip(found, wanted)]
         print(
-            f"  {path}: off by at most {max(o.max() for o in off):.3f} mm, on average {np.mean([o.mean() for o in off]):.4f} mm; {seconds:.2f} s a picture, {path.stat().st_size / 1e6:.1f} MB"
+            f"  {path}: off by at most {max(o.max() for o in off):.3f} mm, on average"
+            f" {np.mean([o.mean() for o in off]):.4f} mm; {seconds:.2f} s a picture,"
+            f" {path.stat().st_size / 1e6:.1f} MB"
         )
 
 
@@ -118,7 +129,8 @@ def write(network: InMillimetres, size: tuple[int, int], path: Path) -> None:
 
 
 def some_pictures(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
-    """(h, w, 3) uint8 as the network sees them, and what they are: of the run's validation set, or built-in scenes where that is gone."""
+    """(h, w, 3) uint8 as the network sees them, and what they are: of the run's validation set, or
+    built-in scenes where that is gone."""
     folder = find(run)
     try:
         settings = open_run(folder).data if (folder / RECORD).exists() else None

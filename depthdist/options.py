@@ -1,4 +1,5 @@
-"""The settings of launch/train.py: what is learned and kept, the recipes, and what must fit together.
+"""The settings of launch/train.py: what is learned and kept, the recipes, and what must fit
+together.
 
 settings = Settings(*config.parse(HELP, *GROUPS, together=check, presets=("recipe", RECIPES)))
 """
@@ -36,7 +37,8 @@ class TrainSettings:
     run: Path | None = None
     "Folder of the run, made where it is missing. Default: runs/<time>."
     recipe: Literal["document", "near"] = "document"
-    "Defaults of the other settings. document: the published recipe's. near: those, begun with --calibrate and at ten times the learning rate."
+    """Defaults of the other settings. document: the published recipe's. near: those, begun with
+    --calibrate and at ten times the learning rate."""
     epochs: int = 15
     "Times that every training sample is seen."
     lr: float = 5e-5
@@ -44,7 +46,8 @@ class TrainSettings:
     decoder_lr: float | None = None
     "Highest learning rate of what trains beside LoRA. Default: --lr."
     calibrate: bool = False
-    "Begin with the scale and shift that fit the untrained model to the training set; they go into the adapter."
+    """Begin with the scale and shift that fit the untrained model to the training set; they go
+    into the adapter."""
     seed: int = 0
     "Of the adapter's start, the order of the samples, augmentation and dropout."
 
@@ -66,15 +69,18 @@ class KeepSettings:
     """Keeping, going on, and looking"""
 
     resume: str = "auto"
-    "auto: go on where RUN stopped. never: refuse a RUN that is begun. A run's folder: go on from its last state, in RUN."
+    """auto: go on where RUN stopped. never: refuse a RUN that is begun. A run's folder: go on
+    from its last state, in RUN."""
     save_every: str = "10min"
-    "Keep all that a restart needs after so many optimizer steps (50) or so much time (10min), and after every epoch."
+    """Keep all that a restart needs after so many optimizer steps (50) or so much time (10min),
+    and after every epoch."""
     keep: int = 2
     "How many of the last states are kept."
     log_every: int = 1
     "Optimizer steps from one logged step to the next."
     watch_every: int = 50
-    "Optimizer steps from one look at what the precision costs to the next: a validation sample in float32 beside it; 0: never."
+    """Optimizer steps from one look at what the precision costs to the next: a validation sample
+    in float32 beside it; 0: never."""
     pictures: int = 4
     "Validation samples drawn at each evaluation, the same ones every time."
     dry_run: bool = False
@@ -98,7 +104,8 @@ class KeepSettings:
             found.append(str(err))
         if self.resume not in ("auto", "never") and not states(Path(self.resume) / "last"):
             found.append(
-                f"--resume {self.resume}: expected auto, never, or the folder of a run that has a last/ state"
+                f"--resume {self.resume}: expected auto, never, or the folder of a run that has a"
+                " last/ state"
             )
         return found
 
@@ -113,7 +120,8 @@ class KeepSettings:
             value = 0
         if not 0 < value < 2**63:
             raise ValueError(
-                f"--save-every is {self.save_every}: expected optimizer steps, such as 50, or minutes, such as 10min"
+                f"--save-every is {self.save_every}: expected optimizer steps, such as 50, or"
+                " minutes, such as 10min"
             )
         return (0, 60.0 * value) if number != text else (int(value), 0.0)
 
@@ -129,7 +137,8 @@ GROUPS = (
     KeepSettings,
     EngineSettings,
 )
-# what a resumed run may change; that data and DeepSpeed's file hold the same as before is compared by content
+# what a resumed run may change; that data and DeepSpeed's file hold the same as before is compared
+# by content
 FREE_TO_CHANGE = {
     "run",
     "recipe",
@@ -163,11 +172,13 @@ def check_together(settings: Settings) -> list[str]:
     run, resume, found = settings.train.run, settings.keep.resume, []
     if settings.model.target == "linear" and "silog" in settings.loss.weights():
         found.append(
-            "--loss has silog, --target is linear: silog is defined on inverse depth here; expected --target inverse, or other losses"
+            "--loss has silog, --target is linear: silog is defined on inverse depth here; expected"
+            " --target inverse, or other losses"
         )
     if resume != "auto" and run is not None and (run / RECORD).exists():
         found.append(
-            f"--run {run}: a run is there already; {'take another name, or --resume auto to go on' if resume == 'never' else '--resume PATH starts a new one'}"
+            f"--run {run}: a run is there already;"
+            f" {'take another name, or --resume auto to go on' if resume == 'never' else '--resume PATH starts a new one'}"
         )
     try:
         dataset = open_dataset(settings.data)
@@ -181,7 +192,8 @@ def check_together(settings: Settings) -> list[str]:
             )
         if settings.schedule.warmup >= (total := plan.steps_per_epoch * settings.train.epochs):
             found.append(
-                f"--warmup is {settings.schedule.warmup}: expected fewer than the run's {total} optimizer steps"
+                f"--warmup is {settings.schedule.warmup}: expected fewer than the run's {total}"
+                " optimizer steps"
             )
         ds_config, _ = settings.engine.resolved()
         if settings.schedule.ema and ds_config.get("zero_optimization", {}).get("stage", 0) == 3:
@@ -198,7 +210,8 @@ def check_together(settings: Settings) -> list[str]:
         if n not in FREE_TO_CHANGE and begun["settings"].get(n) != v
     }
     found = [
-        f"--{n.replace('_', '-')} is {new}, but the run in {source} began with {old}: give that, or begin anew in another --run"
+        f"--{n.replace('_', '-')} is {new}, but the run in {source} began with {old}: give that, or"
+        " begin anew in another --run"
         for n, (old, new) in changed.items()
     ]
     differing = sorted(
@@ -208,12 +221,14 @@ def check_together(settings: Settings) -> list[str]:
     )
     differing = [key for key in differing if key != "zero_optimization"]  # a state fits every stage
     found += [
-        f"{settings.engine.deepspeed}: {key} is {ds_config.get(key)}, but the run in {source} began with {begun['deepspeed_config'].get(key)}"
+        f"{settings.engine.deepspeed}: {key} is {ds_config.get(key)}, but the run in {source} began"
+        f" with {begun['deepspeed_config'].get(key)}"
         for key in differing
     ]
     if begun["derived"]["data_sha256"] != dataset.sha256:
         found.append(
-            f"--data {dataset.place}: the data changed since the run in {source} began; begin anew in another --run"
+            f"--data {dataset.place}: the data changed since the run in {source} began; begin anew"
+            " in another --run"
         )
     return found
 

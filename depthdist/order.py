@@ -1,14 +1,15 @@
-"""Which sample comes when: arithmetic on counts and a seed, the same on every rank, machine and number of threads.
+"""Which sample comes when: arithmetic on counts and a seed, the same on every rank, machine and
+number of threads.
 
-    order = Order(seed=0, counts=(46,))                       # order.epoch(3): the samples of epoch 3, one after another
+    order = Order(seed=0, counts=(46,))  # order.epoch(3): the samples of epoch 3, one after another
     plan = TrainPlan(num_samples=46, global_batch=8, micro_batch=1, world=2)
-    for group in train_groups(order, plan, rank=0, start=Position(epoch=3, consumed=16), epochs=15): ...
-    for group in eval_groups(num_samples=12, micro_batch=1, rank=0, world=2): ...
+    for group in train_groups(order, plan, rank=0, start=Position(epoch=3, consumed=16), epochs=15):
+    ... for group in eval_groups(num_samples=12, micro_batch=1, rank=0, world=2): ...
 
-The global batch is the same at every world size: each rank takes its part of it, micro-batch by micro-batch, so what all ranks
-have worked on is always a beginning of the order, and one number says where to go on. Every rank has the same number of
-micro-batches, always full: what is short at an epoch's end is filled with slots of weight 0.
-"""
+The global batch is the same at every world size: each rank takes its part of it, micro-batch by
+micro-batch, so what all ranks have worked on is always a beginning of the order, and one number
+says where to go on. Every rank has the same number of micro-batches, always full: what is short at
+an epoch's end is filled with slots of weight 0."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ class Position(NamedTuple):
     consumed: int = 0
 
     def token(self, data: str, seed: int) -> dict[str, Any]:
-        """All that a restart needs, on any number of ranks; under 300 bytes of JSON. `data` names the dataset's content."""
+        """All that a restart needs, on any number of ranks; under 300 bytes of JSON.
+
+        `data` names the dataset's content.
+        """
         return {
             "v": 1,
             "data": data[:16],
@@ -39,15 +43,18 @@ class Position(NamedTuple):
 
     @classmethod
     def from_token(cls, token: Any, data: str, seed: int, num_samples: int) -> Position:
-        """The position in a token. raises ValueError: not a token, of other data or another seed, beyond the epoch's end"""
+        """The position in a token. raises ValueError: not a token, of other data or another seed,
+        beyond the epoch's end"""
         names = {"v", "data", "seed", "epoch", "consumed"}
         if not isinstance(token, dict) or token.keys() != names or token["v"] != 1:
             raise ValueError(
-                f"the position in the data is {token!r}; expected version 1 with {', '.join(sorted(names))}"
+                f"the position in the data is {token!r}; expected version 1 with"
+                f" {', '.join(sorted(names))}"
             )
         if token["data"] != data[:16]:
             raise ValueError(
-                f"the data changed: the position is one in {token['data']}, this is {data[:16]}; begin anew, or give back the old data"
+                f"the data changed: the position is one in {token['data']}, this is {data[:16]};"
+                " begin anew, or give back the old data"
             )
         if token["seed"] != seed:
             raise ValueError(
@@ -60,13 +67,15 @@ class Position(NamedTuple):
             or not 0 <= token["consumed"] <= num_samples
         ):
             raise ValueError(
-                f"the position is epoch {token['epoch']}, sample {token['consumed']}; expected 0 .. {num_samples}"
+                f"the position is epoch {token['epoch']}, sample {token['consumed']}; expected 0 .."
+                f" {num_samples}"
             )
         return cls(*numbers)
 
 
 class Slot(NamedTuple):
-    """One place in a batch: the sample's number in its split, and 1, or 0 where it only fills the batch.
+    """One place in a batch: the sample's number in its split, and 1, or 0 where it only fills the
+    batch.
 
     stand_ins  the samples that come next in the order, for where this one is damaged
     """
@@ -79,7 +88,8 @@ class Slot(NamedTuple):
 class Group(NamedTuple):
     """One micro-batch to be.
 
-    position  where training goes on after it;  num_real  real samples of its global batch;  last  it ends that batch
+    position  where training goes on after it;  num_real  real samples of its global batch;  last
+              it ends that batch
     """
 
     slots: list[Slot]
@@ -89,7 +99,7 @@ class Group(NamedTuple):
     last: bool = False
 
 
-# ------------------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
 @dataclass(frozen=True)
@@ -97,9 +107,10 @@ class Order:
     """The order of every epoch: a pure function of (seed, epoch).
 
     counts   samples of each dataset; a sample's number counts through all of them
-    weights  how often an epoch shows each sample of a dataset, 1 by default; 0.25 shows a quarter (in whole samples), another
-             one each epoch, so all of them in about 4
-    block    0: shuffle all samples. M: shuffle the shards, then the samples of M shards at a time, for shards that are far away
+    weights  how often an epoch shows each sample of a dataset, 1 by default; 0.25 shows a quarter
+             (in whole samples), another one each epoch, so all of them in about 4
+    block    0: shuffle all samples. M: shuffle the shards, then the samples of M shards at a time,
+             for shards that are far away
     shards   with block: (N,) the shard of each sample
     """
 
@@ -154,12 +165,15 @@ class Order:
         return np.concatenate(parts)
 
 
-# ------------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """How an epoch is cut: global batches, ranks, micro-batches. ValueError when the numbers do not divide."""
+    """How an epoch is cut: global batches, ranks, micro-batches.
+
+    ValueError when the numbers do not divide.
+    """
 
     num_samples: int
     global_batch: int
@@ -178,9 +192,10 @@ class TrainPlan:
             ]
             low = self.global_batch // together * together
             raise ValueError(
-                f"train_batch_size {self.global_batch} cannot be cut into {self.world} ranks x micro-batches of {self.micro_batch}: "
-                f"{', '.join(map(str, worlds)) or 'no number of'} ranks would do, or train_batch_size "
-                f"{f'{low} or ' if low else ''}{low + together}"
+                f"train_batch_size {self.global_batch} cannot be cut into {self.world} ranks x"
+                f" micro-batches of {self.micro_batch}:"
+                f" {', '.join(map(str, worlds)) or 'no number of'} ranks would do, or"
+                f" train_batch_size {f'{low} or ' if low else ''}{low + together}"
             )
 
     @property
@@ -196,7 +211,10 @@ class TrainPlan:
     def groups(
         self, order: np.ndarray, epoch: int, rank: int, consumed: int = 0
     ) -> Iterator[Group]:
-        """This rank's micro-batches of one epoch, from that sample on. `consumed` may lie anywhere, also inside a global batch."""
+        """This rank's micro-batches of one epoch, from that sample on.
+
+        `consumed` may lie anywhere, also inside a global batch.
+        """
         while consumed < self.num_samples:
             start = consumed // self.global_batch * self.global_batch
             end = min(self.num_samples, start + self.global_batch)
@@ -243,11 +261,12 @@ def train_groups(
         epoch, consumed = epoch + 1, 0
 
 
-# ------------------------------------------------------------------------------------------------------- evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
 def eval_groups(num_samples: int, micro_batch: int, rank: int, world: int) -> Iterator[Group]:
-    """A rank's batches, unshuffled: over all ranks every sample has weight 1 exactly once, and all have as many batches."""
+    """A rank's batches, unshuffled: over all ranks every sample has weight 1 exactly once, and all
+    have as many batches."""
     for batch in range(-(-num_samples // (world * micro_batch))):
         first = (batch * world + rank) * micro_batch
         yield Group(

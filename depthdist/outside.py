@@ -1,11 +1,13 @@
-"""What `--run` may name: a run, an adapter's folder, somebody else's adapter or whole model, on disk or on the hub.
+"""What `--run` may name: a run, an adapter's folder, somebody else's adapter or whole model, on
+disk or on the hub.
 
     model, record = load_any("runs/mine")
-    model, record = load_any("owner/adapter-of-plain-peft", Given(near_mm=250, far_mm=3900, size=Size(756, 1260)))
+    model, record = load_any("owner/adapter-of-plain-peft", Given(near_mm=250, far_mm=3900,
+    size=Size(756, 1260)))
 
-An adapter that depthdist saved says all itself (depthdist.json). One saved by plain peft, under either naming of the attention layers, or
-a whole DA-V2, knows no millimetres: the bounds of its normalisation have to be given.
-"""
+An adapter that depthdist saved says all itself (depthdist.json). One saved by plain peft, under
+either naming of the attention layers, or a whole DA-V2, knows no millimetres: the bounds of its
+normalisation have to be given."""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class Given:
     target: Literal["inverse", "linear"] = "inverse"
     "What it learned: normalised 1/depth, or normalised depth."
     base: str | None = None
-    "Its base model, as launch/train.py takes it. Default: the one that its adapter_config.json names."
+    """Its base model, as launch/train.py takes it. Default: the one that its adapter_config.json
+    names."""
 
     def problems(self) -> list[str]:
         found = []
@@ -66,13 +69,15 @@ class Given:
 
 
 def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterRecord]:
-    """The model that `name` means and what its millimetres need, in evaluation mode, on the CPU, in float32. ValueError says what is wrong."""
+    """The model that `name` means and what its millimetres need, in evaluation mode, on the CPU, in
+    float32. ValueError says what is wrong."""
     folder = find(name)
     for own in (folder, folder / "best"):
         if (own / RECORD).exists():
             if given != Given(base=given.base):
                 raise ValueError(
-                    f"{name}: its {RECORD} says what its output is in mm; --near-mm, --far-mm, --size and --target are for adapters without one"
+                    f"{name}: its {RECORD} says what its output is in mm; --near-mm, --far-mm,"
+                    " --size and --target are for adapters without one"
                 )
             return load_adapter(own, given.base)
     if (folder / CONFIG).exists():
@@ -85,12 +90,14 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
         return load_adapter(folder / "best")  # which says what it misses
     if given.near_mm is None:
         raise ValueError(
-            f"{name}: it has no {RECORD}, so nothing says what its output is in mm: give --near-mm and --far-mm, the nearest and farthest depth of its "
-            "training, mm (and --size and --target where they are not 756x1260 and inverse)"
+            f"{name}: it has no {RECORD}, so nothing says what its output is in mm: give --near-mm"
+            " and --far-mm, the nearest and farthest depth of its training, mm (and --size and"
+            " --target where they are not 756x1260 and inverse)"
         )
     if model.net.config.depth_estimation_type == "metric" and model.net.config.max_depth != 1:
         raise ValueError(
-            f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised depth of 0..1: expected a model that was trained as depthdist trains"
+            f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised"
+            " depth of 0..1: expected a model that was trained as depthdist trains"
         )
     model.eval()
     with torch.no_grad():
@@ -101,7 +108,8 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
         )
     if middle > 2:  # relative depth, as the published models give it, is 0..10
         raise ValueError(
-            f"{name}: it does not say normalised depth of 0..1: half of a test picture is above {middle:.1f}; expected a model or an adapter that was trained on normalised depth"
+            f"{name}: it does not say normalised depth of 0..1: half of a test picture is above"
+            f" {middle:.1f}; expected a model or an adapter that was trained on normalised depth"
         )
     mean, std = model.normalisation
     return model, AdapterRecord(
@@ -119,27 +127,32 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
 
 
 def find(name: str) -> Path:
-    """The folder that `name` is, or the hub's copy here of what it names. ValueError where it is neither."""
+    """The folder that `name` is, or the hub's copy here of what it names.
+
+    ValueError where it is neither.
+    """
     path = at_home(name)
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(name):
         raise ValueError(
-            f"--run {name}: no such folder, and not a hub id (owner/name): expected a run, an adapter's folder or a hub id"
+            f"--run {name}: no such folder, and not a hub id (owner/name): expected a run, an"
+            " adapter's folder or a hub id"
         )
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as err:  # the hub's client has a dozen kinds
         raise ValueError(
-            f"--run {name}: no such folder, and the hub has no such model or cannot be reached ({str(err).splitlines()[0][:160]})"
+            f"--run {name}: no such folder, and the hub has no such model or cannot be reached"
+            f" ({str(err).splitlines()[0][:160]})"
         ) from err
 
 
 def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
     """A base model with plain peft's adapter of `folder` in it, and the base's name.
 
-    The layers are those whose weights are stored, whatever pattern the adapter's configuration chose them by.
-    """
+    The layers are those whose weights are stored, whatever pattern the adapter's configuration
+    chose them by."""
     try:
         written = json.loads((folder / CONFIG).read_text())
         stored = load_file(folder / WEIGHTS)
@@ -150,12 +163,14 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
             raise ValueError("it names no base model; give --base")
     except Exception as err:
         raise ValueError(
-            f"{folder}: not an adapter of peft's that can be read: {' '.join(str(err).split())[:300]}"
+            f"{folder}: not an adapter of peft's that can be read:"
+            f" {' '.join(str(err).split())[:300]}"
         ) from err
     model = load_base(base)
     if model.fresh_decoder and not any(".head." in name for name in stored):
         raise ValueError(
-            f"{folder}: its base {base} has no decoder, and the adapter holds none: it says no depth"
+            f"{folder}: its base {base} has no decoder, and the adapter holds none: it says no"
+            " depth"
         )
     new = any("q_proj" in name for name, _ in model.net.named_parameters())
     known = {
@@ -181,7 +196,8 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
     lost = [name for name in layers if name not in dict(model.net.named_modules())]
     if lost or not layers:
         raise ValueError(
-            f"{folder}: {f'it changes {lost[0]} and {len(lost) - 1} more layers that {base} has not' if lost else 'it holds no LoRA weights'}"
+            f"{folder}:"
+            f" {f'it changes {lost[0]} and {len(lost) - 1} more layers that {base} has not' if lost else 'it holds no LoRA weights'}"
         )
     try:
         model.net = get_peft_model(
@@ -209,6 +225,7 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
     )
     if wrong:
         raise ValueError(
-            f"{folder}: the adapter did not enter {base}: {len(wrong)} of {len(stored)} tensors are missing or differ, e.g. {wrong[0]}"
+            f"{folder}: the adapter did not enter {base}: {len(wrong)} of {len(stored)} tensors are"
+            f" missing or differ, e.g. {wrong[0]}"
         )
     return settled(model).requires_grad_(False), base

@@ -2,11 +2,12 @@
 
     find_pairs(folder)  ->  Pair(stem, rgb, xyz, grooves), Reject(path, reason)
     read_pair(pair)     ->  a picture in RGB, xyz (H, W, 3) float32 mm
-    read_label(path)    ->  (H, W) uint16: which groove is seen where, where somebody marked it beside the picture
+    read_label(path)    ->  (H, W) uint16: which groove is seen where, where somebody marked it
+                        beside the picture
 
-Everything that reads a user's file is here; what cannot be read correctly raises `BadFile`, one line that starts with the
-file's path. A new camera's layout is one function in `LAYOUTS`. Used by `python tools/shard.py RAW OUT` and by predict.
-"""
+Everything that reads a user's file is here; what cannot be read correctly raises `BadFile`, one
+line that starts with the file's path. A new camera's layout is one function in `LAYOUTS`. Used by
+`python tools/shard.py RAW OUT` and by predict."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ from PIL import Image, ImageOps
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
 CLOUDS = {".npy"}
 LABEL = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
-EXPECTED = "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side by side"
+EXPECTED = (
+    "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side"
+    " by side"
+)
 ORIENTATION = 0x0112  # the EXIF tag
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -51,7 +55,10 @@ class BadFile(ValueError):
 
 
 class Pair(NamedTuple):
-    """One capture's files. `stem` names it: relative to the root, `/` between folders, unique under the root."""
+    """One capture's files.
+
+    `stem` names it: relative to the root, `/` between folders, unique under the root.
+    """
 
     stem: str
     rgb: Path
@@ -76,7 +83,7 @@ def shown(path: Path | str) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
-# ------------------------------------------------------------------------------------------------------- finding
+# ------------------------------------------------------------------------------------------ finding
 
 
 def _kind(path: PurePosixPath) -> str | None:
@@ -87,7 +94,8 @@ def _kind(path: PurePosixPath) -> str | None:
 
 
 def _bare(name: str) -> str:
-    """`name` without the suffix a camera's software puts on: 21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition."""
+    """`name` without the suffix a camera's software puts on:
+    21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition."""
     return (
         re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE) or name
     )
@@ -126,9 +134,9 @@ LAYOUTS: tuple[Layout, ...] = (
 def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
     """All pairs under `root`, sorted by stem, and the files that have no twin or more than one.
 
-    Hidden files and folders, and folders called `truth`, are never looked into; links to folders are followed once.
-    raises BadFile when `root` is no folder, or holds neither pictures nor point clouds
-    """
+    Hidden files and folders, and folders called `truth`, are never looked into; links to folders
+    are followed once. raises BadFile when `root` is no folder, or holds neither pictures nor point
+    clouds"""
     root = Path(root)
     if not root.is_dir():
         raise BadFile(
@@ -161,7 +169,11 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
             )
             if len(pictures) > 1 or len(clouds) > 1 or len(labels) > 1:
                 names = ", ".join(str(p) for p in (*pictures, *clouds, *labels[1:]))
-                found = f"{len(pictures)} pictures{f', {len(labels)} groove labels' if len(labels) > 1 else ''} and {len(clouds)} point clouds share the stem {stem} ({names})"
+                found = (
+                    f"{len(pictures)}"
+                    f" pictures{f', {len(labels)} groove labels' if len(labels) > 1 else ''} and"
+                    f" {len(clouds)} point clouds share the stem {stem} ({names})"
+                )
                 rejects.append(Reject(pair.rgb, f"{found}; expected one of each"))
             elif stem in pairs:
                 rejects.append(
@@ -241,7 +253,7 @@ def _walk(root: Path) -> list[PurePosixPath]:
     return files
 
 
-# ------------------------------------------------------------------------------------------------------- sessions
+# ----------------------------------------------------------------------------------------- sessions
 
 
 def capture_time(stem: str) -> datetime | None:
@@ -254,10 +266,11 @@ def capture_time(stem: str) -> datetime | None:
 
 
 def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
-    """The session's number for each stem, from 0: captures less than `gap_minutes` after one another share one.
+    """The session's number for each stem, from 0: captures less than `gap_minutes` after one
+    another share one.
 
-    Time decides across folders: two cameras over one crate see one scene. Stems without a time share their folder's session.
-    """
+    Time decides across folders: two cameras over one crate see one scene. Stems without a time
+    share their folder's session."""
     times = {stem: capture_time(stem) for stem in stems}
     number: dict[str, int] = {}
     count, last = 0, None
@@ -271,7 +284,7 @@ def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
     return [number[stem] for stem in stems]
 
 
-# ------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
@@ -280,14 +293,17 @@ def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
 
 
 def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = None) -> Image.Image:
-    """The picture in RGB, 8 bits a channel, whatever kind of picture it is. `content` are the file's bytes, where they are at hand.
+    """The picture in RGB, 8 bits a channel, whatever kind of picture it is.
 
-    16 bits become 8 by dropping the low byte, alpha is dropped, CMYK, palettes and grey are converted, and of several frames
-    the first counts. `upright` turns a picture as its EXIF orientation says; without it such a picture raises, for a point
-    cloud has no such tag and the two grids could disagree.
+    `content` are the file's bytes, where they are at hand.
 
-    raises BadFile: cannot be decoded, truncated, turned, 32 bits a channel, more pixels than Pillow's decompression-bomb guard
-    """
+    16 bits become 8 by dropping the low byte, alpha is dropped, CMYK, palettes and grey are
+    converted, and of several frames the first counts. `upright` turns a picture as its EXIF
+    orientation says; without it such a picture raises, for a point cloud has no such tag and the
+    two grids could disagree.
+
+    raises BadFile: cannot be decoded, truncated, turned, 32 bits a channel, more pixels than
+    Pillow's decompression-bomb guard"""
     path = Path(path)
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
@@ -297,7 +313,8 @@ def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
             if turned in range(2, 9) and not upright:
                 raise BadFile(
                     path,
-                    f"EXIF orientation is {turned}; expected 1 (the picture must lie as the camera's grid does)",
+                    f"EXIF orientation is {turned}; expected 1 (the picture must lie as the"
+                    " camera's grid does)",
                 )
             image.load()
             return _as_rgb(path, ImageOps.exif_transpose(image) if upright else image)
@@ -331,7 +348,8 @@ def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
         if 0 < grey.max() < 256:  # dropping the low byte would leave a black picture
             raise BadFile(
                 path,
-                f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to 65535",
+                f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to"
+                " 65535",
             )
         return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -346,18 +364,21 @@ def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
 def resize_rgb(rgb: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
     """`rgb` (H, W, 3) uint8, or a picture in RGB, as (*size, 3) uint8: bicubic, aspect not kept.
 
-    Pillow's antialiased bicubic on uint8, which is what transformers' DPTImageProcessor does (keep_aspect_ratio=False).
-    """
+    Pillow's antialiased bicubic on uint8, which is what transformers' DPTImageProcessor does
+    (keep_aspect_ratio=False)."""
     height, width = size
     image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-# ------------------------------------------------------------------------------------------------------- point clouds
+# ------------------------------------------------------------------------------------- point clouds
 
 
 def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype]:
-    """Height and width, Fortran order, and dtype from the header of a `.npy`; `file` is left where the numbers start."""
+    """Height and width, Fortran order, and dtype from the header of a `.npy`.
+
+    `file` is left where the numbers start.
+    """
     start = file.read(6)
     file.seek(0)
     if start[:4] == b"PK\x03\x04":
@@ -389,7 +410,8 @@ def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dty
 
 
 def peek(pair: Pair) -> tuple[int, int]:
-    """(H, W) of a pair from the two headers alone: cheap, and enough to turn most bad pairs away before any work.
+    """(H, W) of a pair from the two headers alone: cheap, and enough to turn most bad pairs away
+    before any work.
 
     raises BadFile as `read_pair` would, for what a header tells
     """
@@ -420,16 +442,18 @@ def _same_size(pair: Pair, rgb: tuple[int, int], xyz: tuple[int, int]) -> None:
     if rgb != xyz:
         raise BadFile(
             pair.rgb,
-            f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come from one capture",
+            f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come"
+            " from one capture",
         )
 
 
 def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
-    """The point cloud as (H, W, 3) float32 mm: X, Y, Z, +Z away from the lens, NaN (or Z 0) where nothing was measured.
+    """The point cloud as (H, W, 3) float32 mm: X, Y, Z, +Z away from the lens, NaN (or Z 0) where
+    nothing was measured.
 
     content  the file's bytes, where they are at hand; what comes back may then be read-only
-    raises BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z negative, looks like metres
-    """
+    raises BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z
+    negative, looks like metres"""
     path = Path(path)
     try:
         with open(path, "rb") if content is None else BytesIO(content) as file:
@@ -462,7 +486,8 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
     if negative > count:
         raise BadFile(
             path,
-            f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z away from the lens",
+            f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z"
+            " away from the lens",
         )
     if not count:
         raise BadFile(
@@ -476,17 +501,19 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
 
 
 def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) -> np.ndarray:
-    """The groove label as (H, W) uint16: 0 no groove, else the number of the groove that is seen there.
+    """The groove label as (H, W) uint16: 0 no groove, else the number of the groove that is seen
+    there.
 
     content  the file's bytes, where they are at hand
-    raises BadFile: not a grey picture of 8 or 16 bits (a palette's numbers count as they are), or not of the capture's size
-    """
+    raises BadFile: not a grey picture of 8 or 16 bits (a palette's numbers count as they are), or
+    not of the capture's size"""
     try:
         with Image.open(path if content is None else BytesIO(content), formats=["PNG"]) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
                 raise BadFile(
                     path,
-                    f"mode is {image.mode}; expected a grey PNG of 8 or 16 bits: 0 no groove, else its number",
+                    f"mode is {image.mode}; expected a grey PNG of 8 or 16 bits: 0 no groove, else"
+                    " its number",
                 )
             label = np.asarray(image)
     except BadFile:
@@ -506,7 +533,9 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
 def read_pair(
     pair: Pair, contents: tuple[bytes, bytes] | None = None
 ) -> tuple[Image.Image, np.ndarray]:
-    """The picture in RGB and xyz (H, W, 3) float32 mm of one capture; BadFile says what is wrong with which file.
+    """The picture in RGB and xyz (H, W, 3) float32 mm of one capture.
+
+    BadFile says what is wrong with which file.
 
     contents  the bytes of both files, where they are at hand
     """

@@ -2,15 +2,19 @@
 
     python launch/predict.py captures 'more/*.png' data/tires --run runs/NAME --out predictions
 
-For each picture, at its own size (from shards: at the truth's), what --save names (default: all but ply, the largest):
+For each picture, at its own size (from shards: at the truth's), what --save names (default: all but
+ply, the largest):
     npy      NAME_depth.npy         float32 (H, W), mm
-    png      NAME_depth_0.1mm.png   16 bit, one unit is 0.1 mm (1 mm where the run's depth ends beyond 6.5 m, then NAME_depth_1mm.png, and so on)
+    png      NAME_depth_0.1mm.png   16 bit, one unit is 0.1 mm (1 mm where the run's depth ends
+             beyond 6.5 m, then NAME_depth_1mm.png, and so on)
     colour   NAME_colour.png        near red, far blue, over the run's range of depth
-    figure   NAME_figure.png        RGB | prediction, and truth and error where the picture's point cloud stands beside it
-    ply      NAME_cloud.ply         coloured points, mm; where the camera's rays are known: from the point cloud beside it, --intrinsics or --fov
+    figure   NAME_figure.png        RGB | prediction, and truth and error where the picture's point
+             cloud stands beside it
+    ply      NAME_cloud.ply         coloured points, mm; where the camera's rays are known: from the
+             point cloud beside it, --intrinsics or --fov
 
-OUT/done.jsonl has a line for each picture that is finished: the same command goes on where it was stopped.
-"""
+OUT/done.jsonl has a line for each picture that is finished: the same command goes on where it was
+stopped."""
 
 from __future__ import annotations
 
@@ -56,19 +60,24 @@ class PredictSettings:
     """Prediction"""
 
     run: str
-    "Folder of the run, of an adapter (a run's best/, or one that plain peft saved elsewhere), of an exported model, or a hub id."
+    """Folder of the run, of an adapter (a run's best/, or one that plain peft saved elsewhere),
+    of an exported model, or a hub id."""
     inputs: list[str] = config.positional(())
-    "Pictures, folders of them or of raw captures, patterns such as 'day1/*.png', folders of shards."
+    """Pictures, folders of them or of raw captures, patterns such as 'day1/*.png', folders of
+    shards."""
     out: Path = Path("predictions")
     "Folder for the results, made where it is missing."
     save: tuple[str, ...] = KINDS[:4]
-    "What to write of each picture, with commas between: npy, png, colour, figure, ply (15 bytes a pixel)."
+    """What to write of each picture, with commas between: npy, png, colour, figure, ply (15
+    bytes a pixel)."""
     refine: Way = "plain"
-    "Detail from the picture at its full size: guided (depth's edges move onto the picture's) or tiles (overlapping pieces, each seen as large as the whole)."
+    """Detail from the picture at its full size: guided (depth's edges move onto the picture's)
+    or tiles (overlapping pieces, each seen as large as the whole)."""
     flip: bool = False
     "Average with the mirror image's prediction: twice the time."
     fov: float | None = None
-    "For ply, where no point cloud is beside the picture: degrees that the camera sees from left to right."
+    """For ply, where no point cloud is beside the picture: degrees that the camera sees from
+    left to right."""
     intrinsics: tuple[float, ...] = ()
     "The same, exactly: fx,fy,cx,cy in pixels of the picture; column + 0.5 = fx X / Z + cx."
     batch: int = 1
@@ -82,7 +91,8 @@ class PredictSettings:
             found.append(f"--out {self.out}: is a file; expected a folder")
         if wrong := [kind for kind in self.save if kind not in KINDS]:
             found.append(
-                f"--save has {wrong[0]}: expected {', '.join(KINDS)}{config.near(wrong[0], list(KINDS))}"
+                f"--save has {wrong[0]}: expected"
+                f" {', '.join(KINDS)}{config.near(wrong[0], list(KINDS))}"
             )
         if not self.save:
             found.append(f"--save is empty: expected some of {', '.join(KINDS)}")
@@ -94,7 +104,8 @@ class PredictSettings:
             or min(self.intrinsics[:2]) <= 0
         ):
             found.append(
-                f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected fx,fy,cx,cy in pixels, fx and fy above 0"
+                f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected"
+                " fx,fy,cx,cy in pixels, fx and fy above 0"
             )
         if self.intrinsics and self.fov is not None:
             found.append("--intrinsics and --fov: expected one of them")
@@ -108,9 +119,11 @@ class PredictSettings:
         """Of a picture, (H, W, 2): its own, else those that the settings say."""
         if picture.rays is None and (self.intrinsics or self.fov):
             return pixel_rays(
-                pinhole(picture.size, *self.intrinsics)
-                if self.intrinsics
-                else wide(picture.size, self.fov),
+                (
+                    pinhole(picture.size, *self.intrinsics)
+                    if self.intrinsics
+                    else wide(picture.size, self.fov)
+                ),
                 picture.size,
             )
         return picture.rays
@@ -172,13 +185,17 @@ class Predictor:
 
 
 def predict_all(settings: PredictSettings, given: Given) -> list[str]:
-    """Write the results of every picture. Returns one line for each picture that could not be read."""
+    """Write the results of every picture.
+
+    Returns one line for each picture that could not be read.
+    """
     quiet()
     started, problems = time.monotonic(), []
     sources = find_sources(settings.inputs, settings.out)
     if settings.refine != "plain" and any(s.shard for s in sources):
         raise ValueError(
-            f"--refine {settings.refine} needs pictures at their full size; shards have them as the network sees them: give the captures"
+            f"--refine {settings.refine} needs pictures at their full size; shards have them as the"
+            " network sees them: give the captures"
         )
     model, record = load_any(settings.run, given)
     print(loaded(model, record))
@@ -189,16 +206,19 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
     for s in sources:
         if lost := read & {settings.out.resolve() / f"{s.name}_{end}" for end in ends}:
             raise ValueError(
-                f"{shown(lost.pop())}: is read here and would be written over as a result of {s.origin}; give another --out"
+                f"{shown(lost.pop())}: is read here and would be written over as a result of"
+                f" {s.origin}; give another --out"
             )
         if s.name in finished and finished[s.name]["origin"] != s.origin:
             raise ValueError(
-                f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not of {s.origin}; give another folder, or --again to replace them"
+                f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not"
+                f" of {s.origin}; give another folder, or --again to replace them"
             )
     todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
     if len(todo) < len(sources):
         print(
-            f"{len(sources) - len(todo)} of {len(sources)} pictures are done already in {settings.out}; --again would do them anew"
+            f"{len(sources) - len(todo)} of {len(sources)} pictures are done already in"
+            f" {settings.out}; --again would do them anew"
         )
     predictors = [
         Predictor(deepcopy(model), record, device, settings.refine, settings.flip)
@@ -235,21 +255,29 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
                     log.flush()
                 except OSError as err:
                     raise ValueError(
-                        f"{settings.out}/{source.name}_*: cannot be written after {done} pictures: {err.strerror or err}; the same command goes on"
+                        f"{settings.out}/{source.name}_*: cannot be written after {done} pictures:"
+                        f" {err.strerror or err}; the same command goes on"
                     ) from err
                 done += 1
             bar.update()
     if without_rays:
         print(
-            f"no .ply of {without_rays} pictures: their camera is not known; give --fov or --intrinsics"
+            f"no .ply of {without_rays} pictures: their camera is not known; give --fov or"
+            " --intrinsics"
         )
     seconds = time.monotonic() - started
-    memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory at most"  # Linux counts KiB
+    memory = (  # Linux counts KiB
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory at most"
+    )
     if predictors[0].device.type == "cuda":
-        memory += f", {max(torch.cuda.max_memory_allocated(p.device) for p in predictors) / 2**30:.1f} GiB of a GPU's"
+        memory += (
+            f", {max(torch.cuda.max_memory_allocated(p.device) for p in predictors) / 2**30:.1f}"
+            " GiB of a GPU's"
+        )
     each = f"; {seconds / done:.2f} s a picture, {memory}" if done else ""
     print(
-        f"{done} of {len(todo)} pictures: depth in mm in {settings.out}, as {', '.join(settings.save)}{each}"
+        f"{done} of {len(todo)} pictures: depth in mm in {settings.out}, as"
+        f" {', '.join(settings.save)}{each}"
     )
     return problems
 
@@ -276,7 +304,10 @@ def is_done(out: Path, source: Source, line: dict[str, Any] | None) -> bool:
 def begin(
     settings: PredictSettings, model: DepthModel, record: AdapterRecord
 ) -> dict[str, dict[str, Any]]:
-    """By name, the last line on each picture that is done in --out. ValueError where that was done with other settings or weights."""
+    """By name, the last line on each picture that is done in --out.
+
+    ValueError where that was done with other settings or weights.
+    """
     path = settings.out / DONE
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -311,7 +342,8 @@ def begin(
         ) from None
     if before[0] != made_with:
         raise ValueError(
-            f"--out {settings.out}: holds predictions of {before[1]} with other settings; give another folder, or --again to replace them"
+            f"--out {settings.out}: holds predictions of {before[1]} with other settings; give"
+            " another folder, or --again to replace them"
         )
     if not lines[-1].endswith("}"):  # cut short: a picture that is not done
         path.write_text("\n".join(lines[:-1]) + "\n")
@@ -321,11 +353,12 @@ def begin(
 def results(
     sources: list[Source], predictors: list[Predictor], batch: int
 ) -> Iterator[tuple[Source, Picture | BadFile, np.ndarray | None]]:
-    """What became of each source, in their order: its picture and depth in mm, or why it could not be read.
+    """What became of each source, in their order: its picture and depth in mm, or why it could not
+    be read.
 
-    Pictures are read ahead in threads; each device has a thread of its own with a batch at work and one that waits, so that it does
-    not idle while results are written. Memory does not grow with their number.
-    """
+    Pictures are read ahead in threads; each device has a thread of its own with a batch at work and
+    one that waits, so that it does not idle while results are written. Memory does not grow with
+    their number."""
     readers, workers = ThreadPoolExecutor(2), [ThreadPoolExecutor(1) for _ in predictors]
     turns, left = cycle(zip(predictors, workers)), iter(sources)
     waiting: deque[tuple[list[Source], Future]] = deque()
@@ -369,7 +402,10 @@ def _predicted(
 def write(
     settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds
 ) -> list[str]:
-    """Write what --save names of a picture; the files' names. No ply where the camera's rays are not known."""
+    """Write what --save names of a picture; the files' names.
+
+    No ply where the camera's rays are not known.
+    """
     rgb, out, rays = (
         picture.rgb,
         settings.out,
@@ -406,7 +442,8 @@ def suffixes(bounds: Bounds) -> dict[str, str]:
 
 
 def png_unit(bounds: Bounds) -> float:
-    """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds fit into."""
+    """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds
+    fit into."""
     unit = 0.1
     while bounds.far_mm >= 65000 * unit:
         unit *= 10
@@ -423,7 +460,8 @@ def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> No
 
 
 def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two pictures compare."""
+    """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two
+    pictures compare."""
     low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
     return NEAR_TO_FAR(1 - np.clip((1 / depth_mm - low) / (high - low), 0, 1), bytes=True)[..., :3]
 
@@ -436,7 +474,8 @@ def main(argv: list[str] | None = None) -> int:
         problems = predict_all(settings, given)
     except torch.OutOfMemoryError as err:
         raise ValueError(
-            f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]}); what is finished is kept"
+            f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]});"
+            " what is finished is kept"
         ) from err
     if problems:
         raise ValueError("\n".join(problems))

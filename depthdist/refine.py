@@ -1,12 +1,15 @@
-"""Sharper than plain upsampling: what the picture at its full size adds to a prediction made at the network's.
+"""Sharper than plain upsampling: what the picture at its full size adds to a prediction made at the
+network's.
 
-    target = refined("tiles", see, pred, picture)        # (H, W) normalised inverse depth, H and W the picture's
+    # (H, W) normalised inverse depth, H and W the picture's
+    target = refined("tiles", see, pred, picture)
 
-`plain` is bicubic, as in training. `guided` fits the coarse prediction, window by window, as a line of the picture's brightness and
-draws the lines at full size (He et al. 2010; He & Sun 2015): depth's edges move onto the picture's. `tiles` also shows the network
-overlapping pieces of the picture, each as large as the whole was shown; a piece is brought to the whole by one scale and shift and
-faded in, so that no seam shows, and of the result only the fine relief is taken: a piece alone does not see what stands where. `mirrored` averages with the mirror image's prediction.
-"""
+`plain` is bicubic, as in training. `guided` fits the coarse prediction, window by window, as a line
+of the picture's brightness and draws the lines at full size (He et al. 2010; He & Sun 2015):
+depth's edges move onto the picture's. `tiles` also shows the network overlapping pieces of the
+picture, each as large as the whole was shown; a piece is brought to the whole by one scale and
+shift and faded in, so that no seam shows, and of the result only the fine relief is taken: a piece
+alone does not see what stands where. `mirrored` averages with the mirror image's prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ Way = Literal["plain", "guided", "tiles"]
 RADIUS = 2  # of the guided filter's window, in pixels of the network's picture
 EPS = 1e-3  # variance of brightness (0..1) below which a window counts as flat
 OVERLAP = 0.25  # share of a tile that its neighbour covers too
-FINE = 8  # relief that tiles may change: within windows of this radius, in pixels of the network's picture
+# relief that tiles may change: within windows of this radius, in pixels of the network's picture
+FINE = 8
 See = Callable[[Tensor], Tensor]  # pictures (B, h, w, 3) uint8 -> (B, h, w) float32
 
 
@@ -36,7 +40,8 @@ def mirrored(see: See) -> See:
 
 
 def guided(pred: Tensor, picture: Tensor) -> Tensor:
-    """(H, W) of `pred` (h, w): per window of the small size pred = a * brightness + b, the mean a and b drawn at the picture's size.
+    """(H, W) of `pred` (h, w): per window of the small size pred = a * brightness + b, the mean a
+    and b drawn at the picture's size.
 
     picture  (H, W, 3) uint8
     """
@@ -56,7 +61,8 @@ def guided(pred: Tensor, picture: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, radius: int) -> Tensor:
-    """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is: of columns, then of rows."""
+    """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is: of
+    columns, then of rows."""
     for way in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
         values = F.avg_pool2d(
             values[None, None],
@@ -69,7 +75,8 @@ def _mean(values: Tensor, radius: int) -> Tensor:
 
 
 def places(length: int, tile: int) -> list[int]:
-    """Where tiles of `tile` begin so that they cover `length` evenly and overlap by at least OVERLAP."""
+    """Where tiles of `tile` begin so that they cover `length` evenly and overlap by at least
+    OVERLAP."""
     if length <= tile:
         return [0]
     num = -(-(length - tile) // max(1, int(tile * (1 - OVERLAP)))) + 1
@@ -77,11 +84,12 @@ def places(length: int, tile: int) -> list[int]:
 
 
 def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W): `whole` (H, W) with detail from tiles of the picture (H, W, 3) uint8, each seen at `size`.
+    """(H, W): `whole` (H, W) with detail from tiles of the picture (H, W, 3) uint8, each seen at
+    `size`.
 
-    Every tile's prediction t becomes s t + c, least squares against `whole` over the tile; its share falls to 0 at its rim. Means over
-    windows of FINE stay those of `whole`. Where the picture is no larger than `size` there is nothing to add, and `whole` comes back.
-    """
+    Every tile's prediction t becomes s t + c, least squares against `whole` over the tile; its
+    share falls to 0 at its rim. Means over windows of FINE stay those of `whole`. Where the picture
+    is no larger than `size` there is nothing to add, and `whole` comes back."""
     height, width = picture.shape[:2]
     if height <= size[0] and width <= size[1]:
         return whole
@@ -113,7 +121,10 @@ def _fade(tile: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def _onto(found: Tensor, whole: Tensor) -> Tensor:
-    """`found` with the scale and shift that bring it closest to `whole`; never a scale below 0, which would turn relief inside out."""
+    """`found` with the scale and shift that bring it closest to `whole`.
+
+    Never a scale below 0, which would turn relief inside out.
+    """
     x, y = found.double(), whole.double()
     spread = (x - x.mean()).square().mean()
     scale = (

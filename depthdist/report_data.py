@@ -1,4 +1,5 @@
-"""A dataset's report: what is in a folder of captures, or in shards, what was rejected and why, and what looks wrong.
+"""A dataset's report: what is in a folder of captures, or in shards, what was rejected and why, and
+what looks wrong.
 
 python tools/report.py data RAW        # captures, before sharding
 python tools/report.py data DIR        # shards
@@ -46,7 +47,10 @@ BRIGHT, DARK = 250, 5  # grey levels that say nothing any more
 
 @dataclass(frozen=True)
 class Seen:
-    """What one capture comes to. `thumbs` are RGB and depth; `histogram` (BINS,) and `holes` GRID count and share valid pixels."""
+    """What one capture comes to.
+
+    `thumbs` are RGB and depth; `histogram` (BINS,) and `holes` GRID count and share valid pixels.
+    """
 
     name: str
     split: str
@@ -94,7 +98,8 @@ def data_report(folder: Path, most: int, workers: int) -> str:
                 rejects.append(one)
     if not found:
         raise ValueError(
-            f"{folder}: none of {len(jobs)} captures can be read; the first: {rejects[0][0]}: {rejects[0][1]}"
+            f"{folder}: none of {len(jobs)} captures can be read; the first: {rejects[0][0]}:"
+            f" {rejects[0][1]}"
             if rejects
             else f"{folder}: no captures"
         )
@@ -116,7 +121,7 @@ def data_report(folder: Path, most: int, workers: int) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def raw_jobs(folder: Path) -> tuple[list[tuple], list[tuple[str, str]], str]:
@@ -207,15 +212,33 @@ def look(
     values, counts = np.unique(np.round(known, 2), return_counts=True)
     most = int(np.argmax(counts))
     return Seen(
-        name, split, session, z.shape, float(valid.mean()), float(known.min()), float(known.max()), float(known.mean()), float(known.std()),
-        float(grey.mean()), float((grey >= BRIGHT).mean()), float((grey <= DARK).mean()), flying_share(z, valid),
-        float(counts[most] / known.size), float(values[most]), grooves, float(intrinsics["max_residual_px"]) if intrinsics else math.nan,
-        np.bincount(np.minimum((known / BIN_MM).astype(int), BINS - 1), minlength=BINS), _cells(valid), fingerprint(rgb), (_small(rgb), _small_depth(z, valid)),
-    )  # fmt: skip
+        name,
+        split,
+        session,
+        z.shape,
+        float(valid.mean()),
+        float(known.min()),
+        float(known.max()),
+        float(known.mean()),
+        float(known.std()),
+        float(grey.mean()),
+        float((grey >= BRIGHT).mean()),
+        float((grey <= DARK).mean()),
+        flying_share(z, valid),
+        float(counts[most] / known.size),
+        float(values[most]),
+        grooves,
+        float(intrinsics["max_residual_px"]) if intrinsics else math.nan,
+        np.bincount(np.minimum((known / BIN_MM).astype(int), BINS - 1), minlength=BINS),
+        _cells(valid),
+        fingerprint(rgb),
+        (_small(rgb), _small_depth(z, valid)),
+    )
 
 
 def flying_share(z: np.ndarray, valid: np.ndarray) -> float:
-    """Share of measured pixels that stand alone in space: none of their 8 neighbours is near them in depth.
+    """Share of measured pixels that stand alone in space: none of their 8 neighbours is near them
+    in depth.
 
     Structured light makes them at silhouettes, between the surface in front and the one behind.
     """
@@ -258,7 +281,8 @@ def _small(rgb: np.ndarray) -> np.ndarray:
 
 
 def _small_depth(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 in colours over the capture's own 1st to 99th percentile, grey where nothing was measured."""
+    """(h, w, 3) uint8 in colours over the capture's own 1st to 99th percentile, grey where nothing
+    was measured."""
     stride = max(1, z.shape[1] // THUMB)
     part, known = z[::stride, ::stride], valid[::stride, ::stride]
     low, high = np.percentile(z[valid], (1, 99))
@@ -266,7 +290,7 @@ def _small_depth(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return (NEAR_TO_FAR(shown)[..., :3] * 255).astype(np.uint8)
 
 
-# ------------------------------------------------------------------------------------------------------- sections
+# ----------------------------------------------------------------------------------------- sections
 
 
 def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: Bounds) -> str:
@@ -296,7 +320,10 @@ def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: Bounds) 
         ["size", sizes],
         [
             "measured",
-            f"{valid / pixels:.1%} of the pixels; per capture {min(s.valid for s in found):.1%} .. {max(s.valid for s in found):.1%}",
+            (
+                f"{valid / pixels:.1%} of the pixels; per capture {min(s.valid for s in found):.1%}"
+                f" .. {max(s.valid for s in found):.1%}"
+            ),
         ],
         [
             "depth",
@@ -310,7 +337,10 @@ def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: Bounds) 
 
 
 def suspects(found: list[Seen]) -> str:
-    """Captures with something odd, each named with the number that says so; of what many have, the worst."""
+    """Captures with something odd, each named with the number that says so.
+
+    Of what many have, the worst.
+    """
     usual = np.median([s.valid for s in found])
     lines: dict[str, list[tuple[float, str, str]]] = {}  # by kind: how bad, capture, words
     for s in found:
@@ -325,7 +355,10 @@ def suspects(found: list[Seen]) -> str:
                 "plateau",
                 s.plateau > PLATEAU,
                 s.plateau,
-                f"{s.plateau:.1%} of the measured pixels have the very same depth, {s.plateau_mm:.2f} mm (a ghost plane, or filled holes)",
+                (
+                    f"{s.plateau:.1%} of the measured pixels have the very same depth,"
+                    f" {s.plateau_mm:.2f} mm (a ghost plane, or filled holes)"
+                ),
             ),
             ("bright", s.bright > 0.05, s.bright, f"{s.bright:.1%} of the picture is saturated"),
             ("dark", s.dark > 0.5, s.dark, f"{s.dark:.1%} of the picture is black"),
@@ -365,12 +398,15 @@ def suspects(found: list[Seen]) -> str:
                 [f"and {len(kind) - WORST} more of {len(found)}", f"down to: {kind[-1][2]}"]
             )
     words = paragraph(
-        f"Looked for: pixels alone in space ({FLYING_MM:g} mm and {FLYING_SHARE:.0%} of the depth off all neighbours), one depth shared by more than {PLATEAU:.0%} of a capture, saturated and black pictures, few measured pixels, "
-        "X and Y that fit no pinhole, depths far beyond the rest. Metres instead of millimetres and flipped signs are rejected, see below."
+        f"Looked for: pixels alone in space ({FLYING_MM:g} mm and {FLYING_SHARE:.0%} of the depth"
+        f" off all neighbours), one depth shared by more than {PLATEAU:.0%} of a capture, saturated"
+        " and black pictures, few measured pixels, X and Y that fit no pinhole, depths far beyond"
+        " the rest. Metres instead of millimetres and flipped signs are rejected, see below."
     )
     if not rows:
         return words + paragraph(
-            f"Nothing was found in {len(found)} captures. Most flying pixels in one: {max(s.flying for s in found):.3%}."
+            f"Nothing was found in {len(found)} captures. Most flying pixels in one:"
+            f" {max(s.flying for s in found):.3%}."
         )
     return words + table(["capture", "what"], rows, words=True)
 
@@ -386,7 +422,8 @@ def rejected(rejects: list[tuple[str, str]]) -> str:
 
 
 def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
-    """Histogram in mm and on the normalised scale, and what a unit in the last place of each precision is worth."""
+    """Histogram in mm and on the normalised scale, and what a unit in the last place of each
+    precision is worth."""
     middle, total = (np.arange(BINS) + 0.5) * BIN_MM, z.sum()
     used = np.flatnonzero(z)
     fig, ax = axes("Depth", "mm", "share of measured pixels")
@@ -400,12 +437,14 @@ def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
     figures = [
         drawing(
             fig,
-            f"All captures together, bins of {BIN_MM:g} mm{'; the last one holds all that is farther' if z[-1] else ''}.",
+            f"All captures together, bins of {BIN_MM:g}"
+            f" mm{'; the last one holds all that is farther' if z[-1] else ''}.",
         )
     ]
     if bounds.near_mm == bounds.far_mm:
         return grid(figures) + paragraph(
-            f"Every pixel has one and the same depth, {bounds.near_mm:.2f} mm: there is nothing to normalise.",
+            f"Every pixel has one and the same depth, {bounds.near_mm:.2f} mm: there is nothing to"
+            " normalise.",
             "warn",
         )
     low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
@@ -421,7 +460,8 @@ def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
     figures.append(
         drawing(
             fig,
-            f"98 % of the pixels lie between {inner[0]:.3f} and {inner[1]:.3f}: {inner[1] - inner[0]:.0%} of the scale.",
+            f"98 % of the pixels lie between {inner[0]:.3f} and {inner[1]:.3f}:"
+            f" {inner[1] - inner[0]:.0%} of the scale.",
         )
     )
     cumulative, rows = np.cumsum(z) / total, []
@@ -432,7 +472,8 @@ def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
         mm = [at**2 * (high - low) * u for u in ulp]
         rows.append([f"{q:.0%}", f"{at:.0f}", f"{value:.4f}", f"{mm[0]:.3f}", f"{mm[1]:.2f}"])
     words = paragraph(
-        "What one unit in the last place of normalised depth is worth there; the last layers and the loss are FP32 for that reason."
+        "What one unit in the last place of normalised depth is worth there; the last layers and"
+        " the loss are FP32 for that reason."
     )
     return (
         grid(figures)
@@ -504,7 +545,8 @@ def duplicates(found: list[Seen]) -> str:
     )
     return (
         paragraph(
-            "A session's captures show one scene; a split between them flatters (tools/shard.py --split session)."
+            "A session's captures show one scene; a split between them flatters (tools/shard.py"
+            " --split session)."
         )
         + table(["session", "captures", "split", "first", "last"], rows[:100], words=True)
         + paragraph(words)
@@ -532,9 +574,11 @@ def thumbnails(found: list[Seen], most: int) -> str:
         items.append(
             picture(
                 np.hstack([rgb, depth]),
-                f"{s.name}: {s.near_mm:.0f} .. {s.far_mm:.0f} mm, {s.valid:.0%} measured, grey {s.luminance:.0f}{f', {s.split}' if s.split else ''}",
+                f"{s.name}: {s.near_mm:.0f} .. {s.far_mm:.0f} mm, {s.valid:.0%} measured, grey"
+                f" {s.luminance:.0f}{f', {s.split}' if s.split else ''}",
             )
         )
     return paragraph(
-        f"{len(chosen)} of {len(found)}, evenly spread; depth from its own 1st (red) to 99th percentile (blue), grey where nothing was measured."
+        f"{len(chosen)} of {len(found)}, evenly spread; depth from its own 1st (red) to 99th"
+        " percentile (blue), grey where nothing was measured."
     ) + grid(items)

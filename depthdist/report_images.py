@@ -1,6 +1,8 @@
-"""The images of a run's report, or of several runs': picture, truth, prediction, error, edges, and a cut through the treads.
+"""The images of a run's report, or of several runs': picture, truth, prediction, error, edges, and
+a cut through the treads.
 
-    html = images([told(folder, name), ...], most=3)      # the best, the median and the worst of the first run
+    # the best, the median and the worst of the first run
+    html = images([told(folder, name), ...], most=3)
 
 They are predicted again.
 """
@@ -53,7 +55,8 @@ def images(runs: list[Told], most: int) -> str:
     dataset, device = open_dataset(data), pick_device()
     if dataset.sha256 != first.evaluation["data_sha256"]:
         raise ValueError(
-            f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python launch/evaluate.py --run {first.run.folder}` again"
+            f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python"
+            f" launch/evaluate.py --run {first.run.folder}` again"
         )
     loader = Loader(dataset, data, device=device)
     numbers = {keys[i]: i for i in list(chosen.values())[:most]}
@@ -87,7 +90,8 @@ def images(runs: list[Told], most: int) -> str:
             )
         )
     return paragraph(
-        f"The best, the median and the worst image of {first.name}, by RMSE. Error is prediction - truth: red is too far. Edges are steps of more than {STEP_MM:g} mm beyond the slope."
+        f"The best, the median and the worst image of {first.name}, by RMSE. Error is prediction -"
+        f" truth: red is too far. Edges are steps of more than {STEP_MM:g} mm beyond the slope."
     ) + "".join(parts)
 
 
@@ -165,7 +169,8 @@ def cut(
     predictions: list[np.ndarray],
     label: np.ndarray | None,
 ) -> str:
-    """Truth and predictions along one row: through the most grooves where they are known, else through the nearest surface."""
+    """Truth and predictions along one row: through the most grooves where they are known, else
+    through the nearest surface."""
     row, first, last = cut_place(truth, mask, label)
     columns = np.arange(first, last)
     fig, (whole, shape) = axes(f"Cut along row {row}", "column, pixels", "depth, mm", 5.0, rows=2)
@@ -208,13 +213,15 @@ def cut(
         ax.invert_yaxis()
     legend(whole)
     through = (
-        ": through the tread that shows most grooves there; below, within 12 mm, whether the grooves are in the prediction"
+        ": through the tread that shows most grooves there; below, within 12 mm, whether the"
+        " grooves are in the prediction"
         if label is not None and label.any()
         else ""
     )
     return drawing(
         fig,
-        f"Truth and prediction in mm along row {row}, columns {first} to {last}{through}. Near is up.",
+        f"Truth and prediction in mm along row {row}, columns {first} to {last}{through}. Near"
+        " is up.",
     )
 
 

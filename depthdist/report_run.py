@@ -1,9 +1,10 @@
-"""A run's report, or several runs' side by side: one HTML file with curves, the table, ranges, grooves, images and cuts through treads.
+"""A run's report, or several runs' side by side: one HTML file with curves, the table, ranges,
+grooves, images and cuts through treads.
 
     python tools/report.py run runs/mine [runs/other ...]
 
-Numbers come from RUN/metrics.jsonl and RUN/evaluation.json (told.py); the images are predicted again (report_images.py).
-"""
+Numbers come from RUN/metrics.jsonl and RUN/evaluation.json (told.py); the images are predicted
+again (report_images.py)."""
 
 from __future__ import annotations
 
@@ -71,15 +72,20 @@ def run_report(folders: list[Path], most_images: int = 3) -> str:
         ("How it was made", provenance(runs)),
     ]
     facts = first.run.record["derived"]
-    subtitle = f"{first.evaluation['split']} split of {first.evaluation['data']}, {len(first.evaluation['images'][first.row]['keys'])} images; truth {facts['truth_size']}, pictures {facts['picture_size']}"
+    subtitle = (
+        f"{first.evaluation['split']} split of {first.evaluation['data']},"
+        f" {len(first.evaluation['images'][first.row]['keys'])} images; truth"
+        f" {facts['truth_size']}, pictures {facts['picture_size']}"
+    )
     return html.page(f"Depth: {', '.join(run.name for run in runs)}", sections, subtitle)
 
 
-# ------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def _lines(runs: list[Told]) -> list[tuple[str, Told, str]]:
-    """Label, run and row of each line of a table: the fixed rows, each that differs from the others once with its runs' names, then each run's own."""
+    """Label, run and row of each line of a table: the fixed rows, each that differs from the others
+    once with its runs' names, then each run's own."""
     fixed: dict[tuple[int, str, str], list[Told]] = {}
     for run in runs:
         for place, row in enumerate(run.evaluation["rows"]):
@@ -108,7 +114,10 @@ def _rows(runs: list[Told]) -> list[tuple[str, dict[str, float], dict[str, Any]]
 def _metric_table(
     rows: list[tuple[str, dict[str, float], dict[str, Any]]], names: list[str], down: bool = False
 ) -> str:
-    """A line a row, a column a metric (down: the other way), intervals below; the best that no truth helped is marked."""
+    """A line a row, a column a metric (down: the other way), intervals below.
+
+    The best that no truth helped is marked.
+    """
     best = set()
     for j, name in enumerate(names):
         better = _about(name).better
@@ -159,7 +168,10 @@ def result(runs: list[Told]) -> str:
         paragraph(line, "soft")
         for line in [
             *FOOTNOTE.splitlines(),
-            "Small: 95 % interval of the mean, bootstrap over images. Images of one scene are not independent: the true one is wider.",
+            (
+                "Small: 95 % interval of the mean, bootstrap over images. Images of one scene are"
+                " not independent: the true one is wider."
+            ),
         ]
     )
 
@@ -168,7 +180,8 @@ def compared(runs: list[Told]) -> str:
     parts = []
     for other in runs[1:]:
         parts.append(
-            f'<div class="wide"><pre>{html.escape(comparison(runs[0].evaluation, other.evaluation, [runs[0].name, other.name]))}</pre></div>'
+            "<div"
+            f' class="wide"><pre>{html.escape(comparison(runs[0].evaluation, other.evaluation, [runs[0].name, other.name]))}</pre></div>'
         )
     return "".join(parts)
 
@@ -178,7 +191,8 @@ def ranges(runs: list[Told]) -> str:
         n for n in runs[0].evaluation["rows"][runs[0].row] if n.startswith(("rmse_mm@", "abs_rel@"))
     ]
     return paragraph(
-        "Error by the distance of the truth, mm. A range that holds no measured pixel of an image is left out of that image."
+        "Error by the distance of the truth, mm. A range that holds no measured pixel of an image"
+        " is left out of that image."
     ) + _metric_table(_rows(runs), names, down=True)
 
 
@@ -223,7 +237,8 @@ def grooves(runs: list[Told]) -> str:
     figures.append(
         drawing(
             fig,
-            f"A point a groove; on the line it is right, at 0 it is not seen. Dotted: the tread limit, {limit:g} mm.",
+            "A point a groove; on the line it is right, at 0 it is not seen. Dotted: the tread"
+            f" limit, {limit:g} mm.",
         )
     )
     head = [
@@ -239,7 +254,8 @@ def grooves(runs: list[Told]) -> str:
         "good as worn",
     ]
     words = paragraph(
-        f"Depth below the ribs beside it, along the normal, in mm; worn is below {limit:g} mm in truth. Truth is measured in the same way as the prediction."
+        f"Depth below the ribs beside it, along the normal, in mm; worn is below {limit:g} mm in"
+        " truth. Truth is measured in the same way as the prediction."
     )
     return words + table(head, lines) + grid(figures, widest="34rem")
 
@@ -260,7 +276,8 @@ def structure(runs: list[Told]) -> str:
     ]
     return (
         paragraph(
-            "Edges: share of steps between neighbouring pixels that are in both maps (F1), by height in mm; Depth Pro's and MoGe's scores look for ratios of 5 % and more."
+            "Edges: share of steps between neighbouring pixels that are in both maps (F1), by"
+            " height in mm; Depth Pro's and MoGe's scores look for ratios of 5 % and more."
         )
         + _metric_table(rows, edges, down=True)
         + paragraph("Surfaces: angle between normals; points: distances between the two clouds.")
@@ -358,7 +375,9 @@ def provenance(runs: list[Told]) -> str:
         (
             "adapter",
             lambda run: (
-                f"epoch {run.evaluation['adapter']['epoch']}, step {run.evaluation['adapter']['step']}, {run.run.record['derived']['trained_parameters']:,} parameters"
+                f"epoch {run.evaluation['adapter']['epoch']}, step"
+                f" {run.evaluation['adapter']['step']},"
+                f" {run.run.record['derived']['trained_parameters']:,} parameters"
             ),
         ),
         ("model", lambda run: run.run.record["derived"]["model"]),
@@ -366,7 +385,9 @@ def provenance(runs: list[Told]) -> str:
         (
             "trained on",
             lambda run: (
-                f"{run.run.record['derived']['train_samples']} samples, {run.run.record['derived']['near_mm']:.1f} .. {run.run.record['derived']['far_mm']:.1f} mm"
+                f"{run.run.record['derived']['train_samples']} samples,"
+                f" {run.run.record['derived']['near_mm']:.1f} .."
+                f" {run.run.record['derived']['far_mm']:.1f} mm"
             ),
         ),
         (
@@ -379,7 +400,8 @@ def provenance(runs: list[Told]) -> str:
         (
             "global batch",
             lambda run: (
-                f"{run.run.record['derived']['global_batch']}, {run.run.record['derived']['precision']}"
+                f"{run.run.record['derived']['global_batch']},"
+                f" {run.run.record['derived']['precision']}"
             ),
         ),
         (

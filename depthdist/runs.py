@@ -1,7 +1,9 @@
 """A run's folder as a later command finds it.
 
-run = open_run(Path("runs/NAME"))      # run.folder / "best" is the adapter, run.data the shards it learned from
-labels([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])      # ["monday/first", "tuesday/first", "other"]
+# run.folder / "best" is the adapter, run.data the shards it learned from
+run = open_run(Path("runs/NAME"))
+# ["monday/first", "tuesday/first", "other"]
+labels([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Run:
 
     @property
     def mean_mm(self) -> float | None:
-        """Mean depth of what it learned from, mm: on record, else from the data while they are the same; None where they are gone or others now."""
+        """Mean depth of what it learned from, mm: on record, else from the data while they are the
+        same; None where they are gone or others now."""
         facts = self.record["derived"]
         if "mean_mm" in facts:
             return facts["mean_mm"]
@@ -61,7 +64,8 @@ class Run:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """What to call each: its name, after as many of the folders it is in as tell it from the others."""
+    """What to call each: its name, after as many of the folders it is in as tell it from the
+    others."""
     paths = [folder.resolve() for folder in folders]
 
     def name(path: Path) -> str:
@@ -95,7 +99,8 @@ def open_run(folder: Path) -> Run:
         )
         hint = f"; runs there: {', '.join(map(str, near[-5:]))}" if near else ""
         raise ValueError(
-            f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py writes{hint}"
+            f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py"
+            f" writes{hint}"
         )
     try:
         record = json.loads(path.read_text())

@@ -1,4 +1,5 @@
-"""How a run goes along its length: the learning rate of each step, what counts as better, when to stop, and averaged weights.
+"""How a run goes along its length: the learning rate of each step, what counts as better, when to
+stop, and averaged weights.
 
 schedule = ScheduleSettings(warmup=10)
 lr = settings.lr * rate(schedule, step, total)
@@ -25,7 +26,8 @@ class ScheduleSettings:
     """Schedule"""
 
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    "How the learning rate goes from --lr to the end of the run: in a line to 0, along half a cosine to 0, or not at all."
+    """How the learning rate goes from --lr to the end of the run: in a line to 0, along half a
+    cosine to 0, or not at all."""
     warmup: int = 0
     "Optimizer steps in which the learning rate first rises to --lr."
     patience: int = 0
@@ -33,7 +35,8 @@ class ScheduleSettings:
     best_by: str = "loss"
     "What decides which epoch is the best, and early stopping: loss, or a metric such as abs_rel."
     ema: float = 0.0
-    "Decay of an exponential moving average of the trained weights, which is then what is evaluated and kept; 0: off. 0.9 averages about 10 steps."
+    """Decay of an exponential moving average of the trained weights, which is then what is
+    evaluated and kept; 0: off. 0.9 averages about 10 steps."""
 
     def problems(self) -> list[str]:
         found = [
@@ -46,16 +49,19 @@ class ScheduleSettings:
         names = ["loss", *METRICS]
         if self.best_by not in names:
             found.append(
-                f"--best-by is {self.best_by!r}: expected one of {', '.join(names)}{near(self.best_by, names)}"
+                f"--best-by is {self.best_by!r}: expected one of"
+                f" {', '.join(names)}{near(self.best_by, names)}"
             )
         return found
 
 
 def rate(settings: ScheduleSettings, step: int, total: int) -> float:
-    """What --lr is multiplied by at a step, counted from 0, of a run of `total` optimizer steps; in 0..1, also after its end.
+    """What --lr is multiplied by at a step, counted from 0, of a run of `total` optimizer steps.
 
-    Warm-up of w steps: (step + 1) / (w + 1), so that no step is lost at 0 and step w has the whole rate (Goyal et al., 2017).
-    Then with t = (step - w) / (total - w):
+    In 0..1, also after its end.
+
+    Warm-up of w steps: (step + 1) / (w + 1), so that no step is lost at 0 and step w has the whole
+    rate (Goyal et al., 2017). Then with t = (step - w) / (total - w):
         linear    1 - t, the recipe's 1 - step / total where w = 0
         cosine    (1 + cos(pi t)) / 2 (Loshchilov & Hutter, 2017, without restarts)
         constant  1
@@ -69,19 +75,21 @@ def rate(settings: ScheduleSettings, step: int, total: int) -> float:
 
 
 def better(name: str, new: float, old: float | None) -> bool:
-    """Whether the score `new`, of loss or a metric, is better than the best so far (None: there is none). What is not finite never is."""
+    """Whether the score `new`, of loss or a metric, is better than the best so far (None: there is
+    none). What is not finite never is."""
     higher = name != "loss" and METRICS[name].better == "higher"
     return math.isfinite(new) and (old is None or (new > old if higher else new < old))
 
 
 class Ema:
-    """Average of the weights seen so far, the latest with the most weight, each earlier one with `decay` times that of the next.
+    """Average of the weights seen so far, the latest with the most weight, each earlier one with
+    `decay` times that of the next.
 
     After n updates    weights = sum(decay^(n - i) x_i) / sum(decay^(n - i)),  i = 1..n
 
-    This is Adam's bias correction (Kingma & Ba, 2015, section 3): the first average is the first weights themselves, and the
-    untrained start, which a run of 90 steps at decay 0.999 would keep by 91 %, is not in it.
-    """
+    This is Adam's bias correction (Kingma & Ba, 2015, section 3): the first average is the first
+    weights themselves, and the untrained start, which a run of 90 steps at decay 0.999 would keep
+    by 91 %, is not in it."""
 
     def __init__(self, decay: float):
         assert 0 < decay < 1, decay
@@ -99,7 +107,8 @@ class Ema:
             self.weights[name] = self.weights[name].to(x.device).lerp_(x, share)
 
     def state(self) -> dict[str, Tensor]:
-        """All that `load` needs, to go on bit for bit: the averages by name, and how many updates made them."""
+        """All that `load` needs, to go on bit for bit: the averages by name, and how many updates
+        made them."""
         return {**self.weights, "updates": torch.tensor(self.updates)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -1,12 +1,13 @@
-"""Every image of a split, scored: losses and metrics in mm at the truth's own size, kept for each image, then their means.
+"""Every image of a split, scored: losses and metrics in mm at the truth's own size, kept for each
+image, then their means.
 
-    rows = {"untrained": Row(untrained), "untrained, disparity-aligned": Row(untrained, "disparity"), "adapter": Row(network(model))}
-    found = score_rows(rows, loader.evaluate("val", 1, rank, world), 12, bounds, loss, device)
-    print(table({row: scores.means() for row, scores in found.items()}))
+    rows = {"untrained": Row(untrained), "untrained, disparity-aligned": Row(untrained,
+    "disparity"), "adapter": Row(network(model))} found = score_rows(rows, loader.evaluate("val", 1,
+    rank, world), 12, bounds, loss, device) print(table({row: scores.means() for row, scores in
+    found.items()}))
 
-Each image is read once, and put once through each network that has a row. A prediction may also be scored as some alignment
-leaves it (align.py): the row says so, and never counts as the best.
-"""
+Each image is read once, and put once through each network that has a row. A prediction may also be
+scored as some alignment leaves it (align.py): the row says so, and never counts as the best."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ Look = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[Found]"]
 
 
 class Row(NamedTuple):
-    """What a row of a table is of: a prediction, and how it is aligned to each image's truth (align.WAYS)."""
+    """What a row of a table is of: a prediction, and how it is aligned to each image's truth
+    (align.WAYS)."""
 
     predict: Predictor
     way: str = "none"
@@ -79,7 +81,8 @@ def mean(values: Sequence[float]) -> float:
 
 
 def network(model: DepthModel, flip: bool = False) -> Predictor:
-    """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought to the truth's size."""
+    """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought
+    to the truth's size."""
     see = mirrored(model) if flip else model
     return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
 
@@ -127,12 +130,17 @@ def score_rows(
     gather: Callable[[Any], list[Any]] = lambda mine: [mine],
     look: Look | None = None,
 ) -> dict[str, Scores]:
-    """Scores by row. Padding has weight 0 and never counts; losses are those of the prediction as it is.
+    """Scores by row.
 
-    Metrics are over all measured pixels: the same ones for every run. Losses are over those within `bounds`, as in training.
-    raises ValueError, which names the image, where a prediction is no number
-    gather  what every rank has, from what this one has: the means are of all images in their order, so no number of ranks changes a bit
-    look    more metrics of an image: of its number in the split, prediction by row and truth (H, W) mm, and mask
+    Padding has weight 0 and never counts; losses are those of the prediction as it is.
+
+    Metrics are over all measured pixels: the same ones for every run. Losses are over those within
+    `bounds`, as in training. raises ValueError, which names the image, where a prediction is no
+    number
+    gather  what every rank has, from what this one has: the means are of all images in their order,
+            so no number of ranks changes a bit
+    look    more metrics of an image: of its number in the split, prediction by row and truth (H, W)
+            mm, and mask
     """
     mine, lost = [], 0
     for batch in (b.to(device) for b in batches):
@@ -186,17 +194,23 @@ def score_rows(
     )
     if not found:
         raise ValueError(
-            f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the damage"
+            f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the"
+            " damage"
         )
     return {row: _together(row, found, lost) for row in rows}
 
 
 def _finite(pred: Tensor, batch: Batch) -> Tensor:
-    """`pred`. ValueError names the image where it is no number: infinite inverse depth would pass for a depth of 0 mm."""
+    """`pred`.
+
+    ValueError names the image where it is no number: infinite inverse depth would pass for a depth
+    of 0 mm.
+    """
     for i in torch.nonzero(batch.weight).flatten().tolist():
         if wrong := int((~torch.isfinite(pred[i])).sum()):
             raise ValueError(
-                f"{batch.keys[i]}: the prediction is not finite in {wrong} of {pred[i].numel()} pixels; the weights or the precision are broken"
+                f"{batch.keys[i]}: the prediction is not finite in {wrong} of {pred[i].numel()}"
+                " pixels; the weights or the precision are broken"
             )
     return pred
 
@@ -218,14 +232,16 @@ def _together(
     )
 
 
-# ------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def table(
     rows: dict[str, dict[str, float]],
     intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
 ) -> str:
-    """The rows side by side; the best of each metric is marked with *, among those that were not aligned to the truth.
+    """The rows side by side.
+
+    The best of each metric is marked with *, among those that were not aligned to the truth.
 
     intervals  of the means, by row and name: shown below each row
     """

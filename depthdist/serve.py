@@ -1,10 +1,13 @@
-"""A page on this machine: drop a picture, read its depth in mm under the cursor, measure between two clicks, turn it in 3-D, take it away.
+"""A page on this machine: drop a picture, read its depth in mm under the cursor, measure between
+two clicks, turn it in 3-D, take it away.
 
     python launch/serve.py runs/NAME            # http://127.0.0.1:8000
 
     GET  /                     the page (page.html)
-    POST /depth                the bytes of a picture -> {"id", "name", "height", "width", "nearest_mm", "farthest_mm", "fov", "seconds"}, or {"error"}
-    GET  /depth/ID.f32         float32 little-endian mm, row by row;  .npy  .png (16 bit)  .colour.png  .jpg (the picture)  .ply?fov=55
+    POST /depth                the bytes of a picture -> {"id", "name", "height", "width",
+                               "nearest_mm", "farthest_mm", "fov", "seconds"}, or {"error"}
+    GET  /depth/ID.f32         float32 little-endian mm, row by row;  .npy  .png (16 bit)
+         .colour.png  .jpg (the picture)  .ply?fov=55
 
 Pictures are worked on one at a time; the last few stay in memory, nothing is written to disk.
 """
@@ -66,7 +69,8 @@ class ServeSettings:
     run: str = config.positional()
     "Folder of the run, of an adapter, of an exported model, or a hub id."
     host: str = "127.0.0.1"
-    "Address to listen at. The default is this machine alone; 0.0.0.0 lets everybody on the network in."
+    """Address to listen at. The default is this machine alone; 0.0.0.0 lets everybody on the
+    network in."""
     port: int = 8000
     "Port; 0 takes a free one."
     refine: Way = "plain"
@@ -74,7 +78,8 @@ class ServeSettings:
     flip: bool = False
     "Average with the mirror image's prediction."
     fov: float = 55.0
-    "Degrees that the camera sees from left to right, until the page says otherwise: for distances and the 3-D view."
+    """Degrees that the camera sees from left to right, until the page says otherwise: for
+    distances and the 3-D view."""
     max_mb: float = 32.0
     "Largest file that is taken, MB."
     max_megapixels: float = 25.0
@@ -110,7 +115,10 @@ class Result:
 
 
 class Service:
-    """The handlers, and what they share. Models run in one thread: the page stays quick meanwhile."""
+    """The handlers, and what they share.
+
+    Models run in one thread: the page stays quick meanwhile.
+    """
 
     def __init__(self, settings: ServeSettings, predictor: Predictor):
         self.settings, self.predictor = settings, predictor
@@ -133,7 +141,8 @@ class Service:
 
     @web.middleware
     async def own_page(self, request: web.Request, handler) -> web.StreamResponse:
-        """Other web pages in the same browser may not send pictures, nor reach this machine under a name of their own."""
+        """Other web pages in the same browser may not send pictures, nor reach this machine under a
+        name of their own."""
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise web.HTTPForbidden(text=f"{origin} is another page; open http://{request.host}")
@@ -143,7 +152,10 @@ class Service:
 
     async def page(self, request: web.Request) -> web.Response:
         bounds = self.predictor.record.bounds
-        about = f"{self.settings.run}: says {bounds.near_mm:.0f} to {bounds.far_mm:.0f} mm. Files of {self.settings.max_mb:g} MB and {self.settings.max_megapixels:g} megapixels at most"
+        about = (
+            f"{self.settings.run}: says {bounds.near_mm:.0f} to {bounds.far_mm:.0f} mm. Files of"
+            f" {self.settings.max_mb:g} MB and {self.settings.max_megapixels:g} megapixels at most"
+        )
         return web.Response(
             text=PAGE.read_text().replace("ABOUT", html.escape(about)),
             content_type="text/html",
@@ -198,12 +210,14 @@ class Service:
         except Exception as err:  # Pillow has half a dozen kinds
             raise BadFile(
                 Path(name),
-                f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected {', '.join(FORMATS)}",
+                f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected"
+                f" {', '.join(FORMATS)}",
             ) from err
         if width * height > self.settings.max_megapixels * 1e6:
             raise BadFile(
                 Path(name),
-                f"is {width} x {height}; expected at most {self.settings.max_megapixels:g} megapixels (--max-megapixels)",
+                f"is {width} x {height}; expected at most {self.settings.max_megapixels:g}"
+                " megapixels (--max-megapixels)",
             )
         rgb = np.array(open_rgb(name, upright=True, content=content))
         (depth_mm,) = self.predictor([Picture(rgb, rgb.shape[:2])])
@@ -215,7 +229,10 @@ class Service:
             raise web.HTTPNotFound(text=f"no .{kind} here: expected {', '.join(TYPES)}")
         if key not in self.results:
             raise web.HTTPNotFound(
-                text=f"this result is gone: the last {self.settings.keep} are kept; send the picture again"
+                text=(
+                    f"this result is gone: the last {self.settings.keep} are kept; send the picture"
+                    " again"
+                )
             )
         try:
             fov = float(request.query.get("fov", self.settings.fov))
@@ -297,13 +314,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     if settings.host not in LOCAL:
         print(
-            f"WARNING      listening at {settings.host}: everybody who reaches it can send pictures; there is no password"
+            f"WARNING      listening at {settings.host}: everybody who reaches it can send"
+            " pictures; there is no password"
         )
     try:
         asyncio.run(serve(service))
     except OSError as err:
         raise ValueError(
-            f"--host {settings.host} --port {settings.port}: cannot listen there: {err.strerror or err}"
+            f"--host {settings.host} --port {settings.port}: cannot listen there:"
+            f" {err.strerror or err}"
         ) from None
 
 

@@ -1,6 +1,8 @@
-"""SLURM's own launcher: `srun python launch/train.py` starts one process a GPU, as `deepspeed` and `torchrun` do.
+"""SLURM's own launcher: `srun python launch/train.py` starts one process a GPU, as `deepspeed` and
+`torchrun` do.
 
-adopt()        # RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torch reads them
+# RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torch reads them
+adopt()
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ import re
 
 
 def adopt() -> None:
-    """Give srun's variables the names that all others use. Where no srun is at work, or another launcher under it, nothing changes."""
+    """Give srun's variables the names that all others use.
+
+    Where no srun is at work, or another launcher under it, nothing changes.
+    """
     env = os.environ
     tasks = int(
         env.get("SLURM_STEP_NUM_TASKS") or 1
@@ -36,7 +41,10 @@ def adopt() -> None:
 
 
 def first_host(nodes: str) -> str:
-    """The node of rank 0: `gpu[03-05,9]-ib,cpu1` begins with gpu03-ib. (`scontrol show hostnames` is not there in a container.)"""
+    """The node of rank 0: `gpu[03-05,9]-ib,cpu1` begins with gpu03-ib.
+
+    (`scontrol show hostnames` is not there in a container.)
+    """
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes).split(",")[0]
 
 

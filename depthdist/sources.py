@@ -1,4 +1,6 @@
-"""What is to be predicted: pictures, folders, patterns, raw captures, shards. One source a picture, read when its turn comes.
+"""What is to be predicted: pictures, folders, patterns, raw captures, shards.
+
+One source a picture, read when its turn comes.
 
 for source in find_sources(["captures", "more/*.png", "data/tires"], leave_out=Path("predictions")):
     picture = source.read()         # BadFile says what is wrong with it
@@ -57,7 +59,8 @@ class Picture:
 
 
 class Source(NamedTuple):
-    """`name` is that of its results, `origin` where it comes from, `files` what is read and `version` what tells its content from another's."""
+    """`name` is that of its results, `origin` where it comes from, `files` what is read and
+    `version` what tells its content from another's."""
 
     name: str
     origin: str
@@ -68,9 +71,12 @@ class Source(NamedTuple):
 
 
 def find_sources(inputs: list[str], out: Path) -> list[Source]:
-    """Each picture once, in the order given. BadFile or ValueError where an input is nothing that has pictures.
+    """Each picture once, in the order given.
 
-    out  the folder for results: what is named like one there is none of the pictures of a folder or pattern
+    BadFile or ValueError where an input is nothing that has pictures.
+
+    out  the folder for results: what is named like one there is none of the pictures of a folder or
+         pattern
     """
     files: dict[Path, Path] = {}
     shards: list[Source] = []
@@ -108,7 +114,8 @@ def find_sources(inputs: list[str], out: Path) -> list[Source]:
     found += shards
     if not found:
         raise ValueError(
-            f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove labels; expected {', '.join(sorted(PICTURES))}"
+            f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove"
+            f" labels; expected {', '.join(sorted(PICTURES))}"
         )
     return different(found, [s.name for s in found])
 
@@ -144,7 +151,8 @@ def _version(path: Path) -> str:
 
 
 def output_names(pictures: list[Path]) -> list[str]:
-    """A name for each picture's results: its stem, with its folder's name where two would be the same."""
+    """A name for each picture's results: its stem, with its folder's name where two would be the
+    same."""
     times = Counter(p.stem for p in pictures)
     names = [
         p.stem if times[p.stem] == 1 else f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}"
@@ -163,7 +171,10 @@ def different(things: list[T], names: list[str]) -> list[T]:
 
 
 def read_capture(path: Path, cloud: Path | None) -> Picture:
-    """A picture file, upright, with the truth and the rays of its point `cloud`. BadFile where the picture cannot be read."""
+    """A picture file, upright, with the truth and the rays of its point `cloud`.
+
+    BadFile where the picture cannot be read.
+    """
     rgb = read_rgb(path, upright=True)
     picture = Picture(rgb, rgb.shape[:2])
     if cloud is None:
@@ -172,7 +183,8 @@ def read_capture(path: Path, cloud: Path | None) -> Picture:
         if turned := orientation(path):
             raise BadFile(
                 cloud,
-                f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no such tag",
+                f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no"
+                " such tag",
             )
         xyz = read_xyz(cloud)
         if xyz.shape[:2] != picture.size:

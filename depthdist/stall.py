@@ -1,4 +1,5 @@
-"""What a reader waits for, said aloud when no sample comes: which sample, which download, where its threads are.
+"""What a reader waits for, said aloud when no sample comes: which sample, which download, where its
+threads are.
 
 with StallWatch(dataset, "train", stall=60.0) as watch:      # a thread
     with watch.over(group):
@@ -18,7 +19,8 @@ from depthdist.order import Group
 
 
 class StallWatch:
-    """While entered, a thread that says what is waited for when no sample comes for `stall` seconds."""
+    """While entered, a thread that says what is waited for when no sample comes for `stall`
+    seconds."""
 
     def __init__(self, dataset: Dataset, split: str, stall: float):
         self.dataset, self.split, self.stall = dataset, split, stall

@@ -1,15 +1,18 @@
-"""The training state on disk: all that a run needs to go on bit for bit, and proof that it is whole.
+"""The training state on disk: all that a run needs to go on bit for bit, and proof that it is
+whole.
 
-    RUN/last/step-000123/state.safetensors    tensors: fp32 masters of what trains, the optimizer's moments, averages
+    RUN/last/step-000123/state.safetensors    tensors: fp32 masters of what trains, the optimizer's
+                                              moments, averages
     RUN/last/step-000123/state.json           values: step, epoch, position in the data, loss scaler
-    RUN/last/step-000123/manifest.json        bytes and sha256 of both; what it does not prove is not used
+    RUN/last/step-000123/manifest.json        bytes and sha256 of both; what it does not prove is
+                                              not used
 
     save_state(run / "last", step, tensors, values, keep=2)
-    found = load_state(run / "last", say=print)           # (tensors, values, folder of the state), or None
+    found = load_state(run / "last", say=print)  # (tensors, values, folder of the state), or None
 
-A state is written under a name that ends in .tmp and takes its own in one rename, when it is whole and on the disk. One process
-writes. The same step saved again is step-000123.2. A folder of another name is left alone: to keep a state for good, copy it to one.
-"""
+A state is written under a name that ends in .tmp and takes its own in one rename, when it is whole
+and on the disk. One process writes. The same step saved again is step-000123.2. A folder of another
+name is left alone: to keep a state for good, copy it to one."""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ NAME = re.compile(r"step-(\d{6,})(?:\.(\d+))?")  # the step, and which saving of
 
 
 def states(folder: Path) -> list[Path]:
-    """The states in a folder, whole or not, oldest first: by step, and within one step as they were saved."""
+    """The states in a folder, whole or not, oldest first: by step, and within one step as they were
+    saved."""
     there = (
         folder.iterdir() if folder.is_dir() else ()
     )  # what may not be read is an error, not an empty folder
@@ -47,12 +51,15 @@ def states(folder: Path) -> list[Path]:
 def save_state(
     folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write the state of a step, then delete all but the newest `keep` whole ones; returns the new one's folder.
+    """Write the state of a step, then delete all but the newest `keep` whole ones.
+
+    Returns the new one's folder.
 
     tensors  of any shape, type and device; equal bits come back, on the CPU
-    values   whatever JSON holds; a float comes back exactly, NaN and infinity too, a tuple as a list
-    raises ValueError where the disk is full or cannot be written: what was there before is untouched
-    """
+    values   whatever JSON holds; a float comes back exactly, NaN and infinity too, a tuple as a
+             list
+    raises ValueError where the disk is full or cannot be written: what was there before is
+    untouched"""
     assert keep >= 1, keep
     before = states(folder)
     again = [number for old, number in map(_order, before) if old == step]
@@ -103,7 +110,8 @@ def save_state(
 def load_state(
     folder: Path, say: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], dict[str, Any], Path] | None:
-    """Tensors by name (on the CPU), values, and the folder of the newest state that its manifest proves; None where there is no state.
+    """Tensors by name (on the CPU), values, and the folder of the newest state that its manifest
+    proves; None where there is no state.
 
     say     is told of every newer one that is cut off, damaged or of another kind, in one line
     raises  ValueError where there are states and none is whole
@@ -131,7 +139,10 @@ def _order(state: Path) -> tuple[int, int]:
 
 
 def _prune(folder: Path, newest: Path, keep: int) -> None:
-    """Delete every state but `newest` and the keep - 1 whole ones before it. A later step is one that the run did not go on from."""
+    """Delete every state but `newest` and the keep - 1 whole ones before it.
+
+    A later step is one that the run did not go on from.
+    """
     earlier = [
         state
         for state in states(folder)
@@ -155,7 +166,10 @@ def _is_whole(state: Path) -> bool:
 
 
 def _hashes(state: Path) -> dict[str, str]:
-    """The sha256 that the manifest gives each file. ValueError where there is no manifest, or a file has another size."""
+    """The sha256 that the manifest gives each file.
+
+    ValueError where there is no manifest, or a file has another size.
+    """
     try:
         manifest = json.loads((state / MANIFEST).read_bytes())
         version = manifest["version"]
@@ -180,12 +194,14 @@ def _hashes(state: Path) -> dict[str, str]:
         ) from None
     if version != VERSION:
         raise ValueError(
-            f"{state} is of another depthdist: its manifest has version {version!r}; expected {VERSION}"
+            f"{state} is of another depthdist: its manifest has version {version!r}; expected"
+            f" {VERSION}"
         )
     for name, (found, expected) in sizes.items():
         if found != expected:
             raise ValueError(
-                f"{state} is {'cut off' if found < expected else 'damaged'}: {name} has {found} bytes, its manifest says {expected}"
+                f"{state} is {'cut off' if found < expected else 'damaged'}: {name} has {found}"
+                f" bytes, its manifest says {expected}"
             )
     return hashes
 
@@ -200,7 +216,8 @@ def _read(state: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"{state} cannot be read: {name}: {err.strerror}") from None
         if (found := hashlib.sha256(contents[name]).hexdigest()) != sha256:
             raise ValueError(
-                f"{state} is damaged: the sha256 of {name} is {found[:16]}..., its manifest says {sha256[:16]}..."
+                f"{state} is damaged: the sha256 of {name} is {found[:16]}..., its manifest says"
+                f" {sha256[:16]}..."
             )
     try:
         tensors = load(contents[TENSORS])

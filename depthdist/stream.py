@@ -1,14 +1,16 @@
-"""Shards become batches: webdataset carries the samples through, threads decode them into buffers that are used again.
+"""Shards become batches: webdataset carries the samples through, threads decode them into buffers
+that are used again.
 
     dataset = open_dataset(DataSettings(data=("data/tires",)))
     loader = Loader(dataset, settings)
     for packed in loader.train(plan, seed=0, rank=0, start=Position(), epochs=15):
-        batch = packed.to(device)          # millimetres are made there; what goes over is uint8 and uint16
-    for packed in loader.evaluate("val", micro_batch=1, rank=0, world=2): ...      # every sample exactly once
+        batch = packed.to(device)  # millimetres are made there; what goes over is uint8 and uint16
+    # every sample exactly once
+    for packed in loader.evaluate("val", micro_batch=1, rank=0, world=2): ...
 
-Which sample comes when is arithmetic (order.py); where its bytes are, the index knows. A batch as it is stored is only valid
-until the next one is asked for: its buffers go round. Damage stops everything, or is set aside, counted and reported.
-"""
+Which sample comes when is arithmetic (order.py); where its bytes are, the index knows. A batch as
+it is stored is only valid until the next one is asked for: its buffers go round. Damage stops
+everything, or is set aside, counted and reported."""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ from depthdist.stall import StallWatch
 AHEAD = 64  # samples whose shards are fetched before their turn
 
 
-# ------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Buffers:
 
 @dataclass
 class Packed:
-    """A batch as it is stored: (B, h, w, 3) uint8, (B, H, W) uint16 steps, (B, H, ceil(W / 8)) packed mask. Valid until the next."""
+    """A batch as it is stored: (B, h, w, 3) uint8, (B, H, W) uint16 steps, (B, H, ceil(W / 8))
+    packed mask. Valid until the next."""
 
     buffers: Buffers
     loaded: list[Loaded]
@@ -131,7 +134,8 @@ class Packed:
 
 
 class Loaded(NamedTuple):
-    """What became of a slot: the sample that was really read, and the damage that was met on the way."""
+    """What became of a slot: the sample that was really read, and the damage that was met on the
+    way."""
 
     sample: int
     weight: float
@@ -140,7 +144,7 @@ class Loaded(NamedTuple):
     damage: list[tuple[int, dict[str, Any]]]
 
 
-# ------------------------------------------------------------------------------------------------------- one sample
+# --------------------------------------------------------------------------------------- one sample
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ class Reader:
             return Loaded(number, slot.weight, ref.stem, index.step_mm, damage)
         if slot.stand_ins:
             raise ValueError(
-                f"{self.dataset.place}: sample {slot.sample} of {self.split} and the {len(slot.stand_ins)} after it are all damaged"
+                f"{self.dataset.place}: sample {slot.sample} of {self.split} and the"
+                f" {len(slot.stand_ins)} after it are all damaged"
             )
         for array in out:
             array.fill(0)
@@ -226,14 +231,15 @@ def _packed(reader: Reader, group: Group, buffers: Buffers) -> Packed:
     return Packed(buffers, loaded, group, reader.dataset.depth_size.width)
 
 
-# ------------------------------------------------------------------------------------------------------- loader
+# ------------------------------------------------------------------------------------------- loader
 
 
 class Loader:
     """Batches of a dataset, for training and evaluation.
 
     device     where batches go: decides whether the buffers are pinned
-    on_damage  hears of each damaged sample once: {split, sample, shard, key, stem, member, offset, reason}
+    on_damage  hears of each damaged sample once: {split, sample, shard, key, stem, member, offset,
+               reason}
     """
 
     def __init__(
@@ -266,7 +272,8 @@ class Loader:
         start: Position = Position(),
         epochs: int | None = None,
     ) -> Iterable[Packed]:
-        """A rank's micro-batches from `start` to the end of that many epochs (or for ever), read ahead across their ends."""
+        """A rank's micro-batches from `start` to the end of that many epochs (or for ever), read
+        ahead across their ends."""
         order, reader = (
             self.dataset.order(seed),
             self._reader("train", augment=self.augment, seed=seed),
@@ -279,7 +286,8 @@ class Loader:
         )
 
     def evaluate(self, split: str, micro_batch: int, rank: int, world: int) -> Iterable[Packed]:
-        """A rank's batches of a split, unshuffled: over all ranks every sample has weight 1 exactly once (0 where it is damaged)."""
+        """A rank's batches of a split, unshuffled: over all ranks every sample has weight 1 exactly
+        once (0 where it is damaged)."""
         count = self.dataset.count(split)
         return self._pipeline(
             lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
@@ -291,7 +299,8 @@ class Loader:
         return _packed(reader, group, Buffers(self.dataset.arrays(len(group.slots)), self.pin))
 
     def memory_bytes(self, micro_batch: int) -> int:
-        """Most that batches on their way take, of training and of an evaluation meanwhile, and a picture that each thread or process is at work on."""
+        """Most that batches on their way take, of training and of an evaluation meanwhile, and a
+        picture that each thread or process is at work on."""
         sample = sum(array.nbytes for array in self.dataset.arrays())
         workers = [
             (processes, processes or self.settings.num_threads)
@@ -306,7 +315,10 @@ class Loader:
         )
 
     def _num_batches(self, micro_batch: int, processes: int = 0) -> int:
-        """Threads: one in the reader's hands, one ready, what they are at work on. Processes: two each, one on its way to here."""
+        """Threads: one in the reader's hands, one ready, what they are at work on.
+
+        Processes: two each, one on its way to here.
+        """
         return (
             3 * processes + 2 if processes else 2 + -(-2 * self.settings.num_threads // micro_batch)
         )
@@ -466,7 +478,8 @@ class Loader:
         self.on_damage({"split": split, "sample": number, **facts})
         if len(known) > self.settings.max_damaged:
             raise ValueError(
-                f"{facts['shard']}: {len(known)} damaged samples of {split}, --max-damaged is {self.settings.max_damaged}; the last: {facts['key']}: {facts['reason']}"
+                f"{facts['shard']}: {len(known)} damaged samples of {split}, --max-damaged is"
+                f" {self.settings.max_damaged}; the last: {facts['key']}: {facts['reason']}"
             )
 
 
@@ -477,11 +490,17 @@ def _next(batches: Iterator[Packed | str]) -> Packed | str | None:
     except RuntimeError as err:
         if "DataLoader worker" not in str(err):
             raise
-        return f"a worker process was killed (out of memory?): {' '.join(str(err).split())[:200]}; run again with fewer --processes"
+        return (
+            f"a worker process was killed (out of memory?): {' '.join(str(err).split())[:200]}; run"
+            " again with fewer --processes"
+        )
 
 
 class _InWorker(torch.utils.data.Dataset):
-    """In a worker process: groups in, packed batches in shared memory out; what is wrong comes back as text."""
+    """In a worker process: groups in, packed batches in shared memory out.
+
+    What is wrong comes back as text.
+    """
 
     def __init__(self, reader: Reader):
         self.reader = reader
@@ -504,16 +523,18 @@ class _Sampled(torch.utils.data.Sampler):
         return iter(self.groups)
 
 
-# ------------------------------------------------------------------------------------------------------- fetching
+# ----------------------------------------------------------------------------------------- fetching
 
 
 def _fetch_ahead(
     dataset: Dataset, split: str, in_hand: int
 ) -> Callable[[Iterable[Group]], Iterator[Group]]:
-    """A stage that has the shards of the next samples fetched before it is their turn; local data passes through.
+    """A stage that has the shards of the next samples fetched before it is their turn.
 
-    It looks AHEAD samples ahead. Where shards are shuffled, also no further than the cache must have room for: two blocks of
-    them, with those of the `in_hand` groups that it handed on last.
+    Local data passes through.
+
+    It looks AHEAD samples ahead. Where shards are shuffled, also no further than the cache must
+    have room for: two blocks of them, with those of the `in_hand` groups that it handed on last.
     """
 
     def stage(groups: Iterable[Group]) -> Iterator[Group]:

@@ -1,10 +1,11 @@
 """Surfaces and points in space: what depth along the camera's own rays comes to.
 
     rays = pixel_rays(meta, (H, W))                     # X / Z and Y / Z of every pixel (camera.py)
-    values, = surface_metrics([pred_mm], depth_mm, mask, rays)      # of several predictions, the truth's own points are sorted once
+    # of several predictions, the truth's own points are sorted once
+    values, = surface_metrics([pred_mm], depth_mm, mask, rays)
 
-Points of all maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64, mm.
-"""
+Points of all maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64,
+mm."""
 
 from __future__ import annotations
 
@@ -19,12 +20,16 @@ from depthdist.metrics import Metric
 
 NEAR_MM = (1.0, 2.0, 5.0, 10.0)
 REACH = 2  # pixels to each side that a normal is taken from
-MOST_POINTS = 5_000  # of each map, evenly spread, whose nearest neighbours among all of the other map's are looked for
+# of each map, evenly spread, whose nearest neighbours among all of the other map's are looked for
+MOST_POINTS = 5_000
 Array = np.ndarray
 
 
 def _metrics() -> dict[str, Metric]:
-    normal = f"angle between normals, each the cross product of central differences over +-{REACH} pixels"
+    normal = (
+        f"angle between normals, each the cross product of central differences over +-{REACH}"
+        " pixels"
+    )
     rows = [
         ("normal_mean_deg", "deg", "lower", f"mean {normal}"),
         ("normal_median_deg", "deg", "lower", f"median {normal}"),
@@ -33,7 +38,11 @@ def _metrics() -> dict[str, Metric]:
             "chamfer_mm",
             "mm",
             "lower",
-            f"mean of both: mean distance of predicted points to the nearest true one, and of true points to the nearest predicted one; at most {MOST_POINTS:,} points each ask",
+            (
+                "mean of both: mean distance of predicted points to the nearest true one, and of"
+                f" true points to the nearest predicted one; at most {MOST_POINTS:,} points"
+                " each ask"
+            ),
         ),
     ]
     rows += [
@@ -41,7 +50,10 @@ def _metrics() -> dict[str, Metric]:
             f"f_score@{t:g}mm",
             "",
             "higher",
-            f"harmonic mean of the shares of points whose nearest in the other cloud is within {t:g} mm",
+            (
+                "harmonic mean of the shares of points whose nearest in the other cloud is within"
+                f" {t:g} mm"
+            ),
         )
         for t in NEAR_MM
     ]
@@ -54,7 +66,10 @@ METRICS = _metrics()
 def surface_metrics(
     preds_mm: Sequence[Array], depth_mm: Array, mask: Array, rays: Array
 ) -> list[dict[str, float]]:
-    """All of METRICS of each prediction for one image, (H, W) each; NaN where it has too few points."""
+    """All of METRICS of each prediction for one image, (H, W) each.
+
+    NaN where it has too few points.
+    """
     cloud_g = points(np.where(mask, depth_mm, 1.0), rays)
     normals_g, tree_g = normals(cloud_g, mask), cKDTree(cloud_g[mask])
     found = []
@@ -72,7 +87,8 @@ def surface_metrics(
 
 
 def normals(cloud: Array, mask: Array) -> Array:
-    """(N, 3) of a point map (H, W, 3), not of unit length, where a pixel and its four partners, REACH away, are in the mask."""
+    """(N, 3) of a point map (H, W, 3), not of unit length, where a pixel and its four partners,
+    REACH away, are in the mask."""
     valid = (
         _inner(mask, 0, 0)
         & _inner(mask, -1, 0)

@@ -47,19 +47,26 @@ def details_table(rows: dict[str, dict[str, float]], metrics: dict[str, Metric])
 
 
 def groove_table(rows: dict[str, dict[str, float]], limit_mm: float) -> str:
-    """All grooves of all images: how far off, how many found, and the decision at the tread limit; nothing where there is none."""
+    """All grooves of all images: how far off, how many found, and the decision at the tread limit.
+
+    Nothing where there is none.
+    """
     rows = {row: values for row, values in rows.items() if values["grooves"]}
     if not rows:
         return ""
     width = max(map(len, rows))
     lines = [
         f"\ngrooves, all images together; limit {limit_mm:g} mm",
-        f"{'':{width}}{'number':>8}{'bias mm':>10}{'MAE mm':>10}{'95 % <':>10}{'found':>9}   worn as worn, as good   good as good, as worn",
+        (
+            f"{'':{width}}{'number':>8}{'bias mm':>10}{'MAE mm':>10}{'95 % <':>10}{'found':>9}  "
+            " worn as worn, as good   good as good, as worn"
+        ),
     ]
     for row, v in rows.items():
         numbers = f"{v['grooves']:>8}{v['bias_mm']:>10.2f}{v['mae_mm']:>10.2f}{v['limit95_mm']:>10.2f}{v['found']:>9.0%}"
         lines.append(
-            f"{row:{width}}{numbers}   {v['worn_as_worn']:>12}{v['worn_as_good']:>9}   {v['good_as_good']:>12}{v['good_as_worn']:>9}"
+            f"{row:{width}}{numbers}   {v['worn_as_worn']:>12}{v['worn_as_good']:>9}  "
+            f" {v['good_as_good']:>12}{v['good_as_worn']:>9}"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """What is on record of a run that was evaluated, for its report.
 
-run = told(Path("runs/mine"), "mine")      # run.lines is RUN/metrics.jsonl, run.evaluation RUN/evaluation.json
+# run.lines is RUN/metrics.jsonl, run.evaluation RUN/evaluation.json
+run = told(Path("runs/mine"), "mine")
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from depthdist.runs import Run, open_run
 
 @dataclass(frozen=True)
 class Told:
-    """What is on record of a run: its folder, run.json, what to call it, logged lines, and evaluation.json with null as NaN."""
+    """What is on record of a run: its folder, run.json, what to call it, logged lines, and
+    evaluation.json with null as NaN."""
 
     run: Run
     name: str
@@ -34,7 +36,8 @@ class Told:
         )
 
     def basis(self, row: str) -> str:
-        """What a fixed row follows from besides its name and the images: the base model, and how its output becomes millimetres."""
+        """What a fixed row follows from besides its name and the images: the base model, and how
+        its output becomes millimetres."""
         names = (
             ("near_mm", "far_mm", "target")
             if row.startswith("constant")
@@ -44,7 +47,8 @@ class Told:
 
 
 def told(folder: Path, name: str) -> Told:
-    """ValueError where the run or its evaluation is missing, or the evaluation is of another adapter than best/ now."""
+    """ValueError where the run or its evaluation is missing, or the evaluation is of another
+    adapter than best/ now."""
     run, path = open_run(folder), folder / "evaluation.json"
     if not path.exists():
         raise ValueError(
@@ -65,17 +69,22 @@ def told(folder: Path, name: str) -> Told:
         found.row
     except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
         raise ValueError(
-            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it again"
+            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it"
+            " again"
         ) from None
     if adapter != json.loads(json.dumps(asdict(read_record(folder / "best")))):
         raise ValueError(
-            f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again"
+            f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step"
+            f" {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again"
         )
     return found
 
 
 def _logged(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that a crash cut off is left out, none where the file is missing."""
+    """The lines of metrics.jsonl.
+
+    One that a crash cut off is left out, none where the file is missing.
+    """
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

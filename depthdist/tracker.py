@@ -1,7 +1,10 @@
-"""What a run leaves behind for people: metrics.jsonl, TensorBoard, pictures, and one progress line. Rank 0 writes, others do nothing.
+"""What a run leaves behind for people: metrics.jsonl, TensorBoard, pictures, and one progress line.
+
+Rank 0 writes, others do nothing.
 
 runs/NAME/run.json         settings, what followed from them, versions
-runs/NAME/metrics.jsonl    one JSON object a logged step or evaluation: {"step": 6, "epoch": 1, "eval/loss": 0.11, ...}
+runs/NAME/metrics.jsonl    one JSON object a logged step or evaluation: {"step": 6, "epoch": 1,
+                           "eval/loss": 0.11, ...}
 runs/NAME/tensorboard/     the same numbers, and the pictures
 """
 
@@ -20,12 +23,14 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is a file and no terminal
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` so that the file is whole or as it was; numbers that are not finite become null, which any reader takes."""
+    """Write `content` so that the file is whole or as it was.
+
+    Numbers that are not finite become null, which any reader takes.
+    """
     fresh = path.with_name(path.name + ".tmp")
     try:
         fresh.write_text(json.dumps(_finite(content), indent=1) + "\n")
@@ -35,7 +40,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class Tracker:
-    """The log of one run. `step` is where a resumed run goes on: later lines of the interrupted one are dropped; None: it begins.
+    """The log of one run.
+
+    `step` is where a resumed run goes on: later lines of the interrupted one are dropped; None: it
+    begins.
 
     total  optimizer steps of the whole run, for the progress line's ETA
     """
@@ -69,7 +77,10 @@ class Tracker:
         self.shown_at = time.monotonic()
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl and one point of each curve. A value that is not finite is written as null."""
+        """One line of metrics.jsonl and one point of each curve.
+
+        A value that is not finite is written as null.
+        """
         if not self.active:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -2,9 +2,9 @@
 
     deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data data/tires --run runs/first
 
-Every epoch is evaluated; rank 0 keeps the best adapter in RUN/best and all that a restart needs in RUN/last. What comes out
-depends on the data, the settings and the seed alone: not on ranks, micro-batches, or where the run was stopped.
-"""
+Every epoch is evaluated; rank 0 keeps the best adapter in RUN/best and all that a restart needs in
+RUN/last. What comes out depends on the data, the settings and the seed alone: not on ranks,
+micro-batches, or where the run was stopped."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def dry_run(settings: Settings) -> None:
     ]
     if settings.engine.micro_batch == "auto":
         lines.append(
-            "micro-batch  the largest that fits is found when training starts; shown is the largest that the global batch allows"
+            "micro-batch  the largest that fits is found when training starts; shown is the largest"
+            " that the global batch allows"
         )
     lines += [
         f"setting      {name} = {value}"
@@ -104,7 +105,7 @@ def dry_run(settings: Settings) -> None:
     print("\n".join([*lines, *remarks, "dry run: nothing was computed or written"]))
 
 
-# ------------------------------------------------------------------------------------------------------- the job
+# ------------------------------------------------------------------------------------------ the job
 
 
 def train(settings: Settings, world: World) -> None:
@@ -112,7 +113,8 @@ def train(settings: Settings, world: World) -> None:
     dataset = open_dataset(settings.data)
     if from_rank_0(dataset.sha256) != dataset.sha256:
         raise ValueError(
-            f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node needs the same shards"
+            f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node"
+            " needs the same shards"
         )
     bounds, (ds_config, remarks) = (
         training_bounds(dataset)._replace(scale=settings.model.target),
@@ -188,7 +190,8 @@ def train(settings: Settings, world: World) -> None:
             )
     if state.best_epoch and not from_rank_0((run / "best" / ADAPTER).exists()):
         raise ValueError(
-            f"{run}/best: the best adapter so far is gone; remove {run} to begin anew, or put it back"
+            f"{run}/best: the best adapter so far is gone; remove {run} to begin anew, or put it"
+            " back"
         )
 
     facts = derived(dataset, plan, loader, model, settings.train.epochs, engine.precision)
@@ -225,9 +228,8 @@ def train(settings: Settings, world: World) -> None:
         *describe(facts),
         *(
             [
-                "calibrated   output x {:.4g} + {:.4g}, which explains {:.0%} of the targets' variance".format(
-                    *state.line
-                )
+                "calibrated   output x {:.4g} + {:.4g}, which explains {:.0%} of the targets'"
+                " variance".format(*state.line)
             ]
             if state.line
             else []
@@ -238,7 +240,8 @@ def train(settings: Settings, world: World) -> None:
     try:
         if finished and from_rank_0(tracker.holds("best/loss")):
             tracker.say(
-                f"{run} is finished: {state.epoch} epochs, best eval {settings.schedule.best_by} {state.best:.4f} at epoch {state.best_epoch}. More --epochs would go on"
+                f"{run} is finished: {state.epoch} epochs, best eval {settings.schedule.best_by}"
+                f" {state.best:.4f} at epoch {state.best_epoch}. More --epochs would go on"
             )
             return
         if not engine_state:
@@ -249,7 +252,8 @@ def train(settings: Settings, world: World) -> None:
         training.finish()
     except torch.OutOfMemoryError as err:
         raise ValueError(
-            f"out of memory with micro-batches of {plan.micro_batch}: try --micro-batch auto, --checkpointing, or smaller pictures ({str(err)[:120]})"
+            f"out of memory with micro-batches of {plan.micro_batch}: try --micro-batch auto,"
+            f" --checkpointing, or smaller pictures ({str(err)[:120]})"
         ) from err
     finally:
         tracker.close()
@@ -270,7 +274,8 @@ def resume(
         return {}, {}, TrainState()
     if world.rank == 0:
         print(
-            f"going on     from {found[2]}: step {values['train']['step']}, {values['train']['epoch']} epochs finished, {len(tensors)} tensors",
+            f"going on     from {found[2]}: step {values['train']['step']},"
+            f" {values['train']['epoch']} epochs finished, {len(tensors)} tensors",
             flush=True,
         )
         if source != run and (source / "best").exists():

@@ -1,9 +1,7 @@
 """One run at work: its loop, its evaluations, and what it keeps.
 
-training = Training(settings, world, dataset, loader, plan, bounds, model, engine, ema, check, state, run, tracker)
-training.run_to_the_end(request)
-training.finish()
-"""
+training = Training(settings, world, dataset, loader, plan, bounds, model, engine, ema, check,
+state, run, tracker) training.run_to_the_end(request) training.finish()"""
 
 from __future__ import annotations
 
@@ -87,7 +85,8 @@ class Training:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to train: the epochs are done, or there was no new best for --patience of them."""
+        """Whether nothing is left to train: the epochs are done, or there was no new best for
+        --patience of them."""
         waited = self.state.epoch - self.state.best_epoch
         return self.state.epoch >= self.settings.train.epochs or bool(
             self.state.best_epoch and 0 < self.settings.schedule.patience <= waited
@@ -125,7 +124,8 @@ class Training:
                 self.tracker.log(state.step, state.epoch, {"data/damaged": len(lost)})
             if self.engine.grad_norm == 0:
                 self.warn(
-                    "the gradient is 0: the network gives the same everywhere and learns no more; start again with a smaller --lr"
+                    "the gradient is 0: the network gives the same everywhere and learns no more;"
+                    " start again with a smaller --lr"
                 )
             if start_weights and state.step > 1:
                 self.warn(advice.nothing_moved(start_weights, self.engine.masters()))
@@ -136,7 +136,10 @@ class Training:
                 self.leave_if_asked(request)
 
     def take_step(self, batches: Iterator[Packed], speed: Speed, request: StopRequest) -> None:
-        """One optimizer step: all micro-batches of a global batch. Leaves `state` after it, and saved where that is due."""
+        """One optimizer step: all micro-batches of a global batch.
+
+        Leaves `state` after it, and saved where that is due.
+        """
         state, engine, settings = self.state, self.engine, self.settings.keep
         self.model.train()
         logged = (state.step + 1) % settings.log_every == 0
@@ -201,7 +204,10 @@ class Training:
                 self.leave(request)
 
     def stop_unless_finite(self, value: float, seen: list[tuple[list[str], Tensor]]) -> None:
-        """ValueError, before any weight is saved, where a loss or a gradient is no number; it names the samples."""
+        """ValueError, before any weight is saved, where a loss or a gradient is no number.
+
+        It names the samples.
+        """
         if math.isfinite(value):
             return
         mine = [
@@ -217,11 +223,15 @@ class Training:
             else f"the gradient is {value} although the loss is finite"
         )
         raise ValueError(
-            f"step {self.state.step + 1}: {what}; the last saved state is from before it. Look at these samples, or try a smaller --lr"
+            f"step {self.state.step + 1}: {what}; the last saved state is from before it. Look at"
+            " these samples, or try a smaller --lr"
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Each loss of a micro-batch, (B,), at the truth's own size. Dropout is drawn from (seed, epoch, sample)."""
+        """Each loss of a micro-batch, (B,), at the truth's own size.
+
+        Dropout is drawn from (seed, epoch, sample).
+        """
         target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
         draws = draw_keys(self.settings.train.seed, batch.group.epoch, batch.samples).to(
             batch.rgb.device
@@ -273,7 +283,8 @@ class Training:
 
     @torch.no_grad()
     def draw(self) -> None:
-        """RGB | truth | prediction | error of the same validation samples, evenly spread, in TensorBoard."""
+        """RGB | truth | prediction | error of the same validation samples, evenly spread, in
+        TensorBoard."""
         num, count = self.dataset.count("val"), self.settings.keep.pictures
         for i in sorted({k * num // max(count, 1) for k in range(min(count, num))}):
             batch = self.loader.samples("val", [i]).to(self.world.device)
@@ -298,11 +309,13 @@ class Training:
         self.tracker.log(self.state.step, self.state.epoch, {"eval/precision_mm": off_mm})
         if off_mm > LIMIT_MM:
             self.warn(
-                f"{self.engine.precision} moves a depth by up to {off_mm:.2f} mm against float32 (step {self.state.step}, one validation sample)"
+                f"{self.engine.precision} moves a depth by up to {off_mm:.2f} mm against float32"
+                f" (step {self.state.step}, one validation sample)"
             )
 
     def near_duplicates(self) -> str | None:
-        """What rank 0 says of validation pictures that the training set has too, of 256 and 64 pictures at most."""
+        """What rank 0 says of validation pictures that the training set has too, of 256 and 64
+        pictures at most."""
         if self.world.rank:
             return None
         seen = {}
@@ -337,7 +350,8 @@ class Training:
         if is_best:
             state.best, state.best_epoch = scores[name], state.epoch
         self.tracker.say(
-            f"epoch {state.epoch}/{self.settings.train.epochs}: {brief(scores)}{'  (best)' if is_best else ''}"
+            f"epoch {state.epoch}/{self.settings.train.epochs}:"
+            f" {brief(scores)}{'  (best)' if is_best else ''}"
         )
         weights = self.ema.weights if self.ema else self.engine.masters()
         if is_best and self.world.rank == 0:
@@ -376,11 +390,13 @@ class Training:
         self.save()
         name = next(signal for signal in from_all_ranks(request.signal) if signal)
         raise Stopped(
-            f"stopped by {name} at step {self.state.step} of {self.total}, saved in {self.run}/last; the same command goes on"
+            f"stopped by {name} at step {self.state.step} of {self.total}, saved in"
+            f" {self.run}/last; the same command goes on"
         )
 
     def finish(self) -> None:
-        """Restore the best adapter from the disk, as a later user will, score it, and print the table."""
+        """Restore the best adapter from the disk, as a later user will, score it, and print the
+        table."""
         state, run = self.state, self.run
         from_rank_0(None)  # it may still be writing
         best, _ = load_adapter(run / "best")
@@ -389,9 +405,9 @@ class Training:
         row = f"best adapter, epoch {state.best_epoch}"
         before = "calibrated, before training" if state.line else UNTRAINED
         rows = {
-            f"constant {mean_mm:.0f} mm": self.scores(constant(mean_mm, self.bounds))[
-                "none"
-            ].means(),
+            f"constant {mean_mm:.0f} mm": (
+                self.scores(constant(mean_mm, self.bounds))["none"].means()
+            ),
             before: state.before["none"],
             f"{before}, disparity-aligned": state.before["disparity"],
             row: self.scores(network(best))["none"].means(),
@@ -408,7 +424,8 @@ class Training:
         self.tracker.say(f"\n{table(rows)}\n{FOOTNOTE}\n")
         if state.epoch < self.settings.train.epochs:
             self.tracker.say(
-                f"stopped early: no better eval {self.settings.schedule.best_by} for {state.epoch - state.best_epoch} epochs (--patience)"
+                f"stopped early: no better eval {self.settings.schedule.best_by} for"
+                f" {state.epoch - state.best_epoch} epochs (--patience)"
             )
         batch = self.loader.samples("val", [0]).to(self.world.device)
         target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
@@ -424,5 +441,6 @@ class Training:
             )
         )
         self.tracker.say(
-            f"adapter      {run}/best\ncurves       tensorboard --logdir {run.parent}\nnext         python launch/evaluate.py --run {run}"
+            f"adapter      {run}/best\ncurves       tensorboard --logdir {run.parent}\nnext        "
+            f" python launch/evaluate.py --run {run}"
         )

@@ -1,13 +1,16 @@
-"""How a run of several ranks ends when one of them fails: on all ranks, within seconds, with its error last on the screen.
+"""How a run of several ranks ends when one of them fails: on all ranks, within seconds, with its
+error last on the screen.
 
-    watch = Watch(rank, size, store, patience)      # a thread, from when the ranks met until `part`, when all are done
-    shown = watch.judge(err, 2, "bad shard")        # this rank failed: is its error the first, or does it follow from another's?
+    # a thread, from when the ranks met until `part`, when all are done
+    watch = Watch(rank, size, store, patience)
+    # this rank failed: is its error the first, or does it follow from another's?
+    shown = watch.judge(err, 2, "bad shard")
     watch.end()                                     # repeat the first error, and leave
 
-A rank that fails leaves a word in the store where the ranks met. Every rank's Watch looks for such a word, and for processes of its
-machine that are gone without one: when a rank is killed, the others leave a word for it. Whoever finds one ends, soon, also where
-its main thread waits for the others in vain; one rank on each machine repeats it.
-"""
+A rank that fails leaves a word in the store where the ranks met. Every rank's Watch looks for such
+a word, and for processes of its machine that are gone without one: when a rank is killed, the
+others leave a word for it. Whoever finds one ends, soon, also where its main thread waits for the
+others in vain; one rank on each machine repeats it."""
 
 from __future__ import annotations
 
@@ -30,12 +33,15 @@ import torch.distributed as dist
 POLL, GRACE = (
     0.25,
     4.0,
-)  # seconds: between two looks at the other ranks; for a rank to end by itself when it hears that another failed
+    # seconds: between two looks at the other ranks; for a rank to end by itself when it hears that
+    # another failed
+)
 GONE = "gone without a word: killed, out of memory?"
 
 
 class Word(NamedTuple):
-    """What a rank leaves when it fails, or others leave for it: its exit code, and its error in one line."""
+    """What a rank leaves when it fails, or others leave for it: its exit code, and its error in one
+    line."""
 
     rank: int
     code: int
@@ -49,15 +55,16 @@ class Watch(threading.Thread):
     store       of this meeting alone, and not used elsewhere in this process
     patience    seconds that a rank waits for the others
 
-    In the store: `who/R` where rank R runs; `word` the first failure; `heard/R` R knows it; `call` somebody misses a rank;
-    `here/R` R is not the one; `done/R` R waits for all to be done; `left/R` R watches no more.
-    """
+    In the store: `who/R` where rank R runs; `word` the first failure; `heard/R` R knows it; `call`
+    somebody misses a rank; `here/R` R is not the one; `done/R` R waits for all to be done; `left/R`
+    R watches no more."""
 
     def __init__(self, rank: int, size: int, store: dist.Store, patience: float):
         super().__init__(daemon=True)
         self.rank, self.size, self.store, self.patience = rank, size, store, patience
         self.word, self.parted, self.ending = None, threading.Event(), threading.Lock()
-        # a process id means something to those that see the same processes: of one machine since it started, in the same container
+        # a process id means something to those that see the same processes: of one machine since it
+        # started, in the same container
         here = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink(
             "/proc/self/ns/pid"
         )
@@ -103,7 +110,8 @@ class Watch(threading.Thread):
         self.store.set(f"heard/{self.rank}", "")
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
-        """How to show this rank's own error, of that text: "" where it only follows from another rank's end, or another rank has said the same."""
+        """How to show this rank's own error, of that text: "" where it only follows from another
+        rank's end, or another rank has said the same."""
         waited = _waited(err)
         if waited:
             why = re.sub(r"^\[\S+\] ", "", one_line(waited))  # without the place in gloo's source
@@ -120,7 +128,10 @@ class Watch(threading.Thread):
         return text if first or not (waited or same) else ""
 
     def _find(self) -> None:
-        """Wait for the word of the rank that is missing; leave one for a rank that does not even say that it is here."""
+        """Wait for the word of the rank that is missing.
+
+        Leave one for a rank that does not even say that it is here.
+        """
         deadline = time.monotonic() + GRACE
         try:
             if not self.look():
@@ -133,7 +144,8 @@ class Watch(threading.Thread):
             self.look()
 
     def end(self) -> NoReturn:
-        """Leave the run that failed, with its word last on the screen: at once, as the interpreter's own end would wait for threads and for NCCL."""
+        """Leave the run that failed, with its word last on the screen: at once, as the
+        interpreter's own end would wait for threads and for NCCL."""
         self.ending.acquire()  # never released: one thread ends this process
         line = f"{self.names[self.word.rank]}: {self.word.text}"
         if self.rank == min(set(self.pids) - {self.word.rank}, default=None):
@@ -146,11 +158,15 @@ class Watch(threading.Thread):
         os._exit(self.word.code)
 
     def part(self) -> None:
-        """Wait until all are done, and watch no more. Rank 0 leaves last, as the store ends with it."""
+        """Wait until all are done, and watch no more.
+
+        Rank 0 leaves last, as the store ends with it.
+        """
         self.store.set(f"done/{self.rank}", "")
         if lost := self._await("done", range(self.size), self.patience):
             raise ValueError(
-                f"all is done, but after {self.patience:g} s not on {self.names[lost[0]]}; DEPTHDIST_TIMEOUT in the environment waits longer"
+                f"all is done, but after {self.patience:g} s not on {self.names[lost[0]]};"
+                " DEPTHDIST_TIMEOUT in the environment waits longer"
             )
         self.parted.set()
         self.join()
@@ -170,7 +186,10 @@ class Watch(threading.Thread):
         return lacking
 
     def _terminated(self, number: int, frame: Any) -> None:
-        """SIGTERM: mostly a launcher's, which ends the others after one failed; then this rank ends anyway. Else somebody wants the run to end."""
+        """SIGTERM: mostly a launcher's, which ends the others after one failed.
+
+        Then this rank ends anyway. Else somebody wants the run to end.
+        """
         if not self.look():
             self.leave(self.rank, 128 + number, "stopped by SIGTERM")
             self.end()
@@ -184,7 +203,8 @@ def _runs(pid: int) -> bool:
 
 
 def _waited(err: BaseException | None) -> BaseException | None:
-    """The failed exchange between ranks that the error is, or came from. gloo's are RuntimeErrors like any other."""
+    """The failed exchange between ranks that the error is, or came from. gloo's are RuntimeErrors
+    like any other."""
     while err and not (
         isinstance(err, RuntimeError)
         and (
@@ -197,7 +217,8 @@ def _waited(err: BaseException | None) -> BaseException | None:
 
 
 def _where(err: BaseException) -> str:
-    """Our functions that the error came through, such as `keep > sum_over_ranks`: what was waited for."""
+    """Our functions that the error came through, such as `keep > sum_over_ranks`: what was waited
+    for."""
     names = [
         frame.name
         for frame in traceback.extract_tb(err.__traceback__)

@@ -1,6 +1,6 @@
 """The ranks of a run: how they meet, what they tell each other, and how they part.
 
-    world = start()                       # World(rank, size, device); without a launcher a world of one
+    world = start()  # World(rank, size, device); without a launcher a world of one
     totals = sum_over_ranks([loss, count])
     stop()                                # all leave together
 
@@ -40,7 +40,9 @@ from depthdist.config import (
 from depthdist.watch import Watch, one_line
 
 slurm.adopt()
-AGAIN = 5.0  # seconds from a SIGTERM until another one is another wish: when a process group gets it, its launcher sends it once more
+# seconds from a SIGTERM until another one is another wish: when a process group gets it, its
+# launcher sends it once more
+AGAIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def world_size() -> int:
 
 
 def patience() -> float:
-    """Seconds that a rank waits for the others, to meet and in each exchange; DEPTHDIST_TIMEOUT in the environment sets it."""
+    """Seconds that a rank waits for the others, to meet and in each exchange.
+
+    DEPTHDIST_TIMEOUT in the environment sets it.
+    """
     text = os.environ.get("DEPTHDIST_TIMEOUT", "600")
     try:
         seconds = float(text)
@@ -97,17 +102,21 @@ def start() -> World:
     else:
         if local >= accelerator.device_count():
             raise ValueError(
-                f"process {local} of this machine sees {accelerator.device_count()} devices; expected all of the machine in every process, one for each"
+                f"process {local} of this machine sees {accelerator.device_count()} devices;"
+                " expected all of the machine in every process, one for each"
             )
         accelerator.set_device(local)
         device = torch.device(accelerator.device_name(local))
-    # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler, for 2 MB of gradients
+    # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler,
+    # for 2 MB of gradients
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend, limit = accelerator.communication_backend_name(), timedelta(seconds=patience())
     try:
         if (
             world_size() > 1
-        ):  # DeepSpeed would meet here too, but a second time under torchrun it would find the addresses of the first
+            # DeepSpeed would meet here too, but a second time under torchrun it would find the
+            # addresses of the first
+        ):
             store, rank, size = next(rendezvous("env://", timeout=limit))
             store = dist.PrefixStore(_meeting(store, rank, size), store)
             dist.init_process_group(
@@ -124,16 +133,20 @@ def start() -> World:
         )
     except RuntimeError as err:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        hint = "did every node start, and is another run using the port? Give the launcher another --master_port"
+        hint = (
+            "did every node start, and is another run using the port? Give the launcher another"
+            " --master_port"
+        )
         raise ValueError(f"the ranks cannot meet at {address}; {hint} ({one_line(err)})") from err
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
 def _meeting(store: dist.Store, rank: int, size: int) -> str:
-    """A name for this meeting that all ranks agree on, and that none of an earlier meeting in the same store can have meant.
+    """A name for this meeting that all ranks agree on, and that none of an earlier meeting in the
+    same store can have meant.
 
-    When torchrun starts its ranks again, the store holds what the former ones wrote, and every node counts restarts by itself.
-    """
+    When torchrun starts its ranks again, the store holds what the former ones wrote, and every node
+    counts restarts by itself."""
     me = uuid.uuid4().hex
     if rank == 0:
         store.set("meeting", me)
@@ -189,13 +202,14 @@ def from_rank_0(value: Any) -> Any:
 
 
 class StopRequest:
-    """A wish from outside that the run should save and end: `signal` is "SIGTERM" or "SIGUSR1" from then on, and "" before.
+    """A wish from outside that the run should save and end: `signal` is "SIGTERM" or "SIGUSR1" from
+    then on, and "" before.
 
         with StopRequest() as request:
-            ...                                   # now and then: if any rank has request.signal, save, then raise Stopped(...)
+            ...  # now and then: if any rank has request.signal, save, then raise Stopped(...)
 
-    Who asks with SIGTERM again gets what the first would have done without this. Only for the main thread.
-    """
+    Who asks with SIGTERM again gets what the first would have done without this. Only for the main
+    thread."""
 
     signal, since = "", math.inf
 

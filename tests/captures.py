@@ -1,4 +1,7 @@
-"""Small raw captures for tests: a tilted plane with holes, seen through a known pinhole; and shards of them."""
+"""Small raw captures for tests: a tilted plane with holes, seen through a known pinhole.
+
+And shards of them.
+"""
 
 import sys
 from pathlib import Path
@@ -19,7 +22,8 @@ SMALL = {"size": Size(28, 42), "workers": 1}
 
 
 def capture(seed: int = 0, size: tuple[int, int] = (30, 40)) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm: fx 50, fy 60, cx 21, cy 14, about 1000 mm away, some holes."""
+    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm: fx 50, fy 60, cx 21, cy 14, about 1000 mm
+    away, some holes."""
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (*size, 3), np.uint8)
     row, column = np.mgrid[: size[0], : size[1]] + 0.5

@@ -1,4 +1,5 @@
-"""For all tests: Ctrl-C works in the processes they start, also where the tests themselves run in the background."""
+"""For all tests: Ctrl-C works in the processes they start, also where the tests themselves run in
+the background."""
 
 import signal
 
@@ -20,7 +21,8 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files begin, so that the last of them does not keep one worker busy while the other waits."""
+    """The longest files begin, so that the last of them does not keep one worker busy while the
+    other waits."""
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
@@ -40,7 +42,10 @@ def quietly_on_one_thread():
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """No worker processes in sharding: starting them costs a second a test; the command's tests use them."""
+    """No worker processes in sharding: starting them costs a second a test.
+
+    The command's tests use them.
+    """
     from depthdist.shards.writer import write_shard
 
     monkeypatch.setattr(
@@ -50,7 +55,10 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Shards of 7 samples for training and 2 for validation; modules that need others have their own."""
+    """Shards of 7 samples for training and 2 for validation.
+
+    Modules that need others have their own.
+    """
     from ranks import make_shards
 
     return make_shards(tmp_path_factory.mktemp("data"), 9)

@@ -1,7 +1,8 @@
 """Loaders of small shards, and what tests compare of their batches.
 
 source = loader(data, threads=2)                       # of the fixtures below, or of make(tmp_path)
-exact(taken(source.evaluate("train", 1, 0, 1)))        # all that the batches hold; source.told is what it said of damage
+# all that the batches hold; source.told is what it said of damage
+exact(taken(source.evaluate("train", 1, 0, 1)))
 """
 
 import shutil
@@ -45,7 +46,8 @@ def one_shard(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two datasets of one shard with 4 training samples each, which have the same keys and other depth steps."""
+    """Two datasets of one shard with 4 training samples each, which have the same keys and other
+    depth steps."""
     return make(tmp_path_factory.mktemp("a")), make(tmp_path_factory.mktemp("b"), 100, far=2500.0)
 
 

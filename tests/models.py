@@ -1,4 +1,5 @@
-"""Small models for tests: a DA-V2 as a folder, with weights that let the picture through, trained in every way there is.
+"""Small models for tests: a DA-V2 as a folder, with weights that let the picture through, trained
+in every way there is.
 
 folder = save_dav2(tmp_path / "da-v2")
 model = trained(folder, "conv + dora")
@@ -28,10 +29,19 @@ WAYS = {
     "calibrated + decoder": {"decoder": "trained", "calibrated": True},
 }
 PROCESSOR = {
-    "image_processor_type": "DPTImageProcessor", "do_resize": True, "size": {"height": 518, "width": 518}, "keep_aspect_ratio": True,
-    "ensure_multiple_of": 14, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-    "image_mean": [0.4, 0.45, 0.5], "image_std": [0.2, 0.25, 0.3], "do_pad": False,
-}  # fmt: skip
+    "image_processor_type": "DPTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 518, "width": 518},
+    "keep_aspect_ratio": True,
+    "ensure_multiple_of": 14,
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.4, 0.45, 0.5],
+    "image_std": [0.2, 0.25, 0.3],
+    "do_pad": False,
+}
 
 
 def pictures(batch: int = 2, size: tuple[int, int] = (28, 42), seed: int = 0) -> torch.Tensor:
@@ -42,7 +52,8 @@ def pictures(batch: int = 2, size: tuple[int, int] = (28, 42), seed: int = 0) ->
 
 
 def lively(model):
-    """The model with weights that let the picture through: an untrained decoder gives nearly the same everywhere."""
+    """The model with weights that let the picture through: an untrained decoder gives nearly the
+    same everywhere."""
     with torch.no_grad():
         for tensor in (t for t in [*model.parameters(), *model.net.buffers()] if t.dim() > 1):
             tensor.normal_(
@@ -53,7 +64,8 @@ def lively(model):
 
 
 def save_dav2(folder: Path, ends_in: str = "relu") -> Path:
-    """A whole DA-V2 in Hugging Face format of the size of `tiny`, with a mean and standard deviation of its own."""
+    """A whole DA-V2 in Hugging Face format of the size of `tiny`, with a mean and standard
+    deviation of its own."""
     net = lively(load_base("tiny")).net
     if ends_in == "relu":
         net.config.depth_estimation_type = "relative"
@@ -68,13 +80,24 @@ def dav2_small():
     hidden = 384
     layers, neck, fusion = DECODERS[hidden]
     backbone = Dinov2Config(
-        image_size=518, patch_size=14, hidden_size=hidden, num_attention_heads=6, num_hidden_layers=12,
-        out_indices=layers, reshape_hidden_states=False, apply_layernorm=True,
-    )  # fmt: skip
+        image_size=518,
+        patch_size=14,
+        hidden_size=hidden,
+        num_attention_heads=6,
+        num_hidden_layers=12,
+        out_indices=layers,
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
     config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=hidden, patch_size=14, neck_hidden_sizes=neck,
-        fusion_hidden_size=fusion, head_in_index=-1, head_hidden_size=32,
-    )  # fmt: skip
+        backbone_config=backbone,
+        reassemble_hidden_size=hidden,
+        patch_size=14,
+        neck_hidden_sizes=neck,
+        fusion_hidden_size=fusion,
+        head_in_index=-1,
+        head_hidden_size=32,
+    )
     with torch.device("meta"):  # its own start takes five seconds
         net = DepthAnythingForDepthEstimation(config)
     net.to_empty(device="cpu")

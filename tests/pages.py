@@ -1,4 +1,5 @@
-"""A report's page as a reader meets it: `text = read(path)`, once it is known that the page needs no other file."""
+"""A report's page as a reader meets it: `text = read(path)`, once it is known that the page needs
+no other file."""
 
 import re
 from html.parser import HTMLParser

@@ -1,13 +1,17 @@
-"""Commands as a person types them: in this process, which is quick, or on several ranks through the real launcher.
+"""Commands as a person types them: in this process, which is quick, or on several ranks through the
+real launcher.
 
     done = command("launch/train.py", "--data", data, ...)          # done.code, done.out, done.err
-    launch = Launch(2, "launch/train.py", "--data", data, ...)      # deepspeed --num_accelerators 2 launch/train.py ...
-    launch = on_ranks(2, function, tmp_path, "its", "words")        # function(*words) on each rank; it imports what it needs
-    first, second = on_srun(2, script(function, tmp_path), "its")   # the same without a launcher, each rank for itself
-    done = launch.done()                                            # waits for it; launch.kill() does not
+    # deepspeed --num_accelerators 2 launch/train.py ...
+    launch = Launch(2, "launch/train.py", "--data", data, ...)
+    # function(*words) on each rank; it imports what it needs
+    launch = on_ranks(2, function, tmp_path, "its", "words")
+    # the same without a launcher, each rank for itself
+    first, second = on_srun(2, script(function, tmp_path), "its")
+    done = launch.done()  # waits for it; launch.kill() does not
 
-Everything is on the CPU and one thread a process: pools of threads wait for one another when other work shares the cores.
-"""
+Everything is on the CPU and one thread a process: pools of threads wait for one another when other
+work shares the cores."""
 
 import contextlib
 import functools
@@ -50,7 +54,8 @@ class Done(NamedTuple):
 
 
 def command(script: str, *words: Any) -> Done:
-    """The script of that name in this process, with `words` on its command line, from the repository's root or where we are."""
+    """The script of that name in this process, with `words` on its command line, from the
+    repository's root or where we are."""
     import depthdist.train  # noqa: F401
 
     joined()
@@ -90,7 +95,10 @@ def free_port() -> int:
 
 
 class Typed:
-    """A command, typed in the repository's root and at work from now on; `env` is added to its environment."""
+    """A command, typed in the repository's root and at work from now on.
+
+    `env` is added to its environment.
+    """
 
     def __init__(self, *words: Any, **env: Any):
         self.files = (
@@ -143,9 +151,13 @@ def on_srun(ranks: int, *words: Any, **env: Any) -> list[Typed]:
 
 
 def script(function, folder: Path) -> Path:
-    """A file that calls `function` with its command line's words: it gets text, and finds nothing of its module."""
+    """A file that calls `function` with its command line's words: it gets text, and finds nothing
+    of its module."""
     path = folder / f"{function.__name__}.py"
-    call = f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*(word for word in sys.argv[1:] if not word.startswith('--local_rank')))\n"
+    call = (
+        f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*(word"
+        " for word in sys.argv[1:] if not word.startswith('--local_rank')))\n"
+    )
     path.write_text(textwrap.dedent(inspect.getsource(function)) + call)
     return path
 
@@ -155,11 +167,13 @@ def on_ranks(ranks: int, function, folder: Path, *words: Any) -> Launch:
     return Launch(ranks, script(function, folder), *words)
 
 
-# ---------------------------------------------------------------------------------------- small data, settings, runs
+# ----------------------------------------------------------------------- small data, settings, runs
 
 
 def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
-    """FOLDER/shards of FOLDER/raw, which is made where it is missing. 14 captures are 11 for training and 3 for validation.
+    """FOLDER/shards of FOLDER/raw, which is made where it is missing.
+
+    14 captures are 11 for training and 3 for validation.
 
     Pictures are stored without loss, so that what was captured is what is compared.
     """
@@ -192,7 +206,8 @@ def make_loader(data: Path, **settings: Any):
 
 
 def make_model(folder: Path) -> Path:
-    """A small DA-V2 in Hugging Face format, whose decoder counts as pretrained and whose depth differs widely from pixel to pixel."""
+    """A small DA-V2 in Hugging Face format, whose decoder counts as pretrained and whose depth
+    differs widely from pixel to pixel."""
     import torch
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 

@@ -21,11 +21,12 @@ def one_line(text, *said):
     return True
 
 
-# ------------------------------------------------------------------------------------------------------- budget
+# ------------------------------------------------------------------------------------------- budget
 
 
 def curve(speed, epochs=15, floor=0.05):
-    """Eval losses that fall exponentially with the learning rate spent: the recipe's linear decay spends 1 - (1 - t)^2 of it."""
+    """Eval losses that fall exponentially with the learning rate spent: the recipe's linear decay
+    spends 1 - (1 - t)^2 of it."""
     return [
         floor + 1.26 * math.exp(-speed * (1 - (1 - epoch / epochs) ** 2))
         for epoch in range(epochs + 1)
@@ -84,15 +85,15 @@ def test_three_evaluations_are_enough():
     )
 
 
-# ------------------------------------------------------------------------------------------------------- nothing moved
+# ------------------------------------------------------------------------------------ nothing moved
 
 
 def weights(scale=0.05):
     generator = torch.Generator().manual_seed(0)
     found = {
-        f"net.layer.{i}.lora_{ab}.default.weight": torch.randn(4, 6, generator=generator)
-        * scale
-        * (ab == "A")
+        f"net.layer.{i}.lora_{ab}.default.weight": (
+            torch.randn(4, 6, generator=generator) * scale * (ab == "A")
+        )
         for i in range(3)
         for ab in "AB"
     }
@@ -145,11 +146,12 @@ def test_one_moved_element_is_a_move_and_so_is_a_nan():
         assert nothing_moved(weights(), now) is None
 
 
-# ------------------------------------------------------------------------------------------------------- dominated
+# ---------------------------------------------------------------------------------------- dominated
 
 
 def loss_map(few, share, shape=(40, 50)):
-    """`few` pixels from row 30 on carry `share` of the loss together, the others the rest in equal parts."""
+    """`few` pixels from row 30 on carry `share` of the loss together, the others the rest in equal
+    parts."""
     found = torch.full(shape, (1 - share) / (shape[0] * shape[1] - few))
     found.view(-1)[30 * shape[1] : 30 * shape[1] + few] = share / few
     return found

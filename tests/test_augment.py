@@ -1,4 +1,5 @@
-"""Augmentation: off by default, a function of (seed, epoch, sample) alone, and each change as large as it says; depth stays true."""
+"""Augmentation: off by default, a function of (seed, epoch, sample) alone, and each change as large
+as it says; depth stays true."""
 
 import dataclasses
 import random
@@ -17,7 +18,8 @@ NOTHING = draw(AugmentSettings(), seed=0, epoch=0, sample=0)
 
 
 def picture(height=48, width=70, seed=0):
-    """(h, w, 3) uint8: slopes from dark to bright with a little texture, another one in each channel."""
+    """(h, w, 3) uint8: slopes from dark to bright with a little texture, another one in each
+    channel."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     slopes = np.stack([x, y, 1 - x], -1) * 225 + 10
     return (slopes + np.random.default_rng(seed).integers(0, 20, (height, width, 3))).astype(

@@ -1,4 +1,5 @@
-"""The benchmarks: on tiny data they run through, and that of the loaders notices when one does not deliver what it should."""
+"""The benchmarks: on tiny data they run through, and that of the loaders notices when one does not
+deliver what it should."""
 
 import json
 import sys
@@ -19,7 +20,10 @@ sys.path.append(str(ROOT))
 from tools import bench  # noqa: E402
 from tools.benchmarks import data, paths, step  # noqa: E402
 
-TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1 --raw-samples 0".split()
+TINY = (
+    "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1"
+    " --raw-samples 0".split()
+)
 
 
 def row(label: str = "ours", **changes) -> data.Row:

@@ -1,4 +1,5 @@
-"""A dataset that grows, is made by many processes, and survives being killed: always the same bytes as if nothing had happened."""
+"""A dataset that grows, is made by many processes, and survives being killed: always the same bytes
+as if nothing had happened."""
 
 import json
 import os
@@ -60,7 +61,7 @@ def more(raw: Path, count: int, hour: int) -> None:
         write_capture(raw / f"images/{stem}_color.png", raw / f"depth/{stem}_rawDepth.npy", 100 + i)
 
 
-# ------------------------------------------------------------------------------------------------------- append
+# ------------------------------------------------------------------------------------------- append
 
 
 def test_append_adds_new_captures_and_touches_no_old_shard(tmp_path, in_this_process):
@@ -197,7 +198,7 @@ def test_bad_new_captures_are_rejected_and_the_old_rejects_stay(tmp_path, in_thi
     assert sorted(lines) == ["alone.png", "odd.npy"] and index["rejects"] == 2 and verify(out) == []
 
 
-# ------------------------------------------------------------------------------------------------------- codecs, statistics
+# ------------------------------------------------------------------------------- codecs, statistics
 
 
 @pytest.mark.parametrize("codec", ["npy", "png"])
@@ -215,7 +216,7 @@ def test_each_depth_codec_gives_the_same_depth(tmp_path, in_this_process, codec)
         assert np.abs(found["depth"] * index.step_mm - z)[np.isfinite(z)].max() <= index.step_mm / 2
         np.testing.assert_array_equal(found["mask"], np.isfinite(z))
         if codec == "png":  # opens anywhere
-            (offset, size, _) = ref.members["depth.png"]
+            offset, size, _ = ref.members["depth.png"]
             (tmp_path / "depth.png").write_bytes(content[offset : offset + size])
             np.testing.assert_array_equal(
                 np.asarray(Image.open(tmp_path / "depth.png")), found["depth"]
@@ -235,7 +236,7 @@ def test_percentiles_are_numpys_to_a_bin_of_the_histogram(tmp_path, in_this_proc
     assert list(stats["percentiles_mm"]) == ["0.1", "1", "5", "50", "95", "99", "99.9"]
 
 
-# ------------------------------------------------------------------------------------------------------- many processes
+# ----------------------------------------------------------------------------------- many processes
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "torchrun", "srun"])
@@ -322,11 +323,14 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
     assert "rank 0: " in line and "is a file; expected a folder for the dataset" in line
 
 
-# ------------------------------------------------------------------------------------------------------- kill -9
+# ------------------------------------------------------------------------------------------ kill -9
 
 
 def killed_after(words: list[str], seconds: float) -> bool:
-    """Start the command in a group of its own and kill the whole group; whether it was still at work."""
+    """Start the command in a group of its own and kill the whole group.
+
+    Whether it was still at work.
+    """
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -343,7 +347,10 @@ def killed_after(words: list[str], seconds: float) -> bool:
 def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_not(
     tmp_path, append
 ):
-    """Each try is killed a little later than the start-up takes, at a drawn moment; what it left must be whole, and goes on."""
+    """Each try is killed a little later than the start-up takes, at a drawn moment.
+
+    What it left must be whole, and goes on.
+    """
     raw, out, start, whole, chance = (
         write_raw(tmp_path / "raw", 6),
         *(tmp_path / name for name in ("out", "start", "whole")),

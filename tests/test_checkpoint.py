@@ -1,4 +1,5 @@
-"""The adapter on disk: plain peft gives the same output, damage is refused in one line, a crash leaves what was there.
+"""The adapter on disk: plain peft gives the same output, damage is refused in one line, a crash
+leaves what was there.
 
 Runs as well where transformers is older than 5.18: python -m pytest tests/test_checkpoint.py
 """
@@ -96,7 +97,8 @@ def output(model):
 
 @pytest.fixture(scope="module", params=["whole", "fresh"])
 def saved(request, base, tmp_path_factory):
-    """(model, record, folder): a trained model and its adapter, on a whole DA-V2 and where the decoder was fresh."""
+    """(model, record, folder): a trained model and its adapter, on a whole DA-V2 and where the
+    decoder was fresh."""
     record = replace(RECORD, model=str(base) if request.param == "whole" else "tiny")
     model, folder = trained(record.model), tmp_path_factory.mktemp("run") / "best"
     save_adapter(model, masters(model), record, folder)
@@ -109,7 +111,7 @@ def damaged(saved, tmp_path):
     return shutil.copytree(saved[2], tmp_path / "best")
 
 
-# ------------------------------------------------------------------------------------------------------- round trip
+# --------------------------------------------------------------------------------------- round trip
 
 
 def test_our_own_loading_gives_the_same_output_and_record(saved):
@@ -145,7 +147,10 @@ def test_plain_peft_gives_the_same_output(saved):
 
 
 def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_path):
-    """Every weight that has a part in the output trains; what is kept is a base model for anybody, named as the hub's files name it."""
+    """Every weight that has a part in the output trains.
+
+    What is kept is a base model for anybody, named as the hub's files name it.
+    """
     model = with_lora(load_base(str(base)), LoraSettings(lora="none"), seed=0)
     idle = {n for n, p in load_base(str(base)).named_parameters() if p.requires_grad is False} - {
         n for n, p in model.named_parameters()
@@ -229,7 +234,8 @@ def test_the_configuration_is_pefts_own_and_fits_both_spellings(saved):
 
 
 def test_an_adapter_of_the_other_version_of_transformers_loads(saved, damaged):
-    """Whichever spelling is ours here, the file holds what the other writes: the keys are the same after respelling."""
+    """Whichever spelling is ours here, the file holds what the other writes: the keys are the same
+    after respelling."""
     stored = load_file(damaged / WEIGHTS)
     net = load_base("tiny").net
     ours_is_new = any(".attention.q_proj" in n for n, _ in net.named_modules())
@@ -267,7 +273,7 @@ def test_the_record_gives_bounds_and_size(saved):
         replace(record, far_mm=1.0).bounds
 
 
-# ------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def refused(folder, *said):
@@ -370,7 +376,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     refused(tmp_path / "best", str(tmp_path / "best"), "no adapter here")
 
 
-# ------------------------------------------------------------------------------------------------------- crashes
+# ------------------------------------------------------------------------------------------ crashes
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

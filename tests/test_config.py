@@ -1,4 +1,7 @@
-"""Settings: flags, files, help and messages; every promise over every settings dataclass of the project."""
+"""Settings: flags, files, help and messages.
+
+Every promise over every settings dataclass of the project.
+"""
 
 import argparse
 import dataclasses
@@ -29,7 +32,8 @@ from depthdist.serve import ServeSettings
 from depthdist.shards.plan import ShardSettings
 from depthdist.shards.remote import CacheSettings
 
-# Every settings dataclass, as a user could have set it: nothing at its default where the field's type allows another value.
+# Every settings dataclass, as a user could have set it: nothing at its default where the field's
+# type allows another value.
 CHANGED = [
     DataSettings(
         data=("some/where", "s3://else/where"), weights=(1.0, 0.5), size=Size(28, 42), threads=3
@@ -196,7 +200,7 @@ def json_file(tmp_path, content):
     return str(path)
 
 
-# ------------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------- values
 
 VALUES = [  # field, as a flag gives it, as JSON gives it, the value
     ("focal", "35", 35, 35.0),
@@ -275,7 +279,7 @@ def test_a_value_of_the_wrong_kind_is_one_line_that_says_what_was_expected(
         assert f"--{field} is {value!r}" in line and f"expected {expected}" in line
 
 
-# ------------------------------------------------------------------------------------------------------- where values come from
+# --------------------------------------------------------------------------- where values come from
 
 
 def test_defaults_then_the_file_then_flags(tmp_path):
@@ -325,7 +329,7 @@ def test_positionals_and_needed_fields():
     assert "--folder is missing" in line and "Where to." in line
 
 
-# ------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 
 
 def test_an_unknown_flag_names_those_that_are_near():
@@ -387,7 +391,7 @@ def test_a_flag_without_its_value_is_a_line_and_not_an_exit():
     assert "--focal" in problems("--focal")[0]
 
 
-# ------------------------------------------------------------------------------------------------------- help
+# --------------------------------------------------------------------------------------------- help
 
 
 def help_of(group, capsys):
@@ -482,7 +486,7 @@ def test_sentences_of_a_parent_are_found():
     assert sentences(Zoom) == {**sentences(LossSettings), "steps": "Steps."}
 
 
-# ------------------------------------------------------------------------------------------------------- round trip
+# --------------------------------------------------------------------------------------- round trip
 
 
 @pytest.mark.parametrize("settings", CHANGED, ids=lambda s: type(s).__name__)
@@ -510,7 +514,7 @@ def test_a_json_number_that_is_no_whole_number_is_one_line(number, tmp_path):
     assert "--blades is" in line
 
 
-# ------------------------------------------------------------------------------------------------------- presets
+# ------------------------------------------------------------------------------------------ presets
 
 PRESETS = ("mount", {"screw": {}, "bayonet": {"focal": 85.0, "blades": 9}})
 

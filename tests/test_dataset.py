@@ -1,4 +1,5 @@
-"""The data of a run: what may be opened, what mixed data is as a whole, and one line for everything that is wrong."""
+"""The data of a run: what may be opened, what mixed data is as a whole, and one line for everything
+that is wrong."""
 
 import json
 import pickle
@@ -28,7 +29,10 @@ def make(folder, first=0, count=4, **settings):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """One of 4 training samples in 2 shards; one of 6 with another depth step, 4 for training and 2 for validation, each a shard."""
+    """One of 4 training samples in 2 shards.
+
+    One of 6 with another depth step, 4 for training and 2 for validation, each a shard.
+    """
     folder = tmp_path_factory.mktemp("data")
     return make(folder / "a", shard_mb=0.02), make(
         folder / "b", 100, 6, far=2500.0, split="random", val=0.33, shard_mb=0.001
@@ -46,7 +50,7 @@ def refusal(*places, **settings):
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------- several as one
+# ----------------------------------------------------------------------------------- several as one
 
 
 def test_samples_are_counted_through_all_parts_that_have_the_split(places):
@@ -146,7 +150,7 @@ def test_a_dataset_goes_to_another_process_without_its_table(places):
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- where it lies
+# ------------------------------------------------------------------------------------ where it lies
 
 
 def test_a_file_url_and_a_relative_path_are_folders(places, monkeypatch):
@@ -200,7 +204,7 @@ def put(place):
     return "memory://tires"
 
 
-# ------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize("url", ["", "file://"])

@@ -1,4 +1,5 @@
-"""Depth in mm and its normalised inverse: hand-worked values, the round trip, what does not count, and an independent bicubic."""
+"""Depth in mm and its normalised inverse: hand-worked values, the round trip, what does not count,
+and an independent bicubic."""
 
 import math
 
@@ -119,11 +120,12 @@ def test_bounds_that_normalise_nothing_are_refused(bounds):
     assert BOUNDS.checked() is BOUNDS
 
 
-# ------------------------------------------------------------------------------------------------------- bicubic
+# ------------------------------------------------------------------------------------------ bicubic
 
 
 def cubic_weights(old, new):
-    """(new, old) float64: cubic convolution (Keys 1981) with a = -0.75, pixel centres (align_corners=False), edges repeated."""
+    """(new, old) float64: cubic convolution (Keys 1981) with a = -0.75, pixel centres
+    (align_corners=False), edges repeated."""
     a, weights = -0.75, np.zeros((new, old))
     for i in range(new):
         centre = (i + 0.5) * old / new - 0.5
@@ -175,7 +177,7 @@ def test_a_picture_of_the_right_size_stays_as_it_is():
     )
 
 
-# ------------------------------------------------------------------------------------------------ linear depth, bilinear upsampling
+# ---------------------------------------------------------------- linear depth, bilinear upsampling
 
 
 def test_the_linear_scale_goes_there_and_back_and_is_1_at_the_near_bound():

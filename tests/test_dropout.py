@@ -1,4 +1,5 @@
-"""Dropout drawn per sample: the same mask wherever, whenever and beside whatever a sample is computed; and a good mask.
+"""Dropout drawn per sample: the same mask wherever, whenever and beside whatever a sample is
+computed; and a good mask.
 
 Runs as well where transformers is older than 5.18: python -m pytest tests/test_dropout.py
 """
@@ -37,11 +38,14 @@ def dropout(p=0.3, layers=2):
     return SampleDropout(p, layers - 1, draws).train(), draws
 
 
-# ------------------------------------------------------------------------------------------------ what it is
+# --------------------------------------------------------------------------------------- what it is
 
 
 def test_a_mask_is_what_the_published_hashes_give():
-    """SplitMix64's first outputs for the seed 1234567, as its reference implementation prints them; the other in Python's integers."""
+    """SplitMix64's first outputs for the seed 1234567, as its reference implementation prints them.
+
+    The other in Python's integers.
+    """
     published = [
         6457827717110365317,
         3203168211198807973,
@@ -107,7 +111,7 @@ def test_nothing_is_kept_for_the_way_back():
     assert sum(t.numel() for t in kept) == 2, "the two samples' keys"
 
 
-# ------------------------------------------------------------------------------------------------ the same everywhere
+# ------------------------------------------------------------------------------ the same everywhere
 
 
 def test_a_batch_of_two_is_its_two_samples_one_by_one_in_either_order():
@@ -134,7 +138,8 @@ def test_draws_follow_from_seed_epoch_and_sample_alone():
         [draw_keys(seed, epoch, range(50)) for seed in (0, 1, 2**40) for epoch in range(15)]
     )
     assert len(everything.unique()) == len(everything) == 3 * 15 * 50
-    # written down: a run that goes on under another version of anything must go on with the same masks
+    # written down: a run that goes on under another version of anything must go on with the same
+    # masks
     assert draw_keys(0, 1, [3, 4]).tolist() == [-7893292161924029452, -2964168872985325250]
     assert layer_keys(draw_keys(0, 1, [3]), 2).tolist() == [[771541367, 3373816813]]
 
@@ -170,7 +175,10 @@ def test_a_mask_does_not_see_how_its_input_lies_in_memory():
 )
 @pytest.mark.parametrize("vectors", [True, False])
 def test_torch_compile_drops_the_same(vectors, tmp_path, monkeypatch):
-    """Sizes that fill the processor's vectors, and that do not; and as for a processor without: there C++ leaves overflow undefined."""
+    """Sizes that fill the processor's vectors, and that do not.
+
+    And as for a processor without: there C++ leaves overflow undefined.
+    """
     import torch._inductor.config as inductor
 
     torch._dynamo.reset()
@@ -192,7 +200,7 @@ def test_a_gpu_drops_the_same(dtype):
     assert torch.equal(_dropped(x.cuda(), keys.cuda(), 0.05).cpu(), _dropped(x, keys, 0.05))
 
 
-# ------------------------------------------------------------------------------------------------ a good mask
+# -------------------------------------------------------------------------------------- a good mask
 
 
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.9])
@@ -219,7 +227,8 @@ def test_neighbours_have_nothing_in_common():
 
 
 def test_an_element_is_dropped_as_often_as_any_other():
-    """Chi-square, one degree of freedom an element, over the samples of one layer and over the layers of one sample."""
+    """Chi-square, one degree of freedom an element, over the samples of one layer and over the
+    layers of one sample."""
     p = 0.25
     for found in (
         masks(p, samples=range(2000), num=500)[:, 0],
@@ -239,7 +248,7 @@ def test_runs_of_eight_elements_take_every_pattern_equally_often():
         assert abs(chi2 - 255) < 5 * (2 * 255) ** 0.5, chi2
 
 
-# ------------------------------------------------------------------------------------------------ in a model
+# --------------------------------------------------------------------------------------- in a model
 
 
 def lora(p=0.3):
@@ -268,7 +277,10 @@ def test_a_batch_without_its_draws_is_a_bug_that_is_caught():
 
 
 def test_it_costs_no_more_than_nn_dropout(quietly_on_one_thread):
-    """At a layer's size for pictures of 378 x 630. Measured: 1.1 ms where nn.Dropout takes 5.1 ms, one core."""
+    """At a layer's size for pictures of 378 x 630.
+
+    Measured: 1.1 ms where nn.Dropout takes 5.1 ms, one core.
+    """
     layer, draws = dropout(p=0.05)
     draws.set(draw_keys(0, 0, [0]), torch.device("cpu"))
     x, best = torch.randn(1, 1216, 384), {}

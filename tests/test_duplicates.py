@@ -1,4 +1,7 @@
-"""Near-twins are found through exposure, motion, noise and JPEG; other pictures of the same kind are not; every number is a plain loop's."""
+"""Near-twins are found through exposure, motion, noise and JPEG.
+
+Other pictures of the same kind are not; every number is a plain loop's.
+"""
 
 import io
 
@@ -24,7 +27,8 @@ NUM = 24
 
 
 def picture(seed, size=(150, 243)):
-    """One of a family (H, W, 3) uint8: a crate of discs, lit from above, each in its own place and of its own size."""
+    """One of a family (H, W, 3) uint8: a crate of discs, lit from above, each in its own place and
+    of its own size."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size[0], : size[1]] / size[0]
     shade = np.ones(size)
@@ -43,7 +47,10 @@ def exposed(stops):
 
 
 def moved(rows, columns):
-    """Seen by a camera that moved by shares of the width; what comes into view is what the edge shows."""
+    """Seen by a camera that moved by shares of the width.
+
+    What comes into view is what the edge shows.
+    """
 
     def move(rgb):
         y, x = (round(part * rgb.shape[1]) for part in (rows, columns))
@@ -182,7 +189,7 @@ def test_of_nothing_nothing_is_found(nums, prints):
     assert find(prints[: nums[0]], prints[: nums[1]]) == [] and find(prints[:0]) == []
 
 
-# ------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def loop(a, b, shift=1):
@@ -289,7 +296,7 @@ def test_a_fingerprint_is_the_grey_less_its_local_mean_over_its_local_contrast(f
     assert np.abs(fingerprint(family[7])["grey"] - expected).max() <= 0.5 + 1e-9
 
 
-# ------------------------------------------------------------------------------------------------------- of a split
+# --------------------------------------------------------------------------------------- of a split
 
 
 def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints):

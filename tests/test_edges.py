@@ -1,4 +1,5 @@
-"""Edges: against slow loops by the published definitions, scikit-image's and SciPy's parts put together otherwise, and drawn scenes."""
+"""Edges: against slow loops by the published definitions, scikit-image's and SciPy's parts put
+together otherwise, and drawn scenes."""
 
 import math
 from collections import Counter
@@ -170,9 +171,11 @@ def test_several_predictions_are_measured_as_each_alone_and_the_truths_edges_are
             ),
         )
     assert edge_metrics([p, q, g], g, mask) == alone
-    assert Counter(seen) == {"canny": 4, "jumps_of": 4, "edges_of": 4 * len(STEPS_MM)}, (
-        "three predictions and the truth"
-    )
+    assert Counter(seen) == {
+        "canny": 4,
+        "jumps_of": 4,
+        "edges_of": 4 * len(STEPS_MM),
+    }, "three predictions and the truth"
 
 
 def test_holes_are_no_edges():
@@ -254,7 +257,8 @@ def test_an_edge_may_be_off_by_the_radius_and_must_step_the_same_way():
 
 
 def test_a_step_as_a_ratio_is_moges_score():
-    """Limit case: on flat ground a step of t times the depth is MoGe's ratio, with no tolerance and no slope."""
+    """Limit case: on flat ground a step of t times the depth is MoGe's ratio, with no tolerance and
+    no slope."""
     g = np.full((20, 30), 1000.0)
     g[5:15, 8:20] = 1200.0
     p = np.roll(g, 3, axis=1)

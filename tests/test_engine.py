@@ -1,4 +1,5 @@
-"""DeepSpeed as we use it: every shipped configuration, the real fp16 optimizer, ZeRO, its whole state, and the same step on any number of ranks."""
+"""DeepSpeed as we use it: every shipped configuration, the real fp16 optimizer, ZeRO, its whole
+state, and the same step on any number of ranks."""
 
 import json
 from pathlib import Path
@@ -27,12 +28,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small DA-V2 with a decoder that counts as pretrained: LoRA alone trains, the head is frozen."""
+    """A small DA-V2 with a decoder that counts as pretrained: LoRA alone trains, the head is
+    frozen."""
     return make_model(tmp_path_factory.mktemp("model") / "dav2")
 
 
 def two_ranks(out, model, deepspeed):
-    """ZeRO 0 to 3, 3 steps each: weights after each, all state after step 2, and the third step again by an engine that got that state."""
+    """ZeRO 0 to 3, 3 steps each: weights after each, all state after step 2, and the third step
+    again by an engine that got that state."""
     from pathlib import Path
 
     import torch
@@ -151,7 +154,7 @@ def farthest(a, b):
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-# ------------------------------------------------------------------------------------------------ configurations
+# ----------------------------------------------------------------------------------- configurations
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
@@ -191,7 +194,10 @@ BAD = {
         "optimizer.params.lr is set",
     ),
     "a scheduler": (
-        '{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupLR"}}',
+        (
+            '{"train_batch_size": 8, "optimizer": {"type": "AdamW"}, "scheduler": {"type":'
+            ' "WarmupLR"}}'
+        ),
         "scheduler is set",
     ),
     "accumulation": (
@@ -228,7 +234,7 @@ def test_all_problems_of_a_configuration_are_listed_at_once(tmp_path):
     assert "No such file" in EngineSettings(tmp_path / "absent.json").problems()[0]
 
 
-# ------------------------------------------------------------------------------------------------ fp16
+# --------------------------------------------------------------------------------------------- fp16
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -337,7 +343,8 @@ def test_training_in_real_fp16_reports_its_scale_and_exports_the_masters(
 def test_the_loss_scale_is_in_the_gradient_and_out_of_its_norm(
     stage, world, real_fp16, folder, tmp_path
 ):
-    """DeepSpeed 0.19 forgets to multiply by it without ZeRO: its gradients underflow, and the norm that clipping sees is 16384 times too small."""
+    """DeepSpeed 0.19 forgets to multiply by it without ZeRO: its gradients underflow, and the norm
+    that clipping sees is 16384 times too small."""
     norms, zeros = {}, {}
     for name, power in (("fp32", 0), ("fp16", 14), ("fp16", 4)):
         fp16 = {
@@ -369,11 +376,14 @@ def test_the_loss_scale_is_in_the_gradient_and_out_of_its_norm(
     assert zeros[0] < 0.01 and zeros[14] < 0.1 < zeros[4]
 
 
-# ------------------------------------------------------------------------------------------------ the gradient
+# ------------------------------------------------------------------------------------- the gradient
 
 
 def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, world, tmp_path):
-    """One step of SGD at lr 1 without clipping moves the weights by the gradient; autograd alone says what that is."""
+    """One step of SGD at lr 1 without clipping moves the weights by the gradient.
+
+    Autograd alone says what that is.
+    """
     from depthdist.depth import inverse_target, upsample
     from depthdist.engine import Engine
     from depthdist.health import Speed
@@ -457,7 +467,7 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     assert made.grad_norm == pytest.approx(float(norm), rel=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------ several ranks
+# ------------------------------------------------------------------------------------ several ranks
 
 
 def test_every_zero_stage_on_two_ranks_learns_the_same(two):

@@ -1,4 +1,5 @@
-"""launch/evaluate.py: the numbers of a run's table, against NumPy in float64 on the raw captures, and what it says when it cannot."""
+"""launch/evaluate.py: the numbers of a run's table, against NumPy in float64 on the raw captures,
+and what it says when it cannot."""
 
 import json
 import math
@@ -48,7 +49,8 @@ def one(run):
 
 
 def raw_truth(data, split="val", bounded=False):
-    """(H, W) float64 mm for each sample of the split, from the captures themselves, NaN where nothing was measured.
+    """(H, W) float64 mm for each sample of the split, from the captures themselves, NaN where
+    nothing was measured.
 
     bounded  also outside the training set's bounds, as the losses have it
     """
@@ -436,12 +438,13 @@ def test_a_micro_batch_below_1_is_refused(run):
     assert line.startswith("--micro-batch is 0")
 
 
-# ------------------------------------------------------------------------------------------------ details, intervals, comparison
+# ------------------------------------------------------------------- details, intervals, comparison
 
 
 @pytest.fixture(scope="module")
 def tires_run(tmp_path_factory):
-    """A run on built-in captures, whose grooves are labelled: 2 to train, 3 to score, and a second with another seed."""
+    """A run on built-in captures, whose grooves are labelled: 2 to train, 3 to score, and a second
+    with another seed."""
     from captures import ROOT
 
     folder = tmp_path_factory.mktemp("tires")
@@ -631,13 +634,14 @@ def test_the_report_shows_the_grooves(compared, tires_run):
     page, v = (tires_run / "both.html").read_text(), compared[0][1]["grooves"]["adapter, epoch 1"]
     off = [g["depths"][1] - g["depths"][0] for g in v]
     assert (
-        f"<td>run1: adapter, epoch 1</td><td>{len(off)}</td><td>{np.mean(off):.2f}</td><td>{np.mean(np.abs(off)):.2f}</td>"
+        "<td>run1: adapter, epoch"
+        f" 1</td><td>{len(off)}</td><td>{np.mean(off):.2f}</td><td>{np.mean(np.abs(off)):.2f}</td>"
         in page
     )
     assert "through the tread that shows most grooves" in page
 
 
-# ------------------------------------------------------------------------------------------------------- finer
+# -------------------------------------------------------------------------------------------- finer
 
 
 def test_rows_with_detail_from_the_full_picture_are_what_predict_writes(run, data, tmp_path):

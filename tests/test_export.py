@@ -17,7 +17,10 @@ from depthdist.outside import load_any
 
 @pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
 def exported(request, tmp_path_factory):
-    """A run and what it was exported to, and the command's output. ONNX is of the merged network: of the first alone, each takes half a minute."""
+    """A run and what it was exported to, and the command's output.
+
+    ONNX is of the merged network: of the first alone, each takes half a minute.
+    """
     folder = tmp_path_factory.mktemp("export")
     words = request.param.split()
     assert (

@@ -1,4 +1,5 @@
-"""Pictures of depth: what is drawn where, with and without a truth, and that a picture file comes of it."""
+"""Pictures of depth: what is drawn where, with and without a truth, and that a picture file comes
+of it."""
 
 import warnings
 
@@ -21,7 +22,8 @@ def no_warning():
 
 
 def scene():
-    """rgb (12, 16, 3), truth (24, 32) with a hole of NaN in its upper left and of 0 in its lower right quarter, and a prediction."""
+    """rgb (12, 16, 3), truth (24, 32) with a hole of NaN in its upper left and of 0 in its lower
+    right quarter, and a prediction."""
     truth_mm = 1000 + np.arange(24 * 32, dtype=np.float32).reshape(24, 32)
     pred_mm = truth_mm + 20
     truth_mm[:12, :16], truth_mm[12:, 16:] = np.nan, 0

@@ -1,4 +1,5 @@
-"""Tars of others, indexed in place: right values out of plain webdatasets, every damage named, and not a byte of a tar changed."""
+"""Tars of others, indexed in place: right values out of plain webdatasets, every damage named, and
+not a byte of a tar changed."""
 
 import hashlib
 import json
@@ -264,7 +265,7 @@ def test_a_key_in_two_shards_is_two_samples(tmp_path):
     assert verify(tmp_path) == [] and len({r.key for r in refs}) == 7
 
 
-# ------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def fault(folder, **settings):
@@ -297,7 +298,8 @@ def test_a_damaged_tar_is_one_line_with_shard_byte_and_the_sample_before(tmp_pat
     tar.write_bytes(damage(tar.read_bytes(), at))
     text = fault(tmp_path)
     found = re.match(
-        rf"{re.escape(str(tar))}: damaged at byte ([\d,]+) of {tar.stat().st_size:,}, after 000001\.\w+: ",
+        rf"{re.escape(str(tar))}: damaged at byte ([\d,]+) of {tar.stat().st_size:,}, after"
+        r" 000001\.\w+: ",
         text,
     )
     assert (
@@ -386,7 +388,10 @@ def test_names_that_lead_out_or_cannot_be_printed_are_rejected(tmp_path, bad):
 
 
 def test_halves_are_never_paired_across_samples_and_shards(tmp_path):
-    """One sample lies half at the end of the first tar and half at the start of the second; one key stands twice."""
+    """One sample lies half at the end of the first tar and half at the start of the second.
+
+    One key stands twice.
+    """
     halves = {3: ("jpg", "json"), 4: ("depth.npy",)}
     write(
         tmp_path,
@@ -436,7 +441,7 @@ def test_damage_after_indexing_is_found_when_read_and_by_verify(tmp_path):
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- deciding
+# ----------------------------------------------------------------------------------------- deciding
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -573,8 +578,8 @@ def test_depths_of_two_sizes_need_a_size(tmp_path):
         ),
     )
     assert (
-        "shard-000001.tar: 000005: depth is 15x20, that of the first sample 30x40; a dataset has one size: take --depth-size train"
-        in fault(tmp_path)
+        "shard-000001.tar: 000005: depth is 15x20, that of the first sample 30x40; a dataset has"
+        " one size: take --depth-size train" in fault(tmp_path)
     )
     made = index(tmp_path, split="none", depth_size="train")
     assert made["depth"]["size"] == [28, 42] and made["depth"]["resize"] and verify(tmp_path) == []
@@ -607,7 +612,7 @@ def test_pictures_of_several_sizes_are_resized_and_it_is_said(tmp_path):
     np.testing.assert_array_equal(found, np.asarray(wanted))
 
 
-# ------------------------------------------------------------------------------------------------------- splits, runs
+# ------------------------------------------------------------------------------------- splits, runs
 
 
 @pytest.mark.parametrize("val", ["val", "validation"])

@@ -1,4 +1,5 @@
-"""The built-in foundation: what it is, that it sees depth, and that one command makes such a model from nothing."""
+"""The built-in foundation: what it is, that it sees depth, and that one command makes such a model
+from nothing."""
 
 import sys
 from pathlib import Path
@@ -73,7 +74,8 @@ def abs_rel(model, pairs):
 
 @torch.no_grad()
 def off(model):
-    """Mean distance from the truth of what pretraining teaches, a range of 1 to 9, over 100 scenes that no run has seen."""
+    """Mean distance from the truth of what pretraining teaches, a range of 1 to 9, over 100 scenes
+    that no run has seen."""
     scenes = [rooms.render(rooms.Settings(100, (28, 42), 77), i) for i in range(100)]
     truth = 1 / torch.from_numpy(np.stack([s.xyz[..., 2] for s in scenes])).float()
     mask = torch.isfinite(truth)
@@ -127,7 +129,8 @@ def test_plain_transformers_reads_it_alike():
 
 
 def test_it_sees_depth_in_scenes_and_captures_that_it_never_saw(start):
-    """The start, which knows nothing, gives what a constant gives: it shows that the alignment alone is not what sees."""
+    """The start, which knows nothing, gives what a constant gives: it shows that the alignment
+    alone is not what sees."""
     scenes = [rooms.render(rooms.Settings(8, SIZE, 99), i) for i in range(8)]
     crates = [tires.render(tires.Settings(8, (294, 476), seed=31), i) for i in range(8)]
     for pairs, better in (
@@ -241,7 +244,10 @@ def test_a_pause_between_two_starts_is_no_time_at_work():
         (["--size", "42x84"], "--size is 42x84: expected multiples of 28"),
         (
             ["--scenes", "100"],
-            "--warmup is 200: expected fewer than the 36 optimizer steps that the shorter stage has",
+            (
+                "--warmup is 200: expected fewer than the 36 optimizer steps that the shorter"
+                " stage has"
+            ),
         ),
     ],
 )

@@ -62,7 +62,8 @@ def test_every_shipped_precision_trains_at_full_size(precision, data, tmp_path):
 
 
 def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
-    """More batches than the ring has buffers, with the GPU kept busy, so that a buffer written too early would show."""
+    """More batches than the ring has buffers, with the GPU kept busy, so that a buffer written too
+    early would show."""
     from depthdist.dataset import DataSettings, open_dataset
     from depthdist.order import TrainPlan
     from depthdist.stream import Loader
@@ -212,7 +213,8 @@ def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
 
 @pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
 def test_predictions_are_those_of_the_cpu(way):
-    """TF32 is off (network.py): at 4 m a last digit of the network's output is a tenth of a millimetre."""
+    """TF32 is off (network.py): at 4 m a last digit of the network's output is a tenth of a
+    millimetre."""
     import numpy as np
 
     from depthdist import rooms

@@ -1,4 +1,5 @@
-"""Depth of grooves: drawn cylinders and built-in captures with known grooves, and what must not change it."""
+"""Depth of grooves: drawn cylinders and built-in captures with known grooves, and what must not
+change it."""
 
 import math
 
@@ -29,7 +30,8 @@ DEPTHS = (8.0, 1.5, 4.0)
 
 
 def cylinder(depths=DEPTHS, radius=300.0, noise=0.0):
-    """A tire's tread seen from above, three grooves round it, floors parallel to the tread: depth (H, W) mm, and labels."""
+    """A tire's tread seen from above, three grooves round it, floors parallel to the tread: depth
+    (H, W) mm, and labels."""
     labels = np.zeros(SIZE, np.uint16)
     for i, column in enumerate((60, 150, 240), start=1):
         labels[:, column : column + 12] = i
@@ -131,7 +133,8 @@ def test_a_neighbours_clutter_beside_a_groove_is_not_taken_for_rib():
 
 
 def test_built_in_captures_give_the_depth_of_their_grooves():
-    """Noise-free truth at the camera's own size: 0.1 mm, but for a few grooves on the tires' shoulders; faults and all: 0.2."""
+    """Noise-free truth at the camera's own size: 0.1 mm, but for a few grooves on the tires'
+    shoulders; faults and all: 0.2."""
     capture = tires.render(tires.Settings(pairs=58, size=(1200, 1944)), 52)
     truth, nominal = (
         capture.truth,

@@ -91,7 +91,8 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
 def test_header_comments_blank_lines_quotes_and_a_byte_order_mark_are_read(tmp_path):
     path = tmp_path / "g.csv"
     path.write_bytes(
-        b'\xef\xbb\xbf# who\r\n\r\nStem, Group\r\n a/x , one \r\n# between\r\n"a/y,2",two words\r\nz\tskip\r\n'
+        b'\xef\xbb\xbf# who\r\n\r\nStem, Group\r\n a/x , one \r\n# between\r\n"a/y,2",two'
+        b" words\r\nz\tskip\r\n"
     )
     assert read_groups(path, ["a/x", "a/y,2", "b/z"]) == {
         "a/x": "one",
@@ -117,16 +118,22 @@ def test_the_three_fixed_names_mean_the_same_in_capitals(tmp_path):
     assert "in capitals or not" in sentences(ShardSettings)["groups"]
 
 
-@pytest.mark.parametrize("text, words", [
-    ("a/x,g\na/y\nb/x,g\n", ["line 2: found 1 field (a/y); expected two, stem,group"]),
-    ("a/x,g,h\na/y,g\nb/x,g\n", ["line 1: found 3 fields (a/x, g, h)"]),
-    ("a/x,\na/y,g\nb/x,g\n", ["line 1: found 2 fields (a/x, ); expected two"]),
-    ("a/x,g\na/y,g\nb/x,g\nw,g\n", ["line 4: w is no capture; expected a stem such as a/x"]),
-    ("a/x,g\ny,g\nb/x,g\nx,g\n", ["line 4: x could be a/x or b/x; expected its folder with it"]),
-    ("a/x,g\ny,g\nb/x,g\na/y,g\n", ["line 4: a/y is on line 2 already"]),
-    ("# nothing\n", ["3 of 3 captures have no line (a/x, a/y, b/x); expected one each"]),
-    ("a/y,g\nq,g\n", ["line 2: q is no capture", "2 of 3 captures have no line (a/x, b/x)"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a/x,g\na/y\nb/x,g\n", ["line 2: found 1 field (a/y); expected two, stem,group"]),
+        ("a/x,g,h\na/y,g\nb/x,g\n", ["line 1: found 3 fields (a/x, g, h)"]),
+        ("a/x,\na/y,g\nb/x,g\n", ["line 1: found 2 fields (a/x, ); expected two"]),
+        ("a/x,g\na/y,g\nb/x,g\nw,g\n", ["line 4: w is no capture; expected a stem such as a/x"]),
+        (
+            "a/x,g\ny,g\nb/x,g\nx,g\n",
+            ["line 4: x could be a/x or b/x; expected its folder with it"],
+        ),
+        ("a/x,g\ny,g\nb/x,g\na/y,g\n", ["line 4: a/y is on line 2 already"]),
+        ("# nothing\n", ["3 of 3 captures have no line (a/x, a/y, b/x); expected one each"]),
+        ("a/y,g\nq,g\n", ["line 2: q is no capture", "2 of 3 captures have no line (a/x, b/x)"]),
+    ],
+)
 def test_each_problem_of_a_groups_file_is_one_line_that_says_where(tmp_path, text, words):
     path = tmp_path / "g.csv"
     path.write_text(text)
@@ -154,11 +161,18 @@ def test_many_problems_are_five_lines_and_their_number(tmp_path):
         read_groups(tmp_path / "g", [f"s{i}" for i in range(9)])
 
 
-@pytest.mark.parametrize("names, words", [
-    (["a"] * 4, "val would be empty: found 1 group that can go to either side, 0 captures fixed to train and 0 to val"),
-    (["val", "skip", "val", "val"], "train would be empty: found 0 groups"), (["train"] * 4, "val would be empty"),
-    (["skip"] * 4, "all 4 captures are of the group skip"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (
+            ["a"] * 4,
+            "val would be empty: found 1 group that can go to either side, 0 captures fixed to train and 0 to val",
+        ),
+        (["val", "skip", "val", "val"], "train would be empty: found 0 groups"),
+        (["train"] * 4, "val would be empty"),
+        (["skip"] * 4, "all 4 captures are of the group skip"),
+    ],
+)
 def test_a_side_that_would_be_empty_is_refused_before_any_work(tmp_path, names, words):
     raw = write_raw(tmp_path / "raw", 4)
     with pytest.raises(ValueError, match=words):
@@ -255,10 +269,14 @@ def test_appended_captures_join_the_side_of_their_group(tmp_path):
     assert not again["changed"], "all captures may have a line"
 
 
-@pytest.mark.parametrize("old, words", [
-    ("skip", "is in the dataset's val already; --append cannot skip it"), ("train", "is in the dataset's val already, and its group train is for train"),
-    ("a", "is in the dataset's val already, and its group a is for train"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "old, words",
+    [
+        ("skip", "is in the dataset's val already; --append cannot skip it"),
+        ("train", "is in the dataset's val already, and its group train is for train"),
+        ("a", "is in the dataset's val already, and its group a is for train"),
+    ],
+)
 def test_append_never_moves_what_is_written(tmp_path, old, words):
     raw, out, names = write_raw(tmp_path / "raw", 4), tmp_path / "out", ["a", "a", "a", "b"]
     make(raw, out, split="file", groups=groups_file(tmp_path / "g", names))

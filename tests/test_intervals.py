@@ -1,4 +1,5 @@
-"""Intervals and the paired comparison: how often they are right on drawn data, and hand-worked cases."""
+"""Intervals and the paired comparison: how often they are right on drawn data, and hand-worked
+cases."""
 
 import math
 

@@ -1,4 +1,6 @@
-"""What trains in each way there is: which layers, how many numbers, in which precision; and what stays as it was.
+"""What trains in each way there is: which layers, how many numbers, in which precision.
+
+And what stays as it was.
 
 Runs as well where transformers is older than 5.18: python -m pytest tests/test_lora.py
 """
@@ -46,7 +48,7 @@ def adapted(model):
     }
 
 
-# ------------------------------------------------------------------------------------------------ which layers, how many numbers
+# ------------------------------------------------------------------- which layers, how many numbers
 
 
 LAYERS = [f"backbone.encoder.layer.{i}" for i in range(6)]
@@ -117,9 +119,15 @@ CONV_16 = 16 * (
 CONV_OUTPUTS = 720 + 384 + 4 * 64 + 4 * 64 + 14 * 64 + 32 + 32 + 1
 DECODER = 2_728_513 - 2 * (9 * 64 * 64 + 64)  # all of it but the residual layer that never runs
 COUNTS = {
-    "qkv": 442_368, "linear": LINEAR_16, "conv": LINEAR_16 + CONV_16, "rslora": 442_368, "calibrated": 442_368, "decoder": 442_368 + DECODER,
-    "dora": 442_368 + 12 * 3 * 384, "conv + dora": LINEAR_16 + CONV_16 + 12 * (4 * 384 + 1536 + 384) + CONV_OUTPUTS,
-}  # fmt: skip
+    "qkv": 442_368,
+    "linear": LINEAR_16,
+    "conv": LINEAR_16 + CONV_16,
+    "rslora": 442_368,
+    "calibrated": 442_368,
+    "decoder": 442_368 + DECODER,
+    "dora": 442_368 + 12 * 3 * 384,
+    "conv + dora": LINEAR_16 + CONV_16 + 12 * (4 * 384 + 1536 + 384) + CONV_OUTPUTS,
+}
 
 
 @pytest.mark.parametrize("way", COUNTS)
@@ -148,7 +156,10 @@ def test_a_regular_expression_may_use_either_spelling_and_must_fit_something(fol
         }
     with pytest.raises(
         ValueError,
-        match=r"--lora-targets 'q_proj' fits the name of no layer; there are .*backbone.encoder.layer.N.mlp.fc1.*head.conv1",
+        match=(
+            r"--lora-targets 'q_proj' fits the name of no layer; there are"
+            r" .*backbone.encoder.layer.N.mlp.fc1.*head.conv1"
+        ),
     ) as caught:
         with_way(folder, lora_targets="q_proj")
     assert (
@@ -216,7 +227,7 @@ def test_respelling_goes_there_and_back_and_leaves_the_rest():
         assert respelled(name, True) == respelled(name, False) == name
 
 
-# ------------------------------------------------------------------------------------------------ the start, the settings, the gradients
+# ----------------------------------------------------------- the start, the settings, the gradients
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -298,7 +309,7 @@ def test_gradients_reach_all_that_trains_and_nothing_frozen(way, folder):
     assert (without, frozen) == ([], []) and all("head.conv3" in n for n in dead)
 
 
-# ------------------------------------------------------------------------------------------------ precision
+# ---------------------------------------------------------------------------------------- precision
 
 
 def exact(model):
@@ -399,7 +410,10 @@ def test_deepspeed_in_real_fp16_leaves_it_exactly_float32_and_trains(
 
 @pytest.mark.parametrize("way", ["conv", "conv + dora"])
 def test_lora_on_the_heads_end_computes_in_float32(way, folder):
-    """Weights rounded to half; then, in float32, every operation of conv3 and its LoRA on the input as it came."""
+    """Weights rounded to half.
+
+    Then, in float32, every operation of conv3 and its LoRA on the input as it came.
+    """
     model = stirred(with_way(folder, way)).half().eval()
     layer, seen = model.head.conv3, {}
     layer.base_layer.register_forward_pre_hook(lambda _, args: seen.update(base=args[0]))

@@ -162,7 +162,8 @@ def test_equals_a_float64_loop_over_pixels(name, valid, settings):
 
 
 def test_the_recipes_loss_is_the_formula_of_its_document_at_size():
-    """In float64, whole arrays: (d^ - d) masked, steps of d^ and of d apart, eps = 1e-6, per image, then the mean over images."""
+    """In float64, whole arrays: (d^ - d) masked, steps of d^ and of d apart, eps = 1e-6, per image,
+    then the mean over images."""
     rng = np.random.default_rng(5)
     d = np.repeat(np.repeat(rng.uniform(0.05, 0.25, (2, 20, 30)), 12, 1), 12, 2) + rng.normal(
         0, 1e-3, (2, 240, 360)
@@ -186,7 +187,10 @@ def test_the_recipes_loss_is_the_formula_of_its_document_at_size():
 
 
 def test_a_hand_worked_2_by_2_image():
-    """target 0.1 0.2 / 0.1 -, pred 0.1 0.3 / 0.15 9: l1 0.15/3; x: |0.2 - 0.1| x 11 (an edge), y: |0.05 - 0| x 1."""
+    """target 0.1 0.2 / 0.1 -, pred 0.1 0.3 / 0.15 9: l1 0.15/3.
+
+    X: |0.2 - 0.1| x 11 (an edge), y: |0.05 - 0| x 1.
+    """
     target, pred = (
         torch.tensor([[[0.1, 0.2], [0.1, 7.0]]]),
         torch.tensor([[[0.1, 0.3], [0.15, 9.0]]]),
@@ -268,7 +272,8 @@ def test_a_valid_pixel_that_is_not_finite_is_never_overlooked(name, junk):
 
 @every_loss
 def test_what_half_precision_emits_stays_finite_and_right(name):
-    """Below 0 (bicubic overshoot), exactly 0 (a ReLU), far above 1 (the untrained model), and the largest there is."""
+    """Below 0 (bicubic overshoot), exactly 0 (a ReLU), far above 1 (the untrained model), and the
+    largest there is."""
     _, target, mask = images()
     emitted = torch.tensor([-0.75, -0.01, 0.0, 6e-8, 0.2, 1.0, 1.5, 10.0], dtype=torch.float16)
     pred = emitted[
@@ -383,11 +388,12 @@ def test_an_edge_counts_1_plus_gamma_only_above_tau():
     )
 
 
-# ------------------------------------------------------------------------------------- what each loss is there for
+# ---------------------------------------------------------------------- what each loss is there for
 
 
 def groove(depth_mm, deep_mm=8.0, shape=(12, 24)):
-    """target and mask of a plane at depth_mm with a groove over columns 8 to 15, and a prediction without the groove."""
+    """target and mask of a plane at depth_mm with a groove over columns 8 to 15, and a prediction
+    without the groove."""
     plane = torch.full((1, *shape), depth_mm)
     cut = plane.clone()
     cut[..., 8:16] += deep_mm
@@ -418,7 +424,10 @@ def test_a_groove_of_8_mm_is_an_edge_in_mm_at_every_distance_and_none_on_the_nor
     ("radius", "gap", "weight"), [(2, 1, 6.0), (2, 2, 11.0), (3, 2, 6.0), (0, 0, 11.0), (1, 0, 6.0)]
 )
 def test_a_rim_of_a_groove_within_the_radius_of_a_hole_is_no_trusted_edge(radius, gap, weight):
-    """Columns up to 6 - gap were not measured. The left rim, between 7 and 8, may be near that hole; the right one is not."""
+    """Columns up to 6 - gap were not measured.
+
+    The left rim, between 7 and 8, may be near that hole; the right one is not.
+    """
     pred, target, mask = groove(1500.0)
     mask[..., : 7 - gap] = False
     assert extra("grad_trusted", pred, target, mask, trusted_radius=radius) == pytest.approx(weight)
@@ -426,7 +435,10 @@ def test_a_rim_of_a_groove_within_the_radius_of_a_hole_is_no_trusted_edge(radius
 
 
 def test_a_hole_of_one_pixel_takes_trust_from_its_square_and_no_more():
-    """A ramp of 10 mm a column: every pair across is an edge. Around a hole of one pixel, 3 rows of 4 pairs lose it with radius 1."""
+    """A ramp of 10 mm a column: every pair across is an edge.
+
+    Around a hole of one pixel, 3 rows of 4 pairs lose it with radius 1.
+    """
     target, mask = inverse_target((1000.0 + 10.0 * torch.arange(10.0)).repeat(1, 6, 1), BOUNDS)
     pred = target + 0.001 * torch.arange(10.0)
     mask[0, 2, 5] = False
@@ -499,7 +511,8 @@ def test_a_flat_a_lone_and_an_unseen_picture_have_a_relative_truth_too():
 
 
 def test_silog_pulls_as_much_close_to_perfect_as_farther_off():
-    """It is of degree 1 in a small error, however steep the root is there: 0.15 um at 1.5 m pulls as 0.15 mm does."""
+    """It is of degree 1 in a small error, however steep the root is there: 0.15 um at 1.5 m pulls
+    as 0.15 mm does."""
     _, target, mask = groove(1500.0)
     sides, pulls = torch.where(torch.arange(24) % 3 == 0, 1.0, -1.0), []
     for error in (1e-4, 1e-7):
@@ -521,7 +534,7 @@ def test_silog_pulls_on_predictions_beyond_the_far_bound_as_much_as_at_it():
     assert pulls == pytest.approx([-math.sqrt(0.5) * SPAN / LO] * 4, rel=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 @pytest.mark.parametrize(

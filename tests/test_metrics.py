@@ -23,7 +23,8 @@ def log_ratio(p, g):
     return np.log(p) - np.log(g)
 
 
-# By definition, from METRICS.md 2.1 and 2.2: the value, and what a prediction that is 10 % too far everywhere scores at 1000 mm.
+# By definition, from METRICS.md 2.1 and 2.2: the value, and what a prediction that is 10 % too far
+# everywhere scores at 1000 mm.
 BY_DEFINITION = {
     "abs_rel": (lambda p, g: mean_absolute_percentage_error(g, p), 0.1),
     "delta1": (lambda p, g: numpy_delta(p, g, 1.25), 1.0),

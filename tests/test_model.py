@@ -1,4 +1,6 @@
-"""The model: what it computes, and in which precision; where it comes from, and what it refuses. (What trains: test_lora.py.)
+"""The model: what it computes, and in which precision; where it comes from, and what it refuses.
+
+(What trains: test_lora.py.)
 
 Runs as well where transformers is older than 5.18: python -m pytest tests/test_model.py
 """
@@ -38,7 +40,8 @@ DRAWS = draw_keys(0, 0, [0, 1])
 
 @pytest.fixture(scope="module")
 def saved_tiny(tmp_path_factory):
-    """A DA-V2 folder in Hugging Face format of the size of `tiny`, with its own mean and standard deviation."""
+    """A DA-V2 folder in Hugging Face format of the size of `tiny`, with its own mean and standard
+    deviation."""
     return save_dav2(tmp_path_factory.mktemp("tiny") / "da-v2")
 
 
@@ -59,7 +62,7 @@ def refused(name, said):
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------- what trains
+# -------------------------------------------------------------------------------------- what trains
 
 
 def test_the_recipe_trains_442368_of_25227457_parameters(tmp_path):
@@ -90,7 +93,7 @@ def test_a_name_that_cannot_work_is_found_with_the_settings():
     )
 
 
-# ------------------------------------------------------------------------------------------------------- base models
+# -------------------------------------------------------------------------------------- base models
 
 
 def test_tiny_is_the_same_in_every_process_and_version():
@@ -101,7 +104,8 @@ def test_tiny_is_the_same_in_every_process_and_version():
     state = {respelled(n, True): t for n, t in first.net.state_dict().items()}
     assert all(torch.equal(state[respelled(n, True)], t) for n, t in again.net.state_dict().items())
     assert first.parameter_counts() == (0, 1_116_129)
-    # written down: adapters were learnt on these; neither the process nor transformers' own start may move them
+    # written down: adapters were learnt on these; neither the process nor transformers' own start
+    # may move them
     pinned = {
         "backbone.embeddings.patch_embeddings.projection.weight": [
             0.0125021944,
@@ -241,11 +245,12 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_the_ways_out_and_at_once(
     )
 
 
-# ------------------------------------------------------------------------------------------------------- what it computes
+# --------------------------------------------------------------------------------- what it computes
 
 
 def test_forward_equals_the_models_own_processor_and_the_plain_model(saved_tiny):
-    """Nobody's code but transformers': DPTImageProcessor and DepthAnythingForDepthEstimation as the folder holds them."""
+    """Nobody's code but transformers': DPTImageProcessor and DepthAnythingForDepthEstimation as the
+    folder holds them."""
     processor = AutoImageProcessor.from_pretrained(saved_tiny, use_fast=False)
     rgb = pictures(2, (42, 56))
     inputs = processor(
@@ -298,7 +303,7 @@ def test_attention_is_torchs_fused_one_wherever_the_model_comes_from(name, saved
     assert model.net.backbone.config._attn_implementation == "sdpa" and len(calls) == 6
 
 
-# ------------------------------------------------------------------------------------------------------- a calibrated start
+# ------------------------------------------------------------------------------- a calibrated start
 
 
 def test_raw_is_what_the_last_activation_gets(saved_tiny):
@@ -358,7 +363,7 @@ def test_a_planted_line_is_found_by_least_squares_on_raw_outputs(saved_tiny):
     assert torch.allclose(output(model), target.relu(), atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------- dropout, checkpointing, compile
+# ------------------------------------------------------------------ dropout, checkpointing, compile
 
 
 def gradients(model, draws=DRAWS, meanwhile=None):
@@ -419,7 +424,10 @@ def test_checkpointing_gives_the_same_gradients_though_another_batch_comes_in_be
 
 
 def test_what_torch_compile_traces_changes_nothing_beyond_rounding(tmp_path, monkeypatch):
-    """Training with dropout and checkpointing, and evaluation. The kernels themselves: test_gpu.py; on a CPU they are refused."""
+    """Training with dropout and checkpointing, and evaluation.
+
+    The kernels themselves: test_gpu.py; on a CPU they are refused.
+    """
     backbone = Dinov2Config(
         image_size=56,
         hidden_size=16,
@@ -460,7 +468,7 @@ def test_what_torch_compile_traces_changes_nothing_beyond_rounding(tmp_path, mon
     assert (list(model.state_dict()), [n for n, _ in model.named_parameters()]) == names
 
 
-# ------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Which sample comes when: pure arithmetic, so every claim is counted out over a grid of sizes, ranks and places to stop at."""
+"""Which sample comes when: pure arithmetic, so every claim is counted out over a grid of sizes,
+ranks and places to stop at."""
 
 import itertools
 import json
@@ -15,7 +16,8 @@ DATA = "0123456789abcdef" * 4  # a sha256
 
 
 def rounds(plan, start=Position(), epochs=1, order=None):
-    """What all ranks are given at the same time, micro-batch by micro-batch: a list of one group a rank for each."""
+    """What all ranks are given at the same time, micro-batch by micro-batch: a list of one group a
+    rank for each."""
     order = order or Order(5, (plan.num_samples,))
     return list(
         zip(
@@ -42,7 +44,7 @@ def steps(done):
     return found
 
 
-# ------------------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch():
@@ -73,7 +75,7 @@ def test_ten_million_samples_are_shuffled_at_once():
     assert np.array_equal(np.bincount(order), np.ones(10**7))
 
 
-# ------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 def shown(order, epochs):
@@ -132,7 +134,7 @@ def test_a_weighted_epoch_mixes_the_datasets():
     assert 10 < (order[:50] < 100).sum() < 40
 
 
-# ------------------------------------------------------------------------------------------------------- blocks of shards
+# --------------------------------------------------------------------------------- blocks of shards
 
 
 def blocked(block, seed=0, weights=(), counts=(40,), sizes=(5, 1, 7, 3, 4, 6, 2, 8, 4)):
@@ -185,7 +187,7 @@ def test_weights_hold_in_a_block_order_too():
         assert len(between) <= 2
 
 
-# ------------------------------------------------------------------------------------------------------- an epoch on all ranks
+# ---------------------------------------------------------------------------- an epoch on all ranks
 
 GRID = [
     (num, world, micro, world * micro * accumulation)
@@ -290,7 +292,7 @@ def test_no_sample_is_no_epoch():
         TrainPlan(0, 8, 1, 1)
 
 
-# ------------------------------------------------------------------------------------------------------- stopping and going on
+# ---------------------------------------------------------------------------- stopping and going on
 
 SHAPES = [(1, 1), (2, 1), (1, 3), (2, 2), (3, 1), (2, 6), (12, 1)]  # ranks, micro-batch
 BATCH = 12  # all of them divide it
@@ -358,9 +360,14 @@ def test_an_epochs_end_is_the_next_ones_beginning():
     plan = TrainPlan(10, 4, 1, 2)
     assert rounds(plan, Position(1, 10), 3) == rounds(plan, Position(2, 0), 3)
     ends = [groups[0].position for groups in rounds(plan)]
-    assert ends == [(0, 2), (0, 4), (0, 6), (0, 8), (1, 0), (1, 0)], (
-        "what only fills the last step needs no going back for"
-    )
+    assert ends == [
+        (0, 2),
+        (0, 4),
+        (0, 6),
+        (0, 8),
+        (1, 0),
+        (1, 0),
+    ], "what only fills the last step needs no going back for"
 
 
 def test_a_position_goes_on_in_a_weighted_block_order_as_well():
@@ -375,7 +382,7 @@ def test_a_position_goes_on_in_a_weighted_block_order_as_well():
                 )
 
 
-# ------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 
 
 @pytest.mark.parametrize("position", [Position(), Position(14, 40), Position(10**7, 10**7)])
@@ -431,7 +438,7 @@ def test_what_is_no_token_is_refused(garbage):
         Position.from_token(garbage, DATA, 7, 46)
 
 
-# ------------------------------------------------------------------------------------------------------- evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 16])

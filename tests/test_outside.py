@@ -1,4 +1,7 @@
-"""Adapters that plain peft saved, under either naming of the attention layers; what `--run` may name; what is said where it cannot be."""
+"""Adapters that plain peft saved, under either naming of the attention layers.
+
+What `--run` may name; what is said where it cannot be.
+"""
 
 import json
 import os
@@ -66,7 +69,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(base, tmp_path_factory):
-    """A function that gives an adapter's folder, a copy of its own: saved by plain peft, under the older transformers or this one."""
+    """A function that gives an adapter's folder, a copy of its own: saved by plain peft, under the
+    older transformers or this one."""
     folders = {}
 
     def save(older, case):
@@ -258,6 +262,9 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         ValueError,
-        match="--run nobody/nothing: no such folder, and the hub has no such model or cannot be reached",
+        match=(
+            "--run nobody/nothing: no such folder, and the hub has no such model or cannot be"
+            " reached"
+        ),
     ):
         load_any("nobody/nothing")

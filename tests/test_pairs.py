@@ -32,11 +32,20 @@ def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):
     assert (pairs[0].rgb.parent.name, pairs[0].xyz.parent.name) == ("images", "depth")
 
 
-@pytest.mark.parametrize("rgb, xyz, stem", [
-    ("a.png", "a.npy", "a"), ("deep/er/a.JPG", "deep/er/a.npy", "deep/er/a"), ("a_color.png", "a_rawDepth.npy", "a"),
-    ("left_rgb.png", "left_rgb.npy", "left_rgb"), ("images/a.png", "images/a.npy", "images/a"), ("depth/a.png", "depth/a.npy", "depth/a"),
-    ("s/images/left_rgb.png", "s/depth/left_rgb.npy", "s/left"), ("rgb/a b.png", "xyz/a b_xyz.npy", "a b"), ("a.b.png", "a.b.npy", "a.b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rgb, xyz, stem",
+    [
+        ("a.png", "a.npy", "a"),
+        ("deep/er/a.JPG", "deep/er/a.npy", "deep/er/a"),
+        ("a_color.png", "a_rawDepth.npy", "a"),
+        ("left_rgb.png", "left_rgb.npy", "left_rgb"),
+        ("images/a.png", "images/a.npy", "images/a"),
+        ("depth/a.png", "depth/a.npy", "depth/a"),
+        ("s/images/left_rgb.png", "s/depth/left_rgb.npy", "s/left"),
+        ("rgb/a b.png", "xyz/a b_xyz.npy", "a b"),
+        ("a.b.png", "a.b.npy", "a.b"),
+    ],
+)
 def test_layouts_need_no_configuration(tmp_path, rgb, xyz, stem):
     write_capture(tmp_path / rgb, tmp_path / xyz)
     assert find_pairs(tmp_path) == ([Pair(stem, tmp_path / rgb, tmp_path / xyz)], [])
@@ -121,10 +130,19 @@ def test_sessions_end_at_a_gap_and_untimed_stems_go_by_folder():
     assert sessions(stems[:3], gap_minutes=30) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("mode, value, expected", [
-    ("L", 200, (200, 200, 200)), ("1", 1, (255, 255, 255)), ("RGB", (1, 2, 3), (1, 2, 3)), ("RGBA", (1, 2, 3, 0), (1, 2, 3)),
-    ("LA", (7, 0), (7, 7, 7)), ("CMYK", (0, 255, 255, 0), (255, 0, 0)), ("I;16", 0x80FF, (0x80, 0x80, 0x80)), ("P", 0, (0, 0, 0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mode, value, expected",
+    [
+        ("L", 200, (200, 200, 200)),
+        ("1", 1, (255, 255, 255)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("RGBA", (1, 2, 3, 0), (1, 2, 3)),
+        ("LA", (7, 0), (7, 7, 7)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("I;16", 0x80FF, (0x80, 0x80, 0x80)),
+        ("P", 0, (0, 0, 0)),
+    ],
+)
 def test_every_mode_becomes_8_bit_rgb(tmp_path, mode, value, expected):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.new(mode, (5, 4), value).save(path)
@@ -157,13 +175,24 @@ def changed(xyz, **how):
     return how.get("then", lambda x: x)(xyz)
 
 
-@pytest.mark.parametrize("how, words", [
-    ({"times": 1e-3}, "looks like metres: the median Z is 1"), ({"times": -1}, "Z is negative"), ({"times": 0}, "no valid pixel"),
-    ({"times": np.nan}, "no valid pixel"), ({"dtype": np.float16}, "dtype is float16"), ({"then": lambda x: np.nan_to_num(x).astype(np.int32)}, "dtype is int32"),
-    ({"then": lambda x: np.zeros(x.shape, np.uint8)}, "dtype is uint8"), ({"then": lambda x: x[:, :, 2:]}, r"shape is \(30, 40, 1\); expected \(H, W, 3\)"),
-    ({"then": lambda x: x[:, :, 2]}, r"shape is \(30, 40\)"), ({"then": lambda x: np.moveaxis(x, 2, 0)}, r"shape is \(3, 30, 40\)"),
-    ({"then": lambda x: x[:0]}, "shape is"), ({"dtype": object}, "pickled"), ({"then": lambda x: x.astype(np.complex64)}, "dtype is complex64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"times": 1e-3}, "looks like metres: the median Z is 1"),
+        ({"times": -1}, "Z is negative"),
+        ({"times": 0}, "no valid pixel"),
+        ({"times": np.nan}, "no valid pixel"),
+        ({"dtype": np.float16}, "dtype is float16"),
+        ({"then": lambda x: np.nan_to_num(x).astype(np.int32)}, "dtype is int32"),
+        ({"then": lambda x: np.zeros(x.shape, np.uint8)}, "dtype is uint8"),
+        ({"then": lambda x: x[:, :, 2:]}, r"shape is \(30, 40, 1\); expected \(H, W, 3\)"),
+        ({"then": lambda x: x[:, :, 2]}, r"shape is \(30, 40\)"),
+        ({"then": lambda x: np.moveaxis(x, 2, 0)}, r"shape is \(3, 30, 40\)"),
+        ({"then": lambda x: x[:0]}, "shape is"),
+        ({"dtype": object}, "pickled"),
+        ({"then": lambda x: x.astype(np.complex64)}, "dtype is complex64"),
+    ],
+)
 def test_point_clouds_that_cannot_be_used_say_why(tmp_path, how, words):
     path = tmp_path / "a.npy"
     np.save(path, changed(capture()[1], **how), allow_pickle=True)
@@ -273,7 +302,7 @@ def test_resize_is_that_of_the_models_image_processor(size):
     assert np.abs(resize_rgb(rgb, size).astype(float) - theirs).max() <= 1
 
 
-# ------------------------------------------------------------------------------------------------ groove labels
+# ------------------------------------------------------------------------------------ groove labels
 
 
 def write_label(path, size=(30, 40), dtype=np.uint16):
@@ -283,10 +312,16 @@ def write_label(path, size=(30, 40), dtype=np.uint16):
     return label
 
 
-@pytest.mark.parametrize(("rgb", "xyz", "grooves"), [
-    ("images/a_color.png", "depth/a_rawDepth.npy", "images/a_grooves.png"), ("a.png", "a.npy", "a_grooves.png"), ("a.jpg", "a.npy", "a_grooves.png"),
-    ("a_color.png", "a_rawDepth.npy", "a_grooves.png"), ("a_color.png", "a_color.npy", "a_color_grooves.png"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rgb", "xyz", "grooves"),
+    [
+        ("images/a_color.png", "depth/a_rawDepth.npy", "images/a_grooves.png"),
+        ("a.png", "a.npy", "a_grooves.png"),
+        ("a.jpg", "a.npy", "a_grooves.png"),
+        ("a_color.png", "a_rawDepth.npy", "a_grooves.png"),
+        ("a_color.png", "a_color.npy", "a_color_grooves.png"),
+    ],
+)
 def test_a_groove_label_beside_the_picture_belongs_to_the_capture(tmp_path, rgb, xyz, grooves):
     write_capture(tmp_path / rgb, tmp_path / xyz)
     label = write_label(tmp_path / grooves)

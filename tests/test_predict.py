@@ -327,7 +327,7 @@ def test_what_is_missing_is_one_clear_line(run, predict, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# ------------------------------------------------------------------------------------------------------- more of them
+# ------------------------------------------------------------------------------------- more of them
 
 
 def test_pictures_shards_and_patterns_together_in_any_batch_size_are_the_same(
@@ -425,8 +425,8 @@ def test_nothing_that_is_read_is_written_over(predict, tmp_path):
     before = (tmp_path / "in/a_depth.npy").read_bytes(), (tmp_path / "b_colour.png").read_bytes()
     (line,) = predict(tmp_path / "in", "--out", tmp_path / "in").errors
     assert (
-        f"{tmp_path / 'in/a_depth.npy'}: is read here and would be written over as a result of {tmp_path / 'in/a.png'}"
-        in line
+        f"{tmp_path / 'in/a_depth.npy'}: is read here and would be written over as a result of"
+        f" {tmp_path / 'in/a.png'}" in line
     )
     shutil.copy(tmp_path / "in/a.png", tmp_path / "b.png")
     (line,) = predict(tmp_path / "b_colour.png", tmp_path / "b.png", "--out", tmp_path).errors
@@ -519,7 +519,7 @@ def test_colours_are_comparable_between_pictures(predict, model, tmp_path):
     assert (coloured(depth[:, ::7], record.bounds) == coloured(depth, record.bounds)[:, ::7]).all()
 
 
-# ------------------------------------------------------------------------------------------------------- point clouds
+# ------------------------------------------------------------------------------------- point clouds
 
 
 def read_ply(path):
@@ -611,7 +611,7 @@ def test_settings_that_cannot_work_are_one_line(predict, tmp_path, words, said):
     assert len(done.errors) == 1 and said in done.errors[0], done
 
 
-# ------------------------------------------------------------------------------------------------------- many of them
+# ------------------------------------------------------------------------------------- many of them
 
 
 def many(folder, count, size=(300, 450)):

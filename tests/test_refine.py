@@ -1,4 +1,5 @@
-"""Detail from the picture at its full size: where depth's edges come to lie, that no seam shows, and that nothing moves as a whole."""
+"""Detail from the picture at its full size: where depth's edges come to lie, that no seam shows,
+and that nothing moves as a whole."""
 
 import numpy as np
 import pytest
@@ -69,7 +70,8 @@ def fitted(picture, size):
 
 
 def brightness(rgb):
-    """A network that sees brightness, up to a scale and shift of its own for each picture: as relative depth does."""
+    """A network that sees brightness, up to a scale and shift of its own for each picture: as
+    relative depth does."""
     light = rgb.float().mean(-1) / 255
     return 3.0 * light + 2.0 * light.amax((1, 2), keepdim=True)
 

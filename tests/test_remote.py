@@ -1,4 +1,5 @@
-"""Remote shards arrive whole or not at all: against a real server that drops, stalls, cuts, damages and refuses."""
+"""Remote shards arrive whole or not at all: against a real server that drops, stalls, cuts, damages
+and refuses."""
 
 import hashlib
 import itertools
@@ -143,7 +144,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-# ------------------------------------------------------------------------------------------------------- names and settings
+# ------------------------------------------------------------------------------- names and settings
 
 
 def test_a_url_and_a_command_are_remote_and_a_folder_is_not():
@@ -177,7 +178,7 @@ def test_settings_say_all_that_is_wrong_with_them():
     assert CacheSettings().problems() == []
 
 
-# ------------------------------------------------------------------------------------------------------- fetching
+# ----------------------------------------------------------------------------------------- fetching
 
 
 def test_a_file_is_downloaded_once_and_named_by_its_content(server, cache):
@@ -363,7 +364,7 @@ def test_waits_between_attempts_double(server, tmp_path, monkeypatch):
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
 
 
-# ------------------------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------- processes
 
 FETCH = """
 import sys
@@ -461,7 +462,7 @@ def test_a_left_part_with_damage_is_started_anew(server, cache):
     assert [wanted for _, wanted in server.seen] == [f"bytes={HALF}-", None]
 
 
-# ------------------------------------------------------------------------------------------------------- room
+# --------------------------------------------------------------------------------------------- room
 
 TWO = 7e-3  # GB: two files of 3 MB fit
 
@@ -592,7 +593,7 @@ def test_a_cache_that_cannot_be_written_is_told(server, tmp_path):
     assert "cannot be kept in" in failure(get, make(tmp_path), server.url)
 
 
-# ------------------------------------------------------------------------------------------------------- other places
+# ------------------------------------------------------------------------------------- other places
 
 
 def put(folder, contents):
@@ -646,7 +647,7 @@ def test_an_unknown_protocol_fails_at_once(cache):
     assert "nosuch" in failure(cache.small, "nosuch://h/x")
 
 
-# ------------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------- commands
 
 
 @pytest.fixture
@@ -669,7 +670,10 @@ def test_a_command_runs_only_where_it_was_allowed(tmp_path, folder):
 
 
 def test_a_command_that_fails_is_tried_again_and_told_with_its_last_words(tmp_path, folder):
-    place = f"pipe:echo >> {tmp_path}/runs; cat {folder}/{{}}; echo https://u:secret@host/x?sig=secret is >&2; echo down >&2; exit 3"
+    place = (
+        f"pipe:echo >> {tmp_path}/runs; cat {folder}/{{}}; echo https://u:secret@host/x?sig=secret"
+        " is >&2; echo down >&2; exit 3"
+    )
     text = failure(get, make(tmp_path, allow_pipe=True), place)
     assert "exit code 3: https://host/x is down (3 attempts)" in text and "secret" not in text
     assert len((tmp_path / "runs").read_text()) == 3

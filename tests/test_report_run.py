@@ -1,4 +1,5 @@
-"""tools/report.py run: what the page says of one run and of several, that it needs nothing else, and what is said when there is none."""
+"""tools/report.py run: what the page says of one run and of several, that it needs nothing else,
+and what is said when there is none."""
 
 import json
 import shutil
@@ -97,7 +98,7 @@ def test_what_is_missing_is_one_clear_line(run, tmp_path):
     assert "not what launch/evaluate.py writes" in line
 
 
-# ------------------------------------------------------------------------------------------------ several runs
+# ------------------------------------------------------------------------------------- several runs
 
 
 @pytest.fixture
@@ -130,7 +131,8 @@ def test_runs_of_one_name_are_told_apart_when_compared(namesakes, monkeypatch):
 
 
 def test_fixed_rows_that_differ_stand_each_under_its_runs(run, tmp_path):
-    """`other` learned from data of another mean and other bounds: its constant and its untrained rows are not those of the first run."""
+    """`other` learned from data of another mean and other bounds: its constant and its untrained
+    rows are not those of the first run."""
     same, other = (Path(shutil.copytree(run, tmp_path / name)) for name in ("same", "other"))
     for path, change in (
         (other / "best/depthdist.json", {"far_mm": 1500.0}),
@@ -165,7 +167,7 @@ def test_fixed_rows_that_differ_stand_each_under_its_runs(run, tmp_path):
     assert "run, same:" not in read(tmp_path / "page.html"), "what all share needs no name"
 
 
-# ------------------------------------------------------------------------------------------------ what would break a page
+# -------------------------------------------------------------------------- what would break a page
 
 
 def test_other_ranges_a_copied_run_and_a_strange_name_make_a_page(run, tmp_path):

@@ -1,4 +1,7 @@
-"""Going on after any interruption: bit for bit on one CPU rank, also in the middle of an epoch; on other ranks; and what is refused."""
+"""Going on after any interruption: bit for bit on one CPU rank, also in the middle of an epoch.
+
+On other ranks; and what is refused.
+"""
 
 import os
 import random
@@ -71,7 +74,9 @@ def ended_alike(run, whole):
     assert len(list((run / "last").iterdir())) == len(list((whole / "last").iterdir())) == 2
 
 
-PLACES = {  # the function that the run dies in, at which of its calls, and whether before or after that call's work
+# the function that the run dies in, at which of its calls, and whether before or after that call's
+# work
+PLACES = {
     "in the middle of epoch 1": ("Training.forward", 5, "after"),
     "in the middle of a step of epoch 3": ("Training.forward", 2 * 8 + 6, "after"),
     "between best and last of epoch 2": ("save_state", 5, "before"),
@@ -213,7 +218,8 @@ def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(
     assert process.returncode == 75, err
     step = state(run)[1]["train"]["step"]
     assert (
-        f"train.py: stopped by {name} at step {step} of 6, saved in {run}/last; the same command goes on"
+        f"train.py: stopped by {name} at step {step} of 6, saved in {run}/last; the same command"
+        " goes on"
         in err
         and "Traceback" not in err
     )
@@ -223,7 +229,10 @@ def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(
 
 
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(data, batch4, whole, tmp_path):
-    """kill -9, at drawn moments after the training began; after four of them, or where it was quicker, the run comes to its end."""
+    """kill -9, at drawn moments after the training began.
+
+    After four of them, or where it was quicker, the run comes to its end.
+    """
     run, chance, kills = tmp_path / "run", random.Random(1), 0
     words = [
         sys.executable,
@@ -374,9 +383,11 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_gone_on_from(
     shutil.copytree(whole, run)
     older, newer = sorted((run / "last").iterdir())
     file = newer / "state.safetensors"
-    file.write_bytes(
-        file.read_bytes()[: file.stat().st_size // 2]
-    ) if damage == "cut" else file.unlink()
+    (
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        if damage == "cut"
+        else file.unlink()
+    )
     done = train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
     assert (
         done.code == 0

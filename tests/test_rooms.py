@@ -1,4 +1,5 @@
-"""Built-in scenes: every depth is where the ray first meets a surface, nothing depends on order or workers."""
+"""Built-in scenes: every depth is where the ray first meets a surface, nothing depends on order or
+workers."""
 
 import hashlib
 import json
@@ -32,7 +33,8 @@ def world_of(index, size=(42, 70)):
 
 
 def inside(kind, half, p):
-    """How far inside a thing points (N, 3) of its own frame are: below 1 inside, 1 on its surface, above outside."""
+    """How far inside a thing points (N, 3) of its own frame are: below 1 inside, 1 on its surface,
+    above outside."""
     if kind == shapes.BALL:
         return np.sqrt((p**2 / np.asarray(half) ** 2).sum(-1))
     if kind == shapes.CYLINDER:

@@ -7,14 +7,20 @@ import pytest
 from depthdist.runs import labels
 
 
-@pytest.mark.parametrize(("folders", "called"), [
-    (["/a/x/first"], ["first"]),
-    (["/a/x/first", "/a/y/first"], ["x/first", "y/first"]),
-    (["/a/x/first", "/a/y/first", "/a/y/other"], ["x/first", "y/first", "other"]),
-    (["/a/x/1/first", "/a/y/1/first", "/a/y/2/first"], ["x/1/first", "y/1/first", "2/first"]),
-    (["/first", "/x/first"], ["/first", "x/first"]),
-    (["/x/first", "/x/./first", "/x/second"], ["first", "first", "second"]),  # one folder, twice
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("folders", "called"),
+    [
+        (["/a/x/first"], ["first"]),
+        (["/a/x/first", "/a/y/first"], ["x/first", "y/first"]),
+        (["/a/x/first", "/a/y/first", "/a/y/other"], ["x/first", "y/first", "other"]),
+        (["/a/x/1/first", "/a/y/1/first", "/a/y/2/first"], ["x/1/first", "y/1/first", "2/first"]),
+        (["/first", "/x/first"], ["/first", "x/first"]),
+        (
+            ["/x/first", "/x/./first", "/x/second"],
+            ["first", "first", "second"],
+        ),  # one folder, twice
+    ],
+)
 def test_folders_are_called_by_as_much_of_their_path_as_tells_them_apart(folders, called):
     assert labels([Path(folder) for folder in folders]) == called
 

@@ -1,7 +1,8 @@
-"""The same run on any number of devices: 1, 2 and 4 real processes give the same losses, weights and metrics.
+"""The same run on any number of devices: 1, 2 and 4 real processes give the same losses, weights
+and metrics.
 
-46 training samples in batches of 8 (the last of an epoch holds 6), 24 steps in float32, LoRA with dropout on a decoder that is frozen.
-"""
+46 training samples in batches of 8 (the last of an epoch holds 6), 24 steps in float32, LoRA with
+dropout on a decoder that is frozen."""
 
 import pytest
 from ranks import log, make_model, make_shards, on_srun, train

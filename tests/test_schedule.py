@@ -1,4 +1,7 @@
-"""Schedules against their closed forms; what counts as better; averaged weights against the sum that defines them."""
+"""Schedules against their closed forms; what counts as better.
+
+Averaged weights against the sum that defines them.
+"""
 
 import math
 
@@ -15,7 +18,7 @@ def rates(total, **settings):
     return [rate(ScheduleSettings(**settings), step, total) for step in range(total)]
 
 
-# ------------------------------------------------------------------------------------------------------- learning rate
+# ------------------------------------------------------------------------------------ learning rate
 
 
 def test_the_default_is_exactly_the_recipes_line_to_0():
@@ -70,7 +73,7 @@ def test_the_rate_is_never_negative_after_the_end(schedule):
     ), "nor where it was all warm-up"
 
 
-# ------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_all_problems_are_told_at_once():
     assert len(ScheduleSettings(warmup=-1, patience=-1, best_by="x", ema=2).problems()) == 4
 
 
-# ------------------------------------------------------------------------------------------------------- better
+# ------------------------------------------------------------------------------------------- better
 
 
 @pytest.mark.parametrize("name", ["loss", *METRICS])
@@ -123,7 +126,7 @@ def test_what_is_not_finite_is_never_better(name, new, old):
     assert better(name, new, old) is False
 
 
-# ------------------------------------------------------------------------------------------------------- averaged weights
+# --------------------------------------------------------------------------------- averaged weights
 
 
 def trajectory(num, shape=(3, 4)):

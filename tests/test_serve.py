@@ -1,4 +1,5 @@
-"""launch/serve.py: the page in a real browser, what it hands out, and what it does with anything that is not a picture."""
+"""launch/serve.py: the page in a real browser, what it hands out, and what it does with anything
+that is not a picture."""
 
 import io
 import json
@@ -254,7 +255,8 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         assert "pile.png: 160 x 120" in page.run("document.querySelector('#told').textContent")
         depth = np.array(page.run("Array.from(now.depth)")).reshape(120, 160)
         box = page.run(
-            "(({left, top, width, height}) => [left, top, width, height])(document.querySelector('#flat').getBoundingClientRect())"
+            "(({left, top, width, height}) => [left, top, width,"
+            " height])(document.querySelector('#flat').getBoundingClientRect())"
         )
 
         def place(column, row):
@@ -268,7 +270,8 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
             and "column 100, row 50" in shown
         ), (shown, z)
         page.run(
-            "document.querySelector('#fov').value = 90; document.querySelector('#fov').dispatchEvent(new Event('input'))"
+            "document.querySelector('#fov').value = 90;"
+            " document.querySelector('#fov').dispatchEvent(new Event('input'))"
         )
         page.click(*place(20, 30))
         page.click(*place(140, 90))
@@ -287,7 +290,12 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         page.picture(tmp_path / "flat.png")
         page.run("document.querySelector('[data-view=space]').click()")
         assert page.run("drawn.count") == 160 * 120
-        lit = "(() => { spin(); const p = new Uint8Array(4 * gl.drawingBufferWidth * gl.drawingBufferHeight); gl.readPixels(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight, gl.RGBA, gl.UNSIGNED_BYTE, p); let n = 0; for (let i = 0; i < p.length; i += 4) n += p[i] + p[i + 1] + p[i + 2] > 60; return n / p.length * 4; })()"
+        lit = (
+            "(() => { spin(); const p = new Uint8Array(4 * gl.drawingBufferWidth *"
+            " gl.drawingBufferHeight); gl.readPixels(0, 0, gl.drawingBufferWidth,"
+            " gl.drawingBufferHeight, gl.RGBA, gl.UNSIGNED_BYTE, p); let n = 0; for (let i = 0; i <"
+            " p.length; i += 4) n += p[i] + p[i + 1] + p[i + 2] > 60; return n / p.length * 4; })()"
+        )
         assert page.run(lit) > 0.05, "points are seen"
         before = page.run("drawn.yaw")
         x, y = place(80, 60)

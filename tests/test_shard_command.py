@@ -1,4 +1,5 @@
-"""`python tools/shard.py` as a person types it: exit codes, one line an error, nothing half-written, workers, kills, full disks."""
+"""`python tools/shard.py` as a person types it: exit codes, one line an error, nothing
+half-written, workers, kills, full disks."""
 
 import fcntl
 import json
@@ -354,7 +355,8 @@ def test_two_runs_into_one_folder_do_not_meet(raw, tmp_path):
 
 
 def started(raw, out):
-    """A run in its own process group, once a first shard is whole: its commit record, written after the tar, is there."""
+    """A run in its own process group, once a first shard is whole: its commit record, written after
+    the tar, is there."""
     process = subprocess.Popen(
         [*SHARD, raw, out, "--workers", "2", "--shard-mb", "2"],
         stderr=subprocess.PIPE,

@@ -1,4 +1,7 @@
-"""The dataset's format: plain tools read it, our reader checks it, verify catches any damage; and how it is made."""
+"""The dataset's format: plain tools read it, our reader checks it, verify catches any damage.
+
+And how it is made.
+"""
 
 import hashlib
 import json
@@ -364,18 +367,42 @@ def damage_header(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda p: p.unlink(), "the shard is missing"), (lambda p: p.write_bytes(p.read_bytes()[:-4000]), "bytes; expected"),
-    (lambda p: p.write_bytes(p.read_bytes()[:15000]), "rgb.jpg: .* bytes; expected|members; expected"), (damage_header, "the tar shows|not a tar"),
-    (lambda p: p.with_suffix(".json").unlink(), "commit record"), (lambda p: p.with_suffix(".json").write_text("[]"), "commit record"),
-    (lambda p: p.with_name("shard-000009.tar").write_bytes(b""), "does not belong"), (lambda p: p.write_bytes(b""), "0 bytes; expected"),
-    (lambda p: p.parents[1].joinpath("index.json").write_text("{"), "not JSON"), (lambda p: p.parents[1].joinpath("index.json").unlink(), "has no index.json"),
-    (lambda p: edit(p, lambda i: i.update(version=1)), "version is 1; this code reads 2"), (lambda p: edit(p, lambda i: i.pop("depth")), "broken"),
-    (lambda p: edit(p, lambda i: i["shards"][0].update(name="../x/shard-000000.tar")), "never writes"),
-    (lambda p: edit(p, lambda i: i["splits"]["train"].update(count=7)), "counts of splits and shards differ"),
-    (lambda p: edit(p, lambda i: i["depth"].update(size=[40, 30])), "cannot be decoded: depth.npy: uint16 .* expected uint16"),
-    (lambda p: edit(p, lambda i: i.update(size=[42, 28])), "cannot be decoded: rgb.jpg: 28x42; expected 42x28"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda p: p.unlink(), "the shard is missing"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-4000]), "bytes; expected"),
+        (
+            lambda p: p.write_bytes(p.read_bytes()[:15000]),
+            "rgb.jpg: .* bytes; expected|members; expected",
+        ),
+        (damage_header, "the tar shows|not a tar"),
+        (lambda p: p.with_suffix(".json").unlink(), "commit record"),
+        (lambda p: p.with_suffix(".json").write_text("[]"), "commit record"),
+        (lambda p: p.with_name("shard-000009.tar").write_bytes(b""), "does not belong"),
+        (lambda p: p.write_bytes(b""), "0 bytes; expected"),
+        (lambda p: p.parents[1].joinpath("index.json").write_text("{"), "not JSON"),
+        (lambda p: p.parents[1].joinpath("index.json").unlink(), "has no index.json"),
+        (lambda p: edit(p, lambda i: i.update(version=1)), "version is 1; this code reads 2"),
+        (lambda p: edit(p, lambda i: i.pop("depth")), "broken"),
+        (
+            lambda p: edit(p, lambda i: i["shards"][0].update(name="../x/shard-000000.tar")),
+            "never writes",
+        ),
+        (
+            lambda p: edit(p, lambda i: i["splits"]["train"].update(count=7)),
+            "counts of splits and shards differ",
+        ),
+        (
+            lambda p: edit(p, lambda i: i["depth"].update(size=[40, 30])),
+            "cannot be decoded: depth.npy: uint16 .* expected uint16",
+        ),
+        (
+            lambda p: edit(p, lambda i: i.update(size=[42, 28])),
+            "cannot be decoded: rgb.jpg: 28x42; expected 42x28",
+        ),
+    ],
+)
 def test_verify_names_each_damage(raw, tmp_path, damage, words):
     make(raw, tmp_path, split="none")
     damage(tmp_path / "train/shard-000000.tar")
@@ -491,7 +518,7 @@ def test_a_label_of_another_size_rejects_its_capture(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------------- near-twins
+# --------------------------------------------------------------------------------------- near-twins
 
 
 def test_validation_pictures_with_a_twin_in_train_are_in_the_index_the_worst_first(tmp_path):

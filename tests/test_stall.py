@@ -31,7 +31,8 @@ def test_a_reader_that_hangs_is_named_and_gone_on_with_when_it_is_released(data,
     assert exact(taken(source.evaluate("train", 1, 0, 1))) == whole
     said = sys.stderr.getvalue()
     assert re.match(
-        rf"WARNING      no sample for \d s; waiting for sample {ref.key} \({ref.stem}\) of {ref.shard}; its threads are in wait \(threading.py:\d+\)\n$",
+        rf"WARNING      no sample for \d s; waiting for sample {ref.key} \({ref.stem}\) of"
+        rf" {ref.shard}; its threads are in wait \(threading.py:\d+\)\n$",
         said,
     )
 
@@ -53,6 +54,7 @@ def test_a_download_that_hangs_is_named_with_how_far_it_is(data, far, server, mo
         taken(near.evaluate("val", 1, 0, 1))
     )
     assert re.search(
-        rf"waiting for sample \d+ \(x\d+\) of {server.url}/tires/val/shard-000000.tar, downloading 0.0 of 0.0 MB",
+        rf"waiting for sample \d+ \(x\d+\) of {server.url}/tires/val/shard-000000.tar, downloading"
+        r" 0.0 of 0.0 MB",
         sys.stderr.getvalue(),
     )

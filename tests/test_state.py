@@ -1,4 +1,5 @@
-"""The training state: bits come back, a crash or a full disk at any moment leaves a whole state, damage is recognised and passed over."""
+"""The training state: bits come back, a crash or a full disk at any moment leaves a whole state,
+damage is recognised and passed over."""
 
 import hashlib
 import itertools
@@ -43,7 +44,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------------- round trip
+# --------------------------------------------------------------------------------------- round trip
 
 
 def bits(x):
@@ -53,9 +54,11 @@ def bits(x):
 def test_every_bit_of_every_tensor_comes_back(tmp_path):
     flat = torch.arange(12.0)
     tensors = {
-        "nan payloads": torch.tensor(
-            [0x7FC12345, -1, 0x7F800001, -(2**31)], dtype=torch.int32
-        ).view(torch.float32),
+        "nan payloads": (
+            torch.tensor([0x7FC12345, -1, 0x7F800001, -(2**31)], dtype=torch.int32).view(
+                torch.float32
+            )
+        ),
         "0-dim": torch.tensor(3.5),
         "int64": torch.tensor([2**63 - 1, -(2**63)]),
         "bf16": torch.randn(3, 5).bfloat16(),
@@ -112,7 +115,7 @@ def test_no_state_is_none(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------------- which are kept
+# ----------------------------------------------------------------------------------- which are kept
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
@@ -178,7 +181,7 @@ def test_what_a_crash_left_is_removed(tmp_path):
     assert names(tmp_path) == ["step-000001"] and load(tmp_path)[0] == 1
 
 
-# ------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 def flip(path, byte, bit=0):
@@ -335,7 +338,9 @@ def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
             flip(tmp_path / "step-000002" / name, byte, draw.randrange(8))
             step, _, said = load(
                 tmp_path
-            )  # equal to what was saved at that step, also where the flip was in a blank of the manifest
+                # equal to what was saved at that step, also where the flip was in a blank of the
+                # manifest
+            )
             assert step == 1 and len(said) == 1 or name == MANIFEST and step == 2 and not said, (
                 name,
                 byte,
@@ -343,7 +348,7 @@ def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
             shutil.copy(good / name, tmp_path / "step-000002")
 
 
-# ------------------------------------------------------------------------------------------------------- a full disk
+# -------------------------------------------------------------------------------------- a full disk
 
 
 def refused(folder, step, *said):
@@ -435,7 +440,7 @@ def test_no_write_permission_is_one_line(tmp_path):
     tmp_path.chmod(0o700)
 
 
-# ------------------------------------------------------------------------------------------------------- kill -9
+# ------------------------------------------------------------------------------------------ kill -9
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from depthdist.config import Size
 from depthdist.order import Position, TrainPlan, eval_groups, train_groups
 from depthdist.pairs import resize_rgb
 
-# ------------------------------------------------------------------------------------------------------- ranks of their own
+# ------------------------------------------------------------------------------- ranks of their own
 
 
 def streams(out, data, token):
@@ -88,7 +88,7 @@ def at_work(in_both, tmp_path_factory):
         launch.kill()
 
 
-# ------------------------------------------------------------------------------------------------------- the plan carried out
+# ----------------------------------------------------------------------------- the plan carried out
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,19 @@ def test_one_shard_is_enough_for_any_number_of_ranks(one_shard, world):
 
 
 def jpeg_error(rgb):
-    """Mean error that another encoder makes of this picture at the same quality; noise of every colour is the worst case."""
+    """Mean error that another encoder makes of this picture at the same quality.
+
+    Noise of every colour is the worst case.
+    """
     Image.fromarray(rgb).save(file := BytesIO(), "JPEG", quality=95, subsampling="4:2:0")
     return np.abs(np.asarray(Image.open(file)).astype(int) - rgb).mean()
 
 
 def compare(batches, step_mm, lossless=False):
-    """Each sample of the batches with the capture that it was made of; how many counted. `step_mm(key)` is its dataset's."""
+    """Each sample of the batches with the capture that it was made of; how many counted.
+
+    `step_mm(key)` is its dataset's.
+    """
     for batch in batches:
         assert (
             batch.rgb.dtype == torch.uint8
@@ -288,7 +294,7 @@ def test_a_reader_can_be_pickled(data):
     )
 
 
-# ------------------------------------------------------------------------------------------------------- real ranks
+# --------------------------------------------------------------------------------------- real ranks
 
 
 @pytest.mark.parametrize("world", [2, 4])

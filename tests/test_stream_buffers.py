@@ -1,4 +1,5 @@
-"""The loader's buffers go round: nothing in them is used too late or written too early, and no thread stays behind."""
+"""The loader's buffers go round: nothing in them is used too late or written too early, and no
+thread stays behind."""
 
 import gc
 import itertools
@@ -59,7 +60,8 @@ def test_buffers_are_used_again_and_memory_has_the_bound_that_is_told(one_shard,
 
 
 class Reading:
-    """Stands in for read_sample: counts what was begun, holds the stems `held` back until `go`, and fails at one while others are held."""
+    """Stands in for read_sample: counts what was begun, holds the stems `held` back until `go`, and
+    fails at one while others are held."""
 
     def __init__(self, monkeypatch, held=(), fail=None):
         self.begun, self.many, self.go, self.held, self.fail = (
@@ -110,7 +112,7 @@ def test_the_next_epoch_is_read_while_the_last_batch_of_this_one_is_worked_on(da
     assert reading.begun[8:12] and next(batches).group.epoch == 1
 
 
-# ------------------------------------------------------------------------------------------------------- leaving, failing
+# --------------------------------------------------------------------------------- leaving, failing
 
 
 def test_leaving_the_iterator_early_leaves_no_thread_behind(data):

@@ -1,4 +1,5 @@
-"""Damaged shards: every damage stops the reader with its place, or is set aside, counted and never passed on."""
+"""Damaged shards: every damage stops the reader with its place, or is set aside, counted and never
+passed on."""
 
 import io
 import multiprocessing
@@ -40,8 +41,10 @@ def zero(file, at):
     file.write(bytes(1024))
 
 
-# what happens to the first of two shards with samples 0-3 and 4-7: how; the samples that are lost; the first one's member,
-# and where it is; what plain webdataset 1.0.2 makes of both shards: whole samples, half samples, or an error
+# what happens to the first of two shards with samples 0-3 and 4-7: how; the samples that are lost;
+# the first one's member,
+# and where it is; what plain webdataset 1.0.2 makes of both shards: whole samples, half samples, or
+# an error
 DAMAGE = {
     "cut at a member boundary": (
         lambda file, refs: file.truncate(refs[2].start),
@@ -223,7 +226,8 @@ def test_verify_names_every_damaged_sample(copies, kind):
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_why_not_plain_webdataset_it_loses_samples_and_says_nothing(copies, kind):
-    """Not a promise of ours: version 1.0.2, and here so that we notice when a later one does better."""
+    """Not a promise of ours: version 1.0.2, and here so that we notice when a later one does
+    better."""
     hurt(copies[0], kind)
     shards = [str(copy / "train/shard-000000.tar") for copy in copies]
 
@@ -260,7 +264,7 @@ def reference(place):
     }
 
 
-# ------------------------------------------------------------------------------------------------------- more damage
+# -------------------------------------------------------------------------------------- more damage
 
 
 @pytest.mark.parametrize(("most", "stops"), [(0, True), (2, True), (3, False)])
@@ -327,7 +331,7 @@ def test_damage_is_told_of_once_by_training_and_evaluation_together(copies):
     assert len(source.told) == 1 and source.damaged == {"train": {1}}
 
 
-# ------------------------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------- processes
 
 
 def test_worker_processes_give_the_same_bytes_and_tell_of_the_same_damage(copies, monkeypatch):

@@ -1,11 +1,23 @@
-"""Shards behind HTTP give the same batches: fetched once, ahead of their turn, within the cache's limit, and refused where they changed."""
+"""Shards behind HTTP give the same batches: fetched once, ahead of their turn, within the cache's
+limit, and refused where they changed."""
 
 import contextlib
 import threading
 from collections import Counter
 
 import pytest
-from loaders import STRONG, data, decoders, exact, failure, in_both, loader, plan_of, real, taken  # noqa: F401
+from loaders import (
+    STRONG,
+    data,
+    decoders,
+    exact,
+    failure,
+    in_both,
+    loader,
+    plan_of,
+    real,
+    taken,
+)  # noqa: F401
 from test_remote import CONTENT, server  # noqa: F401
 
 from depthdist.shards import remote

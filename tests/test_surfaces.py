@@ -1,4 +1,5 @@
-"""Normals and point clouds: against planes worked out, a k-d tree's brute-force twin, and captures with a known camera."""
+"""Normals and point clouds: against planes worked out, a k-d tree's brute-force twin, and captures
+with a known camera."""
 
 import math
 

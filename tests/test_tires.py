@@ -27,7 +27,8 @@ def smoothed(a, b, k):
 
 
 def solid(tire, grooves, p):
-    """Signed distance of points p (..., 3) to a tire: the module's description written again, in NumPy, float64."""
+    """Signed distance of points p (..., 3) to a tire: the module's description written again, in
+    NumPy, float64."""
     r, y = np.hypot(p[..., 0], p[..., 1]), np.abs(p[..., 2])
     crown = np.hypot(r - (tire["radius_mm"] - tire["crown_mm"]), y) - tire["crown_mm"]
     side = (
@@ -131,7 +132,10 @@ def test_floor_walls_and_gripper_agree_with_their_equations(worlds):
 
 
 def facing(pattern):
-    """The truth of one tire whose tread faces the lens, its surface 1000 mm away, 0.25 mm a pixel; and its grooves."""
+    """The truth of one tire whose tread faces the lens, its surface 1000 mm away, 0.25 mm a pixel.
+
+    And its grooves.
+    """
     tire = tread.tire_shape(np.random.default_rng(1), 300.0, 95.0)
     grooves = tread.pattern_rows(tire, pattern, 1)
     tire["first"], tire["last"] = 0, len(grooves)
@@ -139,8 +143,17 @@ def facing(pattern):
         [[[0, 0, -1, 1300.0], [0, 1, 0, 0], [1, 0, 0, 0]]], float
     )  # axis along X, angle 0 towards the lens
     none = np.zeros((0, 6))
-    world = raycast.Scene(np.array([tire]), to, grooves, none, np.zeros(0, np.uint8), np.eye(3, 4), np.zeros((0, 8)),
-                          np.zeros((0, 4)), np.array([130.0, 0, 0]))  # fmt: skip
+    world = raycast.Scene(
+        np.array([tire]),
+        to,
+        grooves,
+        none,
+        np.zeros(0, np.uint8),
+        np.eye(3, 4),
+        np.zeros((0, 8)),
+        np.zeros((0, 4)),
+        np.array([130.0, 0, 0]),
+    )
     k = np.array([[4000.0, 0, 200.0], [0, 4000.0, 8.0], [0, 0, 1]])
     return tires.truth_of(world, raycast.cast(world, k, 16, 400), k), world
 

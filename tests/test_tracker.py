@@ -105,7 +105,8 @@ def test_a_rank_that_is_not_active_writes_and_says_nothing(tmp_path, capsys):
 
 
 def interrupted(run):
-    """A run that logged steps 1 to 6, saved its state at step 4, and was killed while it wrote the line of step 7."""
+    """A run that logged steps 1 to 6, saved its state at step 4, and was killed while it wrote the
+    line of step 7."""
     log = tracker(run)
     for step in range(7):
         log.log(step, step // 3, {"train/loss": float(step)})
@@ -114,7 +115,10 @@ def interrupted(run):
         file.write('{"step": 7, "epo')
     for curves in (
         run / "tensorboard"
-    ).iterdir():  # begun a minute ago: TensorBoard reads files by the second in their names, and within one in no order
+        # begun a minute ago: TensorBoard reads files by the second in their names, and within one
+        # in no
+        # order
+    ).iterdir():
         words = curves.name.split(".")
         words[3] = f"{int(words[3]) - 60:010d}"
         curves.rename(curves.with_name(".".join(words)))

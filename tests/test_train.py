@@ -1,4 +1,7 @@
-"""launch/train.py as a person types it: what a run leaves, and what it says about wrong settings. (Going on: test_resume.py.)"""
+"""launch/train.py as a person types it: what a run leaves, and what it says about wrong settings.
+
+(Going on: test_resume.py.)
+"""
 
 import json
 
@@ -15,7 +18,10 @@ FP32 = ROOT / "ds_configs/fp32.json"
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """Something to learn: tilted planes, 1000 to 1400 mm away, near is bright. 11 samples for training, 3 for validation."""
+    """Something to learn: tilted planes, 1000 to 1400 mm away, near is bright.
+
+    11 samples for training, 3 for validation.
+    """
     folder = tmp_path_factory.mktemp("scene")
     (folder / "raw").mkdir()
     row, column = np.mgrid[-15:15, -20:20]
@@ -34,7 +40,8 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def at_work(scene, tmp_path_factory):
-    """Two commands through the launcher, at work while the tests of one process run: a good one, and one with wrong settings."""
+    """Two commands through the launcher, at work while the tests of one process run: a good one,
+    and one with wrong settings."""
     run = tmp_path_factory.mktemp("runs") / "typed"
     words = [
         "launch/train.py",
@@ -66,7 +73,7 @@ def whole(data, batch4, tmp_path_factory):
     return run
 
 
-# ------------------------------------------------------------------------------------------------ settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def test_46_samples_in_batches_of_8_are_6_steps_an_epoch_and_90_in_15(tmp_path, monkeypatch):
@@ -185,7 +192,7 @@ def test_data_without_validation_is_refused_before_any_work(tmp_path):
     assert "val" in line and not (tmp_path / "run").exists()
 
 
-# ------------------------------------------------------------------------------------------------ best
+# --------------------------------------------------------------------------------------------- best
 
 
 def test_best_holds_the_masters_of_the_best_epoch_and_not_of_the_last(
@@ -229,7 +236,7 @@ def test_best_holds_the_masters_of_the_best_epoch_and_not_of_the_last(
     assert any(not torch.equal(seen[3][name], tensor) for name, tensor in seen[2].items())
 
 
-# ------------------------------------------------------------------------------------------------ a run, through the launcher
+# ---------------------------------------------------------------------- a run, through the launcher
 
 
 def test_the_launched_run_ends_well_and_prints_its_table(typed):
@@ -327,7 +334,8 @@ def test_best_is_the_epoch_with_the_lowest_eval_loss(typed):
 
 
 def test_training_learns_and_beats_the_constant(typed, scene):
-    """Measured with two seeds: the loss of the last two epochs is 0.60 and 0.64 of the first's, RMSE 0.44 and 0.50 of the constant's."""
+    """Measured with two seeds: the loss of the last two epochs is 0.60 and 0.64 of the first's,
+    RMSE 0.44 and 0.50 of the constant's."""
     from depthdist.shards.index import read_index
 
     run = typed[2]

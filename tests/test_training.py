@@ -1,4 +1,5 @@
-"""What a run does besides learning: calibration, averaged weights, early stopping, micro-batches that fit, precision watched, and its warnings."""
+"""What a run does besides learning: calibration, averaged weights, early stopping, micro-batches
+that fit, precision watched, and its warnings."""
 
 import json
 import math
@@ -33,11 +34,12 @@ def farthest(a, b):
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 
-# ------------------------------------------------------------------------------------------------ calibration
+# -------------------------------------------------------------------------------------- calibration
 
 
 def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, model):
-    """Depth that is made from the model's own raw output, by a known scale and shift of the target: the fit gives both back."""
+    """Depth that is made from the model's own raw output, by a known scale and shift of the target:
+    the fit gives both back."""
     from depthdist.calibrate import fit
     from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
     from depthdist.model import load_base
@@ -114,11 +116,12 @@ def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, bat
     )
 
 
-# ------------------------------------------------------------------------------------------------ the whole network
+# -------------------------------------------------------------------------------- the whole network
 
 
 def test_a_network_pretrained_here_is_a_base_model_for_the_next_run(data, model, batch4, tmp_path):
-    """--lora none with a relative truth learns, goes on where it stopped, and its best/ is what --model takes."""
+    """--lora none with a relative truth learns, goes on where it stopped, and its best/ is what
+    --model takes."""
     from depthdist.model import load_base
 
     whole, run, lora = tmp_path / "whole", tmp_path / "run", tmp_path / "lora"
@@ -145,7 +148,7 @@ def test_a_network_pretrained_here_is_a_base_model_for_the_next_run(data, model,
     assert train(data, lora, "--epochs", 1, "--model", run / "best", deepspeed=batch4).code == 0
 
 
-# ------------------------------------------------------------------------------------------------ settings of the run
+# ------------------------------------------------------------------------------ settings of the run
 
 
 def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batch4, tmp_path):
@@ -292,7 +295,8 @@ def test_ways_to_train_run_to_their_table(words, data, model, batch4, tmp_path):
 
 
 def test_checkpointing_changes_no_bit_and_auto_no_more_than_rounding(data, model, batch4, tmp_path):
-    """Adam moves a weight by up to lr however small its gradient is: where that is nearly 0, its rounding shows as a few percent of lr."""
+    """Adam moves a weight by up to lr however small its gradient is: where that is nearly 0, its
+    rounding shows as a few percent of lr."""
     plain, other, auto = tmp_path / "plain", tmp_path / "other", tmp_path / "auto"
     assert train(data, plain, "--epochs", 2, "--model", model, deepspeed=batch4).code == 0
     assert (
@@ -318,12 +322,12 @@ def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tm
     for text in ("0", "x", "-3", "min", "0min", "1.5"):
         (line,) = train(data, tmp_path / "run", "--save-every", text).errors
         assert (
-            f"--save-every is {text}: expected optimizer steps, such as 50, or minutes, such as 10min"
-            in line
+            f"--save-every is {text}: expected optimizer steps, such as 50, or minutes, such as"
+            " 10min" in line
         )
 
 
-# ------------------------------------------------------------------------------------------------ micro-batches that fit
+# --------------------------------------------------------------------------- micro-batches that fit
 
 
 def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkeypatch):
@@ -415,7 +419,7 @@ def test_the_gradient_is_the_same_in_micro_batches_of_any_size(data, model, tmp_
         )
 
 
-# ------------------------------------------------------------------------------------------------ what must stop a run, and warnings
+# --------------------------------------------------------------- what must stop a run, and warnings
 
 
 def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_samples(

@@ -1,4 +1,5 @@
-"""An adapter is plain peft under both namings of the attention layers, and a whole network a plain DA-V2: saved under transformers
+"""An adapter is plain peft under both namings of the attention layers, and a whole network a plain
+DA-V2: saved under transformers
 5.23 or 4.57, it loads under either, and says the same.
 
 tests/run.sh puts transformers 4.57 into .venv/transformers-4.57; everything else is shared.
@@ -80,7 +81,8 @@ def python(script, older):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What each adapter says: by whether it was loaded under the older, then by (under which it was saved, its name)."""
+    """What each adapter says: by whether it was loaded under the older, then by (under which it was
+    saved, its name)."""
     assert OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
     folder = tmp_path_factory.mktemp("transformers")
     model, found = str(make_model(folder / "dav2")), {}

@@ -1,4 +1,7 @@
-"""Where a run may be: several machines, SLURM, torchrun; and how it ends, on all ranks, when one fails or somebody asks it to."""
+"""Where a run may be: several machines, SLURM, torchrun.
+
+And how it ends, on all ranks, when one fails or somebody asks it to.
+"""
 
 import json
 import os
@@ -110,7 +113,7 @@ def last_line(text: str) -> str:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- where it runs
+# ------------------------------------------------------------------------------------ where it runs
 
 
 def test_two_nodes_with_a_launcher_each_learn_what_one_launcher_does(words, reference, tmp_path):
@@ -251,11 +254,12 @@ def test_a_launcher_under_srun_and_a_command_alone_are_left_as_they_are(monkeypa
     )
 
 
-# --------------------------------------------------------------------------------------------------------- when a rank fails
+# -------------------------------------------------------------------------------- when a rank fails
 
 
 def failing(how, bad="1", others="waiting"):
-    """Rank `bad` fails at step 5 while the others wait for it, maybe on another machine, or are busy for an hour, as in an exchange that never ends."""
+    """Rank `bad` fails at step 5 while the others wait for it, maybe on another machine, or are
+    busy for an hour, as in an exchange that never ends."""
     import os
     import signal
     import time
@@ -437,7 +441,7 @@ def test_a_rank_killed_under_the_launcher_is_named_last_and_nothing_is_left_behi
     assert not any(rank.is_running() for rank in ranks)
 
 
-# -------------------------------------------------------------------------------------------------- when somebody asks to stop
+# ----------------------------------------------------------------------- when somebody asks to stop
 
 
 def test_a_signal_to_one_rank_under_the_launcher_saves_and_ends_all_with_75(words, tmp_path):

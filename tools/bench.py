@@ -1,14 +1,16 @@
 """Measure what this project is fast at, beside what others would use for it.
 
-    python tools/bench.py data                     # loaders: webdataset, LitData, MosaicML, Energon, DALI, depthdist; and the raw path
-    python tools/bench.py plan                     # opening and shuffling datasets of up to ten million samples
+    # loaders: webdataset, LitData, MosaicML, Energon, DALI, depthdist; and the raw path
+    python tools/bench.py data
+    python tools/bench.py plan  # opening and shuffling datasets of up to ten million samples
     python tools/bench.py shard                    # sharding against reading and encoding alone
-    python tools/bench.py step                     # optimizer steps: transformers' Trainer on raw files, and ours
-    python tools/bench.py codecs --run runs/mine   # what each way of storing a sample costs, and does to the loss
+    python tools/bench.py step  # optimizer steps: transformers' Trainer on raw files, and ours
+    # what each way of storing a sample costs, and does to the loss
+    python tools/bench.py codecs --run runs/mine
 
-What is made to measure with is kept under data/bench. A machine that others use drifts: only figures of one run compare, where
-those that are compared were taken in turn, and CPU time is steadier than the clock. `WHAT --help` lists the settings.
-"""
+What is made to measure with is kept under data/bench. A machine that others use drifts: only
+figures of one run compare, where those that are compared were taken in turn, and CPU time is
+steadier than the clock. `WHAT --help` lists the settings."""
 
 from __future__ import annotations
 

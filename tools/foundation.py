@@ -1,16 +1,21 @@
-"""Make the built-in foundation: a small DA-V2 of relative depth, pretrained from nothing on built-in scenes. One command.
+"""Make the built-in foundation: a small DA-V2 of relative depth, pretrained from nothing on
+built-in scenes. One command.
 
-    python tools/foundation.py OUT --ranks 2      # as the one in depthdist/foundation was made; its card says how long
+    # as the one in depthdist/foundation was made; its card says how long
+    python tools/foundation.py OUT --ranks 2
 
     OUT/start            the network before: random weights, always the same
-    OUT/small/rooms      many scenes at half the size (tools/make_rooms.py): rooms, things, tires; not one crate
+    OUT/small/rooms      many scenes at half the size (tools/make_rooms.py): rooms, things, tires;
+                         not one crate
     OUT/small/data       their shards
     OUT/small/run        launch/train.py --lora none --relative: the whole network learns
-    OUT/full/...         the same at full size, on fewer scenes of another seed, from the best of OUT/small/run
-    OUT/foundation       what `--model built-in` is: config.json, model.safetensors in half precision, the processor, a card (README.md)
+    OUT/full/...         the same at full size, on fewer scenes of another seed, from the best of
+                         OUT/small/run
+    OUT/foundation       what `--model built-in` is: config.json, model.safetensors in half
+                         precision, the processor, a card (README.md)
 
-What is finished is not done again: a run that was stopped goes on. `cp OUT/foundation/* depthdist/foundation/` puts it in place.
-"""
+What is finished is not done again: a run that was stopped goes on. `cp OUT/foundation/*
+depthdist/foundation/` puts it in place."""
 
 from __future__ import annotations
 
@@ -106,7 +111,8 @@ class Foundation:
         )
         if not found and self.warmup >= steps:
             found.append(
-                f"--warmup is {self.warmup}: expected fewer than the {steps} optimizer steps that the shorter stage has"
+                f"--warmup is {self.warmup}: expected fewer than the {steps} optimizer steps that"
+                " the shorter stage has"
             )
         return found
 
@@ -220,12 +226,20 @@ def pretrain(
 
 
 def start(seed: int) -> DepthModel:
-    """The network before pretraining: DA-V2's architecture, narrow, its random weights, a ReLU at its end as the published ones have."""
+    """The network before pretraining: DA-V2's architecture, narrow, its random weights, a ReLU at
+    its end as the published ones have."""
     every = LAYERS // 4
     backbone = Dinov2Config(
-        image_size=224, patch_size=PATCH, hidden_size=HIDDEN, num_attention_heads=HEADS, num_hidden_layers=LAYERS, mlp_ratio=MLP,
-        out_indices=[every, 2 * every, 3 * every, LAYERS], reshape_hidden_states=False, apply_layernorm=True,
-    )  # fmt: skip
+        image_size=224,
+        patch_size=PATCH,
+        hidden_size=HIDDEN,
+        num_attention_heads=HEADS,
+        num_hidden_layers=LAYERS,
+        mlp_ratio=MLP,
+        out_indices=[every, 2 * every, 3 * every, LAYERS],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
     net = fresh(backbone, NECK, FUSION, HEAD)
     net.config.depth_estimation_type = "relative"
     draw = torch.Generator().manual_seed(seed)
@@ -255,7 +269,8 @@ def finish(out: Path) -> None:
     )
     if not high > low:
         raise ValueError(
-            f"{out}/full/run: the network gives {low:.4g} everywhere: it died in training; begin anew with a smaller --small-lr and --lr"
+            f"{out}/full/run: the network gives {low:.4g} everywhere: it died in training; begin"
+            " anew with a smaller --small-lr and --lr"
         )
     scale = (HIGH - LOW) / (high - low)
     model.rescale(scale, LOW - scale * low)
@@ -277,8 +292,10 @@ def card(out: Path) -> str:
         ]
         hours += at_work([line["time"] for line in lines], run["starts"]) / 3600
         made.append(
-            f"| {facts['picture_size']} | `--scenes {rooms['scenes']} --size {rooms['size']} --seed {rooms['seed']}` | {facts['train_samples']} + {facts['val_samples']} "
-            f"| {facts['steps']} of {facts['global_batch']}, {settings['epochs']} epochs | {settings['lr']:g} |"
+            f"| {facts['picture_size']} | `--scenes {rooms['scenes']} --size {rooms['size']} --seed"
+            f" {rooms['seed']}` | {facts['train_samples']} + {facts['val_samples']} |"
+            f" {facts['steps']} of {facts['global_batch']}, {settings['epochs']} epochs |"
+            f" {settings['lr']:g} |"
         )
     rows = json.loads((out / "full/run/evaluation.json").read_text())["rows"]
     told = {
@@ -322,7 +339,8 @@ It has seen renderings only: on photographs it is far worse than the published m
 
 
 def at_work(times: list[float], starts: list[dict[str, Any]]) -> float:
-    """Seconds from the first of a run's `times` to the last, without those before a later start of it."""
+    """Seconds from the first of a run's `times` to the last, without those before a later start of
+    it."""
     begun = [
         datetime.strptime(start["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts
     ]

@@ -1,4 +1,5 @@
-"""Write built-in scenes to pretrain on: rooms with boxes, balls, cylinders and tires, any lens and lamp; exact depth.
+"""Write built-in scenes to pretrain on: rooms with boxes, balls, cylinders and tires, any lens and
+lamp; exact depth.
 
     python tools/make_rooms.py OUT --scenes 3000 --size 336x546 --seed 0
 
@@ -70,7 +71,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def claim(out: Path, settings: rooms.Settings) -> None:
-    """Note the settings in OUT/rooms.json, or ValueError where OUT holds something else; more scenes of the same kind are welcome."""
+    """Note the settings in OUT/rooms.json, or ValueError where OUT holds something else.
+
+    More scenes of the same kind are welcome.
+    """
     wanted, path = config.as_dict(settings), out / "rooms.json"
     if path.exists():
         try:

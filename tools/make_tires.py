@@ -1,4 +1,5 @@
-"""Write built-in captures of tires in a crate, in the real camera's layout, with the truth beside them.
+"""Write built-in captures of tires in a crate, in the real camera's layout, with the truth beside
+them.
 
     python tools/make_tires.py OUT --pairs 58 --size 1200x1944 --seed 0 --sheet
 
@@ -9,8 +10,8 @@
     OUT/tires.json                                                   the settings; a second run goes on where one stopped
     OUT/truth/sheet.png                                              with --sheet: pictures and depth side by side
 
-A pair is complete when its .npy is there, which is written last; each file is written beside its place and moved in.
-"""
+A pair is complete when its .npy is there, which is written last; each file is written beside its
+place and moved in."""
 
 from __future__ import annotations
 
@@ -84,12 +85,14 @@ def main(argv: list[str] | None = None) -> None:
     if output.sheet:
         write(output.out / "truth" / "sheet.png", png(sheet(output.out, stems)))
     print(
-        f"{summary(output.out, stems)}; {spent / max(len(missing), 1):.2f} s a pair, {len(missing)} made: {output.out}"
+        f"{summary(output.out, stems)}; {spent / max(len(missing), 1):.2f} s a pair, {len(missing)}"
+        f" made: {output.out}"
     )
 
 
 def claim(out: Path, settings: tires.Settings) -> None:
-    """Note the settings in OUT/tires.json, or ValueError where OUT holds captures of other settings."""
+    """Note the settings in OUT/tires.json, or ValueError where OUT holds captures of other
+    settings."""
     wanted, path = {"settings": config.as_dict(settings)}, out / "tires.json"
     if path.exists():
         try:
@@ -105,7 +108,8 @@ def claim(out: Path, settings: tires.Settings) -> None:
         ]
         if other:
             raise ValueError(
-                f"{path}: made with other settings ({'; '.join(other)}); give those, or another folder"
+                f"{path}: made with other settings ({'; '.join(other)}); give those, or another"
+                " folder"
             )
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds other files and no tires.json; give a new or empty folder")
@@ -199,11 +203,15 @@ def summary(out: Path, stems: list[str]) -> str:
         low, high = min(low, valid.min(initial=np.inf)), max(high, valid.max(initial=-np.inf))
     mean = total / count
     std = np.sqrt(max(squares / count - mean**2, 0.0))
-    return f"{len(stems)} pairs, {count / pixels:.1%} valid, z {low:.2f} .. {high:.2f} mm, mean {mean:.0f}, std {std:.0f}"
+    return (
+        f"{len(stems)} pairs, {count / pixels:.1%} valid, z {low:.2f} .. {high:.2f} mm, mean"
+        f" {mean:.0f}, std {std:.0f}"
+    )
 
 
 def sheet(out: Path, stems: list[str]) -> np.ndarray:
-    """Up to SHEET_PAIRS pairs, spread over the set, as one picture (H, W, 3) uint8: colour and depth, two pairs a row."""
+    """Up to SHEET_PAIRS pairs, spread over the set, as one picture (H, W, 3) uint8: colour and
+    depth, two pairs a row."""
     chosen = [
         stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, SHEET_PAIRS).round().astype(int))
     ]
@@ -224,7 +232,10 @@ def sheet(out: Path, stems: list[str]) -> np.ndarray:
 
 
 def depth_colors(z: np.ndarray) -> np.ndarray:
-    """Depth (H, W) mm as colours (H, W, 3) uint8, each picture over its own range; holes are black."""
+    """Depth (H, W) mm as colours (H, W, 3) uint8, each picture over its own range.
+
+    Holes are black.
+    """
     valid = np.isfinite(z)
     if not valid.any():
         return np.zeros((*z.shape, 3), np.uint8)

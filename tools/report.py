@@ -1,7 +1,9 @@
 """Reports to read in a browser, each one file that needs nothing else.
 
-    python tools/report.py run runs/mine [runs/other ...]     # curves, table with intervals, ranges, grooves, images, cuts
-    python tools/report.py data RAW                           # what is in a folder of captures, or in shards: what was rejected, why, and what looks wrong
+    # curves, table with intervals, ranges, grooves, images, cuts
+    python tools/report.py run runs/mine [runs/other ...]
+    # what is in a folder of captures, or in shards: what was rejected, why, and what looks wrong
+    python tools/report.py data RAW
 
 Written to RUN/report.html, and beside the data to DATA-report.html, or to --out FILE.
 """
@@ -56,7 +58,8 @@ def main(argv: list[str]) -> None:
             print(__doc__.strip())
             return
         raise ValueError(
-            f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected `run` or `data`{config.near(argv[0], ['run', 'data']) if argv else ''}"
+            f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected"
+            f" `run` or `data`{config.near(argv[0], ['run', 'data']) if argv else ''}"
         )
     if argv[0] == "run":
         (settings,) = config.parse(

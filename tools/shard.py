@@ -1,14 +1,17 @@
-"""Make a dataset of shards from a folder of captures, add to one, check one, or index tars that others made.
+"""Make a dataset of shards from a folder of captures, add to one, check one, or index tars that
+others made.
 
     python tools/shard.py RAW OUT --workers 8
     python tools/shard.py RAW OUT --append                # captures that came since
-    python tools/shard.py RAW OUT --split file --groups groups.csv    # who belongs together: a line a capture, stem,group
+    # who belongs together: a line a capture, stem,group
+    python tools/shard.py RAW OUT --split file --groups groups.csv
     python tools/shard.py --verify OUT
     python tools/shard.py --index DIR                     # plain webdataset tars, in place
-    deepspeed --hostfile hosts tools/shard.py RAW OUT     # or torchrun, srun: many processes on many machines
+    # or torchrun, srun: many processes on many machines
+    deepspeed --hostfile hosts tools/shard.py RAW OUT
 
-Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is there all the same), or problems found.
-"""
+Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is there all the
+same), or problems found."""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ def make(settings: ShardSettings) -> int:
     out, rejected = settings.out, index["rejected"]
     if index["held"]:
         print(
-            f"{index['held']} captures are in {out} already, by their names; they were not looked at again"
+            f"{index['held']} captures are in {out} already, by their names; they were not looked"
+            " at again"
         )
     if not index["changed"]:
         print(f"nothing to do: {out} is complete and of these captures and settings")
@@ -70,7 +74,10 @@ def index_others(settings: ShardSettings) -> int:
 
 
 def summary(index: dict, settings: ShardSettings, out: str, rejected: list[str], what: str) -> int:
-    """Say what the dataset in `out` is, and what was left out. ValueError where that is too much."""
+    """Say what the dataset in `out` is, and what was left out.
+
+    ValueError where that is too much.
+    """
     for line in [
         *table(index),
         *warnings(index, settings),
@@ -81,7 +88,8 @@ def summary(index: dict, settings: ShardSettings, out: str, rejected: list[str],
     print(f"dataset   {out}/index.json\nnext      python tools/shard.py --verify {out}")
     if len(rejected) > settings.max_rejects:
         raise ValueError(
-            f"{len(rejected)} bad {what}, --max-rejects is {settings.max_rejects}; the dataset in {out} is whole without them"
+            f"{len(rejected)} bad {what}, --max-rejects is {settings.max_rejects}; the dataset in"
+            f" {out} is whole without them"
         )
     return 0
 
@@ -102,7 +110,10 @@ def table(index: dict) -> list[str]:
     size, codec = "x".join(map(str, depth["size"])), index["rgb"]["codec"]
     return [
         *lines,
-        f"depth {size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm at most; rgb {rgb} {codec}",
+        (
+            f"depth {size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm"
+            f" at most; rgb {rgb} {codec}"
+        ),
     ]
 
 
@@ -123,7 +134,10 @@ def warnings(index: dict, settings: ShardSettings) -> list[str]:
                 if flag == "far" or settings.near
                 else "they round to 0"
             )
-            masked = f"{count:,} measured pixels ({share:.2f} %) are {side} than {bound:g} mm and were masked"
+            masked = (
+                f"{count:,} measured pixels ({share:.2f} %) are {side} than {bound:g} mm and were"
+                " masked"
+            )
             found.append(f"WARNING   {masked}, to {measured[edge]:.1f} mm: {kept}")
     twins = warning(index["near_duplicates"]) if "near_duplicates" in index else None
     return (
@@ -146,7 +160,8 @@ def check(settings: ShardSettings) -> int:
     count, size = index.num_samples, sum(s["bytes"] for s in index.shards)
     checked = "every size, sha256, CRC-32 and tar header, every sample decoded"
     print(
-        f"{settings.verify}: all right: {len(index.shards)} shards, {count} samples, {size / 1e6:.1f} MB ({checked})"
+        f"{settings.verify}: all right: {len(index.shards)} shards, {count} samples,"
+        f" {size / 1e6:.1f} MB ({checked})"
     )
     return 0
 

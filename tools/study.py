@@ -1,15 +1,19 @@
-"""Train several times with one thing changed, score each on the same images, and print the table with its intervals.
+"""Train several times with one thing changed, score each on the same images, and print the table
+with its intervals.
 
-    python tools/study.py recipes RAW --model M                    # the published recipe beside ours, and what each part of ours does
+    # the published recipe beside ours, and what each part of ours does
+    python tools/study.py recipes RAW --model M
     python tools/study.py curve RAW --train-subset 5,10,20,46      # how much more data would help
-    python tools/study.py sessions RAW                             # each session left out once: what a new day would give
-    python tools/study.py splits RAW                               # the same data split at random and by session: how much a split flatters
-    python tools/study.py ablations RAW                            # what the gradient loss and the pictures' size do
-    python tools/study.py foundation RAW --model built-in          # what the built-in's pretraining gives: the same run from random weights
+    python tools/study.py sessions RAW  # each session left out once: what a new day would give
+    # the same data split at random and by session: how much a split flatters
+    python tools/study.py splits RAW
+    python tools/study.py ablations RAW  # what the gradient loss and the pictures' size do
+    # what the built-in's pretraining gives: the same run from random weights
+    python tools/study.py foundation RAW --model built-in
 
-RAW is a folder of captures, as tools/shard.py takes it. Everything is kept under --out; what is finished there is not done again,
-so a study that was stopped goes on. Rows of untrained models are scored on each validation set that occurs.
-"""
+RAW is a folder of captures, as tools/shard.py takes it. Everything is kept under --out; what is
+finished there is not done again, so a study that was stopped goes on. Rows of untrained models are
+scored on each validation set that occurs."""
 
 from __future__ import annotations
 
@@ -64,7 +68,8 @@ class Study:
     raw: str | None = config.positional(None)
     "Folder of captures."
     model: str | None = None
-    "Base model, as launch/train.py takes it; or the folder of a run whose decoder was trained: it is made a model of relative depth first. Default: launch/train.py's."
+    """Base model, as launch/train.py takes it; or the folder of a run whose decoder was trained:
+    it is made a model of relative depth first. Default: launch/train.py's."""
     recipe: str = "near"
     "Recipe of the runs, where the study is not about it: document or near."
     epochs: int = 15
@@ -76,7 +81,8 @@ class Study:
     split: str = "session"
     "How the captures are divided, where the study is not about it: session or random."
     train_subset: tuple[int, ...] = (5, 10, 20, 46)
-    "curve: how many training captures each run gets, with commas between; each set holds the smaller ones."
+    """curve: how many training captures each run gets, with commas between; each set holds the
+    smaller ones."""
     deepspeed: Path = Path("ds_configs/fp16.json")
     "Precision and batch."
     ranks: int = 1
@@ -109,7 +115,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study: its row, words for tools/shard.py, lines of a group file (or None), words for launch/train.py."""
+    """One run of a study: its row, words for tools/shard.py, lines of a group file (or None), words
+    for launch/train.py."""
 
     row: str
     shard: str
@@ -133,7 +140,8 @@ def ablations(s: Study) -> Iterator[Run]:
 
 
 def foundation(s: Study) -> Iterator[Run]:
-    """LoRA alone on the base, and the same on the weights that the built-in's pretraining began with."""
+    """LoRA alone on the base, and the same on the weights that the built-in's pretraining began
+    with."""
     from depthdist.checkpoint import save_whole
     from tools.foundation import start
 
@@ -175,7 +183,8 @@ def leave_one_out(s: Study) -> Iterator[Run]:
 
 
 def curve(s: Study) -> Iterator[Run]:
-    """Growing training sets against one validation set: the split by session decides which captures are for validation."""
+    """Growing training sets against one validation set: the split by session decides which captures
+    are for validation."""
     stems, numbers = _sessions(s)
     sizes = {
         number: numbers.count(number)
@@ -193,7 +202,8 @@ def curve(s: Study) -> Iterator[Run]:
     for count in s.train_subset:
         if count > len(train):
             raise ValueError(
-                f"--train-subset has {count}: the training side has {len(train)} captures ({held} of {len(val)} sessions are for validation)"
+                f"--train-subset has {count}: the training side has {len(train)} captures ({held}"
+                f" of {len(val)} sessions are for validation)"
             )
         chosen = set(spread[:count])
         lines = [
@@ -211,12 +221,16 @@ def curve(s: Study) -> Iterator[Run]:
 
 
 def _sessions(s: Study) -> tuple[list[str], list[int]]:
-    """Every capture's stem, and the number of its session. ValueError where there is only one session."""
+    """Every capture's stem, and the number of its session.
+
+    ValueError where there is only one session.
+    """
     stems = [pair.stem for pair in find_pairs(s.raw)[0]]
     numbers = sessions(stems)
     if len(set(numbers)) < 2:
         raise ValueError(
-            f"{s.raw}: {len(stems)} captures of {len(set(numbers))} session; expected captures of two or more, by the times in their names"
+            f"{s.raw}: {len(stems)} captures of {len(set(numbers))} session; expected captures of"
+            " two or more, by the times in their names"
         )
     return stems, numbers
 
@@ -231,15 +245,15 @@ WHAT = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------- doing it
+# ----------------------------------------------------------------------------------------- doing it
 
 
 def relative(run: Path, out: Path) -> Path:
-    """A run's best model as a DA-V2 folder of the published kind: relative depth of 0..10 behind a ReLU, nothing left to load.
+    """A run's best model as a DA-V2 folder of the published kind: relative depth of 0..10 behind a
+    ReLU, nothing left to load.
 
-    What the last convolution gives keeps one scale and shift, so that what the decoder learned stays in it, and its range is far
-    from the targets, as that of the published models is.
-    """
+    What the last convolution gives keeps one scale and shift, so that what the decoder learned
+    stays in it, and its range is far from the targets, as that of the published models is."""
     import torch
 
     from depthdist.checkpoint import load_adapter, replacing
@@ -364,7 +378,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
                 f"{'':{width}}  {'':6}" + "".join(f"{text:>{w}}" for text, w in zip(spans, wide))
             )
     lines.append(
-        "\nbelow each row the 95 % interval of the mean over images; one run each: another seed's difference is not in it"
+        "\nbelow each row the 95 % interval of the mean over images; one run each: another seed's"
+        " difference is not in it"
     )
     return "\n".join(lines)
 
@@ -379,7 +394,8 @@ def main(argv: list[str]) -> None:
             print(__doc__.strip())
             return
         raise ValueError(
-            f"{f'{argv[0]!r} is no study' if argv else 'WHAT is missing'}; expected {', '.join(WHAT)}{config.near(argv[0], list(WHAT)) if argv else ''}"
+            f"{f'{argv[0]!r} is no study' if argv else 'WHAT is missing'}; expected"
+            f" {', '.join(WHAT)}{config.near(argv[0], list(WHAT)) if argv else ''}"
         )
     (settings,) = config.parse(__doc__.splitlines()[0], Study, argv=argv[1:])
     model = (

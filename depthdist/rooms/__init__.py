@@ -1,11 +1,12 @@
-"""Built-in scenes to pretrain on: rooms, tables, boxes, balls, cylinders and tires, any lens, lamp and pattern.
+"""Built-in scenes to pretrain on: rooms, tables, boxes, balls, cylinders and tires, any lens, lamp
+and pattern.
 
     settings = rooms.Settings(scenes=1000, size=(336, 546), seed=0)
-    scene = rooms.render(settings, 17)            # scene.rgb (H, W, 3) uint8, scene.xyz (H, W, 3) float32 mm
+    scene = rooms.render(settings, 17)  # scene.rgb (H, W, 3) uint8, scene.xyz (H, W, 3) float32 mm
 
-`draw` says what stands where, `shapes` what each pixel sees, `look` the picture. No crate of tires is among them: a model
-that learned here has never seen what `make_tires.py` makes. Every draw comes from (seed, scene): the same bytes in any order.
-"""
+`draw` says what stands where, `shapes` what each pixel sees, `look` the picture. No crate of tires
+is among them: a model that learned here has never seen what `make_tires.py` makes. Every draw comes
+from (seed, scene): the same bytes in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What stands where in a scene: a room, perhaps a table, things on it, tires, the camera and the lamp; all drawn at random."""
+"""What stands where in a scene: a room, perhaps a table, things on it, tires, the camera and the
+lamp; all drawn at random."""
 
 from __future__ import annotations
 
@@ -64,9 +65,11 @@ def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[World, Look,
         ),
         tires=tires,
         grooves=grooves,
-        to_tire=np.stack([np.column_stack([r.T, -r.T @ p]) for r, p in zip(turns, places)])
-        if len(tires)
-        else np.zeros((0, 3, 4)),
+        to_tire=(
+            np.stack([np.column_stack([r.T, -r.T @ p]) for r, p in zip(turns, places)])
+            if len(tires)
+            else np.zeros((0, 3, 4))
+        ),
         camera=np.column_stack([axes.T, -axes.T @ camera]),
         light=lamp,
     )
@@ -124,7 +127,8 @@ def thing(rng: np.random.Generator, seen: float, table: float) -> tuple:
 def tires_on(
     rng: np.random.Generator, num: int, seen: float, table: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Tires that lie, stand, lean or are stacked: TIRE rows, GROOVE rows, rotations (T, 3, 3), places (T, 3)."""
+    """Tires that lie, stand, lean or are stacked: TIRE rows, GROOVE rows, rotations (T, 3, 3),
+    places (T, 3)."""
     tires, grooves, turns, places, next_id = [], [], [], [], 1
     spread = max(rng.uniform(0.12, 0.35) * seen, 300.0)
     mood = rng.dirichlet((1.0, 1.0, 1.0))

@@ -1,6 +1,8 @@
-"""Where rays meet a room and the things in it: exact depth, normals and shadows, in closed form but for tires, which are marched.
+"""Where rays meet a room and the things in it: exact depth, normals and shadows, in closed form but
+for tires, which are marched.
 
-World frame: x, y along the floor, z up, mm. Each thing has a frame of its own with its middle at 0 and z its axis. Shapes:
+World frame: x, y along the floor, z up, mm. Each thing has a frame of its own with its middle at 0
+and z its axis. Shapes:
 
     BOX        half sides a, b, c
     BALL       half axes a, b, c of an ellipsoid
@@ -49,7 +51,10 @@ class Hits(NamedTuple):
 
 @kernel
 def meet_thing(kind, half, o, d):
-    """Where o + t d enters a thing (leaves it, for ROOM), in its own frame; inf where it misses or starts inside."""
+    """Where o + t d enters a thing (leaves it, for ROOM), in its own frame.
+
+    Inf where it misses or starts inside.
+    """
     if kind == BALL:
         ox, oy, oz = o[0] / half[0], o[1] / half[1], o[2] / half[2]
         dx, dy, dz = d[0] / half[0], d[1] / half[1], d[2] / half[2]
@@ -123,7 +128,10 @@ def nearest(world, o, d, floor_mm):
 
 @kernel
 def shaded(world, o, d):
-    """Whether something stands between the lamp `o` and the point o + d. The room itself never does."""
+    """Whether something stands between the lamp `o` and the point o + d.
+
+    The room itself never does.
+    """
     for s in range(len(world.kind)):
         m = world.to_thing[s]
         if (

@@ -1,15 +1,18 @@
 """A folder of captures becomes a dataset of shards: plan, write in parallel, publish.
 
     python tools/shard.py RAW OUT --workers 8
-    python tools/shard.py RAW OUT --append                                 # captures that came later
-    deepspeed --hostfile hosts tools/shard.py RAW OUT                      # or torchrun, srun: each rank takes its share
+    python tools/shard.py RAW OUT --append  # captures that came later
+    # or torchrun, srun: each rank takes its share
+    deepspeed --hostfile hosts tools/shard.py RAW OUT
 
-plan      find pairs, turn away what the headers betray, split, cut into jobs of one shard each: sizes decide, never the workers
+plan      find pairs, turn away what the headers betray, split, cut into jobs of one shard each:
+          sizes decide, never the workers
 write     every job whose commit record is not there yet, one process a whole shard, into OUT/.build
-publish   shards get their final names, then index.json is written, last; only then are files of an older run removed
+publish   shards get their final names, then index.json is written, last; only then are files of an
+          older run removed
 
-A run that is killed leaves OUT as it was and goes on where it stopped; a run with nothing to do says so.
-"""
+A run that is killed leaves OUT as it was and goes on where it stopped; a run with nothing to do
+says so."""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold OUT for one run. raises ValueError: another run holds it, or it is no folder that can be written."""
+    """Hold OUT for one run. raises ValueError: another run holds it, or it is no folder that can be
+    written."""
     try:
         if out.exists() and not out.is_dir():
             raise ValueError(f"{shown(out)}: is a file; expected a folder for the dataset")
@@ -55,24 +59,27 @@ def locked(out: Path) -> Iterator[None]:
         file = open(out / ".lock", "w")
     except OSError as err:
         raise ValueError(
-            f"{shown(err.filename or out)}: cannot be written: {err.strerror}; expected a folder for the dataset"
+            f"{shown(err.filename or out)}: cannot be written: {err.strerror}; expected a folder"
+            " for the dataset"
         ) from err
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{shown(out)}: another tools/shard.py is writing here; wait for it, or take another OUT"
+                f"{shown(out)}: another tools/shard.py is writing here; wait for it, or take"
+                " another OUT"
             ) from None
         yield
 
 
 def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any] | None:
-    """Make OUT what RAW and the settings say, and return its index, with `changed`, `rejected` (list) and `note` beside it.
+    """Make OUT what RAW and the settings say, and return its index, with `changed`, `rejected`
+    (list) and `note` beside it.
 
     ranks   those who do it together; each calls this, rank 0 alone gets an answer
-    raises ValueError, one line: RAW cannot be used, OUT cannot be written, no pair is usable, another run is at work
-    """
+    raises ValueError, one line: RAW cannot be used, OUT cannot be written, no pair is usable,
+    another run is at work"""
     ranks, root, out = ranks or Ranks(), Path(settings.raw), Path(settings.out)
     with contextlib.ExitStack() as stack:
         with _together(ranks):
@@ -88,7 +95,8 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
                 _refuse_others(out / "index.json")
                 if _content(out / "index.json") != before.content:
                     raise ValueError(
-                        f"{shown(out)}: another tools/shard.py changed it since this one began; run again"
+                        f"{shown(out)}: another tools/shard.py changed it since this one began; run"
+                        " again"
                     )
                 for leftover in [
                     *out.glob("*.tmp-*"),
@@ -148,7 +156,8 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
                 f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
             )
             raise ValueError(
-                f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see {out / 'rejects.jsonl'}{first}"
+                f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see"
+                f" {out / 'rejects.jsonl'}{first}"
             )
     index, files = _index(
         settings, planned, {**before.records, **records}, lines.count(b"\n"), before
@@ -169,11 +178,12 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
     }
 
 
-# ------------------------------------------------------------------------------------------------------- what is there
+# ------------------------------------------------------------------------------------ what is there
 
 
 class _Before:
-    """What OUT holds already: its index.json, and where --append adds to it the index, commit records by name, rejects, and what the plan must know."""
+    """What OUT holds already: its index.json, and where --append adds to it the index, commit
+    records by name, rejects, and what the plan must know."""
 
     def __init__(
         self,
@@ -204,14 +214,16 @@ def _before(settings: ShardSettings) -> _Before:
                 else "is missing, though there are shards"
             )
             raise ValueError(
-                f"{shown(out / 'index.json')}: {found}; --append adds to a whole dataset only: shard all captures again, into another OUT"
+                f"{shown(out / 'index.json')}: {found}; --append adds to a whole dataset only:"
+                " shard all captures again, into another OUT"
             )
         return _Before(content)
     if not settings.append:
         times = json.loads((out / "index.json").read_bytes()).get("appended", 0)
         if times:
             raise ValueError(
-                f"{shown(out)}: captures were added to it {times} times; --append adds more, or take another OUT (or remove this one) to begin anew"
+                f"{shown(out)}: captures were added to it {times} times; --append adds more, or"
+                " take another OUT (or remove this one) to begin anew"
             )
         return _Before(content)
     index = read_index(out)
@@ -227,7 +239,8 @@ def _before(settings: ShardSettings) -> _Before:
     ]
     if changed:
         raise ValueError(
-            f"{shown(out)}: was made with other settings: {'; '.join(changed)}; --append needs the same"
+            f"{shown(out)}: was made with other settings: {'; '.join(changed)}; --append needs the"
+            " same"
         )
     records = {}
     for entry in index.shards:
@@ -264,19 +277,24 @@ def _ours(path: Path) -> bool:
 
 
 def _seen(out: Path, job: Job) -> dict[str, Any]:
-    """The record of a shard that is written, wherever it is; another node's may take a while to be seen."""
+    """The record of a shard that is written, wherever it is.
+
+    Another node's may take a while to be seen.
+    """
     until = time.monotonic() + VISIBLE
     while not (record := _record(job.folder / job.name, job) or _record(out / job.name, job)):
         if time.monotonic() > until:
             raise ValueError(
-                f"{shown(job.folder / job.name)}: was written by another rank and is not seen here; is OUT on a disk that all nodes share?"
+                f"{shown(job.folder / job.name)}: was written by another rank and is not seen here;"
+                " is OUT on a disk that all nodes share?"
             )
         time.sleep(0.5)
     return record
 
 
 def _refuse_others(path: Path) -> None:
-    """Raise ValueError when OUT's index.json was written by something else, or is of somebody else's tars: both would be lost."""
+    """Raise ValueError when OUT's index.json was written by something else, or is of somebody
+    else's tars: both would be lost."""
     content = _content(path) or b""
     try:
         old = json.loads(content)
@@ -286,7 +304,8 @@ def _refuse_others(path: Path) -> None:
         ours, foreign = not content.strip(b"\0"), False  # absent, or what a power cut leaves
     if foreign:
         raise ValueError(
-            f"{shown(path.parent)}: holds somebody else's tars, with an index by --index; take another OUT"
+            f"{shown(path.parent)}: holds somebody else's tars, with an index by --index; take"
+            " another OUT"
         )
     if not ours:
         raise ValueError(f"{shown(path)}: was not written by tools/shard.py; take another OUT")
@@ -304,9 +323,12 @@ def _record(tar: Path, job: Job) -> dict[str, Any] | None:
 
 
 def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) -> None:
-    """Give shards and files their final names, index.json last; it must never speak of tars that are not its own.
+    """Give shards and files their final names, index.json last.
 
-    What needs space on the disk is written before the old index goes; from then on there are only renames.
+    It must never speak of tars that are not its own.
+
+    What needs space on the disk is written before the old index goes; from then on there are only
+    renames.
     keep  no shard of the old index changes: it may stay until the new one takes its place
     """
     build = out / ".build"
@@ -341,7 +363,8 @@ def _content(path: Path) -> bytes | None:
 
 
 def _sweep(out: Path, shards: set[str], files: set[str]) -> None:
-    """Remove what an older run left: what the index no longer lists, and the folder shards were built in."""
+    """Remove what an older run left: what the index no longer lists, and the folder shards were
+    built in."""
     for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
         if (
             path.suffix in (".tar", ".json")
@@ -357,7 +380,7 @@ def _sweep(out: Path, shards: set[str], files: set[str]) -> None:
             folder.rmdir()
 
 
-# ------------------------------------------------------------------------------------------------------- the index
+# ---------------------------------------------------------------------------------------- the index
 
 
 def _index(
@@ -404,9 +427,9 @@ def _index(
         "schema": SCHEMA,
         "version": VERSION,
         "created_by": f"depthdist {__version__}",
-        "config_hash": parts[0]
-        if len(parts) == 1
-        else hashlib.sha256("".join(parts).encode()).hexdigest(),
+        "config_hash": (
+            parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+        ),
         "settings": settings.content(),
         "size": list(encoding.size),
         "members": encoding.members,
@@ -451,7 +474,10 @@ def _index(
 
 
 def _near_duplicates(splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """What a reader should know of validation pictures that train has too; nothing where a shard was written before there were fingerprints."""
+    """What a reader should know of validation pictures that train has too.
+
+    Nothing where a shard was written before there were fingerprints.
+    """
     if "val" not in splits or not all(
         "fingerprints" in record for records in splits.values() for record in records
     ):
@@ -476,7 +502,8 @@ def _named(groups: dict[str, bool]) -> dict[str, str]:
 
 
 def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """Merged integer sums as millimetres: mean and (population) std, bounds and percentiles of the stored depth.
+    """Merged integer sums as millimetres: mean and (population) std, bounds and percentiles of the
+    stored depth.
 
     A percentile is exact to a bin of the histogram, within which depths count as evenly spread.
     """

@@ -1,12 +1,13 @@
-"""One sample: arrays become the bytes of its members, and bytes become arrays in buffers that are used again.
+"""One sample: arrays become the bytes of its members, and bytes become arrays in buffers that are
+used again.
 
     encode_rgb, encode_depth, encode_mask      what tools/shard.py stores
     read_sample(fd, ref, index, out)           from the tar into `out`, every byte proven by CRC-32
-    decode_sample(members, index)              the same from bytes that are there already, into new arrays
+    decode_sample(members, index)              the same from bytes that are there already, into new
+                                               arrays
 
-What a member may be is a fixed list (npy of plain numbers, JPEG, PNG); nothing pickled is ever loaded, and shapes are
-compared with the index before anything is allocated or written.
-"""
+What a member may be is a fixed list (npy of plain numbers, JPEG, PNG); nothing pickled is ever
+loaded, and shapes are compared with the index before anything is allocated or written."""
 
 from __future__ import annotations
 
@@ -54,18 +55,20 @@ def empty_arrays(index: Index, *batch: int) -> Arrays:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- encoding
+# ----------------------------------------------------------------------------------------- encoding
 
 
 def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
     """Depth as uint16 steps of far_mm / 65535, and what was left out.
 
     z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
-    returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <= far_mm; and the counts
-              {measured, nearer, farther, measured_min_mm, measured_max_mm}, and in `histogram` (65536,) those of each value; bounds are exact where something was left out, else to half a step
+    returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <=
+              far_mm; and the counts {measured, nearer, farther, measured_min_mm, measured_max_mm},
+              and in `histogram` (65536,) those of each value; bounds are exact where something was
+              left out, else to half a step
 
-    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error has no exception.
-    """
+    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error
+    has no exception."""
     value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
     from depthdist.shards.steps import (
         fill_steps,
@@ -91,7 +94,8 @@ def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
 
 
 def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged across an edge."""
+    """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged
+    across an edge."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
     )
@@ -122,7 +126,8 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 
 def encode_label(label: np.ndarray) -> str:
-    """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of shards needs another member."""
+    """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of
+    shards needs another member."""
     return base64.b64encode(_png(label, 6)).decode()
 
 
@@ -154,15 +159,14 @@ def as_npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-# ------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def read_sample(fd: int, ref: SampleRef, index: Index, out: Arrays) -> None:
     """Read one sample's bytes from its tar, prove them, and decode them into `out`.
 
-    Depth and mask of ours go from the file straight into `out`; tar headers are read and proven with the rest.
-    raises Damaged, which names shard, sample, member and offset
-    """
+    Depth and mask of ours go from the file straight into `out`; tar headers are read and proven
+    with the rest. raises Damaged, which names shard, sample, member and offset"""
     pieces, content = _pieces(ref, index, out)
     crc = 0
     if _fill(fd, pieces, ref.start) == ref.length:
@@ -191,7 +195,8 @@ class MemberError(ValueError):
 def _pieces(
     ref: SampleRef, index: Index, out: Arrays
 ) -> tuple[list[memoryview], dict[str, memoryview]]:
-    """Buffers that together take the sample's bytes, and each member's bytes in them (of one that lies in `out`: its header)."""
+    """Buffers that together take the sample's bytes, and each member's bytes in them (of one that
+    lies in `out`: its header)."""
     pieces, content, waiting, at = [], {}, [], ref.start
 
     def close(end: int) -> None:
@@ -269,19 +274,21 @@ def _diagnosis(fd: int, ref: SampleRef) -> Damaged:
         ref.stem,
         "tar header",
         ref.start,
-        f"the members are whole, the bytes between them are not ({ref.length:,} bytes, CRC-32 {ref.crc:08x} expected)",
+        f"the members are whole, the bytes between them are not ({ref.length:,} bytes, CRC-32"
+        f" {ref.crc:08x} expected)",
     )
 
 
-# ------------------------------------------------------------------------------------------------------- decoding
+# ----------------------------------------------------------------------------------------- decoding
 
 
 def decode_sample(members: dict[str, bytes], index: Index) -> dict[str, Any]:
     """The arrays of one sample from its members' bytes.
 
-    returns   rgb (h, w, 3) uint8; depth (H, W) uint16, in steps of index.step_mm, 0 where invalid; mask (H, W) bool; meta
-    raises ValueError: a member missing or unknown, another shape or dtype than the index says, bytes that cannot be decoded
-    """
+    returns   rgb (h, w, 3) uint8; depth (H, W) uint16, in steps of index.step_mm, 0 where invalid;
+              mask (H, W) bool; meta
+    raises ValueError: a member missing or unknown, another shape or dtype than the index says,
+    bytes that cannot be decoded"""
     if set(members) != set(index.members):
         raise ValueError(
             f"members are {', '.join(sorted(members))}; expected {', '.join(sorted(index.members))}"
@@ -307,7 +314,10 @@ def decode_sample(members: dict[str, bytes], index: Index) -> dict[str, Any]:
 
 
 def _decode(content: dict[str, memoryview], index: Index, out: Arrays) -> None:
-    """The members' bytes into `out`; of members that are in `out` already only the header is left to look at."""
+    """The members' bytes into `out`.
+
+    Of members that are in `out` already only the header is left to look at.
+    """
     depth, rgb = index.raw["depth"], index.raw["rgb"]
     if index.raw.get("foreign"):
         out.depth[:] = quantise(
@@ -345,7 +355,8 @@ def _read_npy(
     shape: tuple[int, ...] | None = None,
     dtype: np.dtype | None = None,
 ) -> np.ndarray:
-    """A view of a `.npy`'s numbers, once its header says what was expected: nothing is allocated, copied or unpickled."""
+    """A view of a `.npy`'s numbers, once its header says what was expected: nothing is allocated,
+    copied or unpickled."""
     found_shape, fortran, found, start = npy_kind(name, content)
     if (
         (shape is not None and (found_shape != shape or fortran))
@@ -372,7 +383,8 @@ def _read_png(name: str, content: memoryview, shape: tuple[int, int] | None = No
         if image.mode not in ("I;16", "L", "1", "I") or (shape and image.size[::-1] != shape):
             raise MemberError(
                 name,
-                f"{image.size[1]}x{image.size[0]}, mode {image.mode}; expected grey {'x'.join(map(str, shape or ()))}",
+                f"{image.size[1]}x{image.size[0]}, mode {image.mode}; expected grey"
+                f" {'x'.join(map(str, shape or ()))}",
             )
         return np.asarray(image)
     except MemberError:
@@ -384,7 +396,9 @@ def _read_png(name: str, content: memoryview, shape: tuple[int, int] | None = No
 def read_rgb(
     name: str, content: memoryview, out: np.ndarray | None, resize: bool = False
 ) -> tuple[int, int]:
-    """A JPEG or PNG into `out` (h, w, 3) uint8, resized to it where that may be; returns the picture's own height and width.
+    """A JPEG or PNG into `out` (h, w, 3) uint8, resized to it where that may be.
+
+    Returns the picture's own height and width.
 
     out   None: only see that it can be decoded
     """
@@ -393,7 +407,8 @@ def read_rgb(
         found = image.size[::-1] if image else simplejpeg.decode_jpeg_header(content)[:2]
         if found[0] * found[1] > Image.MAX_IMAGE_PIXELS or (image and image.mode.startswith("I")):
             raise ValueError(
-                f"{found[0]}x{found[1]}, mode {image.mode if image else 'JPEG'}; expected 8 bits a channel, not too large to be a picture"
+                f"{found[0]}x{found[1]}, mode {image.mode if image else 'JPEG'}; expected 8 bits a"
+                " channel, not too large to be a picture"
             )
         if (
             out is not None and found == out.shape[:2]
@@ -426,7 +441,8 @@ def foreign_z(
 ) -> np.ndarray:
     """(H, W) float32 mm out of the members of others: 0 or less, NaN or inf where nothing is valid.
 
-    raw    index.json: its `depth` (Z alone or X, Y, Z, times unit_mm) and `mask` (at the depth's own size, not 0: counts)
+    raw    index.json: its `depth` (Z alone or X, Y, Z, times unit_mm) and `mask` (at the depth's
+           own size, not 0: counts)
     shape  the size it must have, or gets by the nearest pixels where depth["resize"] is true
     """
     depth, mask = raw["depth"], raw["mask"]["member"]
@@ -437,7 +453,8 @@ def foreign_z(
     if values.ndim != 2 or 0 in values.shape or values.dtype.name != depth["dtype"]:
         raise MemberError(
             name,
-            f"{values.dtype} {values.shape}; expected {depth['dtype']} (H, W), (H, W, 1) or (H, W, 3)",
+            f"{values.dtype} {values.shape}; expected {depth['dtype']} (H, W), (H, W, 1) or (H,"
+            " W, 3)",
         )
     with np.errstate(
         over="ignore", invalid="ignore"

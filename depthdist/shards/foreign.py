@@ -1,4 +1,5 @@
-"""Tars of others get an index beside them and stay as they are: `python tools/shard.py --index DIR`.
+"""Tars of others get an index beside them and stay as they are: `python tools/shard.py --index
+DIR`.
 
     index = index_in_place(ShardSettings(index="data/crates", unit=1000))        # depth in metres
 
@@ -7,8 +8,8 @@ decide   what the members are, by names and headers: a picture, a depth, perhaps
 decode   every sample, once: that it can be, its statistics, its CRC-32s
 write    table and names, DIR/rejects.jsonl with what cannot be used, and index.json last
 
-Whenever a sample is read its depth becomes uint16 steps, as in our own shards. Nothing pickled is ever loaded.
-"""
+Whenever a sample is read its depth becomes uint16 steps, as in our own shards. Nothing pickled is
+ever loaded."""
 
 from __future__ import annotations
 
@@ -62,19 +63,22 @@ OBVIOUS = {  # names that say what a member is, best first
 }
 NEEDED = {
     "picture": "a .jpg or .png",
-    "depth": "uint16 or float (H, W), (H, W, 1) or X, Y, Z (H, W, 3) in a .npy, or a grey PNG of 16 bits",
+    "depth": (
+        "uint16 or float (H, W), (H, W, 1) or X, Y, Z (H, W, 3) in a .npy, or a grey PNG of 16 bits"
+    ),
 }
 
 
 def index_in_place(
     settings: ShardSettings, workers: int = 1, progress: Callable[[int], Any] = lambda samples: None
 ) -> dict[str, Any]:
-    """Write the index of the tars below settings.index and return it, with `rejected` (list), `notes` (list) and `note` beside it.
+    """Write the index of the tars below settings.index and return it, with `rejected` (list),
+    `notes` (list) and `note` beside it.
 
     workers  threads, a tar each;  progress  is told of samples
-    raises ValueError: not a folder of tars, or one with another index.json; a tar that is damaged or cut off (a line each); no
-    or several members that could be the picture or the depth; metres; depths of several sizes; a split without a sample
-    """
+    raises ValueError: not a folder of tars, or one with another index.json; a tar that is damaged
+    or cut off (a line each); no or several members that could be the picture or the depth; metres;
+    depths of several sizes; a split without a sample"""
     folder, settings = (
         Path(settings.index),
         replace(settings, raw=settings.index),
@@ -116,7 +120,8 @@ def index_in_place(
             write_whole(folder / "rejects.jsonl", lines)
             first = "{shard}: {key}: {why}".format(**rejects[0])
             raise ValueError(
-                f"{shown(folder)}: no usable sample for {name}, {len(rejects)} rejected, see {folder / 'rejects.jsonl'}; the first: {shown(first)}"
+                f"{shown(folder)}: no usable sample for {name}, {len(rejects)} rejected, see"
+                f" {folder / 'rejects.jsonl'}; the first: {shown(first)}"
             )
     index, files = _index(
         settings, entries, [record for record in records if record["count"]], rejects
@@ -137,7 +142,9 @@ def index_in_place(
 def _over(
     function: Callable[[str, threading.Event], Any], shards: list[str], workers: int
 ) -> list[Any]:
-    """function(shard, stop) of each in threads, for hashing and decoding release the GIL; `stop` is set where one fails, or at Ctrl-C.
+    """function(shard, stop) of each in threads, for hashing and decoding release the GIL.
+
+    `stop` is set where one fails, or at Ctrl-C.
 
     raises ValueError with a line for each that failed
     """
@@ -164,14 +171,16 @@ def _over(
     return results
 
 
-# ------------------------------------------------------------------------------------------------------- what is there
+# ------------------------------------------------------------------------------------ what is there
 
 
 def _replaceable(folder: Path) -> set[str]:
-    """The table and names of an earlier run. raises ValueError: not a folder to write in, or its index.json is not of such a run"""
+    """The table and names of an earlier run. raises ValueError: not a folder to write in, or its
+    index.json is not of such a run"""
     if not folder.is_dir():
         raise ValueError(
-            f"{shown(folder)}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder of tars"
+            f"{shown(folder)}: {'is a file' if folder.exists() else 'no such folder'}; expected a"
+            " folder of tars"
         )
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{shown(folder)}: cannot be written; the index lies beside the tars")
@@ -194,17 +203,19 @@ def _replaceable(folder: Path) -> set[str]:
     raise ValueError(f"{shown(folder / 'index.json')}: {what}")
 
 
-# ------------------------------------------------------------------------------------------------------- deciding
+# ----------------------------------------------------------------------------------------- deciding
 
 
 def decide(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict[str, Any]:
-    """The entries of index.json that say what each member is, from the first samples with the members that most have.
+    """The entries of index.json that say what each member is, from the first samples with the
+    members that most have.
 
-    raises ValueError: no sample, no or several members that could be the picture or the depth, depth in metres
-    """
+    raises ValueError: no sample, no or several members that could be the picture or the depth,
+    depth in metres"""
     if not samples:
         raise ValueError(
-            f"{shown(folder)}: no samples in its tars; expected members such as 000000.jpg and 000000.depth.npy"
+            f"{shown(folder)}: no samples in its tars; expected members such as 000000.jpg and"
+            " 000000.depth.npy"
         )
     common = Counter(frozenset(s.members) for s in samples).most_common(1)[0][0]
     failed, entries, valid, looked_at = "", None, [], sorted(filter(LOOKED_AT.search, common))
@@ -227,7 +238,8 @@ def decide(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict
         and (median := np.median(found)) < METRES_BELOW_MM
     ):
         raise ValueError(
-            f"{shown(folder)}: {entries['depth']['member']} looks like metres: the median is {median:.4g}; expected mm, or --unit 1000 (the mm in a metre)"
+            f"{shown(folder)}: {entries['depth']['member']} looks like metres: the median is"
+            f" {median:.4g}; expected mm, or --unit 1000 (the mm in a metre)"
         )
     return entries
 
@@ -268,7 +280,10 @@ def _entries(
 
 
 class Kind(NamedTuple):
-    """What a member can be: "picture", "depth", "mask" or ""; what its header says; type of its numbers, height and width."""
+    """What a member can be: "picture", "depth", "mask" or ""; what its header says.
+
+    Type of its numbers, height and width.
+    """
 
     what: str
     text: str
@@ -306,9 +321,11 @@ def _kind(name: str, content: memoryview) -> Kind:
             can = (
                 "mask"
                 if dtype in ("uint8", "bool")
-                else "depth"
-                if dtype in NUMBERS and len(shape) in (2, 3) and shape[2:] in ((), (1,), (3,))
-                else ""
+                else (
+                    "depth"
+                    if dtype in NUMBERS and len(shape) in (2, 3) and shape[2:] in ((), (1,), (3,))
+                    else ""
+                )
             )
     except Exception as err:  # Pillow raises much besides OSError
         return Kind("", str(MemberError(name, f"cannot be read: {err}")))
@@ -316,7 +333,10 @@ def _kind(name: str, content: memoryview) -> Kind:
 
 
 def _pick(what: str, kinds: dict[str, Kind]) -> str | None:
-    """The member that is the picture, the depth or the mask (None: there is none). ValueError where it cannot be told."""
+    """The member that is the picture, the depth or the mask (None: there is none).
+
+    ValueError where it cannot be told.
+    """
 
     def rank(
         name: str,
@@ -340,7 +360,7 @@ def _pick(what: str, kinds: dict[str, Kind]) -> str | None:
     return best[0] if best else None
 
 
-# ------------------------------------------------------------------------------------------------------- decoding
+# ----------------------------------------------------------------------------------------- decoding
 
 
 def decode(
@@ -352,7 +372,8 @@ def decode(
     progress: Callable[[int], Any],
     stop: threading.Event,
 ) -> dict[str, Any]:
-    """Read and decode samples (sample, session, split) of one tar: {name, bytes, sha256, count, samples, rejects, stats by split, sizes of pictures}.
+    """Read and decode samples (sample, session, split) of one tar: {name, bytes, sha256, count,
+    samples, rejects, stats by split, sizes of pictures}.
 
     samples  (split, key, session, start, length, CRC-32, [[offset, size, CRC-32] of each member])
     raises ValueError: depth of another size than in other samples
@@ -398,7 +419,10 @@ def decode(
 
 
 def _read(fd: int, sample: Sample, names: list[str]) -> tuple[dict[str, memoryview], int, int, int]:
-    """Those members' bytes; and start, length and CRC-32 of the part of the tar that holds them, headers included."""
+    """Those members' bytes.
+
+    And start, length and CRC-32 of the part of the tar that holds them, headers included.
+    """
     places = [sample.members[name] for name in names]
     start = min(header for header, *_ in places)
     length = (
@@ -420,7 +444,10 @@ def _read(fd: int, sample: Sample, names: list[str]) -> tuple[dict[str, memoryvi
 def _look(
     sample: Sample, content: dict[str, memoryview], entries: dict[str, Any], settings: ShardSettings
 ) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The picture's size and the sample's share of the statistics; MemberError where it cannot be used."""
+    """The picture's size and the sample's share of the statistics.
+
+    MemberError where it cannot be used.
+    """
     depth, meta = entries["depth"], entries["meta"]["member"]
     size = read_rgb(entries["rgb"]["member"], content[entries["rgb"]["member"]], None)
     z = foreign_z(entries, content)
@@ -428,7 +455,8 @@ def _look(
         if not depth["resize"]:
             found, others = ("x".join(map(str, s)) for s in (z.shape, wanted))
             raise ValueError(
-                f"{sample.shard}: {sample.key}: depth is {found}, that of the first sample {others}; a dataset has one size: take --depth-size train"
+                f"{sample.shard}: {sample.key}: depth is {found}, that of the first sample"
+                f" {others}; a dataset has one size: take --depth-size train"
             )
         z = nearest(z, wanted)
     if meta:
@@ -445,12 +473,13 @@ def _look(
         )
         raise MemberError(
             depth["member"],
-            f"no valid pixel: Z is {measured}, expected {settings.near:g} < Z <= {settings.far:g} mm (--near, --far, --unit)",
+            f"no valid pixel: Z is {measured}, expected {settings.near:g} < Z <= {settings.far:g}"
+            " mm (--near, --far, --unit)",
         )
     return size, depth_stats(counts, depth["step_mm"])
 
 
-# ------------------------------------------------------------------------------------------------------- the index
+# ---------------------------------------------------------------------------------------- the index
 
 
 def _index(
@@ -459,7 +488,10 @@ def _index(
     records: list[dict[str, Any]],
     rejects: list[dict[str, str]],
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The content of index.json, and the files of table and names. Rows go split by split; a shard's may be in both."""
+    """The content of index.json, and the files of table and names.
+
+    Rows go split by split; a shard's may be in both.
+    """
     samples, splits, uses = (
         [],
         {},
@@ -524,7 +556,8 @@ def _index(
 
 
 def _escaped(key: str) -> str:
-    """A key without the space that ends it in the text of names, and without the @ that comes before a shard's number."""
+    """A key without the space that ends it in the text of names, and without the @ that comes
+    before a shard's number."""
     return key.replace("%", "%25").replace(" ", "%20").replace("@", "%40")
 
 
@@ -540,13 +573,15 @@ def _notes(index: dict[str, Any], used: list[Sample], sizes: set[tuple[int, int]
         if index[what]["member"] is not None
     )
     notes = [
-        f"members: {members}; a unit of {depth['member']} ({depth['dtype']}) is {depth['unit_mm']:g} mm"
+        f"members: {members}; a unit of {depth['member']} ({depth['dtype']}) is"
+        f" {depth['unit_mm']:g} mm"
     ]
     if unused:
         notes.append(f"not used, never loaded: {', '.join(map(shown, unused))}")
     if index["rgb"]["resize"]:
         found = "x".join(map(str, next(iter(sizes)))) if len(sizes) == 1 else f"{len(sizes)} sizes"
         notes.append(
-            f"pictures are decoded at {found} and resized to {'x'.join(map(str, index['size']))} in each epoch: shard again for speed, or take --size"
+            f"pictures are decoded at {found} and resized to {'x'.join(map(str, index['size']))} in"
+            " each epoch: shard again for speed, or take --size"
         )
     return notes

@@ -1,12 +1,12 @@
-"""Where the bytes of every sample are: opened in no time and little memory, whatever the number of samples.
+"""Where the bytes of every sample are: opened in no time and little memory, whatever the number of
+samples.
 
     index = read_index("data/tires")                  # a folder, or a URL with a cache (remote.py)
-    ref = index.samples("train")[3]                   # key, stem, shard, and each member's place and CRC-32
+    ref = index.samples("train")[3]  # key, stem, shard, and each member's place and CRC-32
     path = index.shard_path(ref.number)               # the tar on this machine
 
-index.json is small. What grows with the samples is a NumPy table and a text file that stay on the disk: a row is read when its
-sample is.
-"""
+index.json is small. What grows with the samples is a NumPy table and a text file that stay on the
+disk: a row is read when its sample is."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ class SampleRef(NamedTuple):
 
 
 def table_dtype(num_members: int) -> np.dtype:
-    """A row of the sample table. `at` counts from `start`; `name` is the offset of the sample's line in the text of names."""
+    """A row of the sample table.
+
+    `at` counts from `start`; `name` is the offset of the sample's line in the text of names.
+    """
     each = (num_members,)
     return np.dtype(
         [
@@ -99,8 +102,8 @@ class Index:
     """A dataset's index. `size` is the RGB's height and width, `depth_size` that of depth and mask.
 
     place          the folder, or the URL
-    stats[split]   min_mm, max_mm, mean_mm, std_mm over the valid pixels, their number valid_pixels, valid_fraction,
-                   percentiles_mm, and histogram {bin_mm, counts}
+    stats[split]   min_mm, max_mm, mean_mm, std_mm over the valid pixels, their number valid_pixels,
+                   valid_fraction, percentiles_mm, and histogram {bin_mm, counts}
     sha256         that of index.json, which holds those of all other files: it names the content
     """
 
@@ -146,7 +149,8 @@ class Index:
             ) from err
         if dtype != table_dtype(len(self.members)) or shape != (self.num_samples,):
             raise ValueError(
-                f"{file.name}: {shape} rows of {dtype.itemsize} bytes; expected ({self.num_samples},) of {table_dtype(len(self.members)).itemsize}"
+                f"{file.name}: {shape} rows of {dtype.itemsize} bytes; expected"
+                f" ({self.num_samples},) of {table_dtype(len(self.members)).itemsize}"
             )
         return file, file.tell()
 
@@ -196,7 +200,8 @@ class Index:
             before += content["count"]
 
     def row(self, number: int) -> SampleRef:
-        """The sample of that row of the table. raises ValueError when the row points outside its shard"""
+        """The sample of that row of the table. raises ValueError when the row points outside its
+        shard"""
         file, first = self._table
         dtype = table_dtype(len(self.members))
         content = os.pread(file.fileno(), dtype.itemsize, first + number * dtype.itemsize)
@@ -208,11 +213,13 @@ class Index:
         start, length, shard = int(row["start"]), int(row["length"]), int(row["shard"])
         if length == 0 or shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]:
             raise ValueError(
-                f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify` lists all damage"
+                f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify`"
+                " lists all damage"
             )
         if not (row["at"].astype(np.int64) + row["size"] <= length).all():
             raise ValueError(
-                f"{file.name}: row {number} has a member outside its sample; `tools/shard.py --verify` lists all damage"
+                f"{file.name}: row {number} has a member outside its sample; `tools/shard.py"
+                " --verify` lists all damage"
             )
         key, _, stem = (
             os.pread(self._names.fileno(), NAME_MOST, int(row["name"]))
@@ -251,15 +258,15 @@ class Samples(Sequence):
         return self.index.table()["shard"][self.first : self.first + self.count]
 
 
-# ------------------------------------------------------------------------------------------------------- opening
+# ------------------------------------------------------------------------------------------ opening
 
 
 def read_index(place: Path | str, cache: Cache | None = None, whole: bool = True) -> Index:
     """The index of a dataset in a folder, or behind a URL through `cache`.
 
     whole   also see that every local shard is there and has its size
-    raises ValueError: no folder, no or a broken index.json, another version, a file missing or of another size
-    """
+    raises ValueError: no folder, no or a broken index.json, another version, a file missing or of
+    another size"""
     index = load_index(place, cache)
     if index.cache is None:
         for what in ("table", "names"):
@@ -305,7 +312,8 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
     path = folder / "index.json"
     if not folder.is_dir():
         raise ValueError(
-            f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder written by tools/shard.py"
+            f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder"
+            " written by tools/shard.py"
         )
     try:
         return _parsed(str(folder), path, path.read_bytes(), None)
@@ -318,7 +326,8 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
         )
         tars = next(folder.rglob("*.tar"), None) is not None and not unfinished
         raise ValueError(
-            f"{folder}: has no index.json; {hint}{'; `tools/shard.py --index` makes one for tars of others' if tars else ''}"
+            f"{folder}: has no index.json;"
+            f" {hint}{'; `tools/shard.py --index` makes one for tars of others' if tars else ''}"
         ) from None
     except OSError as err:
         raise ValueError(f"{path}: cannot be read ({err.strerror})") from err
@@ -333,7 +342,8 @@ def _parsed(place: str, path: Path | str, content: bytes, cache: Cache | None) -
         raise ValueError(f"{path}: not an index of shards; expected schema {SCHEMA!r}")
     if raw.get("version") != VERSION:
         raise ValueError(
-            f"{path}: version is {raw.get('version')!r}; this code reads {VERSION}: shard the captures again"
+            f"{path}: version is {raw.get('version')!r}; this code reads {VERSION}: shard the"
+            " captures again"
         )
     try:
         depth, splits = raw["depth"], raw["splits"]
@@ -385,11 +395,12 @@ def _parsed(place: str, path: Path | str, content: bytes, cache: Cache | None) -
     return index
 
 
-# ------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def as_rows(samples: list[tuple], first_name: int = 0) -> tuple[np.ndarray, bytes]:
-    """The table's rows and the text of names for samples (shard, key, stem, session, start, length, crc, [[offset, size, crc], ...]).
+    """The table's rows and the text of names for samples (shard, key, stem, session, start, length,
+    crc, [[offset, size, crc], ...]).
 
     first_name  where in the whole text these names begin
     """

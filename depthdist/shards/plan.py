@@ -1,9 +1,10 @@
-"""What a dataset will be, decided before any work: settings, which pairs, which side of the split, which shard.
+"""What a dataset will be, decided before any work: settings, which pairs, which side of the split,
+which shard.
 
     plan(settings)  ->  Plan: the jobs, one a shard
 
-The same files and settings give the same plan, whatever the number of workers: sizes decide, and a seed.
-"""
+The same files and settings give the same plan, whatever the number of workers: sizes decide, and a
+seed."""
 
 from __future__ import annotations
 
@@ -36,21 +37,26 @@ class ShardSettings:
     out: str = config.positional("")
     "Folder for the dataset: tars, index.json, rejects.jsonl."
     append: bool = False
-    "Add the captures in RAW that OUT does not hold yet (by name); what OUT holds is not written again."
+    """Add the captures in RAW that OUT does not hold yet (by name); what OUT holds is not
+    written again."""
     verify: str = ""
     "Check every byte of this dataset folder instead; RAW and OUT are not needed."
     index: str = ""
-    "Index this folder of somebody else's webdataset tars instead, in place; RAW and OUT are not needed."
+    """Index this folder of somebody else's webdataset tars instead, in place; RAW and OUT are
+    not needed."""
     unit: float | None = None
-    "With --index: mm that one unit of the depth member is, 1000 for metres. Default: 1; floats that look like metres are refused."
+    """With --index: mm that one unit of the depth member is, 1000 for metres. Default: 1; floats
+    that look like metres are refused."""
     workers: int = 0
     "Processes, each writing one whole shard; 0: one a core. The output is the same for any number."
     max_rejects: int = 0
     "More bad pairs than this make the exit code 2, after everything was looked at."
     split: Literal["random", "session", "file", "none"] = "random"
-    "random: any pair to either side; session: captures close in time stay on one side; file: those of a group in --groups do; none: all in train."
+    """random: any pair to either side; session: captures close in time stay on one side; file:
+    those of a group in --groups do; none: all in train."""
     groups: str = ""
-    "With --split file: text with a line `stem,group` for each capture; groups train and val have their side, skip leaves a capture out; in capitals or not."
+    """With --split file: text with a line `stem,group` for each capture; groups train and val
+    have their side, skip leaves a capture out; in capitals or not."""
     val: float = 0.2
     "Fraction of the pairs for validation."
     seed: int = 42
@@ -66,7 +72,8 @@ class ShardSettings:
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
     rgb: Literal["jpeg", "png", "raw"] = "jpeg"
-    "Picture codec; png and raw are lossless: png is small and slow to read, raw large and the fastest by far."
+    """Picture codec; png and raw are lossless: png is small and slow to read, raw large and the
+    fastest by far."""
     quality: int = 95
     "JPEG quality."
     subsampling: Literal["420", "444"] = "420"
@@ -94,20 +101,24 @@ class ShardSettings:
                 *(f"--{name}" for name in alone[1:]),
             ]
             found += [
-                f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or RAW OUT"
+                f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or"
+                " RAW OUT"
                 for name in others
             ]
         if self.split == "file" and not self.groups and not alone:
             found.append(
-                "--split is file and --groups is missing: expected --groups FILE, text with a line a capture: stem,group"
+                "--split is file and --groups is missing: expected --groups FILE, text with a line"
+                " a capture: stem,group"
             )
         if self.split == "file" and self.index:
             found.append(
-                "--split is file with --index: expected random, session or none (folders train and val in DIR decide, where there are any)"
+                "--split is file with --index: expected random, session or none (folders train and"
+                " val in DIR decide, where there are any)"
             )
         if self.groups and self.split != "file":
             found.append(
-                f"--groups is {self.groups} and --split is {self.split}: expected --split file with it"
+                f"--groups is {self.groups} and --split is {self.split}: expected --split file"
+                " with it"
             )
         if max(self.size) > 8192:
             found.append(f"--size is {self.size}: expected at most 8192 pixels a side")
@@ -118,7 +129,8 @@ class ShardSettings:
             ]
             height, width = (" or ".join(map(str, sides)) for sides in near)
             found.append(
-                f"--size is {self.size}: expected multiples of {PATCH}; nearest are height {height}, width {width}"
+                f"--size is {self.size}: expected multiples of {PATCH}; nearest are height"
+                f" {height}, width {width}"
             )
         for name, good, expected in (
             ("workers", self.workers >= 0, "0 or more"),
@@ -139,7 +151,8 @@ class ShardSettings:
         return found
 
     def content(self) -> dict[str, Any]:
-        """The settings that the dataset depends on: not where files lie (what --groups says is in the plan), nor how fast it is made."""
+        """The settings that the dataset depends on: not where files lie (what --groups says is in
+        the plan), nor how fast it is made."""
         return {
             k: v
             for k, v in config.as_dict(self).items()
@@ -158,11 +171,12 @@ class ShardSettings:
         }
 
 
-# ------------------------------------------------------------------------------------------------------- plan
+# --------------------------------------------------------------------------------------------- plan
 
 
 class Plan(NamedTuple):
-    """What a dataset will be, or what is added to one: jobs in order, each of a split, and what the headers already rule out.
+    """What a dataset will be, or what is added to one: jobs in order, each of a split, and what the
+    headers already rule out.
 
     held    captures in RAW that the dataset has already
     groups  with --split file, whether for validation, of every group that the dataset has
@@ -179,9 +193,11 @@ class Plan(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What a dataset holds that more is added to: by stem the session's number and whether it is for validation.
+    """What a dataset holds that more is added to: by stem the session's number and whether it is
+    for validation.
 
-    num_shards  by split;  next_key  the first number that no sample has;  depth_size  of all of them;  groups  as in Plan
+    num_shards  by split;  next_key  the first number that no sample has;  depth_size  of all of
+                them;  groups  as in Plan
     """
 
     sides: dict[str, tuple[int, bool]]
@@ -195,7 +211,10 @@ NOTHING = Held({}, {}, 0, None, {})
 
 
 def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
-    """The plan for RAW; the same files and settings give the same plan. raises ValueError where nothing can be made."""
+    """The plan for RAW.
+
+    The same files and settings give the same plan. raises ValueError where nothing can be made.
+    """
     root, build = Path(settings.raw), Path(settings.out) / ".build"
     pairs, rejects = find_pairs(root)
     num_found = len(pairs)
@@ -209,7 +228,8 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
     if not pairs and groups and not held.sides:
         raise ValueError(
-            f"{shown(settings.groups)}: all {len(groups)} captures are of the group {SKIP}; expected some for train and some for val"
+            f"{shown(settings.groups)}: all {len(groups)} captures are of the group {SKIP};"
+            " expected some for train and some for val"
         )
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
@@ -226,7 +246,8 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
             rejects.append(
                 Reject(
                     pair.xyz,
-                    f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one size (or take --depth-size train)",
+                    f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one"
+                    " size (or take --depth-size train)",
                 )
             )
         pairs = [p for p in pairs if sizes[p.stem] == camera]
@@ -273,7 +294,8 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
 
 
 def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[int], list[bool]]:
-    """For each stem the number of its session, and whether it goes to validation: where its session is already, if it is."""
+    """For each stem the number of its session, and whether it goes to validation: where its session
+    is already, if it is."""
     together = [*held.sides, *stems]
     joint = dict(zip(together, sessions(together, settings.session_gap)))
     known = {
@@ -304,7 +326,10 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
 def _by_file(
     stems: list[str], groups: dict[str, str], held: Held, settings: ShardSettings
 ) -> tuple[list[bool], dict[str, bool], str]:
-    """For each stem whether it goes to validation, as --groups says; the same of all groups; and how many there are, for people."""
+    """For each stem whether it goes to validation, as --groups says; the same of all groups.
+
+    And how many there are, for people.
+    """
     path, there = Path(settings.groups), {stem: val for stem, (_, val) in held.sides.items()}
     settled = known_sides(path, groups, there, held.groups)
     chosen = choose(
@@ -316,12 +341,18 @@ def _by_file(
         settings.seed,
     )
     num_val, skipped = sum(chosen.values()), sum(group == SKIP for group in groups.values())
-    note = f"split by {shown(path)}: {len(chosen) - num_val} groups in train, {num_val} in val; {skipped} captures skipped"
+    note = (
+        f"split by {shown(path)}: {len(chosen) - num_val} groups in train, {num_val} in val;"
+        f" {skipped} captures skipped"
+    )
     return [chosen[groups[stem]] for stem in stems], settled | chosen, note
 
 
 def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
-    """How many samples are planned for one shard; from sizes alone, for the plan must not depend on what is in the files."""
+    """How many samples are planned for one shard.
+
+    From sizes alone, for the plan must not depend on what is in the files.
+    """
     height, width = encoding.depth_size
     rgb = (
         encoding.size[0] * encoding.size[1] * {"jpeg": 0.33, "png": 1.5, "raw": 3}[encoding.codec]
@@ -356,11 +387,13 @@ def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encodi
     )
 
 
-# ------------------------------------------------------------------------------------------------------- split
+# -------------------------------------------------------------------------------------------- split
 
 
 def split(session: list[int], settings: ShardSettings, wanted: int | None = None) -> list[bool]:
-    """For each pair whether it goes to validation, given its session's number. Seeded; 58 pairs give 46 and 12.
+    """For each pair whether it goes to validation, given its session's number.
+
+    Seeded; 58 pairs give 46 and 12.
 
     wanted  how many shall; by default --val of them, and at least one on each side
     raises ValueError where one side would be empty
@@ -381,7 +414,8 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
     sizes = Counter(session)
     if len(sizes) < 2:
         raise ValueError(
-            f"{settings.raw}: all {count} pairs are of one session; --split session needs two (--session-gap, or --split random)"
+            f"{settings.raw}: all {count} pairs are of one session; --split session needs two"
+            " (--session-gap, or --split random)"
         )
     chosen = subset(
         [sizes[i] for i in range(len(sizes))],
@@ -396,9 +430,15 @@ def split_note(session: list[int], in_val: list[bool], settings: ShardSettings) 
     """What a reader of validation scores should know about the split."""
     train = {n for n, val in zip(session, in_val) if not val}
     if settings.split == "session":
-        return f"split by session: {len(train)} sessions in train, {len(set(session)) - len(train)} in val"
+        return (
+            f"split by session: {len(train)} sessions in train, {len(set(session)) - len(train)}"
+            " in val"
+        )
     near = sum(val and n in train for n, val in zip(session, in_val))
     if not near or len(set(session)) < 2:
         return ""
-    text = "validation pairs were taken in a session that is also in train, which flatters; --split session keeps sessions apart"
+    text = (
+        "validation pairs were taken in a session that is also in train, which flatters; --split"
+        " session keeps sessions apart"
+    )
     return f"note: {near} of {sum(in_val)} {text}"

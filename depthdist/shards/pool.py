@@ -1,10 +1,10 @@
-"""Shards written in parallel: one process a whole shard, progress, and one clear line when something breaks.
+"""Shards written in parallel: one process a whole shard, progress, and one clear line when
+something breaks.
 
     write_all(jobs, workers, ranks)
 
-Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was pressed, and at once when
-the command itself was killed.
-"""
+Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was
+pressed, and at once when the command itself was killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class _Stopped(Exception):
 
 
 def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
-    """How many processes to start: `wanted`, or this rank's share of the machine's cores; never more than there are jobs."""
+    """How many processes to start: `wanted`, or this rank's share of the machine's cores.
+
+    Never more than there are jobs.
+    """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -39,7 +42,8 @@ def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
 
 
 def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
-    """Write every job's shard. raises ValueError, one line, from the first that cannot be written or was killed."""
+    """Write every job's shard. raises ValueError, one line, from the first that cannot be written
+    or was killed."""
     if not jobs:
         return
     context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
@@ -59,7 +63,8 @@ def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 samples, num_bytes, rejects, _ = shared[:]
                 bar.set_postfix_str(
-                    f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects} rejects",
+                    f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects}"
+                    " rejects",
                     refresh=False,
                 )
                 bar.update(samples + rejects - bar.n)
@@ -67,7 +72,8 @@ def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
                     future.result()
     except BrokenProcessPool:
         raise ValueError(
-            "a worker process was killed (out of memory?); finished shards are kept: run again, with fewer --workers"
+            "a worker process was killed (out of memory?); finished shards are kept: run again,"
+            " with fewer --workers"
         ) from None
     finally:
         shared[3] = 1
@@ -76,11 +82,12 @@ def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, which reaches the whole group: the command tells them to stop.
+    """Processes started in here never see Ctrl-C, which reaches the whole group: the command tells
+    them to stop.
 
-    They inherit the mask, from their first instruction on. This process has other threads without it, so its handler only
-    takes a note until they are started: a worker whose start is cut off would print a traceback.
-    """
+    They inherit the mask, from their first instruction on. This process has other threads without
+    it, so its handler only takes a note until they are started: a worker whose start is cut off
+    would print a traceback."""
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

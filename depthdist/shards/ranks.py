@@ -1,8 +1,10 @@
-"""The processes that make one dataset together: `deepspeed`, `torchrun` or `srun` start the same command many times.
+"""The processes that make one dataset together: `deepspeed`, `torchrun` or `srun` start the same
+command many times.
 
     ranks = Ranks()                       # alone where no launcher is at work
     mine = jobs[ranks.rank :: ranks.size]
-    everyone = ranks.gather(value)        # each rank's value, on every rank; also the point where all wait for all
+    # each rank's value, on every rank; also the point where all wait for all
+    everyone = ranks.gather(value)
 
 torch is only imported where there is more than one process.
 """
@@ -36,7 +38,8 @@ class Ranks:
             except RuntimeError as err:  # torch's errors of the meeting are all of this kind
                 at = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
                 raise ValueError(
-                    f"rank {self.rank}: the {self.size} ranks did not meet at {at} ({str(err).splitlines()[0][:120]})"
+                    f"rank {self.rank}: the {self.size} ranks did not meet at {at}"
+                    f" ({str(err).splitlines()[0][:120]})"
                 ) from err
             self.group = dist.new_group(timeout=WAIT)
 
@@ -51,7 +54,8 @@ class Ranks:
             dist.all_gather_object(found, value, self.group)
         except RuntimeError as err:
             raise ValueError(
-                f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept, run again ({str(err).splitlines()[0][:120]})"
+                f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept,"
+                f" run again ({str(err).splitlines()[0][:120]})"
             ) from err
         return found
 

@@ -1,16 +1,19 @@
-"""Shards that lie elsewhere: fetched through fsspec into a folder of this machine, checked, and kept while there is room.
+"""Shards that lie elsewhere: fetched through fsspec into a folder of this machine, checked, and
+kept while there is room.
 
     cache = Cache(CacheSettings())
     index = cache.small(join("s3://bucket/tires", "index.json"))
-    path = cache.fetch(join("s3://bucket/tires", shard["name"]), shard["sha256"], shard["bytes"])   # then open(path) at once
+    # then open(path) at once
+    path = cache.fetch(join("s3://bucket/tires", shard["name"]), shard["sha256"], shard["bytes"])
 
-A file in the cache is named SHA256.shard, so equal names in two datasets never meet. While it is fetched it is
-SHA256.shard.BYTES.tmp, and whoever fetches holds a lock on it: of all threads and processes of a machine one downloads, the
-others wait. What a killed one left is resumed where the server can. Nothing else in the folder is ever touched.
+A file in the cache is named SHA256.shard, so equal names in two datasets never meet. While it is
+fetched it is SHA256.shard.BYTES.tmp, and whoever fetches holds a lock on it: of all threads and
+processes of a machine one downloads, the others wait. What a killed one left is resumed where the
+server can. Nothing else in the folder is ever touched.
 
-Credentials come from where each library looks for them (AWS_*, gcloud, HF_TOKEN, https://user:password@...), fsspec's own
-settings from its files or variables, such as FSSPEC_S3='{"anon": true}' for a public bucket. No message shows them.
-"""
+Credentials come from where each library looks for them (AWS_*, gcloud, HF_TOKEN,
+https://user:password@...), fsspec's own settings from its files or variables, such as
+FSSPEC_S3='{"anon": true}' for a public bucket. No message shows them."""
 
 from __future__ import annotations
 
@@ -62,13 +65,15 @@ class CacheSettings:
     """Remote data (s3://, gs://, https://, hf://)"""
 
     cache: Path = Path("~/.cache/depthdist/shards")
-    "Folder on this machine that remote shards are fetched into; files are named by the sha256 of their content."
+    """Folder on this machine that remote shards are fetched into; files are named by the sha256
+    of their content."""
     cache_gb: float = 200.0
     "Most that the folder may hold, GB: the least recently used shards are removed."
     allow_pipe: bool = False
     "Let --data be `pipe:COMMAND with {}`: runs a shell command per file, {} being the file's name."
     fetch_retries: int = 5
-    "Further attempts after a dropped or stalled connection or a server's error, each after twice the wait."
+    """Further attempts after a dropped or stalled connection or a server's error, each after
+    twice the wait."""
     fetch_connect_s: float = 10.0
     "Seconds a server has to accept a connection."
     fetch_stall_s: float = 60.0
@@ -98,11 +103,15 @@ def is_remote(place: str) -> bool:
 
 
 def join(place: str, name: str) -> str:
-    """The URL of a file below a dataset; of `pipe:COMMAND with {}` the command for it, with the name quoted for the shell."""
+    """The URL of a file below a dataset.
+
+    Of `pipe:COMMAND with {}` the command for it, with the name quoted for the shell.
+    """
     if place.startswith("pipe:"):
         if "{}" not in place:
             raise ValueError(
-                f"{_shown(place)}: has no {{}}; expected it where the file's name goes, as in pipe:cat /data/{{}}"
+                f"{_shown(place)}: has no {{}}; expected it where the file's name goes, as in"
+                " pipe:cat /data/{}"
             )
         return place.replace("{}", shlex.quote(name))
     url, mark, query = (
@@ -112,10 +121,12 @@ def join(place: str, name: str) -> str:
 
 
 class Cache:
-    """Remote files on this machine. Safe to share between threads, and its folder between processes.
+    """Remote files on this machine.
 
-    The folder may pass its limit for moments by what is being fetched or was handed out in the last GRACE_S seconds.
-    """
+    Safe to share between threads, and its folder between processes.
+
+    The folder may pass its limit for moments by what is being fetched or was handed out in the last
+    GRACE_S seconds."""
 
     def __init__(self, settings: CacheSettings):
         self.settings = settings
@@ -130,7 +141,8 @@ class Cache:
         return self._doing.get(url, "")
 
     def small(self, url: str) -> bytes:
-        """The content of a small file such as index.json, never cached. raises ValueError as `fetch` does."""
+        """The content of a small file such as index.json, never cached. raises ValueError as
+        `fetch` does."""
         try:
             return self._attempts(url, lambda: self._read_small(url))
         finally:
@@ -141,13 +153,14 @@ class Cache:
 
         size  bytes, as the index says
         A reader opens it at once: later it may have been evicted, and is fetched again.
-        raises ValueError, one line: not there, no permission, no success after all attempts, other bytes than the index says, no room
-        """
+        raises ValueError, one line: not there, no permission, no success after all attempts, other
+        bytes than the index says, no room"""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"{_shown(url)}: sha256 is {sha256!r}; expected 64 hexadecimal digits")
         if size > self.settings.cache_gb * 1e9:
             raise ValueError(
-                f"{_shown(url)}: {size / 1e9:.3g} GB do not fit the cache's {self.settings.cache_gb:g} GB; raise --cache-gb"
+                f"{_shown(url)}: {size / 1e9:.3g} GB do not fit the cache's"
+                f" {self.settings.cache_gb:g} GB; raise --cache-gb"
             )
         path, tmp = self.folder / f"{sha256}.shard", self.folder / f"{sha256}.shard.{size}.tmp"
         try:
@@ -242,7 +255,8 @@ class Cache:
         if url.startswith("pipe:"):
             if not self.settings.allow_pipe:
                 raise _Failed(
-                    "runs a shell command for every file; pass --allow-pipe if that is what you want",
+                    "runs a shell command for every file; pass --allow-pipe if that is what you"
+                    " want",
                     final=True,
                 )
             return _Pipe(url.removeprefix("pipe:")), 0
@@ -276,15 +290,18 @@ class Cache:
             except ImportError as err:
                 package = PACKAGES.get(protocol)
                 raise _Failed(
-                    f"{protocol}:// needs a package: pip install {package}"
-                    if package
-                    else str(err),
+                    (
+                        f"{protocol}:// needs a package: pip install {package}"
+                        if package
+                        else str(err)
+                    ),
                     final=True,
                 ) from None
         return self._filesystems[place]
 
     def _make_room(self, tmp: Path, size: int) -> None:
-        """Remove what was used longest ago until `size` bytes fit: only what this cache wrote, and nothing that is in use."""
+        """Remove what was used longest ago until `size` bytes fit: only what this cache wrote, and
+        nothing that is in use."""
         files = []
         for entry in os.scandir(self.folder):
             match = OURS.fullmatch(entry.name)
@@ -327,11 +344,12 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------- backends
+# ----------------------------------------------------------------------------------------- backends
 
 
 def _options(protocol: str, connect: float, stall: float) -> dict[str, Any]:
-    """fsspec's options that set a backend's limits, seconds. hf:// has its own, HF_HUB_DOWNLOAD_TIMEOUT (10 s)."""
+    """fsspec's options that set a backend's limits, seconds. hf:// has its own,
+    HF_HUB_DOWNLOAD_TIMEOUT (10 s)."""
     if protocol in ("s3", "s3a"):
         return {"config_kwargs": {"connect_timeout": connect, "read_timeout": stall}}
     if PACKAGES.get(protocol) not in ("aiohttp", "gcsfs"):
@@ -384,11 +402,14 @@ class _Pipe:
         self.errors.close()
 
 
-# ------------------------------------------------------------------------------------------------------- what failed
+# -------------------------------------------------------------------------------------- what failed
 
 
 class _Failed(Exception):
-    """Why an attempt failed, one line. `final`: another one cannot help; `wrong`: the bytes came, but others than expected."""
+    """Why an attempt failed, one line.
+
+    `final`: another one cannot help; `wrong`: the bytes came, but others than expected.
+    """
 
     def __init__(self, text: str, final: bool = False, wrong: bool = False):
         super().__init__(text)
@@ -396,7 +417,8 @@ class _Failed(Exception):
 
 
 def _within(seconds: float, call: Callable[..., T], *args: Any) -> T:
-    """call(*args), given up after `seconds` also where a backend hangs for ever. raises _Failed for all that goes wrong"""
+    """call(*args), given up after `seconds` also where a backend hangs for ever. raises _Failed for
+    all that goes wrong"""
     future: Future[T] = Future()
 
     def work() -> None:

@@ -1,4 +1,6 @@
-"""What is in tars of others, by their headers alone: which samples, which members, where. Damage is an error with its place.
+"""What is in tars of others, by their headers alone: which samples, which members, where.
+
+Damage is an error with its place.
 
 shards, by_folder, notes = find_shards(folder)
 samples, rejects = scan(folder, shards[0])
@@ -24,7 +26,8 @@ SIDES = {"train": "train", "val": "val", "validation": "val"}  # the split, by t
 
 
 class Sample(NamedTuple):
-    """What the headers show: the tar below the folder, webdataset's key, and by the rest of the name (start of the header, offset, size)."""
+    """What the headers show: the tar below the folder, webdataset's key, and by the rest of the
+    name (start of the header, offset, size)."""
 
     shard: str
     key: str
@@ -35,7 +38,10 @@ class Sample(NamedTuple):
 
 
 def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
-    """The tars below `folder`, sorted; whether folders (train/, and val/ or validation/) are the split; and what to know about that."""
+    """The tars below `folder`, sorted.
+
+    Whether folders (train/, and val/ or validation/) are the split; and what to know about that.
+    """
     found = [
         name
         for name in glob.glob("**/*.tar", root_dir=folder, recursive=True)
@@ -49,12 +55,14 @@ def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
     if not found:
         packed = next(folder.rglob("*.tar.*"), None)
         raise ValueError(
-            f"{shown(folder)}: no .tar files{f'; {packed.name} is compressed: unpack it to a .tar' if packed else ''}"
+            f"{shown(folder)}: no .tar"
+            f" files{f'; {packed.name} is compressed: unpack it to a .tar' if packed else ''}"
         )
     for name in found:
         if not SHARD_NAME.fullmatch(name) or not name.isprintable():
             raise ValueError(
-                f"{shown(folder / name)}: the name holds characters that cannot be printed; rename it"
+                f"{shown(folder / name)}: the name holds characters that cannot be printed;"
+                " rename it"
             )
     folders = {name.split("/")[0] for name in found if "/" in name}
     if not {SIDES.get(name) for name in folders} >= {"train", "val"}:
@@ -65,7 +73,10 @@ def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
 
 
 def scan(folder: Path, shard: str) -> tuple[list[Sample], list[dict[str, str]]]:
-    """The samples of a tar by its headers, and those that cannot be used; ValueError where the tar is damaged or cut off."""
+    """The samples of a tar by its headers, and those that cannot be used.
+
+    ValueError where the tar is damaged or cut off.
+    """
     samples, rejects, seen = [], [], set()
     members = (
         (m[1], m[2], info)
@@ -101,8 +112,8 @@ def scan(folder: Path, shard: str) -> tuple[list[Sample], list[dict[str, str]]]:
 def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
     """Every member of a tar; ValueError says at which byte it is damaged or cut off.
 
-    CPython's tarfile takes a broken header for the end of the archive, so what follows that end must be zeros to the last byte.
-    """
+    CPython's tarfile takes a broken header for the end of the archive, so what follows that end
+    must be zeros to the last byte."""
     size, at, last, reason = path.stat().st_size, 0, "its start", ""
     try:
         with tarfile.open(path, "r:") as tar:
@@ -113,7 +124,8 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
                     break
                 at, last = tar.offset, info.name
                 yield info
-    except Exception as err:  # tarfile raises TarError, ValueError, OverflowError, RecursionError ... on broken headers
+    except Exception as err:
+        # tarfile raises TarError, ValueError, OverflowError, RecursionError ... on broken headers
         reason = f"no tar header that can be read ({err})"
     if not reason:
         with open(path, "rb") as file:

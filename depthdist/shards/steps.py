@@ -1,4 +1,7 @@
-"""Depth into whole steps, the inner loop: twice as fast as the best of NumPy. `codec.quantise` calls it."""
+"""Depth into whole steps, the inner loop: twice as fast as the best of NumPy.
+
+`codec.quantise` calls it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from numba import njit
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
-    """Fills value and histogram; returns how many pixels were measured, and how many of them lie beyond far_mm."""
+    """Fills value and histogram.
+
+    Returns how many pixels were measured, and how many of them lie beyond far_mm.
+    """
     measured, farther = 0, 0
     for row in range(z.shape[0]):  # a loop that the compiler makes vectors of
         for column in range(z.shape[1]):

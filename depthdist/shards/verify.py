@@ -19,11 +19,13 @@ from depthdist.shards.index import Index, SampleRef, load_index
 def verify(
     folder: Path | str, workers: int = 1, progress: Callable[[int], Any] = lambda samples: None
 ) -> list[str]:
-    """What is wrong with a dataset folder, one line each naming shard, key and member; empty when all is well.
+    """What is wrong with a dataset folder, one line each naming shard, key and member.
 
-    Every byte is read: sha256 of the table, the names and each tar, tar headers against the index, CRC-32 and decoding of
-    every member, depth against mask, commit records, keys used twice, files that do not belong. `progress` is told of samples.
-    """
+    Empty when all is well.
+
+    Every byte is read: sha256 of the table, the names and each tar, tar headers against the index,
+    CRC-32 and decoding of every member, depth against mask, commit records, keys used twice, files
+    that do not belong. `progress` is told of samples."""
     folder, problems = Path(folder), []
     try:
         index = load_index(folder)
@@ -32,7 +34,8 @@ def verify(
                 what
             ]["sha256"]:
                 problems.append(
-                    f"{index.raw[what]['name']}: sha256 is {found[:16]}..., expected {index.raw[what]['sha256'][:16]}..."
+                    f"{index.raw[what]['name']}: sha256 is {found[:16]}..., expected"
+                    f" {index.raw[what]['sha256'][:16]}..."
                 )
         refs = [index.row(i) for i in range(index.num_samples)]
     except ValueError as err:
@@ -43,12 +46,14 @@ def verify(
         by_shard[ref.number].append(ref)
         if seen.setdefault(ref.key, ref.number) != ref.number:
             problems.append(
-                f"{index.shards[ref.number]['name']}: {ref.key}: the key is also in {index.shards[seen[ref.key]]['name']}"
+                f"{index.shards[ref.number]['name']}: {ref.key}: the key is also in"
+                f" {index.shards[seen[ref.key]]['name']}"
             )
     for number, shard in enumerate(index.shards):
         if shard["count"] != len(by_shard[number]):
             problems.append(
-                f"{shard['name']}: count is {shard['count']}, but {len(by_shard[number])} samples are listed"
+                f"{shard['name']}: count is {shard['count']}, but {len(by_shard[number])} samples"
+                " are listed"
             )
     if not index.raw.get("foreign"):
         known = {s["name"] for s in index.shards}
@@ -82,7 +87,8 @@ def _verify_shard(
                 problems.append(f"{name}: {size:,} bytes; expected {shard['bytes']:,}")
             if sha256.hexdigest() != shard["sha256"]:
                 problems.append(
-                    f"{name}: sha256 is {sha256.hexdigest()[:16]}..., expected {shard['sha256'][:16]}..."
+                    f"{name}: sha256 is {sha256.hexdigest()[:16]}..., expected"
+                    f" {shard['sha256'][:16]}..."
                 )
             file.seek(0)
             problems += [
@@ -93,7 +99,8 @@ def _verify_shard(
                 progress(1)
     except OSError as err:
         problems.append(
-            f"{name}: {'the shard is missing' if isinstance(err, FileNotFoundError) else err.strerror}"
+            f"{name}:"
+            f" {'the shard is missing' if isinstance(err, FileNotFoundError) else err.strerror}"
         )
     return problems
 
@@ -137,7 +144,8 @@ def _verify_headers(file, refs: list[SampleRef], foreign: bool) -> list[str]:
                 else f"{found[offset][2]} with {found[offset][1]} bytes"
             )
             return [
-                f"the tar shows {there} at {offset}; expected {name} with {size} bytes ({len(found)} members, {len(listed)} listed)"
+                f"the tar shows {there} at {offset}; expected {name} with {size} bytes"
+                f" ({len(found)} members, {len(listed)} listed)"
             ]
     return []
 
@@ -158,7 +166,8 @@ def _verify_sample(index: Index, file, ref: SampleRef) -> list[str]:
     file.seek(ref.start)
     if crc32(file.read(ref.length)) != ref.crc:
         return [
-            f"the bytes between its members (tar headers, padding) from {ref.start:,} on are not what was written"
+            f"the bytes between its members (tar headers, padding) from {ref.start:,} on are not"
+            " what was written"
         ]
     try:
         sample = decode_sample(members, index)

@@ -1,10 +1,12 @@
-"""One shard: captures in, one tar and its commit record out. Runs in a worker process, one whole shard at a time.
+"""One shard: captures in, one tar and its commit record out.
+
+Runs in a worker process, one whole shard at a time.
 
     write_shard(job)  ->  job.folder/train/shard-000000.tar, then job.folder/train/shard-000000.json
 
-What is written depends on the job alone: not on the clock, the worker, or other shards, so any number of workers gives the
-same bytes. Both files get their names only when they are whole and on the disk. `build.py` plans the jobs.
-"""
+What is written depends on the job alone: not on the clock, the worker, or other shards, so any
+number of workers gives the same bytes. Both files get their names only when they are whole and on
+the disk. `build.py` plans the jobs."""
 
 from __future__ import annotations
 
@@ -71,7 +73,10 @@ class Item(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One shard to write: `name` (train/shard-000000.tar) under `folder`; captures lie under `root`."""
+    """One shard to write: `name` (train/shard-000000.tar) under `folder`.
+
+    Captures lie under `root`.
+    """
 
     name: str
     items: list[Item]
@@ -81,13 +86,14 @@ class Job(NamedTuple):
     encoding: Encoding
 
 
-# ------------------------------------------------------------------------------------------------------- one sample
+# --------------------------------------------------------------------------------------- one sample
 
 
 def encode_sample(
     item: Item, root: Path, encoding: Encoding
 ) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
-    """The members of one sample in the tar's order, its share of the statistics, and the picture's fingerprint; BadFile where it cannot be used."""
+    """The members of one sample in the tar's order, its share of the statistics, and the picture's
+    fingerprint; BadFile where it cannot be used."""
     sources, contents = _sources(item.pair, root)
     rgb, xyz = read_pair(item.pair, contents[:2])
     z = np.ascontiguousarray(xyz[:, :, 2])
@@ -103,7 +109,8 @@ def encode_sample(
         )
         raise BadFile(
             item.pair.xyz,
-            f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <= {encoding.far_mm:g} mm (--near, --far)",
+            f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <="
+            f" {encoding.far_mm:g} mm (--near, --far)",
         )
     stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(counts, encoding.step_mm)}
     meta = {
@@ -139,10 +146,11 @@ def encode_sample(
 
 
 def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """A sample's share of the statistics out of what `quantise` counted: whole numbers and bounds, for `merge_stats`.
+    """A sample's share of the statistics out of what `quantise` counted: whole numbers and bounds,
+    for `merge_stats`.
 
-    Exact, for every value has its own count. Bounds are as stored: the pixel that sets one is inside it.
-    """
+    Exact, for every value has its own count. Bounds are as stored: the pixel that sets one is
+    inside it."""
     histogram, values = counts["histogram"].copy(), np.arange(LEVELS + 1)
     histogram[0] = 0  # invalid
     found = np.flatnonzero(histogram)
@@ -184,7 +192,10 @@ def as_json(value: Any, indent: int | None = None) -> bytes:
 
 
 def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of all parts together: integers add, bounds widen. Exact, so the order and the cuts do not matter."""
+    """The statistics of all parts together: integers add, bounds widen.
+
+    Exact, so the order and the cuts do not matter.
+    """
     total: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
@@ -201,7 +212,7 @@ def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-# ------------------------------------------------------------------------------------------------------- one shard
+# ---------------------------------------------------------------------------------------- one shard
 
 
 class _Tar:
@@ -218,7 +229,8 @@ class _Tar:
         self.file.write(data)
 
     def add(self, key: str, members: dict[str, bytes]) -> list[Any]:
-        """Write a sample: [start, length, CRC-32 of all its bytes, [[offset, size, CRC-32] of each member]]."""
+        """Write a sample: [start, length, CRC-32 of all its bytes, [[offset, size, CRC-32] of each
+        member]]."""
         start, places, self.crc = self.bytes, [], 0
         for name, content in members.items():
             info = tarfile.TarInfo(f"{key}.{name}")
@@ -252,10 +264,12 @@ class _Tar:
 def write_shard(
     job: Job, report: Callable[[int, int, int], None] = lambda samples, num_bytes, rejects: None
 ) -> None:
-    """Write the job's tar, then its commit record. `report` hears of each pair: samples made, raw bytes read, rejects.
+    """Write the job's tar, then its commit record.
 
-    A bad pair is left out and listed in the record. raises ValueError, one line, when the shard cannot be written
-    """
+    `report` hears of each pair: samples made, raw bytes read, rejects.
+
+    A bad pair is left out and listed in the record. raises ValueError, one line, when the shard
+    cannot be written"""
     path = job.folder / job.name
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     samples, rejects, stats, prints = [], [], [], []
@@ -300,7 +314,8 @@ def write_shard(
         )
     except OSError as err:
         raise ValueError(
-            f"{err.filename or path}: the shard cannot be written: {err.strerror}; finished shards are kept, run again"
+            f"{err.filename or path}: the shard cannot be written: {err.strerror}; finished shards"
+            " are kept, run again"
         ) from err
     finally:
         try:
@@ -310,7 +325,8 @@ def write_shard(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that `path` is, at every moment, absent, the old one, or the whole new one."""
+    """Write a small file so that `path` is, at every moment, absent, the old one, or the whole new
+    one."""
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
@@ -330,6 +346,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError:
-        pass  # some network file systems cannot; the names are then as durable as the server makes them
+        # some network file systems cannot; the names are then as durable as the server makes them
+        pass
     finally:
         os.close(handle)

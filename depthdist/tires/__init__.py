@@ -1,14 +1,17 @@
-"""Built-in captures: a crate of tires as the real camera sees it, with the truth that no camera gives.
+"""Built-in captures: a crate of tires as the real camera sees it, with the truth that no camera
+gives.
 
     settings = tires.Settings(pairs=58, size=(1200, 1944), seed=0)
     for i, pair in enumerate(tires.plan(settings)):
         capture = tires.render(settings, i)            # capture.rgb, capture.xyz, capture.truth
 
-Data flows one way: `plan` says which captures there are, `pile` and `scene` what stands where, `tread` the exact shape of
-a tire, `meet` and `raycast` what each pixel sees, `shade` the picture, `faults` what the camera makes of the depth.
+Data flows one way: `plan` says which captures there are, `pile` and `scene` what stands where,
+`tread` the exact shape of a tire, `meet` and `raycast` what each pixel sees, `shade` the picture,
+`faults` what the camera makes of the depth.
 
-Camera: pinhole, X right, Y down, Z forward, mm. Pixel (u, v) has its middle at (u + 0.5, v + 0.5), so
-XYZ = ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1) * Z. The field of view is 55 degrees wide at every size.
+Camera: pinhole, X right, Y down, Z forward, mm. Pixel (u, v) has its middle at (u + 0.5, v + 0.5),
+so XYZ = ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1) * Z. The field of view is 55 degrees wide at
+every size.
 
 The truth of a capture, all made from the same rays as the picture:
 
@@ -17,12 +20,12 @@ The truth of a capture, all made from the same rays as the picture:
     groove  (H, W) uint16  0 no groove, else the groove whose floor or wall is seen
     K       (3, 3) float64 intrinsics, pixels
     groove_id, groove_tire, groove_depth_mm, groove_width_mm, groove_kind
-            one row for each groove in the map; kinds: circumferential, zigzag, sipe, lug. Depth is normal to the tread;
-            slots that run out over the rounded shoulder get shallower there and are not in the map from there on
+            one row for each groove in the map; kinds: circumferential, zigzag, sipe, lug. Depth is
+            normal to the tread; slots that run out over the rounded shoulder get shallower there
+            and are not in the map from there on
 
-Every random draw comes from (seed, session, pose, take): the same seed gives the same bytes, in any order, on any number
-of workers.
-"""
+Every random draw comes from (seed, session, pose, take): the same seed gives the same bytes, in any
+order, on any number of workers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a structured-light camera does to exact depth.
 
 * noise that grows with z squared, more where little light comes back
-* holes where the projector does not reach, on dark rubber that returns too little, on glare that returns too much, and
+* holes where the projector does not reach, on dark rubber that returns too little, on glare that
+returns too much, and
   on surfaces seen at a grazing angle
 * shadowed strips beside edges, as the projector stands beside the lens
 * flying pixels: at an edge some pixels see both sides and report a depth between them

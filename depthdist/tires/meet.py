@@ -1,4 +1,5 @@
-"""Where a ray o + t d (tuples, mm) meets one shape: closed form for boxes and cylinders, a march for a tire."""
+"""Where a ray o + t d (tuples, mm) meets one shape: closed form for boxes and cylinders, a march
+for a tire."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ def turned_back(m, d):
 
 @kernel
 def hull(tire, o, d, grow):
-    """The stretch (t0, t1) of a ray inside the cylinder around a tire, widened by `grow` mm; t0 > t1 where it misses."""
+    """The stretch (t0, t1) of a ray inside the cylinder around a tire, widened by `grow` mm.
+
+    T0 > t1 where it misses.
+    """
     half, radius = tire.half_mm + grow, tire.radius_mm + grow
     t0, t1 = -math.inf, math.inf
     if abs(d[2]) > 1e-12:
@@ -55,11 +59,13 @@ def hull(tire, o, d, grow):
 
 @kernel
 def march(tire, grooves, o, d, t, end, floor_mm):
-    """The first t where the ray o + t d goes into the tire, inf if it does not before `end`. The start must be outside.
+    """The first t where the ray o + t d goes into the tire, inf if it does not before `end`.
 
-    A step is longer than the distance allows by what a flat surface at this slope would bear; where the free balls around
-    its two ends do not overlap it is taken back (Keinert et al. 2014, Enhanced sphere tracing), so nothing is skipped.
-    """
+    The start must be outside.
+
+    A step is longer than the distance allows by what a flat surface at this slope would bear; where
+    the free balls around its two ends do not overlap it is taken back (Keinert et al. 2014,
+    Enhanced sphere tracing), so nothing is skipped."""
     speed = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
     before, stride, longer = 0.0, 0.0, False
     while t < end:
@@ -95,7 +101,10 @@ def march_plainly(tire, grooves, o, d, t, end, floor_mm):
 
 @kernel
 def meet_box(box, o, d, grow):
-    """Where a ray enters a box grown by `grow` mm, and through which of the axes' faces; inf where it misses."""
+    """Where a ray enters a box grown by `grow` mm, and through which of the axes' faces.
+
+    Inf where it misses.
+    """
     t0, t1, axis = -math.inf, math.inf, 0
     for i in range(3):
         if abs(d[i]) < 1e-12:
@@ -143,7 +152,10 @@ def meet_cylinder(cylinder, o, d):
 
 @kernel
 def thick_tire(tire, grooves, o, d, spread, reach):
-    """From which t < reach on any ray within `spread * t` of this one could meet the tire; inf if none can."""
+    """From which t < reach on any ray within `spread * t` of this one could meet the tire.
+
+    Inf if none can.
+    """
     speed = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) + spread
     t, end = hull(tire, o, d, spread * reach)
     t, end = max(t, 0.0), min(end, reach)

@@ -1,8 +1,9 @@
-"""How tires come to lie in a crate: each is dropped until it touches, then shaken into a lower rest.
+"""How tires come to lie in a crate: each is dropped until it touches, then shaken into a lower
+rest.
 
-Tires are told apart by points on their surface: two are clear of each other by at least the smallest distance from the
-points of one to the body of the other. Going down by that clearance never goes too far.
-"""
+Tires are told apart by points on their surface: two are clear of each other by at least the
+smallest distance from the points of one to the body of the other. Going down by that clearance
+never goes too far."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def surface_points(tire: np.ndarray) -> np.ndarray:
 
 
 def upright(axis: np.ndarray, turn: float) -> np.ndarray:
-    """The rotation (3, 3), tire to crate, that lays a tire's axis along `axis` and turns it about it by `turn` radians."""
+    """The rotation (3, 3), tire to crate, that lays a tire's axis along `axis` and turns it about
+    it by `turn` radians."""
     z = axis / np.linalg.norm(axis)
     x = np.cross((0.0, 1.0, 0.0) if abs(z[1]) < 0.9 else (1.0, 0.0, 0.0), z)
     x /= np.linalg.norm(x)
@@ -76,7 +78,10 @@ def _to_body(points, turn, place, other, other_turn, other_place, most):
 
 @kernel
 def clearance(tires, points, turns, places, i, num):
-    """How far tire `i` is at least from all of the first `num` tires, mm; 1000 where none is near."""
+    """How far tire `i` is at least from all of the first `num` tires, mm.
+
+    1000 where none is near.
+    """
     least = 1000.0
     for j in range(num):
         dx, dy, dz = (
@@ -102,7 +107,10 @@ def _reach(tire, turn, axis):
 
 @kernel
 def drop(tires, points, turns, places, i, inner):
-    """Push tire `i` inside the crate and lower it until it touches; its height then, or inf where it has no room."""
+    """Push tire `i` inside the crate and lower it until it touches.
+
+    Its height then, or inf where it has no room.
+    """
     for axis in range(2):
         slack = 0.5 * inner[axis] - _reach(tires[i], turns[i], axis)
         if slack < 0.0:
@@ -128,7 +136,10 @@ def _tilt(turn: np.ndarray, about: np.ndarray) -> np.ndarray:
 
 
 def settle(rng, tires, points, turns, places, i, inner, starts, shakes: int, tilt: float) -> bool:
-    """Try tire `i` at each of `starts` (rotation, x, y), keep the lowest, shake it lower. False where none has room."""
+    """Try tire `i` at each of `starts` (rotation, x, y), keep the lowest, shake it lower.
+
+    False where none has room.
+    """
     best, top = math.inf, (max((p[2] for p in places[:i]), default=0.0)) + 900.0
     kept = None
     for turn, x, y in starts:

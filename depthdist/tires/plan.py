@@ -1,9 +1,10 @@
-"""Which captures a set holds: sessions, poses within them, file stems; and the settings all of it follows from.
+"""Which captures a set holds: sessions, poses within them, file stems.
 
-A set is one long session that comes back to a few poses, as a robot does, and a few short ones. Each session has its
-own crate, exposure and colour cast; each pose its own pile of tires and view; captures of one pose differ by a nudge of
-the camera and by noise, so they are near-twins.
-"""
+And the settings all of it follows from.
+
+A set is one long session that comes back to a few poses, as a robot does, and a few short ones.
+Each session has its own crate, exposure and colour cast; each pose its own pile of tires and view;
+captures of one pose differ by a nudge of the camera and by noise, so they are near-twins."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Settings:
     seed: int = 0
     "The same seed gives the same bytes."
     faults: bool = True
-    "What a real camera does to depth: noise, holes, shadows, flying pixels. Without: exact Z wherever a ray hits."
+    """What a real camera does to depth: noise, holes, shadows, flying pixels. Without: exact Z
+    wherever a ray hits."""
 
     def problems(self) -> list[str]:
         """What is wrong with the values, one sentence each."""

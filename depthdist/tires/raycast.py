@@ -1,12 +1,14 @@
-"""Where each pixel's ray meets the scene: exact depth, what was hit, its normal, and whether the projector sees it.
+"""Where each pixel's ray meets the scene: exact depth, what was hit, its normal, and whether the
+projector sees it.
 
-Camera frame: X right, Y down, Z forward, mm. A ray is ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1) * t, so t is Z, in
-every object's frame as well. Boxes, cylinders and planes are solved in closed form. A tire is marched along its signed
-distance until the sign changes within FLOOR_MM, and the crossing is interpolated: far below 0.01 mm.
+Camera frame: X right, Y down, Z forward, mm. A ray is ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1)
+* t, so t is Z, in every object's frame as well. Boxes, cylinders and planes are solved in closed
+form. A tire is marched along its signed distance until the sign changes within FLOOR_MM, and the
+crossing is interpolated: far below 0.01 mm.
 
-Pixels are taken in tiles. For each tile a thick ray tells which objects it can meet and from where on: most of a
-pixel's march is done once for its tile, and nothing is lost, as the thick ray covers all of the tile's rays.
-"""
+Pixels are taken in tiles. For each tile a thick ray tells which objects it can meet and from where
+on: most of a pixel's march is done once for its tile, and nothing is lost, as the thick ray covers
+all of the tile's rays."""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ class Hits(NamedTuple):
 
 @kernel
 def cone_at(x, y, z, baseline):
-    """How much of the projector's light reaches a point: 1 inside its cone, 0 outside, a soft edge between."""
+    """How much of the projector's light reaches a point: 1 inside its cone, 0 outside, a soft edge
+    between."""
     across, down = (x - baseline) / z + baseline / AIM_MM, y / z
     edge = ((across / CONE[0]) ** 2) ** 2.5 + ((down / CONE[1]) ** 2) ** 2.5
     return min(max((1.12 - edge) / 0.24, 0.0), 1.0) * (1.0 - 0.25 * min(edge, 1.0))
@@ -65,7 +68,8 @@ def cone_at(x, y, z, baseline):
 
 @kernel
 def _candidates(scene, o, d, spread, reach, tires, starts, boxes):
-    """Fill in what a thick ray can meet before `reach`: tires, nearest first, with their starts, and boxes; how many of each."""
+    """Fill in what a thick ray can meet before `reach`: tires, nearest first, with their starts,
+    and boxes; how many of each."""
     num_tires, num_boxes = 0, 0
     for k in range(len(scene.tires)):
         to, td = turned(scene.to_tire[k], o, 1.0), turned(scene.to_tire[k], d, 0.0)
@@ -144,7 +148,8 @@ def _blocked(scene, o, d, tires, starts, boxes):
 
 @kernel
 def _cylinder_normal(c, x, y, z):
-    """Normal of a closed cylinder at a point of its surface: away from its axis, or along it on its ends."""
+    """Normal of a closed cylinder at a point of its surface: away from its axis, or along it on its
+    ends."""
     px, py, pz = x - c[0], y - c[1], z - c[2]
     along = px * c[3] + py * c[4] + pz * c[5]
     if abs(along) > c[7] - 1e-6:
@@ -195,7 +200,8 @@ def _see(scene, rays, corner, tires, starts, boxes, hits):
 
 @kernel
 def _light(scene, rays, corner, tires, starts, boxes, hits):
-    """Find which points of one tile the projector reaches, with one thick ray for all of them first."""
+    """Find which points of one tile the projector reaches, with one thick ray for all of them
+    first."""
     fx, fy, cx, cy = rays
     height, width = hits.z.shape
     px, py, pz = scene.projector

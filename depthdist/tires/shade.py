@@ -1,8 +1,9 @@
-"""The picture: black rubber, wood, grey steel and chrome, lit by the projector beside the lens and a little room light.
+"""The picture: black rubber, wood, grey steel and chrome, lit by the projector beside the lens and
+a little room light.
 
-`paint` gives each pixel's linear colour and its echo, the projector's light alone: what the depth camera works with.
-`develop` makes the camera's 8-bit picture of it: soft lens, vignette, exposure, colour cast, sensor noise, gamma.
-"""
+`paint` gives each pixel's linear colour and its echo, the projector's light alone: what the depth
+camera works with. `develop` makes the camera's 8-bit picture of it: soft lens, vignette, exposure,
+colour cast, sensor noise, gamma."""
 
 from __future__ import annotations
 
@@ -14,10 +15,26 @@ from .kernel import kernel
 from .raycast import CHROME, FLOOR, NONE, ROOM, TIRE_HIT, WOOD, Hits, Scene, cone_at
 
 GLYPHS = {
-    "D": "65556", "E": "74647", "P": "65644", "T": "72222", "H": "55755", "I": "72227", "S": "34216", "R": "65655", "A": "25755",
-    "L": "44447", "U": "55557", "B": "65656", "2": "61247", "0": "25552", "5": "74616", "/": "11244", "1": "26227", "6": "34652",
+    "D": "65556",
+    "E": "74647",
+    "P": "65644",
+    "T": "72222",
+    "H": "55755",
+    "I": "72227",
+    "S": "34216",
+    "R": "65655",
+    "A": "25755",
+    "L": "44447",
+    "U": "55557",
+    "B": "65656",
+    "2": "61247",
+    "0": "25552",
+    "5": "74616",
+    "/": "11244",
+    "1": "26227",
+    "6": "34652",
     " ": "00000",
-}  # fmt: skip
+}
 WORDS = "DEPTHDIST   205/55 R16   TUBELESS   RADIAL    "
 LATTICE = np.random.Generator(np.random.Philox(2021)).random(
     (128, 128), np.float32

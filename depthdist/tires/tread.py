@@ -1,14 +1,16 @@
-"""The shape of one tire: a solid of revolution with grooves cut into its tread, as a signed distance in mm.
+"""The shape of one tire: a solid of revolution with grooves cut into its tread, as a signed
+distance in mm.
 
-A tire lives in its own frame: the axis is z (`axial`), `r` is the distance from it. Its section is drawn by two curves:
+A tire lives in its own frame: the axis is z (`axial`), `r` is the distance from it. Its section is
+drawn by two curves:
 
     crown   a flat arc of radius `crown_mm` over the tread, 0 at r = radius_mm
     side    an arc of radius `side_mm` that bulges to |axial| = half_mm, widest at r = middle_mm
 
-`body` rounds them together, opens the bore at r = bore_mm and hollows the inside. A groove takes away what is closer
-than `depth_mm` to the crown and within half its width of the groove's line, so its depth is exact along the normal of
-the tread. Every term has a slope of at most 1, so a ray may step on by the distance and never steps through.
-"""
+`body` rounds them together, opens the bore at r = bore_mm and hollows the inside. A groove takes
+away what is closer than `depth_mm` to the crown and within half its width of the groove's line, so
+its depth is exact along the normal of the tread. Every term has a slope of at most 1, so a ray may
+step on by the distance and never steps through."""
 
 from __future__ import annotations
 
@@ -64,7 +66,10 @@ KINDS = ("circumferential", "zigzag", "sipe", "lug")
 
 @kernel
 def smooth_max(a, b, k):
-    """The larger of two distances, rounded over the width `k`; as steep as the steeper of the two."""
+    """The larger of two distances, rounded over the width `k`.
+
+    As steep as the steeper of the two.
+    """
     h = max(k - abs(a - b), 0.0)
     return max(a, b) + h * h / (4.0 * k)
 
@@ -86,10 +91,11 @@ def body(tire, r, axial):
 
 @kernel
 def across(groove, angle, axial):
-    """How far inside the groove's outline a place on the tread is (negative outside), mm, and which repeat it is.
+    """How far inside the groove's outline a place on the tread is (negative outside), mm, and which
+    repeat it is.
 
-    `foot_mm` is a radius below every groove floor: arcs measured there never grow faster than the real way.
-    """
+    `foot_mm` is a radius below every groove floor: arcs measured there never grow faster than the
+    real way."""
     turn = angle / (2.0 * math.pi)
     if groove.way == AROUND:
         if groove.wave_mm == 0.0:
@@ -98,9 +104,12 @@ def across(groove, angle, axial):
         saw = turn * groove.repeats + groove.phase
         wave = 4.0 * abs(saw - math.floor(saw + 0.5)) - 1.0
         steep = 4.0 * groove.wave_mm / period
-        return groove.half_mm - abs(axial - groove.center_mm - groove.wave_mm * wave) / math.sqrt(
-            1.0 + steep * steep
-        ), 0
+        return (
+            groove.half_mm
+            - abs(axial - groove.center_mm - groove.wave_mm * wave)
+            / math.sqrt(1.0 + steep * steep),
+            0,
+        )
     ends = groove.extent_mm - abs(axial - groove.center_mm)
     if ends < -MAX_HALF_MM:
         return ends, 0
@@ -114,10 +123,12 @@ def across(groove, angle, axial):
 
 @kernel
 def distance(tire, grooves, x, y, axial):
-    """Signed distance from a point in the tire's frame to the tire, mm; never more than the true distance.
+    """Signed distance from a point in the tire's frame to the tire, mm.
 
-    Grooves only make it larger, so more than NEAR_MM away they are left out: a march then still never oversteps.
-    """
+    Never more than the true distance.
+
+    Grooves only make it larger, so more than NEAR_MM away they are left out: a march then still
+    never oversteps."""
     crown, base = body(tire, math.sqrt(x * x + y * y), axial)
     if base > NEAR_MM or crown < -MAX_DEPTH_MM:
         return base
@@ -131,10 +142,11 @@ def distance(tire, grooves, x, y, axial):
 
 @kernel
 def groove_at(tire, grooves, x, y, axial):
-    """The groove (row, repeat) whose floor or wall passes through a point of the surface, and whether one does.
+    """The groove (row, repeat) whose floor or wall passes through a point of the surface, and
+    whether one does.
 
-    The row is -1 where none does, and on the rounded shoulder, where a groove is shallower than its depth says.
-    """
+    The row is -1 where none does, and on the rounded shoulder, where a groove is shallower than its
+    depth says."""
     r = math.sqrt(x * x + y * y)
     crown, base = body(tire, r, axial)
     row, which, best, cut_here = -1, 0, base + 0.02, False
@@ -154,7 +166,10 @@ def groove_at(tire, grooves, x, y, axial):
 
 @kernel
 def slope(tire, grooves, x, y, axial, cut):
-    """The direction out of the surface at a point of it, in the tire's frame, not of unit length; `cut`: by a groove."""
+    """The direction out of the surface at a point of it, in the tire's frame, not of unit length.
+
+    `cut`: by a groove.
+    """
     e = 0.01
     if not cut:  # a solid of revolution: the section's slope will do
         r = math.sqrt(x * x + y * y)
@@ -211,8 +226,17 @@ def _across(
     phase=0.0,
 ) -> dict:
     middle, extent = (lo_mm + hi_mm) / 2, (hi_mm - lo_mm) / 2
-    return dict(way=ACROSS, center_mm=middle, extent_mm=extent, half_mm=width_mm / 2, depth_mm=depth_mm,
-                repeats=repeats, slope=slope, fold=fold, phase=phase)  # fmt: skip
+    return dict(
+        way=ACROSS,
+        center_mm=middle,
+        extent_mm=extent,
+        half_mm=width_mm / 2,
+        depth_mm=depth_mm,
+        repeats=repeats,
+        slope=slope,
+        fold=fold,
+        phase=phase,
+    )
 
 
 def road(rng: np.random.Generator, half: float, arc: float) -> list[dict]:
@@ -321,7 +345,10 @@ PATTERNS = (road, road, winter, arrow, off_road, worn)
 
 
 def pattern_rows(tire: np.ndarray, pattern: list[dict], first_id: int) -> np.ndarray:
-    """The grooves of one tire as GROOVE rows; ids count up from `first_id`, one for each groove and repeat."""
+    """The grooves of one tire as GROOVE rows.
+
+    Ids count up from `first_id`, one for each groove and repeat.
+    """
     rows = np.zeros(len(pattern), GROOVE)
     for row, groove in zip(rows, pattern):
         for name, value in groove.items():

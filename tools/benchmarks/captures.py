@@ -1,4 +1,5 @@
-"""Captures to measure with: a few built-in ones at the real size, linked under other names until there are enough."""
+"""Captures to measure with: a few built-in ones at the real size, linked under other names until
+there are enough."""
 
 from __future__ import annotations
 

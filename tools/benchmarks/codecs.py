@@ -1,4 +1,5 @@
-"""What each way of storing a sample costs and changes: bytes, time, error, and the loss of a trained run."""
+"""What each way of storing a sample costs and changes: bytes, time, error, and the loss of a
+trained run."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class CodecSettings(CaptureSettings):
     """Codecs"""
 
     run: Path | None = None
-    "Also score this run with its validation captures stored each way; --raw are the captures it learned from."
+    """Also score this run with its validation captures stored each way; --raw are the captures
+    it learned from."""
     raw: str = "data/tires_raw"
     "Captures for --run."
 
@@ -72,7 +74,8 @@ def codecs(settings: CodecSettings) -> int:
             f"{name:<16}{mean(map(len, made)) / 1024:>8.0f}{encode_ms:>11.1f}{decode_ms:>11.1f}{psnr:>9}{effect.get(name, ''):>24}"
         )
     print(
-        f"\ndepth at {settings.capture_size}, far 4000 mm, in steps of 0.061 mm\n{'':<16}{'KiB':>8}{'encode ms':>11}{'decode ms':>11}{'most off mm':>12}{'loss, against float32':>24}"
+        f"\ndepth at {settings.capture_size}, far 4000 mm, in steps of 0.061"
+        f" mm\n{'':<16}{'KiB':>8}{'encode ms':>11}{'decode ms':>11}{'most off mm':>12}{'loss, against float32':>24}"
     )
     for codec in ("npy", "png"):
         made, encode_ms = timed(
@@ -89,7 +92,8 @@ def codecs(settings: CodecSettings) -> int:
     z = [z for _, z in raw]
     print(f"{'float32 npy':<16}{mean(a.nbytes for a in z) / 1024:>8.0f}{'':>11}{'':>11}{0:>12.4f}")
     print(
-        "\nencoding a depth includes quantising it; the loss of the default, jpeg 95 4:2:0 and npy, is what the last column says for both"
+        "\nencoding a depth includes quantising it; the loss of the default, jpeg 95 4:2:0 and npy,"
+        " is what the last column says for both"
     )
     return 0
 
@@ -130,7 +134,10 @@ def decode_depth(codec: str, content: bytes) -> np.ndarray:
 
 
 def loss_effects(settings: CodecSettings) -> dict[str, Any]:
-    """By name of a codec the run's loss, and how far it is from the lossless one; "depth": the same for quantised depth."""
+    """By name of a codec the run's loss, and how far it is from the lossless one.
+
+    "depth": the same for quantised depth.
+    """
     from depthdist.checkpoint import load_adapter
     from depthdist.dataset import open_dataset
     from depthdist.scores import network, score

@@ -1,10 +1,11 @@
-"""Data loaders side by side on the same samples: webdataset, LitData, MosaicML Streaming, Energon, DALI, ours; and the raw path.
+"""Data loaders side by side on the same samples: webdataset, LitData, MosaicML Streaming, Energon,
+DALI, ours; and the raw path.
 
-Captures and shards are made, an environment a peer with its package (torch and the rest are this project's) and a copy of the
-samples in the peer's own format, all kept under --work. Then one process a loader and repeat, A B C A B C, each with a warm-up
-epoch and a timed one. What was delivered is added up and compared: every sample exactly once. One JPEG's decoding alone, timed
-in each repeat, says how fast the machine was.
-"""
+Captures and shards are made, an environment a peer with its package (torch and the rest are this
+project's) and a copy of the samples in the peer's own format, all kept under --work. Then one
+process a loader and repeat, A B C A B C, each with a warm-up epoch and a timed one. What was
+delivered is added up and compared: every sample exactly once. One JPEG's decoding alone, timed in
+each repeat, says how fast the machine was."""
 
 from __future__ import annotations
 
@@ -37,10 +38,11 @@ LIMIT_S = 300  # a measurement that takes longer has failed
 
 
 class Peer(NamedTuple):
-    """A loader of others: what pip installs, the module that must import then, and what its numbers come with.
+    """A loader of others: what pip installs, the module that must import then, and what its numbers
+    come with.
 
-    With `needs` those are installed instead of all that the package asks for; `stubs` are files put beside it.
-    """
+    With `needs` those are installed instead of all that the package asks for; `stubs` are files put
+    beside it."""
 
     package: str
     module: str
@@ -49,7 +51,9 @@ class Peer(NamedTuple):
     stubs: dict[str, str] = {}
 
 
-TORCHVISION = {  # streaming.vision subclasses one and may call the other; a torchvision for another torch does not even import
+# streaming.vision subclasses one and may call the other; a torchvision for another torch does not
+# even import
+TORCHVISION = {
     "torchvision/__init__.py": "",
     "torchvision/datasets.py": "class VisionDataset: ...\n",
     "torchvision/transforms/__init__.py": "",
@@ -105,7 +109,8 @@ class DataBenchSettings(CaptureSettings):
     peers: tuple[str, ...] = tuple(PEERS)
     "Which other loaders, with commas between; none: webdataset alone."
     truth: Literal["train", "camera"] = "train"
-    "Depth in the loaders' table: at the network's size (train) or the camera's (camera). The raw path has the camera's."
+    """Depth in the loaders' table: at the network's size (train) or the camera's (camera). The
+    raw path has the camera's."""
     raw_samples: int = 32
     "Samples of the raw path, which is slow; 0 leaves that table out."
     size: Size = Size(756, 1260)
@@ -119,7 +124,8 @@ class DataBenchSettings(CaptureSettings):
 
     def problems(self) -> list[str]:
         found = [
-            f"--peers has {name!r}: expected {', '.join(PEERS)}, or none{config.near(name, list(PEERS))}"
+            f"--peers has {name!r}: expected {', '.join(PEERS)}, or"
+            f" none{config.near(name, list(PEERS))}"
             for name in self.chosen
             if name not in PEERS
         ]
@@ -144,7 +150,10 @@ class DataBenchSettings(CaptureSettings):
 
 @dataclass
 class Row:
-    """One loader of a table: how it is run, and what each repeat gave. `skipped` says why it has no numbers."""
+    """One loader of a table: how it is run, and what each repeat gave.
+
+    `skipped` says why it has no numbers.
+    """
 
     label: str
     python: Path
@@ -157,7 +166,10 @@ class Row:
         return median(map(value, self.runs))
 
     def times(self, other: Row, what: str = "seconds") -> float:
-        """How many times as fast as `other`, repeat by repeat, the middle one; by the clock, or what="cpu_seconds"."""
+        """How many times as fast as `other`, repeat by repeat, the middle one.
+
+        By the clock, or what="cpu_seconds".
+        """
         return median(
             rate(mine, what) / rate(theirs, what) for mine, theirs in zip(self.runs, other.runs)
         )
@@ -171,7 +183,7 @@ def cpu_ms(run: dict[str, Any]) -> float:
     return 1000 / rate(run, "cpu_seconds")
 
 
-# ------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 def data(settings: DataBenchSettings) -> int:
@@ -194,7 +206,10 @@ def data(settings: DataBenchSettings) -> int:
     judge(loaders + raws, loaders[0])
     bars = bars_of({row.job["loader"]: row for row in loaders}, raws)
     depth = settings.size if settings.truth == "train" else settings.capture_size
-    shown = f"{settings.samples} samples, rgb {settings.size}, depth {depth}, batch {settings.batch}, {settings.workers} workers or threads"
+    shown = (
+        f"{settings.samples} samples, rgb {settings.size}, depth {depth}, batch {settings.batch},"
+        f" {settings.workers} workers or threads"
+    )
     print(
         f"\n{shown}, middle of {settings.repeats}\n"
         + "\n".join(table(loaders, loaders[0], "x plain"))
@@ -202,7 +217,8 @@ def data(settings: DataBenchSettings) -> int:
     print(f"{'JPEG decoding alone, one thread':<34}{'':>9}{decode_ms:>8.1f}")
     if raws:
         print(
-            f"\nraw path of the document: {settings.capture_size} PNG and point map against shards with truth of that size, batch 1"
+            f"\nraw path of the document: {settings.capture_size} PNG and point map against shards"
+            " with truth of that size, batch 1"
         )
         print("\n".join(table(raws, baseline(raws), "x raw")))
     print(f"\n{load()} at the end, ours included")
@@ -300,14 +316,15 @@ def run(command: list[Any], limit_s: float = 3600) -> str:
     return done.stdout
 
 
-# ------------------------------------------------------------------------------------------------------- peers
+# -------------------------------------------------------------------------------------------- peers
 
 
 def environment(folder: Path, peer: Peer) -> Path:
-    """The Python of a peer's own environment, made when it is missing. raises ValueError: it does not install or import.
+    """The Python of a peer's own environment, made when it is missing. raises ValueError: it does
+    not install or import.
 
-    This project's packages are seen from there by a .pth file and pinned by a constraint, so torch is never another.
-    """
+    This project's packages are seen from there by a .pth file and pinned by a constraint, so torch
+    is never another."""
     python, ready = folder / "bin" / "python", folder / "ready"
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     made_of = json.dumps([peer, packages])
@@ -346,7 +363,7 @@ def converted(python: Path, job: dict[str, Any]) -> None:
     done.write_text(index)
 
 
-# ------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def job_of(
@@ -360,7 +377,8 @@ def job_of(
 
 
 def loader_rows(settings: DataBenchSettings, shards: Path, uncoded: Path) -> list[Row]:
-    """A row a loader, peers with their environment and their copy of the samples, or with the reason why not; ours also on raw pictures."""
+    """A row a loader, peers with their environment and their copy of the samples, or with the
+    reason why not; ours also on raw pictures."""
     rows = [
         Row(
             LABELS[name],
@@ -396,7 +414,10 @@ def loader_rows(settings: DataBenchSettings, shards: Path, uncoded: Path) -> lis
 
 
 def raw_rows(settings: DataBenchSettings, raw: Path, shards: Path) -> list[Row]:
-    """The raw path without and with workers, and ours. Half of the raw path's epoch warms up: the files are few."""
+    """The raw path without and with workers, and ours.
+
+    Half of the raw path's epoch warms up: the files are few.
+    """
     python, slow = Path(sys.executable), {"batch": 1, "samples": settings.raw_samples}
     rows = [
         Row(
@@ -410,7 +431,10 @@ def raw_rows(settings: DataBenchSettings, raw: Path, shards: Path) -> list[Row]:
 
 
 def measure(rows: list[Row], repeats: int, look: bool) -> float:
-    """Fill in the rows' runs, A B C A B C; the first repeat looks at all values. returns what one JPEG took alone meanwhile, ms"""
+    """Fill in the rows' runs, A B C A B C.
+
+    The first repeat looks at all values. returns what one JPEG took alone meanwhile, ms
+    """
     decode_ms = []
     for repeat in range(repeats):
         for row in [row for row in rows if not row.skipped]:
@@ -426,7 +450,8 @@ def measure(rows: list[Row], repeats: int, look: bool) -> float:
                 row.skipped = str(err)
                 continue
             say(
-                f"{repeat + 1}/{repeats}  {row.label:<32}{rate(row.runs[-1]):>8.1f} samples/s{cpu_ms(row.runs[-1]):>8.1f} CPU-ms a sample"
+                f"{repeat + 1}/{repeats}  {row.label:<32}{rate(row.runs[-1]):>8.1f}"
+                f" samples/s{cpu_ms(row.runs[-1]):>8.1f} CPU-ms a sample"
             )
         decode_ms.append(decoding_ms(rows[0].job["shards"]) if rows else 0.0)
     return median(decode_ms)
@@ -444,11 +469,12 @@ def decoding_ms(shards: str) -> float:
     return 1000 * (time.process_time() - start) / len(pictures)
 
 
-# ------------------------------------------------------------------------------------------------------- what came out
+# ------------------------------------------------------------------------------------ what came out
 
 
 def judge(rows: list[Row], reference: Row) -> None:
-    """Mark the rows that lost or repeated samples, or, where one looked, delivered other values than `reference`."""
+    """Mark the rows that lost or repeated samples, or, where one looked, delivered other values
+    than `reference`."""
     for row in [row for row in rows if row.runs]:
         lost, repeated = (max(run[what] for run in row.runs) for what in ("lost", "repeated"))
         wrong = [f"{lost} samples lost"] * bool(lost) + [f"{repeated} repeated"] * bool(repeated)
@@ -467,7 +493,8 @@ def judge(rows: list[Row], reference: Row) -> None:
 
 
 def alike(run: dict[str, Any], other: dict[str, Any], within: float = 0.001) -> bool:
-    """The same depth and mask, and pictures alike but for another JPEG decoder's rounding (or for JPEG itself: `within` more)."""
+    """The same depth and mask, and pictures alike but for another JPEG decoder's rounding (or for
+    JPEG itself: `within` more)."""
     mine, theirs = run["delivered"], other["delivered"]
     return (
         mine["depth"] == theirs["depth"]
@@ -485,7 +512,8 @@ def table(rows: list[Row], reference: Row, against: str) -> list[str]:
         first = row.middle(lambda run: 1000 * run["first_batch_s"])
         line = f"{row.label:<34}{row.middle(rate):>9.1f}{row.middle(cpu_ms):>8.1f}{first:>10.0f}"
         lines.append(
-            f"{line}{row.times(reference):>9.2f}{row.times(reference, 'cpu_seconds'):>8.2f}  {row.note}".rstrip()
+            f"{line}{row.times(reference):>9.2f}{row.times(reference, 'cpu_seconds'):>8.2f} "
+            f" {row.note}".rstrip()
         )
     return lines
 
@@ -498,7 +526,8 @@ def baseline(raws: list[Row]) -> Row:
 
 
 def bars_of(rows: dict[str, Row], raws: list[Row]) -> list[dict[str, Any]]:
-    """What a release must reach: each bar's text, what was found (None: not measured), whether that is enough, and a remark."""
+    """What a release must reach: each bar's text, what was found (None: not measured), whether that
+    is enough, and a remark."""
     ours, plain, strong = rows[OURS], rows[PLAIN], rows[STRONG]
     peers = [rows[name] for name in PEERS if name in rows and not rows[name].skipped]
     nearest, slow = min(peers, key=ours.times, default=None), baseline(raws) if raws else None

@@ -1,16 +1,22 @@
-"""Data loaders side by side: one function a loader, one a conversion to its own format. Run by `tools/bench.py data`.
+"""Data loaders side by side: one function a loader, one a conversion to its own format.
 
-    PYTHON tools/benchmarks/loaders.py convert '{"loader": "litdata", "shards": "data/mine", "data": "data/mine_litdata", ...}'
-    PYTHON tools/benchmarks/loaders.py measure '{"loader": "litdata", ...}'      # a warm-up epoch, a timed one, one line of JSON
+Run by `tools/bench.py data`.
 
-PYTHON is that of the loader's own environment, so nothing of depthdist is imported here but in `depthdist` itself. A loader is a
-generator that sets up, yields the batches of one epoch and cleans up:
+    PYTHON tools/benchmarks/loaders.py convert '{"loader": "litdata", "shards": "data/mine", "data":
+    "data/mine_litdata", ...}'
+    # a warm-up epoch, a timed one, one line of JSON
+    PYTHON tools/benchmarks/loaders.py measure '{"loader": "litdata", ...}'
 
-    rgb (B, h, w, 3) uint8; depth (B, H, W) uint16; mask (B, H, ceil(W / 8)) uint8 packed, or (B, H, W) bool; the samples' numbers
+PYTHON is that of the loader's own environment, so nothing of depthdist is imported here but in
+`depthdist` itself. A loader is a generator that sets up, yields the batches of one epoch and cleans
+up:
 
-Its code is what its documentation tells users to write; where the user supplies the JPEG decoder it is simplejpeg. All of them
-convert and read the same bytes, that are JPEG and uint16 .npy and packed masks in the tars of tools/shard.py.
-"""
+    rgb (B, h, w, 3) uint8; depth (B, H, W) uint16; mask (B, H, ceil(W / 8)) uint8 packed, or (B, H,
+    W) bool; the samples' numbers
+
+Its code is what its documentation tells users to write; where the user supplies the JPEG decoder it
+is simplejpeg. All of them convert and read the same bytes, that are JPEG and uint16 .npy and packed
+masks in the tars of tools/shard.py."""
 
 from __future__ import annotations
 
@@ -31,7 +37,11 @@ import numpy as np
 
 
 class Job(NamedTuple):
-    """What to load and how. `shards` is a dataset of tools/shard.py, all of it in train; `data` the same in the loader's format."""
+    """What to load and how.
+
+    `shards` is a dataset of tools/shard.py, all of it in train; `data` the same in the loader's
+    format.
+    """
 
     loader: str
     shards: str
@@ -60,7 +70,8 @@ def jpeg(content: bytes) -> np.ndarray:
 
 
 def read_tars(paths: list[str]) -> Iterator[tuple[int, bytes, np.ndarray, np.ndarray]]:
-    """The samples of tars by tools/shard.py for conversion: number, JPEG, depth (H, W) uint16, mask packed along W."""
+    """The samples of tars by tools/shard.py for conversion: number, JPEG, depth (H, W) uint16, mask
+    packed along W."""
     import webdataset as wds
 
     for sample in wds.WebDataset(paths, shardshuffle=False):
@@ -68,11 +79,14 @@ def read_tars(paths: list[str]) -> Iterator[tuple[int, bytes, np.ndarray, np.nda
         yield int(sample["__key__"]), sample["rgb.jpg"], depth, mask
 
 
-# ------------------------------------------------------------------------------------------------------- depthdist
+# ---------------------------------------------------------------------------------------- depthdist
 
 
 def depthdist(job: Job, consumed: int = 0) -> Batches:
-    """Ours, shuffled, as it is stored; the buffers are used again. Goes on after `consumed` samples of the epoch."""
+    """Ours, shuffled, as it is stored; the buffers are used again.
+
+    Goes on after `consumed` samples of the epoch.
+    """
     from depthdist.dataset import DataSettings, open_dataset
     from depthdist.order import Position, TrainPlan
     from depthdist.stream import Loader
@@ -96,7 +110,7 @@ def depthdist_raw_pictures(job: Job) -> Batches:
     yield from depthdist(job)
 
 
-# ------------------------------------------------------------------------------------------------------- webdataset
+# --------------------------------------------------------------------------------------- webdataset
 
 
 def webdataset_as_written(job: Job) -> Batches:
@@ -127,7 +141,7 @@ def decoded(row: dict) -> tuple:
     return jpeg(row["rgb"]), row["depth"], row["mask"], row["number"]
 
 
-# ------------------------------------------------------------------------------------------------------- LitData
+# ------------------------------------------------------------------------------------------ LitData
 
 
 def litdata_rows(tar: str) -> Iterator[dict]:
@@ -148,7 +162,7 @@ def litdata(job: Job) -> Batches:
     yield from StreamingDataLoader(dataset, batch_size=job.batch, num_workers=job.workers)
 
 
-# ------------------------------------------------------------------------------------------------------- MosaicML Streaming
+# ------------------------------------------------------------------------------- MosaicML Streaming
 
 
 def mosaicml_convert(job: Job) -> None:
@@ -173,7 +187,7 @@ def mosaicml(job: Job) -> Batches:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- Megatron Energon
+# --------------------------------------------------------------------------------- Megatron Energon
 
 
 def energon_convert(job: Job) -> None:
@@ -236,7 +250,7 @@ def energon(job: Job) -> Batches:
         yield batch["rgb"], batch["depth"], batch["mask"], batch["key"]
 
 
-# ------------------------------------------------------------------------------------------------------- DALI
+# --------------------------------------------------------------------------------------------- DALI
 
 
 def dali_convert(job: Job) -> None:
@@ -294,14 +308,15 @@ def dali(job: Job) -> Batches:
         left -= real
 
 
-# ------------------------------------------------------------------------------------------------------- no shards at all
+# --------------------------------------------------------------------------------- no shards at all
 
 
 def raw_path(job: Job) -> Batches:
-    """The captures themselves, as the model's documentation has it: Pillow, `np.load`, transformers' processor, inverse depth.
+    """The captures themselves, as the model's documentation has it: Pillow, `np.load`,
+    transformers' processor, inverse depth.
 
-    rgb is (B, 3, h, w) float32 then, normalised, and depth the normalised inverse (B, H, W) float32.
-    """
+    rgb is (B, 3, h, w) float32 then, normalised, and depth the normalised inverse (B, H, W)
+    float32."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from transformers import DPTImageProcessor
@@ -341,7 +356,7 @@ def raw_path(job: Job) -> Batches:
     yield from DataLoader(Captures(), batch_size=job.batch, shuffle=True, num_workers=job.workers)
 
 
-# ------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 CONVERT: dict[str, Callable[[Job], None]] = {
     "litdata": litdata_convert,
@@ -366,7 +381,10 @@ LOADERS: dict[str, Callable[[Job], Batches]] = {
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """One epoch to warm up and one epoch timed; the loader is built anew for each. The raw path needs half to touch all files."""
+    """One epoch to warm up and one epoch timed; the loader is built anew for each.
+
+    The raw path needs half to touch all files.
+    """
     sums: Counter = Counter()
     warm = job._replace(samples=-(-job.samples // 2)) if job.loader == "raw_path" else job
     epoch(warm, lambda *batch: sums.update(totals(*batch)) if job.look else None)
@@ -379,7 +397,10 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def epoch(job: Job, look: Callable[[Any, Any, Any], Any]) -> dict[str, Any]:
-    """Time and count one epoch. CPU seconds are this process's and its workers', which are joined before the clock is read."""
+    """Time and count one epoch.
+
+    CPU seconds are this process's and its workers', which are joined before the clock is read.
+    """
     numbers, first_batch_s = Counter(), None
     cpu_before, start = cpu_seconds(), time.perf_counter()
     for rgb, depth, mask, keys in LOADERS[job.loader](job):
@@ -401,7 +422,8 @@ def epoch(job: Job, look: Callable[[Any, Any, Any], Any]) -> dict[str, Any]:
 
 
 def totals(rgb: Any, depth: Any, mask: Any) -> dict[str, int]:
-    """Sums that do not depend on the order: of the pictures, of depth in steps, of the valid pixels."""
+    """Sums that do not depend on the order: of the pictures, of depth in steps, of the valid
+    pixels."""
     rgb, depth, mask = (np.asarray(part) for part in (rgb, depth, mask))
     valid = mask.sum() if mask.dtype == bool else np.unpackbits(mask).sum()
     return {

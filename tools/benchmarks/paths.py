@@ -1,11 +1,14 @@
-"""The two ways to train, each a process that takes an optimizer step whenever it is told to. Run by `tools/bench.py step`.
+"""The two ways to train, each a process that takes an optimizer step whenever it is told to.
 
-    python -m tools.benchmarks.paths ours '{"model": "data/bench/untrained-small", "shards": "data/mine", ...}'
+Run by `tools/bench.py step`.
 
-`ordinary` is what the document's notebook does: transformers' Trainer around a peft model, captures read and processed in
-`__getitem__`, the loss written out after F.interpolate. `ours` is depthdist's own step, `Training.take_step`. Both begin with the
-loss of the first samples without dropout, so that one can see that they compute the same.
-"""
+    python -m tools.benchmarks.paths ours '{"model": "data/bench/untrained-small", "shards":
+    "data/mine", ...}'
+
+`ordinary` is what the document's notebook does: transformers' Trainer around a peft model, captures
+read and processed in `__getitem__`, the loss written out after F.interpolate. `ours` is depthdist's
+own step, `Training.take_step`. Both begin with the loss of the first samples without dropout, so
+that one can see that they compute the same."""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ EPOCHS = 2  # that our path reads for one turn of reading
 
 
 class Job(NamedTuple):
-    """What to train on and how. `shards` and `lossless` hold the captures of `raw`; in the latter pictures are not compressed."""
+    """What to train on and how.
+
+    `shards` and `lossless` hold the captures of `raw`; in the latter pictures are not compressed.
+    """
 
     model: str
     raw: str
@@ -54,7 +60,8 @@ class Job(NamedTuple):
 
 
 class Turns:
-    """The conversation with the process that measures: a line in for each turn, a line of JSON out after it.
+    """The conversation with the process that measures: a line in for each turn, a line of JSON out
+    after it.
 
     The line in says what is wanted
         files   a step, data read as this path reads them
@@ -119,11 +126,12 @@ def memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-# ------------------------------------------------------------------------------------------------------- the ordinary path
+# -------------------------------------------------------------------------------- the ordinary path
 
 
 class Captures(torch.utils.data.Dataset):
-    """The raw files, processed when they are asked for: pixel_values (3, h, w), target and mask (H, W), all float32."""
+    """The raw files, processed when they are asked for: pixel_values (3, h, w), target and mask (H,
+    W), all float32."""
 
     def __init__(self, job: Job, turns: Turns):
         from transformers import AutoImageProcessor
@@ -166,7 +174,8 @@ class Captures(torch.utils.data.Dataset):
 
 
 def document_loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """L1 + 3 x weighted gradient difference at the truth's own size, the mean over the images, as the document writes it."""
+    """L1 + 3 x weighted gradient difference at the truth's own size, the mean over the images, as
+    the document writes it."""
     target, mask = inputs["target"], inputs["mask"]
     pred = model(pixel_values=inputs["pixel_values"]).predicted_depth
     pred = F.interpolate(
@@ -275,7 +284,7 @@ def ordinary(job: Job, turns: Turns) -> None:
         trainer.train()
 
 
-# ------------------------------------------------------------------------------------------------------- ours
+# --------------------------------------------------------------------------------------------- ours
 
 
 def ours(job: Job, turns: Turns) -> None:

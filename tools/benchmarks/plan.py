@@ -1,4 +1,5 @@
-"""What planning costs as datasets grow: indexes are made up, of 58 to ten million samples, and opened by a process each."""
+"""What planning costs as datasets grow: indexes are made up, of 58 to ten million samples, and
+opened by a process each."""
 
 from __future__ import annotations
 
@@ -61,10 +62,12 @@ def plan(settings: PlanSettings) -> int:
             f"{count:>10}{r['shards']:>8}{r['index_mb']:>10.1f}{r['open_s']:>9.3f}{r['order_s']:>9.3f}{r['start_s']:>9.3f}{r['resume_s']:>10.3f}{r['more_mib']:>10.0f}{r['us']:>13.1f}"
         )
     print(
-        "open: index and every shard's size; order: the epoch's shuffle; start, resume: all until the first sample's place is known,"
+        "open: index and every shard's size; order: the epoch's shuffle; start, resume: all until"
+        " the first sample's place is known,"
     )
     print(
-        f"from the beginning and from the middle; MiB more: peak of the process beyond its imports; the last over {STEADY} samples or all\n"
+        "from the beginning and from the middle; MiB more: peak of the process beyond its imports;"
+        f" the last over {STEADY} samples or all\n"
     )
     largest, costs = rows[-1], [r["us"] for r in rows if r["steady"] > 1000]
     for text, met, found in (
@@ -85,7 +88,8 @@ def plan(settings: PlanSettings) -> int:
 
 
 def made_up(folder: Path, count: int) -> None:
-    """An index of `count` samples whose shards are empty files of the right size (they take no space on the disk)."""
+    """An index of `count` samples whose shards are empty files of the right size (they take no
+    space on the disk)."""
     from depthdist.shards import SCHEMA, VERSION
     from depthdist.shards.codec import as_npy
     from depthdist.shards.index import named_by_content, table_dtype
@@ -139,15 +143,28 @@ def made_up(folder: Path, count: int) -> None:
         "near_mm": 0.0,
         "far_mm": 4000.0,
     }
-    (folder / "index.json").write_text(json.dumps({
-        "schema": SCHEMA, "version": VERSION, "size": [756, 1260], "depth": depth, "mask": {"member": "mask.npy", "packed": True},
-        "meta": {"member": "meta.json"}, "rgb": {"member": "rgb.jpg", "codec": "jpeg"}, "members": ["depth.npy", "mask.npy", "meta.json", "rgb.jpg"],
-        "splits": {"train": {"count": count, "stats": stats}}, "shards": shards, **entries,
-    }))  # fmt: skip
+    (folder / "index.json").write_text(
+        json.dumps(
+            {
+                "schema": SCHEMA,
+                "version": VERSION,
+                "size": [756, 1260],
+                "depth": depth,
+                "mask": {"member": "mask.npy", "packed": True},
+                "meta": {"member": "meta.json"},
+                "rgb": {"member": "rgb.jpg", "codec": "jpeg"},
+                "members": ["depth.npy", "mask.npy", "meta.json", "rgb.jpg"],
+                "splits": {"train": {"count": count, "stats": stats}},
+                "shards": shards,
+                **entries,
+            }
+        )
+    )
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """In a process of its own: how long until the first sample's place is known, and what one costs from then on."""
+    """In a process of its own: how long until the first sample's place is known, and what one costs
+    from then on."""
     from depthdist.dataset import DataSettings, open_dataset
     from depthdist.order import Position, TrainPlan, train_groups
 
@@ -179,9 +196,16 @@ def measure(folder: Path) -> dict[str, Any]:
     us = (clock() - began_steady) / steady * 1e6
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return {
-        "shards": len(dataset.parts[0].shards), "index_mb": size / 1e6, "open_s": opened - began, "order_s": ordered - opened, "start_s": started,
-        "resume_s": resume_s, "more_mib": peak_mib() - before, "us": us, "steady": steady,
-    }  # fmt: skip
+        "shards": len(dataset.parts[0].shards),
+        "index_mb": size / 1e6,
+        "open_s": opened - began,
+        "order_s": ordered - opened,
+        "start_s": started,
+        "resume_s": resume_s,
+        "more_mib": peak_mib() - before,
+        "us": us,
+        "steady": steady,
+    }
 
 
 def peak_mib() -> float:

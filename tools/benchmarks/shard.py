@@ -1,4 +1,5 @@
-"""How much of the time of reading and encoding alone `tools/shard.py` keeps: both with as many processes, one after the other."""
+"""How much of the time of reading and encoding alone `tools/shard.py` keeps: both with as many
+processes, one after the other."""
 
 from __future__ import annotations
 
@@ -54,11 +55,13 @@ def shard(settings: ShardBenchSettings) -> int:
             + ", ".join(f"{name} {values[-1]:.2f} pairs/s" for name, values in rates.items())
         )
     print(
-        f"{settings.pairs} pairs of {settings.capture_size}, {size_mb / settings.pairs:.1f} MB each, {settings.workers} processes, middle of {settings.repeats}"
+        f"{settings.pairs} pairs of {settings.capture_size}, {size_mb / settings.pairs:.1f} MB"
+        f" each, {settings.workers} processes, middle of {settings.repeats}"
     )
     for name, values in rates.items():
         print(
-            f"{name:<28}{median(values):>8.2f} pairs/s{median(values) * size_mb / settings.pairs:>9.0f} MB/s"
+            f"{name:<28}{median(values):>8.2f}"
+            f" pairs/s{median(values) * size_mb / settings.pairs:>9.0f} MB/s"
         )
     for name in [*ways][:2]:
         kept = median(mine / bare for mine, bare in zip(rates["tools/shard.py"], rates[name]))
@@ -69,7 +72,8 @@ def shard(settings: ShardBenchSettings) -> int:
 
 
 def whole(raw: Path, settings: ShardBenchSettings) -> float:
-    """Seconds of the command, from its start to its end, start-up of the processes and the disk included."""
+    """Seconds of the command, from its start to its end, start-up of the processes and the disk
+    included."""
     out = settings.work / "sharded"
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
@@ -95,7 +99,8 @@ def whole(raw: Path, settings: ShardBenchSettings) -> float:
 
 
 def alone(raw: Path, workers: int, hashed: bool) -> float:
-    """Seconds that `workers` processes take to read the captures (and hash their files) and encode them.
+    """Seconds that `workers` processes take to read the captures (and hash their files) and encode
+    them.
 
     Nothing else: no start-up, checks, statistics, tars.
     """
@@ -121,7 +126,10 @@ def alone(raw: Path, workers: int, hashed: bool) -> float:
 
 
 def _encode(pairs: list[Any], hashed: bool, ready, done) -> None:
-    """What every sharder has to do, in plain Pillow, NumPy and simplejpeg; and what one that keeps provenance has to."""
+    """What every sharder has to do, in plain Pillow, NumPy and simplejpeg.
+
+    And what one that keeps provenance has to.
+    """
     import hashlib
     from io import BytesIO
 

@@ -1,9 +1,10 @@
-"""Optimizer steps beside the ordinary path: transformers' Trainer and peft on raw files, as the document trains.
+"""Optimizer steps beside the ordinary path: transformers' Trainer and peft on raw files, as the
+document trains.
 
-Captures, their shards and an untrained Depth Anything V2 Small are made, all kept under --work. Then each path runs in a process
-of its own, and the two take turns, a global batch each: with data from the files, with data in memory already, and only reading.
-Ratios are taken turn by turn. Before that both say the loss of the same captures, without dropout.
-"""
+Captures, their shards and an untrained Depth Anything V2 Small are made, all kept under --work.
+Then each path runs in a process of its own, and the two take turns, a global batch each: with data
+from the files, with data in memory already, and only reading. Ratios are taken turn by turn. Before
+that both say the loss of the same captures, without dropout."""
 
 from __future__ import annotations
 
@@ -39,13 +40,16 @@ class StepSettings(CaptureSettings):
     """Steps"""
 
     model: str | None = None
-    "A whole Depth Anything V2, hub id or folder. Default: one of the Small size with random weights."
+    """A whole Depth Anything V2, hub id or folder. Default: one of the Small size with random
+    weights."""
     size: Size | None = None
     "Height and width of the pictures. Default: 756x1260 on a GPU, 378x630 without."
     precision: Literal["fp32", "fp16", "bf16"] | None = None
-    "Of both paths; ours takes ds_configs/PRECISION.json, and both the global batch from there. Default: fp16 on a GPU, fp32 without."
+    """Of both paths; ours takes ds_configs/PRECISION.json, and both the global batch from there.
+    Default: fp16 on a GPU, fp32 without."""
     micro_batch: str | None = None
-    "Images that our path puts through the network at a time, or auto. Default: auto on a GPU, 1 without. The ordinary path has 1, as the document."
+    """Images that our path puts through the network at a time, or auto. Default: auto on a GPU,
+    1 without. The ordinary path has 1, as the document."""
     compile: bool = False
     "Let torch.compile make our path's kernels."
     repeats: int = 3
@@ -86,7 +90,8 @@ class Process:
             return json.loads(line)
         self.errors.seek(0)
         raise ValueError(
-            f"the {self.path} path ended: {(self.errors.read().strip().splitlines() or ['without a word'])[-1]}"
+            f"the {self.path} path ended:"
+            f" {(self.errors.read().strip().splitlines() or ['without a word'])[-1]}"
         )
 
     def __enter__(self) -> Process:
@@ -139,7 +144,7 @@ def step(settings: StepSettings) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------------- what is measured with
+# ---------------------------------------------------------------------------- what is measured with
 
 
 def make_job(settings: StepSettings) -> dict[str, Any]:
@@ -169,7 +174,8 @@ def make_job(settings: StepSettings) -> dict[str, Any]:
 
 
 def untrained_small(folder: Path) -> Path:
-    """A folder with Depth Anything V2 Small's architecture and processor, and random weights, the same ones every time."""
+    """A folder with Depth Anything V2 Small's architecture and processor, and random weights, the
+    same ones every time."""
     import torch
     from transformers import (
         DepthAnythingConfig,
@@ -182,19 +188,36 @@ def untrained_small(folder: Path) -> Path:
         return folder
     say(f"an untrained Depth Anything V2 Small in {folder}")
     backbone = Dinov2Config(
-        image_size=518, patch_size=14, hidden_size=384, num_hidden_layers=12, num_attention_heads=6,
-        out_indices=[3, 6, 9, 12], reshape_hidden_states=False, apply_layernorm=True,
-    )  # fmt: skip
+        image_size=518,
+        patch_size=14,
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        out_indices=[3, 6, 9, 12],
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
     torch.manual_seed(0)
-    # "metric" ends in a sigmoid: from random weights a "relative" one, with its ReLU, might give 0 and no gradient
+    # "metric" ends in a sigmoid: from random weights a "relative" one, with its ReLU, might give 0
+    # and no gradient
     depth = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=384, patch_size=14, neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64,
-        head_hidden_size=32, depth_estimation_type="metric", max_depth=1,
-    )  # fmt: skip
+        backbone_config=backbone,
+        reassemble_hidden_size=384,
+        patch_size=14,
+        neck_hidden_sizes=[48, 96, 192, 384],
+        fusion_hidden_size=64,
+        head_hidden_size=32,
+        depth_estimation_type="metric",
+        max_depth=1,
+    )
     DPTImageProcessor(
-        size={"height": 518, "width": 518}, resample=3, keep_aspect_ratio=True, ensure_multiple_of=14,
-        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
-    ).save_pretrained(folder)  # fmt: skip
+        size={"height": 518, "width": 518},
+        resample=3,
+        keep_aspect_ratio=True,
+        ensure_multiple_of=14,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(folder)
     DepthAnythingForDepthEstimation(depth).save_pretrained(folder)
     return folder
 
@@ -202,7 +225,10 @@ def untrained_small(folder: Path) -> Path:
 def take_turns(
     job: dict[str, Any], repeats: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What each path said at first; by supply and path its turns, `repeats` after one to warm up; a last turn with clocks on the parts."""
+    """What each path said at first; by supply and path its turns, `repeats` after one to warm up.
+
+    A last turn with clocks on the parts.
+    """
     runs: dict[str, Any] = {supply: {path: [] for path in PATHS} for supply in SUPPLIES}
     with ExitStack() as stack:
         processes = {path: stack.enter_context(Process(path, job)) for path in PATHS}
@@ -210,7 +236,8 @@ def take_turns(
             for supply, path in product(SUPPLIES, PATHS):
                 run = processes[path].turn(supply)
                 say(
-                    f"{SUPPLIES[supply]:<24}{path:<10}{run['seconds']:9.3f} s{run['cpu_seconds']:9.3f} CPU-s{'' if number else '  to warm up'}"
+                    f"{SUPPLIES[supply]:<24}{path:<10}{run['seconds']:9.3f}"
+                    f" s{run['cpu_seconds']:9.3f} CPU-s{'' if number else '  to warm up'}"
                 )
                 runs[supply][path] += [run] if number else []
         return (
@@ -220,7 +247,7 @@ def take_turns(
         )
 
 
-# ------------------------------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------------------ what is shown
 
 
 def middle(runs: list[dict[str, Any]], what: str = "seconds") -> float:
@@ -242,12 +269,14 @@ def head(settings: StepSettings, ours: dict[str, Any]) -> list[str]:
         f"global batch {batch}: ordinary {batch} x 1, ours {batch // micro_batch} x {micro_batch}"
     )
     return [
-        f"\n{ours['device']['name']}, {settings.precision}, pictures {settings.size}, truth {settings.capture_size}, {batches}; middle of {settings.repeats}"
+        f"\n{ours['device']['name']}, {settings.precision}, pictures {settings.size}, truth"
+        f" {settings.capture_size}, {batches}; middle of {settings.repeats}"
     ]
 
 
 def table(runs: dict[str, Any], batch: int) -> list[str]:
-    """A row a supply: seconds a step and images a second of each path, and the ratio by the clock and by CPU time."""
+    """A row a supply: seconds a step and images a second of each path, and the ratio by the clock
+    and by CPU time."""
     lines = [
         f"{'':<24}"
         + "".join(f"{path + ' s':>12}{'images/s':>10}" for path in PATHS)
@@ -291,12 +320,19 @@ def remarks(
     tflop, limit = flop(job["model"], settings.size) / 1e12, ours["device"]["tflops"]
     speeds = {path: tflop * ours["batch"] / middle(runs["files"][path]) for path in PATHS}
     return [
-        f"loss of {len(theirs)} captures, untrained, without dropout: {min(theirs.values()):.4f} .. {max(theirs.values()):.4f}; ours differs by at most "
-        f"{off['lossless']:.1e} of it with pictures stored raw, {off['losses']:.1e} with those of the default, JPEG",
+        (
+            f"loss of {len(theirs)} captures, untrained, without dropout:"
+            f" {min(theirs.values()):.4f} .. {max(theirs.values()):.4f}; ours differs by at most"
+            f" {off['lossless']:.1e} of it with pictures stored raw, {off['losses']:.1e} with those"
+            " of the default, JPEG"
+        ),
         f"waiting for data: {middle(runs['files']['ours'], 'waited'):.2%} of our step",
         f"memory at most, GiB: {', '.join(f'{path} {gib:.2f}' for path, gib in memory.items())}",
-        f"{tflop:.3g} TFLOP an image, counted on the document's model; TFLOP/s: "
-        f"{', '.join(f'{path} {speed:.3g} ({speed / limit:.0%})' for path, speed in speeds.items())}, one large matrix product {limit:.3g}",
+        (
+            f"{tflop:.3g} TFLOP an image, counted on the document's model; TFLOP/s:"
+            f" {', '.join(f'{path} {speed:.3g} ({speed / limit:.0%})' for path, speed in speeds.items())},"
+            f" one large matrix product {limit:.3g}"
+        ),
     ]
 
 
@@ -321,7 +357,8 @@ def bars(device: str, runs: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def flop(model: str, size: Size) -> int:
-    """Floating-point operations of one image's forward and backward pass, counted without computing anything."""
+    """Floating-point operations of one image's forward and backward pass, counted without computing
+    anything."""
     import torch
     from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
