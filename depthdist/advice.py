@@ -31,7 +31,8 @@ def budget_exhausted(losses: Sequence[float], lrs: Sequence[float]) -> str | Non
     above 2 %. Mere noise around a level meets the first condition once in 455 runs of 15 epochs,
     whatever its size. Ended: the last rate is at most a fifth of the highest. Adam moves a weight
     by at most about its learning rate a step (Kingma & Ba, 2015, section 2.1), so in a run by about
-    their sum."""
+    their sum.
+    """
     count = max(2, len(losses) // 5)
     before, last = losses[:-count], losses[-count:]
     if not before or not lrs or lrs[-1] > max(lrs) / 5 or not all(map(math.isfinite, losses)):

@@ -4,7 +4,8 @@ the name goes into the output.
     pred_mm = aligned("disparity", pred_mm, depth_mm, mask)
 
 Whatever uses the truth of the very image that is scored flatters: rows so aligned are never to be
-read as millimetres that a model gives."""
+read as millimetres that a model gives.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def median(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
 
 
 def scale_and_shift_in_depth(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
-    """s p + t with the least squares of s p + t - g."""
+    """S p + t with the least squares of s p + t - g."""
     s, t = _line(p, g)
     return s * everywhere + t
 

@@ -102,7 +102,8 @@ def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
 
     Every setting has its own words of Philox's raw stream, used or not, so none depends on another.
     NumPy promises that stream for good, which it does not for what `Generator` makes of it. The 1
-    keeps clear of the epoch's order (same key)."""
+    keeps clear of the epoch's order (same key).
+    """
     words = np.random.Philox(key=[seed, epoch], counter=[0, 0, sample, 1]).random_raw(9)
     flip, exposure, tone, *colour, noise, jpeg = (
         (words[:8] >> 11) * 2.0**-53
@@ -122,7 +123,8 @@ def photometric(rgb: np.ndarray, draw: Draw) -> np.ndarray:
     """The picture in another light, by another camera: (h, w, 3) uint8 for (h, w, 3) uint8, sRGB.
 
     `rgb` itself where nothing is to do, else a new array; the GIL is free while pixels are worked
-    on."""
+    on.
+    """
     if any((draw.exposure, draw.tone, *draw.colour, draw.noise)):
         deviates = (draw.noise * NORMAL).astype(np.float32)
         rgb = _toned_and_noisy(rgb, tone_curves(draw), deviates, np.uint64(draw.noise_key))
@@ -136,7 +138,8 @@ def tone_curves(draw: Draw) -> np.ndarray:
     """(3, 256) float32: what each 8-bit level of R, G and B becomes, 0..255, not rounded.
 
     Linear light (sRGB, IEC 61966-2-1) * 2^exposure * (1 + colour), clipped at white, back to sRGB,
-    to the power 2^gamma. What was clipped at 255 in the picture stays flat: its light is lost."""
+    to the power 2^gamma. What was clipped at 255 in the picture stays flat: its light is lost.
+    """
     gain = 2**draw.exposure * (1 + np.array(draw.colour))
     light = np.minimum(gain[:, None] * LINEAR, 1)  # (3, 256)
     stored = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -25,7 +25,8 @@ def fit_intrinsics(xyz: np.ndarray, max_points: int = 20000) -> dict[str, Any] |
 
     xyz (H, W, 3) mm. Pixel (0, 0) has its centre at (0.5, 0.5). `max_residual_px` is the largest
     error over the points used; large, where the map is no pinhole's. None where fewer than two
-    columns or rows are measured."""
+    columns or rows are measured.
+    """
     stride = max(1, math.isqrt(xyz.shape[0] * xyz.shape[1] // max_points))
     some = xyz[::stride, ::stride].astype(np.float64)  # a grid over the whole picture
     with np.errstate(invalid="ignore"):
@@ -69,7 +70,8 @@ def pinhole(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float) -
 
 def wide(size: tuple[int, int], degrees: float) -> dict[str, Any]:
     """The same of a camera that sees `degrees` from left to right, its pixels square, its axis
-    through the middle."""
+    through the middle.
+    """
     height, width = size
     focal = width / 2 / math.tan(math.radians(degrees) / 2)
     return pinhole(size, focal, focal, width / 2, height / 2)

@@ -195,7 +195,8 @@ def save_whole(
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder`
-    whole or not at all."""
+    whole or not at all.
+    """
     state = {
         **model.net.state_dict(),
         **{name.removeprefix("net."): tensor for name, tensor in weights.items()},
@@ -226,7 +227,8 @@ def save_whole(
 
 def processor(normalisation: Normalisation, height: int, width: int) -> dict[str, object]:
     """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to
-    exactly (height, width)."""
+    exactly (height, width).
+    """
     mean, std = normalisation
     return {
         "image_processor_type": "DPTImageProcessor",
@@ -268,7 +270,8 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
 
     base    where the base model is now; by default where it was in training
     raises ValueError when something is missing, or when the adapter did not really enter the model:
-    peft only warns then"""
+    peft only warns then
+    """
     record = read_record(folder)
     if (folder / "model.safetensors").exists():
         model = load_base(str(folder))

@@ -3,7 +3,8 @@
     write_ply(path, points(depth_mm, rays), rgb)
 
 x, y, z are float32 mm in the camera's frame, +Z away from the lens, +Y down; red, green, blue are
-bytes."""
+bytes.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ the field is its sentence in `--help`; the class's docstring is the title of its
         config.command(main)
 
 Values come from the defaults, then `--config FILE.json`, then the flags. All problems are reported
-together."""
+together.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def hidden(default: Any) -> Any:
 
 def sentences(group: type) -> dict[str, str]:
     """The string literal that stands under each field of a dataclass, by field name (parents
-    included)."""
+    included).
+    """
     found: dict[str, str] = {}
     for cls in reversed(group.__mro__):
         if not dataclasses.is_dataclass(cls):
@@ -212,7 +214,8 @@ def parse(
               right
     presets   a setting's name, and the defaults of other settings that each of its values brings
     raises SettingsError with every problem found: unknown names (with the near ones), values of the
-    wrong kind, missing positionals, and what the groups' own `problems()` list."""
+    wrong kind, missing positionals, and what the groups' own `problems()` list.
+    """
     kinds = {g: get_type_hints(g) for g in groups}
     fields = {f.name: (g, f) for g in groups for f in dataclasses.fields(g)}
     parser = _parser(description, epilog, groups, kinds)
@@ -362,7 +365,8 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
 
 def main_of(module: str) -> Callable[[], Any]:
     """The `main` of `module`, which is imported no earlier than it is called: its seconds are
-    within what `command` watches over."""
+    within what `command` watches over.
+    """
     return lambda: importlib.import_module(module).main()
 
 
@@ -371,7 +375,8 @@ def command(main: Callable[[], Any]) -> None:
     request with 75 (EX_TEMPFAIL), Ctrl-C with 130.
 
     Of ranks that have met (world.py) all end when one does, and what several have to say is said
-    once. DEPTHDIST_TRACE=1 in the environment shows the traceback as well."""
+    once. DEPTHDIST_TRACE=1 in the environment shows the traceback as well.
+    """
     try:
         sys.exit(main() or 0)
     except (Exception, KeyboardInterrupt) as err:
@@ -412,7 +417,7 @@ def command(main: Callable[[], Any]) -> None:
             )
             sys.exit(2)  # that must be the one that says it
         shown = watch.judge(err, code, text) if watch else text
-        if shown and (code == 1 and shown == text or os.environ.get("DEPTHDIST_TRACE")):
+        if shown and ((code == 1 and shown == text) or os.environ.get("DEPTHDIST_TRACE")):
             traceback.print_exc()
         for line in shown.splitlines():
             print(

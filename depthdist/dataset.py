@@ -204,7 +204,8 @@ class Dataset:
 
     def stats(self, split: str) -> dict[str, float]:
         """min_mm, max_mm, mean_mm, std_mm, valid_pixels over all parts' samples of a split, each
-        once."""
+        once.
+        """
         parts = [part.stats[split] for part, _ in self._splits(split)]
         pixels = np.array([s["valid_pixels"] for s in parts], np.float64)
         means, stds = (np.array([s[name] for s in parts]) for name in ("mean_mm", "std_mm"))
@@ -245,7 +246,8 @@ def open_dataset(settings: DataSettings) -> Dataset:
     Where damage stops the run, with every local shard there and of its size.
 
     raises ValueError: a part cannot be opened, parts of different sizes, a cache that cannot hold
-    what is shuffled"""
+    what is shuffled
+    """
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
     parts = tuple(
         read_index(place, cache if is_remote(place) else None, settings.damaged == "stop")

@@ -19,7 +19,8 @@ from transformers.models.depth_anything.modeling_depth_anything import (
 
 class _Reassemble(DepthAnythingReassembleStage):
     """Tokens as maps whose channels lie side by side in memory, as tokens have them: nothing is
-    turned round, and convolutions like it so."""
+    turned round, and convolutions like it so.
+    """
 
     def forward(
         self, hidden_states: list[Tensor], patch_height: int, patch_width: int
@@ -36,7 +37,8 @@ class _Reassemble(DepthAnythingReassembleStage):
 
 class _Fusion(DepthAnythingFeatureFusionLayer):
     """The 1 x 1 projection before the bilinear upsampling, on a quarter of the pixels: the two
-    commute, for the weights of a pixel add up to 1."""
+    commute, for the weights of a pixel add up to 1.
+    """
 
     def forward(
         self,

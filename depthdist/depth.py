@@ -21,7 +21,8 @@ EPS = 1e-6  # mm; only guards the division: 1e-6 in the inverse domain would mov
 
 class Bounds(NamedTuple):
     """Nearest and farthest valid Z of the training set, mm: 1 and 0 on the normalised scale, which
-    is linear in 1/z, or in z itself."""
+    is linear in 1/z, or in z itself.
+    """
 
     near_mm: float
     far_mm: float
@@ -74,7 +75,8 @@ def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:
 
     Values below 0 (bicubic overshoot) count as 0, which is bounds.far_mm: farther there is no
     scale, only a pole. Values above 1 are nearer than anything in the training set and stay so (on
-    a linear scale down to 1 mm)."""
+    a linear scale down to 1 mm).
+    """
     if bounds.scale == "linear":
         return (
             bounds.far_mm - target.float().clamp(min=0.0) * (bounds.far_mm - bounds.near_mm)
@@ -91,7 +93,8 @@ def upsample(
 
     Rows and columns are weighted sums of at most four others, so the way there and back are two
     small sparse products: three times as fast as F.interpolate's on a CPU, and without the atomics
-    of its way back on a GPU, whose sums differ from run to run."""
+    of its way back on a GPU, whose sums differ from run to run.
+    """
     pred = pred.float()
     if pred.shape[-2:] == tuple(size):
         return pred
@@ -103,7 +106,8 @@ def upsample(
 
 class _Taps(NamedTuple):
     """A sparse matrix (new, old) by its rows: `index` and `weight`, both (new, taps), and the same
-    of its transpose."""
+    of its transpose.
+    """
 
     index: Tensor
     weight: Tensor
@@ -148,14 +152,16 @@ class _Resample(torch.autograd.Function):
 
 def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Row i of what comes back is the sum over k of weight[i, k] * table[index[i, k]], always added
-    in that order."""
+    in that order.
+    """
     return F.embedding_bag(index, table.contiguous(), per_sample_weights=weight, mode="sum")
 
 
 @lru_cache(maxsize=16)
 def _resampling(old: int, new: int, way: str, device: torch.device) -> _Taps:
     """Weights from `old` to `new` pixels, in float64 until the end: F.interpolate itself, asked
-    what it does to each unit vector."""
+    what it does to each unit vector.
+    """
     unit = torch.eye(old, dtype=torch.float64)[None, None]
     matrix = F.interpolate(unit, size=(new, old), mode=way, align_corners=False)[0, 0]
     return _Taps(*(part.to(device) for part in (*_sparse(matrix), *_sparse(matrix.T))))

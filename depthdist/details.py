@@ -7,7 +7,8 @@ grooves. One sample at a time.
 
 It takes some seconds an image at full size, so images are measured side by side, in processes of
 their own. All predictions of an image are measured together: what depends on its truth alone is
-found once."""
+found once.
+"""
 
 from __future__ import annotations
 

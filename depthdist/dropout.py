@@ -10,7 +10,8 @@ cheaper than to store and read it.
 
 The hash of place and key is a 32-bit one of least bias (Wellons 2018,
 https://github.com/skeeto/hash-prospector), each layer's key is SplitMix64 (Steele et al. 2014) of
-draw and layer; counter-based as in Salmon et al. 2011, "Parallel random numbers"."""
+draw and layer; counter-based as in Salmon et al. 2011, "Parallel random numbers".
+"""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class Draws:
 
     def contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """For torch's checkpoint, (forward, again): the second draws as for this batch though
-        another came in between."""
+        another came in between.
+        """
         return nullcontext(), self._again(self.keys)
 
     @contextmanager
@@ -73,7 +75,8 @@ class Draws:
 
 class SampleDropout(nn.Module):
     """nn.Dropout(p), but sample i of x (B, ...) has the mask of draws.keys[i, layer] whatever
-    stands beside it."""
+    stands beside it.
+    """
 
     def __init__(self, p: float, layer: int, draws: Draws):
         super().__init__()
@@ -93,7 +96,8 @@ class SampleDropout(nn.Module):
 
 def draw_per_sample(net: nn.Module, draws: Draws) -> None:
     """Replace every nn.Dropout in the LoRA layers of `net` by a SampleDropout, numbered in their
-    order; in place."""
+    order; in place.
+    """
     for layer in (m for m in net.modules() if isinstance(m, LoraLayer)):
         for name, dropout in layer.lora_dropout.items():
             if isinstance(dropout, nn.Dropout):
@@ -103,7 +107,8 @@ def draw_per_sample(net: nn.Module, draws: Draws) -> None:
 
 def layer_keys(draws: Tensor, num_layers: int) -> Tensor:
     """(B, num_layers) int64 of 32 random bits for each sample and layer: the upper half of
-    SplitMix64. Products wrap around."""
+    SplitMix64. Products wrap around.
+    """
     z = draws[:, None] + torch.arange(1, num_layers + 1, device=draws.device) * _signed(
         0x9E3779B97F4A7C15
     )

@@ -11,7 +11,8 @@ A fingerprint is the picture's grey at 32 x 32, less its local mean and over its
 what is left is where edges are, not how bright it is. Two are compared by Pearson's correlation,
 the highest over shifts of a thumbnail pixel (3 % of a side). Fingerprints are whole numbers so
 small that float32 adds their products exactly: a similarity is the same to the last bit on any
-machine, for any number of threads and any cut into blocks."""
+machine, for any number of threads and any cut into blocks.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def _around(x: np.ndarray) -> np.ndarray:
 
 def similarity(a: np.ndarray, b: np.ndarray, shift: int = 1) -> float:
     """How much two fingerprints resemble each other, -1 to 1: the highest correlation over shifts
-    up to `shift` thumbnail pixels."""
+    up to `shift` thumbnail pixels.
+    """
     return float(_similarities(np.atleast_1d(a), np.atleast_1d(b), shift)[0, 0])
 
 
@@ -107,7 +109,8 @@ def find(
     prints, others  (N,) and (M,) FINGERPRINT. Without others: within `prints`, each with an earlier
                     one
     Of equals the first counts. Work goes as N times M, 10^7 pairs in 4 s on a core; memory does
-    not."""
+    not.
+    """
     within, others = others is None, prints if others is None else others
     best, nearest = np.full(len(prints), -2.0), np.zeros(len(prints), np.int64)
     for i in range(0, len(prints), BLOCK):
@@ -171,7 +174,8 @@ def summary(
     returns  {"looked_at": 12, "val_with_twin": 2, "exact": 1, "worst": [[val name, train name,
              similarity], ...]}, three of them at most
     Of a large dataset as many pictures of `val` are looked at, evenly spread, as make MOST_PAIRS
-    pairs."""
+    pairs.
+    """
     most = min(len(val), max(1, MOST_PAIRS // max(len(train), 1)))
     chosen = np.linspace(0, len(val) - 1, most).round().astype(int)
     twins = find(val[chosen], train)

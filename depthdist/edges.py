@@ -10,7 +10,8 @@ come. All take one image, pred_mm and depth_mm (H, W) float64 mm and mask (H, W)
 
 Definitions: Bochkovskii et al. 2024 (Depth Pro), Wang et al. 2025 (MoGe), Koch et al. 2018
 (iBims-1, DBE). Their thresholds begin at 5 % of the depth, 75 mm at 1.5 m: no groove is among them.
-Ours, edge_*_mm, go down to 2 mm; see grooves.py for what counts most."""
+Ours, edge_*_mm, go down to 2 mm; see grooves.py for what counts most.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +152,8 @@ def _above(ratios: Array) -> list[int]:
 
 def depth_pro_f1(counts: Counts) -> float:
     """Depth Pro's: precision and recall are means over four directions, F1 over ten ratios weighted
-    by the ratio."""
+    by the ratio.
+    """
     recall, precision = np.zeros(10), np.zeros(10)
     for way in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         both, of_p, of_g = counts[way]
@@ -202,7 +204,8 @@ def jumps_of(z_mm: Array, mask: Array, slope: bool = True) -> tuple[Array, Array
 
 def edges_of(jumps: tuple[Array, Array], step_mm: float, radius: int = 1) -> Edges:
     """Where a map steps by more than `step_mm`, by axis and direction, and what lies within
-    `radius` pixels of that."""
+    `radius` pixels of that.
+    """
     square = np.ones((2 * radius + 1,) * 2, bool)
     return [
         (where, ndimage.binary_dilation(where, square))
@@ -213,7 +216,8 @@ def edges_of(jumps: tuple[Array, Array], step_mm: float, radius: int = 1) -> Edg
 
 def edge_scores(pred: Edges, truth: Edges) -> dict[str, float]:
     """precision, recall and f1: how many edges of each have one of the other's near, which must
-    step the same way."""
+    step the same way.
+    """
     hits_p, hits_g = (
         sum(np.count_nonzero(where & near) for (where, _), (_, near) in zip(one, other))
         for one, other in ((pred, truth), (truth, pred))
@@ -266,7 +270,7 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
 def boundary_errors(
     preds_mm: Sequence[Array], depth_mm: Array, mask: Array
 ) -> list[dict[str, float]]:
-    """iBims' depth boundary errors, px, of Canny's edges in each prediction and in truth.
+    """IBims' depth boundary errors, px, of Canny's edges in each prediction and in truth.
 
     Both definitions of completeness in circulation.
     """

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthdist.world import World, one_line  # first: it tells DeepSpeed which device there is
-
 import deepspeed
 import torch
 import torch.distributed as dist
@@ -27,6 +25,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 
 from depthdist.config import hidden
+from depthdist.world import World, one_line  # first: it tells DeepSpeed which device there is
 
 DEEPSPEED_VERSION = deepspeed.__version__
 SCALER = (
@@ -145,7 +144,8 @@ class EngineSettings:
 
     def micro_batches(self, world: int) -> list[int]:
         """The micro-batches that are asked for, the one to try first in front: one number, or with
-        auto all that divide."""
+        auto all that divide.
+        """
         if self.micro_batch != "auto":
             return [int(self.micro_batch)]
         share = self.global_batch // world
@@ -153,7 +153,8 @@ class EngineSettings:
 
     def resolved(self) -> tuple[dict[str, Any], list[str]]:
         """The configuration that this device can run, and one remark for each thing that had to
-        change."""
+        change.
+        """
         config, remarks = self.read(), []
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
@@ -175,7 +176,8 @@ class EngineSettings:
 
 def fp16_pays() -> bool:
     """Whether FP16 is more than a name here: most CPUs have none, and those with AVX512-FP16 were
-    30 times slower in it than in FP32."""
+    30 times slower in it than in FP32.
+    """
     return get_accelerator().device_name() != "cpu" and get_accelerator().is_fp16_supported()
 
 
@@ -192,7 +194,8 @@ class Engine:
 
     Without ZeRO the gradients of all micro-batches and ranks are added up in float64: the sum does
     not depend on how the global batch was cut (numbers of 24 bits that are of like size add without
-    rounding in 53)."""
+    rounding in 53).
+    """
 
     def __init__(
         self,
@@ -291,7 +294,8 @@ class Engine:
 
     def _scales_itself(self) -> bool:
         """Whether DeepSpeed's backward multiplies by the loss scale: 0.19 does not in fp16 without
-        ZeRO, though its step divides (its pull request 8393)."""
+        ZeRO, though its step divides (its pull request 8393).
+        """
         if self.stage or self.loss_scale == 1:
             return True
         probe = torch.ones((), device=self.world.device, requires_grad=True)
@@ -451,7 +455,8 @@ class Engine:
     @property
     def _flats(self) -> list[Tensor]:
         """The fp32 tensors that the wrapped optimizer works on: a parameter each, or many in one
-        row."""
+        row.
+        """
         if self.stage == 3:
             return self.optimizer.fp32_partitioned_groups_flat
         return [p for group in self._inner.param_groups for p in group["params"]]

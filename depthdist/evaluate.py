@@ -8,7 +8,8 @@ constant depth, every image once.
     constant 1542 mm               12  ...
 
 RUN/evaluation.json gets everything: of each row the means, their intervals, the values of each
-image, and the depth of each groove."""
+image, and the depth of each groove.
+"""
 
 from __future__ import annotations
 
@@ -311,7 +312,8 @@ def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) 
 
 def beginning(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:
     """Predictions of what the run began from: of `model` without its adapter or, where the whole
-    network trained, of the base model itself."""
+    network trained, of the base model itself.
+    """
     if isinstance(model.net, PeftModel):
         return untrained(model)
     base = load_base(record.model)

@@ -30,7 +30,8 @@ def figure(
     pred_mm   (H, W) mm;  truth_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
     columns   panels side by side
     Truth and prediction share one colour range, the truth's 1st to 99th percentile. The error is
-    prediction - truth: red is too far."""
+    prediction - truth: red is too far.
+    """
     truth = None if truth_mm is None else np.where(np.nan_to_num(truth_mm) > 0, truth_mm, np.nan)
     if truth is not None and not np.isfinite(truth).any():
         truth = None

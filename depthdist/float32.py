@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from depthdist.depth import Bounds, depth_from_target, inverse_target
-from depthdist.scores import Predictor, network
 from depthdist.model import DepthModel
+from depthdist.scores import Predictor, network
 from depthdist.stream import Batch
 
 LIMIT_MM = 1.0  # more than that is worth a warning
@@ -33,7 +33,8 @@ class Float32Check:
     @torch.no_grad()
     def difference_mm(self, masters: Mapping[str, Tensor], predict: Predictor) -> float:
         """Largest difference in mm over the valid pixels between `predict` and the same weights in
-        float32."""
+        float32.
+        """
         for name, parameter in self.reference.named_parameters():
             if name in masters:
                 parameter.copy_(masters[name].view_as(parameter))

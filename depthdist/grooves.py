@@ -13,7 +13,8 @@ and the depth is the median distance of the floor's pixels from it along its nor
 are floor, and where the patch lies, the first map decides for all others. A groove's depth is the
 median of its patches. What a map is off by as a whole in a patch is taken off first, and then its
 points lie on the camera's own rays: a map that is off by a constant has the same grooves, and one
-without any has depth 0."""
+without any has depth 0.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ Array = np.ndarray
 @dataclass(frozen=True)
 class Groove:
     """One measured groove: its label, width in pixels, patches that counted, and depth in mm in
-    each map."""
+    each map.
+    """
 
     id: int
     width_px: float
@@ -115,7 +117,8 @@ def summary(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, floa
     errors are smaller), found, and
 
     worn_as_worn, worn_as_good, good_as_worn, good_as_good: how many of those that truth calls worn
-    (below the limit) or good the prediction calls what"""
+    (below the limit) or good the prediction calls what
+    """
     g, p = np.array([groove.depths for groove in grooves]).reshape(-1, 2).T
     off, names = p - g, {True: "worn", False: "good"}
     found = {
@@ -142,7 +145,8 @@ def groove_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> l
 
     mask  (H, W) bool: measured in truth;  rays  (H, W, 2) X / Z and Y / Z;  maps_mm  (H, W) each
     Left out are grooves less than MIN_WIDTH_PX wide, and patches without floor, or without ribs on
-    both sides."""
+    both sides.
+    """
     found = []
     ribs = mask & (ndimage.distance_transform_edt(labels == 0) > 1.5)  # off the rounded shoulder
     for i, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
@@ -186,7 +190,8 @@ def _patches(
 
 def _anchors(mine: Array, reach: int) -> list[tuple[int, int]]:
     """Pixels in the middle of a groove, about `reach` apart, PATCHES at most: one in each cell of a
-    grid, the innermost."""
+    grid, the innermost.
+    """
     inside = ndimage.distance_transform_edt(np.pad(mine, 1))[1:-1, 1:-1]
     rows, columns = np.nonzero(mine)
     cells: dict[tuple[int, int], tuple[float, int, int]] = {}
@@ -239,7 +244,8 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
 
 def _smooth(values: Array, where: Array) -> Array:
     """`values` of the pixels `where`, each the mean of those around it: what is chosen by them is
-    not chosen by a pixel's own noise."""
+    not chosen by a pixel's own noise.
+    """
     image, weight = np.zeros(where.shape), where.astype(float)
     image[where] = values
     return (
@@ -280,7 +286,8 @@ def _at(where: Array, chosen: Array) -> Array:
 
 def _frame(rib: Array) -> tuple[Array, Array]:
     """(3, 3) whose columns are two tangents and the normal, away from the camera, of a robust
-    plane; and which points lie near it."""
+    plane; and which points lie near it.
+    """
     weight = np.ones(len(rib))
     for _ in range(10):
         centre = np.average(rib, axis=0, weights=weight)
@@ -296,7 +303,8 @@ def _frame(rib: Array) -> tuple[Array, Array]:
 
 def _around(rib: Array, floor: Array) -> bool:
     """Whether ribs lie on both sides: seen from the floor's middle, no gap between their directions
-    comes near half a turn."""
+    comes near half a turn.
+    """
     if np.count_nonzero(rib) < MIN_RIB:
         return False
     y, x = (axis.mean() for axis in np.nonzero(floor))

@@ -20,7 +20,8 @@ from depthdist.engine import Engine
 
 class Speed:
     """Clocks of the steps: how long one took, how much of it was waiting for data, and when the
-    state was last saved."""
+    state was last saved.
+    """
 
     def __init__(self):
         self.waited = self.seconds = self.share_waited = 0.0
@@ -42,7 +43,8 @@ class Speed:
 
     def save_is_due(self, interval: tuple[int, float], step: int) -> bool:
         """Whether the state after `step` should be saved: every so many steps, or so many seconds
-        after the last time."""
+        after the last time.
+        """
         steps, seconds = interval
         return step % steps == 0 if steps else time.perf_counter() - self.saved_at >= seconds
 

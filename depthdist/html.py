@@ -95,7 +95,8 @@ def table(
 
 def grid(items: Iterable[str], small: bool = False, widest: str = "none") -> str:
     """Figures side by side, as many as there is room for. widest  how wide a figure may get, as in
-    CSS"""
+    CSS
+    """
     return (
         f'<div class="grid{" small" if small else ""}" style="max-width:'
         f' {widest}">{"".join(items)}</div>'

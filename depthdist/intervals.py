@@ -5,7 +5,8 @@ predictions of the same images.
     found = compare(values_a, values_b)  # found.difference, found.low, found.high, found.p
 
 With few images the numbers are rough, and images of one scene are not independent: the true
-uncertainty is larger than both say."""
+uncertainty is larger than both say.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ RESAMPLES = 5000
 
 class Difference(NamedTuple):
     """Mean of a - b over `images`, its interval, and p: how often chance alone, swapping a and b in
-    each image, does as much."""
+    each image, does as much.
+    """
 
     images: int
     difference: float
@@ -63,7 +65,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def compare(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """a - b, image by image: a's and b's values are of the same images, in the same order."""
+    """A - b, image by image: a's and b's values are of the same images, in the same order."""
     difference = _known(np.subtract(a, b))
     if len(difference) < 3:
         return Difference(

@@ -7,7 +7,8 @@
     trained_groups(model)
 
 Layers are chosen by the names that transformers >= 5.18 has for them; the adapter names each in
-both spellings, so that peft finds it under any version."""
+both spellings, so that peft finds it under any version.
+"""
 
 from __future__ import annotations
 
@@ -161,7 +162,8 @@ def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
 
 def settled(model: DepthModel) -> DepthModel:
     """`model`, whose net is a PeftModel, with each part in the precision it needs, and frozen where
-    it never runs; in place."""
+    it never runs; in place.
+    """
     for name, module in model.net.named_modules():
         if isinstance(module, Float32Conv2d) and ".head.modules_to_save." in name:
             to_parameters(module)  # the base's are frozen, the copy trains

@@ -140,7 +140,8 @@ def grad(
 
     sum(|dx d^ - dx d| wx Mx) / sum Mx + the same in y, with Mx = M[:, 1:] M[:, :-1] and wx = 1 +
     gamma [|dx d| > tau] (after Eigen & Fergus 2015 and MegaDepth, Li & Snavely 2018; the edge
-    weight is the recipe's)."""
+    weight is the recipe's).
+    """
     return _steps(
         pred, target, mask, lambda axis: _edges(target, settings.tau, axis), settings.gamma
     )
@@ -155,7 +156,8 @@ def grad_mm(
 
     On the normalised scale (0.25 to 3.9 m) a step of 8 mm is 0.004 at 0.7 m and 0.0003 at 2.5 m: no
     one tau fits both. A groove's rim spreads over pixels: in built-in captures at full size 4 mm
-    fires on 24 to 69 % of the rims' pairs, 8 mm on 14 to 33 %."""
+    fires on 24 to 69 % of the rims' pairs, 8 mm on 14 to 33 %.
+    """
     depth_mm = depth_from_target(target, bounds)
     return _steps(
         pred, target, mask, lambda axis: _edges(depth_mm, settings.tau_mm, axis), settings.gamma
@@ -171,7 +173,8 @@ def grad_trusted(
 
     T is True where the square of trusted_radius around a pixel is all valid (the picture's rim is
     no hole). A structured-light camera errs at silhouettes, which have holes beside them. Pairs
-    there keep weight 1: else nothing would hold the rims."""
+    there keep weight 1: else nothing would hold the rims.
+    """
     depth_mm, trusted = (
         depth_from_target(target, bounds),
         _surrounded(mask, settings.trusted_radius),
@@ -194,7 +197,8 @@ def multiscale(
 
     sum_k [ sum(|dx R_k| Mx_k) / sum Mx_k + the same in y ],  R_k = (d^ - d)[::2^k, ::2^k], M_k likewise
     (MegaDepth, Li & Snavely 2018; MiDaS, Ranftl et al. 2020; there divided by pixels, here by the
-    scale's valid pairs)."""
+    scale's valid pairs).
+    """
     return _steps(pred, target, mask, strides=[2**k for k in range(settings.scales)])
 
 
@@ -207,7 +211,8 @@ def silog(
 
     Eigen et al. 2014, with the root as Depth Anything V2 trains with it. Squares are taken around
     the mean: the same sum, but never below 0. Where d^ < 0, beyond bounds.far_mm and near depth's
-    pole, log z^ goes on as its tangent: finite, and still a pull."""
+    pole, log z^ goes on as its tangent: finite, and still a pull.
+    """
     lo, span = 1.0 / bounds.far_mm, 1.0 / bounds.near_mm - 1.0 / bounds.far_mm
     above = pred.clamp(min=0.0)
     g = torch.log1p((above - target) * (span / (lo + target * span))) + (pred - above) * (span / lo)
@@ -246,7 +251,8 @@ def in_range(target: Tensor, mask: Tensor) -> Tensor:
 
     What differs between pictures by a scale and a shift of 1/z alone becomes the same (MiDaS,
     Ranftl et al. 2020, does it to the prediction too: then nothing holds its scale, and Adam walks
-    off with it). A flat picture is LOW everywhere."""
+    off with it). A flat picture is LOW everywhere.
+    """
     seen = torch.where(mask, target, torch.nan).flatten(1)
     low, high = torch.nanquantile(seen, seen.new_tensor([TAIL, 1.0 - TAIL]), dim=1).nan_to_num()[
         ..., None, None
@@ -263,7 +269,8 @@ def _sum(values: Tensor) -> Tensor:
 
 def _count(mask: Tensor) -> Tensor:
     """How many are True, but at least 1, (B,) float32: a sum over none of them, 0, may be divided
-    by it."""
+    by it.
+    """
     return mask.flatten(1).sum(1, dtype=torch.float32).clamp(min=1.0)
 
 
@@ -293,7 +300,8 @@ def _surrounded(mask: Tensor, radius: int) -> Tensor:
 
 class _Known(torch.autograd.Function):
     """`value` (B,) whose gradient in `pred`, (B, H, W), is known: for `_steps` 1.4 x as fast as
-    autograd, keeping under a third."""
+    autograd, keeping under a third.
+    """
 
     @staticmethod
     def forward(ctx, pred: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

@@ -135,7 +135,8 @@ def binned(
     pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM
 ) -> dict[str, float]:
     """The same over the pixels whose truth lies in [low, high) of each bin, as "NAME@low-high"; the
-    last bin has its upper end in it."""
+    last bin has its upper end in it.
+    """
     p, g = pred_mm[mask].double(), depth_mm[mask].double()
     bins = (
         torch.bucketize(g, torch.tensor(edges_mm, dtype=torch.float64, device=g.device), right=True)

@@ -126,7 +126,8 @@ def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
     """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that
-    fails."""
+    fails.
+    """
     options["local_files_only"] = Path(name).is_dir() or not hub_answers()
     try:
         net, info = cls.from_pretrained(

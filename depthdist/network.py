@@ -30,7 +30,8 @@ class Float32Conv2d(nn.Conv2d):
 
     One fp16 ulp of the output is half a millimetre at 1.5 m: the last layers of the head may not
     round to it. Where it is frozen its weights are buffers (`to_buffers`), which stay in float32
-    too."""
+    too.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(
@@ -51,7 +52,8 @@ class Float32Conv2d(nn.Conv2d):
 
 def to_buffers(module: nn.Module) -> None:
     """Freeze what is in `module`: its parameters become buffers of the same name, which DeepSpeed
-    neither casts nor cuts up."""
+    neither casts nor cuts up.
+    """
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             delattr(part, name)
@@ -153,7 +155,8 @@ class DepthModel(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Keep only the input of each transformer layer for the way back and compute the rest again
-        there."""
+        there.
+        """
         compiled = (
             self.net._compiled_call_impl is not None
         )  # a compiled way back has the keys among its inputs
@@ -164,7 +167,8 @@ class DepthModel(nn.Module):
 
     def attend_plainly(self) -> None:
         """Attention as two matrix products: in bf16 on a CPU 1.5 times as fast as torch's fused
-        kernel for a hundred tokens, even for a thousand."""
+        kernel for a hundred tokens, even for a thousand.
+        """
         net = self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
         net.backbone.set_attn_implementation("eager")
 
@@ -179,7 +183,8 @@ class DepthModel(nn.Module):
 
     def parameter_counts(self) -> tuple[int, int]:
         """Parameters that train, and all of them (peft's untouched originals of trained modules not
-        counted)."""
+        counted).
+        """
         used = [
             p
             for name, p in [*self.named_parameters(), *self.net.named_buffers()]

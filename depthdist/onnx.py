@@ -130,7 +130,8 @@ def write(network: InMillimetres, size: tuple[int, int], path: Path) -> None:
 
 def some_pictures(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
     """(h, w, 3) uint8 as the network sees them, and what they are: of the run's validation set, or
-    built-in scenes where that is gone."""
+    built-in scenes where that is gone.
+    """
     folder = find(run)
     try:
         settings = open_run(folder).data if (folder / RECORD).exists() else None

@@ -9,7 +9,8 @@ number of threads.
 The global batch is the same at every world size: each rank takes its part of it, micro-batch by
 micro-batch, so what all ranks have worked on is always a beginning of the order, and one number
 says where to go on. Every rank has the same number of micro-batches, always full: what is short at
-an epoch's end is filled with slots of weight 0."""
+an epoch's end is filled with slots of weight 0.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Position(NamedTuple):
     @classmethod
     def from_token(cls, token: Any, data: str, seed: int, num_samples: int) -> Position:
         """The position in a token. raises ValueError: not a token, of other data or another seed,
-        beyond the epoch's end"""
+        beyond the epoch's end
+        """
         names = {"v", "data", "seed", "epoch", "consumed"}
         if not isinstance(token, dict) or token.keys() != names or token["v"] != 1:
             raise ValueError(
@@ -266,7 +268,8 @@ def train_groups(
 
 def eval_groups(num_samples: int, micro_batch: int, rank: int, world: int) -> Iterator[Group]:
     """A rank's batches, unshuffled: over all ranks every sample has weight 1 exactly once, and all
-    have as many batches."""
+    have as many batches.
+    """
     for batch in range(-(-num_samples // (world * micro_batch))):
         first = (batch * world + rank) * micro_batch
         yield Group(

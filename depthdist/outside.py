@@ -7,7 +7,8 @@ disk or on the hub.
 
 An adapter that depthdist saved says all itself (depthdist.json). One saved by plain peft, under
 either naming of the attention layers, or a whole DA-V2, knows no millimetres: the bounds of its
-normalisation have to be given."""
+normalisation have to be given.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class Given:
 
 def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterRecord]:
     """The model that `name` means and what its millimetres need, in evaluation mode, on the CPU, in
-    float32. ValueError says what is wrong."""
+    float32. ValueError says what is wrong.
+    """
     folder = find(name)
     for own in (folder, folder / "best"):
         if (own / RECORD).exists():
@@ -152,7 +154,8 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
     """A base model with plain peft's adapter of `folder` in it, and the base's name.
 
     The layers are those whose weights are stored, whatever pattern the adapter's configuration
-    chose them by."""
+    chose them by.
+    """
     try:
         written = json.loads((folder / CONFIG).read_text())
         stored = load_file(folder / WEIGHTS)

@@ -7,7 +7,8 @@
 
 Everything that reads a user's file is here; what cannot be read correctly raises `BadFile`, one
 line that starts with the file's path. A new camera's layout is one function in `LAYOUTS`. Used by
-`python tools/shard.py RAW OUT` and by predict."""
+`python tools/shard.py RAW OUT` and by predict.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def _kind(path: PurePosixPath) -> str | None:
 
 def _bare(name: str) -> str:
     """`name` without the suffix a camera's software puts on:
-    21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition."""
+    21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition.
+    """
     return (
         re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE) or name
     )
@@ -136,7 +138,8 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
 
     Hidden files and folders, and folders called `truth`, are never looked into; links to folders
     are followed once. raises BadFile when `root` is no folder, or holds neither pictures nor point
-    clouds"""
+    clouds
+    """
     root = Path(root)
     if not root.is_dir():
         raise BadFile(
@@ -270,7 +273,8 @@ def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
     another share one.
 
     Time decides across folders: two cameras over one crate see one scene. Stems without a time
-    share their folder's session."""
+    share their folder's session.
+    """
     times = {stem: capture_time(stem) for stem in stems}
     number: dict[str, int] = {}
     count, last = 0, None
@@ -303,7 +307,8 @@ def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
     two grids could disagree.
 
     raises BadFile: cannot be decoded, truncated, turned, 32 bits a channel, more pixels than
-    Pillow's decompression-bomb guard"""
+    Pillow's decompression-bomb guard
+    """
     path = Path(path)
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
@@ -365,7 +370,8 @@ def resize_rgb(rgb: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarr
     """`rgb` (H, W, 3) uint8, or a picture in RGB, as (*size, 3) uint8: bicubic, aspect not kept.
 
     Pillow's antialiased bicubic on uint8, which is what transformers' DPTImageProcessor does
-    (keep_aspect_ratio=False)."""
+    (keep_aspect_ratio=False).
+    """
     height, width = size
     image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -453,7 +459,8 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
 
     content  the file's bytes, where they are at hand; what comes back may then be read-only
     raises BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z
-    negative, looks like metres"""
+    negative, looks like metres
+    """
     path = Path(path)
     try:
         with open(path, "rb") if content is None else BytesIO(content) as file:
@@ -506,7 +513,8 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
 
     content  the file's bytes, where they are at hand
     raises BadFile: not a grey picture of 8 or 16 bits (a palette's numbers count as they are), or
-    not of the capture's size"""
+    not of the capture's size
+    """
     try:
         with Image.open(path if content is None else BytesIO(content), formats=["PNG"]) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):

@@ -14,7 +14,8 @@ ply, the largest):
              point cloud beside it, --intrinsics or --fov
 
 OUT/done.jsonl has a line for each picture that is finished: the same command goes on where it was
-stopped."""
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -358,7 +359,8 @@ def results(
 
     Pictures are read ahead in threads; each device has a thread of its own with a batch at work and
     one that waits, so that it does not idle while results are written. Memory does not grow with
-    their number."""
+    their number.
+    """
     readers, workers = ThreadPoolExecutor(2), [ThreadPoolExecutor(1) for _ in predictors]
     turns, left = cycle(zip(predictors, workers)), iter(sources)
     waiting: deque[tuple[list[Source], Future]] = deque()
@@ -443,7 +445,8 @@ def suffixes(bounds: Bounds) -> dict[str, str]:
 
 def png_unit(bounds: Bounds) -> float:
     """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds
-    fit into."""
+    fit into.
+    """
     unit = 0.1
     while bounds.far_mm >= 65000 * unit:
         unit *= 10
@@ -461,7 +464,8 @@ def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> No
 
 def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
     """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two
-    pictures compare."""
+    pictures compare.
+    """
     low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
     return NEAR_TO_FAR(1 - np.clip((1 / depth_mm - low) / (high - low), 0, 1), bytes=True)[..., :3]
 

@@ -9,7 +9,8 @@ of the picture's brightness and draws the lines at full size (He et al. 2010; He
 depth's edges move onto the picture's. `tiles` also shows the network overlapping pieces of the
 picture, each as large as the whole was shown; a piece is brought to the whole by one scale and
 shift and faded in, so that no seam shows, and of the result only the fine relief is taken: a piece
-alone does not see what stands where. `mirrored` averages with the mirror image's prediction."""
+alone does not see what stands where. `mirrored` averages with the mirror image's prediction.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def guided(pred: Tensor, picture: Tensor) -> Tensor:
 
 def _mean(values: Tensor, radius: int) -> Tensor:
     """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is: of
-    columns, then of rows."""
+    columns, then of rows.
+    """
     for way in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
         values = F.avg_pool2d(
             values[None, None],
@@ -76,7 +78,8 @@ def _mean(values: Tensor, radius: int) -> Tensor:
 
 def places(length: int, tile: int) -> list[int]:
     """Where tiles of `tile` begin so that they cover `length` evenly and overlap by at least
-    OVERLAP."""
+    OVERLAP.
+    """
     if length <= tile:
         return [0]
     num = -(-(length - tile) // max(1, int(tile * (1 - OVERLAP)))) + 1
@@ -89,7 +92,8 @@ def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Te
 
     Every tile's prediction t becomes s t + c, least squares against `whole` over the tile; its
     share falls to 0 at its rim. Means over windows of FINE stay those of `whole`. Where the picture
-    is no larger than `size` there is nothing to add, and `whole` comes back."""
+    is no larger than `size` there is nothing to add, and `whole` comes back.
+    """
     height, width = picture.shape[:2]
     if height <= size[0] and width <= size[1]:
         return whole

@@ -204,7 +204,7 @@ def look(
     grooves: int,
     intrinsics: dict[str, Any] | None,
 ) -> Seen:
-    """rgb (h, w, 3) uint8; z (H, W) float32 mm, NaN, inf or 0 where nothing was measured."""
+    """Rgb (h, w, 3) uint8; z (H, W) float32 mm, NaN, inf or 0 where nothing was measured."""
     with np.errstate(invalid="ignore"):
         valid = np.isfinite(z) & (z > 0)
     known = z[valid].astype(np.float64)
@@ -282,7 +282,8 @@ def _small(rgb: np.ndarray) -> np.ndarray:
 
 def _small_depth(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 in colours over the capture's own 1st to 99th percentile, grey where nothing
-    was measured."""
+    was measured.
+    """
     stride = max(1, z.shape[1] // THUMB)
     part, known = z[::stride, ::stride], valid[::stride, ::stride]
     low, high = np.percentile(z[valid], (1, 99))
@@ -423,7 +424,8 @@ def rejected(rejects: list[tuple[str, str]]) -> str:
 
 def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
     """Histogram in mm and on the normalised scale, and what a unit in the last place of each
-    precision is worth."""
+    precision is worth.
+    """
     middle, total = (np.arange(BINS) + 0.5) * BIN_MM, z.sum()
     used = np.flatnonzero(z)
     fig, ax = axes("Depth", "mm", "share of measured pixels")

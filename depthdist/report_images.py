@@ -170,7 +170,8 @@ def cut(
     label: np.ndarray | None,
 ) -> str:
     """Truth and predictions along one row: through the most grooves where they are known, else
-    through the nearest surface."""
+    through the nearest surface.
+    """
     row, first, last = cut_place(truth, mask, label)
     columns = np.arange(first, last)
     fig, (whole, shape) = axes(f"Cut along row {row}", "column, pixels", "depth, mm", 5.0, rows=2)

@@ -4,7 +4,8 @@ grooves, images and cuts through treads.
     python tools/report.py run runs/mine [runs/other ...]
 
 Numbers come from RUN/metrics.jsonl and RUN/evaluation.json (told.py); the images are predicted
-again (report_images.py)."""
+again (report_images.py).
+"""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def run_report(folders: list[Path], most_images: int = 3) -> str:
 
 def _lines(runs: list[Told]) -> list[tuple[str, Told, str]]:
     """Label, run and row of each line of a table: the fixed rows, each that differs from the others
-    once with its runs' names, then each run's own."""
+    once with its runs' names, then each run's own.
+    """
     fixed: dict[tuple[int, str, str], list[Told]] = {}
     for run in runs:
         for place, row in enumerate(run.evaluation["rows"]):

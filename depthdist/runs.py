@@ -42,7 +42,8 @@ class Run:
     @property
     def mean_mm(self) -> float | None:
         """Mean depth of what it learned from, mm: on record, else from the data while they are the
-        same; None where they are gone or others now."""
+        same; None where they are gone or others now.
+        """
         facts = self.record["derived"]
         if "mean_mm" in facts:
             return facts["mean_mm"]
@@ -65,7 +66,8 @@ class Run:
 
 def labels(folders: Sequence[Path]) -> list[str]:
     """What to call each: its name, after as many of the folders it is in as tell it from the
-    others."""
+    others.
+    """
     paths = [folder.resolve() for folder in folders]
 
     def name(path: Path) -> str:

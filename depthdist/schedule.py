@@ -76,7 +76,8 @@ def rate(settings: ScheduleSettings, step: int, total: int) -> float:
 
 def better(name: str, new: float, old: float | None) -> bool:
     """Whether the score `new`, of loss or a metric, is better than the best so far (None: there is
-    none). What is not finite never is."""
+    none). What is not finite never is.
+    """
     higher = name != "loss" and METRICS[name].better == "higher"
     return math.isfinite(new) and (old is None or (new > old if higher else new < old))
 
@@ -89,7 +90,8 @@ class Ema:
 
     This is Adam's bias correction (Kingma & Ba, 2015, section 3): the first average is the first
     weights themselves, and the untrained start, which a run of 90 steps at decay 0.999 would keep
-    by 91 %, is not in it."""
+    by 91 %, is not in it.
+    """
 
     def __init__(self, decay: float):
         assert 0 < decay < 1, decay
@@ -108,7 +110,8 @@ class Ema:
 
     def state(self) -> dict[str, Tensor]:
         """All that `load` needs, to go on bit for bit: the averages by name, and how many updates
-        made them."""
+        made them.
+        """
         return {**self.weights, "updates": torch.tensor(self.updates)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:

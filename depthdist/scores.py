@@ -7,7 +7,8 @@ image, then their means.
     found.items()}))
 
 Each image is read once, and put once through each network that has a row. A prediction may also be
-scored as some alignment leaves it (align.py): the row says so, and never counts as the best."""
+scored as some alignment leaves it (align.py): the row says so, and never counts as the best.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ Look = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[Found]"]
 
 class Row(NamedTuple):
     """What a row of a table is of: a prediction, and how it is aligned to each image's truth
-    (align.WAYS)."""
+    (align.WAYS).
+    """
 
     predict: Predictor
     way: str = "none"
@@ -82,7 +84,8 @@ def mean(values: Sequence[float]) -> float:
 
 def network(model: DepthModel, flip: bool = False) -> Predictor:
     """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought
-    to the truth's size."""
+    to the truth's size.
+    """
     see = mirrored(model) if flip else model
     return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
 

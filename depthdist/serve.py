@@ -142,7 +142,8 @@ class Service:
     @web.middleware
     async def own_page(self, request: web.Request, handler) -> web.StreamResponse:
         """Other web pages in the same browser may not send pictures, nor reach this machine under a
-        name of their own."""
+        name of their own.
+        """
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise web.HTTPForbidden(text=f"{origin} is another page; open http://{request.host}")

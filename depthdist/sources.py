@@ -60,7 +60,8 @@ class Picture:
 
 class Source(NamedTuple):
     """`name` is that of its results, `origin` where it comes from, `files` what is read and
-    `version` what tells its content from another's."""
+    `version` what tells its content from another's.
+    """
 
     name: str
     origin: str
@@ -89,7 +90,7 @@ def find_sources(inputs: list[str], out: Path) -> list[Source]:
                 files |= {
                     p.resolve(): p
                     for p in list_pictures(path)
-                    if p == named or is_picture(p) and not _is_result(p, out)
+                    if p == named or (is_picture(p) and not _is_result(p, out))
                 }
     names, clouds = output_names(list(files.values())), find_clouds(list(files.values()))
     found = []
@@ -152,7 +153,8 @@ def _version(path: Path) -> str:
 
 def output_names(pictures: list[Path]) -> list[str]:
     """A name for each picture's results: its stem, with its folder's name where two would be the
-    same."""
+    same.
+    """
     times = Counter(p.stem for p in pictures)
     names = [
         p.stem if times[p.stem] == 1 else f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}"

@@ -20,7 +20,8 @@ from depthdist.order import Group
 
 class StallWatch:
     """While entered, a thread that says what is waited for when no sample comes for `stall`
-    seconds."""
+    seconds.
+    """
 
     def __init__(self, dataset: Dataset, split: str, stall: float):
         self.dataset, self.split, self.stall = dataset, split, stall

@@ -12,7 +12,8 @@ whole.
 
 A state is written under a name that ends in .tmp and takes its own in one rename, when it is whole
 and on the disk. One process writes. The same step saved again is step-000123.2. A folder of another
-name is left alone: to keep a state for good, copy it to one."""
+name is left alone: to keep a state for good, copy it to one.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ NAME = re.compile(r"step-(\d{6,})(?:\.(\d+))?")  # the step, and which saving of
 
 def states(folder: Path) -> list[Path]:
     """The states in a folder, whole or not, oldest first: by step, and within one step as they were
-    saved."""
+    saved.
+    """
     there = (
         folder.iterdir() if folder.is_dir() else ()
     )  # what may not be read is an error, not an empty folder
@@ -59,7 +61,8 @@ def save_state(
     values   whatever JSON holds; a float comes back exactly, NaN and infinity too, a tuple as a
              list
     raises ValueError where the disk is full or cannot be written: what was there before is
-    untouched"""
+    untouched
+    """
     assert keep >= 1, keep
     before = states(folder)
     again = [number for old, number in map(_order, before) if old == step]

@@ -10,7 +10,8 @@ that are used again.
 
 Which sample comes when is arithmetic (order.py); where its bytes are, the index knows. A batch as
 it is stored is only valid until the next one is asked for: its buffers go round. Damage stops
-everything, or is set aside, counted and reported."""
+everything, or is set aside, counted and reported.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ class Buffers:
 @dataclass
 class Packed:
     """A batch as it is stored: (B, h, w, 3) uint8, (B, H, W) uint16 steps, (B, H, ceil(W / 8))
-    packed mask. Valid until the next."""
+    packed mask. Valid until the next.
+    """
 
     buffers: Buffers
     loaded: list[Loaded]
@@ -135,7 +137,8 @@ class Packed:
 
 class Loaded(NamedTuple):
     """What became of a slot: the sample that was really read, and the damage that was met on the
-    way."""
+    way.
+    """
 
     sample: int
     weight: float
@@ -273,7 +276,8 @@ class Loader:
         epochs: int | None = None,
     ) -> Iterable[Packed]:
         """A rank's micro-batches from `start` to the end of that many epochs (or for ever), read
-        ahead across their ends."""
+        ahead across their ends.
+        """
         order, reader = (
             self.dataset.order(seed),
             self._reader("train", augment=self.augment, seed=seed),
@@ -287,7 +291,8 @@ class Loader:
 
     def evaluate(self, split: str, micro_batch: int, rank: int, world: int) -> Iterable[Packed]:
         """A rank's batches of a split, unshuffled: over all ranks every sample has weight 1 exactly
-        once (0 where it is damaged)."""
+        once (0 where it is damaged).
+        """
         count = self.dataset.count(split)
         return self._pipeline(
             lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
@@ -300,7 +305,8 @@ class Loader:
 
     def memory_bytes(self, micro_batch: int) -> int:
         """Most that batches on their way take, of training and of an evaluation meanwhile, and a
-        picture that each thread or process is at work on."""
+        picture that each thread or process is at work on.
+        """
         sample = sum(array.nbytes for array in self.dataset.arrays())
         workers = [
             (processes, processes or self.settings.num_threads)

@@ -5,7 +5,8 @@
     values, = surface_metrics([pred_mm], depth_mm, mask, rays)
 
 Points of all maps lie on the same rays, so no camera has to be guessed. Arrays are NumPy, float64,
-mm."""
+mm.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def surface_metrics(
 
 def normals(cloud: Array, mask: Array) -> Array:
     """(N, 3) of a point map (H, W, 3), not of unit length, where a pixel and its four partners,
-    REACH away, are in the mask."""
+    REACH away, are in the mask.
+    """
     valid = (
         _inner(mask, 0, 0)
         & _inner(mask, -1, 0)

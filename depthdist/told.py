@@ -19,7 +19,8 @@ from depthdist.runs import Run, open_run
 @dataclass(frozen=True)
 class Told:
     """What is on record of a run: its folder, run.json, what to call it, logged lines, and
-    evaluation.json with null as NaN."""
+    evaluation.json with null as NaN.
+    """
 
     run: Run
     name: str
@@ -37,7 +38,8 @@ class Told:
 
     def basis(self, row: str) -> str:
         """What a fixed row follows from besides its name and the images: the base model, and how
-        its output becomes millimetres."""
+        its output becomes millimetres.
+        """
         names = (
             ("near_mm", "far_mm", "target")
             if row.startswith("constant")
@@ -48,7 +50,8 @@ class Told:
 
 def told(folder: Path, name: str) -> Told:
     """ValueError where the run or its evaluation is missing, or the evaluation is of another
-    adapter than best/ now."""
+    adapter than best/ now.
+    """
     run, path = open_run(folder), folder / "evaluation.json"
     if not path.exists():
         raise ValueError(

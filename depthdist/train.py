@@ -4,7 +4,8 @@
 
 Every epoch is evaluated; rank 0 keeps the best adapter in RUN/best and all that a restart needs in
 RUN/last. What comes out depends on the data, the settings and the seed alone: not on ranks,
-micro-batches, or where the run was stopped."""
+micro-batches, or where the run was stopped.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """One run at work: its loop, its evaluations, and what it keeps.
 
 training = Training(settings, world, dataset, loader, plan, bounds, model, engine, ema, check,
-state, run, tracker) training.run_to_the_end(request) training.finish()"""
+state, run, tracker) training.run_to_the_end(request) training.finish()
+"""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class Training:
     @property
     def over(self) -> bool:
         """Whether nothing is left to train: the epochs are done, or there was no new best for
-        --patience of them."""
+        --patience of them.
+        """
         waited = self.state.epoch - self.state.best_epoch
         return self.state.epoch >= self.settings.train.epochs or bool(
             self.state.best_epoch and 0 < self.settings.schedule.patience <= waited
@@ -284,7 +286,8 @@ class Training:
     @torch.no_grad()
     def draw(self) -> None:
         """RGB | truth | prediction | error of the same validation samples, evenly spread, in
-        TensorBoard."""
+        TensorBoard.
+        """
         num, count = self.dataset.count("val"), self.settings.keep.pictures
         for i in sorted({k * num // max(count, 1) for k in range(min(count, num))}):
             batch = self.loader.samples("val", [i]).to(self.world.device)
@@ -315,7 +318,8 @@ class Training:
 
     def near_duplicates(self) -> str | None:
         """What rank 0 says of validation pictures that the training set has too, of 256 and 64
-        pictures at most."""
+        pictures at most.
+        """
         if self.world.rank:
             return None
         seen = {}
@@ -396,7 +400,8 @@ class Training:
 
     def finish(self) -> None:
         """Restore the best adapter from the disk, as a later user will, score it, and print the
-        table."""
+        table.
+        """
         state, run = self.state, self.run
         from_rank_0(None)  # it may still be writing
         best, _ = load_adapter(run / "best")

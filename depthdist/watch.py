@@ -10,7 +10,8 @@ error last on the screen.
 A rank that fails leaves a word in the store where the ranks met. Every rank's Watch looks for such
 a word, and for processes of its machine that are gone without one: when a rank is killed, the
 others leave a word for it. Whoever finds one ends, soon, also where its main thread waits for the
-others in vain; one rank on each machine repeats it."""
+others in vain; one rank on each machine repeats it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ GONE = "gone without a word: killed, out of memory?"
 
 class Word(NamedTuple):
     """What a rank leaves when it fails, or others leave for it: its exit code, and its error in one
-    line."""
+    line.
+    """
 
     rank: int
     code: int
@@ -57,7 +59,8 @@ class Watch(threading.Thread):
 
     In the store: `who/R` where rank R runs; `word` the first failure; `heard/R` R knows it; `call`
     somebody misses a rank; `here/R` R is not the one; `done/R` R waits for all to be done; `left/R`
-    R watches no more."""
+    R watches no more.
+    """
 
     def __init__(self, rank: int, size: int, store: dist.Store, patience: float):
         super().__init__(daemon=True)
@@ -111,7 +114,8 @@ class Watch(threading.Thread):
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
         """How to show this rank's own error, of that text: "" where it only follows from another
-        rank's end, or another rank has said the same."""
+        rank's end, or another rank has said the same.
+        """
         waited = _waited(err)
         if waited:
             why = re.sub(r"^\[\S+\] ", "", one_line(waited))  # without the place in gloo's source
@@ -145,7 +149,8 @@ class Watch(threading.Thread):
 
     def end(self) -> NoReturn:
         """Leave the run that failed, with its word last on the screen: at once, as the
-        interpreter's own end would wait for threads and for NCCL."""
+        interpreter's own end would wait for threads and for NCCL.
+        """
         self.ending.acquire()  # never released: one thread ends this process
         line = f"{self.names[self.word.rank]}: {self.word.text}"
         if self.rank == min(set(self.pids) - {self.word.rank}, default=None):
@@ -204,7 +209,8 @@ def _runs(pid: int) -> bool:
 
 def _waited(err: BaseException | None) -> BaseException | None:
     """The failed exchange between ranks that the error is, or came from. gloo's are RuntimeErrors
-    like any other."""
+    like any other.
+    """
     while err and not (
         isinstance(err, RuntimeError)
         and (
@@ -218,7 +224,8 @@ def _waited(err: BaseException | None) -> BaseException | None:
 
 def _where(err: BaseException) -> str:
     """Our functions that the error came through, such as `keep > sum_over_ranks`: what was waited
-    for."""
+    for.
+    """
     names = [
         frame.name
         for frame in traceback.extract_tb(err.__traceback__)

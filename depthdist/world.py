@@ -146,7 +146,8 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
     same store can have meant.
 
     When torchrun starts its ranks again, the store holds what the former ones wrote, and every node
-    counts restarts by itself."""
+    counts restarts by itself.
+    """
     me = uuid.uuid4().hex
     if rank == 0:
         store.set("meeting", me)
@@ -209,7 +210,8 @@ class StopRequest:
             ...  # now and then: if any rank has request.signal, save, then raise Stopped(...)
 
     Who asks with SIGTERM again gets what the first would have done without this. Only for the main
-    thread."""
+    thread.
+    """
 
     signal, since = "", math.inf
 

@@ -20,10 +20,22 @@ sys.path.append(str(ROOT))
 from tools import bench  # noqa: E402
 from tools.benchmarks import data, paths, step  # noqa: E402
 
-TINY = (
-    "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1"
-    " --raw-samples 0".split()
-)
+TINY = [
+    "--samples",
+    "10",
+    "--captures",
+    "2",
+    "--capture-size",
+    "48x78",
+    "--size",
+    "28x42",
+    "--peers",
+    "none",
+    "--repeats",
+    "1",
+    "--raw-samples",
+    "0",
+]
 
 
 def row(label: str = "ours", **changes) -> data.Row:
@@ -113,7 +125,18 @@ def test_planning_small_datasets_gives_a_row_each_and_leaves_nothing(tmp_path, c
 
 
 def test_sharding_is_compared_with_reading_and_encoding_alone(tmp_path, capsys):
-    words = "--pairs 4 --captures 2 --capture-size 48x78 --repeats 1 --workers 1".split()
+    words = [
+        "--pairs",
+        "4",
+        "--captures",
+        "2",
+        "--capture-size",
+        "48x78",
+        "--repeats",
+        "1",
+        "--workers",
+        "1",
+    ]
     assert bench.main(["shard", "--work", str(tmp_path), *words]) == 0
     assert "at least 85 % of reading and encoding alone" in capsys.readouterr().out
 
@@ -150,7 +173,20 @@ def test_steps_of_both_paths_are_measured_and_begin_with_the_same_loss(
     ]
     assert (
         bench.main(
-            ["step", *words, *"--captures 8 --capture-size 96x156 --size 56x84 --repeats 1".split()]
+            [
+                "step",
+                *words,
+                *[
+                    "--captures",
+                    "8",
+                    "--capture-size",
+                    "96x156",
+                    "--size",
+                    "56x84",
+                    "--repeats",
+                    "1",
+                ],
+            ]
         )
         == 0
     )

@@ -22,8 +22,6 @@ from transformers import (
 )
 
 from depthdist import checkpoint
-from depthdist.decoder import reorder
-from depthdist.depth import Bounds
 from depthdist.checkpoint import (
     WEIGHTS,
     AdapterRecord,
@@ -33,6 +31,8 @@ from depthdist.checkpoint import (
     replacing,
     save_adapter,
 )
+from depthdist.decoder import reorder
+from depthdist.depth import Bounds
 from depthdist.lora import LoraSettings, respelled, with_lora
 from depthdist.model import IMAGENET, load_base
 

@@ -20,8 +20,8 @@ from depthdist.config import SettingsError, Size, as_dict, parse, sentences
 from depthdist.dataset import DataSettings, ReadSettings
 from depthdist.engine import EngineSettings
 from depthdist.evaluate import EvaluateSettings
-from depthdist.lora import LoraSettings
 from depthdist.export import ExportSettings
+from depthdist.lora import LoraSettings
 from depthdist.losses import LossSettings
 from depthdist.model import ModelSettings
 from depthdist.options import KeepSettings, TrainSettings

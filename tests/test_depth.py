@@ -65,7 +65,7 @@ def test_what_was_not_measured_or_is_out_of_bounds_is_masked_and_0(value):
 def test_the_pixels_that_set_the_bounds_are_inside_and_1_and_0(bounds):
     target, mask = inverse_target(mm(bounds.near_mm, bounds.far_mm), bounds)
     assert mask.all() and target[0].tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
-    assert 0 <= target.min() and target.max() <= 1
+    assert target.min() >= 0 and target.max() <= 1
 
 
 def test_a_given_mask_takes_pixels_out_and_adds_none():

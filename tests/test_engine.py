@@ -386,15 +386,15 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     """
     from depthdist.depth import inverse_target, upsample
     from depthdist.engine import Engine
+    from depthdist.facts import training_bounds
     from depthdist.health import Speed
-    from depthdist.losses import LossSettings, compute
     from depthdist.lora import LoraSettings, with_lora
+    from depthdist.losses import LossSettings, compute
     from depthdist.model import load_base
+    from depthdist.options import KeepSettings, Settings, TrainSettings
     from depthdist.order import TrainPlan
     from depthdist.schedule import ScheduleSettings, rate
     from depthdist.tracker import Tracker
-    from depthdist.facts import training_bounds
-    from depthdist.options import KeepSettings, Settings, TrainSettings
     from depthdist.training import Training, TrainState
     from depthdist.world import StopRequest
 

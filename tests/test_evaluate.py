@@ -215,9 +215,9 @@ def test_the_micro_batch_changes_nothing(micro_batch, one, run):
 
 def test_padding_never_counts_whatever_it_holds(data):
     from depthdist.depth import inverse_target
-    from depthdist.scores import score
-    from depthdist.losses import LossSettings
     from depthdist.facts import training_bounds
+    from depthdist.losses import LossSettings
+    from depthdist.scores import score
 
     loader = make_loader(data)
     bounds = training_bounds(loader.dataset)
@@ -247,9 +247,9 @@ def test_padding_never_counts_whatever_it_holds(data):
 
 
 def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
-    from depthdist.scores import score
-    from depthdist.losses import LossSettings
     from depthdist.facts import training_bounds
+    from depthdist.losses import LossSettings
+    from depthdist.scores import score
 
     loader = make_loader(data)
 

@@ -144,7 +144,7 @@ def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
     assert "no depthdist.json" in line and "--near-mm" in line and "--far-mm" in line
     assert command(*words, "--near-mm", 300, "--far-mm", 4000, "--size", "28x42").code == 0
     depth = np.load(tmp_path / "out/a_depth.npy")
-    assert 0 < depth.min() and depth.max() <= 4000
+    assert depth.min() > 0 and depth.max() <= 4000
 
 
 def test_a_whole_model_needs_bounds_too(base):

@@ -60,7 +60,7 @@ def test_tiles_cover_everything_and_overlap_by_a_quarter(length, tile):
     found = places(length, tile)
     covered = np.zeros(length, int)
     for start in found:
-        assert 0 <= start and (start + tile <= length or length < tile)
+        assert start >= 0 and (start + tile <= length or length < tile)
         covered[start : start + tile] += 1
     assert covered.all() and all(b - a <= 0.75 * tile + 1 for a, b in zip(found, found[1:]))
 

@@ -18,13 +18,13 @@ from captures import SMALL, capture, make, stem_of, write_capture, write_raw
 from PIL import Image
 
 from depthdist.camera import fit_intrinsics
-from depthdist.shards import pool
 from depthdist.config import SettingsError, parse
 from depthdist.pairs import resize_rgb
-from depthdist.shards.plan import ShardSettings, plan, split
+from depthdist.shards import pool
 from depthdist.shards.build import statistics
 from depthdist.shards.codec import decode_label, decode_sample, nearest, quantise
 from depthdist.shards.index import read_index
+from depthdist.shards.plan import ShardSettings, plan, split
 from depthdist.shards.verify import verify
 from depthdist.shards.writer import BIN, merge_stats, write_shard
 

@@ -341,7 +341,9 @@ def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
                 # equal to what was saved at that step, also where the flip was in a blank of the
                 # manifest
             )
-            assert step == 1 and len(said) == 1 or name == MANIFEST and step == 2 and not said, (
+            assert (step == 1 and len(said) == 1) or (
+                name == MANIFEST and step == 2 and not said
+            ), (
                 name,
                 byte,
             )

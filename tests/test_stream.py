@@ -44,8 +44,8 @@ def streams(out, data, token):
 
     from ranks import make_loader
 
-    from depthdist.world import start, stop, sum_over_ranks
     from depthdist.order import Position, TrainPlan
+    from depthdist.world import start, stop, sum_over_ranks
 
     world, loader = start(), make_loader(Path(data))
     plan, sha256 = TrainPlan(20, 8, 1, world.size), loader.dataset.sha256

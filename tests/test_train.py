@@ -198,8 +198,9 @@ def test_data_without_validation_is_refused_before_any_work(tmp_path):
 def test_best_holds_the_masters_of_the_best_epoch_and_not_of_the_last(
     data, batch4, tmp_path, monkeypatch
 ):
-    from depthdist.training import Training
     from safetensors.torch import load_file
+
+    from depthdist.training import Training
 
     losses, seen, evaluate, save = (
         iter([9.0, 5.0, 2.0, 4.0]),

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-
 from ranks import (
     LAUNCHER,
     Launch,

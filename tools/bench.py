@@ -10,7 +10,8 @@
 
 What is made to measure with is kept under data/bench. A machine that others use drifts: only
 figures of one run compare, where those that are compared were taken in turn, and CPU time is
-steadier than the clock. `WHAT --help` lists the settings."""
+steadier than the clock. `WHAT --help` lists the settings.
+"""
 
 from __future__ import annotations
 

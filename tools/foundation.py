@@ -15,7 +15,8 @@ built-in scenes. One command.
                          precision, the processor, a card (README.md)
 
 What is finished is not done again: a run that was stopped goes on. `cp OUT/foundation/*
-depthdist/foundation/` puts it in place."""
+depthdist/foundation/` puts it in place.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +228,8 @@ def pretrain(
 
 def start(seed: int) -> DepthModel:
     """The network before pretraining: DA-V2's architecture, narrow, its random weights, a ReLU at
-    its end as the published ones have."""
+    its end as the published ones have.
+    """
     every = LAYERS // 4
     backbone = Dinov2Config(
         image_size=224,
@@ -301,7 +303,7 @@ def card(out: Path) -> str:
     told = {
         name: row
         for name, row in rows.items()
-        if name.startswith("constant") or name.startswith("adapter") and name.endswith("aligned")
+        if name.startswith("constant") or (name.startswith("adapter") and name.endswith("aligned"))
     }
     scores = "\n".join(
         f"| {name.replace('adapter', 'this model')} | {row['abs_rel']:.3f} | {row['delta1']:.3f} |"
@@ -340,7 +342,8 @@ It has seen renderings only: on photographs it is far worse than the published m
 
 def at_work(times: list[float], starts: list[dict[str, Any]]) -> float:
     """Seconds from the first of a run's `times` to the last, without those before a later start of
-    it."""
+    it.
+    """
     begun = [
         datetime.strptime(start["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp() for start in starts
     ]

@@ -11,7 +11,8 @@ them.
     OUT/truth/sheet.png                                              with --sheet: pictures and depth side by side
 
 A pair is complete when its .npy is there, which is written last; each file is written beside its
-place and moved in."""
+place and moved in.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def claim(out: Path, settings: tires.Settings) -> None:
     """Note the settings in OUT/tires.json, or ValueError where OUT holds captures of other
-    settings."""
+    settings.
+    """
     wanted, path = {"settings": config.as_dict(settings)}, out / "tires.json"
     if path.exists():
         try:
@@ -211,7 +213,8 @@ def summary(out: Path, stems: list[str]) -> str:
 
 def sheet(out: Path, stems: list[str]) -> np.ndarray:
     """Up to SHEET_PAIRS pairs, spread over the set, as one picture (H, W, 3) uint8: colour and
-    depth, two pairs a row."""
+    depth, two pairs a row.
+    """
     chosen = [
         stems[i] for i in np.unique(np.linspace(0, len(stems) - 1, SHEET_PAIRS).round().astype(int))
     ]

@@ -11,7 +11,8 @@ others made.
     deepspeed --hostfile hosts tools/shard.py RAW OUT
 
 Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is there all the
-same), or problems found."""
+same), or problems found.
+"""
 
 from __future__ import annotations
 

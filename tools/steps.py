@@ -29,7 +29,8 @@ def do(*words: object) -> None:
 
 def launcher(ranks: int) -> list[object]:
     """DeepSpeed's launcher of this environment, meeting at a port that nobody uses: runs side by
-    side do not get in each other's way."""
+    side do not get in each other's way.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -13,7 +13,8 @@ with its intervals.
 
 RAW is a folder of captures, as tools/shard.py takes it. Everything is kept under --out; what is
 finished there is not done again, so a study that was stopped goes on. Rows of untrained models are
-scored on each validation set that occurs."""
+scored on each validation set that occurs.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ class Study:
 @dataclass(frozen=True)
 class Run:
     """One run of a study: its row, words for tools/shard.py, lines of a group file (or None), words
-    for launch/train.py."""
+    for launch/train.py.
+    """
 
     row: str
     shard: str
@@ -141,7 +143,8 @@ def ablations(s: Study) -> Iterator[Run]:
 
 def foundation(s: Study) -> Iterator[Run]:
     """LoRA alone on the base, and the same on the weights that the built-in's pretraining began
-    with."""
+    with.
+    """
     from depthdist.checkpoint import save_whole
     from tools.foundation import start
 
@@ -184,7 +187,8 @@ def leave_one_out(s: Study) -> Iterator[Run]:
 
 def curve(s: Study) -> Iterator[Run]:
     """Growing training sets against one validation set: the split by session decides which captures
-    are for validation."""
+    are for validation.
+    """
     stems, numbers = _sessions(s)
     sizes = {
         number: numbers.count(number)
@@ -253,7 +257,8 @@ def relative(run: Path, out: Path) -> Path:
     ReLU, nothing left to load.
 
     What the last convolution gives keeps one scale and shift, so that what the decoder learned
-    stays in it, and its range is far from the targets, as that of the published models is."""
+    stays in it, and its range is far from the targets, as that of the published models is.
+    """
     import torch
 
     from depthdist.checkpoint import load_adapter, replacing

@@ -6,7 +6,8 @@ and pattern.
 
 `draw` says what stands where, `shapes` what each pixel sees, `look` the picture. No crate of tires
 is among them: a model that learned here has never seen what `make_tires.py` makes. Every draw comes
-from (seed, scene): the same bytes in any order."""
+from (seed, scene): the same bytes in any order.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What stands where in a scene: a room, perhaps a table, things on it, tires, the camera and the
-lamp; all drawn at random."""
+lamp; all drawn at random.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +129,8 @@ def tires_on(
     rng: np.random.Generator, num: int, seen: float, table: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Tires that lie, stand, lean or are stacked: TIRE rows, GROOVE rows, rotations (T, 3, 3),
-    places (T, 3)."""
+    places (T, 3).
+    """
     tires, grooves, turns, places, next_id = [], [], [], [], 1
     spread = max(rng.uniform(0.12, 0.35) * seen, 300.0)
     mood = rng.dirichlet((1.0, 1.0, 1.0))

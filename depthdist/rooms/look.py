@@ -1,5 +1,6 @@
 """What surfaces in a room look like: colours, patterns and shine under one lamp, light from all
-around, and darker hollows."""
+around, and darker hollows.
+"""
 
 from __future__ import annotations
 

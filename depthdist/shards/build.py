@@ -12,7 +12,8 @@ publish   shards get their final names, then index.json is written, last; only t
           older run removed
 
 A run that is killed leaves OUT as it was and goes on where it stopped; a run with nothing to do
-says so."""
+says so.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold OUT for one run. raises ValueError: another run holds it, or it is no folder that can be
-    written."""
+    written.
+    """
     try:
         if out.exists() and not out.is_dir():
             raise ValueError(f"{shown(out)}: is a file; expected a folder for the dataset")
@@ -79,7 +81,8 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
 
     ranks   those who do it together; each calls this, rank 0 alone gets an answer
     raises ValueError, one line: RAW cannot be used, OUT cannot be written, no pair is usable,
-    another run is at work"""
+    another run is at work
+    """
     ranks, root, out = ranks or Ranks(), Path(settings.raw), Path(settings.out)
     with contextlib.ExitStack() as stack:
         with _together(ranks):
@@ -183,7 +186,8 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
 
 class _Before:
     """What OUT holds already: its index.json, and where --append adds to it the index, commit
-    records by name, rejects, and what the plan must know."""
+    records by name, rejects, and what the plan must know.
+    """
 
     def __init__(
         self,
@@ -203,7 +207,7 @@ class _Before:
 
 
 def _before(settings: ShardSettings) -> _Before:
-    """raises ValueError: OUT cannot be added to, or would be overwritten although it was added to"""
+    """Raises ValueError: OUT cannot be added to, or would be overwritten although it was added to"""
     out = Path(settings.out)
     content = _content(out / "index.json") if out.is_dir() else None
     if not _ours(out / "index.json"):
@@ -294,7 +298,8 @@ def _seen(out: Path, job: Job) -> dict[str, Any]:
 
 def _refuse_others(path: Path) -> None:
     """Raise ValueError when OUT's index.json was written by something else, or is of somebody
-    else's tars: both would be lost."""
+    else's tars: both would be lost.
+    """
     content = _content(path) or b""
     try:
         old = json.loads(content)
@@ -364,7 +369,8 @@ def _content(path: Path) -> bytes | None:
 
 def _sweep(out: Path, shards: set[str], files: set[str]) -> None:
     """Remove what an older run left: what the index no longer lists, and the folder shards were
-    built in."""
+    built in.
+    """
     for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
         if (
             path.suffix in (".tar", ".json")

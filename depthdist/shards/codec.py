@@ -7,7 +7,8 @@ used again.
                                                arrays
 
 What a member may be is a fixed list (npy of plain numbers, JPEG, PNG); nothing pickled is ever
-loaded, and shapes are compared with the index before anything is allocated or written."""
+loaded, and shapes are compared with the index before anything is allocated or written.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
               left out, else to half a step
 
     A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error
-    has no exception."""
+    has no exception.
+    """
     value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
     from depthdist.shards.steps import (
         fill_steps,
@@ -95,7 +97,8 @@ def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
 
 def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged
-    across an edge."""
+    across an edge.
+    """
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
     )
@@ -127,7 +130,8 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 def encode_label(label: np.ndarray) -> str:
     """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of
-    shards needs another member."""
+    shards needs another member.
+    """
     return base64.b64encode(_png(label, 6)).decode()
 
 
@@ -166,7 +170,8 @@ def read_sample(fd: int, ref: SampleRef, index: Index, out: Arrays) -> None:
     """Read one sample's bytes from its tar, prove them, and decode them into `out`.
 
     Depth and mask of ours go from the file straight into `out`; tar headers are read and proven
-    with the rest. raises Damaged, which names shard, sample, member and offset"""
+    with the rest. raises Damaged, which names shard, sample, member and offset
+    """
     pieces, content = _pieces(ref, index, out)
     crc = 0
     if _fill(fd, pieces, ref.start) == ref.length:
@@ -196,7 +201,8 @@ def _pieces(
     ref: SampleRef, index: Index, out: Arrays
 ) -> tuple[list[memoryview], dict[str, memoryview]]:
     """Buffers that together take the sample's bytes, and each member's bytes in them (of one that
-    lies in `out`: its header)."""
+    lies in `out`: its header).
+    """
     pieces, content, waiting, at = [], {}, [], ref.start
 
     def close(end: int) -> None:
@@ -288,7 +294,8 @@ def decode_sample(members: dict[str, bytes], index: Index) -> dict[str, Any]:
     returns   rgb (h, w, 3) uint8; depth (H, W) uint16, in steps of index.step_mm, 0 where invalid;
               mask (H, W) bool; meta
     raises ValueError: a member missing or unknown, another shape or dtype than the index says,
-    bytes that cannot be decoded"""
+    bytes that cannot be decoded
+    """
     if set(members) != set(index.members):
         raise ValueError(
             f"members are {', '.join(sorted(members))}; expected {', '.join(sorted(index.members))}"
@@ -356,7 +363,8 @@ def _read_npy(
     dtype: np.dtype | None = None,
 ) -> np.ndarray:
     """A view of a `.npy`'s numbers, once its header says what was expected: nothing is allocated,
-    copied or unpickled."""
+    copied or unpickled.
+    """
     found_shape, fortran, found, start = npy_kind(name, content)
     if (
         (shape is not None and (found_shape != shape or fortran))

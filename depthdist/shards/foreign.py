@@ -9,7 +9,8 @@ decode   every sample, once: that it can be, its statistics, its CRC-32s
 write    table and names, DIR/rejects.jsonl with what cannot be used, and index.json last
 
 Whenever a sample is read its depth becomes uint16 steps, as in our own shards. Nothing pickled is
-ever loaded."""
+ever loaded.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def index_in_place(
     workers  threads, a tar each;  progress  is told of samples
     raises ValueError: not a folder of tars, or one with another index.json; a tar that is damaged
     or cut off (a line each); no or several members that could be the picture or the depth; metres;
-    depths of several sizes; a split without a sample"""
+    depths of several sizes; a split without a sample
+    """
     folder, settings = (
         Path(settings.index),
         replace(settings, raw=settings.index),
@@ -176,7 +178,8 @@ def _over(
 
 def _replaceable(folder: Path) -> set[str]:
     """The table and names of an earlier run. raises ValueError: not a folder to write in, or its
-    index.json is not of such a run"""
+    index.json is not of such a run
+    """
     if not folder.is_dir():
         raise ValueError(
             f"{shown(folder)}: {'is a file' if folder.exists() else 'no such folder'}; expected a"
@@ -211,7 +214,8 @@ def decide(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict
     members that most have.
 
     raises ValueError: no sample, no or several members that could be the picture or the depth,
-    depth in metres"""
+    depth in metres
+    """
     if not samples:
         raise ValueError(
             f"{shown(folder)}: no samples in its tars; expected members such as 000000.jpg and"
@@ -557,7 +561,8 @@ def _index(
 
 def _escaped(key: str) -> str:
     """A key without the space that ends it in the text of names, and without the @ that comes
-    before a shard's number."""
+    before a shard's number.
+    """
     return key.replace("%", "%25").replace(" ", "%20").replace("@", "%40")
 
 

@@ -11,7 +11,8 @@
 
 A line a capture, a comma or a tab between the fields; the header may be missing. The groups train
 and val are fixed to their side, captures of skip are left out, in capitals or not; the others are
-dealt so that validation gets as near to --val as whole groups allow."""
+dealt so that validation gets as near to --val as whole groups allow.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def read_groups(
 
     stems, optional  the captures that must have a line, and those that may
     raises ValueError, a line for each problem: no such file, not two fields, no such capture,
-    listed twice, a capture not listed"""
+    listed twice, a capture not listed
+    """
     known = {*stems, *optional}
     by_name, lines, groups, problems = defaultdict(list), {}, {}, []
     for stem in sorted(known):
@@ -137,7 +139,8 @@ def known_sides(
     held    by stem, the side of captures in the dataset;  before  the sides of groups as the
             dataset has them
     raises ValueError where the file wants a capture elsewhere than it is: it stays where it was
-    written"""
+    written
+    """
     sides, problems = {**before, **FIXED}, []
     for stem in sorted(groups.keys() & held.keys()):
         group, there = groups[stem], "val" if held[stem] else "train"

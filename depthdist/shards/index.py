@@ -6,7 +6,8 @@ samples.
     path = index.shard_path(ref.number)               # the tar on this machine
 
 index.json is small. What grows with the samples is a NumPy table and a text file that stay on the
-disk: a row is read when its sample is."""
+disk: a row is read when its sample is.
+"""
 
 from __future__ import annotations
 
@@ -201,7 +202,8 @@ class Index:
 
     def row(self, number: int) -> SampleRef:
         """The sample of that row of the table. raises ValueError when the row points outside its
-        shard"""
+        shard
+        """
         file, first = self._table
         dtype = table_dtype(len(self.members))
         content = os.pread(file.fileno(), dtype.itemsize, first + number * dtype.itemsize)
@@ -266,7 +268,8 @@ def read_index(place: Path | str, cache: Cache | None = None, whole: bool = True
 
     whole   also see that every local shard is there and has its size
     raises ValueError: no folder, no or a broken index.json, another version, a file missing or of
-    another size"""
+    another size
+    """
     index = load_index(place, cache)
     if index.cache is None:
         for what in ("table", "names"):

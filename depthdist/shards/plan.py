@@ -4,7 +4,8 @@ which shard.
     plan(settings)  ->  Plan: the jobs, one a shard
 
 The same files and settings give the same plan, whatever the number of workers: sizes decide, and a
-seed."""
+seed.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +153,8 @@ class ShardSettings:
 
     def content(self) -> dict[str, Any]:
         """The settings that the dataset depends on: not where files lie (what --groups says is in
-        the plan), nor how fast it is made."""
+        the plan), nor how fast it is made.
+        """
         return {
             k: v
             for k, v in config.as_dict(self).items()
@@ -295,7 +297,8 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
 
 def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[int], list[bool]]:
     """For each stem the number of its session, and whether it goes to validation: where its session
-    is already, if it is."""
+    is already, if it is.
+    """
     together = [*held.sides, *stems]
     joint = dict(zip(together, sessions(together, settings.session_gap)))
     known = {

@@ -4,7 +4,8 @@ something breaks.
     write_all(jobs, workers, ranks)
 
 Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was
-pressed, and at once when the command itself was killed."""
+pressed, and at once when the command itself was killed.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
 
 def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
     """Write every job's shard. raises ValueError, one line, from the first that cannot be written
-    or was killed."""
+    or was killed.
+    """
     if not jobs:
         return
     context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
@@ -87,7 +89,8 @@ def _no_interrupt() -> Iterator[None]:
 
     They inherit the mask, from their first instruction on. This process has other threads without
     it, so its handler only takes a note until they are started: a worker whose start is cut off
-    would print a traceback."""
+    would print a traceback.
+    """
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -13,7 +13,8 @@ server can. Nothing else in the folder is ever touched.
 
 Credentials come from where each library looks for them (AWS_*, gcloud, HF_TOKEN,
 https://user:password@...), fsspec's own settings from its files or variables, such as
-FSSPEC_S3='{"anon": true}' for a public bucket. No message shows them."""
+FSSPEC_S3='{"anon": true}' for a public bucket. No message shows them.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +127,8 @@ class Cache:
     Safe to share between threads, and its folder between processes.
 
     The folder may pass its limit for moments by what is being fetched or was handed out in the last
-    GRACE_S seconds."""
+    GRACE_S seconds.
+    """
 
     def __init__(self, settings: CacheSettings):
         self.settings = settings
@@ -142,7 +144,8 @@ class Cache:
 
     def small(self, url: str) -> bytes:
         """The content of a small file such as index.json, never cached. raises ValueError as
-        `fetch` does."""
+        `fetch` does.
+        """
         try:
             return self._attempts(url, lambda: self._read_small(url))
         finally:
@@ -154,7 +157,8 @@ class Cache:
         size  bytes, as the index says
         A reader opens it at once: later it may have been evicted, and is fetched again.
         raises ValueError, one line: not there, no permission, no success after all attempts, other
-        bytes than the index says, no room"""
+        bytes than the index says, no room
+        """
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"{_shown(url)}: sha256 is {sha256!r}; expected 64 hexadecimal digits")
         if size > self.settings.cache_gb * 1e9:
@@ -301,7 +305,8 @@ class Cache:
 
     def _make_room(self, tmp: Path, size: int) -> None:
         """Remove what was used longest ago until `size` bytes fit: only what this cache wrote, and
-        nothing that is in use."""
+        nothing that is in use.
+        """
         files = []
         for entry in os.scandir(self.folder):
             match = OURS.fullmatch(entry.name)
@@ -348,8 +353,9 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
 
 
 def _options(protocol: str, connect: float, stall: float) -> dict[str, Any]:
-    """fsspec's options that set a backend's limits, seconds. hf:// has its own,
-    HF_HUB_DOWNLOAD_TIMEOUT (10 s)."""
+    """Fsspec's options that set a backend's limits, seconds. hf:// has its own,
+    HF_HUB_DOWNLOAD_TIMEOUT (10 s).
+    """
     if protocol in ("s3", "s3a"):
         return {"config_kwargs": {"connect_timeout": connect, "read_timeout": stall}}
     if PACKAGES.get(protocol) not in ("aiohttp", "gcsfs"):
@@ -418,7 +424,8 @@ class _Failed(Exception):
 
 def _within(seconds: float, call: Callable[..., T], *args: Any) -> T:
     """call(*args), given up after `seconds` also where a backend hangs for ever. raises _Failed for
-    all that goes wrong"""
+    all that goes wrong
+    """
     future: Future[T] = Future()
 
     def work() -> None:

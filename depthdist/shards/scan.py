@@ -27,7 +27,8 @@ SIDES = {"train": "train", "val": "val", "validation": "val"}  # the split, by t
 
 class Sample(NamedTuple):
     """What the headers show: the tar below the folder, webdataset's key, and by the rest of the
-    name (start of the header, offset, size)."""
+    name (start of the header, offset, size).
+    """
 
     shard: str
     key: str
@@ -113,7 +114,8 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
     """Every member of a tar; ValueError says at which byte it is damaged or cut off.
 
     CPython's tarfile takes a broken header for the end of the archive, so what follows that end
-    must be zeros to the last byte."""
+    must be zeros to the last byte.
+    """
     size, at, last, reason = path.stat().st_size, 0, "its start", ""
     try:
         with tarfile.open(path, "r:") as tar:

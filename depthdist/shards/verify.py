@@ -25,7 +25,8 @@ def verify(
 
     Every byte is read: sha256 of the table, the names and each tar, tar headers against the index,
     CRC-32 and decoding of every member, depth against mask, commit records, keys used twice, files
-    that do not belong. `progress` is told of samples."""
+    that do not belong. `progress` is told of samples.
+    """
     folder, problems = Path(folder), []
     try:
         index = load_index(folder)

@@ -6,7 +6,8 @@ Runs in a worker process, one whole shard at a time.
 
 What is written depends on the job alone: not on the clock, the worker, or other shards, so any
 number of workers gives the same bytes. Both files get their names only when they are whole and on
-the disk. `build.py` plans the jobs."""
+the disk. `build.py` plans the jobs.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def encode_sample(
     item: Item, root: Path, encoding: Encoding
 ) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
     """The members of one sample in the tar's order, its share of the statistics, and the picture's
-    fingerprint; BadFile where it cannot be used."""
+    fingerprint; BadFile where it cannot be used.
+    """
     sources, contents = _sources(item.pair, root)
     rgb, xyz = read_pair(item.pair, contents[:2])
     z = np.ascontiguousarray(xyz[:, :, 2])
@@ -150,7 +152,8 @@ def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
     for `merge_stats`.
 
     Exact, for every value has its own count. Bounds are as stored: the pixel that sets one is
-    inside it."""
+    inside it.
+    """
     histogram, values = counts["histogram"].copy(), np.arange(LEVELS + 1)
     histogram[0] = 0  # invalid
     found = np.flatnonzero(histogram)
@@ -230,7 +233,8 @@ class _Tar:
 
     def add(self, key: str, members: dict[str, bytes]) -> list[Any]:
         """Write a sample: [start, length, CRC-32 of all its bytes, [[offset, size, CRC-32] of each
-        member]]."""
+        member]].
+        """
         start, places, self.crc = self.bytes, [], 0
         for name, content in members.items():
             info = tarfile.TarInfo(f"{key}.{name}")
@@ -269,7 +273,8 @@ def write_shard(
     `report` hears of each pair: samples made, raw bytes read, rejects.
 
     A bad pair is left out and listed in the record. raises ValueError, one line, when the shard
-    cannot be written"""
+    cannot be written
+    """
     path = job.folder / job.name
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     samples, rejects, stats, prints = [], [], [], []
@@ -326,7 +331,8 @@ def write_shard(
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file so that `path` is, at every moment, absent, the old one, or the whole new
-    one."""
+    one.
+    """
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:

@@ -25,7 +25,8 @@ The truth of a capture, all made from the same rays as the picture:
             and are not in the map from there on
 
 Every random draw comes from (seed, session, pose, take): the same seed gives the same bytes, in any
-order, on any number of workers."""
+order, on any number of workers.
+"""
 
 from __future__ import annotations
 

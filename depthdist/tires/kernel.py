@@ -3,7 +3,8 @@ when any source changes.
 
 numba looks only at the file a function stands in, not at those it calls: an edit of `tread.py`
 would leave the old shape compiled into `raycast.py`. So what is kept goes when the sources of this
-package are no longer the ones it came from."""
+package are no longer the ones it came from.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from numba import njit
 
 def forget_old_kernels(folder: Path) -> None:
     """Remove numba's index files under `folder` unless they were made from the sources that stand
-    there now."""
+    there now.
+    """
     stamp = folder / "__pycache__" / "kernels.sha256"
     now = hashlib.sha256(
         b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))

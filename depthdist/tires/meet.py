@@ -1,10 +1,10 @@
 """Where a ray o + t d (tuples, mm) meets one shape: closed form for boxes and cylinders, a march
-for a tire."""
+for a tire.
+"""
 
 from __future__ import annotations
 
 import math
-
 
 from .kernel import kernel
 from .tread import distance
@@ -65,7 +65,8 @@ def march(tire, grooves, o, d, t, end, floor_mm):
 
     A step is longer than the distance allows by what a flat surface at this slope would bear; where
     the free balls around its two ends do not overlap it is taken back (Keinert et al. 2014,
-    Enhanced sphere tracing), so nothing is skipped."""
+    Enhanced sphere tracing), so nothing is skipped.
+    """
     speed = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
     before, stride, longer = 0.0, 0.0, False
     while t < end:

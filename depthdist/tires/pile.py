@@ -3,7 +3,8 @@ rest.
 
 Tires are told apart by points on their surface: two are clear of each other by at least the
 smallest distance from the points of one to the body of the other. Going down by that clearance
-never goes too far."""
+never goes too far.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def surface_points(tire: np.ndarray) -> np.ndarray:
 
 def upright(axis: np.ndarray, turn: float) -> np.ndarray:
     """The rotation (3, 3), tire to crate, that lays a tire's axis along `axis` and turns it about
-    it by `turn` radians."""
+    it by `turn` radians.
+    """
     z = axis / np.linalg.norm(axis)
     x = np.cross((0.0, 1.0, 0.0) if abs(z[1]) < 0.9 else (1.0, 0.0, 0.0), z)
     x /= np.linalg.norm(x)

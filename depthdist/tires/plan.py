@@ -4,7 +4,8 @@ And the settings all of it follows from.
 
 A set is one long session that comes back to a few poses, as a robot does, and a few short ones.
 Each session has its own crate, exposure and colour cast; each pose its own pile of tires and view;
-captures of one pose differ by a nudge of the camera and by noise, so they are near-twins."""
+captures of one pose differ by a nudge of the camera and by noise, so they are near-twins.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ crossing is interpolated: far below 0.01 mm.
 
 Pixels are taken in tiles. For each tile a thick ray tells which objects it can meet and from where
 on: most of a pixel's march is done once for its tile, and nothing is lost, as the thick ray covers
-all of the tile's rays."""
+all of the tile's rays.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ class Hits(NamedTuple):
 @kernel
 def cone_at(x, y, z, baseline):
     """How much of the projector's light reaches a point: 1 inside its cone, 0 outside, a soft edge
-    between."""
+    between.
+    """
     across, down = (x - baseline) / z + baseline / AIM_MM, y / z
     edge = ((across / CONE[0]) ** 2) ** 2.5 + ((down / CONE[1]) ** 2) ** 2.5
     return min(max((1.12 - edge) / 0.24, 0.0), 1.0) * (1.0 - 0.25 * min(edge, 1.0))
@@ -69,7 +71,8 @@ def cone_at(x, y, z, baseline):
 @kernel
 def _candidates(scene, o, d, spread, reach, tires, starts, boxes):
     """Fill in what a thick ray can meet before `reach`: tires, nearest first, with their starts,
-    and boxes; how many of each."""
+    and boxes; how many of each.
+    """
     num_tires, num_boxes = 0, 0
     for k in range(len(scene.tires)):
         to, td = turned(scene.to_tire[k], o, 1.0), turned(scene.to_tire[k], d, 0.0)
@@ -149,7 +152,8 @@ def _blocked(scene, o, d, tires, starts, boxes):
 @kernel
 def _cylinder_normal(c, x, y, z):
     """Normal of a closed cylinder at a point of its surface: away from its axis, or along it on its
-    ends."""
+    ends.
+    """
     px, py, pz = x - c[0], y - c[1], z - c[2]
     along = px * c[3] + py * c[4] + pz * c[5]
     if abs(along) > c[7] - 1e-6:
@@ -201,7 +205,8 @@ def _see(scene, rays, corner, tires, starts, boxes, hits):
 @kernel
 def _light(scene, rays, corner, tires, starts, boxes, hits):
     """Find which points of one tile the projector reaches, with one thick ray for all of them
-    first."""
+    first.
+    """
     fx, fy, cx, cy = rays
     height, width = hits.z.shape
     px, py, pz = scene.projector

@@ -3,7 +3,8 @@ camera over them.
 
 The crate's frame: x to the right, y to the back wall, z up from its floor, mm. The camera's frame:
 X right, Y down, Z forward. All of it is drawn from (seed, session) for the crate and its light,
-(seed, pose) for the pile and the view."""
+(seed, pose) for the pile and the view.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Look(NamedTuple):
 
 class View(NamedTuple):
     """Where the camera is: `place` in the crate's frame, `axes` (3, 3) its X, Y, Z as columns
-    there."""
+    there.
+    """
 
     place: np.ndarray
     axes: np.ndarray
@@ -61,7 +63,8 @@ class View(NamedTuple):
 
 def intrinsics(size: tuple[int, int]) -> np.ndarray:
     """K (3, 3) for a picture of (height, width): 55 degrees wide at any width, a pixel's middle at
-    u + 0.5."""
+    u + 0.5.
+    """
     height, width = size
     f = NATIVE_SIZE[1] / 2 / HALF_VIEW
     return np.array(
@@ -90,7 +93,8 @@ def session_of(settings: Settings, session: int) -> Session:
 
 def crate(session: Session) -> tuple[np.ndarray, np.ndarray]:
     """The crate's boxes (B, 6) in its own frame and their kinds (B,): floor, three high walls, a
-    low front, slats, posts."""
+    low front, slats, posts.
+    """
     w, d, h = session.inner[0] / 2 + SLAT_MM, session.inner[1] / 2 + SLAT_MM, session.inner[2]
     front = 0.38 * h
     boxes = [
@@ -161,7 +165,8 @@ def pile(
     settings: Settings, session_id: int, pose: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Look]:
     """The tires of a pose: TIRE rows, GROOVE rows, rotations (T, 3, 3), places (T, 3) in the
-    crate's frame, their look."""
+    crate's frame, their look.
+    """
     session, rng = session_of(settings, session_id), draws(settings, 2, pose)
     num = int(rng.integers(4, 21))
     mood = rng.dirichlet((1.0, 1.0, 0.8, 1.6))
@@ -217,7 +222,8 @@ def view_of(settings: Settings, pair: Pair, top_mm: float) -> View:
     the crate.
 
     Pose 0 has the gripper at 252 mm and pose 1 the room at 3904 mm, so any set of 4 pairs or more
-    holds both bounds."""
+    holds both bounds.
+    """
     session, rng, shake = (
         session_of(settings, pair.session),
         draws(settings, 3, pair.pose),
@@ -268,7 +274,8 @@ def view_of(settings: Settings, pair: Pair, top_mm: float) -> View:
 
 def gripper(view: View, rng: np.random.Generator) -> np.ndarray:
     """Chrome cylinders (C, 8) in the camera's frame: two fingers that hang into the picture, a bar,
-    a piston."""
+    a piston.
+    """
     if view.gripper_mm is None:
         return np.zeros((0, 8))
     near, radius = view.gripper_mm, rng.uniform(8, 12)

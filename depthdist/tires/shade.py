@@ -3,7 +3,8 @@ a little room light.
 
 `paint` gives each pixel's linear colour and its echo, the projector's light alone: what the depth
 camera works with. `develop` makes the camera's 8-bit picture of it: soft lens, vignette, exposure,
-colour cast, sensor noise, gamma."""
+colour cast, sensor noise, gamma.
+"""
 
 from __future__ import annotations
 

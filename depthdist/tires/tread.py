@@ -10,7 +10,8 @@ drawn by two curves:
 `body` rounds them together, opens the bore at r = bore_mm and hollows the inside. A groove takes
 away what is closer than `depth_mm` to the crown and within half its width of the groove's line, so
 its depth is exact along the normal of the tread. Every term has a slope of at most 1, so a ray may
-step on by the distance and never steps through."""
+step on by the distance and never steps through.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def across(groove, angle, axial):
     repeat it is.
 
     `foot_mm` is a radius below every groove floor: arcs measured there never grow faster than the
-    real way."""
+    real way.
+    """
     turn = angle / (2.0 * math.pi)
     if groove.way == AROUND:
         if groove.wave_mm == 0.0:
@@ -128,7 +130,8 @@ def distance(tire, grooves, x, y, axial):
     Never more than the true distance.
 
     Grooves only make it larger, so more than NEAR_MM away they are left out: a march then still
-    never oversteps."""
+    never oversteps.
+    """
     crown, base = body(tire, math.sqrt(x * x + y * y), axial)
     if base > NEAR_MM or crown < -MAX_DEPTH_MM:
         return base
@@ -146,7 +149,8 @@ def groove_at(tire, grooves, x, y, axial):
     whether one does.
 
     The row is -1 where none does, and on the rounded shoulder, where a groove is shallower than its
-    depth says."""
+    depth says.
+    """
     r = math.sqrt(x * x + y * y)
     crown, base = body(tire, r, axial)
     row, which, best, cut_here = -1, 0, base + 0.02, False

@@ -1,5 +1,6 @@
 """Captures to measure with: a few built-in ones at the real size, linked under other names until
-there are enough."""
+there are enough.
+"""
 
 from __future__ import annotations
 

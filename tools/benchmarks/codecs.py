@@ -1,5 +1,6 @@
 """What each way of storing a sample costs and changes: bytes, time, error, and the loss of a
-trained run."""
+trained run.
+"""
 
 from __future__ import annotations
 
@@ -140,9 +141,9 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
     """
     from depthdist.checkpoint import load_adapter
     from depthdist.dataset import open_dataset
-    from depthdist.scores import network, score
     from depthdist.model import pick_device, quiet
     from depthdist.runs import open_run
+    from depthdist.scores import network, score
     from depthdist.shards.build import shard
     from depthdist.shards.plan import ShardSettings
     from depthdist.stream import Batch, Loader

@@ -5,7 +5,8 @@ Captures and shards are made, an environment a peer with its package (torch and 
 project's) and a copy of the samples in the peer's own format, all kept under --work. Then one
 process a loader and repeat, A B C A B C, each with a warm-up epoch and a timed one. What was
 delivered is added up and compared: every sample exactly once. One JPEG's decoding alone, timed in
-each repeat, says how fast the machine was."""
+each repeat, says how fast the machine was.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Peer(NamedTuple):
     come with.
 
     With `needs` those are installed instead of all that the package asks for; `stubs` are files put
-    beside it."""
+    beside it.
+    """
 
     package: str
     module: str
@@ -324,7 +326,8 @@ def environment(folder: Path, peer: Peer) -> Path:
     not install or import.
 
     This project's packages are seen from there by a .pth file and pinned by a constraint, so torch
-    is never another."""
+    is never another.
+    """
     python, ready = folder / "bin" / "python", folder / "ready"
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     made_of = json.dumps([peer, packages])
@@ -378,7 +381,8 @@ def job_of(
 
 def loader_rows(settings: DataBenchSettings, shards: Path, uncoded: Path) -> list[Row]:
     """A row a loader, peers with their environment and their copy of the samples, or with the
-    reason why not; ours also on raw pictures."""
+    reason why not; ours also on raw pictures.
+    """
     rows = [
         Row(
             LABELS[name],
@@ -474,7 +478,8 @@ def decoding_ms(shards: str) -> float:
 
 def judge(rows: list[Row], reference: Row) -> None:
     """Mark the rows that lost or repeated samples, or, where one looked, delivered other values
-    than `reference`."""
+    than `reference`.
+    """
     for row in [row for row in rows if row.runs]:
         lost, repeated = (max(run[what] for run in row.runs) for what in ("lost", "repeated"))
         wrong = [f"{lost} samples lost"] * bool(lost) + [f"{repeated} repeated"] * bool(repeated)
@@ -494,7 +499,8 @@ def judge(rows: list[Row], reference: Row) -> None:
 
 def alike(run: dict[str, Any], other: dict[str, Any], within: float = 0.001) -> bool:
     """The same depth and mask, and pictures alike but for another JPEG decoder's rounding (or for
-    JPEG itself: `within` more)."""
+    JPEG itself: `within` more).
+    """
     mine, theirs = run["delivered"], other["delivered"]
     return (
         mine["depth"] == theirs["depth"]
@@ -527,7 +533,8 @@ def baseline(raws: list[Row]) -> Row:
 
 def bars_of(rows: dict[str, Row], raws: list[Row]) -> list[dict[str, Any]]:
     """What a release must reach: each bar's text, what was found (None: not measured), whether that
-    is enough, and a remark."""
+    is enough, and a remark.
+    """
     ours, plain, strong = rows[OURS], rows[PLAIN], rows[STRONG]
     peers = [rows[name] for name in PEERS if name in rows and not rows[name].skipped]
     nearest, slow = min(peers, key=ours.times, default=None), baseline(raws) if raws else None

@@ -16,7 +16,8 @@ up:
 
 Its code is what its documentation tells users to write; where the user supplies the JPEG decoder it
 is simplejpeg. All of them convert and read the same bytes, that are JPEG and uint16 .npy and packed
-masks in the tars of tools/shard.py."""
+masks in the tars of tools/shard.py.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def jpeg(content: bytes) -> np.ndarray:
 
 def read_tars(paths: list[str]) -> Iterator[tuple[int, bytes, np.ndarray, np.ndarray]]:
     """The samples of tars by tools/shard.py for conversion: number, JPEG, depth (H, W) uint16, mask
-    packed along W."""
+    packed along W.
+    """
     import webdataset as wds
 
     for sample in wds.WebDataset(paths, shardshuffle=False):
@@ -316,7 +318,8 @@ def raw_path(job: Job) -> Batches:
     transformers' processor, inverse depth.
 
     rgb is (B, 3, h, w) float32 then, normalised, and depth the normalised inverse (B, H, W)
-    float32."""
+    float32.
+    """
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from transformers import DPTImageProcessor
@@ -423,7 +426,8 @@ def epoch(job: Job, look: Callable[[Any, Any, Any], Any]) -> dict[str, Any]:
 
 def totals(rgb: Any, depth: Any, mask: Any) -> dict[str, int]:
     """Sums that do not depend on the order: of the pictures, of depth in steps, of the valid
-    pixels."""
+    pixels.
+    """
     rgb, depth, mask = (np.asarray(part) for part in (rgb, depth, mask))
     valid = mask.sum() if mask.dtype == bool else np.unpackbits(mask).sum()
     return {

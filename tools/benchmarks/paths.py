@@ -8,7 +8,8 @@ Run by `tools/bench.py step`.
 `ordinary` is what the document's notebook does: transformers' Trainer around a peft model, captures
 read and processed in `__getitem__`, the loss written out after F.interpolate. `ours` is depthdist's
 own step, `Training.take_step`. Both begin with the loss of the first samples without dropout, so
-that one can see that they compute the same."""
+that one can see that they compute the same.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ def memory_gib() -> float:
 
 class Captures(torch.utils.data.Dataset):
     """The raw files, processed when they are asked for: pixel_values (3, h, w), target and mask (H,
-    W), all float32."""
+    W), all float32.
+    """
 
     def __init__(self, job: Job, turns: Turns):
         from transformers import AutoImageProcessor
@@ -175,7 +177,8 @@ class Captures(torch.utils.data.Dataset):
 
 def document_loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """L1 + 3 x weighted gradient difference at the truth's own size, the mean over the images, as
-    the document writes it."""
+    the document writes it.
+    """
     target, mask = inputs["target"], inputs["mask"]
     pred = model(pixel_values=inputs["pixel_values"]).predicted_depth
     pred = F.interpolate(
@@ -413,8 +416,8 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     """Loss by capture of a dataset's first samples, without dropout."""
     from depthdist.dataset import DataSettings, open_dataset
     from depthdist.depth import inverse_target
-    from depthdist.scores import network
     from depthdist.losses import compute
+    from depthdist.scores import network
     from depthdist.stream import Loader
 
     training.model.eval()

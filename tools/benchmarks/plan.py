@@ -1,5 +1,6 @@
 """What planning costs as datasets grow: indexes are made up, of 58 to ten million samples, and
-opened by a process each."""
+opened by a process each.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def plan(settings: PlanSettings) -> int:
 
 def made_up(folder: Path, count: int) -> None:
     """An index of `count` samples whose shards are empty files of the right size (they take no
-    space on the disk)."""
+    space on the disk).
+    """
     from depthdist.shards import SCHEMA, VERSION
     from depthdist.shards.codec import as_npy
     from depthdist.shards.index import named_by_content, table_dtype
@@ -164,7 +166,8 @@ def made_up(folder: Path, count: int) -> None:
 
 def measure(folder: Path) -> dict[str, Any]:
     """In a process of its own: how long until the first sample's place is known, and what one costs
-    from then on."""
+    from then on.
+    """
     from depthdist.dataset import DataSettings, open_dataset
     from depthdist.order import Position, TrainPlan, train_groups
 

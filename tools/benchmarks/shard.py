@@ -1,5 +1,6 @@
 """How much of the time of reading and encoding alone `tools/shard.py` keeps: both with as many
-processes, one after the other."""
+processes, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def shard(settings: ShardBenchSettings) -> int:
 
 def whole(raw: Path, settings: ShardBenchSettings) -> float:
     """Seconds of the command, from its start to its end, start-up of the processes and the disk
-    included."""
+    included.
+    """
     out = settings.work / "sharded"
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()

@@ -4,7 +4,8 @@ document trains.
 Captures, their shards and an untrained Depth Anything V2 Small are made, all kept under --work.
 Then each path runs in a process of its own, and the two take turns, a global batch each: with data
 from the files, with data in memory already, and only reading. Ratios are taken turn by turn. Before
-that both say the loss of the same captures, without dropout."""
+that both say the loss of the same captures, without dropout.
+"""
 
 from __future__ import annotations
 
@@ -175,7 +176,8 @@ def make_job(settings: StepSettings) -> dict[str, Any]:
 
 def untrained_small(folder: Path) -> Path:
     """A folder with Depth Anything V2 Small's architecture and processor, and random weights, the
-    same ones every time."""
+    same ones every time.
+    """
     import torch
     from transformers import (
         DepthAnythingConfig,
@@ -276,7 +278,8 @@ def head(settings: StepSettings, ours: dict[str, Any]) -> list[str]:
 
 def table(runs: dict[str, Any], batch: int) -> list[str]:
     """A row a supply: seconds a step and images a second of each path, and the ratio by the clock
-    and by CPU time."""
+    and by CPU time.
+    """
     lines = [
         f"{'':<24}"
         + "".join(f"{path + ' s':>12}{'images/s':>10}" for path in PATHS)
@@ -358,7 +361,8 @@ def bars(device: str, runs: dict[str, Any]) -> list[dict[str, Any]]:
 
 def flop(model: str, size: Size) -> int:
     """Floating-point operations of one image's forward and backward pass, counted without computing
-    anything."""
+    anything.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
