@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from depthdist.depth import Bounds, depth_from_target
+from depthdist.geometry.depth_range import Bounds, depth_from_target
 
 LOSSES: dict[str, Callable[..., Tensor]] = {}
 TAIL, LOW, HIGH = (

@@ -9,7 +9,7 @@ unless_newer() { # RESULT SOURCE COMMAND...: run the command unless its result i
     if [ "$1" -nt "$2" ]; then printf '\n$ %s\n%s is there already\n' "${*:3}" "$1"; else run "${@:3}"; fi
 }
 
-found=$(python -m depthdist.model)
+found=$(python -m depthdist.models.base_model)
 read -r device model <<<"$found"
 run=runs/quickstart
 if [ -e $run/run.json ]; then # go on with the model it began with, whether the hub answers now or not
@@ -22,7 +22,7 @@ if [ "$device" != cuda ]; then
 fi
 if [ "$model" = built-in ]; then
     size=294x476 epochs=10 lr=1e-3 # it is small, and takes larger steps
-    echo "The model hub cannot be reached: this trains 'built-in', a small Depth Anything V2 pretrained on renderings (depthdist/foundation/README.md)."
+    echo "The model hub cannot be reached: this trains 'built-in', a small Depth Anything V2 pretrained on renderings (depthdist/models/foundation/README.md)."
 fi
 echo "device $device, model $model, pictures $size, $epochs epochs"
 

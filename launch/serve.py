@@ -1,6 +1,6 @@
 """Depth in a browser: python launch/serve.py runs/NAME, then http://127.0.0.1:8000"""
 
-from depthdist import config
+from depthdist.core import settings as config
 
 if __name__ == "__main__":
-    config.command(config.main_of("depthdist.serve"))
+    config.command(config.main_of("depthdist.inference.server"))

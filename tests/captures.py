@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from depthdist.config import Size
+from depthdist.core.settings import Size
 from depthdist.shards.build import shard
 from depthdist.shards.plan import ShardSettings
 

@@ -13,10 +13,10 @@ import pytest
 from captures import write_capture
 from ranks import make_shards
 
-from depthdist.augment import AugmentSettings
-from depthdist.dataset import DataSettings, open_dataset
-from depthdist.order import TrainPlan
-from depthdist.stream import Loader
+from depthdist.data.augmentation import AugmentSettings
+from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.data.loader import Loader
+from depthdist.data.sample_order import TrainPlan
 
 STRONG = AugmentSettings(flip=0.5, exposure=0.5, colour=0.15, noise=6, jpeg=60)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from depthdist.lora import LoraSettings, with_lora
-from depthdist.model import DECODERS, load_base
+from depthdist.models.base_model import DECODERS, load_base
+from depthdist.models.lora import LoraSettings, with_lora
 
 # what may train, by what a test calls it; "calibrated" begins with a rescaled output
 WAYS = {

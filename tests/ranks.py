@@ -56,7 +56,7 @@ class Done(NamedTuple):
 def command(script: str, *words: Any) -> Done:
     """The script of that name in this process, with `words` on its command line, from the
     repository's root or where we are."""
-    import depthdist.train  # noqa: F401
+    import depthdist.training.train  # noqa: F401
 
     joined()
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -65,8 +65,8 @@ def command(script: str, *words: Any) -> Done:
         contextlib.redirect_stderr(err),
         mock.patch.dict(os.environ, ON_CPU),
         mock.patch.object(sys, "argv", [str(ROOT / script), *map(str, words)]),
-        mock.patch("depthdist.train.stop"),  # DeepSpeed cannot start twice in one process
-        mock.patch("depthdist.world.stop"),
+        mock.patch("depthdist.training.train.stop"),  # DeepSpeed cannot start twice in one process
+        mock.patch("depthdist.distributed.process_group.stop"),
     ):
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -81,7 +81,7 @@ def joined():
     import torch
 
     with mock.patch.dict(os.environ, ON_CPU):
-        from depthdist.world import start
+        from depthdist.distributed.process_group import start
 
         torch.set_num_threads(1)
         return start()
@@ -177,7 +177,7 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
 
     Pictures are stored without loss, so that what was captured is what is compared.
     """
-    from depthdist.config import Size
+    from depthdist.core.settings import Size
     from depthdist.shards.build import shard
     from depthdist.shards.plan import ShardSettings
     from depthdist.shards.writer import write_shard
@@ -198,8 +198,8 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
 
 def make_loader(data: Path, **settings: Any):
     """A Loader of those shards."""
-    from depthdist.dataset import DataSettings, open_dataset
-    from depthdist.stream import Loader
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.loader import Loader
 
     given = DataSettings(data=(str(data),), **settings)
     return Loader(open_dataset(given), given)

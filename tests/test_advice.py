@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from depthdist.advice import budget_exhausted, dominated, nothing_moved
+from depthdist.training.diagnostics import budget_exhausted, dominated, nothing_moved
 
 LRS = [5e-5 * (1 - step / 90) for step in range(90)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.align import NEAREST_MM, WAYS, aligned
+from depthdist.evaluation.metrics.alignment import NEAREST_MM, WAYS, aligned
 
 every_way = pytest.mark.parametrize("way", WAYS)
 

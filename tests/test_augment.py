@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from depthdist import config
-from depthdist.augment import MOST, AugmentSettings, Draw, draw, mirrored, photometric
+from depthdist.core import settings as config
+from depthdist.data.augmentation import MOST, AugmentSettings, Draw, draw, mirrored, photometric
 
 STRONG = AugmentSettings(flip=0.5, exposure=1.0, tone=0.3, colour=0.15, noise=6.0, jpeg=40)
 NAMES = [f.name for f in dataclasses.fields(AugmentSettings)]

@@ -11,9 +11,9 @@ import torch
 from captures import ROOT
 from transformers import DPTImageProcessor
 
-from depthdist.depth import Bounds, upsample
+from depthdist.geometry.depth_range import Bounds, upsample
 from depthdist.losses import LossSettings, compute
-from depthdist.model import load_base
+from depthdist.models.base_model import load_base
 
 sys.path.append(str(ROOT))
 

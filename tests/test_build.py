@@ -17,8 +17,8 @@ from captures import ROOT, SHARD, capture, write_capture, write_raw
 from PIL import Image
 from ranks import LAUNCHER, ON_CPU, free_port
 
-from depthdist.config import Size
-from depthdist.pairs import sessions
+from depthdist.captures.layouts import sessions
+from depthdist.core.settings import Size
 from depthdist.shards.build import shard
 from depthdist.shards.codec import decode_sample
 from depthdist.shards.index import read_index

@@ -21,8 +21,9 @@ from transformers import (
     Dinov2Config,
 )
 
-from depthdist import checkpoint
-from depthdist.checkpoint import (
+from depthdist.geometry.depth_range import Bounds
+from depthdist.models import adapter as checkpoint
+from depthdist.models.adapter import (
     WEIGHTS,
     AdapterRecord,
     load_adapter,
@@ -31,10 +32,9 @@ from depthdist.checkpoint import (
     replacing,
     save_adapter,
 )
-from depthdist.decoder import reorder
-from depthdist.depth import Bounds
-from depthdist.lora import LoraSettings, respelled, with_lora
-from depthdist.model import IMAGENET, load_base
+from depthdist.models.base_model import IMAGENET, load_base
+from depthdist.models.fast_decoder import reorder
+from depthdist.models.lora import LoraSettings, respelled, with_lora
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from captures import ROOT
 
-from depthdist import config
-from depthdist.config import SettingsError
+from depthdist.core import settings as config
+from depthdist.core.settings import SettingsError
 
 COMMAND = """
 import sys

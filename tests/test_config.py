@@ -14,23 +14,23 @@ from typing import Literal
 import pytest
 from captures import ROOT
 
-from depthdist import config
-from depthdist.augment import AugmentSettings
-from depthdist.config import SettingsError, Size, as_dict, parse, sentences
-from depthdist.dataset import DataSettings, ReadSettings
-from depthdist.engine import EngineSettings
-from depthdist.evaluate import EvaluateSettings
-from depthdist.export import ExportSettings
-from depthdist.lora import LoraSettings
+from depthdist.core import settings as config
+from depthdist.core.settings import SettingsError, Size, as_dict, parse, sentences
+from depthdist.data.augmentation import AugmentSettings
+from depthdist.data.dataset import DataSettings, ReadSettings
+from depthdist.evaluation.evaluate import EvaluateSettings
+from depthdist.inference.export import ExportSettings
+from depthdist.inference.external_model import Given
+from depthdist.inference.predict import PredictSettings
+from depthdist.inference.server import ServeSettings
 from depthdist.losses import LossSettings
-from depthdist.model import ModelSettings
-from depthdist.options import KeepSettings, TrainSettings
-from depthdist.outside import Given
-from depthdist.predict import PredictSettings
-from depthdist.schedule import ScheduleSettings
-from depthdist.serve import ServeSettings
+from depthdist.models.base_model import ModelSettings
+from depthdist.models.lora import LoraSettings
 from depthdist.shards.plan import ShardSettings
-from depthdist.shards.remote import CacheSettings
+from depthdist.shards.remote_cache import CacheSettings
+from depthdist.training.engine import EngineSettings
+from depthdist.training.schedule import ScheduleSettings
+from depthdist.training.settings import KeepSettings, TrainSettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's
 # type allows another value.

@@ -11,8 +11,8 @@ import pytest
 from captures import capture, write_capture
 from ranks import make_shards
 
-from depthdist.config import Size
-from depthdist.dataset import DataSettings, ReadSettings, open_dataset
+from depthdist.core.settings import Size
+from depthdist.data.dataset import DataSettings, ReadSettings, open_dataset
 
 
 def make(folder, first=0, count=4, **settings):

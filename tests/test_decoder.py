@@ -9,7 +9,7 @@ from transformers.models.depth_anything.modeling_depth_anything import (
     DepthAnythingReassembleStage,
 )
 
-from depthdist.model import load_base
+from depthdist.models.base_model import load_base
 
 
 def theirs(neck):

@@ -13,7 +13,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from depthdist.dropout import Draws, SampleDropout, _dropped, draw_keys, draw_per_sample, layer_keys
+from depthdist.models.sample_dropout import (
+    Draws,
+    SampleDropout,
+    _dropped,
+    draw_keys,
+    draw_per_sample,
+    layer_keys,
+)
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 N = 1 << 18  # elements a mask

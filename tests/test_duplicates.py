@@ -10,8 +10,8 @@ import pytest
 from captures import SHARED
 from PIL import Image
 
-from depthdist import duplicates
-from depthdist.duplicates import (
+from depthdist.captures import near_duplicates as duplicates
+from depthdist.captures.near_duplicates import (
     FINGERPRINT,
     SIDE,
     THRESHOLD,
@@ -361,7 +361,7 @@ def test_real_pictures_of_one_table_are_told_apart_and_a_shaken_second_look_is_n
 
 
 def test_of_many_pictures_some_are_looked_at_and_it_says_how_many(monkeypatch):
-    monkeypatch.setattr("depthdist.duplicates.MOST_PAIRS", 12)
+    monkeypatch.setattr("depthdist.captures.near_duplicates.MOST_PAIRS", 12)
     prints = np.array(
         [
             fingerprint(np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8))

@@ -10,8 +10,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.feature import canny
 
-from depthdist import edges
-from depthdist.edges import (
+from depthdist.evaluation.metrics import edges
+from depthdist.evaluation.metrics.edges import (
     METRICS,
     STEPS_MM,
     boundary_errors,

@@ -40,10 +40,10 @@ def two_ranks(out, model, deepspeed):
 
     import torch
 
-    from depthdist.engine import Engine, EngineSettings
-    from depthdist.lora import LoraSettings, with_lora
-    from depthdist.model import load_base
-    from depthdist.world import start, stop
+    from depthdist.distributed.process_group import start, stop
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.training.engine import Engine, EngineSettings
 
     out, world = Path(out), start()
     config = EngineSettings(Path(deepspeed)).resolved()[0]
@@ -116,14 +116,14 @@ def real_fp16(monkeypatch):
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-    monkeypatch.setattr("depthdist.engine.fp16_pays", lambda: True)
+    monkeypatch.setattr("depthdist.training.engine.fp16_pays", lambda: True)
 
 
 def engine(world, path: Path, model="tiny", lr=1e-3, **changes):
     """An Engine of that configuration."""
-    from depthdist.engine import Engine, EngineSettings
-    from depthdist.lora import LoraSettings, with_lora
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.training.engine import Engine, EngineSettings
 
     network = with_lora(load_base(str(model)), LoraSettings(), seed=0)
     config, _ = EngineSettings(path).resolved()
@@ -159,7 +159,7 @@ def farthest(a, b):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_shipped_configuration_trains_two_steps_on_the_cpu(path, world):
-    from depthdist.engine import EngineSettings
+    from depthdist.training.engine import EngineSettings
 
     settings = EngineSettings(path)
     assert (
@@ -216,7 +216,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_configuration_is_one_clear_problem(name, tmp_path):
-    from depthdist.engine import EngineSettings
+    from depthdist.training.engine import EngineSettings
 
     content, expected = BAD[name]
     (tmp_path / "bad.json").write_text(content)
@@ -225,7 +225,7 @@ def test_a_bad_configuration_is_one_clear_problem(name, tmp_path):
 
 
 def test_all_problems_of_a_configuration_are_listed_at_once(tmp_path):
-    from depthdist.engine import EngineSettings
+    from depthdist.training.engine import EngineSettings
 
     (tmp_path / "bad.json").write_text(
         '{"scheduler": {}, "optimizer": {"type": "AdamW", "params": {"lr": 1}}}'
@@ -295,7 +295,7 @@ def test_masters_keep_what_the_half_copies_round_away(
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 def test_the_frozen_end_of_the_head_stays_exactly_float32(name, world, real_fp16, folder, tmp_path):
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
 
     wanted = {
         key: value
@@ -384,19 +384,19 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
 
     Autograd alone says what that is.
     """
-    from depthdist.depth import inverse_target, upsample
-    from depthdist.engine import Engine
-    from depthdist.facts import training_bounds
-    from depthdist.health import Speed
-    from depthdist.lora import LoraSettings, with_lora
+    from depthdist.data.sample_order import TrainPlan
+    from depthdist.distributed.process_group import StopRequest
+    from depthdist.geometry.depth_range import inverse_target, upsample
     from depthdist.losses import LossSettings, compute
-    from depthdist.model import load_base
-    from depthdist.options import KeepSettings, Settings, TrainSettings
-    from depthdist.order import TrainPlan
-    from depthdist.schedule import ScheduleSettings, rate
-    from depthdist.tracker import Tracker
-    from depthdist.training import Training, TrainState
-    from depthdist.world import StopRequest
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.runs.tracker import Tracker
+    from depthdist.training.engine import Engine
+    from depthdist.training.loop import Training, TrainState
+    from depthdist.training.run_facts import training_bounds
+    from depthdist.training.schedule import ScheduleSettings, rate
+    from depthdist.training.settings import KeepSettings, Settings, TrainSettings
+    from depthdist.training.step_timer import Speed
 
     loader, plan, loss = make_loader(data), TrainPlan(11, 8, 2, 1), LossSettings()
     bounds = training_bounds(loader.dataset)

@@ -15,8 +15,8 @@ import torch
 from captures import write_capture
 from ranks import command, make_loader, make_model, make_shards, train
 
-from depthdist.details import all_metrics
-from depthdist.metrics import METRICS
+from depthdist.evaluation.image_details import all_metrics
+from depthdist.evaluation.metrics.pixels import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -214,10 +214,10 @@ def test_the_micro_batch_changes_nothing(micro_batch, one, run):
 
 
 def test_padding_never_counts_whatever_it_holds(data):
-    from depthdist.depth import inverse_target
-    from depthdist.facts import training_bounds
+    from depthdist.evaluation.scoring import score
+    from depthdist.geometry.depth_range import inverse_target
     from depthdist.losses import LossSettings
-    from depthdist.scores import score
+    from depthdist.training.run_facts import training_bounds
 
     loader = make_loader(data)
     bounds = training_bounds(loader.dataset)
@@ -247,9 +247,9 @@ def test_padding_never_counts_whatever_it_holds(data):
 
 
 def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
-    from depthdist.facts import training_bounds
+    from depthdist.evaluation.scoring import score
     from depthdist.losses import LossSettings
-    from depthdist.scores import score
+    from depthdist.training.run_facts import training_bounds
 
     loader = make_loader(data)
 
@@ -290,9 +290,9 @@ def test_what_is_scored_does_not_depend_on_the_bounds_that_a_run_was_trained_wit
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_prediction_that_is_no_number_is_named_and_no_score(data, value):
-    from depthdist.facts import training_bounds
+    from depthdist.evaluation.scoring import score
     from depthdist.losses import LossSettings
-    from depthdist.scores import score
+    from depthdist.training.run_facts import training_bounds
 
     loader = make_loader(data)
 
@@ -426,7 +426,7 @@ def test_what_is_missing_is_one_clear_line(run, data, tmp_path):
 
 
 def test_data_of_another_picture_size_is_refused(run, tmp_path):
-    from depthdist.config import Size
+    from depthdist.core.settings import Size
 
     other = make_shards(tmp_path, 4, size=Size(14, 28))
     (line,) = command("launch/evaluate.py", "--run", run, "--data", other).errors
@@ -525,8 +525,8 @@ def test_grooves_of_labelled_captures_are_in_the_evaluation(compared):
 def test_each_image_goes_once_through_each_network_and_its_truth_is_measured_once(
     compared, tires_run, tmp_path, monkeypatch
 ):
-    from depthdist import grooves
-    from depthdist.network import DepthModel
+    from depthdist.evaluation.metrics import grooves
+    from depthdist.models.depth_model import DepthModel
 
     seen = Counter()
     monkeypatch.setattr(

@@ -11,8 +11,8 @@ from captures import capture
 from PIL import Image
 from ranks import command, make_model, make_shards, train
 
-from depthdist.depth import inverse_target
-from depthdist.outside import load_any
+from depthdist.geometry.depth_range import inverse_target
+from depthdist.inference.external_model import load_any
 
 
 @pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
@@ -112,7 +112,7 @@ def test_onnx_says_the_millimetres_of_pictures_of_the_training_size(exported):
     model, record = load_any(str(run))
     rgb = np.stack([capture(i, size=tuple(record.size))[0] for i in range(3)])
     with torch.no_grad():
-        from depthdist.depth import depth_from_target
+        from depthdist.geometry.depth_range import depth_from_target
 
         wanted = depth_from_target(model(torch.from_numpy(rgb)), record.bounds).numpy()
     for name, most in (("fp32", 0.01), ("fp16", 2.0)):

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from depthdist.figures import NEAR_TO_FAR, SIGNED, figure, pixels, save
+from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED, figure, pixels, save
 
 GREY = np.round(np.array(to_rgb("0.25")) * 255)
 

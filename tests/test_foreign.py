@@ -18,16 +18,16 @@ import webdataset
 from captures import SHARD, capture, write_raw
 from PIL import Image
 
-from depthdist.config import Size
-from depthdist.dataset import DataSettings, ReadSettings, open_dataset
-from depthdist.order import TrainPlan
+from depthdist.core.settings import Size
+from depthdist.data.dataset import DataSettings, ReadSettings, open_dataset
+from depthdist.data.loader import Loader
+from depthdist.data.sample_order import TrainPlan
 from depthdist.shards.build import shard
-from depthdist.shards.foreign import index_in_place
+from depthdist.shards.external_tars import index_in_place
 from depthdist.shards.index import read_index
 from depthdist.shards.plan import ShardSettings
 from depthdist.shards.verify import verify
 from depthdist.shards.writer import write_shard
-from depthdist.stream import Loader
 
 NET = Size(28, 42)
 

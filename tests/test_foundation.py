@@ -17,14 +17,15 @@ sys.path.append(str(ROOT / "tools"))
 import foundation  # noqa: E402
 import make_tires  # noqa: E402
 
-from depthdist import rooms, tires  # noqa: E402
-from depthdist.align import aligned  # noqa: E402
-from depthdist.checkpoint import load_adapter, save_whole  # noqa: E402
-from depthdist.dataset import DataSettings, open_dataset  # noqa: E402
-from depthdist.lora import LoraSettings, with_lora  # noqa: E402
+from depthdist.data.dataset import DataSettings, open_dataset  # noqa: E402
+from depthdist.data.loader import Loader  # noqa: E402
+from depthdist.evaluation.metrics.alignment import aligned  # noqa: E402
 from depthdist.losses import in_range  # noqa: E402
-from depthdist.model import BUILT_IN, load_base  # noqa: E402
-from depthdist.stream import Loader  # noqa: E402
+from depthdist.models.adapter import load_adapter, save_whole  # noqa: E402
+from depthdist.models.base_model import BUILT_IN, load_base  # noqa: E402
+from depthdist.models.lora import LoraSettings, with_lora  # noqa: E402
+from depthdist.synthetic.rooms import render as rooms
+from depthdist.synthetic.tires import render as tires  # noqa: E402
 
 SIZE = (224, 364)
 

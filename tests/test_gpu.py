@@ -64,9 +64,9 @@ def test_every_shipped_precision_trains_at_full_size(precision, data, tmp_path):
 def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
     """More batches than the ring has buffers, with the GPU kept busy, so that a buffer written too
     early would show."""
-    from depthdist.dataset import DataSettings, open_dataset
-    from depthdist.order import TrainPlan
-    from depthdist.stream import Loader
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.loader import Loader
+    from depthdist.data.sample_order import TrainPlan
 
     settings = DataSettings(data=(str(data),))
     dataset = open_dataset(settings)
@@ -93,7 +93,7 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
 
 
 def test_dropout_draws_the_same_mask_as_on_the_cpu():
-    from depthdist.dropout import Draws, SampleDropout, draw_keys
+    from depthdist.models.sample_dropout import Draws, SampleDropout, draw_keys
 
     draws = Draws()
     draws.num_layers = 3
@@ -107,7 +107,7 @@ def test_dropout_draws_the_same_mask_as_on_the_cpu():
 
 def test_the_last_convolutions_are_float32_and_not_tf32():
     """TF32 has 10 bits: a millimetre at 1.5 m."""
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
 
     torch.manual_seed(0)
     conv = load_base("tiny").head.conv2.cuda()
@@ -120,9 +120,9 @@ def test_the_last_convolutions_are_float32_and_not_tf32():
 
 def test_compiling_changes_no_gradient():
     """On a CPU it does (torch 2.13), and is refused there."""
-    from depthdist.dropout import draw_keys
-    from depthdist.lora import LoraSettings, with_lora
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.models.sample_dropout import draw_keys
 
     rgb, draws, found = (
         torch.randint(0, 256, (2, 154, 252, 3), dtype=torch.uint8, device="cuda"),
@@ -147,11 +147,11 @@ def test_compiling_changes_no_gradient():
 
 
 def test_the_micro_batch_is_halved_until_it_fits(data):
-    from depthdist.depth import Bounds
-    from depthdist.lora import LoraSettings, with_lora
+    from depthdist.geometry.depth_range import Bounds
     from depthdist.losses import LossSettings
-    from depthdist.microbatch import fits
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.training.micro_batch import fits
 
     model = with_lora(load_base("tiny"), LoraSettings(), 0)
     sizes, rest = (
@@ -217,11 +217,11 @@ def test_predictions_are_those_of_the_cpu(way):
     millimetre."""
     import numpy as np
 
-    from depthdist import rooms
-    from depthdist.checkpoint import AdapterRecord
-    from depthdist.model import load_base
-    from depthdist.predict import Predictor
-    from depthdist.sources import Picture
+    from depthdist.inference.image_sources import Picture
+    from depthdist.inference.predict import Predictor
+    from depthdist.models.adapter import AdapterRecord
+    from depthdist.models.base_model import load_base
+    from depthdist.synthetic.rooms import render as rooms
 
     model = load_base("built-in")
     model.rescale(0.1, 0.0)  # 0 .. 10 to 0 .. 1

@@ -6,9 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from depthdist import tires
-from depthdist.camera import pixel_rays
-from depthdist.grooves import METRICS, Groove, groove_depths, groove_metrics, summary
+from depthdist.evaluation.metrics.grooves import (
+    METRICS,
+    Groove,
+    groove_depths,
+    groove_metrics,
+    summary,
+)
+from depthdist.geometry.camera import pixel_rays
+from depthdist.synthetic.tires import render as tires
 
 SIZE = (240, 320)
 RAYS = pixel_rays(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from captures import SMALL, make, stem_of, write_raw
 
-from depthdist.config import SettingsError, parse, sentences
-from depthdist.shards.groups import choose, read_groups
+from depthdist.core.settings import SettingsError, parse, sentences
 from depthdist.shards.index import read_index
 from depthdist.shards.plan import ShardSettings, plan
+from depthdist.shards.splits import choose, read_groups
 from depthdist.shards.verify import verify
 
 pytestmark = pytest.mark.usefixtures("in_this_process")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depthdist.intervals import compare, interval
+from depthdist.evaluation.metrics.confidence import compare, interval
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():

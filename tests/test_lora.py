@@ -14,10 +14,10 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import Dinov2Config
 
-from depthdist.dropout import SampleDropout, draw_keys
-from depthdist.lora import IDLE, LoraSettings, respelled, trained_groups, with_lora
-from depthdist.model import IMAGENET, fresh, load_base
-from depthdist.network import DepthModel, Float32Conv2d, to_buffers, to_parameters
+from depthdist.models.base_model import IMAGENET, fresh, load_base
+from depthdist.models.depth_model import DepthModel, Float32Conv2d, to_buffers, to_parameters
+from depthdist.models.lora import IDLE, LoraSettings, respelled, trained_groups, with_lora
+from depthdist.models.sample_dropout import SampleDropout, draw_keys
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),

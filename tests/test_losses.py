@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.depth import Bounds, inverse_target
+from depthdist.geometry.depth_range import Bounds, inverse_target
 from depthdist.losses import LOSSES, LossSettings, compute, in_range
 
 SETTINGS = LossSettings()

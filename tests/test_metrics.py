@@ -12,7 +12,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from depthdist.metrics import BINS_MM, METRICS, bin_metrics, binned, image_metrics
+from depthdist.evaluation.metrics.pixels import BINS_MM, METRICS, bin_metrics, binned, image_metrics
 
 
 def numpy_delta(p, g, limit):

@@ -25,10 +25,10 @@ from transformers import (
     Dinov2Config,
 )
 
-from depthdist.dropout import draw_keys
-from depthdist.lora import LoraSettings, respelled, with_lora
-from depthdist.model import IMAGENET, ModelSettings, load_base, training_memory
-from depthdist.network import Float32Conv2d
+from depthdist.models.base_model import IMAGENET, ModelSettings, load_base, training_memory
+from depthdist.models.depth_model import Float32Conv2d
+from depthdist.models.lora import LoraSettings, respelled, with_lora
+from depthdist.models.sample_dropout import draw_keys
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),

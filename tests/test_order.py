@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.order import STAND_INS, Order, Position, TrainPlan, eval_groups, train_groups
+from depthdist.data.sample_order import (
+    STAND_INS,
+    Order,
+    Position,
+    TrainPlan,
+    eval_groups,
+    train_groups,
+)
 
 DATA = "0123456789abcdef" * 4  # a sha256
 

@@ -18,9 +18,9 @@ from ranks import ON_CPU, command, make_model, train
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
-from depthdist.config import Size
-from depthdist.model import BUILT_IN
-from depthdist.outside import Given, load_any
+from depthdist.core.settings import Size
+from depthdist.inference.external_model import Given, load_any
+from depthdist.models.base_model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
 GIVEN = Given(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))

@@ -7,7 +7,7 @@ import pytest
 from captures import HOSTILE, capture, write_capture, write_raw
 from PIL import Image
 
-from depthdist.pairs import (
+from depthdist.captures.layouts import (
     LAYOUTS,
     BadFile,
     Pair,

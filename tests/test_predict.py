@@ -45,7 +45,7 @@ def predict(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def model(run):
-    from depthdist.checkpoint import load_adapter
+    from depthdist.models.adapter import load_adapter
 
     return load_adapter(run / "best")
 
@@ -105,8 +105,8 @@ def test_the_png_reads_back_within_half_its_unit(predict, tmp_path):
 
 
 def test_a_run_that_sees_far_writes_whole_millimetres(tmp_path):
-    from depthdist.depth import Bounds
-    from depthdist.predict import write_png
+    from depthdist.geometry.depth_range import Bounds
+    from depthdist.inference.predict import write_png
 
     depth = np.array([[500.4, 8000.6], [62000.0, 1200.0]], np.float32)
     write_png(tmp_path / "a.png", depth, Bounds(300, 64000))
@@ -470,8 +470,8 @@ def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_
 
 
 def test_several_devices_keep_the_order_and_share_the_work(model):
-    from depthdist.predict import Predictor, results
-    from depthdist.sources import Picture, Source
+    from depthdist.inference.image_sources import Picture, Source
+    from depthdist.inference.predict import Predictor, results
 
     network, record = model
     seen = [[], []]
@@ -510,7 +510,7 @@ def test_a_mirrored_picture_gives_the_mirrored_depth_with_flip(predict, tmp_path
 
 
 def test_colours_are_comparable_between_pictures(predict, model, tmp_path):
-    from depthdist.predict import coloured
+    from depthdist.inference.predict import coloured
 
     _, record = model
     depth = np.geomspace(record.near_mm, record.far_mm, 100, dtype=np.float32)[None]

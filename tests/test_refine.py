@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.depth import upsample
-from depthdist.pairs import resize_rgb
-from depthdist.refine import guided, mirrored, places, refined, tiled
+from depthdist.captures.layouts import resize_rgb
+from depthdist.geometry.depth_range import upsample
+from depthdist.models.refinement import guided, mirrored, places, refined, tiled
 
 
 def step(height, width, at):

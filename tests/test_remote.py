@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from depthdist.shards import remote
-from depthdist.shards.remote import Cache, CacheSettings, is_remote, join
+from depthdist.shards import remote_cache as remote
+from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote, join
 
 CONTENT = {f"/{name}.tar": hashlib.shake_128(name.encode()).digest(3_000_000) for name in "abcd"}
 HALF = 1_500_000
@@ -369,7 +369,7 @@ def test_waits_between_attempts_double(server, tmp_path, monkeypatch):
 FETCH = """
 import sys
 from pathlib import Path
-from depthdist.shards.remote import Cache, CacheSettings
+from depthdist.shards.remote_cache import Cache, CacheSettings
 print(Cache(CacheSettings(cache=Path(sys.argv[1]))).fetch(sys.argv[2], sys.argv[3], int(sys.argv[4])))
 """
 

@@ -7,7 +7,7 @@ from pages import read
 from PIL import Image
 from ranks import command, make_shards
 
-from depthdist.report_data import flying_share
+from depthdist.reports.data_report import flying_share
 
 
 def test_raw_captures_are_told_with_what_was_rejected_and_why(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from depthdist.report_images import cut_place
+from depthdist.reports.run_images import cut_place
 
 
 def test_the_cut_goes_through_most_grooves():

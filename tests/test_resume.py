@@ -39,7 +39,7 @@ def numbers(run):
 
 def state(run):
     """What the newest of last/ holds: weights and optimizer; counters."""
-    from depthdist.state import load_state
+    from depthdist.runs.training_state import load_state
 
     return load_state(run / "last", print)[:2]
 
@@ -87,7 +87,7 @@ PLACES = {
 
 def stop_at(place, monkeypatch):
     """Let the next run die there as by SIGKILL: nothing more is done."""
-    import depthdist.training as module
+    import depthdist.training.loop as module
 
     name, count, when = PLACES[place]
     owner = module.Training if name.startswith("Training.") else module

@@ -20,9 +20,10 @@ sys.path.append(str(ROOT / "tools"))
 
 import make_rooms  # noqa: E402
 
-from depthdist import rooms  # noqa: E402
-from depthdist.rooms import draw, shapes  # noqa: E402
-from depthdist.tires.tread import distance  # noqa: E402
+from depthdist.synthetic.raytracing.tire_shape import distance  # noqa: E402
+from depthdist.synthetic.rooms import raycast as shapes  # noqa: E402
+from depthdist.synthetic.rooms import render as rooms  # noqa: E402
+from depthdist.synthetic.rooms import scene as draw
 
 SETTINGS = rooms.Settings(scenes=8, size=(42, 70), seed=3)
 SMALL = ["--scenes", "6", "--size", "28x42", "--seed", "2"]
@@ -152,7 +153,7 @@ def digests(out):
 def test_the_command_writes_pairs_that_sharding_takes_whatever_the_workers(
     made, tmp_path, monkeypatch
 ):
-    from depthdist.pairs import find_pairs
+    from depthdist.captures.layouts import find_pairs
 
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tools'}")
     make_rooms.main([str(tmp_path / "two"), *SMALL, "--workers", "2"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from depthdist.runs import labels
+from depthdist.runs.run_folder import labels
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def runs(tmp_path_factory):
 
 
 def weights(run):
-    from depthdist.state import load_state
+    from depthdist.runs.training_state import load_state
 
     return {n: t for n, t in load_state(run / "last", print)[0].items() if n.startswith("weights/")}
 

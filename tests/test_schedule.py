@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from depthdist.metrics import METRICS
-from depthdist.schedule import Ema, ScheduleSettings, better, rate
+from depthdist.evaluation.metrics.pixels import METRICS
+from depthdist.training.schedule import Ema, ScheduleSettings, better, rate
 
 SCHEDULES = ("linear", "cosine", "constant")
 

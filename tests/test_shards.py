@@ -17,10 +17,10 @@ import pytest
 from captures import SMALL, capture, make, stem_of, write_capture, write_raw
 from PIL import Image
 
-from depthdist.camera import fit_intrinsics
-from depthdist.config import SettingsError, parse
-from depthdist.pairs import resize_rgb
-from depthdist.shards import pool
+from depthdist.captures.layouts import resize_rgb
+from depthdist.core.settings import SettingsError, parse
+from depthdist.geometry.camera import fit_intrinsics
+from depthdist.shards import worker_pool as pool
 from depthdist.shards.build import statistics
 from depthdist.shards.codec import decode_label, decode_sample, nearest, quantise
 from depthdist.shards.index import read_index
@@ -488,7 +488,7 @@ def test_settings_that_make_no_sense_are_all_reported():
 
 @pytest.mark.parametrize("depth_size", ["camera", "train"])
 def test_a_groove_label_is_in_the_sample_and_a_new_one_makes_its_shard_again(tmp_path, depth_size):
-    from depthdist.dataset import DataSettings, open_dataset
+    from depthdist.data.dataset import DataSettings, open_dataset
 
     raw, out = write_raw(tmp_path / "raw", 4), tmp_path / "out"
     make(raw, out, split="none", depth_size=depth_size)

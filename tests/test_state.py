@@ -18,7 +18,7 @@ import time
 import pytest
 import torch
 
-from depthdist.state import MANIFEST, TENSORS, VALUES, load_state, save_state, states
+from depthdist.runs.training_state import MANIFEST, TENSORS, VALUES, load_state, save_state, states
 
 
 def weights(step, num=8):
@@ -449,7 +449,7 @@ def test_no_write_permission_is_one_line(tmp_path):
 def processes():
     """Starts processes in which nothing of this one runs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["depthdist.state", "pytest"])
+    context.set_forkserver_preload(["depthdist.runs.training_state", "pytest"])
     return context
 
 

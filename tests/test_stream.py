@@ -29,10 +29,10 @@ from loaders import (
 from PIL import Image
 from ranks import on_ranks
 
-from depthdist import stream
-from depthdist.config import Size
-from depthdist.order import Position, TrainPlan, eval_groups, train_groups
-from depthdist.pairs import resize_rgb
+from depthdist.captures.layouts import resize_rgb
+from depthdist.core.settings import Size
+from depthdist.data import loader as stream
+from depthdist.data.sample_order import Position, TrainPlan, eval_groups, train_groups
 
 # ------------------------------------------------------------------------------- ranks of their own
 
@@ -44,8 +44,8 @@ def streams(out, data, token):
 
     from ranks import make_loader
 
-    from depthdist.order import Position, TrainPlan
-    from depthdist.world import start, stop, sum_over_ranks
+    from depthdist.data.sample_order import Position, TrainPlan
+    from depthdist.distributed.process_group import start, stop, sum_over_ranks
 
     world, loader = start(), make_loader(Path(data))
     plan, sha256 = TrainPlan(20, 8, 1, world.size), loader.dataset.sha256

@@ -9,7 +9,7 @@ import pytest
 import torch
 from loaders import STRONG, data, decoders, exact, loader, one_shard, plan_of, taken  # noqa: F401
 
-from depthdist import stream
+from depthdist.data import loader as stream
 
 
 def test_a_packed_batch_is_refused_once_the_next_one_was_asked_for(data):

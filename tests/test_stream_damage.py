@@ -24,8 +24,8 @@ from loaders import (
     two,
 )  # noqa: F401
 
-from depthdist.dataset import DataSettings, open_dataset
-from depthdist.order import Position, train_groups
+from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.data.sample_order import Position, train_groups
 from depthdist.shards.verify import verify
 
 

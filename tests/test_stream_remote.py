@@ -20,7 +20,7 @@ from loaders import (
 )  # noqa: F401
 from test_remote import CONTENT, server  # noqa: F401
 
-from depthdist.shards import remote
+from depthdist.shards import remote_cache as remote
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from captures import ROOT, write_capture, write_raw
 
-from depthdist.model import load_base
+from depthdist.models.base_model import load_base
 
 spec = importlib.util.spec_from_file_location("study", ROOT / "tools/study.py")
 study = sys.modules["study"] = importlib.util.module_from_spec(spec)

@@ -8,9 +8,8 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from depthdist import surfaces
-from depthdist.camera import pixel_rays, points
-from depthdist.surfaces import (
+from depthdist.evaluation.metrics import surfaces
+from depthdist.evaluation.metrics.surfaces import (
     METRICS,
     NEAR_MM,
     angles_between,
@@ -18,6 +17,7 @@ from depthdist.surfaces import (
     normals,
     surface_metrics,
 )
+from depthdist.geometry.camera import pixel_rays, points
 
 SIZE = (40, 60)
 META = {
@@ -60,8 +60,8 @@ def test_rays_are_those_of_the_camera_at_any_size():
 
 
 def test_rays_of_a_rendered_capture_give_its_point_map(tmp_path):
-    from depthdist import tires
-    from depthdist.camera import fit_intrinsics
+    from depthdist.geometry.camera import fit_intrinsics
+    from depthdist.synthetic.tires import render as tires
 
     capture = tires.render(tires.Settings(pairs=1, size=(90, 146)), 0)
     rays = pixel_rays({"size": [90, 146], "intrinsics": fit_intrinsics(capture.xyz)}, (90, 146))

@@ -5,8 +5,10 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from depthdist import tires
-from depthdist.tires import kernel, pile, raycast, scene, tread
+from depthdist.synthetic.raytracing import kernel
+from depthdist.synthetic.raytracing import tire_shape as tread
+from depthdist.synthetic.tires import pile, raycast, scene
+from depthdist.synthetic.tires import render as tires
 
 SETTINGS = tires.Settings(pairs=8, size=(60, 98), seed=3)
 EXACT_MM = 0.01

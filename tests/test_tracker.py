@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from depthdist.tracker import Tracker, write_json
+from depthdist.runs.tracker import Tracker, write_json
 
 
 def tracker(run, step=None, active=True, total=10):
@@ -183,7 +183,7 @@ def test_the_progress_line_of_a_log_file_comes_now_and_then_and_shows_what_matte
     log = tracker(tmp_path, step=3)
     log.advance(4, loss="0.5")
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr("depthdist.tracker.SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr("depthdist.runs.tracker.SECONDS_BETWEEN_LINES", -1)
     log.advance(7, loss="0.25")
     out = capsys.readouterr().out
     assert "7/10" in out and "loss=0.25" in out and out.endswith("\n")

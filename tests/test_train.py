@@ -77,7 +77,7 @@ def whole(data, batch4, tmp_path_factory):
 
 
 def test_46_samples_in_batches_of_8_are_6_steps_an_epoch_and_90_in_15(tmp_path, monkeypatch):
-    from depthdist.order import TrainPlan
+    from depthdist.data.sample_order import TrainPlan
 
     assert TrainPlan(46, 8, 1, 1).steps_per_epoch == 6
     data = make_shards(tmp_path, 58)
@@ -200,7 +200,7 @@ def test_best_holds_the_masters_of_the_best_epoch_and_not_of_the_last(
 ):
     from safetensors.torch import load_file
 
-    from depthdist.training import Training
+    from depthdist.training.loop import Training
 
     losses, seen, evaluate, save = (
         iter([9.0, 5.0, 2.0, 4.0]),
@@ -356,7 +356,7 @@ def test_training_learns_and_beats_the_constant(typed, scene):
 
 
 def test_best_loads_and_last_holds_the_last_two_states(typed):
-    from depthdist.checkpoint import load_adapter
+    from depthdist.models.adapter import load_adapter
 
     run = typed[2]
     model, record = load_adapter(run / "best")

@@ -18,7 +18,7 @@ def model(tmp_path_factory):
 
 
 def state(run):
-    from depthdist.state import load_state
+    from depthdist.runs.training_state import load_state
 
     return load_state(run / "last", print)[:2]
 
@@ -40,9 +40,9 @@ def farthest(a, b):
 def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, model):
     """Depth that is made from the model's own raw output, by a known scale and shift of the target:
     the fit gives both back."""
-    from depthdist.calibrate import fit
-    from depthdist.depth import Bounds, depth_from_target, inverse_target, upsample
-    from depthdist.model import load_base
+    from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target, upsample
+    from depthdist.models.base_model import load_base
+    from depthdist.training.calibration import fit
 
     bounds, loader, base = Bounds(500.0, 3000.0), make_loader(data), load_base(str(model))
     scale, shift, real = 0.004, 0.3, loader.evaluate
@@ -76,7 +76,7 @@ def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
     from peft import PeftModel
     from transformers import AutoModelForDepthEstimation
 
-    from depthdist.checkpoint import load_adapter
+    from depthdist.models.adapter import load_adapter
 
     plain, calibrated = tmp_path / "plain", tmp_path / "calibrated"
     for run, words in ((plain, []), (calibrated, ["--calibrate"])):
@@ -122,7 +122,7 @@ def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, bat
 def test_a_network_pretrained_here_is_a_base_model_for_the_next_run(data, model, batch4, tmp_path):
     """--lora none with a relative truth learns, goes on where it stopped, and its best/ is what
     --model takes."""
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
 
     whole, run, lora = tmp_path / "whole", tmp_path / "run", tmp_path / "lora"
     words = [
@@ -193,7 +193,7 @@ def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batc
 def test_training_stops_early_where_nothing_gets_better_and_keeps_that_best(
     data, batch4, tmp_path, monkeypatch
 ):
-    from depthdist.training import Training
+    from depthdist.training.loop import Training
 
     scripted, evaluate = iter([9, 5, 6, 7, 8, 9]), Training.evaluate  # before, epochs 1 to 5
     monkeypatch.setattr(
@@ -238,8 +238,8 @@ def test_the_decoder_learns_at_its_own_rate(data, batch4, tmp_path):
     still, moving = tmp_path / "still", tmp_path / "moving"
     for run, rate in ((still, 1e-12), (moving, 1e-3)):
         assert train(data, run, "--epochs", 1, "--decoder-lr", rate, deepspeed=batch4).code == 0
-    from depthdist.lora import LoraSettings, with_lora
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
 
     start = {
         n: p.detach()
@@ -331,8 +331,8 @@ def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tm
 
 
 def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkeypatch):
-    from depthdist.engine import EngineSettings
-    from depthdist.microbatch import largest
+    from depthdist.training.engine import EngineSettings
+    from depthdist.training.micro_batch import largest
 
     joined()
     settings = EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json", micro_batch="auto")
@@ -350,11 +350,11 @@ def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkey
 def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatch):
     import psutil
 
-    from depthdist.depth import Bounds
-    from depthdist.lora import LoraSettings, with_lora
+    from depthdist.geometry.depth_range import Bounds
     from depthdist.losses import LossSettings
-    from depthdist.microbatch import SHARE, fits, step_memory
-    from depthdist.model import load_base
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.training.micro_batch import SHARE, fits, step_memory
 
     network = with_lora(load_base(str(model)), LoraSettings(), 0)
     needed = {
@@ -425,7 +425,7 @@ def test_the_gradient_is_the_same_in_micro_batches_of_any_size(data, model, tmp_
 def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_samples(
     data, batch4, tmp_path, monkeypatch
 ):
-    from depthdist.training import Training
+    from depthdist.training.loop import Training
 
     real, broken = Training.forward, []
 
@@ -448,7 +448,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_sa
 
 @pytest.mark.parametrize("stage", range(4))
 def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path, monkeypatch):
-    from depthdist.training import Training
+    from depthdist.training.loop import Training
 
     real = Training.forward
 
@@ -511,7 +511,7 @@ def test_underflow_is_counted_where_the_loss_scale_is_too_small(data, model, tmp
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-    monkeypatch.setattr("depthdist.engine.fp16_pays", lambda: True)
+    monkeypatch.setattr("depthdist.training.engine.fp16_pays", lambda: True)
     shares = {}
     for power in (0, 14):
         fp16 = {

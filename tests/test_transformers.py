@@ -14,7 +14,7 @@ import torch
 from captures import ROOT
 from ranks import ON_CPU, make_model
 
-from depthdist.model import BUILT_IN
+from depthdist.models.base_model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
 PRESETS = {
@@ -31,10 +31,10 @@ PRESETS = {
 SAVE = """
 import sys, torch
 from pathlib import Path
-from depthdist.checkpoint import AdapterRecord, save_adapter
-from depthdist.depth import Bounds
-from depthdist.lora import LoraSettings, with_lora
-from depthdist.model import load_base, quiet
+from depthdist.models.adapter import AdapterRecord, save_adapter
+from depthdist.geometry.depth_range import Bounds
+from depthdist.models.lora import LoraSettings, with_lora
+from depthdist.models.base_model import load_base, quiet
 quiet()
 for name, options in {presets!r}.items():
     base = load_base({model!r})

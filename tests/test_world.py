@@ -26,8 +26,10 @@ from ranks import (
     script,
 )
 
-from depthdist import config, slurm, world
-from depthdist.config import Stopped
+from depthdist.core import settings as config
+from depthdist.core.settings import Stopped
+from depthdist.distributed import launchers as slurm
+from depthdist.distributed import process_group as world
 
 TORCHRUN = LAUNCHER.with_name("torchrun")
 
@@ -263,8 +265,8 @@ def failing(how, bad="1", others="waiting"):
     import signal
     import time
 
-    from depthdist import config
-    from depthdist.world import start, stop, sum_over_ranks
+    from depthdist.core import settings as config
+    from depthdist.distributed.process_group import start, stop, sum_over_ranks
 
     def main():
         if others == "elsewhere":
@@ -353,7 +355,7 @@ def leaving():
     """Rank 1 has nothing more to do while rank 0 works on."""
     import time
 
-    from depthdist.world import start, stop
+    from depthdist.distributed.process_group import start, stop
 
     world = start()
     time.sleep(0 if world.rank else 3)
@@ -373,7 +375,9 @@ def slow_to_write(*words):
     """Training whose rank 0 takes seconds to write an adapter."""
     import time
 
-    from depthdist import config, train, training
+    from depthdist.core import settings as config
+    from depthdist.training import loop as training
+    from depthdist.training import train
 
     write = training.save_adapter
     training.save_adapter = lambda *given: time.sleep(3) or write(*given)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.benchmarks
 
-from depthdist import config
+from depthdist.core import settings as config
 
 WHAT = {
     "data": "DataBenchSettings",

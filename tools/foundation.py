@@ -1,7 +1,7 @@
 """Make the built-in foundation: a small DA-V2 of relative depth, pretrained from nothing on
 built-in scenes. One command.
 
-    # as the one in depthdist/foundation was made; its card says how long
+    # as the one in depthdist/models/foundation was made; its card says how long
     python tools/foundation.py OUT --ranks 2
 
     OUT/start            the network before: random weights, always the same
@@ -15,7 +15,7 @@ built-in scenes. One command.
                          precision, the processor, a card (README.md)
 
 What is finished is not done again: a run that was stopped goes on. `cp OUT/foundation/*
-depthdist/foundation/` puts it in place.
+depthdist/models/foundation/` puts it in place.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from transformers import Dinov2Config
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from depthdist import config
-from depthdist.augment import AugmentSettings
-from depthdist.checkpoint import load_adapter, save_whole
-from depthdist.config import Size
-from depthdist.dataset import DataSettings, open_dataset
-from depthdist.model import IMAGENET, PATCH, fresh, quiet
-from depthdist.network import DepthModel
-from depthdist.stream import Loader
+from depthdist.core import settings as config
+from depthdist.core.settings import Size
+from depthdist.data.augmentation import AugmentSettings
+from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.data.loader import Loader
+from depthdist.models.adapter import load_adapter, save_whole
+from depthdist.models.base_model import IMAGENET, PATCH, fresh, quiet
+from depthdist.models.depth_model import DepthModel
 from tools.steps import do, launcher
 
 LOW, HIGH = (

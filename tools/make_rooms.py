@@ -7,7 +7,7 @@ lamp; exact depth.
     OUT/room-0-000017.npy      (H, W, 3) float32 X, Y, Z in mm
     OUT/rooms.json             the settings; a second run goes on where one stopped
 
-A pair is complete when its .npy is there, which is written last. See depthdist/rooms.
+A pair is complete when its .npy is there, which is written last. See depthdist/synthetic/rooms.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from pathlib import Path
 from make_tires import npy, png, write
 from tqdm import tqdm
 
-from depthdist import config, rooms
-from depthdist.shards.pool import follow_command
+from depthdist.core import settings as config
+from depthdist.shards.worker_pool import follow_command
+from depthdist.synthetic.rooms import render as rooms
 
 
 @dataclass(frozen=True)

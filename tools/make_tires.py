@@ -6,7 +6,7 @@ them.
     OUT/images/21-12-03-18-50-31_Zivid_acquisition_color.png         (H, W, 3) uint8
     OUT/images/21-12-03-18-50-31_Zivid_acquisition_grooves.png       (H, W) uint16: the groove seen there, 0 for none
     OUT/depth/21-12-03-18-50-31_Zivid_acquisition_rawDepth.npy       (H, W, 3) float32 X, Y, Z in mm, NaN holes
-    OUT/truth/21-12-03-18-50-31_Zivid_acquisition_truth.npz          noise-free Z, tire ids, grooves; see depthdist/tires
+    OUT/truth/21-12-03-18-50-31_Zivid_acquisition_truth.npz          noise-free Z, tire ids, grooves; see depthdist/synthetic/tires
     OUT/tires.json                                                   the settings; a second run goes on where one stopped
     OUT/truth/sheet.png                                              with --sheet: pictures and depth side by side
 
@@ -30,8 +30,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from depthdist import config, tires
-from depthdist.shards.pool import follow_command
+from depthdist.core import settings as config
+from depthdist.shards.worker_pool import follow_command
+from depthdist.synthetic.tires import render as tires
 
 SHEET_PAIRS, SHEET_WIDTH = 12, 480
 RAMP = np.array(

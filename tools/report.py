@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthdist import config
+from depthdist.core import settings as config
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         (settings,) = config.parse(
             "Write the report of one run, or of several side by side.", RunReport, argv=argv[1:]
         )
-        from depthdist.report_run import run_report
+        from depthdist.reports.run_report import run_report
 
         out = writable(settings.out or settings.runs[0] / "report.html", settings.runs[0])
         content = run_report(list(settings.runs))
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         (settings,) = config.parse(
             "Write the report of a folder of captures or shards.", DataReport, argv=argv[1:]
         )
-        from depthdist.report_data import data_report
+        from depthdist.reports.data_report import data_report
 
         place = settings.data.resolve()
         out = writable(settings.out or place.with_name(f"{place.name}-report.html"), settings.data)

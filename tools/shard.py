@@ -18,16 +18,16 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from depthdist import config
-from depthdist.duplicates import warning
-from depthdist.pairs import shown
+from depthdist.captures.layouts import shown
+from depthdist.captures.near_duplicates import warning
+from depthdist.core import settings as config
+from depthdist.distributed.cpu_group import Ranks
 from depthdist.shards.build import shard
-from depthdist.shards.foreign import index_in_place
+from depthdist.shards.external_tars import index_in_place
 from depthdist.shards.index import read_index
 from depthdist.shards.plan import ShardSettings
-from depthdist.shards.pool import num_workers
-from depthdist.shards.ranks import Ranks
 from depthdist.shards.verify import verify
+from depthdist.shards.worker_pool import num_workers
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,10 +30,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from depthdist import config
-from depthdist.config import Size
-from depthdist.engine import EngineSettings
-from depthdist.pairs import find_pairs, sessions
+from depthdist.captures.layouts import find_pairs, sessions
+from depthdist.core import settings as config
+from depthdist.core.settings import Size
+from depthdist.training.engine import EngineSettings
 from tools.steps import do, launcher
 
 RECIPES = {
@@ -145,7 +145,7 @@ def foundation(s: Study) -> Iterator[Run]:
     """LoRA alone on the base, and the same on the weights that the built-in's pretraining began
     with.
     """
-    from depthdist.checkpoint import save_whole
+    from depthdist.models.adapter import save_whole
     from tools.foundation import start
 
     random = s.out / "start"
@@ -261,7 +261,7 @@ def relative(run: Path, out: Path) -> Path:
     """
     import torch
 
-    from depthdist.checkpoint import load_adapter, replacing
+    from depthdist.models.adapter import load_adapter, replacing
 
     out = (
         out / hashlib.sha256((run / "best/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
@@ -347,7 +347,7 @@ def study(what: str, s: Study) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A line a run, with intervals below; before them the untrained rows of each validation set."""
-    from depthdist.scores import cell, span
+    from depthdist.evaluation.scoring import cell, span
 
     lines, seen, rows = [], set(), []
     for row, content in found.items():

@@ -33,16 +33,16 @@ from typing import Any
 import numpy as np
 
 from depthdist import __version__
-from depthdist.config import SettingsError
-from depthdist.duplicates import FINGERPRINT, summary
-from depthdist.pairs import shown
+from depthdist.captures.layouts import shown
+from depthdist.captures.near_duplicates import FINGERPRINT, summary
+from depthdist.core.settings import SettingsError
+from depthdist.distributed.cpu_group import Ranks
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.codec import as_npy
-from depthdist.shards.groups import FIXED
 from depthdist.shards.index import Index, as_rows, named_by_content, read_index
 from depthdist.shards.plan import NOTHING, Held, Plan, ShardSettings, plan
-from depthdist.shards.pool import write_all
-from depthdist.shards.ranks import Ranks
+from depthdist.shards.splits import FIXED
+from depthdist.shards.worker_pool import write_all
 from depthdist.shards.writer import BIN, Job, as_json, merge_stats, sync_folder, write_whole
 
 VISIBLE = 60.0  # seconds until what one node has written must be seen on another

@@ -25,8 +25,8 @@ import simplejpeg
 from isal import isal_zlib
 from PIL import Image
 
-from depthdist.config import Size
-from depthdist.pairs import HEADERS, resize_rgb
+from depthdist.captures.layouts import HEADERS, resize_rgb
+from depthdist.core.settings import Size
 from depthdist.shards.index import Damaged, Index, SampleRef
 
 LEVELS = 65535  # of uint16 depth; 0 is kept for invalid

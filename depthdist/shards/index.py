@@ -23,9 +23,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from depthdist.config import Size
+from depthdist.core.settings import Size
 from depthdist.shards import SCHEMA, VERSION
-from depthdist.shards.remote import Cache, CacheSettings, is_remote, join
+from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote, join
 
 SHARD_NAME = re.compile(r"(?!/)(?!.*(^|/)\.\.(/|$))[^\0\n\\]+\.tar")  # below the folder
 NAME_MOST = 4352  # bytes of a sample's line in the text of names, at most: a path and a key

@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from depthdist import config
-from depthdist.config import Size
-from depthdist.pairs import BadFile, Reject, find_pairs, peek, sessions, shown
+from depthdist.captures.layouts import BadFile, Reject, find_pairs, peek, sessions, shown
+from depthdist.core import settings as config
+from depthdist.core.settings import Size
 from depthdist.shards import SCHEMA, VERSION
-from depthdist.shards.groups import SKIP, choose, known_sides, read_groups, subset
+from depthdist.shards.splits import SKIP, choose, known_sides, read_groups, subset
 from depthdist.shards.writer import Encoding, Item, Job, as_json
 
 PATCH = 14  # pixels a side of the network's patches

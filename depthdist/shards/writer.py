@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from depthdist.camera import fit_intrinsics
-from depthdist.config import Size
-from depthdist.duplicates import fingerprint
-from depthdist.pairs import BadFile, Pair, read_label, read_pair
+from depthdist.captures.layouts import BadFile, Pair, read_label, read_pair
+from depthdist.captures.near_duplicates import fingerprint
+from depthdist.core.settings import Size
+from depthdist.geometry.camera import fit_intrinsics
 from depthdist.shards.codec import (
     LEVELS,
     RGB_MEMBERS,

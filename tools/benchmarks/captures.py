@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthdist.config import Size
+from depthdist.core.settings import Size
 
 MAKE_TIRES = Path(__file__).resolve().parents[1] / "make_tires.py"
 

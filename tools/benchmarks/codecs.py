@@ -41,8 +41,8 @@ class CodecSettings(CaptureSettings):
 
 def codecs(settings: CodecSettings) -> int:
     """Both tables."""
-    from depthdist.config import Size
-    from depthdist.pairs import find_pairs, read_pair, resize_rgb
+    from depthdist.captures.layouts import find_pairs, read_pair, resize_rgb
+    from depthdist.core.settings import Size
     from depthdist.shards.codec import encode_depth, encode_rgb, quantise
 
     pairs = find_pairs(make_raw(settings, settings.captures))[0]
@@ -139,14 +139,14 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
 
     "depth": the same for quantised depth.
     """
-    from depthdist.checkpoint import load_adapter
-    from depthdist.dataset import open_dataset
-    from depthdist.model import pick_device, quiet
-    from depthdist.runs import open_run
-    from depthdist.scores import network, score
+    from depthdist.data.dataset import open_dataset
+    from depthdist.data.loader import Batch, Loader
+    from depthdist.evaluation.scoring import network, score
+    from depthdist.models.adapter import load_adapter
+    from depthdist.models.base_model import pick_device, quiet
+    from depthdist.runs.run_folder import open_run
     from depthdist.shards.build import shard
     from depthdist.shards.plan import ShardSettings
-    from depthdist.stream import Batch, Loader
 
     quiet()
     run, device = open_run(settings.run), pick_device()
@@ -201,7 +201,7 @@ def unquantised(batch: Any, raw: Path, loader: Any) -> Any:
     """The batch with the captures' own float32 depth where it is valid."""
     import torch
 
-    from depthdist.pairs import find_pairs, read_xyz
+    from depthdist.captures.layouts import find_pairs, read_xyz
 
     clouds = {pair.stem: pair.xyz for pair in find_pairs(raw)[0]}
     z = np.stack([read_xyz(clouds[key])[:, :, 2] for key in batch.keys])

@@ -29,8 +29,8 @@ from typing import Any, Literal, NamedTuple
 
 import simplejpeg
 
-from depthdist import config
-from depthdist.config import Size
+from depthdist.core import settings as config
+from depthdist.core.settings import Size
 from tools.benchmarks.captures import CaptureSettings, make_raw, say
 
 TOOLS = Path(__file__).resolve().parents[1]

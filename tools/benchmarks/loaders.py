@@ -89,9 +89,9 @@ def depthdist(job: Job, consumed: int = 0) -> Batches:
 
     Goes on after `consumed` samples of the epoch.
     """
-    from depthdist.dataset import DataSettings, open_dataset
-    from depthdist.order import Position, TrainPlan
-    from depthdist.stream import Loader
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.loader import Loader
+    from depthdist.data.sample_order import Position, TrainPlan
 
     settings = DataSettings(data=(job.shards,), threads=job.workers)
     dataset = open_dataset(settings)

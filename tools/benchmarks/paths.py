@@ -291,9 +291,9 @@ def ordinary(job: Job, turns: Turns) -> None:
 
 
 def ours(job: Job, turns: Turns) -> None:
-    from depthdist.health import Speed
-    from depthdist.model import quiet
-    from depthdist.world import start
+    from depthdist.distributed.process_group import start
+    from depthdist.models.base_model import quiet
+    from depthdist.training.step_timer import Speed
 
     quiet()
     with tempfile.TemporaryDirectory() as folder:
@@ -339,17 +339,17 @@ def ours(job: Job, turns: Turns) -> None:
 
 def prepared(job: Job, run: Path, world: Any) -> Any:
     """A `Training` of the recipe, put together as `train.train` does it."""
-    from depthdist import microbatch
-    from depthdist.dataset import DataSettings, open_dataset
-    from depthdist.engine import Engine, EngineSettings
-    from depthdist.facts import training_bounds
-    from depthdist.lora import trained_groups, with_lora
-    from depthdist.model import ModelSettings, load_base
-    from depthdist.options import GROUPS, KeepSettings, Settings, TrainSettings
-    from depthdist.order import TrainPlan
-    from depthdist.stream import Loader
-    from depthdist.tracker import Tracker
-    from depthdist.training import Training, TrainState
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.loader import Loader
+    from depthdist.data.sample_order import TrainPlan
+    from depthdist.models.base_model import ModelSettings, load_base
+    from depthdist.models.lora import trained_groups, with_lora
+    from depthdist.runs.tracker import Tracker
+    from depthdist.training.engine import Engine, EngineSettings
+    from depthdist.training.loop import Training, TrainState
+    from depthdist.training import micro_batch as microbatch
+    from depthdist.training.run_facts import training_bounds
+    from depthdist.training.settings import GROUPS, KeepSettings, Settings, TrainSettings
 
     chosen = (
         DataSettings(data=(job.shards,)),
@@ -414,11 +414,11 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
 
 def first_losses(training: Any, shards: str) -> dict[str, float]:
     """Loss by capture of a dataset's first samples, without dropout."""
-    from depthdist.dataset import DataSettings, open_dataset
-    from depthdist.depth import inverse_target
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.loader import Loader
+    from depthdist.evaluation.scoring import network
+    from depthdist.geometry.depth_range import inverse_target
     from depthdist.losses import compute
-    from depthdist.scores import network
-    from depthdist.stream import Loader
 
     training.model.eval()
     batch = (

@@ -168,8 +168,8 @@ def measure(folder: Path) -> dict[str, Any]:
     """In a process of its own: how long until the first sample's place is known, and what one costs
     from then on.
     """
-    from depthdist.dataset import DataSettings, open_dataset
-    from depthdist.order import Position, TrainPlan, train_groups
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.sample_order import Position, TrainPlan, train_groups
 
     before = peak_mib()
     clock = time.perf_counter

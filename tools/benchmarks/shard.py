@@ -106,7 +106,7 @@ def alone(raw: Path, workers: int, hashed: bool) -> float:
 
     Nothing else: no start-up, checks, statistics, tars.
     """
-    from depthdist.pairs import find_pairs
+    from depthdist.captures.layouts import find_pairs
 
     pairs = find_pairs(raw)[0]
     context = multiprocessing.get_context("spawn")

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from depthdist import config
-from depthdist.config import Size
+from depthdist.core import settings as config
+from depthdist.core.settings import Size
 from tools.benchmarks.captures import CaptureSettings, make_raw, say
 from tools.benchmarks.data import machine, tool, verdict
 

@@ -1,0 +1,1 @@
+"""What every command stands on: settings, commands, errors, files, the machine."""

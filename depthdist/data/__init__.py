@@ -1,0 +1,1 @@
+"""Shards become batches: datasets, the order of samples, loading, augmentation."""

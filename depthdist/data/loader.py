@@ -1,0 +1,574 @@
+"""Shards become batches: webdataset carries the samples through, threads decode them into buffers
+that are used again.
+
+    dataset = open_dataset(DataSettings(data=("data/tires",)))
+    loader = Loader(dataset, settings)
+    for packed in loader.train(plan, seed=0, rank=0, start=Position(), epochs=15):
+        batch = packed.to(device)  # millimetres are made there; what goes over is uint8 and uint16
+    # every sample exactly once
+    for packed in loader.evaluate("val", micro_batch=1, rank=0, world=2): ...
+
+Which sample comes when is arithmetic (sample_order.py); where its bytes are, the index knows. A batch as
+it is stored is only valid until the next one is asked for: its buffers go round. Damage stops
+everything, or is set aside, counted and reported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import webdataset as wds
+from torch import Tensor
+
+from depthdist.data.augmentation import AugmentSettings, draw, mirrored, photometric
+from depthdist.data.dataset import Dataset, ReadSettings
+from depthdist.data.sample_order import Group, Position, Slot, TrainPlan, eval_groups, train_groups
+from depthdist.data.slow_reader import StallWatch
+from depthdist.shards.codec import Arrays, read_sample
+from depthdist.shards.index import Damaged
+
+AHEAD = 64  # samples whose shards are fetched before their turn
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+@dataclass
+class Batch:
+    """B samples on a device.
+
+    rgb       (B, h, w, 3) uint8
+    depth_mm  (B, H, W) float32, 0 where invalid
+    mask      (B, H, W) bool
+    weight    (B,) float32, 0 for a sample that only fills the batch
+    samples   number of each in its split;  keys  names for people
+    group     where it stands in the epoch
+    """
+
+    rgb: Tensor
+    depth_mm: Tensor
+    mask: Tensor
+    weight: Tensor
+    samples: list[int]
+    keys: list[str]
+    group: Group
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = (t.to(device) for t in (self.rgb, self.depth_mm, self.mask, self.weight))
+        return Batch(*tensors, self.samples, self.keys, self.group)
+
+
+class Buffers:
+    """Room for one batch as it is stored, in memory that a GPU can fetch from where `pin` is true.
+
+    `copied`, where set, is the moment on the GPU from which on it may be written again.
+    """
+
+    def __init__(self, shapes: Arrays, pin: bool):
+        self.rgb, self.depth, self.mask = (
+            torch.empty(a.shape, dtype=kind, pin_memory=pin)
+            for a, kind in zip(shapes, (torch.uint8, torch.int16, torch.uint8))
+        )
+        self.copied: torch.cuda.Event | None = None
+
+    def row(self, i: int) -> Arrays:
+        return Arrays(
+            self.rgb[i].numpy(), self.depth[i].numpy().view(np.uint16), self.mask[i].numpy()
+        )
+
+
+@dataclass
+class Packed:
+    """A batch as it is stored: (B, h, w, 3) uint8, (B, H, W) uint16 steps, (B, H, ceil(W / 8))
+    packed mask. Valid until the next.
+    """
+
+    buffers: Buffers
+    loaded: list[Loaded]
+    group: Group
+    width: int
+    stale: bool = False
+
+    def pin_memory(self) -> Packed:
+        """The same in memory that a GPU can fetch from; torch's DataLoader calls it."""
+        for name in ("rgb", "depth", "mask"):
+            setattr(self.buffers, name, getattr(self.buffers, name).pin_memory())
+        return self
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`, in memory of its own."""
+        assert not self.stale, "a packed batch is valid until the next one is asked for"
+        device = torch.device(device)
+        step_mm = torch.tensor([loaded.step_mm for loaded in self.loaded], dtype=torch.float32)
+        weight = torch.tensor([loaded.weight for loaded in self.loaded])
+        rgb, steps, packed, step_mm, weight = (
+            t.to(device, non_blocking=True)
+            for t in (self.buffers.rgb, self.buffers.depth, self.buffers.mask, step_mm, weight)
+        )
+        if device.type == "cuda":
+            self.buffers.copied = torch.cuda.Event()
+            self.buffers.copied.record()
+        elif device.type == "cpu":
+            rgb = rgb.clone()
+        depth_mm = (steps.int() & 0xFFFF).float() * step_mm[
+            :, None, None
+        ]  # int16 holds what uint16 does, without its gaps in torch
+        bits = torch.arange(7, -1, -1, device=device, dtype=torch.uint8)
+        mask = (packed.unsqueeze(-1) >> bits & 1).flatten(2)[:, :, : self.width].bool()  # (B, H, W)
+        return Batch(
+            rgb,
+            depth_mm,
+            mask,
+            weight,
+            [s.sample for s in self.loaded],
+            [s.key for s in self.loaded],
+            self.group,
+        )
+
+
+class Loaded(NamedTuple):
+    """What became of a slot: the sample that was really read, and the damage that was met on the
+    way.
+    """
+
+    sample: int
+    weight: float
+    key: str
+    step_mm: float
+    damage: list[tuple[int, dict[str, Any]]]
+
+
+# --------------------------------------------------------------------------------------- one sample
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one slot of a split into arrays. It goes to worker processes as it is."""
+
+    dataset: Dataset
+    split: str
+    damaged: str = "stop"
+    augment: AugmentSettings | None = None
+    seed: int = 0
+    known: set[int] = field(default_factory=set)  # damaged samples, not to be read again
+
+    def __call__(self, slot: Slot, epoch: int, out: Arrays) -> Loaded:
+        damage: list[tuple[int, dict[str, Any]]] = []
+        for number in (slot.sample, *slot.stand_ins):
+            if number in self.known:
+                continue
+            index, ref = self.dataset.find(self.split, number)
+            try:
+                self._read(index, ref, out)
+            except Damaged as err:
+                if self.damaged == "stop":
+                    listed = (
+                        ""
+                        if index.cache
+                        else f"`tools/shard.py --verify {index.place}` lists all damage, "
+                    )
+                    raise ValueError(
+                        f"{err}; {listed}--damaged quarantine goes on without it"
+                    ) from err
+                damage.append((number, err.facts))
+                self.known.add(number)
+                continue
+            if self.augment is not None and self.augment.any:
+                self._augment(epoch, number, out)
+            return Loaded(number, slot.weight, ref.stem, index.step_mm, damage)
+        if slot.stand_ins:
+            raise ValueError(
+                f"{self.dataset.place}: sample {slot.sample} of {self.split} and the"
+                f" {len(slot.stand_ins)} after it are all damaged"
+            )
+        for array in out:
+            array.fill(0)
+        index, ref = self.dataset.find(self.split, slot.sample)
+        return Loaded(slot.sample, 0.0, ref.stem, index.step_mm, damage)
+
+    def _read(self, index, ref, out: Arrays) -> None:
+        for attempt in range(3):
+            path = index.shard_path(ref.number)
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    return read_sample(file.fileno(), ref, index, out)
+            except Damaged:
+                if index.cache is None or attempt:
+                    raise
+                path.unlink(missing_ok=True)  # the copy may be at fault: fetch it again
+            except FileNotFoundError as err:  # a cache may have had to make room
+                if index.cache is None or attempt == 2:
+                    raise Damaged(
+                        ref.shard, ref.key, ref.stem, "shard", 0, "the file is missing"
+                    ) from err
+            except OSError as err:
+                raise Damaged(
+                    ref.shard,
+                    ref.key,
+                    ref.stem,
+                    "shard",
+                    ref.start,
+                    f"cannot be read: {err.strerror}",
+                ) from err
+
+    def _augment(self, epoch: int, number: int, out: Arrays) -> None:
+        drawn = draw(self.augment, self.seed, epoch, number)
+        if drawn.flip:
+            for array, image in zip(out, mirrored(*out)):
+                array[:] = image
+        out.rgb[:] = photometric(out.rgb, drawn)
+
+
+def _packed(reader: Reader, group: Group, buffers: Buffers) -> Packed:
+    """The group, read here and now."""
+    loaded = [reader(slot, group.epoch, buffers.row(i)) for i, slot in enumerate(group.slots)]
+    return Packed(buffers, loaded, group, reader.dataset.depth_size.width)
+
+
+# ------------------------------------------------------------------------------------------- loader
+
+
+class Loader:
+    """Batches of a dataset, for training and evaluation.
+
+    device     where batches go: decides whether the buffers are pinned
+    on_damage  hears of each damaged sample once: {split, sample, shard, key, stem, member, offset,
+               reason}
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: ReadSettings = ReadSettings(),
+        augment: AugmentSettings | None = None,
+        device: torch.device | str = "cpu",
+        on_damage: Callable[[dict[str, Any]], Any] = lambda facts: print(
+            f"WARNING      damaged: {facts}", file=sys.stderr
+        ),
+    ):
+        self.dataset, self.settings, self.augment, self.on_damage = (
+            dataset,
+            settings,
+            augment,
+            on_damage,
+        )
+        self.pin = torch.device(device).type == "cuda"
+        self.damaged: dict[str, set[int]] = {}  # by split
+        self._free: dict[
+            int, list[list[Buffers]]
+        ] = {}  # rings that no iterator uses, by micro-batch
+
+    def train(
+        self,
+        plan: TrainPlan,
+        seed: int,
+        rank: int,
+        start: Position = Position(),
+        epochs: int | None = None,
+    ) -> Iterable[Packed]:
+        """A rank's micro-batches from `start` to the end of that many epochs (or for ever), read
+        ahead across their ends.
+        """
+        order, reader = (
+            self.dataset.order(seed),
+            self._reader("train", augment=self.augment, seed=seed),
+        )
+        return self._pipeline(
+            lambda: train_groups(order, plan, rank, start, epochs),
+            reader,
+            plan.micro_batch,
+            self.settings.processes,
+        )
+
+    def evaluate(self, split: str, micro_batch: int, rank: int, world: int) -> Iterable[Packed]:
+        """A rank's batches of a split, unshuffled: over all ranks every sample has weight 1 exactly
+        once (0 where it is damaged).
+        """
+        count = self.dataset.count(split)
+        return self._pipeline(
+            lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
+        )
+
+    def samples(self, split: str, numbers: Iterable[int]) -> Packed:
+        """Those samples of a split as one batch, in that order."""
+        group, reader = Group([Slot(number, 1.0) for number in numbers]), self._reader(split)
+        return _packed(reader, group, Buffers(self.dataset.arrays(len(group.slots)), self.pin))
+
+    def memory_bytes(self, micro_batch: int) -> int:
+        """Most that batches on their way take, of training and of an evaluation meanwhile, and a
+        picture that each thread or process is at work on.
+        """
+        sample = sum(array.nbytes for array in self.dataset.arrays())
+        workers = [
+            (processes, processes or self.settings.num_threads)
+            for processes in (self.settings.processes, 0)
+        ]
+        return (
+            sum(
+                self._num_batches(micro_batch, processes) * micro_batch + number
+                for processes, number in workers
+            )
+            * sample
+        )
+
+    def _num_batches(self, micro_batch: int, processes: int = 0) -> int:
+        """Threads: one in the reader's hands, one ready, what they are at work on.
+
+        Processes: two each, one on its way to here.
+        """
+        return (
+            3 * processes + 2 if processes else 2 + -(-2 * self.settings.num_threads // micro_batch)
+        )
+
+    def _reader(self, split: str, **how: Any) -> Reader:
+        return Reader(
+            self.dataset,
+            split,
+            self.settings.damaged,
+            known=self.damaged.setdefault(split, set()).copy(),
+            **how,
+        )
+
+    def _pipeline(
+        self,
+        groups: Callable[[], Iterator[Group]],
+        reader: Reader,
+        micro_batch: int,
+        processes: int = 0,
+    ) -> wds.DataPipeline:
+        fetched = _fetch_ahead(
+            self.dataset, reader.split, self._num_batches(micro_batch, processes)
+        )
+        decoded = (
+            self._in_processes(reader, processes)
+            if processes
+            else self._in_threads(reader, micro_batch)
+        )
+        return wds.DataPipeline(groups, fetched, decoded, self._accounted(reader.split))
+
+    def _watch(self, split: str) -> StallWatch:
+        return StallWatch(self.dataset, split, self.settings.stall)
+
+    # ---- threads
+
+    def _in_threads(
+        self, reader: Reader, micro_batch: int
+    ) -> Callable[[Iterable[Group]], Iterator[Packed]]:
+        """A stage that decodes in threads into a ring of buffers, and keeps the order."""
+
+        def stage(groups: Generator[Group]) -> Iterator[Packed]:
+            rings = self._free.setdefault(micro_batch, [])
+            ring = (
+                rings.pop()
+                if rings
+                else [
+                    Buffers(self.dataset.arrays(micro_batch), self.pin)
+                    for _ in range(self._num_batches(micro_batch))
+                ]
+            )
+            free, waiting = deque(ring), deque()
+            with (
+                closing(groups),
+                ThreadPoolExecutor(self.settings.num_threads, thread_name_prefix="decode") as pool,
+                self._watch(reader.split) as watch,
+            ):
+
+                def begin(group: Group) -> None:
+                    buffers = free.popleft()
+                    if buffers.copied is not None:
+                        buffers.copied.synchronize()
+                    waiting.append(
+                        (
+                            group,
+                            buffers,
+                            [
+                                pool.submit(reader, slot, group.epoch, buffers.row(i))
+                                for i, slot in enumerate(group.slots)
+                            ],
+                        )
+                    )
+
+                def end() -> Packed:
+                    group, buffers, futures = waiting.popleft()
+                    with watch.over(group):
+                        return Packed(
+                            buffers,
+                            [future.result() for future in futures],
+                            group,
+                            self.dataset.depth_size.width,
+                        )
+
+                try:
+                    for group in groups:
+                        begin(group)
+                        if len(waiting) == len(ring) - 1:
+                            packed = end()
+                            yield packed
+                            packed.stale = True
+                            free.append(packed.buffers)
+                    while waiting:
+                        packed = end()
+                        yield packed
+                        packed.stale = True
+                finally:
+                    for _, _, futures in waiting:
+                        for future in futures:
+                            future.cancel()
+            rings.append(ring)  # not after an error: a thread may be at work in it
+
+        return stage
+
+    # ---- processes
+
+    def _in_processes(
+        self, reader: Reader, processes: int
+    ) -> Callable[[Iterable[Group]], Iterator[Packed]]:
+        """The same by torch's DataLoader, whose workers are sent the groups."""
+
+        def stage(groups: Generator[Group]) -> Iterator[Packed]:
+            loader = torch.utils.data.DataLoader(
+                _InWorker(reader),
+                batch_size=None,
+                sampler=_Sampled(groups),
+                num_workers=processes,
+                prefetch_factor=2,
+                pin_memory=self.pin,
+                multiprocessing_context="spawn",  # fork copies locks that other threads hold
+            )
+            with closing(groups), self._watch(reader.split) as watch:
+                batches = iter(loader)
+                try:
+                    while True:
+                        with watch.over(None):
+                            found = _next(batches)
+                        if found is None:
+                            return
+                        if isinstance(found, str):
+                            raise ValueError(found)
+                        yield found
+                finally:
+                    del batches  # ends the processes, also where a traceback keeps this frame
+
+        return stage
+
+    # ---- damage
+
+    def _accounted(self, split: str) -> Callable[[Iterable[Packed]], Iterator[Packed]]:
+        """A stage that reports each damaged sample once, and stops where there are too many."""
+
+        def stage(batches: Generator[Packed]) -> Iterator[Packed]:
+            with closing(batches):
+                for packed in batches:
+                    for number, facts in itertools.chain.from_iterable(
+                        loaded.damage for loaded in packed.loaded
+                    ):
+                        self._account(split, number, facts)
+                    yield packed
+
+        return stage
+
+    def _account(self, split: str, number: int, facts: dict[str, Any]) -> None:
+        known = self.damaged.setdefault(split, set())
+        if number in known:
+            return
+        known.add(number)
+        self.on_damage({"split": split, "sample": number, **facts})
+        if len(known) > self.settings.max_damaged:
+            raise ValueError(
+                f"{facts['shard']}: {len(known)} damaged samples of {split}, --max-damaged is"
+                f" {self.settings.max_damaged}; the last: {facts['key']}: {facts['reason']}"
+            )
+
+
+def _next(batches: Iterator[Packed | str]) -> Packed | str | None:
+    """What the workers made next, or None at the end; a worker that is gone is one line."""
+    try:
+        return next(batches, None)
+    except RuntimeError as err:
+        if "DataLoader worker" not in str(err):
+            raise
+        return (
+            f"a worker process was killed (out of memory?): {' '.join(str(err).split())[:200]}; run"
+            " again with fewer --processes"
+        )
+
+
+class _InWorker(torch.utils.data.Dataset):
+    """In a worker process: groups in, packed batches in shared memory out.
+
+    What is wrong comes back as text.
+    """
+
+    def __init__(self, reader: Reader):
+        self.reader = reader
+
+    def __getitem__(self, group: Group) -> Packed | str:
+        torch.set_num_threads(1)
+        try:
+            return _packed(
+                self.reader, group, Buffers(self.reader.dataset.arrays(len(group.slots)), pin=False)
+            )
+        except ValueError as err:
+            return str(err)
+
+
+class _Sampled(torch.utils.data.Sampler):
+    def __init__(self, groups: Iterable[Group]):
+        self.groups = groups
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+
+# ----------------------------------------------------------------------------------------- fetching
+
+
+def _fetch_ahead(
+    dataset: Dataset, split: str, in_hand: int
+) -> Callable[[Iterable[Group]], Iterator[Group]]:
+    """A stage that has the shards of the next samples fetched before it is their turn.
+
+    Local data passes through.
+
+    It looks AHEAD samples ahead. Where shards are shuffled, also no further than the cache must
+    have room for: two blocks of them, with those of the `in_hand` groups that it handed on last.
+    """
+
+    def stage(groups: Iterable[Group]) -> Iterator[Group]:
+        if not dataset.remote:
+            yield from groups
+            return
+        coming: deque[tuple[Group, dict]] = deque()
+        reading: deque[dict] = deque(maxlen=in_hand)
+        pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+        try:
+            for group in groups:
+                found = [dataset.find(split, slot.sample) for slot in group.slots]
+                shards = {(index.place, ref.number): index for index, ref in found if index.cache}
+                while coming and (
+                    len(coming) * len(group.slots) >= AHEAD
+                    or 0
+                    < 2 * dataset.block
+                    < len(set(shards).union(*reading, *(s for _, s in coming)))
+                ):
+                    reading.append(coming[0][1])
+                    yield coming.popleft()[0]
+                for place, number in set(shards).difference(*reading, *(s for _, s in coming)):
+                    pool.submit(shards[place, number].shard_path, number)
+                coming.append((group, shards))
+            yield from (group for group, _ in coming)
+        finally:
+            pool.shutdown(
+                wait=False, cancel_futures=True
+            )  # who waits for a download says so; here nobody would
+
+    return stage

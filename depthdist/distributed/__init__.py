@@ -1,0 +1,1 @@
+"""Ranks: meet, exchange, and end together."""

@@ -1,0 +1,1 @@
+"""How good a model is, in millimetres, and how sure that is."""

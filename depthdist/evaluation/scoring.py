@@ -1,0 +1,294 @@
+"""Every image of a split, scored: losses and metrics in mm at the truth's own size, kept for each
+image, then their means.
+
+    rows = {"untrained": Row(untrained), "untrained, disparity-aligned": Row(untrained,
+    "disparity"), "adapter": Row(network(model))} found = score_rows(rows, loader.evaluate("val", 1,
+    rank, world), 12, bounds, loss, device) print(table({row: scores.means() for row, scores in
+    found.items()}))
+
+Each image is read once, and put once through each network that has a row. A prediction may also be
+scored as some alignment leaves it (align.py): the row says so, and never counts as the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from depthdist.data.loader import Batch
+from depthdist.evaluation.metrics.alignment import aligned
+from depthdist.evaluation.metrics.grooves import Groove
+from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS, image_metrics
+from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
+from depthdist.losses import LossSettings, compute
+from depthdist.models.depth_model import DepthModel
+from depthdist.models.refinement import mirrored
+
+UNTRAINED = "untrained"  # the model's row before training
+FOOTNOTE = """means over images, in mm at the truth's own size (bicubic); * best of those that no truth helped
+disparity-aligned: scale and shift of 1/depth fitted to each image's truth: what the model's shapes are worth, not its millimetres"""
+Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
+Found = dict[str, tuple[dict[str, float], list[Groove]]]  # more of an image, by row
+Look = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[Found]"]
+
+
+class Row(NamedTuple):
+    """What a row of a table is of: a prediction, and how it is aligned to each image's truth
+    (align.WAYS).
+    """
+
+    predict: Predictor
+    way: str = "none"
+
+
+@dataclass
+class Scores:
+    """What each image of a split got, in the order of the split.
+
+    keys     of the images that could be read;  damaged  how many could not
+    values   by name, one for each image; NaN where a metric says nothing of it
+    grooves  of each image, depths in truth and prediction, where somebody looked
+    """
+
+    keys: list[str]
+    values: dict[str, list[float]]
+    damaged: int = 0
+    grooves: list[list[Groove]] = field(default_factory=list)
+
+    def means(self) -> dict[str, float]:
+        """Of each name over the images that it says something of; and "images", "damaged"."""
+        return {
+            "images": len(self.keys),
+            "damaged": self.damaged,
+            **{name: mean(values) for name, values in self.values.items()},
+        }
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of those that are not NaN, without rounding on the way; NaN where there is none."""
+    known = [v for v in values if not math.isnan(v)]
+    return (
+        math.fsum(known) / len(known)
+        if known and all(map(math.isfinite, known))
+        else math.inf
+        if known
+        else math.nan
+    )
+
+
+def network(model: DepthModel, flip: bool = False) -> Predictor:
+    """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought
+    to the truth's size.
+    """
+    see = mirrored(model) if flip else model
+    return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
+
+
+def untrained(model: DepthModel) -> Predictor:
+    """The same of the base model that its adapter is in."""
+
+    def predict(batch: Batch) -> Tensor:
+        with model.net.disable_adapter():
+            return network(model)(batch)
+
+    return predict
+
+
+def constant(depth_mm: float, bounds: Bounds) -> Predictor:
+    """The same depth everywhere: the row that every other must beat."""
+    value = float(inverse_target(torch.tensor([[depth_mm]]), bounds)[0])
+    return lambda batch: torch.full_like(batch.depth_mm, value)
+
+
+def score(
+    predict: Predictor,
+    batches: Iterable[Batch],
+    num_samples: int,
+    bounds: Bounds,
+    loss: LossSettings,
+    device: torch.device,
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine],
+    ways: Sequence[str] = ("none",),
+) -> dict[str, Scores]:
+    """One prediction's scores by alignment, as `score_rows` has them."""
+    return score_rows(
+        {way: Row(predict, way) for way in ways}, batches, num_samples, bounds, loss, device, gather
+    )
+
+
+@torch.no_grad()
+def score_rows(
+    rows: Mapping[str, Row],
+    batches: Iterable[Batch],
+    num_samples: int,
+    bounds: Bounds,
+    loss: LossSettings,
+    device: torch.device,
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine],
+    look: Look | None = None,
+) -> dict[str, Scores]:
+    """Scores by row.
+
+    Padding has weight 0 and never counts; losses are those of the prediction as it is.
+
+    Metrics are over all measured pixels: the same ones for every run. Losses are over those within
+    `bounds`, as in training. raises ValueError, which names the image, where a prediction is no
+    number
+    gather  what every rank has, from what this one has: the means are of all images in their order,
+            so no number of ranks changes a bit
+    look    more metrics of an image: of its number in the split, prediction by row and truth (H, W)
+            mm, and mask
+    """
+    mine, lost = [], 0
+    for batch in (b.to(device) for b in batches):
+        target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+        preds = {
+            predict: _finite(predict(batch).float(), batch)
+            for predict in dict.fromkeys(row.predict for row in rows.values())
+        }
+        parts = {
+            predict: compute(loss, pred, target, mask, bounds) for predict, pred in preds.items()
+        }
+        lost += int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
+        for i in torch.nonzero(batch.weight).flatten().tolist():
+            truth, known, inside, maps, values = (
+                batch.depth_mm[i],
+                batch.mask[i],
+                bool(mask[i].any()),
+                {},
+                {},
+            )
+            for name, (predict, way) in rows.items():
+                pred_mm = depth_from_target(preds[predict][i], bounds)
+                maps[name] = pred_mm if way == "none" else aligned(way, pred_mm, truth, known)
+                losses = (
+                    {
+                        part: float(value[i]) if inside else math.nan
+                        for part, value in parts[predict].items()
+                    }
+                    if way == "none"
+                    else {}
+                )
+                values[name] = {**losses, **image_metrics(maps[name], truth, known)}
+            mine.append(
+                (
+                    batch.samples[i],
+                    batch.keys[i],
+                    values,
+                    look(batch.samples[i], maps, truth, known) if look else None,
+                )
+            )
+    mine = [
+        (sample, key, values, more.result() if more else {}) for sample, key, values, more in mine
+    ]
+    everybody = gather((mine, lost))
+    lost, found = (
+        sum(lost for _, lost in everybody),
+        sorted((one for all_of_it, _ in everybody for one in all_of_it), key=lambda one: one[0]),
+    )
+    assert len(found) == num_samples - lost, (
+        f"evaluation met {len(found)} + {lost} samples of {num_samples}"
+    )
+    if not found:
+        raise ValueError(
+            f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the"
+            " damage"
+        )
+    return {row: _together(row, found, lost) for row in rows}
+
+
+def _finite(pred: Tensor, batch: Batch) -> Tensor:
+    """`pred`.
+
+    ValueError names the image where it is no number: infinite inverse depth would pass for a depth
+    of 0 mm.
+    """
+    for i in torch.nonzero(batch.weight).flatten().tolist():
+        if wrong := int((~torch.isfinite(pred[i])).sum()):
+            raise ValueError(
+                f"{batch.keys[i]}: the prediction is not finite in {wrong} of {pred[i].numel()}"
+                " pixels; the weights or the precision are broken"
+            )
+    return pred
+
+
+def _together(
+    row: str, found: list[tuple[int, str, dict[str, dict[str, float]], Found]], damaged: int
+) -> Scores:
+    """A row's scores, of (number in the split, key, values by row, more by row) of each image."""
+    nothing: tuple[dict[str, float], list[Groove]] = ({}, [])
+    more = [of_image.get(row, nothing) for *_, of_image in found]
+    values = [
+        {**of_image[row], **details} for (_, _, of_image, _), (details, _) in zip(found, more)
+    ]
+    return Scores(
+        [key for _, key, _, _ in found],
+        {name: [of_image[name] for of_image in values] for name in values[0]},
+        damaged,
+        [grooves for _, grooves in more],
+    )
+
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def table(
+    rows: dict[str, dict[str, float]],
+    intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
+) -> str:
+    """The rows side by side.
+
+    The best of each metric is marked with *, among those that were not aligned to the truth.
+
+    intervals  of the means, by row and name: shown below each row
+    """
+    names = ["loss", *HEADLINE]
+    fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
+    best = {
+        n: (min if n == "loss" or METRICS[n].better == "lower" else max)(
+            [r[n] for r in fair if not math.isnan(r[n])] or [math.nan]
+        )
+        for n in names
+    }
+    width, wide = max(len(name) for name in rows), 18 if intervals else 12
+    lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
+    for row, values in rows.items():
+        cells = "".join(
+            f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
+            for n in names
+        )
+        lost = (
+            f"  ({int(values['damaged'])} damaged samples left out)"
+            if values.get("damaged")
+            else ""
+        )
+        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
+        if known := (intervals or {}).get(row):
+            lines.append(
+                f"{'':{width}}  {'':>6}"
+                + "".join(f"{span(n, known.get(n)) + ' ':>{wide}}" for n in names)
+            )
+    return "\n".join(lines)
+
+
+def cell(name: str, value: float) -> str:
+    """A value as a table shows it, "-" where there is none."""
+    if math.isnan(value):
+        return "-"
+    return (
+        f"{value:.2f}"
+        if "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
+        else f"{value:.4f}"
+    )
+
+
+def span(name: str, interval: tuple[float, float] | None) -> str:
+    if not interval or math.isnan(interval[0]):
+        return ""
+    return f"{cell(name, interval[0])}..{cell(name, interval[1])}"

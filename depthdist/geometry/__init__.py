@@ -1,0 +1,1 @@
+"""Depth ranges, cameras and resampling: arrays in, arrays out."""

@@ -1,0 +1,486 @@
+"""Depth in mm for pictures, with a trained adapter.
+
+    python launch/predict.py captures 'more/*.png' data/tires --run runs/NAME --out predictions
+
+For each picture, at its own size (from shards: at the truth's), what --save names (default: all but
+ply, the largest):
+    npy      NAME_depth.npy         float32 (H, W), mm
+    png      NAME_depth_0.1mm.png   16 bit, one unit is 0.1 mm (1 mm where the run's depth ends
+             beyond 6.5 m, then NAME_depth_1mm.png, and so on)
+    colour   NAME_colour.png        near red, far blue, over the run's range of depth
+    figure   NAME_figure.png        RGB | prediction, and truth and error where the picture's point
+             cloud stands beside it
+    ply      NAME_cloud.ply         coloured points, mm; where the camera's rays are known: from the
+             point cloud beside it, --intrinsics or --fov
+
+OUT/done.jsonl has a line for each picture that is finished: the same command goes on where it was
+stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from tqdm import tqdm
+
+from depthdist.captures.layouts import BadFile, resize_rgb, shown
+from depthdist.core import settings as config
+from depthdist.evaluation.figures import NEAR_TO_FAR, figure, save
+from depthdist.geometry.camera import pinhole, pixel_rays, points, wide
+from depthdist.geometry.depth_range import Bounds, depth_from_target
+from depthdist.inference.external_model import Given, load_any
+from depthdist.inference.image_sources import Picture, Source, find_sources
+from depthdist.inference.point_cloud_files import write_ply
+from depthdist.models.adapter import AdapterRecord, loaded
+from depthdist.models.base_model import pick_device, quiet
+from depthdist.models.depth_model import DepthModel
+from depthdist.models.refinement import WAYS, Way, mirrored, refined
+
+KINDS = ("npy", "png", "colour", "figure", "ply")
+DONE = "done.jsonl"
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Prediction"""
+
+    run: str
+    """Folder of the run, of an adapter (a run's best/, or one that plain peft saved elsewhere),
+    of an exported model, or a hub id."""
+    inputs: list[str] = config.positional(())
+    """Pictures, folders of them or of raw captures, patterns such as 'day1/*.png', folders of
+    shards."""
+    out: Path = Path("predictions")
+    "Folder for the results, made where it is missing."
+    save: tuple[str, ...] = KINDS[:4]
+    """What to write of each picture, with commas between: npy, png, colour, figure, ply (15
+    bytes a pixel)."""
+    refine: Way = "plain"
+    """Detail from the picture at its full size: guided (depth's edges move onto the picture's)
+    or tiles (overlapping pieces, each seen as large as the whole)."""
+    flip: bool = False
+    "Average with the mirror image's prediction: twice the time."
+    fov: float | None = None
+    """For ply, where no point cloud is beside the picture: degrees that the camera sees from
+    left to right."""
+    intrinsics: tuple[float, ...] = ()
+    "The same, exactly: fx,fy,cx,cy in pixels of the picture; column + 0.5 = fx X / Z + cx."
+    batch: int = 1
+    "Pictures at a time on each device."
+    again: bool = False
+    "Forget what is done in --out and predict everything anew."
+
+    def problems(self) -> list[str]:
+        found = [] if self.inputs else ["INPUTS is missing: pictures, or folders of them"]
+        if self.out.exists() and not self.out.is_dir():
+            found.append(f"--out {self.out}: is a file; expected a folder")
+        if wrong := [kind for kind in self.save if kind not in KINDS]:
+            found.append(
+                f"--save has {wrong[0]}: expected"
+                f" {', '.join(KINDS)}{config.near(wrong[0], list(KINDS))}"
+            )
+        if not self.save:
+            found.append(f"--save is empty: expected some of {', '.join(KINDS)}")
+        if self.fov is not None and not 0 < self.fov < 180:
+            found.append(f"--fov is {self.fov:g}: expected degrees above 0 and below 180")
+        if self.intrinsics and (
+            len(self.intrinsics) != 4
+            or not all(map(math.isfinite, self.intrinsics))
+            or min(self.intrinsics[:2]) <= 0
+        ):
+            found.append(
+                f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected"
+                " fx,fy,cx,cy in pixels, fx and fy above 0"
+            )
+        if self.intrinsics and self.fov is not None:
+            found.append("--intrinsics and --fov: expected one of them")
+        if (self.intrinsics or self.fov) and "ply" not in self.save:
+            found.append("--intrinsics and --fov are for ply: name it in --save")
+        if self.batch < 1:
+            found.append(f"--batch is {self.batch}: expected >= 1")
+        return found
+
+    def rays(self, picture: Picture) -> np.ndarray | None:
+        """Of a picture, (H, W, 2): its own, else those that the settings say."""
+        if picture.rays is None and (self.intrinsics or self.fov):
+            return pixel_rays(
+                (
+                    pinhole(picture.size, *self.intrinsics)
+                    if self.intrinsics
+                    else wide(picture.size, self.fov)
+                ),
+                picture.size,
+            )
+        return picture.rays
+
+
+class Predictor:
+    """Depth in mm of pictures, on one device.
+
+    way, flip  as --refine and --flip have them
+    """
+
+    def __init__(
+        self,
+        model: DepthModel,
+        record: AdapterRecord,
+        device: torch.device | str = "cpu",
+        way: Way = "plain",
+        flip: bool = False,
+    ):
+        assert way in WAYS, way
+        self.model, self.record, self.device, self.way = (
+            model.to(device),
+            record,
+            torch.device(device),
+            way,
+        )
+        self.see = mirrored(model) if flip else model
+
+    @torch.no_grad()
+    def __call__(self, pictures: list[Picture]) -> list[np.ndarray]:
+        """(H, W) float32 mm of each, at its own `size`."""
+        smalls = [
+            torch.from_numpy(
+                resize_rgb(p.rgb, self.record.size)
+                if p.rgb.shape[:2] != self.record.size
+                else p.rgb
+            )
+            for p in pictures
+        ]
+        pred = self.see(torch.stack(smalls).to(self.device))  # (B, h, w)
+        return [
+            depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy()
+            for one in zip(pred, pictures)
+        ]
+
+    def _at_size(self, pred: torch.Tensor, picture: Picture) -> torch.Tensor:
+        if self.way == "plain":
+            return self.model.upsampled(pred[None], picture.size)[0]
+        assert picture.rgb.shape[:2] == picture.size, (
+            "only the picture at its full size has more detail"
+        )
+        return refined(
+            self.way,
+            self.see,
+            pred,
+            torch.from_numpy(picture.rgb).to(self.device),
+            self.model.upsampling,
+        )
+
+
+def predict_all(settings: PredictSettings, given: Given) -> list[str]:
+    """Write the results of every picture.
+
+    Returns one line for each picture that could not be read.
+    """
+    quiet()
+    started, problems = time.monotonic(), []
+    sources = find_sources(settings.inputs, settings.out)
+    if settings.refine != "plain" and any(s.shard for s in sources):
+        raise ValueError(
+            f"--refine {settings.refine} needs pictures at their full size; shards have them as the"
+            " network sees them: give the captures"
+        )
+    model, record = load_any(settings.run, given)
+    print(loaded(model, record))
+    settings.out.mkdir(parents=True, exist_ok=True)
+    finished = begin(settings, model, record)
+    read = {file for s in sources for file in s.files}
+    ends = [suffixes(record.bounds)[kind] for kind in settings.save]
+    for s in sources:
+        if lost := read & {settings.out.resolve() / f"{s.name}_{end}" for end in ends}:
+            raise ValueError(
+                f"{shown(lost.pop())}: is read here and would be written over as a result of"
+                f" {s.origin}; give another --out"
+            )
+        if s.name in finished and finished[s.name]["origin"] != s.origin:
+            raise ValueError(
+                f"--out {settings.out}: {s.name}_* there are of {finished[s.name]['origin']}, not"
+                f" of {s.origin}; give another folder, or --again to replace them"
+            )
+    todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
+    if len(todo) < len(sources):
+        print(
+            f"{len(sources) - len(todo)} of {len(sources)} pictures are done already in"
+            f" {settings.out}; --again would do them anew"
+        )
+    predictors = [
+        Predictor(deepcopy(model), record, device, settings.refine, settings.flip)
+        for device in devices()
+    ]
+    without_rays = done = 0
+    with (
+        tqdm(
+            total=len(todo), desc="predicting", unit="picture", disable=not sys.stderr.isatty()
+        ) as bar,
+        open(settings.out / DONE, "a") as log,
+    ):
+        for source, picture, depth_mm in results(todo, predictors, settings.batch):
+            if isinstance(picture, BadFile):
+                problems.append(str(picture))
+            else:
+                problems += [picture.note] if picture.note else []
+                try:
+                    files = write(settings, source.name, picture, depth_mm, record.bounds)
+                    without_rays += (
+                        "ply" in settings.save and f"{source.name}_cloud.ply" not in files
+                    )
+                    log.write(
+                        json.dumps(
+                            {
+                                "name": source.name,
+                                "version": source.version,
+                                "origin": source.origin,
+                                "files": files,
+                            }
+                        )
+                        + "\n"
+                    )
+                    log.flush()
+                except OSError as err:
+                    raise ValueError(
+                        f"{settings.out}/{source.name}_*: cannot be written after {done} pictures:"
+                        f" {err.strerror or err}; the same command goes on"
+                    ) from err
+                done += 1
+            bar.update()
+    if without_rays:
+        print(
+            f"no .ply of {without_rays} pictures: their camera is not known; give --fov or"
+            " --intrinsics"
+        )
+    seconds = time.monotonic() - started
+    memory = (  # Linux counts KiB
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory at most"
+    )
+    if predictors[0].device.type == "cuda":
+        memory += (
+            f", {max(torch.cuda.max_memory_allocated(p.device) for p in predictors) / 2**30:.1f}"
+            " GiB of a GPU's"
+        )
+    each = f"; {seconds / done:.2f} s a picture, {memory}" if done else ""
+    print(
+        f"{done} of {len(todo)} pictures: depth in mm in {settings.out}, as"
+        f" {', '.join(settings.save)}{each}"
+    )
+    return problems
+
+
+def devices() -> list[torch.device]:
+    """Every GPU there is, or the CPU."""
+    first = pick_device()
+    return (
+        [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+        if first.type == "cuda"
+        else [first]
+    )
+
+
+def is_done(out: Path, source: Source, line: dict[str, Any] | None) -> bool:
+    """Whether `line` of what is done is of the picture as it is now, and its files are still there."""
+    return (
+        line is not None
+        and line["version"] == source.version
+        and all((out / file).exists() for file in line["files"])
+    )
+
+
+def begin(
+    settings: PredictSettings, model: DepthModel, record: AdapterRecord
+) -> dict[str, dict[str, Any]]:
+    """By name, the last line on each picture that is done in --out.
+
+    ValueError where that was done with other settings or weights.
+    """
+    path = settings.out / DONE
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    how = {
+        n: v
+        for n, v in config.as_dict(settings).items()
+        if n not in ("run", "inputs", "out", "batch", "again")
+    }
+    made_with = hashlib.sha256(
+        json.dumps(
+            [how, config.plain(record), weights.hexdigest()], sort_keys=True, default=str
+        ).encode()
+    ).hexdigest()[:16]
+    lines = path.read_text().splitlines() if path.exists() and not settings.again else []
+    if not lines:
+        path.write_text(
+            json.dumps({"made_with": made_with, "run": settings.run, **how}, default=str) + "\n"
+        )
+        return {}
+    try:
+        first, *rest = (json.loads(line) for line in lines if line.endswith("}"))
+        done = {
+            line["name"]: line
+            for line in rest
+            if None not in (line["version"], line["origin"], line["files"])
+        }
+        before = first["made_with"], first["run"]
+    except (KeyError, TypeError, ValueError) as err:
+        raise ValueError(
+            f"{path}: not a list of what is done ({err}); give another folder, or --again"
+        ) from None
+    if before[0] != made_with:
+        raise ValueError(
+            f"--out {settings.out}: holds predictions of {before[1]} with other settings; give"
+            " another folder, or --again to replace them"
+        )
+    if not lines[-1].endswith("}"):  # cut short: a picture that is not done
+        path.write_text("\n".join(lines[:-1]) + "\n")
+    return done
+
+
+def results(
+    sources: list[Source], predictors: list[Predictor], batch: int
+) -> Iterator[tuple[Source, Picture | BadFile, np.ndarray | None]]:
+    """What became of each source, in their order: its picture and depth in mm, or why it could not
+    be read.
+
+    Pictures are read ahead in threads; each device has a thread of its own with a batch at work and
+    one that waits, so that it does not idle while results are written. Memory does not grow with
+    their number.
+    """
+    readers, workers = ThreadPoolExecutor(2), [ThreadPoolExecutor(1) for _ in predictors]
+    turns, left = cycle(zip(predictors, workers)), iter(sources)
+    waiting: deque[tuple[list[Source], Future]] = deque()
+    try:
+        while True:
+            while len(waiting) < 2 * len(predictors) and (some := list(islice(left, batch))):
+                predictor, worker = next(turns)
+                waiting.append(
+                    (
+                        some,
+                        worker.submit(
+                            _predicted, predictor, [readers.submit(_read, s) for s in some]
+                        ),
+                    )
+                )
+            if not waiting:
+                return
+            some, future = waiting.popleft()
+            yield from ((s, *pair) for s, pair in zip(some, future.result()))
+    finally:
+        for pool in (readers, *workers):
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(source: Source) -> Picture | BadFile:
+    try:
+        return source.read()
+    except BadFile as err:
+        return err
+
+
+def _predicted(
+    predictor: Predictor, reading: list[Future]
+) -> list[tuple[Picture | BadFile, np.ndarray | None]]:
+    pictures = [future.result() for future in reading]
+    good = [p for p in pictures if isinstance(p, Picture)]
+    depths = iter(predictor(good) if good else [])
+    return [(p, next(depths) if isinstance(p, Picture) else None) for p in pictures]
+
+
+def write(
+    settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds
+) -> list[str]:
+    """Write what --save names of a picture; the files' names.
+
+    No ply where the camera's rays are not known.
+    """
+    rgb, out, rays = (
+        picture.rgb,
+        settings.out,
+        settings.rays(picture) if "ply" in settings.save else None,
+    )
+    if rgb.shape[:2] != picture.size:
+        rgb = resize_rgb(rgb, picture.size)
+    ways: dict[str, Callable[[Path], object]] = {
+        "npy": lambda path: np.save(path, depth_mm),
+        "png": lambda path: write_png(path, depth_mm, bounds),
+        "colour": lambda path: Image.fromarray(coloured(depth_mm, bounds)).save(path),
+        "figure": lambda path: save(figure(rgb, depth_mm, picture.truth_mm, title=name), path),
+        "ply": lambda path: write_ply(path, points(depth_mm, rays), rgb),
+    }
+    files = {
+        kind: f"{name}_{suffixes(bounds)[kind]}"
+        for kind in settings.save
+        if kind != "ply" or rays is not None
+    }
+    for kind, file in files.items():
+        ways[kind](out / file)
+    return list(files.values())
+
+
+def suffixes(bounds: Bounds) -> dict[str, str]:
+    """How the files of each kind end."""
+    return {
+        "npy": "depth.npy",
+        "png": f"depth_{png_unit(bounds):g}mm.png",
+        "colour": "colour.png",
+        "figure": "figure.png",
+        "ply": "cloud.ply",
+    }
+
+
+def png_unit(bounds: Bounds) -> float:
+    """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds
+    fit into.
+    """
+    unit = 0.1
+    while bounds.far_mm >= 65000 * unit:
+        unit *= 10
+    return unit
+
+
+def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> None:
+    """The 16-bit PNG, whose unit stands in its text chunk `unit_mm`."""
+    unit = png_unit(bounds)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("unit_mm", f"{unit:g}")
+    levels = np.clip(np.rint(depth_mm / unit), 0, 65535).astype(np.uint16)
+    Image.fromarray(levels).save(file, "PNG", pnginfo=text)
+
+
+def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two
+    pictures compare.
+    """
+    low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
+    return NEAR_TO_FAR(1 - np.clip((1 / depth_mm - low) / (high - low), 0, 1), bytes=True)[..., :3]
+
+
+def main(argv: list[str] | None = None) -> int:
+    settings, given = config.parse(
+        "Depth in mm for pictures, with a trained adapter.", PredictSettings, Given, argv=argv
+    )
+    try:
+        problems = predict_all(settings, given)
+    except torch.OutOfMemoryError as err:
+        raise ValueError(
+            f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]});"
+            " what is finished is kept"
+        ) from err
+    if problems:
+        raise ValueError("\n".join(problems))
+    return 0

@@ -1,0 +1,322 @@
+"""The adapter on disk: plain peft files, from fp32 weights, that load under either naming of the
+attention layers.
+
+    best/adapter_model.safetensors    LoRA (and the decoder where it was trained), every key in both
+                                      of transformers' spellings
+    best/adapter_config.json          peft's own; target_modules is one regex that fits both
+    best/depthdist.json               what depth in mm needs besides: base model, bounds, picture
+                                      size and normalisation, and where it came from
+
+Of a network that trained as a whole (--lora none) all of it is kept instead, as the hub's models
+are: config.json, model.safetensors, preprocessor_config.json. Such a folder is a base model like
+any other: `--model RUN/best`.
+
+`PeftModel.from_pretrained(base, "best")` alone loads it. `load_adapter("best")` also proves that it
+really went in.
+
+    save_adapter(model, engine.masters(), AdapterRecord.of(model, bounds, size, step=18, epoch=3,
+    eval_loss=0.11), run / "best") model, record = load_adapter(run / "best") print(loaded(model,
+    record))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from depthdist.core.settings import from_dict
+from depthdist.geometry.depth_range import Bounds
+from depthdist.models.base_model import PATCH, load_base
+from depthdist.models.depth_model import DepthModel, Normalisation
+from depthdist.models.lora import respelled, settled
+
+RECORD = "depthdist.json"
+WEIGHTS = "adapter_model.safetensors"
+held = partial(
+    get_peft_model_state_dict, save_embedding_layers=False
+)  # what an adapter holds; "auto" would ask the hub each time
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """What an adapter needs besides its weights to give millimetres, and where it came from.
+
+    model            what `--model` named
+    near_mm, far_mm  bounds of the normalisation, mm
+    height, width    size of the pictures that the network saw, pixels
+    mean, std        of the picture normalisation, for red, green and blue in 0..1
+    step, epoch      when it was saved
+    eval_loss        of that moment
+    target           what the network learned: "inverse" depth or "linear"
+    upsampling       how its output is brought to another size: "bicubic" or "bilinear"
+    """
+
+    model: str
+    near_mm: float
+    far_mm: float
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    step: int
+    epoch: int
+    eval_loss: float
+    target: str = "inverse"
+    upsampling: str = "bicubic"
+
+    @classmethod
+    def of(
+        cls,
+        model: DepthModel,
+        bounds: Bounds,
+        size: tuple[int, int],
+        *,
+        step: int,
+        epoch: int,
+        eval_loss: float,
+    ) -> AdapterRecord:
+        """That of `model` as it stands now, which sees pictures of `size`."""
+        return cls(
+            model.name,
+            bounds.near_mm,
+            bounds.far_mm,
+            *size,
+            *model.normalisation,
+            step,
+            epoch,
+            eval_loss,
+            bounds.scale,
+            model.upsampling,
+        )
+
+    def __post_init__(self) -> None:
+        self.bounds.checked()
+        if not min(self.std) > 0:
+            raise ValueError(f"std is {self.std}; expected three numbers > 0")
+        if self.target not in ("inverse", "linear") or self.upsampling not in (
+            "bicubic",
+            "bilinear",
+        ):
+            raise ValueError(
+                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or"
+                " linear, bicubic or bilinear"
+            )
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.near_mm, self.far_mm, self.target)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill.
+
+    On leaving without an error it takes `folder`'s place, else it goes and `folder` stays.
+    """
+    fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    recover(folder)
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    for file in (f for f in fresh.rglob("*") if f.is_file()):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put the previous folder back where a crash came between the two renames of `replacing`."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
+
+
+def save_adapter(
+    model: DepthModel, weights: Mapping[str, Tensor], record: AdapterRecord, folder: Path
+) -> None:
+    """Write the adapter so that it is in `folder` whole or not at all.
+
+    weights  fp32 masters of what trains, by `model.named_parameters()` name
+    """
+    if not isinstance(model.net, PeftModel):
+        return save_whole(model, weights, record, folder)
+    frozen = {
+        name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name
+    }
+    state = held(
+        model.net,
+        state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}},
+    )
+    both = {
+        respelled(name, new): t.detach().float().cpu().contiguous().clone()
+        for new in (True, False)
+        for name, t in state.items()
+    }
+    with replacing(folder) as fresh:
+        try:
+            model.net.peft_config["default"].save_pretrained(fresh)
+            save_file(both, fresh / WEIGHTS, metadata={"format": "pt"})
+            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        except (OSError, SafetensorError) as err:
+            raise ValueError(
+                f"{folder}: the adapter cannot be written (is the disk full?): {err}"
+            ) from err
+
+
+def save_whole(
+    model: DepthModel,
+    weights: Mapping[str, Tensor],
+    record: AdapterRecord | None,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder`
+    whole or not at all.
+    """
+    state = {
+        **model.net.state_dict(),
+        **{name.removeprefix("net."): tensor for name, tensor in weights.items()},
+    }
+    state = {
+        respelled(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone()
+        for name, tensor in state.items()
+    }
+    config = model.net.config.to_dict() | {"architectures": ["DepthAnythingForDepthEstimation"]}
+    for part in (config, config["backbone_config"]):
+        for name in ("dtype", "torch_dtype", "transformers_version", "_name_or_path"):
+            part.pop(name, None)
+    height, width = record.size if record else (518, 518)
+    with replacing(folder) as fresh:
+        try:
+            save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+            (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            (fresh / "preprocessor_config.json").write_text(
+                json.dumps(processor(model.normalisation, height, width), indent=1) + "\n"
+            )
+            if record:
+                (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        except (OSError, SafetensorError) as err:
+            raise ValueError(
+                f"{folder}: the model cannot be written (is the disk full?): {err}"
+            ) from err
+
+
+def processor(normalisation: Normalisation, height: int, width: int) -> dict[str, object]:
+    """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to
+    exactly (height, width).
+    """
+    mean, std = normalisation
+    return {
+        "image_processor_type": "DPTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "keep_aspect_ratio": False,
+        "ensure_multiple_of": PATCH,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "do_pad": False,
+    }
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """The record of an adapter's folder.
+
+    ValueError where there is none or it is not one of ours.
+    """
+    recover(folder)
+    path = folder / RECORD
+    if not path.exists():
+        raise ValueError(
+            f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds"
+            " them"
+        )
+    try:
+        return from_dict(AdapterRecord, json.loads(path.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise ValueError(f"{path}: not an adapter's record ({err})") from None
+
+
+def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, AdapterRecord]:
+    """The base model with the adapter of `folder` in it, in evaluation mode, on the CPU, in
+    float32.
+
+    base    where the base model is now; by default where it was in training
+    raises ValueError when something is missing, or when the adapter did not really enter the model:
+    peft only warns then
+    """
+    record = read_record(folder)
+    if (folder / "model.safetensors").exists():
+        model = load_base(str(folder))
+        model.upsampling = record.upsampling
+        return model.eval(), record
+    model = load_base(base or record.model)
+    try:
+        model.net = PeftModel.from_pretrained(model.net, str(folder))
+        stored = load_file(folder / WEIGHTS)
+    except (
+        Exception
+    ) as err:  # safetensors, peft and json each have their own; all of them mean this
+        raise ValueError(
+            f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}"
+        ) from err
+    inside = held(model.net)
+    mine = any(
+        "q_proj" in n for n, _ in model.net.named_parameters()
+    )  # which spelling this transformers has
+    wanted = inside.keys() | {respelled(n, new=mine) for n in stored}
+    lost = sorted(
+        n
+        for n in wanted
+        if n not in inside or n not in stored or not torch.equal(inside[n], stored[n])
+    )
+    if lost or not any("lora_" in n for n in inside):
+        raise ValueError(
+            f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)}"
+            f" tensors are missing or differ, e.g. {lost[:1]}"
+        )
+    model.normalise((record.mean, record.std))
+    model.upsampling = record.upsampling
+    return settled(model).eval().requires_grad_(False), record
+
+
+def loaded(model: DepthModel, record: AdapterRecord) -> str:
+    """One line on what `load_adapter` put into the model."""
+    if not isinstance(model.net, PeftModel):
+        return (
+            f"whole network of epoch {record.epoch}, step {record.step}, begun from {record.model};"
+            f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+        )
+    tensors = held(model.net).values()
+    size = f"{len(tensors)} tensors, {sum(t.numel() for t in tensors):,} parameters"
+    return (
+        f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model};"
+        f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+    )

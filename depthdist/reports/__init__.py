@@ -1,0 +1,1 @@
+"""Pages to read: of a run, and of a dataset."""

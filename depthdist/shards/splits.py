@@ -1,0 +1,209 @@
+"""Groups of captures that a person names: all of a group go to one side of the split.
+
+    # shift A, the crate was refilled in between
+    stem,group
+    21-12-03-18-50-31_Zivid_acquisition,crate 1
+    monday/a,train
+    monday/b,skip
+
+    read_groups(path, stems)     ->  {stem: group}
+    choose(path, groups, ...)    ->  {group: True for validation}
+
+A line a capture, a comma or a tab between the fields; the header may be missing. The groups train
+and val are fixed to their side, captures of skip are left out, in capitals or not; the others are
+dealt so that validation gets as near to --val as whole groups allow.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from depthdist.captures.layouts import shown
+
+FIXED = {"train": False, "val": True}  # whether for validation
+SKIP = "skip"
+MOST = 5  # problems told at once
+
+
+def read_groups(
+    path: Path, stems: Collection[str], optional: Collection[str] = ()
+) -> dict[str, str]:
+    """The group of each capture, by stem.
+
+    A stem's folder may be left out in the file where the name alone is unique.
+
+    stems, optional  the captures that must have a line, and those that may
+    raises ValueError, a line for each problem: no such file, not two fields, no such capture,
+    listed twice, a capture not listed
+    """
+    known = {*stems, *optional}
+    by_name, lines, groups, problems = defaultdict(list), {}, {}, []
+    for stem in sorted(known):
+        by_name[PurePosixPath(stem).name].append(stem)
+    for number, fields in _lines(path):
+        if not lines and not problems and fields[0].lower() == "stem" and fields[0] not in known:
+            continue  # the header
+        if len(fields) != 2 or not all(fields):
+            problems.append(
+                f"line {number}: found {len(fields)} field{'s' * (len(fields) != 1)}"
+                f" ({', '.join(fields)[:80]}); expected two, stem,group"
+            )
+            continue
+        stem, group = fields
+        found = [stem] if stem in known else by_name.get(stem, [])
+        if len(found) > 1:
+            problems.append(
+                f"line {number}: {stem} could be {' or '.join(found[:3])}; expected its folder"
+                " with it"
+            )
+        elif not found:
+            problems.append(
+                f"line {number}: {stem} is no capture; expected a stem such as"
+                f" {min(known, default='folder/name')}"
+            )
+        elif found[0] in lines:
+            problems.append(
+                f"line {number}: {found[0]} is on line {lines[found[0]]} already; expected one line"
+                " a capture"
+            )
+        else:
+            lines[found[0]], groups[found[0]] = (
+                number,
+                group.lower() if group.lower() in (*FIXED, SKIP) else group,
+            )
+    if missing := sorted(set(stems) - groups.keys()):
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        problems.append(
+            f"{len(missing)} of {len(stems)} captures have no line ({names}); expected one each"
+            f" (the group {SKIP} leaves a capture out)"
+        )
+    _raise(path, problems)
+    return groups
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line that is no comment.
+
+    ValueError where the file cannot be read
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as err:
+        raise ValueError(
+            f"{shown(path)}: cannot be read: {err.strerror}; expected a text file with a line a"
+            " capture: stem,group"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise ValueError(
+            f"{shown(path)}: byte {err.start} is not UTF-8; expected a text file with a line a"
+            " capture: stem,group"
+        ) from err
+    for number, line in enumerate(text.split("\n"), 1):
+        if (line := line.strip()) and not line.startswith("#"):
+            try:
+                yield (
+                    number,
+                    [
+                        field.strip()
+                        for field in next(
+                            csv.reader([line], delimiter="\t" if "\t" in line else ",")
+                        )
+                    ],
+                )
+            except csv.Error:
+                yield number, [line]
+
+
+def _raise(path: Path, problems: list[str]) -> None:
+    if problems:
+        more = (
+            [f"{shown(path)}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
+        )
+        raise ValueError(
+            "\n".join([*(f"{shown(path)}: {problem}" for problem in problems[:MOST]), *more])
+        )
+
+
+def known_sides(
+    path: Path, groups: dict[str, str], held: dict[str, bool], before: dict[str, bool]
+) -> dict[str, bool]:
+    """The groups whose side is settled: by their name, by an earlier run, or by captures that the
+    dataset holds already.
+
+    held    by stem, the side of captures in the dataset;  before  the sides of groups as the
+            dataset has them
+    raises ValueError where the file wants a capture elsewhere than it is: it stays where it was
+    written
+    """
+    sides, problems = {**before, **FIXED}, []
+    for stem in sorted(groups.keys() & held.keys()):
+        group, there = groups[stem], "val" if held[stem] else "train"
+        if group == SKIP:
+            problems.append(f"{stem} is in the dataset's {there} already; --append cannot skip it")
+        elif sides.setdefault(group, held[stem]) != held[stem]:
+            problems.append(
+                f"{stem} is in the dataset's {there} already, and its group {group} is for"
+                f" {'val' if sides[group] else 'train'}; expected one side a group"
+            )
+    _raise(path, problems)
+    return sides
+
+
+def choose(
+    path: Path,
+    groups: list[str],
+    sides: dict[str, bool],
+    there: Counter[bool],
+    val: float,
+    seed: int,
+) -> dict[str, bool]:
+    """The side of each group: as `sides` has it, else so that validation is as near to `val` of all
+    captures as it can be.
+
+    groups  of each capture;  there  how many captures each side has already
+    raises ValueError where one side would be empty
+    """
+    free = Counter(group for group in sorted(groups) if group not in sides)
+    have = there + Counter(sides[group] for group in groups if group in sides)  # captures by side
+    wanted = math.floor(val * (there.total() + len(groups)) + 0.5) - have[True]
+    allowed = range(0 if have[True] else 1, free.total() + (1 if have[False] else 0))
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(free)).tolist()
+    names, chosen = list(free), subset(list(free.values()), wanted, order, allowed)
+    if chosen is None:
+        empty = "train" if have[True] else "val"
+        named = (
+            f"{len(free)} group{'s' * (len(free) != 1)} that can go to either side, {have[False]}"
+            f" captures fixed to train and {have[True]} to val"
+        )
+        raise ValueError(
+            f"{shown(path)}: {empty} would be empty: found {named}; expected two groups or more, or"
+            f" one named {empty} (no validation: --split none)"
+        )
+    return {group: sides.get(group, group in {names[i] for i in chosen}) for group in set(groups)}
+
+
+def subset(sizes: list[int], wanted: int, order: list[int], allowed: range) -> set[int] | None:
+    """The indices whose sizes add up, within `allowed`, as near to `wanted` as any do, or None.
+
+    `order` decides between equals.
+    """
+    reach = [1]  # bit s of reach[k]: some of the first k in `order` add up to s
+    for index in order:
+        reach.append(reach[-1] | reach[-1] << sizes[index])
+    total = min(
+        (s for s in allowed if reach[-1] >> s & 1), key=lambda s: (abs(s - wanted), s), default=None
+    )
+    if total is None:
+        return None
+    chosen = set()
+    for k in range(len(order), 0, -1):
+        if not reach[k - 1] >> total & 1:
+            chosen.add(order[k - 1])
+            total -= sizes[order[k - 1]]
+    return chosen

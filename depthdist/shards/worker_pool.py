@@ -1,0 +1,154 @@
+"""Shards written in parallel: one process a whole shard, progress, and one clear line when
+something breaks.
+
+    write_all(jobs, workers, ranks)
+
+Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was
+pressed, and at once when the command itself was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from tqdm import tqdm
+
+from depthdist.distributed.cpu_group import Ranks
+from depthdist.shards.writer import Job, write_shard
+
+_SHARED = None  # in a worker: [samples, raw bytes, rejects, stop], of all workers together
+
+
+class _Stopped(Exception):
+    """Another worker failed, or Ctrl-C was pressed."""
+
+
+def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
+    """How many processes to start: `wanted`, or this rank's share of the machine's cores.
+
+    Never more than there are jobs.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, min(wanted or cores // ranks, num_jobs))
+
+
+def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
+    """Write every job's shard. raises ValueError, one line, from the first that cannot be written
+    or was killed.
+    """
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
+    shared = _shared_counts(context)
+    num_pairs = sum(len(job.items) for job in jobs)
+    pool = ProcessPoolExecutor(
+        num_workers(workers, len(jobs), ranks.local_size),
+        context,
+        initializer=_start,
+        initargs=(shared,),
+    )
+    try:
+        with _bar(num_pairs, ranks) as bar:
+            with _no_interrupt():
+                waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
+            while waiting:
+                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+                samples, num_bytes, rejects, _ = shared[:]
+                bar.set_postfix_str(
+                    f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects}"
+                    " rejects",
+                    refresh=False,
+                )
+                bar.update(samples + rejects - bar.n)
+                for future in done:
+                    future.result()
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process was killed (out of memory?); finished shards are kept: run again,"
+            " with fewer --workers"
+        ) from None
+    finally:
+        shared[3] = 1
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, which reaches the whole group: the command tells
+    them to stop.
+
+    They inherit the mask, from their first instruction on. This process has other threads without
+    it, so its handler only takes a note until they are started: a worker whose start is cut off
+    would print a traceback.
+    """
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _shared_counts(context):
+    try:
+        return context.Array("q", 4)
+    except OSError as err:  # no /dev/shm, or no right to start a process
+        raise ValueError(f"worker processes cannot be started: {err.strerror}") from err
+
+
+def _bar(total: int, ranks: Ranks) -> tqdm:
+    live, name = (
+        sys.stderr.isatty(),
+        "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}",
+    )
+    return tqdm(
+        total=total,
+        desc=name,
+        unit=" pairs",
+        mininterval=0.2 if live else 10,
+        dynamic_ncols=live,
+        disable=ranks.rank > 0,
+    )
+
+
+def _start(shared) -> None:
+    global _SHARED
+    _SHARED = shared
+    follow_command()
+
+
+def follow_command() -> None:
+    """In a worker process, at its start: it ends at once when the command that started it is gone."""
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()  # returns when the command is gone, however it went
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _report(samples: int, num_bytes: int, rejects: int) -> None:
+    with _SHARED.get_lock():
+        for i, more in enumerate((samples, num_bytes, rejects)):
+            _SHARED[i] += more
+        if _SHARED[3]:
+            raise _Stopped
+
+
+def _work(job: Job) -> None:
+    with contextlib.suppress(_Stopped):
+        write_shard(job, _report)

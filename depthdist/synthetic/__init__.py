@@ -1,0 +1,1 @@
+"""Built-in captures and scenes with known truth."""

@@ -1,0 +1,1 @@
+"""Rays, shapes and noise that all built-in scenes share."""

@@ -1,0 +1,1 @@
+"""Rooms with boxes, balls, cylinders and tires, to pretrain on."""

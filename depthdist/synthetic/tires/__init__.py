@@ -1,0 +1,1 @@
+"""Captures of piled tires as a structured-light camera sees them."""

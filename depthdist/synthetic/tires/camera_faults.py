@@ -1,0 +1,96 @@
+"""What a structured-light camera does to exact depth.
+
+* noise that grows with z squared, more where little light comes back
+* holes where the projector does not reach, on dark rubber that returns too little, on glare that
+returns too much, and
+  on surfaces seen at a grazing angle
+* shadowed strips beside edges, as the projector stands beside the lens
+* flying pixels: at an edge some pixels see both sides and report a depth between them
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.synthetic.tires.raycast import CHROME, Hits, cone_at
+from depthdist.synthetic.tires.shading import cloud
+
+WEAK, GLARE = 0.0026, 1.6  # echoes below and above which a pixel is lost
+GRAZING, MIRROR = 0.14, 0.975  # the least cosine of the angle of sight, on chrome
+EDGE_MM = 14.0  # a step in z that makes flying pixels, at 1 m
+
+
+@kernel
+def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
+    fx, fy, px, py = rays
+    height, width = hits.z.shape
+    per_mm = width / 1944.0
+    for v in range(height):
+        for u in range(width):
+            z = hits.z[v, u]
+            out[v, u] = math.nan
+            if not hits.lit[v, u]:
+                continue
+            dx, dy = (u + 0.5 - px) / fx, (v + 0.5 - py) / fy
+            patch = (
+                cloud(u / per_mm / 21.0, v / per_mm / 21.0, seed) * 0.7
+                + cloud(u / per_mm / 6.0, v / per_mm / 6.0, seed + 1) * 0.3
+            )
+            if cone_at(dx * z, dy * z, z, baseline) < 0.25 + 0.2 * patch:
+                continue
+            nx, ny, nz = hits.normal[v, u]
+            towards = -(nx * dx + ny * dy + nz)
+            facing = towards / math.sqrt(1 + dx * dx + dy * dy)
+            if facing < (MIRROR if hits.kind[v, u] == CHROME else GRAZING * (0.4 + 1.2 * patch)):
+                continue
+            back = echo[v, u]
+            if back < WEAK * (0.1 + 2.2 * patch * patch) * (0.8 + 0.4 * chance[v, u]):
+                continue
+            if back > GLARE * (0.6 + 0.8 * patch) and hits.kind[v, u] != CHROME:
+                continue
+            near, far, dim = z, z, 0
+            for dv in range(-1, 2):
+                for du in range(-1, 2):
+                    a, b = min(max(v + dv, 0), height - 1), min(max(u + du, 0), width - 1)
+                    if not math.isnan(hits.z[a, b]):
+                        near, far = min(near, hits.z[a, b]), max(far, hits.z[a, b])
+                    dim += not hits.lit[a, b]
+            luck = chance[v, u]
+            level = (
+                2.0 * z * (abs(nx) / fx + abs(ny) / fy) / towards
+            )  # what a surface at this slope spans without an edge
+            if far - near > EDGE_MM * z / 1000.0 + 1.5 * level:
+                if luck < 0.55:
+                    continue
+                if luck < 0.8:
+                    z = near + (far - near) * (luck - 0.55) * 4.0
+            elif dim > 0 and luck < 0.12 * dim:
+                continue
+            grain = 0.6 * normal[v, u] + 0.2 * (normal[v - 1, u] + normal[v, u - 1])
+            weak = 1.0 + min(2.5, WEAK * 2.0 / (back + 1e-6))
+            out[v, u] = z + grain * 0.11 * (z / 1000.0) ** 2 * weak
+
+
+def spoil(
+    hits: Hits, echo: np.ndarray, k: np.ndarray, baseline_mm: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Depth (H, W) float32 mm as the camera would measure it, NaN where it finds nothing."""
+    out = np.empty(hits.z.shape, np.float32)
+    normal, chance = (
+        rng.standard_normal(hits.z.shape, np.float32),
+        rng.random(hits.z.shape, np.float32),
+    )
+    _spoil(
+        hits,
+        echo,
+        (k[0, 0], k[1, 1], k[0, 2], k[1, 2]),
+        baseline_mm,
+        normal,
+        chance,
+        int(rng.integers(1 << 20)),
+        out,
+    )
+    return out

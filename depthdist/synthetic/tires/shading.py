@@ -1,0 +1,325 @@
+"""The picture: black rubber, wood, grey steel and chrome, lit by the projector beside the lens and
+a little room light.
+
+`paint` gives each pixel's linear colour and its echo, the projector's light alone: what the depth
+camera works with. `develop` makes the camera's 8-bit picture of it: soft lens, vignette, exposure,
+colour cast, sensor noise, gamma.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.synthetic.tires.raycast import (
+    CHROME,
+    FLOOR,
+    NONE,
+    ROOM,
+    TIRE_HIT,
+    WOOD,
+    Hits,
+    Scene,
+    cone_at,
+)
+
+GLYPHS = {
+    "D": "65556",
+    "E": "74647",
+    "P": "65644",
+    "T": "72222",
+    "H": "55755",
+    "I": "72227",
+    "S": "34216",
+    "R": "65655",
+    "A": "25755",
+    "L": "44447",
+    "U": "55557",
+    "B": "65656",
+    "2": "61247",
+    "0": "25552",
+    "5": "74616",
+    "/": "11244",
+    "1": "26227",
+    "6": "34652",
+    " ": "00000",
+}
+WORDS = "DEPTHDIST   205/55 R16   TUBELESS   RADIAL    "
+LATTICE = np.random.Generator(np.random.Philox(2021)).random(
+    (128, 128), np.float32
+)  # what `cloud` is woven from
+LETTERS = np.array(
+    [
+        [int(GLYPHS[c][row]) * 2 >> bit & 1 for c in WORDS for bit in (3, 2, 1, 0)]
+        for row in range(5)
+    ],
+    np.uint8,
+)
+
+
+@kernel
+def hashed(i, j, seed):
+    """A number in 0 .. 1 for a cell of a grid."""
+    h = np.uint32(i * 374761393 + j * 668265263 + seed * 974711)
+    h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(1274126177))
+    return np.float64(h ^ (h >> np.uint32(16))) / 4294967295.0
+
+
+@kernel
+def cloud(x, y, seed):
+    """Smooth noise in 0 .. 1, one bump a unit."""
+    i, j = math.floor(x), math.floor(y)
+    a, b = x - i, y - j
+    a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
+    i, j = (int(i) + 57 * seed) & 127, (int(j) + 131 * seed) & 127
+    k, m = (i + 1) & 127, (j + 1) & 127
+    return (LATTICE[j, i] * (1 - a) + LATTICE[j, k] * a) * (1 - b) + (
+        LATTICE[m, i] * (1 - a) + LATTICE[m, k] * a
+    ) * b
+
+
+@kernel
+def blur(image, radius, out):
+    """Mean over a square of 2 radius + 1 pixels, edges repeated, of an (H, W) float32 image."""
+    height, width = image.shape
+    rows = np.empty_like(image)
+    scale = np.float32(1.0 / (2 * radius + 1))
+    for v in range(height):
+        total = image[v, 0] * float(radius)
+        for u in range(radius):
+            total += image[v, min(u, width - 1)]
+        for u in range(width):
+            total += image[v, min(u + radius, width - 1)]
+            rows[v, u] = total * scale
+            total -= image[v, max(u - radius, 0)]
+    totals = np.zeros(width)
+    for v in range(-2 * radius, height):  # the rows from v to v + 2 radius, so far
+        add, take = min(max(v + radius, 0), height - 1), max(v - radius - 1, 0)
+        for u in range(width):
+            totals[u] += rows[add, u]
+            if v > 0:
+                totals[u] -= rows[take, u]
+            if v >= 0:
+                out[v, u] = totals[u] * scale
+
+
+@kernel
+def _rubber(scene, look, letters, k, groove, x, y, z):
+    """Colour (r, g, b), gloss of a point of tire `k`; `groove` is its groove id or 0."""
+    m, tire = scene.to_tire[k], scene.tires[k]
+    px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
+    py = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
+    axial = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    r, angle = math.sqrt(px * px + py * py), math.atan2(py, px)
+    arc = angle * tire.radius_mm
+    dark, gloss = look.dark[k], look.gloss[k]
+    tread = r > tire.radius_mm - 16.0
+    dirt = (
+        look.dust[k]
+        * cloud(arc / 60.0, axial / 35.0 + r / 40.0, k)
+        * (0.35 + 0.65 * cloud(arc / 9.0, axial / 7.0, k + 50))
+    )
+    aside = (angle - look.label_angle[k] + math.pi) % (2 * math.pi) - math.pi
+    if tread:
+        dark, gloss = dark * (0.9 if groove else 1.25), gloss * (0.3 if groove else 0.6)
+        dirt *= 1.6 if groove else 0.9
+        across, along, wide, high = aside * tire.radius_mm, axial, 46.0, 30.0
+    else:
+        side = 1.0 if axial > 0 else -1.0
+        across, along, wide, high = aside * tire.middle_mm, r - tire.middle_mm - 2.0, 42.0, 24.0
+        col = math.floor(-side * arc / 3.6) % letters.shape[1]
+        row = math.floor((tire.middle_mm + 20.0 - r) / 4.6)
+        rise, bulge = r - tire.middle_mm, max(abs(axial) - tire.half_mm + tire.side_mm, 0.0)
+        outside = rise * rise + bulge * bulge > (tire.side_mm - 3.0) ** 2  # not the hollow inside
+        if outside and 0 <= row < 5 and letters[row, int(col)]:
+            dark, gloss = dark * 1.9, min(gloss + 0.25, 1.0)
+        dark *= 1.0 + 0.22 * math.sin(r * 0.9) * (1.0 if abs(r - tire.middle_mm - 34) < 9 else 0.15)
+    if (
+        look.label[k] == (0 if tread else 1)
+        and groove == 0
+        and abs(across) < wide
+        and abs(along) < high
+        and (tread or axial > 0)
+    ):
+        bars = (
+            abs(along) < high * 0.55
+            and abs(across) < wide * 0.8
+            and hashed(int(math.floor(across / 2.6)), 3, k) > 0.5
+        )
+        lines = (
+            along > high * 0.66
+            and hashed(int(math.floor(across / 4.0)), 9, k) > 0.35
+            and along < high * 0.82
+        )
+        ink = 0.07 if bars or lines else 0.72
+        return ink, ink, ink * 0.96, 0.15
+    dirt = min(dirt, 1.0)
+    return (
+        dark + dirt * (0.15 - dark),
+        dark + dirt * (0.125 - dark),
+        dark + dirt * (0.098 - dark),
+        gloss * (1 - dirt),
+    )
+
+
+@kernel
+def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
+    """Colour and gloss of the crate, the room and the gripper."""
+    m = scene.to_crate
+    cx = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
+    cy = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
+    cz = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    if kind == CHROME:
+        back = 2.0 * (nx * x + ny * y + nz * z) / math.sqrt(x * x + y * y + z * z)
+        mirror = ny * back * -1.0
+        shine = (
+            0.03
+            + 0.3 * (mirror > -0.1) * cloud(nx * 9.0, mirror * 3.0, 5) ** 2
+            + 0.2 * nz * nz * nz * nz
+        )
+        return shine, shine, shine * 1.03, 1.0
+    if kind == WOOD:
+        box = scene.boxes[item]
+        long = box[3] - box[0] > box[5] - box[2]
+        along, across = (cx, cz + cy) if long else (cz + cy * 0.3, cx + cy)
+        grain = (
+            cloud(along / 160.0, across / 5.0, item) * 0.5
+            + cloud(along / 50.0, across / 2.0, item + 7) * 0.5
+        )
+        knot = cloud(along / 30.0, across / 22.0, item + 3)
+        tone = (
+            (0.55 + 0.5 * grain) * (0.9 if knot < 0.86 else 0.5) * (0.8 + 0.3 * hashed(item, 1, 1))
+        )
+        return 0.60 * tone, 0.41 * tone, 0.13 * tone, 0.08
+    if kind == ROOM:
+        tone = 0.13 + 0.05 * cloud(cx / 300.0, cz / 240.0 + cy / 300.0, 11)
+        if item < 2:  # the far wall has panels
+            tone *= 0.55 if (cx / 620.0) % 1.0 < 0.03 else 1.0
+            tone *= 1.35 if cz % 900.0 < 330.0 else 1.0
+        return tone, tone, tone * 1.04, 0.03
+    if kind == FLOOR:
+        tone = grey * (0.55 + 0.5 * cloud(cx / 90.0, cy / 90.0, 2) * cloud(cx / 21.0, cy / 26.0, 4))
+        return tone, tone * 0.97, tone * 0.92, 0.1
+    flat = cx + cy
+    tone = grey * (
+        0.86
+        + 0.22 * cloud(flat / 240.0, cz / 140.0, 8)
+        - 0.2 * (cloud(flat / 60.0, cz / 5.0, 6) > 0.86)
+    )
+    if (flat / 310.0) % 1.0 < 0.012:
+        tone *= 0.6  # seams
+    scuff = cloud(flat / 45.0, cz / 60.0, 9)
+    tone *= 0.62 if scuff > 0.8 and cz < 420 else 1.0
+    return tone, tone, tone * 1.02, 0.22
+
+
+@kernel
+def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo):
+    fx, fy, px, py = rays
+    height, width = hits.z.shape
+    lx, ly, lz = scene.projector
+    for v in range(height):
+        for u in range(width):
+            kind, item, z = hits.kind[v, u], hits.item[v, u], hits.z[v, u]
+            if kind == NONE:
+                continue
+            x, y = (u + 0.5 - px) / fx * z, (v + 0.5 - py) / fy * z
+            nx, ny, nz = hits.normal[v, u, 0], hits.normal[v, u, 1], hits.normal[v, u, 2]
+            if kind == TIRE_HIT:
+                r, g, b, gloss = _rubber(scene, look, letters, item, hits.groove[v, u], x, y, z)
+            else:
+                r, g, b, gloss = _still(scene, kind, item, grey, x, y, z, nx, ny, nz)
+            tx, ty, tz = lx - x, ly - y, lz - z
+            far, eye = math.sqrt(tx * tx + ty * ty + tz * tz), math.sqrt(x * x + y * y + z * z)
+            tx, ty, tz = tx / far, ty / far, tz / far
+            facing = max(nx * tx + ny * ty + nz * tz, 0.0)
+            hx, hy, hz = tx - x / eye, ty - y / eye, tz - z / eye
+            half = max((nx * hx + ny * hy + nz * hz) / math.sqrt(hx * hx + hy * hy + hz * hz), 0.0)
+            graze = 1.0 + (nx * x + ny * y + nz * z) / eye
+            rim = graze * graze * graze * graze
+            half = half * half
+            half = half * half
+            wide = half * half * half  # a power of 12
+            sharp = wide * wide
+            sharp = sharp * sharp * sharp * sharp  # and of 96
+            shine = (0.006 + 0.02 * gloss) * wide + 0.3 * gloss * gloss * sharp + rim * 0.04
+            arrives = hits.lit[v, u] * cone_at(x, y, z, lx) * (1450.0 / far) ** 2
+            arrives = min(arrives, 1.3 if kind == CHROME else 5.0)
+            open_sky = math.exp(-max(z - hollow[v, u], 0.0) / 55.0)
+            if kind == TIRE_HIT and hits.groove[v, u]:
+                open_sky *= 0.6
+            up = scene.to_crate[2, 0] * nx + scene.to_crate[2, 1] * ny + scene.to_crate[2, 2] * nz
+            room = ambient * open_sky * (0.62 + 0.38 * up)
+            sheen = room * (0.05 + 0.25 * gloss) * max(up, 0.0) ** 6 + room * rim * 0.12
+            bounce = (
+                0.10 * min((1450.0 / far) ** 2, 4.0) * cone_at(x, y, z, lx) * open_sky
+            )  # the crate lights itself a little
+            light = arrives * facing + bounce
+            spec = arrives * shine * (1.0 if facing > 0.0 else 0.0) + sheen
+            color[v, u, 0] = r * (light + room * 0.94) + spec
+            color[v, u, 1] = g * (light + room) + spec
+            color[v, u, 2] = b * (light + room * 1.1) + spec
+            echo[v, u] = arrives * (0.333 * (r + g + b) * facing + shine)
+
+
+def paint(
+    scene: Scene, hits: Hits, look, grey: float, ambient: float, k: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Linear colour (H, W, 3) float32, about 0 to 1, and the projector's echo (H, W) float32."""
+    height, width = hits.z.shape
+    color, echo = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+    near = np.nan_to_num(hits.z, nan=4000.0).astype(np.float32)
+    small, large = np.empty_like(near), np.empty_like(near)
+    blur(near, max(1, width // 120), small)
+    blur(small, max(1, width // 60), large)
+    _paint(
+        scene,
+        hits,
+        look,
+        LETTERS,
+        grey,
+        ambient,
+        (k[0, 0], k[1, 1], k[0, 2], k[1, 2]),
+        np.minimum(small, large),
+        color,
+        echo,
+    )
+    return color, echo
+
+
+@kernel
+def _develop(color, gain, noise, out):
+    height, width, _ = color.shape
+    for v in range(height):
+        for u in range(width):
+            a, b = (u + 0.5) / width * 2 - 1, (v + 0.5) / height * 2 - 1
+            shade = 1.0 - 0.16 * (a * a + 0.5 * b * b)
+            for c in range(3):
+                total = 2.0 * color[v, u, c]  # a soft lens: 1 2 1 in both directions
+                for dv in range(-1, 2):
+                    for du in range(-1, 2):
+                        weight = 2.0 if dv == 0 or du == 0 else 1.0
+                        total += (
+                            weight
+                            * color[
+                                min(max(v + dv, 0), height - 1), min(max(u + du, 0), width - 1), c
+                            ]
+                        )
+                value = total / 16.0 * gain[c] * shade
+                value += noise[v, u, c] * math.sqrt(1.2e-6 + 1.4e-4 * max(value, 0.0))
+                value = 1.0 - math.exp(
+                    -1.15 * max(value, 0.0)
+                )  # a soft shoulder instead of clipping
+                out[v, u, c] = np.uint8(255.0 * value ** (1 / 2.2) + 0.5)
+
+
+def develop(
+    color: np.ndarray, exposure: float, white: tuple[float, float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """The 8-bit picture (H, W, 3) of linear colour."""
+    out = np.empty(color.shape, np.uint8)
+    noise = rng.standard_normal(color.shape, np.float32)
+    _develop(color, exposure * np.asarray(white), noise, out)
+    return out

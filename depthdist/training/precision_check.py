@@ -1,0 +1,43 @@
+"""One validation sample in float32 beside the precision that trains: what that precision costs, in
+mm.
+
+# before the engine rounds the model
+check = Float32Check(model, loader.samples("val", [0]), bounds)
+off_mm = check.difference_mm(engine.masters(), predict)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from depthdist.data.loader import Batch
+from depthdist.evaluation.scoring import Predictor, network
+from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
+from depthdist.models.base_model import DepthModel
+
+LIMIT_MM = 1.0  # more than that is worth a warning
+
+
+class Float32Check:
+    """Keeps a float32 copy of the model, and one batch."""
+
+    def __init__(self, model: DepthModel, batch: Batch, bounds: Bounds):
+        self.reference = copy.deepcopy(model).float().eval().to(batch.rgb.device)
+        self.batch, self.bounds = batch, bounds
+        _, self.mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+
+    @torch.no_grad()
+    def difference_mm(self, masters: Mapping[str, Tensor], predict: Predictor) -> float:
+        """Largest difference in mm over the valid pixels between `predict` and the same weights in
+        float32.
+        """
+        for name, parameter in self.reference.named_parameters():
+            if name in masters:
+                parameter.copy_(masters[name].view_as(parameter))
+        exact = depth_from_target(network(self.reference)(self.batch), self.bounds)
+        off = (depth_from_target(predict(self.batch), self.bounds) - exact)[self.mask]
+        return float(off.abs().max()) if off.numel() else 0.0

@@ -1,0 +1,158 @@
+"""What follows from the settings, the data and the model: printed at the start, kept in run.json.
+
+facts = derived(dataset, plan, loader, model, epochs=15, precision="fp16")
+print("\\n".join(describe(facts)))
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+from depthdist import __version__
+from depthdist.data.dataset import Dataset
+from depthdist.data.loader import Loader
+from depthdist.data.sample_order import TrainPlan
+from depthdist.geometry.depth_range import Bounds
+from depthdist.models.base_model import DepthModel
+from depthdist.shards.remote_cache import is_remote
+from depthdist.training.engine import DEEPSPEED_VERSION
+
+
+def training_bounds(dataset: Dataset) -> Bounds:
+    """The bounds of the normalisation: nearest and farthest valid Z of the training set, mm."""
+    stats = dataset.stats("train")
+    return Bounds(stats["min_mm"], stats["max_mm"]).checked()
+
+
+def derived(
+    dataset: Dataset,
+    plan: TrainPlan,
+    loader: Loader,
+    model: DepthModel,
+    epochs: int,
+    precision: str,
+) -> dict[str, Any]:
+    """Everything computed from the settings, the data and the model."""
+    trained, total = model.parameter_counts()
+    bounds = training_bounds(dataset)
+    return {
+        "model": (
+            model.name
+            + (
+                " (no pretrained decoder: a fresh one is trained too)"
+                if model.fresh_decoder
+                else ""
+            )
+        ),
+        "trained_parameters": trained,
+        "all_parameters": total,
+        "train_samples": dataset.count("train"),
+        "epoch_samples": plan.num_samples,
+        "val_samples": dataset.count("val"),
+        "picture_size": str(dataset.size),
+        "truth_size": str(dataset.depth_size),
+        "near_mm": bounds.near_mm,
+        "far_mm": bounds.far_mm,
+        "mean_mm": dataset.stats("train")["mean_mm"],
+        "data": [
+            place if is_remote(place) else str(Path(place).resolve())
+            for place in (part.place for part in dataset.parts)
+        ],
+        "data_sha256": dataset.sha256,
+        "data_buffers_mib": round(loader.memory_bytes(plan.micro_batch) / 2**20, 1),
+        "precision": precision,
+        "world_size": plan.world,
+        "global_batch": plan.global_batch,
+        "micro_batch": plan.micro_batch,
+        "accumulation": plan.accumulation,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "steps": plan.steps_per_epoch * epochs,
+    }
+
+
+def describe(facts: dict[str, Any]) -> list[str]:
+    """The derived facts as lines for the terminal."""
+    share = 100 * facts["trained_parameters"] / facts["all_parameters"]
+    return [
+        f"model        {facts['model']}",
+        (
+            f"trains       {facts['trained_parameters']:,} of {facts['all_parameters']:,}"
+            f" parameters ({share:.4f} %), in {facts['precision']}"
+        ),
+        (
+            f"data         {facts['train_samples']} training, {facts['val_samples']} validation"
+            f" samples; pictures {facts['picture_size']}, truth {facts['truth_size']}"
+        ),
+        f"reading      {facts['data_buffers_mib']:.0f} MiB of buffers a rank at most",
+        f"depth        {facts['near_mm']:.2f} .. {facts['far_mm']:.2f} mm, of the training set",
+        (
+            f"batch        {facts['global_batch']} = {facts['world_size']} ranks x micro-batch"
+            f" {facts['micro_batch']} x {facts['accumulation']} accumulated"
+        ),
+        f"steps        {facts['steps']}, {facts['steps_per_epoch']} an epoch",
+    ]
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """The same as a table."""
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+    )
+
+
+def record(
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    ds_config: dict[str, Any],
+    remarks: list[str],
+    device: torch.device,
+) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "settings": settings,
+        "derived": facts,
+        "deepspeed_config": ds_config,
+        "remarks": remarks,
+        **measured_with(device),
+    }
+
+
+def measured_with(device: torch.device) -> dict[str, Any]:
+    """Where, when and with what something was computed."""
+    git = shutil.which("git")
+    revision = (
+        subprocess.run(
+            [git, "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+        ).stdout.strip()
+        if git
+        else ""
+    )
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
+    return {
+        "device": (
+            torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else platform.processor() or platform.machine()
+        ),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git": revision,
+        "versions": {
+            "depthdist": __version__,
+            "python": platform.python_version(),
+            "deepspeed": DEEPSPEED_VERSION,
+            **versions,
+        },
+    }
