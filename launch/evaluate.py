@@ -1,6 +1,6 @@
 """Score a run: python launch/evaluate.py --run runs/NAME"""
 
-from depthdist.core import settings as config
+from depthdist.core.command import command, main_of
 
 if __name__ == "__main__":
-    config.command(config.main_of("depthdist.evaluation.evaluate"))
+    command(main_of("depthdist.evaluation.evaluate"))

@@ -1,6 +1,6 @@
 """A trained adapter as others take it: python launch/export.py runs/NAME OUT"""
 
-from depthdist.core import settings as config
+from depthdist.core.command import command, main_of
 
 if __name__ == "__main__":
-    config.command(config.main_of("depthdist.inference.export"))
+    command(main_of("depthdist.inference.export"))

@@ -1,6 +1,6 @@
 """Depth in mm for pictures: python launch/predict.py PICTURES --run runs/NAME --out predictions"""
 
-from depthdist.core import settings as config
+from depthdist.core.command import command, main_of
 
 if __name__ == "__main__":
-    config.command(config.main_of("depthdist.inference.predict"))
+    command(main_of("depthdist.inference.predict"))

@@ -1,6 +1,6 @@
 """The main command: deepspeed launch/train.py --deepspeed ds_configs/fp16.json"""
 
-from depthdist.core import settings as config
+from depthdist.core.command import command, main_of
 
 if __name__ == "__main__":
-    config.command(config.main_of("depthdist.training.train"))
+    command(main_of("depthdist.training.train"))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from depthdist.core.settings import Size
 from depthdist.shards.build import shard
-from depthdist.shards.plan import ShardSettings
+from depthdist.shards.settings import ShardSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -31,7 +31,7 @@ def quietly_on_one_thread():
     """For modules with pictures so small that threads only wait for each other."""
     import torch
 
-    from depthdist.models.base_model import quiet
+    from depthdist.core.environment import quiet
 
     quiet()
     before = torch.get_num_threads()

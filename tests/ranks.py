@@ -179,7 +179,7 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
     """
     from depthdist.core.settings import Size
     from depthdist.shards.build import shard
-    from depthdist.shards.plan import ShardSettings
+    from depthdist.shards.settings import ShardSettings
     from depthdist.shards.writer import write_shard
 
     raw, out = folder / "raw", folder / "shards"

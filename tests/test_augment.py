@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from depthdist.core import settings as config
+from depthdist.core.errors import SettingsError
 from depthdist.data.augmentation import MOST, AugmentSettings, Draw, draw, mirrored, photometric
 
 STRONG = AugmentSettings(flip=0.5, exposure=1.0, tone=0.3, colour=0.15, noise=6.0, jpeg=40)
@@ -92,7 +93,7 @@ def test_all_problems_are_listed_at_once():
         "--jpeg",
         "5",
     ]
-    with pytest.raises(config.SettingsError) as caught:
+    with pytest.raises(SettingsError) as caught:
         config.parse("", AugmentSettings, argv=flags)
     assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == [
         f"--{name}" for name in NAMES

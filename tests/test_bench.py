@@ -11,7 +11,8 @@ import torch
 from captures import ROOT
 from transformers import DPTImageProcessor
 
-from depthdist.geometry.depth_range import Bounds, upsample
+from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.resampling import upsample
 from depthdist.losses import LossSettings, compute
 from depthdist.models.base_model import load_base
 

@@ -17,12 +17,12 @@ from captures import ROOT, SHARD, capture, write_capture, write_raw
 from PIL import Image
 from ranks import LAUNCHER, ON_CPU, free_port
 
-from depthdist.captures.layouts import sessions
+from depthdist.captures.sessions import sessions
 from depthdist.core.settings import Size
 from depthdist.shards.build import shard
-from depthdist.shards.codec import decode_sample
+from depthdist.shards.decoding import decode_sample
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import ShardSettings
+from depthdist.shards.settings import ShardSettings
 from depthdist.shards.verify import verify
 from depthdist.shards.writer import write_shard
 

@@ -21,17 +21,10 @@ from transformers import (
     Dinov2Config,
 )
 
+from depthdist.core.files import recover, replacing
 from depthdist.geometry.depth_range import Bounds
 from depthdist.models import adapter as checkpoint
-from depthdist.models.adapter import (
-    WEIGHTS,
-    AdapterRecord,
-    load_adapter,
-    read_record,
-    recover,
-    replacing,
-    save_adapter,
-)
+from depthdist.models.adapter import WEIGHTS, AdapterRecord, load_adapter, read_record, save_adapter
 from depthdist.models.base_model import IMAGENET, load_base
 from depthdist.models.fast_decoder import reorder
 from depthdist.models.lora import LoraSettings, respelled, with_lora

@@ -15,7 +15,8 @@ import pytest
 from captures import ROOT
 
 from depthdist.core import settings as config
-from depthdist.core.settings import SettingsError, Size, as_dict, parse, sentences
+from depthdist.core.errors import SettingsError
+from depthdist.core.settings import Size, as_dict, parse, sentences
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, ReadSettings
 from depthdist.evaluation.evaluate import EvaluateSettings
@@ -26,9 +27,9 @@ from depthdist.inference.server import ServeSettings
 from depthdist.losses import LossSettings
 from depthdist.models.base_model import ModelSettings
 from depthdist.models.lora import LoraSettings
-from depthdist.shards.plan import ShardSettings
 from depthdist.shards.remote_cache import CacheSettings
-from depthdist.training.engine import EngineSettings
+from depthdist.shards.settings import ShardSettings
+from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, TrainSettings
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target, upsample
+from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
+from depthdist.geometry.resampling import upsample
 
 BOUNDS = Bounds(251.74, 3907.45)  # of the real data
 

@@ -43,7 +43,8 @@ def two_ranks(out, model, deepspeed):
     from depthdist.distributed.process_group import start, stop
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, with_lora
-    from depthdist.training.engine import Engine, EngineSettings
+    from depthdist.training.deepspeed_config import EngineSettings
+    from depthdist.training.engine import Engine
 
     out, world = Path(out), start()
     config = EngineSettings(Path(deepspeed)).resolved()[0]
@@ -116,14 +117,15 @@ def real_fp16(monkeypatch):
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-    monkeypatch.setattr("depthdist.training.engine.fp16_pays", lambda: True)
+    monkeypatch.setattr("depthdist.training.deepspeed_config.fp16_pays", lambda: True)
 
 
 def engine(world, path: Path, model="tiny", lr=1e-3, **changes):
     """An Engine of that configuration."""
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, with_lora
-    from depthdist.training.engine import Engine, EngineSettings
+    from depthdist.training.deepspeed_config import EngineSettings
+    from depthdist.training.engine import Engine
 
     network = with_lora(load_base(str(model)), LoraSettings(), seed=0)
     config, _ = EngineSettings(path).resolved()
@@ -159,7 +161,7 @@ def farthest(a, b):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_shipped_configuration_trains_two_steps_on_the_cpu(path, world):
-    from depthdist.training.engine import EngineSettings
+    from depthdist.training.deepspeed_config import EngineSettings
 
     settings = EngineSettings(path)
     assert (
@@ -216,7 +218,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_configuration_is_one_clear_problem(name, tmp_path):
-    from depthdist.training.engine import EngineSettings
+    from depthdist.training.deepspeed_config import EngineSettings
 
     content, expected = BAD[name]
     (tmp_path / "bad.json").write_text(content)
@@ -225,7 +227,7 @@ def test_a_bad_configuration_is_one_clear_problem(name, tmp_path):
 
 
 def test_all_problems_of_a_configuration_are_listed_at_once(tmp_path):
-    from depthdist.training.engine import EngineSettings
+    from depthdist.training.deepspeed_config import EngineSettings
 
     (tmp_path / "bad.json").write_text(
         '{"scheduler": {}, "optimizer": {"type": "AdamW", "params": {"lr": 1}}}'
@@ -386,7 +388,8 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     """
     from depthdist.data.sample_order import TrainPlan
     from depthdist.distributed.process_group import StopRequest
-    from depthdist.geometry.depth_range import inverse_target, upsample
+    from depthdist.geometry.depth_range import inverse_target
+    from depthdist.geometry.resampling import upsample
     from depthdist.losses import LossSettings, compute
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, with_lora

@@ -25,7 +25,7 @@ from depthdist.data.sample_order import TrainPlan
 from depthdist.shards.build import shard
 from depthdist.shards.external_tars import index_in_place
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import ShardSettings
+from depthdist.shards.settings import ShardSettings
 from depthdist.shards.verify import verify
 from depthdist.shards.writer import write_shard
 

@@ -217,8 +217,7 @@ def test_predictions_are_those_of_the_cpu(way):
     millimetre."""
     import numpy as np
 
-    from depthdist.inference.image_sources import Picture
-    from depthdist.inference.predict import Predictor
+    from depthdist.inference.predictor import Picture, Predictor
     from depthdist.models.adapter import AdapterRecord
     from depthdist.models.base_model import load_base
     from depthdist.synthetic.rooms import render as rooms

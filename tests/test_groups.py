@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from captures import SMALL, make, stem_of, write_raw
 
-from depthdist.core.settings import SettingsError, parse, sentences
+from depthdist.core.errors import SettingsError
+from depthdist.core.settings import parse, sentences
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import ShardSettings, plan
+from depthdist.shards.plan import plan
+from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import choose, read_groups
 from depthdist.shards.verify import verify
 

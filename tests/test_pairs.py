@@ -7,21 +7,11 @@ import pytest
 from captures import HOSTILE, capture, write_capture, write_raw
 from PIL import Image
 
-from depthdist.captures.layouts import (
-    LAYOUTS,
-    BadFile,
-    Pair,
-    capture_time,
-    find_pairs,
-    list_pictures,
-    peek,
-    read_label,
-    read_pair,
-    read_rgb,
-    read_xyz,
-    resize_rgb,
-    sessions,
-)
+from depthdist.captures.layouts import LAYOUTS, Pair, find_pairs, list_pictures
+from depthdist.captures.readers import peek, read_label, read_pair, read_rgb, read_xyz
+from depthdist.captures.sessions import capture_time, sessions
+from depthdist.core.errors import BadFile
+from depthdist.geometry.resampling import resize_rgb
 
 
 def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):

@@ -106,7 +106,7 @@ def test_the_png_reads_back_within_half_its_unit(predict, tmp_path):
 
 def test_a_run_that_sees_far_writes_whole_millimetres(tmp_path):
     from depthdist.geometry.depth_range import Bounds
-    from depthdist.inference.predict import write_png
+    from depthdist.inference.result_files import write_png
 
     depth = np.array([[500.4, 8000.6], [62000.0, 1200.0]], np.float32)
     write_png(tmp_path / "a.png", depth, Bounds(300, 64000))
@@ -470,8 +470,9 @@ def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_
 
 
 def test_several_devices_keep_the_order_and_share_the_work(model):
-    from depthdist.inference.image_sources import Picture, Source
-    from depthdist.inference.predict import Predictor, results
+    from depthdist.inference.image_sources import Source
+    from depthdist.inference.predict import results
+    from depthdist.inference.predictor import Picture, Predictor
 
     network, record = model
     seen = [[], []]
@@ -510,7 +511,7 @@ def test_a_mirrored_picture_gives_the_mirrored_depth_with_flip(predict, tmp_path
 
 
 def test_colours_are_comparable_between_pictures(predict, model, tmp_path):
-    from depthdist.inference.predict import coloured
+    from depthdist.inference.result_files import coloured
 
     _, record = model
     depth = np.geomspace(record.near_mm, record.far_mm, 100, dtype=np.float32)[None]

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.captures.layouts import resize_rgb
-from depthdist.geometry.depth_range import upsample
+from depthdist.geometry.resampling import resize_rgb, upsample
 from depthdist.models.refinement import guided, mirrored, places, refined, tiled
 
 

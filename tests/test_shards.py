@@ -17,16 +17,21 @@ import pytest
 from captures import SMALL, capture, make, stem_of, write_capture, write_raw
 from PIL import Image
 
-from depthdist.captures.layouts import resize_rgb
-from depthdist.core.settings import SettingsError, parse
+from depthdist.core.environment import num_workers
+from depthdist.core.errors import SettingsError
+from depthdist.core.settings import parse
 from depthdist.geometry.camera import fit_intrinsics
+from depthdist.geometry.resampling import resize_rgb
 from depthdist.shards import worker_pool as pool
-from depthdist.shards.build import statistics
-from depthdist.shards.codec import decode_label, decode_sample, nearest, quantise
+from depthdist.shards.decoding import decode_label, decode_sample
+from depthdist.shards.encoding import nearest, quantise
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import ShardSettings, plan, split
+from depthdist.shards.plan import plan
+from depthdist.shards.settings import ShardSettings
+from depthdist.shards.splits import split
+from depthdist.shards.statistics import BIN, merge_stats, statistics
 from depthdist.shards.verify import verify
-from depthdist.shards.writer import BIN, merge_stats, write_shard
+from depthdist.shards.writer import write_shard
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -465,7 +470,7 @@ def test_a_plan_depends_on_sizes_and_never_on_workers(raw, tmp_path):
         for w in (1, 7)
     ]
     assert plans[0] == plans[1] and Counter(len(j.items) for j in plans[0].jobs)[0] == 0
-    assert pool.num_workers(0, 1) == 1 and pool.num_workers(7, 3) == 3
+    assert num_workers(0, 1) == 1 and num_workers(7, 3) == 3
 
 
 def test_settings_that_make_no_sense_are_all_reported():

@@ -29,10 +29,11 @@ from loaders import (
 from PIL import Image
 from ranks import on_ranks
 
-from depthdist.captures.layouts import resize_rgb
 from depthdist.core.settings import Size
 from depthdist.data import loader as stream
+from depthdist.data.batch import Buffers, _packed
 from depthdist.data.sample_order import Position, TrainPlan, eval_groups, train_groups
+from depthdist.geometry.resampling import resize_rgb
 
 # ------------------------------------------------------------------------------- ranks of their own
 
@@ -285,7 +286,7 @@ def test_a_reader_can_be_pickled(data):
     source = loader(data)
     reader = pickle.loads(pickle.dumps(source._reader("train", augment=STRONG, seed=3)))
     group = next(iter(train_groups(source.dataset.order(3), plan_of(source, 4, 4), 0)))
-    packed = stream._packed(reader, group, stream.Buffers(source.dataset.arrays(4), pin=False))
+    packed = _packed(reader, group, Buffers(source.dataset.arrays(4), pin=False))
     assert (
         exact([packed.to("cpu")])
         == exact(taken(loader(data, augment=STRONG).train(plan_of(source, 4, 4), 3, 0, epochs=1)))[

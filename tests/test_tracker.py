@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from depthdist.runs.tracker import Tracker, write_json
+from depthdist.core.files import write_json
+from depthdist.runs.tracker import Tracker
 
 
 def tracker(run, step=None, active=True, total=10):

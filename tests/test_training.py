@@ -40,7 +40,8 @@ def farthest(a, b):
 def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, model):
     """Depth that is made from the model's own raw output, by a known scale and shift of the target:
     the fit gives both back."""
-    from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target, upsample
+    from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
+    from depthdist.geometry.resampling import upsample
     from depthdist.models.base_model import load_base
     from depthdist.training.calibration import fit
 
@@ -331,7 +332,7 @@ def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tm
 
 
 def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkeypatch):
-    from depthdist.training.engine import EngineSettings
+    from depthdist.training.deepspeed_config import EngineSettings
     from depthdist.training.micro_batch import largest
 
     joined()
@@ -511,7 +512,7 @@ def test_underflow_is_counted_where_the_loss_scale_is_too_small(data, model, tmp
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-    monkeypatch.setattr("depthdist.training.engine.fp16_pays", lambda: True)
+    monkeypatch.setattr("depthdist.training.deepspeed_config.fp16_pays", lambda: True)
     shares = {}
     for power in (0, 14):
         fp16 = {

@@ -27,7 +27,8 @@ from ranks import (
 )
 
 from depthdist.core import settings as config
-from depthdist.core.settings import Stopped
+from depthdist.core.command import command
+from depthdist.core.errors import Stopped
 from depthdist.distributed import launchers as slurm
 from depthdist.distributed import process_group as world
 
@@ -289,7 +290,7 @@ def failing(how, bad="1", others="waiting"):
                 time.sleep(3600)
         stop()
 
-    config.command(main)
+    command(main)
 
 
 def failed(folder, *how, **env):
@@ -381,7 +382,7 @@ def slow_to_write(*words):
 
     write = training.save_adapter
     training.save_adapter = lambda *given: time.sleep(3) or write(*given)
-    config.command(lambda: train.main(list(words)))
+    command(lambda: train.main(list(words)))
 
 
 def test_the_best_adapter_is_scored_once_it_is_written(words, tmp_path):
@@ -499,5 +500,5 @@ def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypa
     monkeypatch.setattr(sys, "argv", ["some/thing.py"])
     monkeypatch.setenv("RANK", str(rank))
     with pytest.raises(SystemExit) as end:
-        config.command(stops)
+        command(stops)
     assert (end.value.code, capsys.readouterr().err, left) == (75, said, [True])

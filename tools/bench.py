@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.benchmarks
 
 from depthdist.core import settings as config
+from depthdist.core.command import command
 
 WHAT = {
     "data": "DataBenchSettings",
@@ -51,4 +52,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    config.command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]))

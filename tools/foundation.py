@@ -35,12 +35,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from depthdist.core import settings as config
+from depthdist.core.command import command
+from depthdist.core.environment import quiet
 from depthdist.core.settings import Size
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.models.adapter import load_adapter, save_whole
-from depthdist.models.base_model import IMAGENET, PATCH, fresh, quiet
+from depthdist.models.base_model import IMAGENET, PATCH, fresh
 from depthdist.models.depth_model import DepthModel
 from tools.steps import do, launcher
 
@@ -355,4 +357,4 @@ def at_work(times: list[float], starts: list[dict[str, Any]]) -> float:
 
 
 if __name__ == "__main__":
-    config.command(main)
+    command(main)

@@ -25,7 +25,8 @@ from make_tires import npy, png, write
 from tqdm import tqdm
 
 from depthdist.core import settings as config
-from depthdist.shards.worker_pool import follow_command
+from depthdist.core.command import command
+from depthdist.core.environment import follow_command
 from depthdist.synthetic.rooms import render as rooms
 
 
@@ -111,4 +112,4 @@ def make(settings: rooms.Settings, out: Path, index: int) -> None:
 
 
 if __name__ == "__main__":
-    config.command(main)
+    command(main)

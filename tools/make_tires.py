@@ -31,7 +31,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from depthdist.core import settings as config
-from depthdist.shards.worker_pool import follow_command
+from depthdist.core.command import command
+from depthdist.core.environment import follow_command
 from depthdist.synthetic.tires import render as tires
 
 SHEET_PAIRS, SHEET_WIDTH = 12, 480
@@ -252,4 +253,4 @@ def depth_colors(z: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    config.command(main)
+    command(main)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthdist.core import settings as config
+from depthdist.core.command import command
 
 
 @dataclass(frozen=True)
@@ -102,4 +103,4 @@ def writable(out: Path, source: Path) -> Path:
 
 
 if __name__ == "__main__":
-    config.command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]))

@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from depthdist.captures.layouts import shown
 from depthdist.captures.near_duplicates import warning
 from depthdist.core import settings as config
+from depthdist.core.command import command
+from depthdist.core.environment import num_workers
+from depthdist.core.errors import shown
 from depthdist.distributed.cpu_group import Ranks
 from depthdist.shards.build import shard
 from depthdist.shards.external_tars import index_in_place
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import ShardSettings
+from depthdist.shards.settings import ShardSettings
 from depthdist.shards.verify import verify
-from depthdist.shards.worker_pool import num_workers
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,4 +169,4 @@ def check(settings: ShardSettings) -> int:
 
 
 if __name__ == "__main__":
-    config.command(main)
+    command(main)

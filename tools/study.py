@@ -30,10 +30,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from depthdist.captures.layouts import find_pairs, sessions
+from depthdist.captures.layouts import find_pairs
+from depthdist.captures.sessions import sessions
 from depthdist.core import settings as config
+from depthdist.core.command import command
 from depthdist.core.settings import Size
-from depthdist.training.engine import EngineSettings
+from depthdist.training.deepspeed_config import EngineSettings
 from tools.steps import do, launcher
 
 RECIPES = {
@@ -261,7 +263,8 @@ def relative(run: Path, out: Path) -> Path:
     """
     import torch
 
-    from depthdist.models.adapter import load_adapter, replacing
+    from depthdist.core.files import replacing
+    from depthdist.models.adapter import load_adapter
 
     out = (
         out / hashlib.sha256((run / "best/adapter_model.safetensors").read_bytes()).hexdigest()[:16]
@@ -347,7 +350,7 @@ def study(what: str, s: Study) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A line a run, with intervals below; before them the untrained rows of each validation set."""
-    from depthdist.evaluation.scoring import cell, span
+    from depthdist.evaluation.tables import cell, span
 
     lines, seen, rows = [], set(), []
     for row, content in found.items():
@@ -428,4 +431,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]))

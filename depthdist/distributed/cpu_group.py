@@ -15,7 +15,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from depthdist.core.settings import SettingsError
+from depthdist.core.errors import SettingsError
 from depthdist.distributed import launchers as slurm
 
 MEET = timedelta(minutes=10)  # for all to be there

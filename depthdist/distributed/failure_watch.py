@@ -31,6 +31,8 @@ from typing import Any, NamedTuple, NoReturn
 import psutil
 import torch.distributed as dist
 
+from depthdist.core.errors import one_line
+
 POLL, GRACE = (
     0.25,
     4.0,
@@ -235,8 +237,3 @@ def _where(err: BaseException) -> str:
         if PACKAGE in Path(frame.filename).parents
     ]
     return " > ".join(names[-3:])
-
-
-def one_line(err: BaseException | str) -> str:
-    """What the error says, short enough for one line."""
-    return " ".join(str(err).split())[:300] or type(err).__name__

@@ -33,11 +33,12 @@ if not torch.cuda.is_available():
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 
-from depthdist.core.settings import (
-    Stopped as Stopped,
-)  # what a run raises that was asked to stop and has saved
+from depthdist.core.errors import (
+    Stopped as Stopped,  # what a run raises that was asked to stop and has saved
+)
+from depthdist.core.errors import one_line
 from depthdist.distributed import launchers as slurm
-from depthdist.distributed.failure_watch import Watch, one_line
+from depthdist.distributed.failure_watch import Watch
 
 slurm.adopt()
 # seconds from a SIGTERM until another one is another wish: when a process group gets it, its

@@ -11,7 +11,7 @@ from typing import Any
 
 from depthdist.evaluation.image_details import all_metrics
 from depthdist.evaluation.metrics.confidence import compare
-from depthdist.evaluation.scoring import cell
+from depthdist.evaluation.tables import cell
 
 SHOWN = (
     "abs_rel",

@@ -29,37 +29,28 @@ from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
 
-from depthdist.captures.layouts import open_rgb
+from depthdist.captures.readers import open_rgb
 from depthdist.core import settings as config
+from depthdist.core.environment import measured_with, pick_device, quiet
+from depthdist.core.files import write_json
+from depthdist.data.batch import Batch
 from depthdist.data.dataset import Dataset, open_dataset
-from depthdist.data.loader import Batch, Loader
+from depthdist.data.loader import Loader
 from depthdist.evaluation.comparison import comparison
 from depthdist.evaluation.image_details import Details, all_metrics
 from depthdist.evaluation.metrics.alignment import WAYS
 from depthdist.evaluation.metrics.confidence import interval
 from depthdist.evaluation.metrics.grooves import LIMIT_MM, summary
 from depthdist.evaluation.metrics.pixels import BINS_MM
-from depthdist.evaluation.scoring import (
-    FOOTNOTE,
-    UNTRAINED,
-    Predictor,
-    Row,
-    constant,
-    network,
-    score_rows,
-    table,
-    untrained,
-)
-from depthdist.evaluation.tables import details_table, groove_table
+from depthdist.evaluation.scoring import Predictor, Row, constant, network, score_rows, untrained
+from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, details_table, groove_table, table
 from depthdist.geometry.depth_range import Bounds
 from depthdist.models.adapter import AdapterRecord, load_adapter, loaded
-from depthdist.models.base_model import load_base, pick_device, quiet
+from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refinement import WAYS as REFINED
 from depthdist.models.refinement import Way, refined
 from depthdist.runs.run_folder import Run, labels, open_run
-from depthdist.runs.tracker import write_json
-from depthdist.training.run_facts import measured_with
 
 
 @dataclass(frozen=True)

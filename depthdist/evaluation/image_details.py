@@ -30,15 +30,11 @@ from depthdist.evaluation.metrics import edges, grooves, surfaces
 from depthdist.evaluation.metrics import pixels as metrics
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import Metric
+from depthdist.evaluation.scoring import Found
 from depthdist.geometry.camera import pixel_rays
-from depthdist.shards.codec import decode_label
+from depthdist.shards.decoding import decode_label
 
 Array = np.ndarray
-Found = dict[
-    str, tuple[dict[str, float], list[Groove]]
-    # by row: values by name, NaN where there is nothing to say; the grooves' depths (truth,
-    # prediction)
-]
 
 
 @dataclass

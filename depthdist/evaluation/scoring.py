@@ -21,18 +21,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from depthdist.data.loader import Batch
+from depthdist.data.batch import Batch
 from depthdist.evaluation.metrics.alignment import aligned
 from depthdist.evaluation.metrics.grooves import Groove
-from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS, image_metrics
+from depthdist.evaluation.metrics.pixels import image_metrics
 from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
 from depthdist.losses import LossSettings, compute
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refinement import mirrored
 
-UNTRAINED = "untrained"  # the model's row before training
-FOOTNOTE = """means over images, in mm at the truth's own size (bicubic); * best of those that no truth helped
-disparity-aligned: scale and shift of 1/depth fitted to each image's truth: what the model's shapes are worth, not its millimetres"""
 Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
 Found = dict[str, tuple[dict[str, float], list[Groove]]]  # more of an image, by row
 Look = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[Found]"]
@@ -236,59 +233,3 @@ def _together(
 
 
 # ------------------------------------------------------------------------------------------- tables
-
-
-def table(
-    rows: dict[str, dict[str, float]],
-    intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
-) -> str:
-    """The rows side by side.
-
-    The best of each metric is marked with *, among those that were not aligned to the truth.
-
-    intervals  of the means, by row and name: shown below each row
-    """
-    names = ["loss", *HEADLINE]
-    fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
-    best = {
-        n: (min if n == "loss" or METRICS[n].better == "lower" else max)(
-            [r[n] for r in fair if not math.isnan(r[n])] or [math.nan]
-        )
-        for n in names
-    }
-    width, wide = max(len(name) for name in rows), 18 if intervals else 12
-    lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
-    for row, values in rows.items():
-        cells = "".join(
-            f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
-            for n in names
-        )
-        lost = (
-            f"  ({int(values['damaged'])} damaged samples left out)"
-            if values.get("damaged")
-            else ""
-        )
-        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
-        if known := (intervals or {}).get(row):
-            lines.append(
-                f"{'':{width}}  {'':>6}"
-                + "".join(f"{span(n, known.get(n)) + ' ':>{wide}}" for n in names)
-            )
-    return "\n".join(lines)
-
-
-def cell(name: str, value: float) -> str:
-    """A value as a table shows it, "-" where there is none."""
-    if math.isnan(value):
-        return "-"
-    return (
-        f"{value:.2f}"
-        if "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
-        else f"{value:.4f}"
-    )
-
-
-def span(name: str, interval: tuple[float, float] | None) -> str:
-    if not interval or math.isnan(interval[0]):
-        return ""
-    return f"{cell(name, interval[0])}..{cell(name, interval[1])}"

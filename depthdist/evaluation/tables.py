@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 
 from depthdist.evaluation.metrics.pixels import Metric
-from depthdist.evaluation.scoring import cell
+
+pass
+
+from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS
 
 PARTS = (
     "rmse_mm@",
@@ -73,3 +76,74 @@ def groove_table(rows: dict[str, dict[str, float]], limit_mm: float) -> str:
 
 def _short(row: str) -> str:
     return row.replace("untrained, disparity-aligned", "aligned").replace("adapter, epoch", "epoch")
+
+
+def brief(scores: dict[str, float]) -> str:
+    """The scores in one line."""
+    return (
+        f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1"
+        f" {scores['delta1']:.3f}, RMSE {scores['rmse_mm']:.1f} mm, MAE {scores['mae_mm']:.1f} mm"
+    )
+
+
+UNTRAINED = "untrained"  # the model's row before training
+
+
+FOOTNOTE = """means over images, in mm at the truth's own size (bicubic); * best of those that no truth helped
+disparity-aligned: scale and shift of 1/depth fitted to each image's truth: what the model's shapes are worth, not its millimetres"""
+
+
+def table(
+    rows: dict[str, dict[str, float]],
+    intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
+) -> str:
+    """The rows side by side.
+
+    The best of each metric is marked with *, among those that were not aligned to the truth.
+
+    intervals  of the means, by row and name: shown below each row
+    """
+    names = ["loss", *HEADLINE]
+    fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
+    best = {
+        n: (min if n == "loss" or METRICS[n].better == "lower" else max)(
+            [r[n] for r in fair if not math.isnan(r[n])] or [math.nan]
+        )
+        for n in names
+    }
+    width, wide = max(len(name) for name in rows), 18 if intervals else 12
+    lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
+    for row, values in rows.items():
+        cells = "".join(
+            f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
+            for n in names
+        )
+        lost = (
+            f"  ({int(values['damaged'])} damaged samples left out)"
+            if values.get("damaged")
+            else ""
+        )
+        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
+        if known := (intervals or {}).get(row):
+            lines.append(
+                f"{'':{width}}  {'':>6}"
+                + "".join(f"{span(n, known.get(n)) + ' ':>{wide}}" for n in names)
+            )
+    return "\n".join(lines)
+
+
+def cell(name: str, value: float) -> str:
+    """A value as a table shows it, "-" where there is none."""
+    if math.isnan(value):
+        return "-"
+    return (
+        f"{value:.2f}"
+        if "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
+        else f"{value:.4f}"
+    )
+
+
+def span(name: str, interval: tuple[float, float] | None) -> str:
+    if not interval or math.isnan(interval[0]):
+        return ""
+    return f"{cell(name, interval[0])}..{cell(name, interval[1])}"

@@ -25,12 +25,13 @@ import torch
 from peft import PeftModel
 
 from depthdist.core import settings as config
+from depthdist.core.environment import quiet
+from depthdist.core.files import replacing
 from depthdist.core.settings import Size
-from depthdist.evaluation.scoring import cell, span
+from depthdist.evaluation.tables import cell, span
 from depthdist.inference import onnx_export as onnx
 from depthdist.inference.external_model import Given, find, load_any
-from depthdist.models.adapter import RECORD, WEIGHTS, AdapterRecord, loaded, replacing, save_whole
-from depthdist.models.base_model import quiet
+from depthdist.models.adapter import RECORD, WEIGHTS, AdapterRecord, loaded, save_whole
 from depthdist.runs.run_folder import RECORD as RUN_RECORD
 from depthdist.runs.run_folder import open_run
 

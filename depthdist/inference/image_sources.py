@@ -13,49 +13,23 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from depthdist.captures.layouts import (
-    PICTURES,
-    BadFile,
-    find_clouds,
-    is_picture,
-    list_pictures,
-    orientation,
-    read_rgb,
-    read_xyz,
-    shown,
-)
+from depthdist.captures.layouts import PICTURES, find_clouds, is_picture, list_pictures
+from depthdist.captures.readers import orientation, read_rgb, read_xyz
+from depthdist.core.errors import BadFile, shown
 from depthdist.core.settings import at_home
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.geometry.camera import own_rays, pixel_rays
+from depthdist.inference.predictor import Picture
 
 T = TypeVar("T")
 RESULT = re.compile(r"_(depth_[\d.]+mm|colour|figure)\.png$")
-
-
-@dataclass
-class Picture:
-    """One picture, and what is known of its depth.
-
-    rgb       (h, w, 3) uint8: as it was taken or, from shards, as the network sees it
-    size      (H, W) that depth is wanted at
-    truth_mm  (H, W) float32 mm, NaN or 0 where nothing was measured; None where there is none
-    rays      (H, W, 2) X / Z and Y / Z; None where the camera is not known
-    note      why a truth that is there was not taken, "" where all is well
-    """
-
-    rgb: np.ndarray
-    size: tuple[int, int]
-    truth_mm: np.ndarray | None = None
-    rays: np.ndarray | None = None
-    note: str = ""
 
 
 class Source(NamedTuple):

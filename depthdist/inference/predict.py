@@ -32,27 +32,28 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from tqdm import tqdm
 
-from depthdist.captures.layouts import BadFile, resize_rgb, shown
 from depthdist.core import settings as config
-from depthdist.evaluation.figures import NEAR_TO_FAR, figure, save
+from depthdist.core.environment import quiet
+from depthdist.core.errors import BadFile, shown
+from depthdist.evaluation.figures import figure, save
 from depthdist.geometry.camera import pinhole, pixel_rays, points, wide
-from depthdist.geometry.depth_range import Bounds, depth_from_target
+from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.resampling import resize_rgb
 from depthdist.inference.external_model import Given, load_any
-from depthdist.inference.image_sources import Picture, Source, find_sources
-from depthdist.inference.point_cloud_files import write_ply
+from depthdist.inference.image_sources import Source, find_sources
+from depthdist.inference.predictor import Picture, Predictor, devices
+from depthdist.inference.result_files import KINDS, coloured, suffixes, write_ply, write_png
 from depthdist.models.adapter import AdapterRecord, loaded
-from depthdist.models.base_model import pick_device, quiet
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import WAYS, Way, mirrored, refined
+from depthdist.models.refinement import Way
 
-KINDS = ("npy", "png", "colour", "figure", "ply")
 DONE = "done.jsonl"
 
 
@@ -128,61 +129,6 @@ class PredictSettings:
                 picture.size,
             )
         return picture.rays
-
-
-class Predictor:
-    """Depth in mm of pictures, on one device.
-
-    way, flip  as --refine and --flip have them
-    """
-
-    def __init__(
-        self,
-        model: DepthModel,
-        record: AdapterRecord,
-        device: torch.device | str = "cpu",
-        way: Way = "plain",
-        flip: bool = False,
-    ):
-        assert way in WAYS, way
-        self.model, self.record, self.device, self.way = (
-            model.to(device),
-            record,
-            torch.device(device),
-            way,
-        )
-        self.see = mirrored(model) if flip else model
-
-    @torch.no_grad()
-    def __call__(self, pictures: list[Picture]) -> list[np.ndarray]:
-        """(H, W) float32 mm of each, at its own `size`."""
-        smalls = [
-            torch.from_numpy(
-                resize_rgb(p.rgb, self.record.size)
-                if p.rgb.shape[:2] != self.record.size
-                else p.rgb
-            )
-            for p in pictures
-        ]
-        pred = self.see(torch.stack(smalls).to(self.device))  # (B, h, w)
-        return [
-            depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy()
-            for one in zip(pred, pictures)
-        ]
-
-    def _at_size(self, pred: torch.Tensor, picture: Picture) -> torch.Tensor:
-        if self.way == "plain":
-            return self.model.upsampled(pred[None], picture.size)[0]
-        assert picture.rgb.shape[:2] == picture.size, (
-            "only the picture at its full size has more detail"
-        )
-        return refined(
-            self.way,
-            self.see,
-            pred,
-            torch.from_numpy(picture.rgb).to(self.device),
-            self.model.upsampling,
-        )
 
 
 def predict_all(settings: PredictSettings, given: Given) -> list[str]:
@@ -281,16 +227,6 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
         f" {', '.join(settings.save)}{each}"
     )
     return problems
-
-
-def devices() -> list[torch.device]:
-    """Every GPU there is, or the CPU."""
-    first = pick_device()
-    return (
-        [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-        if first.type == "cuda"
-        else [first]
-    )
 
 
 def is_done(out: Path, source: Source, line: dict[str, Any] | None) -> bool:
@@ -430,44 +366,6 @@ def write(
     for kind, file in files.items():
         ways[kind](out / file)
     return list(files.values())
-
-
-def suffixes(bounds: Bounds) -> dict[str, str]:
-    """How the files of each kind end."""
-    return {
-        "npy": "depth.npy",
-        "png": f"depth_{png_unit(bounds):g}mm.png",
-        "colour": "colour.png",
-        "figure": "figure.png",
-        "ply": "cloud.ply",
-    }
-
-
-def png_unit(bounds: Bounds) -> float:
-    """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds
-    fit into.
-    """
-    unit = 0.1
-    while bounds.far_mm >= 65000 * unit:
-        unit *= 10
-    return unit
-
-
-def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> None:
-    """The 16-bit PNG, whose unit stands in its text chunk `unit_mm`."""
-    unit = png_unit(bounds)
-    text = PngImagePlugin.PngInfo()
-    text.add_text("unit_mm", f"{unit:g}")
-    levels = np.clip(np.rint(depth_mm / unit), 0, 65535).astype(np.uint16)
-    Image.fromarray(levels).save(file, "PNG", pnginfo=text)
-
-
-def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two
-    pictures compare.
-    """
-    low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
-    return NEAR_TO_FAR(1 - np.clip((1 / depth_mm - low) / (high - low), 0, 1), bytes=True)[..., :3]
 
 
 def main(argv: list[str] | None = None) -> int:

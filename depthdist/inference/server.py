@@ -30,15 +30,15 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from depthdist.captures.layouts import BadFile, open_rgb
+from depthdist.captures.readers import open_rgb
 from depthdist.core import settings as config
+from depthdist.core.environment import pick_device, quiet
+from depthdist.core.errors import BadFile
 from depthdist.geometry.camera import pixel_rays, points, wide
 from depthdist.inference.external_model import Given, load_any
-from depthdist.inference.image_sources import Picture
-from depthdist.inference.point_cloud_files import as_ply
-from depthdist.inference.predict import Predictor, coloured, write_png
+from depthdist.inference.predictor import Picture, Predictor
+from depthdist.inference.result_files import as_ply, coloured, write_png
 from depthdist.models.adapter import loaded
-from depthdist.models.base_model import pick_device, quiet
 from depthdist.models.refinement import Way
 
 PAGE = Path(__file__).with_name("page.html")

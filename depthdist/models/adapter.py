@@ -22,10 +22,7 @@ really went in.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from depthdist.core.files import recover, replacing
 from depthdist.core.settings import from_dict
 from depthdist.geometry.depth_range import Bounds
 from depthdist.models.base_model import PATCH, load_base
@@ -121,38 +119,6 @@ class AdapterRecord:
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill.
-
-    On leaving without an error it takes `folder`'s place, else it goes and `folder` stays.
-    """
-    fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
-    recover(folder)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    for file in (f for f in fresh.rglob("*") if f.is_file()):
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(folder: Path) -> None:
-    """Put the previous folder back where a crash came between the two renames of `replacing`."""
-    old = folder.with_name(folder.name + ".old")
-    if old.exists() and not folder.exists():
-        os.rename(old, folder)
 
 
 def save_adapter(

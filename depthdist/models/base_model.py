@@ -20,14 +20,12 @@ import os
 import re
 import urllib.error
 import urllib.request
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-import transformers
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import (
@@ -37,6 +35,7 @@ from transformers import (
     Dinov2Config,
 )
 
+from depthdist.core.environment import pick_device
 from depthdist.core.settings import at_home
 from depthdist.models.depth_model import DepthModel, Float32Conv2d, Normalisation, to_buffers
 from depthdist.models.fast_decoder import reorder
@@ -280,11 +279,6 @@ def _tiny() -> nn.Module:
     return fresh(backbone, [24, 48, 96, 96], 32, 16)
 
 
-def pick_device() -> torch.device:
-    """Where a single process computes: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def training_memory(
     model: DepthModel, size: tuple[int, int], micro_batch: int, precision: str
 ) -> dict[str, int]:
@@ -323,17 +317,6 @@ def training_memory(
         "gradients, masters and optimizer": trained * (2 + 12 if half else 12),
         "activations": activations // (2 if half else 1),
     }
-
-
-def quiet() -> None:
-    """Keep the libraries' progress bars and remarks off the terminal.
-
-    What matters is said by us.
-    """
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="peft")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def reachable_model() -> str:

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from depthdist.geometry.depth_range import upsample
+from depthdist.geometry.resampling import upsample
 from depthdist.models.sample_dropout import Draws
 
 torch.backends.cudnn.allow_tf32 = (

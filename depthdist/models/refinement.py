@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthdist.captures.layouts import resize_rgb
-from depthdist.geometry.depth_range import upsample
+from depthdist.geometry.resampling import resize_rgb, upsample
 
 WAYS = ("plain", "guided", "tiles")
 Way = Literal["plain", "guided", "tiles"]

@@ -23,15 +23,18 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from depthdist.captures.layouts import BadFile, find_pairs, read_pair, sessions, shown
+from depthdist.captures.layouts import find_pairs
 from depthdist.captures.near_duplicates import FINGERPRINT, find, fingerprint
+from depthdist.captures.readers import read_pair
+from depthdist.captures.sessions import sessions
+from depthdist.core.environment import follow_command
+from depthdist.core.errors import BadFile, shown
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.evaluation.figures import NEAR_TO_FAR
 from depthdist.geometry.depth_range import Bounds
 from depthdist.reports import html_page as html
 from depthdist.reports.html_page import INK, SERIES, axes, drawing, grid, paragraph, picture, table
-from depthdist.shards.codec import decode_label
-from depthdist.shards.worker_pool import follow_command
+from depthdist.shards.decoding import decode_label
 
 BIN_MM, BINS = 10.0, 1000  # of the histogram: up to 10 m, the last bin has all beyond
 GRID = (30, 48)  # of the map of holes

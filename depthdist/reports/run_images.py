@@ -20,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from depthdist.core.environment import pick_device, quiet
 from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED
@@ -27,11 +28,10 @@ from depthdist.evaluation.metrics.edges import jumps_of
 from depthdist.evaluation.scoring import network
 from depthdist.geometry.depth_range import depth_from_target
 from depthdist.models.adapter import load_adapter
-from depthdist.models.base_model import pick_device, quiet
 from depthdist.reports import html_page as html
 from depthdist.reports.evaluated_run import Told
 from depthdist.reports.html_page import INK, SERIES, axes, drawing, grid, legend, paragraph, picture
-from depthdist.shards.codec import decode_label
+from depthdist.shards.decoding import decode_label
 
 STEP_MM = 4.0  # edges that are drawn
 

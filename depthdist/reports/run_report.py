@@ -20,7 +20,7 @@ from depthdist.evaluation.comparison import comparison
 from depthdist.evaluation.image_details import all_metrics
 from depthdist.evaluation.metrics.grooves import Groove, summary
 from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS, Metric
-from depthdist.evaluation.scoring import FOOTNOTE, cell, span
+from depthdist.evaluation.tables import FOOTNOTE, cell, span
 from depthdist.reports import html_page as html
 from depthdist.reports.evaluated_run import Told, told
 from depthdist.reports.html_page import INK, SERIES, axes, drawing, grid, legend, paragraph, table

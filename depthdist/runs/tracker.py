@@ -26,19 +26,6 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is a file and no terminal
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` so that the file is whole or as it was.
-
-    Numbers that are not finite become null, which any reader takes.
-    """
-    fresh = path.with_name(path.name + ".tmp")
-    try:
-        fresh.write_text(json.dumps(_finite(content), indent=1) + "\n")
-        os.replace(fresh, path)
-    except OSError as err:
-        raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
-
-
 class Tracker:
     """The log of one run.
 
@@ -132,16 +119,19 @@ class Tracker:
             self.board.close()
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line that a crash cut off
+
+
+def quarantined(damage: dict[str, Any], run: Path) -> None:
+    """Say what was set aside, and keep it in RUN/quarantine.jsonl, which all ranks write."""
+    print(
+        f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of"
+        f" {damage['shard']}: {damage['member']}: {damage['reason']}",
+        flush=True,
+    )
+    with open(run / "quarantine.jsonl", "a") as file:
+        file.write(json.dumps(damage) + "\n")

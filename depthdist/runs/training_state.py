@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from depthdist.shards.writer import sync_folder
+from depthdist.core.files import sync_folder
 
 TENSORS, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 VERSION = 1  # of the manifest

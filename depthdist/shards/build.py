@@ -22,7 +22,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -33,20 +32,21 @@ from typing import Any
 import numpy as np
 
 from depthdist import __version__
-from depthdist.captures.layouts import shown
 from depthdist.captures.near_duplicates import FINGERPRINT, summary
-from depthdist.core.settings import SettingsError
+from depthdist.core.errors import SettingsError, shown
+from depthdist.core.files import sync_folder, write_whole
 from depthdist.distributed.cpu_group import Ranks
 from depthdist.shards import SCHEMA, VERSION
-from depthdist.shards.codec import as_npy
+from depthdist.shards.encoding import as_npy
+from depthdist.shards.format import Job, as_json
 from depthdist.shards.index import Index, as_rows, named_by_content, read_index
-from depthdist.shards.plan import NOTHING, Held, Plan, ShardSettings, plan
+from depthdist.shards.plan import NOTHING, Held, Plan, plan
+from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import FIXED
+from depthdist.shards.statistics import merge_stats, statistics
 from depthdist.shards.worker_pool import write_all
-from depthdist.shards.writer import BIN, Job, as_json, merge_stats, sync_folder, write_whole
 
 VISIBLE = 60.0  # seconds until what one node has written must be seen on another
-PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 
 
 @contextlib.contextmanager
@@ -505,34 +505,3 @@ def _near_duplicates(splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def _named(groups: dict[str, bool]) -> dict[str, str]:
     """The side of each group whose name does not say it: captures appended later join it."""
     return {group: "val" if val else "train" for group, val in groups.items() if group not in FIXED}
-
-
-def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """Merged integer sums as millimetres: mean and (population) std, bounds and percentiles of the
-    stored depth.
-
-    A percentile is exact to a bin of the histogram, within which depths count as evenly spread.
-    """
-    count, first, second, bin_mm = (
-        total["valid"],
-        total["sum"],
-        total["sum_of_squares"],
-        step_mm * BIN,
-    )
-    upto = np.cumsum([0, *total["histogram"]])
-    edges = (
-        np.arange(len(upto)) * BIN - 0.5
-    ) * step_mm  # a bin holds whole steps, each the depths that round to it
-    percentiles = np.interp(np.array(PERCENTILES) / 100 * count, upto, edges).clip(
-        total["min_mm"], total["max_mm"]
-    )
-    return {
-        "min_mm": total["min_mm"],
-        "max_mm": total["max_mm"],
-        "mean_mm": step_mm * first / count,
-        "std_mm": step_mm * math.sqrt(count * second - first * first) / count,
-        "percentiles_mm": {f"{p:g}": float(value) for p, value in zip(PERCENTILES, percentiles)},
-        "valid_pixels": count,
-        "valid_fraction": count / total["pixels"],
-        "histogram": {"bin_mm": bin_mm, "counts": total["histogram"]},
-    }

@@ -34,25 +34,19 @@ import simplejpeg
 from PIL import Image
 
 from depthdist import __version__
-from depthdist.captures.layouts import METRES_BELOW_MM, sessions, shown
+from depthdist.captures.readers import METRES_BELOW_MM
+from depthdist.captures.sessions import sessions
+from depthdist.core.errors import shown
+from depthdist.core.files import write_whole
 from depthdist.shards import SCHEMA, VERSION
-from depthdist.shards.build import statistics
-from depthdist.shards.codec import (
-    LEVELS,
-    MemberError,
-    as_npy,
-    crc32,
-    foreign_z,
-    is_jpeg,
-    nearest,
-    npy_kind,
-    quantise,
-    read_rgb,
-)
+from depthdist.shards.decoding import MemberError, foreign_z, is_jpeg, npy_kind, read_rgb
+from depthdist.shards.encoding import as_npy, nearest, quantise
+from depthdist.shards.format import LEVELS, as_json, crc32
 from depthdist.shards.index import TABLE_NAME, as_rows, named_by_content
-from depthdist.shards.plan import ShardSettings, split, split_note
+from depthdist.shards.settings import ShardSettings
+from depthdist.shards.splits import split, split_note
+from depthdist.shards.statistics import depth_stats, merge_stats, statistics
 from depthdist.shards.tar_scan import SIDES, Sample, find_shards, scan
-from depthdist.shards.writer import as_json, depth_stats, merge_stats, write_whole
 
 LOOKED_AT = re.compile(r"(^|[.])(jpe?g|png|npy)$", re.IGNORECASE)
 FIRST = 8  # samples that tell what the members are, and in which unit

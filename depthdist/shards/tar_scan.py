@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from depthdist.captures.layouts import shown
+from depthdist.core.errors import shown
 from depthdist.shards.index import SHARD_NAME
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # webdataset's: the key, and the rest of the name

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from depthdist.shards.codec import crc32, decode_sample
+from depthdist.shards.decoding import decode_sample
+from depthdist.shards.format import crc32
 from depthdist.shards.index import Index, SampleRef, load_index
 
 

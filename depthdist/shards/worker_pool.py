@@ -11,35 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
+from depthdist.core.environment import follow_command, num_workers
 from depthdist.distributed.cpu_group import Ranks
-from depthdist.shards.writer import Job, write_shard
+from depthdist.shards.format import Job
+from depthdist.shards.writer import write_shard
 
 _SHARED = None  # in a worker: [samples, raw bytes, rejects, stop], of all workers together
 
 
 class _Stopped(Exception):
     """Another worker failed, or Ctrl-C was pressed."""
-
-
-def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
-    """How many processes to start: `wanted`, or this rank's share of the machine's cores.
-
-    Never more than there are jobs.
-    """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(wanted or cores // ranks, num_jobs))
 
 
 def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
@@ -129,16 +118,6 @@ def _start(shared) -> None:
     global _SHARED
     _SHARED = shared
     follow_command()
-
-
-def follow_command() -> None:
-    """In a worker process, at its start: it ends at once when the command that started it is gone."""
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()  # returns when the command is gone, however it went
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _report(samples: int, num_bytes: int, rejects: int) -> None:

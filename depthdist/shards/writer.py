@@ -13,206 +13,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from depthdist.captures.layouts import BadFile, Pair, read_label, read_pair
-from depthdist.captures.near_duplicates import fingerprint
-from depthdist.core.settings import Size
-from depthdist.geometry.camera import fit_intrinsics
-from depthdist.shards.codec import (
-    LEVELS,
-    RGB_MEMBERS,
-    crc32,
-    encode_depth,
-    encode_label,
-    encode_mask,
-    encode_rgb,
-    nearest,
-    quantise,
+from depthdist.core.errors import BadFile
+from depthdist.core.files import write_whole
+from depthdist.shards.encoding import (
+    encode_sample,
 )
+from depthdist.shards.format import Job, as_json, crc32
+from depthdist.shards.statistics import merge_stats
 
 SYNC_BYTES = 32 << 20  # after so many the disk is told to write
-BIN = 64  # depth values a histogram bin: 1024 bins from 0 to far
-
-
-class Encoding(NamedTuple):
-    """How a capture becomes a sample: what of the settings the bytes depend on."""
-
-    size: Size
-    depth_size: Size
-    near_mm: float
-    far_mm: float
-    codec: str  # of RGB_MEMBERS
-    quality: int
-    subsampling: str
-    depth_codec: str  # npy or png
-
-    @property
-    def step_mm(self) -> float:
-        return self.far_mm / LEVELS
-
-    @property
-    def members(self) -> list[str]:
-        """Of a sample, in the order that they stand in the tar."""
-        return [f"depth.{self.depth_codec}", "mask.npy", "meta.json", RGB_MEMBERS[self.codec]]
-
-
-class Item(NamedTuple):
-    """A pair in the plan. `key` names its sample in the whole dataset."""
-
-    key: str
-    pair: Pair
-    session: int
-
-
-class Job(NamedTuple):
-    """One shard to write: `name` (train/shard-000000.tar) under `folder`.
-
-    Captures lie under `root`.
-    """
-
-    name: str
-    items: list[Item]
-    hash: str
-    root: Path
-    folder: Path
-    encoding: Encoding
 
 
 # --------------------------------------------------------------------------------------- one sample
-
-
-def encode_sample(
-    item: Item, root: Path, encoding: Encoding
-) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
-    """The members of one sample in the tar's order, its share of the statistics, and the picture's
-    fingerprint; BadFile where it cannot be used.
-    """
-    sources, contents = _sources(item.pair, root)
-    rgb, xyz = read_pair(item.pair, contents[:2])
-    z = np.ascontiguousarray(xyz[:, :, 2])
-    if z.shape != encoding.depth_size:
-        z = nearest(z, encoding.depth_size)
-    depth, counts = quantise(z, encoding.near_mm, encoding.far_mm)
-    mask = depth > 0
-    if not mask.any():
-        measured = (
-            f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm"
-            if counts["measured"]
-            else "nowhere measured at this size"
-        )
-        raise BadFile(
-            item.pair.xyz,
-            f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <="
-            f" {encoding.far_mm:g} mm (--near, --far)",
-        )
-    stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(counts, encoding.step_mm)}
-    meta = {
-        "stem": item.pair.stem,
-        "session": item.session,
-        **sources,
-        "size": list(xyz.shape[:2]),
-        "valid_fraction": round(stats["valid"] / stats["pixels"], 6),
-        "min_mm": stats["min_mm"],
-        "max_mm": stats["max_mm"],
-        "intrinsics": fit_intrinsics(xyz),
-    }
-    if item.pair.grooves:
-        meta["grooves"] = encode_label(
-            nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size)
-        )
-    picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
-    return (
-        dict(
-            zip(
-                encoding.members,
-                (
-                    encode_depth(depth, encoding.depth_codec),
-                    encode_mask(mask),
-                    as_json(meta),
-                    picture,
-                ),
-            )
-        ),
-        stats,
-        fingerprint(rgb),
-    )
-
-
-def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """A sample's share of the statistics out of what `quantise` counted: whole numbers and bounds,
-    for `merge_stats`.
-
-    Exact, for every value has its own count. Bounds are as stored: the pixel that sets one is
-    inside it.
-    """
-    histogram, values = counts["histogram"].copy(), np.arange(LEVELS + 1)
-    histogram[0] = 0  # invalid
-    found = np.flatnonzero(histogram)
-    return {
-        **counts,
-        "valid": int(histogram.sum()),
-        "pixels": int(counts["histogram"].sum()),
-        "sum": int(histogram @ values),
-        "sum_of_squares": int(histogram @ values**2),
-        "min_mm": float(found[0] * step_mm),
-        "max_mm": float(found[-1] * step_mm),
-        "histogram": histogram.reshape(-1, BIN).sum(axis=1).tolist(),
-    }
-
-
-def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
-    """Relative path and sha256 of the capture's files, and their bytes: each is read once."""
-    sources, contents = {}, []
-    for kind, path in pair.files.items():
-        try:
-            contents.append(path.read_bytes())
-        except OSError as err:
-            raise BadFile(path, f"cannot be read: {err.strerror}") from err
-        sources[f"{kind}_file" if kind == "grooves" else kind] = {
-            "path": path.relative_to(root).as_posix(),
-            "sha256": hashlib.sha256(contents[-1]).hexdigest(),
-        }
-    return sources, tuple(contents)
-
-
-def as_json(value: Any, indent: int | None = None) -> bytes:
-    """`value` as JSON bytes that are the same for the same value."""
-    return (
-        json.dumps(
-            value, sort_keys=True, indent=indent, separators=(",", ": " if indent else ":")
-        ).encode()
-        + b"\n"
-    )
-
-
-def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of all parts together: integers add, bounds widen.
-
-    Exact, so the order and the cuts do not matter.
-    """
-    total: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            if name not in total:
-                total[name] = list(value) if isinstance(value, list) else value
-            elif isinstance(value, list):
-                total[name] = [a + b for a, b in zip(total[name], value)]
-            elif name.endswith("min_mm"):
-                total[name] = min(total[name], value)
-            elif name.endswith("max_mm"):
-                total[name] = max(total[name], value)
-            else:
-                total[name] += value
-    return total
 
 
 # ---------------------------------------------------------------------------------------- one shard
@@ -327,32 +146,3 @@ def write_shard(
             unfinished.unlink(missing_ok=True)
         except OSError:
             pass  # the first error is the one to tell
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that `path` is, at every moment, absent, the old one, or the whole new
-    one.
-    """
-    unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as err:
-        unfinished.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files are."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        # some network file systems cannot; the names are then as durable as the server makes them
-        pass
-    finally:
-        os.close(handle)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from depthdist.captures.near_duplicates import fingerprint, summary, warning
-from depthdist.core.settings import Stopped
+from depthdist.core.errors import Stopped
+from depthdist.data.batch import Batch, Packed
 from depthdist.data.dataset import Dataset
-from depthdist.data.loader import Batch, Loader, Packed
+from depthdist.data.loader import Loader
 from depthdist.data.sample_order import Position, TrainPlan
 from depthdist.distributed.process_group import (
     StopRequest,
@@ -29,16 +30,8 @@ from depthdist.distributed.process_group import (
     sum_over_ranks,
 )
 from depthdist.evaluation.figures import figure, pixels
-from depthdist.evaluation.scoring import (
-    FOOTNOTE,
-    UNTRAINED,
-    Predictor,
-    Scores,
-    constant,
-    network,
-    score,
-    table,
-)
+from depthdist.evaluation.scoring import Predictor, Scores, constant, network, score
+from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, brief, table
 from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
 from depthdist.losses import compute
 from depthdist.models.adapter import AdapterRecord, load_adapter, save_adapter
@@ -51,7 +44,7 @@ from depthdist.training.engine import Engine
 from depthdist.training.precision_check import LIMIT_MM, Float32Check
 from depthdist.training.schedule import Ema, better, rate
 from depthdist.training.settings import Settings
-from depthdist.training.step_timer import Speed, brief
+from depthdist.training.step_timer import Speed
 
 
 @dataclass

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from depthdist.data.loader import Batch
+from depthdist.data.batch import Batch
 from depthdist.evaluation.scoring import Predictor, network
 from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
 from depthdist.models.base_model import DepthModel

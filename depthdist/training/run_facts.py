@@ -6,26 +6,18 @@ print("\\n".join(describe(facts)))
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import peft
 import torch
-import transformers
 
-from depthdist import __version__
+from depthdist.core.environment import measured_with
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import Bounds
 from depthdist.models.base_model import DepthModel
 from depthdist.shards.remote_cache import is_remote
-from depthdist.training.engine import DEEPSPEED_VERSION
 
 
 def training_bounds(dataset: Dataset) -> Bounds:
@@ -124,35 +116,4 @@ def record(
         "deepspeed_config": ds_config,
         "remarks": remarks,
         **measured_with(device),
-    }
-
-
-def measured_with(device: torch.device) -> dict[str, Any]:
-    """Where, when and with what something was computed."""
-    git = shutil.which("git")
-    revision = (
-        subprocess.run(
-            [git, "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-        ).stdout.strip()
-        if git
-        else ""
-    )
-    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft, np)}
-    return {
-        "device": (
-            torch.cuda.get_device_name()
-            if device.type == "cuda"
-            else platform.processor() or platform.machine()
-        ),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": revision,
-        "versions": {
-            "depthdist": __version__,
-            "python": platform.python_version(),
-            "deepspeed": DEEPSPEED_VERSION,
-            **versions,
-        },
     }

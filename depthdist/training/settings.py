@@ -23,7 +23,7 @@ from depthdist.models.lora import LoraSettings
 from depthdist.runs.run_folder import RECORD, open_run
 from depthdist.runs.training_state import states
 from depthdist.shards.remote_cache import CacheSettings
-from depthdist.training.engine import EngineSettings
+from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.schedule import ScheduleSettings
 
 RECIPES: dict[str, dict[str, Any]] = {"document": {}, "near": {"calibrate": True, "lr": 5e-4}}

@@ -5,12 +5,9 @@ And damaged samples.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -67,22 +64,3 @@ class Speed:
         if engine.world.device.type == "cuda":
             values["memory/gpu_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return values
-
-
-def quarantined(damage: dict[str, Any], run: Path) -> None:
-    """Say what was set aside, and keep it in RUN/quarantine.jsonl, which all ranks write."""
-    print(
-        f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of"
-        f" {damage['shard']}: {damage['member']}: {damage['reason']}",
-        flush=True,
-    )
-    with open(run / "quarantine.jsonl", "a") as file:
-        file.write(json.dumps(damage) + "\n")
-
-
-def brief(scores: dict[str, float]) -> str:
-    """The scores in one line."""
-    return (
-        f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1"
-        f" {scores['delta1']:.3f}, RMSE {scores['rmse_mm']:.1f} mm, MAE {scores['mae_mm']:.1f} mm"
-    )

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from depthdist.core import settings as config
+from depthdist.core.environment import quiet
+from depthdist.core.files import write_json
 from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
@@ -31,20 +33,20 @@ from depthdist.distributed.process_group import (
     world_size,
 )
 from depthdist.models.adapter import RECORD as ADAPTER
-from depthdist.models.base_model import PATCH, load_base, quiet
+from depthdist.models.base_model import PATCH, load_base
 from depthdist.models.lora import trained_groups, with_lora
 from depthdist.runs.run_folder import RECORD, earlier_starts
-from depthdist.runs.tracker import Tracker, write_json
+from depthdist.runs.tracker import Tracker, quarantined
 from depthdist.runs.training_state import load_state
 from depthdist.training.calibration import fit
-from depthdist.training.engine import Engine, precision
+from depthdist.training.deepspeed_config import precision
+from depthdist.training.engine import Engine
 from depthdist.training.loop import Training, TrainState
 from depthdist.training.micro_batch import fits, largest, step_memory
 from depthdist.training.precision_check import Float32Check
 from depthdist.training.run_facts import derived, describe, markdown, record, training_bounds
 from depthdist.training.schedule import Ema
 from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
-from depthdist.training.step_timer import quarantined
 
 HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
 

@@ -41,9 +41,11 @@ class CodecSettings(CaptureSettings):
 
 def codecs(settings: CodecSettings) -> int:
     """Both tables."""
-    from depthdist.captures.layouts import find_pairs, read_pair, resize_rgb
+    from depthdist.captures.layouts import find_pairs
+    from depthdist.captures.readers import read_pair
     from depthdist.core.settings import Size
-    from depthdist.shards.codec import encode_depth, encode_rgb, quantise
+    from depthdist.geometry.resampling import resize_rgb
+    from depthdist.shards.encoding import encode_depth, encode_rgb, quantise
 
     pairs = find_pairs(make_raw(settings, settings.captures))[0]
     size = Size(756, 1260)
@@ -139,14 +141,15 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
 
     "depth": the same for quantised depth.
     """
+    from depthdist.core.environment import pick_device, quiet
+    from depthdist.data.batch import Batch
     from depthdist.data.dataset import open_dataset
-    from depthdist.data.loader import Batch, Loader
+    from depthdist.data.loader import Loader
     from depthdist.evaluation.scoring import network, score
     from depthdist.models.adapter import load_adapter
-    from depthdist.models.base_model import pick_device, quiet
     from depthdist.runs.run_folder import open_run
     from depthdist.shards.build import shard
-    from depthdist.shards.plan import ShardSettings
+    from depthdist.shards.settings import ShardSettings
 
     quiet()
     run, device = open_run(settings.run), pick_device()
@@ -201,7 +204,8 @@ def unquantised(batch: Any, raw: Path, loader: Any) -> Any:
     """The batch with the captures' own float32 depth where it is valid."""
     import torch
 
-    from depthdist.captures.layouts import find_pairs, read_xyz
+    from depthdist.captures.layouts import find_pairs
+    from depthdist.captures.readers import read_xyz
 
     clouds = {pair.stem: pair.xyz for pair in find_pairs(raw)[0]}
     z = np.stack([read_xyz(clouds[key])[:, :, 2] for key in batch.keys])

@@ -291,8 +291,8 @@ def ordinary(job: Job, turns: Turns) -> None:
 
 
 def ours(job: Job, turns: Turns) -> None:
+    from depthdist.core.environment import quiet
     from depthdist.distributed.process_group import start
-    from depthdist.models.base_model import quiet
     from depthdist.training.step_timer import Speed
 
     quiet()
@@ -345,9 +345,10 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
     from depthdist.models.base_model import ModelSettings, load_base
     from depthdist.models.lora import trained_groups, with_lora
     from depthdist.runs.tracker import Tracker
-    from depthdist.training.engine import Engine, EngineSettings
-    from depthdist.training.loop import Training, TrainState
     from depthdist.training import micro_batch as microbatch
+    from depthdist.training.deepspeed_config import EngineSettings
+    from depthdist.training.engine import Engine
+    from depthdist.training.loop import Training, TrainState
     from depthdist.training.run_facts import training_bounds
     from depthdist.training.settings import GROUPS, KeepSettings, Settings, TrainSettings
 

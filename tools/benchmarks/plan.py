@@ -93,7 +93,7 @@ def made_up(folder: Path, count: int) -> None:
     space on the disk).
     """
     from depthdist.shards import SCHEMA, VERSION
-    from depthdist.shards.codec import as_npy
+    from depthdist.shards.encoding import as_npy
     from depthdist.shards.index import named_by_content, table_dtype
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -11,26 +11,6 @@ from depthdist.synthetic.raytracing.tire_shape import distance
 
 
 @kernel
-def turned(m, p, w):
-    """A point (w = 1) or direction (w = 0) through a (3, 4) transform."""
-    return (
-        m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3] * w,
-        m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3] * w,
-        m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3] * w,
-    )
-
-
-@kernel
-def turned_back(m, d):
-    """A direction back through a (3, 4) transform."""
-    return (
-        m[0, 0] * d[0] + m[1, 0] * d[1] + m[2, 0] * d[2],
-        m[0, 1] * d[0] + m[1, 1] * d[1] + m[2, 1] * d[2],
-        m[0, 2] * d[0] + m[1, 2] * d[1] + m[2, 2] * d[2],
-    )
-
-
-@kernel
 def hull(tire, o, d, grow):
     """The stretch (t0, t1) of a ray inside the cylinder around a tire, widened by `grow` mm.
 

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.intersections import hull, march, turned, turned_back
+from depthdist.synthetic.raytracing.intersections import hull, march
 from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import groove_at, slope
+from depthdist.synthetic.raytracing.transforms import turned, turned_back
 
 BOX, BALL, CYLINDER, ROOM, TIRE = range(5)
 

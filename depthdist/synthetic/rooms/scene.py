@@ -9,10 +9,9 @@ import math
 import numpy as np
 
 from depthdist.synthetic.raytracing import tire_shape as tread
+from depthdist.synthetic.raytracing.transforms import camera_axes, upright
 from depthdist.synthetic.rooms.raycast import BALL, BOX, CYLINDER, ROOM, World
 from depthdist.synthetic.rooms.shading import CLOUDS, Look
-from depthdist.synthetic.tires.pile import upright
-from depthdist.synthetic.tires.scene import camera_axes
 
 RUBBER = (0.008, 0.035)  # how much light black rubber gives back
 

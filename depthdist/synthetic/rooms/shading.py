@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.synthetic.raytracing.noise import blur, cloud, hashed
 from depthdist.synthetic.rooms.raycast import Hits, World, lens_of
-from depthdist.synthetic.tires.shading import blur, cloud, hashed
 
 PLAIN, CHECKS, STRIPES, CLOUDS, SPECKS, GRAIN = range(6)
 

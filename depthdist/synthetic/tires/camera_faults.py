@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.synthetic.raytracing.noise import cloud
 from depthdist.synthetic.tires.raycast import CHROME, Hits, cone_at
-from depthdist.synthetic.tires.shading import cloud
 
 WEAK, GLARE = 0.0026, 1.6  # echoes below and above which a pixel is lost
 GRAZING, MIRROR = 0.14, 0.975  # the least cosine of the angle of sight, on chrome

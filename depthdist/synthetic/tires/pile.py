@@ -34,18 +34,6 @@ def surface_points(tire: np.ndarray) -> np.ndarray:
     return np.array([(r * math.cos(a), r * math.sin(a), z) for r, z in rings for a in angles])
 
 
-def upright(axis: np.ndarray, turn: float) -> np.ndarray:
-    """The rotation (3, 3), tire to crate, that lays a tire's axis along `axis` and turns it about
-    it by `turn` radians.
-    """
-    z = axis / np.linalg.norm(axis)
-    x = np.cross((0.0, 1.0, 0.0) if abs(z[1]) < 0.9 else (1.0, 0.0, 0.0), z)
-    x /= np.linalg.norm(x)
-    y = np.cross(z, x)
-    c, s = math.cos(turn), math.sin(turn)
-    return np.stack([c * x + s * y, c * y - s * x, z], axis=1)
-
-
 @kernel
 def _to_body(points, turn, place, other, other_turn, other_place, most):
     """The smallest distance, at most `most`, from the points of one tire to the body of another."""

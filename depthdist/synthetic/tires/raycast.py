@@ -24,11 +24,10 @@ from depthdist.synthetic.raytracing.intersections import (
     meet_box,
     meet_cylinder,
     thick_tire,
-    turned,
-    turned_back,
 )
 from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import groove_at, slope
+from depthdist.synthetic.raytracing.transforms import turned, turned_back
 
 NONE, TIRE_HIT, WALL, WOOD, FLOOR, CHROME, ROOM = range(7)
 FLOOR_MM = 8e-3  # the shortest step of a march

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from depthdist.synthetic.raytracing import tire_shape as tread
-from depthdist.synthetic.tires.pile import settle, surface_points, upright
+from depthdist.synthetic.raytracing.transforms import camera_axes, upright
+from depthdist.synthetic.tires.pile import settle, surface_points
 from depthdist.synthetic.tires.plan import NATIVE_SIZE, Pair, Settings, draws
 from depthdist.synthetic.tires.raycast import FLOOR, WALL, WOOD, Scene
 
@@ -205,16 +206,6 @@ def pile(
         label_angle=rng.uniform(-math.pi, math.pi, num),
     )
     return tires[:count], np.array(grooves), turns[:count], places[:count], look
-
-
-def camera_axes(forward: np.ndarray, roll: float) -> np.ndarray:
-    """The camera's axes as columns, looking along `forward`, rolled by `roll` radians."""
-    z = forward / np.linalg.norm(forward)
-    x = np.cross(z, (0.0, 0.0, 1.0))
-    x /= np.linalg.norm(x)
-    y = np.cross(z, x)
-    c, s = math.cos(roll), math.sin(roll)
-    return np.stack([c * x + s * y, c * y - s * x, z], axis=1)
 
 
 def view_of(settings: Settings, pair: Pair, top_mm: float) -> View:

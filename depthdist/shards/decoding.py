@@ -16,21 +16,22 @@ import base64
 import json
 import os
 import re
-from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from isal import isal_zlib
 from PIL import Image
 
-from depthdist.captures.layouts import HEADERS, resize_rgb
-from depthdist.core.settings import Size
+from depthdist.captures.readers import HEADERS
+from depthdist.geometry.resampling import resize_rgb
+from depthdist.shards.encoding import (
+    nearest,
+    npy_header,
+    quantise,
+)
+from depthdist.shards.format import crc32
 from depthdist.shards.index import Damaged, Index, SampleRef
-
-LEVELS = 65535  # of uint16 depth; 0 is kept for invalid
-crc32 = isal_zlib.crc32  # zlib's, three times as fast
 
 
 class Arrays(NamedTuple):
@@ -59,108 +60,9 @@ def empty_arrays(index: Index, *batch: int) -> Arrays:
 # ----------------------------------------------------------------------------------------- encoding
 
 
-def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
-    """Depth as uint16 steps of far_mm / 65535, and what was left out.
-
-    z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
-    returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <=
-              far_mm; and the counts {measured, nearer, farther, measured_min_mm, measured_max_mm},
-              and in `histogram` (65536,) those of each value; bounds are exact where something was
-              left out, else to half a step
-
-    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error
-    has no exception.
-    """
-    value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
-    from depthdist.shards.steps import (
-        fill_steps,
-    )  # not before it is needed: numba takes a quarter of a second to import
-
-    measured, farther = fill_steps(z, near_mm, far_mm, LEVELS / far_mm, value, histogram)
-    kept, least, most = z.size - int(histogram[0]), np.inf, 0.0
-    if kept == measured:  # as ever: then the stored bounds say it to half a step
-        found = np.flatnonzero(histogram[1:]) + 1
-        least, most = (
-            (float(found[i] * far_mm / LEVELS) for i in (0, -1)) if kept else (least, most)
-        )
-    else:
-        known = z[(z > 0) & (z < np.inf)]
-        least, most = float(known.min()), float(known.max())
-    counts = {"measured": measured, "nearer": measured - farther - kept, "farther": farther}
-    return value, {
-        **counts,
-        "measured_min_mm": least,
-        "measured_max_mm": most,
-        "histogram": histogram,
-    }
-
-
-def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged
-    across an edge.
-    """
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
-    )
-    return image[rows[:, None], columns]
-
-
-RGB_MEMBERS = {"jpeg": "rgb.jpg", "png": "rgb.png", "raw": "rgb.npy"}  # by codec
-
-
-def encode_rgb(
-    rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str
-) -> bytes:
-    """`rgb` (H, W, 3) uint8, resized to the network's size, as bytes of RGB_MEMBERS[codec]."""
-    rgb = resize_rgb(rgb, size)
-    if codec == "jpeg":
-        return simplejpeg.encode_jpeg(rgb, quality, colorspace="RGB", colorsubsampling=subsampling)
-    return _png(rgb) if codec == "png" else as_npy(rgb)
-
-
-def encode_depth(depth: np.ndarray, codec: str) -> bytes:
-    """`depth` (H, W) uint16 as bytes of depth.npy or depth.png."""
-    return as_npy(depth) if codec == "npy" else _png(depth)
-
-
-def encode_mask(mask: np.ndarray) -> bytes:
-    """Of `mask` (H, W) bool."""
-    return as_npy(np.packbits(mask, axis=1))
-
-
-def encode_label(label: np.ndarray) -> str:
-    """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of
-    shards needs another member.
-    """
-    return base64.b64encode(_png(label, 6)).decode()
-
-
 def decode_label(text: str) -> np.ndarray:
     """(H, W) uint16 that `encode_label` was given."""
     return _read_png("meta.json, grooves", memoryview(base64.b64decode(text)))
-
-
-def _png(image: np.ndarray, level: int = 1) -> bytes:
-    file = BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=level)
-    return file.getvalue()
-
-
-@lru_cache
-def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """The bytes before the numbers in a `.npy` of ours."""
-    file = BytesIO()
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": dtype, "fortran_order": False, "shape": shape}
-    )
-    return file.getvalue()
-
-
-def as_npy(array: np.ndarray) -> bytes:
-    """`array` as the bytes of a `.npy`."""
-    file = BytesIO()
-    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-    return file.getvalue()
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -1,0 +1,215 @@
+"""Encode one capture as the members of a sample."""
+
+from __future__ import annotations
+
+import base64
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numba import njit
+from PIL import Image
+
+from depthdist.captures.near_duplicates import fingerprint
+from depthdist.captures.readers import read_label, read_pair
+from depthdist.core.errors import BadFile
+from depthdist.core.settings import Size
+from depthdist.geometry.camera import fit_intrinsics
+from depthdist.geometry.resampling import resize_rgb
+from depthdist.shards.format import LEVELS, Encoding, Item, as_json
+from depthdist.shards.statistics import depth_stats
+
+pass
+import hashlib
+
+from depthdist.captures.layouts import Pair
+
+
+def encode_sample(
+    item: Item, root: Path, encoding: Encoding
+) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
+    """The members of one sample in the tar's order, its share of the statistics, and the picture's
+    fingerprint; BadFile where it cannot be used.
+    """
+    sources, contents = _sources(item.pair, root)
+    rgb, xyz = read_pair(item.pair, contents[:2])
+    z = np.ascontiguousarray(xyz[:, :, 2])
+    if z.shape != encoding.depth_size:
+        z = nearest(z, encoding.depth_size)
+    depth, counts = quantise(z, encoding.near_mm, encoding.far_mm)
+    mask = depth > 0
+    if not mask.any():
+        measured = (
+            f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm"
+            if counts["measured"]
+            else "nowhere measured at this size"
+        )
+        raise BadFile(
+            item.pair.xyz,
+            f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <="
+            f" {encoding.far_mm:g} mm (--near, --far)",
+        )
+    stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(counts, encoding.step_mm)}
+    meta = {
+        "stem": item.pair.stem,
+        "session": item.session,
+        **sources,
+        "size": list(xyz.shape[:2]),
+        "valid_fraction": round(stats["valid"] / stats["pixels"], 6),
+        "min_mm": stats["min_mm"],
+        "max_mm": stats["max_mm"],
+        "intrinsics": fit_intrinsics(xyz),
+    }
+    if item.pair.grooves:
+        meta["grooves"] = encode_label(
+            nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size)
+        )
+    picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
+    return (
+        dict(
+            zip(
+                encoding.members,
+                (
+                    encode_depth(depth, encoding.depth_codec),
+                    encode_mask(mask),
+                    as_json(meta),
+                    picture,
+                ),
+            )
+        ),
+        stats,
+        fingerprint(rgb),
+    )
+
+
+def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
+    """Depth as uint16 steps of far_mm / 65535, and what was left out.
+
+    z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
+    returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <=
+              far_mm; and the counts {measured, nearer, farther, measured_min_mm, measured_max_mm},
+              and in `histogram` (65536,) those of each value; bounds are exact where something was
+              left out, else to half a step
+
+    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error
+    has no exception.
+    """
+    value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
+    pass  # not before it is needed: numba takes a quarter of a second to import
+
+    measured, farther = fill_steps(z, near_mm, far_mm, LEVELS / far_mm, value, histogram)
+    kept, least, most = z.size - int(histogram[0]), np.inf, 0.0
+    if kept == measured:  # as ever: then the stored bounds say it to half a step
+        found = np.flatnonzero(histogram[1:]) + 1
+        least, most = (
+            (float(found[i] * far_mm / LEVELS) for i in (0, -1)) if kept else (least, most)
+        )
+    else:
+        known = z[(z > 0) & (z < np.inf)]
+        least, most = float(known.min()), float(known.max())
+    counts = {"measured": measured, "nearer": measured - farther - kept, "farther": farther}
+    return value, {
+        **counts,
+        "measured_min_mm": least,
+        "measured_max_mm": most,
+        "histogram": histogram,
+    }
+
+
+def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged
+    across an edge.
+    """
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
+    )
+    return image[rows[:, None], columns]
+
+
+def encode_rgb(
+    rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str
+) -> bytes:
+    """`rgb` (H, W, 3) uint8, resized to the network's size, as bytes of RGB_MEMBERS[codec]."""
+    rgb = resize_rgb(rgb, size)
+    if codec == "jpeg":
+        return simplejpeg.encode_jpeg(rgb, quality, colorspace="RGB", colorsubsampling=subsampling)
+    return _png(rgb) if codec == "png" else as_npy(rgb)
+
+
+def encode_depth(depth: np.ndarray, codec: str) -> bytes:
+    """`depth` (H, W) uint16 as bytes of depth.npy or depth.png."""
+    return as_npy(depth) if codec == "npy" else _png(depth)
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Of `mask` (H, W) bool."""
+    return as_npy(np.packbits(mask, axis=1))
+
+
+def encode_label(label: np.ndarray) -> str:
+    """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of
+    shards needs another member.
+    """
+    return base64.b64encode(_png(label, 6)).decode()
+
+
+def _png(image: np.ndarray, level: int = 1) -> bytes:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=level)
+    return file.getvalue()
+
+
+@lru_cache
+def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """The bytes before the numbers in a `.npy` of ours."""
+    file = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """`array` as the bytes of a `.npy`."""
+    file = BytesIO()
+    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
+    """Fills value and histogram.
+
+    Returns how many pixels were measured, and how many of them lie beyond far_mm.
+    """
+    measured, farther = 0, 0
+    for row in range(z.shape[0]):  # a loop that the compiler makes vectors of
+        for column in range(z.shape[1]):
+            mm = z[row, column]
+            measured += mm > 0 and mm < np.inf
+            farther += mm > far_mm and mm < np.inf
+            value[row, column] = (
+                np.int64(mm * steps_a_mm + 0.5) if mm > near_mm and mm <= far_mm else 0
+            )
+    for row in range(z.shape[0]):
+        for column in range(z.shape[1]):
+            histogram[value[row, column]] += 1
+    return measured, farther
+
+
+def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
+    """Relative path and sha256 of the capture's files, and their bytes: each is read once."""
+    sources, contents = {}, []
+    for kind, path in pair.files.items():
+        try:
+            contents.append(path.read_bytes())
+        except OSError as err:
+            raise BadFile(path, f"cannot be read: {err.strerror}") from err
+        sources[f"{kind}_file" if kind == "grooves" else kind] = {
+            "path": path.relative_to(root).as_posix(),
+            "sha256": hashlib.sha256(contents[-1]).hexdigest(),
+        }
+    return sources, tuple(contents)
