@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from depthdist.geometry.depth_range import Bounds, depth_from_target
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth
 
 LOSSES: dict[str, Callable[..., Tensor]] = {}
 TAIL, LOW, HIGH = (
@@ -125,7 +125,7 @@ def loss(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
 
 @loss("l1")
 def l1(
-    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: DepthRange
 ) -> Tensor:
     """Mean absolute difference over the mask: sum(M |d^ - d|) / sum M."""
     return _sum((pred - target).abs()) / _count(mask)
@@ -133,7 +133,7 @@ def l1(
 
 @loss("grad")
 def grad(
-    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: DepthRange
 ) -> Tensor:
     """Mean absolute difference of the forward differences in x and in y, weighted 1 + gamma on the
     truth's edges.
@@ -149,7 +149,7 @@ def grad(
 
 @loss("grad_mm")
 def grad_mm(
-    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: DepthRange
 ) -> Tensor:
     """`grad`, but an edge is a step of the truth of more than tau_mm millimetres: wx = 1 + gamma
     [|dx z| > tau_mm].
@@ -158,7 +158,7 @@ def grad_mm(
     one tau fits both. A groove's rim spreads over pixels: in built-in captures at full size 4 mm
     fires on 24 to 69 % of the rims' pairs, 8 mm on 14 to 33 %.
     """
-    depth_mm = depth_from_target(target, bounds)
+    depth_mm = denormalize_depth(target, bounds)
     return _steps(
         pred, target, mask, lambda axis: _edges(depth_mm, settings.tau_mm, axis), settings.gamma
     )
@@ -166,7 +166,7 @@ def grad_mm(
 
 @loss("grad_trusted")
 def grad_trusted(
-    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: DepthRange
 ) -> Tensor:
     """`grad_mm`, but an edge weighs 1 + gamma only where both its pixels are far from holes: wx = 1
     + gamma [|dx z| > tau_mm] Tx.
@@ -176,7 +176,7 @@ def grad_trusted(
     there keep weight 1: else nothing would hold the rims.
     """
     depth_mm, trusted = (
-        depth_from_target(target, bounds),
+        denormalize_depth(target, bounds),
         _surrounded(mask, settings.trusted_radius),
     )
     return _steps(
@@ -190,7 +190,7 @@ def grad_trusted(
 
 @loss("multiscale")
 def multiscale(
-    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: DepthRange
 ) -> Tensor:
     """Multi-scale gradient matching: `grad` without its edge weight on every 1st, 2nd, 4th ...
     pixel, summed over the scales.
@@ -204,7 +204,7 @@ def multiscale(
 
 @loss("silog")
 def silog(
-    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: Bounds
+    pred: Tensor, target: Tensor, mask: Tensor, settings: LossSettings, bounds: DepthRange
 ) -> Tensor:
     """Scale-invariant log error of depth: sqrt(mean(g^2) - lambda mean(g)^2) over the mask, g = log
     z - log z^.
@@ -223,8 +223,8 @@ def silog(
     return torch.where(perfect, 1.0, square).sqrt().masked_fill(perfect, 0.0)
 
 
-def compute(
-    settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, bounds: Bounds
+def compute_losses(
+    settings: LossSettings, pred: Tensor, target: Tensor, mask: Tensor, bounds: DepthRange
 ) -> dict[str, Tensor]:
     """Each named loss and their weighted sum "loss", (B,) float32 each.
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from depthdist.core.settings import Size
-from depthdist.shards.build import shard
+from depthdist.shards.build import build_shards
 from depthdist.shards.settings import ShardSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,4 +58,4 @@ def write_raw(folder: Path, count: int = 6, minutes: int = 1) -> Path:
 
 def make(raw: Path, out: Path, **settings: Any) -> dict[str, Any]:
     """The index of OUT, small shards of RAW."""
-    return shard(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))
+    return build_shards(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))

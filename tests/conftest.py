@@ -31,9 +31,9 @@ def quietly_on_one_thread():
     """For modules with pictures so small that threads only wait for each other."""
     import torch
 
-    from depthdist.core.environment import quiet
+    from depthdist.core.environment import silence_libraries
 
-    quiet()
+    silence_libraries()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,7 +49,7 @@ def in_this_process(monkeypatch):
     from depthdist.shards.writer import write_shard
 
     monkeypatch.setattr(
-        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+        "depthdist.shards.build.write_shards", lambda jobs, *how: [write_shard(job) for job in jobs]
     )
 
 

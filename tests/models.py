@@ -12,7 +12,7 @@ import torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist.models.base_model import DECODERS, load_base
-from depthdist.models.lora import LoraSettings, with_lora
+from depthdist.models.lora import LoraSettings, add_lora
 
 # what may train, by what a test calls it; "calibrated" begins with a rescaled output
 WAYS = {
@@ -122,7 +122,7 @@ def with_way(name, way: str = "qkv", **settings):
     base = load_base(str(name))
     if chosen.pop("calibrated", False):
         base.rescale(0.5, 0.2)
-    return with_lora(base, LoraSettings(**chosen), seed=0)
+    return add_lora(base, LoraSettings(**chosen), seed=0)
 
 
 def trained(name, way: str = "qkv"):

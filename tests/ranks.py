@@ -178,7 +178,7 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
     Pictures are stored without loss, so that what was captured is what is compared.
     """
     from depthdist.core.settings import Size
-    from depthdist.shards.build import shard
+    from depthdist.shards.build import build_shards
     from depthdist.shards.settings import ShardSettings
     from depthdist.shards.writer import write_shard
 
@@ -186,9 +186,9 @@ def make_shards(folder: Path, count: int = 14, **settings: Any) -> Path:
     if not raw.exists():
         write_raw(raw, count)
     with mock.patch(
-        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+        "depthdist.shards.build.write_shards", lambda jobs, *how: [write_shard(job) for job in jobs]
     ):  # no processes
-        shard(
+        build_shards(
             ShardSettings(
                 raw=str(raw), out=str(out), **{"size": Size(*SIZE), "rgb": "png", **settings}
             )

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.evaluation.metrics.alignment import NEAREST_MM, WAYS, aligned
+from depthdist.evaluation.metrics.alignment import ALIGNMENTS, NEAREST_MM, align
 
-every_way = pytest.mark.parametrize("way", WAYS)
+every_way = pytest.mark.parametrize("way", ALIGNMENTS)
 
 
 def scene(seed=0):
@@ -35,7 +35,7 @@ def by_numpy(way, pred_mm, depth_mm, mask):
 @every_way
 def test_it_equals_numpys_least_squares(way):
     pred_mm, depth_mm, mask = scene()
-    assert aligned(way, pred_mm, depth_mm, mask).numpy() == pytest.approx(
+    assert align(way, pred_mm, depth_mm, mask).numpy() == pytest.approx(
         by_numpy(way, pred_mm, depth_mm, mask), rel=1e-9
     )
 
@@ -50,7 +50,7 @@ def test_it_equals_numpys_least_squares(way):
 )
 def test_what_it_is_for_is_undone(way, spoil):
     _, depth_mm, mask = scene()
-    assert aligned(way, spoil(depth_mm), depth_mm, mask)[mask].numpy() == pytest.approx(
+    assert align(way, spoil(depth_mm), depth_mm, mask)[mask].numpy() == pytest.approx(
         depth_mm[mask].numpy(), rel=1e-9
     )
 
@@ -59,7 +59,7 @@ def test_what_it_is_for_is_undone(way, spoil):
 def test_pixels_outside_the_mask_decide_nothing(way):
     pred_mm, depth_mm, mask = scene()
     junk = torch.where(mask, depth_mm, torch.nan)
-    assert torch.equal(aligned(way, pred_mm, junk, mask), aligned(way, pred_mm, depth_mm, mask))
+    assert torch.equal(align(way, pred_mm, junk, mask), align(way, pred_mm, depth_mm, mask))
 
 
 @every_way
@@ -67,8 +67,8 @@ def test_depth_stays_above_0_and_an_empty_mask_changes_nothing(way):
     pred_mm, depth_mm, mask = scene()
     upside_down = 3500 - depth_mm  # the best line through it may well cross 0
     assert (
-        aligned(way, upside_down * 50, depth_mm * torch.linspace(0.01, 1, 30), mask) >= NEAREST_MM
+        align(way, upside_down * 50, depth_mm * torch.linspace(0.01, 1, 30), mask) >= NEAREST_MM
     ).all()
-    assert torch.equal(aligned(way, pred_mm, depth_mm, torch.zeros_like(mask)), pred_mm)
-    flat = aligned(way, torch.full_like(pred_mm, 700.0), depth_mm, mask)
+    assert torch.equal(align(way, pred_mm, depth_mm, torch.zeros_like(mask)), pred_mm)
+    flat = align(way, torch.full_like(pred_mm, 700.0), depth_mm, mask)
     assert torch.isfinite(flat).all() and flat.min() == flat.max()

@@ -9,13 +9,20 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from depthdist.core import settings as config
 from depthdist.core.errors import SettingsError
-from depthdist.data.augmentation import MOST, AugmentSettings, Draw, draw, mirrored, photometric
+from depthdist.core.settings import field_help, parse
+from depthdist.data.augmentation import (
+    LIMITS,
+    Augmentation,
+    AugmentSettings,
+    apply_photometric,
+    draw_augmentation,
+    mirror,
+)
 
 STRONG = AugmentSettings(flip=0.5, exposure=1.0, tone=0.3, colour=0.15, noise=6.0, jpeg=40)
 NAMES = [f.name for f in dataclasses.fields(AugmentSettings)]
-NOTHING = draw(AugmentSettings(), seed=0, epoch=0, sample=0)
+NOTHING = draw_augmentation(AugmentSettings(), seed=0, epoch=0, sample=0)
 
 
 def picture(height=48, width=70, seed=0):
@@ -45,25 +52,28 @@ def reference(level, stops, change, log2_gamma):
 def noise_of(sigma, sample, size=(256, 512)):
     """(h, w, 3) float: what noise adds to a grey picture."""
     drawn = dataclasses.replace(
-        draw(STRONG, 0, 0, sample), exposure=0.0, tone=0.0, colour=(0.0,) * 3, noise=sigma, jpeg=0
+        draw_augmentation(STRONG, 0, 0, sample),
+        exposure=0.0,
+        tone=0.0,
+        colour=(0.0,) * 3,
+        noise=sigma,
+        jpeg=0,
     )
-    return photometric(np.full((*size, 3), 128, np.uint8), drawn) - 128.0
+    return apply_photometric(np.full((*size, 3), 128, np.uint8), drawn) - 128.0
 
 
 def test_nothing_is_on_by_default():
     assert not AugmentSettings().any and not AugmentSettings().problems()
     rgb = picture()
     for sample in range(50):
-        drawn = draw(AugmentSettings(), seed=3, epoch=2, sample=sample)
-        assert not drawn.flip and photometric(rgb, drawn) is rgb
+        drawn = draw_augmentation(AugmentSettings(), seed=3, epoch=2, sample=sample)
+        assert not drawn.flip and apply_photometric(rgb, drawn) is rgb
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_setting_is_off_at_0_explained_and_bounded(name):
-    assert (
-        getattr(AugmentSettings(), name) == 0 and len(config.sentences(AugmentSettings)[name]) > 20
-    )
-    highest = MOST.get(name, 99)
+    assert getattr(AugmentSettings(), name) == 0 and len(field_help(AugmentSettings)[name]) > 20
+    highest = LIMITS.get(name, 99)
     on = AugmentSettings(**{name: highest})
     assert on.any and not on.problems()
     for wrong in (-0.01, highest + 0.01, float("nan"), float("inf")):
@@ -94,7 +104,7 @@ def test_all_problems_are_listed_at_once():
         "5",
     ]
     with pytest.raises(SettingsError) as caught:
-        config.parse("", AugmentSettings, argv=flags)
+        parse("", AugmentSettings, argv=flags)
     assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == [
         f"--{name}" for name in NAMES
     ]
@@ -105,7 +115,7 @@ def test_the_same_sample_has_the_same_bytes_in_any_thread_and_order():
     wanted = [(epoch, sample) for epoch in range(4) for sample in range(10)]
 
     def augmented(place):
-        return photometric(rgb, draw(STRONG, 7, *place)).tobytes()
+        return apply_photometric(rgb, draw_augmentation(STRONG, 7, *place)).tobytes()
 
     expected = {place: augmented(place) for place in wanted}
     mixed = wanted * 2
@@ -118,10 +128,11 @@ def test_the_same_sample_has_the_same_bytes_in_any_thread_and_order():
 
 
 def test_seed_epoch_and_sample_each_change_every_number_drawn():
-    base = dataclasses.astuple(draw(STRONG, 1, 2, 3))
+    base = dataclasses.astuple(draw_augmentation(STRONG, 1, 2, 3))
     for place in [(2, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1)]:
         assert all(
-            a != b for a, b in zip(base[1:], dataclasses.astuple(draw(STRONG, *place))[1:])
+            a != b
+            for a, b in zip(base[1:], dataclasses.astuple(draw_augmentation(STRONG, *place))[1:])
         ), place  # flip has only two values
 
 
@@ -129,14 +140,16 @@ def test_seed_epoch_and_sample_each_change_every_number_drawn():
 def test_what_a_setting_draws_does_not_depend_on_the_others(name):
     alone = AugmentSettings(**{name: getattr(STRONG, name)})
     for sample in range(30):
-        off, one, every = (draw(s, 0, 1, sample) for s in (AugmentSettings(), alone, STRONG))
+        off, one, every = (
+            draw_augmentation(s, 0, 1, sample) for s in (AugmentSettings(), alone, STRONG)
+        )
         assert getattr(one, name) == getattr(every, name)
         assert dataclasses.replace(one, **{name: getattr(off, name)}) == off
         assert one.noise_key == every.noise_key
 
 
 def test_a_draw_never_changes_with_the_version_of_numpy():
-    assert draw(STRONG, seed=1, epoch=2, sample=3) == Draw(
+    assert draw_augmentation(STRONG, seed=1, epoch=2, sample=3) == Augmentation(
         flip=False,
         exposure=-0.6545561045673498,
         tone=0.024377284741273052,
@@ -149,7 +162,7 @@ def test_a_draw_never_changes_with_the_version_of_numpy():
 
 
 def test_draws_are_uniform_in_their_ranges():
-    drawn = [draw(STRONG, 0, 0, sample) for sample in range(4000)]
+    drawn = [draw_augmentation(STRONG, 0, 0, sample) for sample in range(4000)]
     assert np.mean([d.flip for d in drawn]) == pytest.approx(0.5, abs=0.03)
     ranges = {
         "exposure": (-1, 1),
@@ -165,13 +178,15 @@ def test_draws_are_uniform_in_their_ranges():
             np.array([[0.1], [0.5], [0.9]]).repeat(values.shape[1], 1), abs=0.03
         ), name
     assert {d.jpeg for d in drawn} == set(range(40, 100))
-    assert {draw(AugmentSettings(jpeg=95), 0, 0, sample).jpeg for sample in range(200)} == set(
-        range(95, 100)
-    )
+    assert {
+        draw_augmentation(AugmentSettings(jpeg=95), 0, 0, sample).jpeg for sample in range(200)
+    } == set(range(95, 100))
 
 
 def test_a_flip_of_probability_1_is_sure():
-    assert all(draw(AugmentSettings(flip=1.0), 0, 0, sample).flip for sample in range(100))
+    assert all(
+        draw_augmentation(AugmentSettings(flip=1.0), 0, 0, sample).flip for sample in range(100)
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +200,7 @@ def test_a_flip_of_probability_1_is_sure():
     ],
 )
 def test_light_colour_and_gamma_equal_the_float64_formula(stops, colour, gamma):
-    found = photometric(
+    found = apply_photometric(
         ramp(), dataclasses.replace(NOTHING, exposure=stops, colour=colour, tone=gamma)
     )
     expected = np.array(
@@ -198,10 +213,11 @@ def test_light_colour_and_gamma_equal_the_float64_formula(stops, colour, gamma):
 def test_one_stop_up_turns_middle_grey_into_twice_the_light():
     grey = np.full((1, 1, 3), 118, np.uint8)  # 18 % of the light; 36 % is level 162
     up, down = (
-        photometric(grey, dataclasses.replace(NOTHING, exposure=stops)) for stops in (1.0, -1.0)
+        apply_photometric(grey, dataclasses.replace(NOTHING, exposure=stops))
+        for stops in (1.0, -1.0)
     )
     assert (up == 162).all() and (down < 118).all()
-    assert (photometric(grey, dataclasses.replace(NOTHING, tone=0.5)) < 118).all()
+    assert (apply_photometric(grey, dataclasses.replace(NOTHING, tone=0.5)) < 118).all()
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0, 6.0, 20.0])
@@ -239,7 +255,7 @@ def test_noise_has_no_period_and_no_tie_between_channels_or_samples():
 
 def test_jpeg_changes_pixels_slightly_and_never_the_shape():
     def change(rgb, quality):
-        found = photometric(rgb, dataclasses.replace(NOTHING, jpeg=quality))
+        found = apply_photometric(rgb, dataclasses.replace(NOTHING, jpeg=quality))
         assert found.shape == rgb.shape and found.dtype == np.uint8
         return np.abs(found - rgb.astype(float)).mean()
 
@@ -254,7 +270,7 @@ def test_a_mirror_equals_fliplr_of_the_unpacked_arrays_and_twice_is_the_identity
     rgb, depth = picture(5, width // 2 + 1), rng.integers(0, 2**16, (6, width), dtype=np.uint16)
     mask = rng.random((6, width)) < 0.7
     packed = np.packbits(mask, axis=1)
-    once = mirrored(rgb, depth, packed)
+    once = mirror(rgb, depth, packed)
     for found, expected in zip(
         once, (np.fliplr(rgb), np.fliplr(depth), np.packbits(np.fliplr(mask), axis=1))
     ):
@@ -264,7 +280,7 @@ def test_a_mirror_equals_fliplr_of_the_unpacked_arrays_and_twice_is_the_identity
             and found.flags.c_contiguous
         )
     assert not np.unpackbits(once[2], axis=1)[:, width:].any()
-    assert all(np.array_equal(a, b) for a, b in zip(mirrored(*once), (rgb, depth, packed)))
+    assert all(np.array_equal(a, b) for a, b in zip(mirror(*once), (rgb, depth, packed)))
 
 
 def test_only_the_mirror_touches_depth_and_mask_and_nothing_given_is_written_to():
@@ -277,9 +293,9 @@ def test_only_the_mirror_touches_depth_and_mask_and_nothing_given_is_written_to(
     for given in (rgb, depth, packed):
         given.flags.writeable = False
     no_flip = dataclasses.replace(STRONG, flip=0.0)
-    assert not any(draw(no_flip, 0, 0, sample).flip for sample in range(100))
-    found = photometric(rgb, draw(no_flip, 0, 0, 0))
-    mirrored(rgb, depth, packed)
+    assert not any(draw_augmentation(no_flip, 0, 0, sample).flip for sample in range(100))
+    found = apply_photometric(rgb, draw_augmentation(no_flip, 0, 0, 0))
+    mirror(rgb, depth, packed)
     assert not np.array_equal(found, rgb) and all(
         np.array_equal(a, b) for a, b in zip(before, (rgb, depth, packed))
     )

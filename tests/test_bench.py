@@ -11,9 +11,9 @@ import torch
 from captures import ROOT
 from transformers import DPTImageProcessor
 
-from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import upsample
-from depthdist.losses import LossSettings, compute
+from depthdist.losses import LossSettings, compute_losses
 from depthdist.models.base_model import load_base
 
 sys.path.append(str(ROOT))
@@ -222,9 +222,9 @@ def test_the_documents_loss_as_the_bench_writes_it_is_ours():
     written = paths.document_loss(
         lambda pixel_values: SimpleNamespace(predicted_depth=pred), inputs
     )
-    ours = compute(LossSettings(), upsample(pred, (30, 50)), target, mask, Bounds(250, 4000))[
-        "loss"
-    ].mean()
+    ours = compute_losses(
+        LossSettings(), upsample(pred, (30, 50)), target, mask, DepthRange(250, 4000)
+    )["loss"].mean()
     assert written.item() == pytest.approx(ours.item(), rel=1e-5)
 
 

@@ -17,13 +17,13 @@ from captures import ROOT, SHARD, capture, write_capture, write_raw
 from PIL import Image
 from ranks import LAUNCHER, ON_CPU, free_port
 
-from depthdist.captures.sessions import sessions
+from depthdist.captures.sessions import number_sessions
 from depthdist.core.settings import Size
-from depthdist.shards.build import shard
+from depthdist.shards.build import build_shards
 from depthdist.shards.decoding import decode_sample
 from depthdist.shards.index import read_index
 from depthdist.shards.settings import ShardSettings
-from depthdist.shards.verify import verify
+from depthdist.shards.verify import verify_dataset
 from depthdist.shards.writer import write_shard
 
 SMALL = {"size": Size(28, 42), "workers": 1, "shard_mb": 0.015}
@@ -33,12 +33,12 @@ FLAGS = ["--size", "28x42", "--shard-mb", "0.015"]
 @pytest.fixture
 def in_this_process(monkeypatch):
     monkeypatch.setattr(
-        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+        "depthdist.shards.build.write_shards", lambda jobs, *how: [write_shard(job) for job in jobs]
     )
 
 
 def make(raw, out, **settings):
-    return shard(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))
+    return build_shards(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -71,7 +71,7 @@ def test_append_adds_new_captures_and_touches_no_old_shard(tmp_path, in_this_pro
     sides = stems(out, "train"), stems(out, "val")
     more(raw, 8, 15)
     index = make(raw, out, val=0.25, append=True)
-    assert (index["held"], index["changed"], index["appended"]) == (8, True, 1) and verify(
+    assert (index["held"], index["changed"], index["appended"]) == (8, True, 1) and verify_dataset(
         out
     ) == []
     assert all(
@@ -125,7 +125,7 @@ def test_captures_of_a_known_session_join_its_side(tmp_path, in_this_process):
         stems(out, "val")
     ) == 6
     refs = [ref for split in ("train", "val") for ref in read_index(out).samples(split)]
-    joint = dict(zip([r.stem for r in refs], sessions([r.stem for r in refs])))
+    joint = dict(zip([r.stem for r in refs], number_sessions([r.stem for r in refs])))
     assert len({(r.session, joint[r.stem]) for r in refs}) == 5, "one number a session, old and new"
 
 
@@ -184,7 +184,7 @@ def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(
             ValueError, match="another tools/shard.py changed it since this one began"
         ):
             make(raw, out, append=True)
-    assert verify(out) == [] and len(stems(out, "train")) + len(stems(out, "val")) == 8
+    assert verify_dataset(out) == [] and len(stems(out, "train")) + len(stems(out, "val")) == 8
 
 
 def test_bad_new_captures_are_rejected_and_the_old_rejects_stay(tmp_path, in_this_process):
@@ -195,7 +195,11 @@ def test_bad_new_captures_are_rejected_and_the_old_rejects_stay(tmp_path, in_thi
     (raw / "alone.png").write_bytes((raw / "odd.png").read_bytes())
     index = make(raw, out, append=True)
     lines = [json.loads(line)["path"] for line in (out / "rejects.jsonl").read_text().splitlines()]
-    assert sorted(lines) == ["alone.png", "odd.npy"] and index["rejects"] == 2 and verify(out) == []
+    assert (
+        sorted(lines) == ["alone.png", "odd.npy"]
+        and index["rejects"] == 2
+        and verify_dataset(out) == []
+    )
 
 
 # ------------------------------------------------------------------------------- codecs, statistics
@@ -221,7 +225,7 @@ def test_each_depth_codec_gives_the_same_depth(tmp_path, in_this_process, codec)
             np.testing.assert_array_equal(
                 np.asarray(Image.open(tmp_path / "depth.png")), found["depth"]
             )
-    assert verify(tmp_path / "out") == []
+    assert verify_dataset(tmp_path / "out") == []
 
 
 def test_percentiles_are_numpys_to_a_bin_of_the_histogram(tmp_path, in_this_process):
@@ -372,7 +376,7 @@ def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_n
         if killed_after(words, takes * chance.uniform(0.3, 1)):
             kills += 1
             if append or (out / "index.json").exists():
-                assert [p for p in verify(out) if "does not belong here" not in p] == [], (
+                assert [p for p in verify_dataset(out) if "does not belong here" not in p] == [], (
                     "what is there is whole"
                 )
         else:  # it was through before: begin anew
@@ -384,7 +388,7 @@ def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_n
             break
     assert kills == 6
     subprocess.run(words, check=True, capture_output=True)
-    assert contents(out) == contents(whole) and verify(out) == []
+    assert contents(out) == contents(whole) and verify_dataset(out) == []
 
 
 def test_a_folder_of_somebody_elses_tars_is_never_written_over(tmp_path, in_this_process):

@@ -21,13 +21,13 @@ from transformers import (
     Dinov2Config,
 )
 
-from depthdist.core.files import recover, replacing
-from depthdist.geometry.depth_range import Bounds
+from depthdist.core.files import recover_folder, replace_folder
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.models import adapter as checkpoint
 from depthdist.models.adapter import WEIGHTS, AdapterRecord, load_adapter, read_record, save_adapter
 from depthdist.models.base_model import IMAGENET, load_base
-from depthdist.models.fast_decoder import reorder
-from depthdist.models.lora import LoraSettings, respelled, with_lora
+from depthdist.models.fast_decoder import speed_up_decoder
+from depthdist.models.lora import LoraSettings, add_lora, translate_layer_name
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),
@@ -71,7 +71,7 @@ def pictures(batch=2):
 
 def trained(name, rank=4):
     """A model whose trained weights all differ from their start."""
-    model = with_lora(load_base(name), LoraSettings(lora_rank=rank), seed=0)
+    model = add_lora(load_base(name), LoraSettings(lora_rank=rank), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
@@ -135,7 +135,7 @@ def test_plain_peft_gives_the_same_output(saved):
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, (
             "but for the order of the decoder's sums"
         )
-        reorder(plain.get_base_model())
+        speed_up_decoder(plain.get_base_model())
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() == 0.0
 
 
@@ -144,7 +144,7 @@ def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_pat
 
     What is kept is a base model for anybody, named as the hub's files name it.
     """
-    model = with_lora(load_base(str(base)), LoraSettings(lora="none"), seed=0)
+    model = add_lora(load_base(str(base)), LoraSettings(lora="none"), seed=0)
     idle = {n for n, p in load_base(str(base)).named_parameters() if p.requires_grad is False} - {
         n for n, p in model.named_parameters()
     }
@@ -166,7 +166,7 @@ def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_pat
         and torch.equal(output(load_base(str(tmp_path / "best"))), output(model))
     )
     assert all(
-        name == respelled(name, new=False)
+        name == translate_layer_name(name, new=False)
         for name in load_file(tmp_path / "best/model.safetensors")
     )
     plain = DepthAnythingForDepthEstimation.from_pretrained(tmp_path / "best").eval()
@@ -181,9 +181,9 @@ def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
     model, record, folder = saved
     stored = load_file(folder / WEIGHTS)
     for new in (True, False):
-        keys = {respelled(name, new) for name in stored}
+        keys = {translate_layer_name(name, new) for name in stored}
         assert keys <= set(stored) and all(
-            torch.equal(stored[respelled(n, new)], t) for n, t in stored.items()
+            torch.equal(stored[translate_layer_name(n, new)], t) for n, t in stored.items()
         )
         letters = [
             f".attention.{word}.lora_{ab}.weight"
@@ -199,7 +199,7 @@ def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
         )
     assert {t.dtype for t in stored.values()} == {torch.float32}
     inside = {
-        respelled(
+        translate_layer_name(
             n.removeprefix("net.").replace(".default", "").replace(".modules_to_save", ""), True
         ): p
         for n, p in masters(model).items()
@@ -232,7 +232,7 @@ def test_an_adapter_of_the_other_version_of_transformers_loads(saved, damaged):
     stored = load_file(damaged / WEIGHTS)
     net = load_base("tiny").net
     ours_is_new = any(".attention.q_proj" in n for n, _ in net.named_modules())
-    only_ours = {n: t for n, t in stored.items() if respelled(n, ours_is_new) == n}
+    only_ours = {n: t for n, t in stored.items() if translate_layer_name(n, ours_is_new) == n}
     save_file(only_ours, damaged / WEIGHTS, metadata={"format": "pt"})
     assert torch.equal(output(load_adapter(damaged)[0]), output(saved[0]))
 
@@ -261,7 +261,7 @@ def test_a_loaded_adapter_can_be_saved_again(saved, tmp_path):
 
 def test_the_record_gives_bounds_and_size(saved):
     record = read_record(saved[2])
-    assert record.bounds == Bounds(251.74, 3907.45) and record.size == (28, 42)
+    assert record.bounds == DepthRange(251.74, 3907.45) and record.size == (28, 42)
     with pytest.raises(ValueError, match="near < far"):
         replace(record, far_mm=1.0).bounds
 
@@ -392,7 +392,7 @@ def test_a_crash_while_saving_leaves_the_old_adapter_whole(error, saved, damaged
 
 
 def write(folder, text):
-    with replacing(folder) as fresh:
+    with replace_folder(folder) as fresh:
         (fresh / "file").write_text(text)
 
 
@@ -422,7 +422,7 @@ def test_a_kill_at_either_rename_leaves_a_whole_folder(renames, tmp_path, monkey
         with pytest.raises(SystemExit):
             write(folder, "new")
     assert folder.exists() is (renames == 0)
-    with pytest.raises(RuntimeError), replacing(folder):
+    with pytest.raises(RuntimeError), replace_folder(folder):
         raise RuntimeError("the next saving fails as well")
     assert (folder / "file").read_text() == "old"
     write(folder, "newer")
@@ -436,7 +436,7 @@ def test_what_a_kill_left_behind_does_not_get_into_the_next(tmp_path):
         (tmp_path / leftover).mkdir()
         (tmp_path / leftover / "junk").write_text("x")
     (tmp_path / "best").mkdir()
-    recover(tmp_path / "best")
+    recover_folder(tmp_path / "best")
     assert list((tmp_path / "best").iterdir()) == [], (
         "a whole folder is not replaced by an older one"
     )

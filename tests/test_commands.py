@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from captures import ROOT
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
+pass
+from depthdist.core.command import run_command
 from depthdist.core.errors import SettingsError
 
 COMMAND = """
@@ -42,7 +42,7 @@ def ended(main, monkeypatch, capsys, **environment):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["launch/thing.py"])
     with pytest.raises(SystemExit) as caught:
-        command(main)
+        run_command(main)
     return caught.value.code, capsys.readouterr().err.splitlines()
 
 
@@ -121,12 +121,12 @@ def test_of_many_ranks_the_first_alone_says_what_all_found_and_others_name_thems
 
 def test_a_runtime_error_is_a_bug_and_is_raised():
     with pytest.raises(RuntimeError):
-        command(raises(RuntimeError("a bug")))
+        run_command(raises(RuntimeError("a bug")))
 
 
 def test_a_bug_of_ours_is_not_hidden(monkeypatch):
     with pytest.raises(AssertionError):
-        command(raises(AssertionError("ours")))
+        run_command(raises(AssertionError("ours")))
 
 
 def test_the_traceback_is_there_for_who_asks(monkeypatch, capsys):

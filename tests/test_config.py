@@ -14,14 +14,13 @@ from typing import Literal
 import pytest
 from captures import ROOT
 
-from depthdist.core import settings as config
 from depthdist.core.errors import SettingsError
-from depthdist.core.settings import Size, as_dict, parse, sentences
+from depthdist.core.settings import Size, as_dict, field_help, hidden, parse, positional
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, ReadSettings
 from depthdist.evaluation.evaluate import EvaluateSettings
 from depthdist.inference.export import ExportSettings
-from depthdist.inference.external_model import Given
+from depthdist.inference.external_model import ExternalAdapterSettings
 from depthdist.inference.predict import PredictSettings
 from depthdist.inference.server import ServeSettings
 from depthdist.losses import LossSettings
@@ -131,7 +130,9 @@ CHANGED = [
         keep=2,
         waiting=1,
     ),
-    Given(near_mm=250.5, far_mm=3900.0, size=Size(28, 42), target="linear", base="built-in"),
+    ExternalAdapterSettings(
+        near_mm=250.5, far_mm=3900.0, size=Size(28, 42), target="linear", base="built-in"
+    ),
 ]
 GROUPS = list(dict.fromkeys(type(s) for s in CHANGED))
 
@@ -168,7 +169,7 @@ class Lens:
     "Who makes it."
     case: Path | None = None
     "Where it lies."
-    slot: int = config.hidden(-1)
+    slot: int = hidden(-1)
     "Set by a launcher."
 
     def problems(self):
@@ -179,7 +180,7 @@ class Lens:
 class Shot:
     """Shot of the tests"""
 
-    pictures: list[Path] = config.positional(())
+    pictures: list[Path] = positional(())
     "Pictures."
     folder: Path = dataclasses.field(default=dataclasses.MISSING, kw_only=True)
     "Where to."
@@ -409,7 +410,7 @@ def test_help_has_every_fields_sentence_default_and_title(group, capsys):
     assert " ".join(group.__doc__.splitlines()[0].split()) + ":" in text
     for field in dataclasses.fields(group):
         flag = "--" + field.name.replace("_", "-")
-        sentence = " ".join(sentences(group)[field.name].split())
+        sentence = " ".join(field_help(group)[field.name].split())
         if field.metadata.get("hidden"):
             assert flag not in text and field.name not in text and sentence not in text
             continue
@@ -446,7 +447,7 @@ def test_help_writes_sizes_lists_and_choices_as_they_are_typed(capsys):
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.__name__)
 def test_every_field_has_its_own_sentence(group):
-    texts = sentences(group)
+    texts = field_help(group)
     assert set(texts) == {f.name for f in dataclasses.fields(group)}
     assert len(set(texts.values())) == len(texts) and all(
         text.rstrip().endswith(".") for text in texts.values()
@@ -484,7 +485,7 @@ def test_sentences_of_a_parent_are_found():
         steps: int = 3
         "Steps."
 
-    assert sentences(Zoom) == {**sentences(LossSettings), "steps": "Steps."}
+    assert field_help(Zoom) == {**field_help(LossSettings), "steps": "Steps."}
 
 
 # --------------------------------------------------------------------------------------- round trip

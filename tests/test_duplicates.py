@@ -15,12 +15,12 @@ from depthdist.captures.near_duplicates import (
     FINGERPRINT,
     SIDE,
     THRESHOLD,
-    Twin,
-    find,
+    NearDuplicate,
+    find_near_duplicates,
     fingerprint,
+    format_warning,
     similarity,
-    summary,
-    warning,
+    summarize_split,
 )
 
 NUM = 24
@@ -104,7 +104,7 @@ def test_a_twin_is_found_through(what, family, prints):
     changed = family
     for change in CHANGES[what]:
         changed = [change(rgb) for rgb in changed]
-    twins = find(np.stack([fingerprint(rgb) for rgb in changed]), prints)
+    twins = find_near_duplicates(np.stack([fingerprint(rgb) for rgb in changed]), prints)
     assert sorted((t.a, t.b) for t in twins) == [(i, i) for i in range(NUM)] and not any(
         t.exact for t in twins
     )
@@ -114,7 +114,7 @@ def test_pictures_of_one_family_are_no_twins_though_their_plain_thumbnails_resem
     family, prints
 ):
     others = np.stack([fingerprint(picture(seed)) for seed in range(100, 100 + NUM)])
-    assert find(prints) == find(prints, others) == []
+    assert find_near_duplicates(prints) == find_near_duplicates(prints, others) == []
     assert max(similarity(a, b) for a in prints for b in others) < THRESHOLD - 0.1
     plain = np.corrcoef(
         [
@@ -141,7 +141,7 @@ def test_a_shift_is_seen_only_as_far_as_it_is_looked_for(family):
 def test_exact_ones_are_those_of_the_same_pixels(family):
     nearly = family[3].copy()
     nearly[70, 100] ^= 3
-    found = find(
+    found = find_near_duplicates(
         np.stack([fingerprint(rgb) for rgb in (nearly, family[3], Image.fromarray(family[3]))]),
         np.stack([fingerprint(rgb) for rgb in family]),
     )
@@ -159,7 +159,7 @@ def test_within_one_set_each_is_told_with_an_earlier_one(family):
             for rgb in (family[0], family[1], noisy(5)(family[0]), family[1], family[2], family[1])
         ]
     )
-    assert [(t.a, t.b, t.exact) for t in find(prints)] == [
+    assert [(t.a, t.b, t.exact) for t in find_near_duplicates(prints)] == [
         (3, 1, True),
         (5, 1, True),
         (2, 0, False),
@@ -170,13 +170,17 @@ def test_a_picture_without_contrast_resembles_nothing_not_even_a_second_one():
     flat, faint = np.full((40, 60, 3), 90, np.uint8), np.full((40, 60, 3), 90, np.uint8)
     faint[3, 4] = 92
     prints = np.stack([fingerprint(flat), fingerprint(faint)])
-    assert not prints["grey"].any() and find(prints) == [] and similarity(*prints) == 0
-    assert [t.exact for t in find(prints[:1], prints[:1])] == [True], "but the very same file does"
+    assert (
+        not prints["grey"].any() and find_near_duplicates(prints) == [] and similarity(*prints) == 0
+    )
+    assert [t.exact for t in find_near_duplicates(prints[:1], prints[:1])] == [True], (
+        "but the very same file does"
+    )
 
 
 def test_a_negative_is_no_twin(family):
     assert (
-        find(
+        find_near_duplicates(
             np.stack([fingerprint(255 - rgb) for rgb in family]),
             np.stack([fingerprint(rgb) for rgb in family]),
         )
@@ -186,7 +190,10 @@ def test_a_negative_is_no_twin(family):
 
 @pytest.mark.parametrize("nums", [(0, 3), (3, 0), (0, 0)])
 def test_of_nothing_nothing_is_found(nums, prints):
-    assert find(prints[: nums[0]], prints[: nums[1]]) == [] and find(prints[:0]) == []
+    assert (
+        find_near_duplicates(prints[: nums[0]], prints[: nums[1]]) == []
+        and find_near_duplicates(prints[:0]) == []
+    )
 
 
 # ------------------------------------------------------------------------------------------ numbers
@@ -236,9 +243,9 @@ def brute(a, b, threshold):
         for j in candidates:
             other = (a if b is None else b)[j]
             twin = (
-                Twin(i, j, 1.0, True)
+                NearDuplicate(i, j, 1.0, True)
                 if a[i]["pixels"] == other["pixels"]
-                else Twin(i, j, similarity(a[i], other), False)
+                else NearDuplicate(i, j, similarity(a[i], other), False)
             )
             if best is None or (twin.exact, twin.similarity) > (best.exact, best.similarity):
                 best = twin
@@ -254,15 +261,15 @@ def test_blocks_give_what_a_double_loop_gives_to_the_last_bit(monkeypatch, block
     b["pixels"][5], a["grey"][3] = a["pixels"][2], 0
     expected = brute(a, b, 0.5)
     assert (
-        find(a, b, 0.5) == expected
+        find_near_duplicates(a, b, 0.5) == expected
         and {t.exact for t in expected} == {True, False}
         and 4 < len(expected) < 16
     )
-    assert find(b, threshold=0.5) == brute(b, None, 0.5)
+    assert find_near_duplicates(b, threshold=0.5) == brute(b, None, 0.5)
 
 
 def test_the_worst_come_first_and_exact_ones_before_all():
-    twins = find(random_prints(60, 1), random_prints(60, 2), 0.3)
+    twins = find_near_duplicates(random_prints(60, 1), random_prints(60, 2), 0.3)
     assert len(twins) > 20 and [t.similarity for t in twins] == sorted(
         (t.similarity for t in twins), reverse=True
     )
@@ -312,7 +319,9 @@ def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints
             )
         ]
     )
-    found = summary(prints[:6], train, [f"v{i}" for i in range(6)], [f"t{i}" for i in range(5)])
+    found = summarize_split(
+        prints[:6], train, [f"v{i}" for i in range(6)], [f"t{i}" for i in range(5)]
+    )
     assert (found["val_with_twin"], found["exact"]) == (3, 1) and found["worst"][0] == [
         "v0",
         "t0",
@@ -321,7 +330,7 @@ def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints
     assert [w[:2] for w in found["worst"][1:]] == [["v1", "t2"], ["v2", "t3"]] and 1 > found[
         "worst"
     ][1][2] > found["worst"][2][2] > THRESHOLD
-    text = warning(found)
+    text = format_warning(found)
     assert "\n" not in text and all(
         part in text
         for part in (
@@ -333,12 +342,16 @@ def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints
         )
     )
     assert text.count(" and t") == 3 and "..." not in text
-    assert warning(summary(prints[:6], prints[6:], "abcdef", range(18))) is None
+    assert format_warning(summarize_split(prints[:6], prints[6:], "abcdef", range(18))) is None
 
 
 def test_a_summary_names_no_more_than_three(prints):
-    found = summary(prints, prints, range(NUM), range(NUM))
-    assert found["val_with_twin"] == NUM and len(found["worst"]) == 3 and ", ...:" in warning(found)
+    found = summarize_split(prints, prints, range(NUM), range(NUM))
+    assert (
+        found["val_with_twin"] == NUM
+        and len(found["worst"]) == 3
+        and ", ...:" in format_warning(found)
+    )
 
 
 @pytest.mark.skipif(
@@ -351,9 +364,9 @@ def test_real_pictures_of_one_table_are_told_apart_and_a_shaken_second_look_is_n
     shaken = np.stack(
         [fingerprint(jpeg(80)(exposed(0.5)(moved(0.02, 0.02)(rgb)))) for rgb in pictures]
     )
-    assert len(pictures) > 20 and sum(t.a == t.b for t in find(shaken, prints)) >= 0.95 * len(
-        pictures
-    )
+    assert len(pictures) > 20 and sum(
+        t.a == t.b for t in find_near_duplicates(shaken, prints)
+    ) >= 0.95 * len(pictures)
     assert (
         np.mean([similarity(a, b) > THRESHOLD for i, a in enumerate(prints) for b in prints[:i]])
         < 0.02
@@ -369,7 +382,7 @@ def test_of_many_pictures_some_are_looked_at_and_it_says_how_many(monkeypatch):
         ],
         FINGERPRINT,
     )
-    found = summary(
+    found = summarize_split(
         prints, prints[:4], range(9), range(4)
     )  # 3 of the 9: the first, the middle and the last
     assert found == {
@@ -377,7 +390,7 @@ def test_of_many_pictures_some_are_looked_at_and_it_says_how_many(monkeypatch):
         "val_with_twin": 1,
         "exact": 1,
         "worst": [[0, 0, 1.0]],
-    } and "1 of 3 validation pictures" in warning(found)
-    assert summary(prints, prints[4:5], range(9), range(1))["val_with_twin"] == 1, (
+    } and "1 of 3 validation pictures" in format_warning(found)
+    assert summarize_split(prints, prints[4:5], range(9), range(1))["val_with_twin"] == 1, (
         "with one to compare with, all are"
     )

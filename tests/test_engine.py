@@ -42,7 +42,7 @@ def two_ranks(out, model, deepspeed):
 
     from depthdist.distributed.process_group import start, stop
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.training.deepspeed_config import EngineSettings
     from depthdist.training.engine import Engine
 
@@ -53,7 +53,7 @@ def two_ranks(out, model, deepspeed):
     )
 
     def make(stage, seed):
-        network = with_lora(load_base(model), LoraSettings(lora_dropout=0.0), seed)
+        network = add_lora(load_base(model), LoraSettings(lora_dropout=0.0), seed)
         return Engine(
             network,
             {**config, "zero_optimization": {"stage": stage}},
@@ -123,11 +123,11 @@ def real_fp16(monkeypatch):
 def engine(world, path: Path, model="tiny", lr=1e-3, **changes):
     """An Engine of that configuration."""
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.training.deepspeed_config import EngineSettings
     from depthdist.training.engine import Engine
 
-    network = with_lora(load_base(str(model)), LoraSettings(), seed=0)
+    network = add_lora(load_base(str(model)), LoraSettings(), seed=0)
     config, _ = EngineSettings(path).resolved()
     return Engine(
         network,
@@ -388,22 +388,22 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     """
     from depthdist.data.sample_order import TrainPlan
     from depthdist.distributed.process_group import StopRequest
-    from depthdist.geometry.depth_range import inverse_target
+    from depthdist.geometry.depth_range import normalize_depth
     from depthdist.geometry.resampling import upsample
-    from depthdist.losses import LossSettings, compute
+    from depthdist.losses import LossSettings, compute_losses
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.runs.tracker import Tracker
     from depthdist.training.engine import Engine
     from depthdist.training.loop import Training, TrainState
     from depthdist.training.run_facts import training_bounds
-    from depthdist.training.schedule import ScheduleSettings, rate
+    from depthdist.training.schedule import ScheduleSettings, lr_factor
     from depthdist.training.settings import KeepSettings, Settings, TrainSettings
-    from depthdist.training.step_timer import Speed
+    from depthdist.training.step_timer import StepTimer
 
     loader, plan, loss = make_loader(data), TrainPlan(11, 8, 2, 1), LossSettings()
     bounds = training_bounds(loader.dataset)
-    network = with_lora(load_base("tiny"), LoraSettings(lora_dropout=0.0), seed=0)
+    network = add_lora(load_base("tiny"), LoraSettings(lora_dropout=0.0), seed=0)
     made = Engine(
         network,
         {"train_batch_size": 8, "optimizer": {"type": "SGD"}},
@@ -418,7 +418,7 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
         keep=KeepSettings(),
         **dict.fromkeys(("data", "augment", "model", "lora", "engine")),
     )
-    assert rate(settings.schedule, 1, 2) == 1
+    assert lr_factor(settings.schedule, 1, 2) == 1
     training = Training(
         settings,
         world,
@@ -434,7 +434,7 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
         tmp_path,
         Tracker(tmp_path, False, None, 2),
     )
-    batches, speed = iter(loader.train(plan, 0, 0, epochs=1)), Speed()
+    batches, speed = iter(loader.train(plan, 0, 0, epochs=1)), StepTimer()
     made.lrs = [0.0]
     training.take_step(batches, speed, StopRequest())
     before, made.lrs = weights(made), [1.0]
@@ -444,18 +444,18 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
         training.state,
     )
 
-    plain = with_lora(load_base("tiny"), LoraSettings(lora_dropout=0.0), seed=0).train()
+    plain = add_lora(load_base("tiny"), LoraSettings(lora_dropout=0.0), seed=0).train()
     short = loader.dataset.order(0).epoch(0)[8:].tolist()
     assert len(short) == 3 and state.step == 2
     total = 0.0
     for i in short:
         batch = loader.samples("train", [i]).to("cpu")
-        target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+        target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
         total = (
             total
-            + compute(loss, upsample(plain(batch.rgb), target.shape[-2:]), target, mask, bounds)[
-                "loss"
-            ][0]
+            + compute_losses(
+                loss, upsample(plain(batch.rgb), target.shape[-2:]), target, mask, bounds
+            )["loss"][0]
             / 3
         )
     total.backward()

@@ -215,7 +215,7 @@ def test_the_micro_batch_changes_nothing(micro_batch, one, run):
 
 def test_padding_never_counts_whatever_it_holds(data):
     from depthdist.evaluation.scoring import score
-    from depthdist.geometry.depth_range import inverse_target
+    from depthdist.geometry.depth_range import normalize_depth
     from depthdist.losses import LossSettings
     from depthdist.training.run_facts import training_bounds
 
@@ -223,7 +223,7 @@ def test_padding_never_counts_whatever_it_holds(data):
     bounds = training_bounds(loader.dataset)
 
     def predict(batch):
-        return inverse_target(batch.depth_mm, bounds)[0] + 0.01
+        return normalize_depth(batch.depth_mm, bounds)[0] + 0.01
 
     def spoiled():
         for packed in loader.evaluate("val", 2, 0, 1):

@@ -11,8 +11,8 @@ from captures import capture
 from PIL import Image
 from ranks import command, make_model, make_shards, train
 
-from depthdist.geometry.depth_range import inverse_target
-from depthdist.inference.external_model import load_any
+from depthdist.geometry.depth_range import normalize_depth
+from depthdist.inference.external_model import load_model
 
 
 @pytest.fixture(scope="module", params=["--lora qkv", "--lora none", "--lora conv --dora"])
@@ -73,8 +73,8 @@ def test_transformers_own_pipeline_says_the_same(exported, tmp_path):
     said = pipeline("depth-estimation", str(out / "model"), device="cpu")(Image.fromarray(rgb))[
         "predicted_depth"
     ]
-    _, record = load_any(str(run))
-    target, _ = inverse_target(torch.from_numpy(depth), record.bounds)
+    _, record = load_model(str(run))
+    target, _ = normalize_depth(torch.from_numpy(depth), record.bounds)
     inside = (said > 0.01) & (said < 0.99)  # what lies beyond the bounds is cut off in mm
     assert (
         said.shape == depth.shape
@@ -109,12 +109,12 @@ def test_onnx_says_the_millimetres_of_pictures_of_the_training_size(exported):
     if not (out / "onnx").exists():
         assert "onnx" not in printed
         return
-    model, record = load_any(str(run))
+    model, record = load_model(str(run))
     rgb = np.stack([capture(i, size=tuple(record.size))[0] for i in range(3)])
     with torch.no_grad():
-        from depthdist.geometry.depth_range import depth_from_target
+        from depthdist.geometry.depth_range import denormalize_depth
 
-        wanted = depth_from_target(model(torch.from_numpy(rgb)), record.bounds).numpy()
+        wanted = denormalize_depth(model(torch.from_numpy(rgb)), record.bounds).numpy()
     for name, most in (("fp32", 0.01), ("fp16", 2.0)):
         session = onnxruntime.InferenceSession(
             str(out / f"onnx/depth_{name}.onnx"), providers=["CPUExecutionProvider"]
@@ -144,7 +144,7 @@ def test_the_bare_adapter_loads_with_plain_peft(exported):
     net = PeftModel.from_pretrained(
         AutoModelForDepthEstimation.from_pretrained(base), str(out / "adapter")
     ).eval()
-    model, _ = load_any(str(run))
+    model, _ = load_model(str(run))
     pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert (
@@ -157,7 +157,7 @@ def test_the_card_says_data_scores_with_intervals_bounds_and_licence(exported):
     run, out, _ = exported
     text = (out / "model/README.md").read_text()
     head = dict(line.split(": ", 1) for line in text.split("---")[1].strip().splitlines())
-    evaluation, record = json.loads((run / "evaluation.json").read_text()), load_any(str(run))[1]
+    evaluation, record = json.loads((run / "evaluation.json").read_text()), load_model(str(run))[1]
     assert (
         json.loads(head["pipeline_tag"]) == "depth-estimation"
         and json.loads(head["license"]) == "other"

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED, figure, pixels, save
+from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED, figure, figure_pixels, save_figure
 
 GREY = np.round(np.array(to_rgb("0.25")) * 255)
 
@@ -37,7 +37,7 @@ def panels(fig):
 
 def drawn(fig, panel):
     """(h, w, 3) the pixels of one panel of the figure."""
-    canvas = pixels(fig)
+    canvas = figure_pixels(fig)
     axes = next(a for a in fig.axes if a.get_title().startswith(panel))
     box = axes.images[0].get_window_extent()
     return canvas[
@@ -113,7 +113,7 @@ def test_truth_and_prediction_share_the_truths_colour_range():
 def test_without_a_truth_there_are_two_panels(truth_mm):
     rgb, pred_mm, _ = scene()
     fig = figure(rgb, pred_mm, truth_mm)
-    assert list(panels(fig)) == ["RGB", "prediction"] and pixels(fig).std() > 0
+    assert list(panels(fig)) == ["RGB", "prediction"] and figure_pixels(fig).std() > 0
 
 
 @pytest.mark.parametrize("with_truth", [True, False])
@@ -121,7 +121,7 @@ def test_a_constant_depth_can_be_drawn(with_truth):
     flat = np.full((24, 32), 1500.0, np.float32)
     fig = figure(np.zeros((24, 32, 3), np.uint8), flat, flat if with_truth else None)
     low, high = next(a for a in fig.axes if a.get_title() == "prediction").images[0].get_clim()
-    assert low < high and pixels(fig).shape[2] == 3
+    assert low < high and figure_pixels(fig).shape[2] == 3
 
 
 def test_one_measured_pixel_is_enough():
@@ -137,7 +137,7 @@ def test_one_measured_pixel_is_enough():
 
 def test_pixels_are_an_array_of_the_figures_size_that_nothing_else_holds():
     fig = figure(*scene(), title="a capture")
-    image = pixels(fig)
+    image = figure_pixels(fig)
     assert image.dtype == np.uint8 and image.shape == (
         round(fig.get_figheight() * 100),
         round(fig.get_figwidth() * 100),
@@ -145,15 +145,15 @@ def test_pixels_are_an_array_of_the_figures_size_that_nothing_else_holds():
     )
     assert image.flags.owndata and fig.get_suptitle() == "a capture"
     again = image.copy()
-    pixels(fig)
+    figure_pixels(fig)
     assert np.array_equal(image, again)
 
 
 def test_a_saved_figure_opens_with_the_same_content(tmp_path):
-    save(figure(*scene()), tmp_path / "figure.png")
+    save_figure(figure(*scene()), tmp_path / "figure.png")
     with Image.open(tmp_path / "figure.png") as opened:
         assert opened.format == "PNG" and np.array_equal(
-            np.asarray(opened.convert("RGB")), pixels(figure(*scene()))
+            np.asarray(opened.convert("RGB")), figure_pixels(figure(*scene()))
         )
 
 

@@ -22,11 +22,11 @@ from depthdist.core.settings import Size
 from depthdist.data.dataset import DataSettings, ReadSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
-from depthdist.shards.build import shard
+from depthdist.shards.build import build_shards
 from depthdist.shards.external_tars import index_in_place
 from depthdist.shards.index import read_index
 from depthdist.shards.settings import ShardSettings
-from depthdist.shards.verify import verify
+from depthdist.shards.verify import verify_dataset
 from depthdist.shards.writer import write_shard
 
 NET = Size(28, 42)
@@ -157,7 +157,7 @@ def test_a_plain_webdataset_streams_with_the_right_values(tmp_path, make, settin
         and made["splits"]["train"]["count"] == 5
         and made["splits"]["val"]["count"] == 2
     )
-    assert verify(tmp_path / "d") == []
+    assert verify_dataset(tmp_path / "d") == []
     samples = {**streamed(tmp_path / "d", "train"), **streamed(tmp_path / "d", "val")}
     assert sorted(map(stem_to_number, samples)) == list(range(7))
     for stem, (rgb, depth_mm, mask) in samples.items():
@@ -248,7 +248,7 @@ def test_long_names_folders_and_members_about_the_tar_change_nothing(tmp_path, f
             folder = tarfile.TarInfo("x")
             folder.type = tarfile.DIRTYPE
             tar.addfile(folder)
-    assert not index(tmp_path, split="none")["rejected"] and verify(tmp_path) == []
+    assert not index(tmp_path, split="none")["rejected"] and verify_dataset(tmp_path) == []
     assert list(streamed(tmp_path, "train")) == [f"./{key.format(i)}" for i in range(3)]
     assert list(streamed(tmp_path, "train")) == [
         s["__key__"] for s in webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)
@@ -262,7 +262,7 @@ def test_a_key_in_two_shards_is_two_samples(tmp_path):
     assert [(r.key, r.stem) for r in refs][:5] == [
         (f"{i:06d}" + ("@0" if i < 3 else ""), f"{i:06d}") for i in range(4)
     ] + [("000000@1", "000000")]
-    assert verify(tmp_path) == [] and len({r.key for r in refs}) == 7
+    assert verify_dataset(tmp_path) == [] and len({r.key for r in refs}) == 7
 
 
 # ------------------------------------------------------------------------------------------- damage
@@ -329,7 +329,11 @@ def rejects(folder, **settings):
     """(key, why) of what was left out, once the rest is there and right."""
     made = index(folder, split="none", **settings)
     listed = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
-    assert listed == made["rejected"] and made["rejects"] == len(listed) and verify(folder) == []
+    assert (
+        listed == made["rejected"]
+        and made["rejects"] == len(listed)
+        and verify_dataset(folder) == []
+    )
     assert len(streamed(folder, "train")) == made["splits"]["train"]["count"] == 7 - len(listed)
     return [(r["shard"], r["key"], r["why"]) for r in listed]
 
@@ -435,7 +439,9 @@ def test_damage_after_indexing_is_found_when_read_and_by_verify(tmp_path):
         ValueError, match=r"shard-000000.tar: sample 000002: member depth.npy at byte .* CRC-32"
     ):
         streamed(tmp_path, "train")
-    assert [re.search("sha256|000002: depth.npy: crc32", p)[0] for p in verify(tmp_path)] == [
+    assert [
+        re.search("sha256|000002: depth.npy: crc32", p)[0] for p in verify_dataset(tmp_path)
+    ] == [
         "sha256",
         "000002: depth.npy: crc32",
     ]
@@ -556,7 +562,9 @@ def test_pickles_are_never_loaded(tmp_path):
             },
         )
     )
-    assert "never loaded: extra.npy, pkl, pth" in made["notes"][-1] and verify(tmp_path) == []
+    assert (
+        "never loaded: extra.npy, pkl, pth" in made["notes"][-1] and verify_dataset(tmp_path) == []
+    )
 
 
 def test_masks_of_npy_count_where_they_are_not_zero_and_must_have_the_depths_size(tmp_path):
@@ -582,7 +590,11 @@ def test_depths_of_two_sizes_need_a_size(tmp_path):
         " one size: take --depth-size train" in fault(tmp_path)
     )
     made = index(tmp_path, split="none", depth_size="train")
-    assert made["depth"]["size"] == [28, 42] and made["depth"]["resize"] and verify(tmp_path) == []
+    assert (
+        made["depth"]["size"] == [28, 42]
+        and made["depth"]["resize"]
+        and verify_dataset(tmp_path) == []
+    )
     found = streamed(tmp_path, "train")
     assert np.abs(found["000005"][1] - 705).max() <= made["depth"]["max_error_mm"]
     rows, columns = (
@@ -634,7 +646,7 @@ def test_folders_decide_the_split(tmp_path, val):
     }
     assert (
         made["notes"][0] == f"split by the folders train, {val}; 1 other tars are left out"
-        and verify(tmp_path) == []
+        and verify_dataset(tmp_path) == []
     )
     assert list(streamed(tmp_path, "val")) == ["000000", "000001"]
 
@@ -645,7 +657,7 @@ def test_samples_of_one_shard_may_be_on_both_sides(tmp_path):
         "train": (5, 1),
         "val": (2, 1),
     }
-    assert made["shards"][0]["count"] == 7 and verify(tmp_path) == []
+    assert made["shards"][0]["count"] == 7 and verify_dataset(tmp_path) == []
     assert index(tmp_path, seed=7)["splits"]["val"]["count"] == 2
     both = [set(streamed(tmp_path, split)) for split in ("train", "val")]
     assert len(both[0] | both[1]) == 7 and not both[0] & both[1]
@@ -674,7 +686,7 @@ def test_running_it_again_gives_the_same_bytes_and_leaves_nothing_old(tmp_path):
     index_in_place(ShardSettings(index=str(tmp_path), size=NET, val=0.3), workers=1)
     assert files(tmp_path) == before and len(before) == 2 + 4
     index(tmp_path, seed=9)
-    assert len(files(tmp_path)) == 6 and verify(tmp_path) == []
+    assert len(files(tmp_path)) == 6 and verify_dataset(tmp_path) == []
 
 
 def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
@@ -685,9 +697,9 @@ def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
             index(folder)
         assert (folder / "index.json").read_bytes() == content
     monkeypatch.setattr(
-        "depthdist.shards.build.write_all", lambda jobs, *how: [write_shard(job) for job in jobs]
+        "depthdist.shards.build.write_shards", lambda jobs, *how: [write_shard(job) for job in jobs]
     )
-    shard(
+    build_shards(
         ShardSettings(raw=str(write_raw(tmp_path / "raw", 3)), out=str(tmp_path / "ours"), size=NET)
     )
     before = (tmp_path / "ours/index.json").read_bytes()
@@ -739,7 +751,7 @@ def test_the_command_ends_in_one_line_and_code_2(tmp_path):
         f"1 bad samples, --max-rejects is 0; the dataset in {folder} is whole without them"
     )
     assert (
-        verify(folder) == []
+        verify_dataset(folder) == []
         and run("--index", folder, "--size", "28x42", "--max-rejects", 1).returncode == 0
     )
     tar = folder / "shard-000001.tar"

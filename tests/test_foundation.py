@@ -19,11 +19,11 @@ import make_tires  # noqa: E402
 
 from depthdist.data.dataset import DataSettings, open_dataset  # noqa: E402
 from depthdist.data.loader import Loader  # noqa: E402
-from depthdist.evaluation.metrics.alignment import aligned  # noqa: E402
+from depthdist.evaluation.metrics.alignment import align  # noqa: E402
 from depthdist.losses import in_range  # noqa: E402
-from depthdist.models.adapter import load_adapter, save_whole  # noqa: E402
+from depthdist.models.adapter import load_adapter, save_full_model  # noqa: E402
 from depthdist.models.base_model import BUILT_IN, load_base  # noqa: E402
-from depthdist.models.lora import LoraSettings, with_lora  # noqa: E402
+from depthdist.models.lora import LoraSettings, add_lora  # noqa: E402
 from depthdist.synthetic.rooms import render as rooms
 from depthdist.synthetic.tires import render as tires  # noqa: E402
 
@@ -34,7 +34,7 @@ SIZE = (224, 364)
 def start(tmp_path_factory):
     """The network before pretraining, as a folder."""
     folder = tmp_path_factory.mktemp("start") / "start"
-    save_whole(foundation.start(0), {}, None, folder)
+    save_full_model(foundation.start(0), {}, None, folder)
     return str(folder)
 
 
@@ -68,7 +68,7 @@ def abs_rel(model, pairs):
         with torch.no_grad():
             pred = model.upsampled(model(torch.from_numpy(rgb)[None]), truth.shape)[0]
         mask = torch.isfinite(truth)
-        away = aligned("disparity", 1.0 / pred.clamp(min=1e-3), truth, mask)
+        away = align("disparity", 1.0 / pred.clamp(min=1e-3), truth, mask)
         found.append(float(((away - truth).abs() / truth)[mask].mean()))
     return sum(found) / len(found)
 
@@ -102,7 +102,7 @@ def test_it_is_a_small_depth_anything_in_half_precision_with_its_card():
         and not base.fresh_decoder
         and isinstance(base.head.activation2, torch.nn.ReLU)
     )
-    model = with_lora(base, LoraSettings(), seed=0)
+    model = add_lora(base, LoraSettings(), seed=0)
     assert sum("lora_A" in name for name, _ in model.named_parameters()) == 36 and all(
         "lora_" in n for n, p in model.named_parameters() if p.requires_grad
     )

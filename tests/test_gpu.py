@@ -121,7 +121,7 @@ def test_the_last_convolutions_are_float32_and_not_tf32():
 def test_compiling_changes_no_gradient():
     """On a CPU it does (torch 2.13), and is refused there."""
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.models.sample_dropout import draw_keys
 
     rgb, draws, found = (
@@ -132,7 +132,7 @@ def test_compiling_changes_no_gradient():
     for compiled in (False, True):
         base = load_base("tiny")
         base.fresh_decoder = False  # frozen, as a pretrained one is
-        model = with_lora(base, LoraSettings(), 0).cuda().train()
+        model = add_lora(base, LoraSettings(), 0).cuda().train()
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -147,24 +147,24 @@ def test_compiling_changes_no_gradient():
 
 
 def test_the_micro_batch_is_halved_until_it_fits(data):
-    from depthdist.geometry.depth_range import Bounds
+    from depthdist.geometry.depth_range import DepthRange
     from depthdist.losses import LossSettings
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
-    from depthdist.training.micro_batch import fits
+    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.training.micro_batch import fits_in_memory
 
-    model = with_lora(load_base("tiny"), LoraSettings(), 0)
+    model = add_lora(load_base("tiny"), LoraSettings(), 0)
     sizes, rest = (
         ((756, 1260), (1200, 1944)),
-        (LossSettings(), Bounds(250, 3900), torch.device("cuda"), "fp16"),
+        (LossSettings(), DepthRange(250, 3900), torch.device("cuda"), "fp16"),
     )
-    assert fits(model, 1, *sizes, *rest)
+    assert fits_in_memory(model, 1, *sizes, *rest)
     free, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(
         min(1.0, (torch.cuda.memory_reserved() + 3 * 2**30) / total)
     )
     try:
-        found = [fits(model, n, *sizes, *rest) for n in (64, 1)]
+        found = [fits_in_memory(model, n, *sizes, *rest) for n in (64, 1)]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert found == [False, True]
@@ -217,7 +217,7 @@ def test_predictions_are_those_of_the_cpu(way):
     millimetre."""
     import numpy as np
 
-    from depthdist.inference.predictor import Picture, Predictor
+    from depthdist.inference.predictor import InputImage, Predictor
     from depthdist.models.adapter import AdapterRecord
     from depthdist.models.base_model import load_base
     from depthdist.synthetic.rooms import render as rooms
@@ -229,7 +229,7 @@ def test_predictions_are_those_of_the_cpu(way):
     )
     rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
     cpu, gpu = (
-        Predictor(model, record, device, way, flip=True)([Picture(rgb, (400, 640))])[0]
+        Predictor(model, record, device, way, flip=True)([InputImage(rgb, (400, 640))])[0]
         for device in ("cpu", "cuda")
     )
     assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 0.1 and np.abs(cpu - gpu).max() < 2

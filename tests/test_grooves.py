@@ -11,7 +11,7 @@ from depthdist.evaluation.metrics.grooves import (
     Groove,
     groove_depths,
     groove_metrics,
-    summary,
+    summarize_grooves,
 )
 from depthdist.geometry.camera import pixel_rays
 from depthdist.synthetic.tires import render as tires
@@ -177,7 +177,7 @@ def test_the_summary_counts_every_groove_once():
         Groove(i, 5.0, 1, depths)
         for i, depths in enumerate([(1.0, 1.2), (1.0, 3.0), (5.0, 4.0), (5.0, 1.0), (5.0, 5.5)])
     ]
-    found = summary(grooves)
+    found = summarize_grooves(grooves)
     assert (
         found["worn_as_worn"],
         found["worn_as_good"],
@@ -191,7 +191,7 @@ def test_the_summary_counts_every_groove_once():
         found["limit95_mm"] == pytest.approx(np.quantile([0.2, 2, 1, 4, 0.5], 0.95))
         and found["found"] == 0.8
     )
-    nothing = summary([])
+    nothing = summarize_grooves([])
     assert nothing["grooves"] == 0 and math.isnan(nothing["mae_mm"])
     assert all(math.isnan(value) for value in groove_metrics([]).values()) and set(
         groove_metrics([])

@@ -8,12 +8,12 @@ import pytest
 from captures import SMALL, make, stem_of, write_raw
 
 from depthdist.core.errors import SettingsError
-from depthdist.core.settings import parse, sentences
+from depthdist.core.settings import field_help, parse
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import plan
+from depthdist.shards.plan import make_plan
 from depthdist.shards.settings import ShardSettings
-from depthdist.shards.splits import choose, read_groups
-from depthdist.shards.verify import verify
+from depthdist.shards.splits import choose_groups, read_groups
+from depthdist.shards.verify import verify_dataset
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -52,7 +52,10 @@ def test_captures_of_one_group_stay_on_one_side_and_skipped_ones_away(tmp_path, 
     assert all(sides[stem_of(i)] == sides[stem_of(j)] for i, j in ((0, 3), (1, 5), (4, 7), (4, 9)))
     assert index["splits"]["val"]["count"] == 3, "0.3 of 9: val and either a or b"
     assert index["groups"] == {name: sides[stem_of(names.index(name))] for name in "abc"}
-    assert "3 groups in train, 2 in val; 1 captures skipped" in index["note"] and verify(out) == []
+    assert (
+        "3 groups in train, 2 in val; 1 captures skipped" in index["note"]
+        and verify_dataset(out) == []
+    )
     assert not make(
         raw, out, split="file", groups=groups_file(tmp_path / "g.csv", names), seed=seed, val=0.3
     )["changed"], "another name, the same content"
@@ -66,7 +69,7 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
         {"g0": True, "g1": False} if seed % 2 else {},
         Counter({True: 3, False: 5} if seed % 3 else {}),
     )
-    found = choose(tmp_path, groups, sides, there, 0.3, seed)
+    found = choose_groups(tmp_path, groups, sides, there, 0.3, seed)
     assert set(found) == set(groups) and all(found[g] == sides[g] for g in sides if g in found)
     free = sorted(set(groups) - sides.keys())
 
@@ -85,7 +88,7 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
     assert off({**sides, **found}) == min(
         off(chosen) for chosen in every if whole(chosen)
     ) and whole({**sides, **found})
-    assert choose(tmp_path, groups[::-1], sides, there, 0.3, seed) == found, (
+    assert choose_groups(tmp_path, groups[::-1], sides, there, 0.3, seed) == found, (
         "the order of captures does not matter"
     )
 
@@ -117,7 +120,7 @@ def test_the_three_fixed_names_mean_the_same_in_capitals(tmp_path):
     assert set(index["groups"]) == {"A", "a"} and sides[stem_of(3)] != sides[stem_of(4)], (
         "other names are as they are written"
     )
-    assert "in capitals or not" in sentences(ShardSettings)["groups"]
+    assert "in capitals or not" in field_help(ShardSettings)["groups"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def test_a_plan_reacts_to_what_the_groups_file_says(tmp_path):
     raw = write_raw(tmp_path / "raw", 6)
 
     def planned(names):
-        return plan(
+        return make_plan(
             ShardSettings(
                 raw=str(raw),
                 out=str(tmp_path),
@@ -228,7 +231,7 @@ def test_moving_a_group_makes_the_dataset_again(tmp_path):
     raw, out = write_raw(tmp_path / "raw", 6), tmp_path / "out"
     for names in (["train"] * 4 + ["val"] * 2, ["val"] * 2 + ["train"] * 4):
         assert make(raw, out, split="file", groups=groups_file(tmp_path / "g", names))["changed"]
-        assert [side_of(out)[stem_of(i)] for i in range(6)] == names and verify(out) == []
+        assert [side_of(out)[stem_of(i)] for i in range(6)] == names and verify_dataset(out) == []
 
 
 def test_appended_captures_join_the_side_of_their_group(tmp_path):
@@ -264,7 +267,7 @@ def test_appended_captures_join_the_side_of_their_group(tmp_path):
         "train",
         "val",
     ]
-    assert index["groups"] == {"a": "train", "b": "val", "c": "train"} and verify(out) == []
+    assert index["groups"] == {"a": "train", "b": "val", "c": "train"} and verify_dataset(out) == []
     again = make(
         raw, out, split="file", groups=groups_file(tmp_path / "g", old + new), val=0.4, append=True
     )

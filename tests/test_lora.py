@@ -14,9 +14,9 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import Dinov2Config
 
-from depthdist.models.base_model import IMAGENET, fresh, load_base
+from depthdist.models.base_model import IMAGENET, load_base, new_depth_anything
 from depthdist.models.depth_model import DepthModel, Float32Conv2d, to_buffers, to_parameters
-from depthdist.models.lora import IDLE, LoraSettings, respelled, trained_groups, with_lora
+from depthdist.models.lora import IDLE, LoraSettings, add_lora, trained_groups, translate_layer_name
 from depthdist.models.sample_dropout import SampleDropout, draw_keys
 
 pytestmark = [
@@ -42,7 +42,7 @@ def small(tmp_path_factory):
 def adapted(model):
     """The layers that got LoRA: name in the new spelling -> peft's layer."""
     return {
-        respelled(n.removeprefix("net.base_model.model."), True): m
+        translate_layer_name(n.removeprefix("net.base_model.model."), True): m
         for n, m in model.named_modules()
         if isinstance(m, LoraLayer)
     }
@@ -188,9 +188,9 @@ def test_the_gated_mlp_of_the_giant_is_adapted_where_both_versions_have_the_laye
         reshape_hidden_states=False,
         use_swiglu_ffn=True,
     )
-    net = fresh(config, [8, 8, 8, 8], 8, 8).requires_grad_(False)
+    net = new_depth_anything(config, [8, 8, 8, 8], 8, 8).requires_grad_(False)
     found = adapted(
-        with_lora(DepthModel(net, "giant", True, IMAGENET), LoraSettings(lora="linear"), 0)
+        add_lora(DepthModel(net, "giant", True, IMAGENET), LoraSettings(lora="linear"), 0)
     )
     assert {n.split("layer.0.")[1] for n in found if "layer.0." in n} == {
         "attention.q_proj",
@@ -215,8 +215,8 @@ def test_respelling_goes_there_and_back_and_leaves_the_rest():
         for end in ("", ".lora_A.weight", ".lora_magnitude_vector"):
             old, new = (f"net.backbone.encoder.layer.3.{part}{end}" for part in (before, after))
             assert (
-                respelled(old, True) == respelled(new, True) == new
-                and respelled(old, False) == respelled(new, False) == old
+                translate_layer_name(old, True) == translate_layer_name(new, True) == new
+                and translate_layer_name(old, False) == translate_layer_name(new, False) == old
             )
     for name in (
         "net.head.conv1.weight",
@@ -224,7 +224,7 @@ def test_respelling_goes_there_and_back_and_leaves_the_rest():
         "layer.3.attention.q_proj2.weight",
         "my.superattention.q_proj",
     ):
-        assert respelled(name, True) == respelled(name, False) == name
+        assert translate_layer_name(name, True) == translate_layer_name(name, False) == name
 
 
 # ----------------------------------------------------------- the start, the settings, the gradients
@@ -244,7 +244,7 @@ def test_an_adapter_starts_as_its_base_model(way, folder):
 
 def test_the_start_is_the_seeds(folder):
     first, second, other = (
-        masters(with_lora(load_base(str(folder)), LoraSettings(), seed)) for seed in (0, 0, 1)
+        masters(add_lora(load_base(str(folder)), LoraSettings(), seed)) for seed in (0, 0, 1)
     )
     assert all(
         torch.equal(first[n], second[n]) and (torch.equal(first[n], other[n]) == ("lora_B" in n))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.geometry.depth_range import Bounds, inverse_target
-from depthdist.losses import LOSSES, LossSettings, compute, in_range
+from depthdist.geometry.depth_range import DepthRange, normalize_depth
+from depthdist.losses import LOSSES, LossSettings, compute_losses, in_range
 
 SETTINGS = LossSettings()
-BOUNDS = Bounds(251.74, 3907.45)
+BOUNDS = DepthRange(251.74, 3907.45)
 LO, SPAN = 1 / BOUNDS.far_mm, 1 / BOUNDS.near_mm - 1 / BOUNDS.far_mm
 EPS = 1e-6
 
@@ -140,7 +140,7 @@ def images(seed=0, shape=(3, 9, 11), valid=0.7):
 
 
 def value(name, pred, target, mask, **settings):
-    return compute(LossSettings(loss=name, **settings), pred, target, mask, BOUNDS)[name]
+    return compute_losses(LossSettings(loss=name, **settings), pred, target, mask, BOUNDS)[name]
 
 
 def loops(name, pred, target, mask, settings=SETTINGS):
@@ -155,7 +155,7 @@ def loops(name, pred, target, mask, settings=SETTINGS):
 @pytest.mark.parametrize("settings", VARIED)
 def test_equals_a_float64_loop_over_pixels(name, valid, settings):
     given = images(round(100 * valid), valid=valid)
-    found = compute(replace(settings, loss=name), *given, BOUNDS)[name]
+    found = compute_losses(replace(settings, loss=name), *given, BOUNDS)[name]
     assert found.dtype == torch.float32 and found.tolist() == pytest.approx(
         loops(name, *given, settings), rel=1e-5
     )
@@ -182,7 +182,7 @@ def test_the_recipes_loss_is_the_formula_of_its_document_at_size():
                 / (both.sum() + 1e-6)
             )
         wanted.append(total)
-    found = compute(SETTINGS, *(torch.from_numpy(a) for a in (p, d, m)), BOUNDS)["loss"]
+    found = compute_losses(SETTINGS, *(torch.from_numpy(a) for a in (p, d, m)), BOUNDS)["loss"]
     assert found.tolist() == pytest.approx(wanted, rel=1e-6)
 
 
@@ -196,7 +196,7 @@ def test_a_hand_worked_2_by_2_image():
         torch.tensor([[[0.1, 0.3], [0.15, 9.0]]]),
     )
     mask = torch.tensor([[[True, True], [True, False]]])
-    parts = compute(SETTINGS, pred, target, mask, BOUNDS)
+    parts = compute_losses(SETTINGS, pred, target, mask, BOUNDS)
     assert parts["l1"].item() == pytest.approx(0.05, rel=1e-5)
     assert parts["grad"].item() == pytest.approx(0.1 * 11 + 0.05, rel=1e-5)
     assert parts["loss"].item() == pytest.approx(0.05 + 3 * 1.15, rel=1e-5)
@@ -397,8 +397,8 @@ def groove(depth_mm, deep_mm=8.0, shape=(12, 24)):
     plane = torch.full((1, *shape), depth_mm)
     cut = plane.clone()
     cut[..., 8:16] += deep_mm
-    target, mask = inverse_target(cut, BOUNDS)
-    return inverse_target(plane, BOUNDS)[0], target, mask
+    target, mask = normalize_depth(cut, BOUNDS)
+    return normalize_depth(plane, BOUNDS)[0], target, mask
 
 
 def extra(name, pred, target, mask, **settings):
@@ -439,7 +439,7 @@ def test_a_hole_of_one_pixel_takes_trust_from_its_square_and_no_more():
 
     Around a hole of one pixel, 3 rows of 4 pairs lose it with radius 1.
     """
-    target, mask = inverse_target((1000.0 + 10.0 * torch.arange(10.0)).repeat(1, 6, 1), BOUNDS)
+    target, mask = normalize_depth((1000.0 + 10.0 * torch.arange(10.0)).repeat(1, 6, 1), BOUNDS)
     pred = target + 0.001 * torch.arange(10.0)
     mask[0, 2, 5] = False
     pairs, trusted = (
@@ -470,8 +470,8 @@ def test_one_scale_is_the_gradient_loss_without_edges(seed):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.85, 1.0])
 def test_silog_forgives_its_share_of_a_wrong_scale(share):
     depth_mm = torch.linspace(400.0, 1500.0, 80).reshape(1, 8, 10)
-    target, mask = inverse_target(depth_mm, BOUNDS)
-    pred, _ = inverse_target(2 * depth_mm, BOUNDS)
+    target, mask = normalize_depth(depth_mm, BOUNDS)
+    pred, _ = normalize_depth(2 * depth_mm, BOUNDS)
     assert value("silog", pred, target, mask, silog_lambda=share).item() == pytest.approx(
         math.log(2) * math.sqrt(1 - share), rel=1e-5, abs=1e-5
     )
@@ -553,7 +553,7 @@ def test_silog_pulls_on_predictions_beyond_the_far_bound_as_much_as_at_it():
 def test_the_loss_is_the_weighted_sum_of_the_named(spec, weights):
     settings, given = LossSettings(loss=spec), images()
     assert settings.problems() == [] and settings.weights() == weights
-    parts = compute(settings, *given, BOUNDS)
+    parts = compute_losses(settings, *given, BOUNDS)
     assert set(parts) == {*weights, "loss"}
     expected = sum(w * value(name, *given).double() for name, w in weights.items())
     assert parts["loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-6)

@@ -27,7 +27,7 @@ from transformers import (
 
 from depthdist.models.base_model import IMAGENET, ModelSettings, load_base, training_memory
 from depthdist.models.depth_model import Float32Conv2d
-from depthdist.models.lora import LoraSettings, respelled, with_lora
+from depthdist.models.lora import LoraSettings, add_lora, translate_layer_name
 from depthdist.models.sample_dropout import draw_keys
 
 pytestmark = [
@@ -67,7 +67,7 @@ def refused(name, said):
 
 def test_the_recipe_trains_442368_of_25227457_parameters(tmp_path):
     dav2_small().save_pretrained(tmp_path / "da-v2")
-    model = with_lora(load_base(str(tmp_path / "da-v2")), LoraSettings(), seed=0)
+    model = add_lora(load_base(str(tmp_path / "da-v2")), LoraSettings(), seed=0)
     assert model.parameter_counts() == (442_368, 25_227_457)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 36 and all("lora_" in name for name in trained)
@@ -83,7 +83,7 @@ def test_an_untrained_model_is_the_base_model_and_frozen():
     base = load_base("tiny")
     assert not any(p.requires_grad for p in base.parameters()) and base.fresh_decoder
     before = base(pictures())
-    assert torch.equal(with_lora(base, LoraSettings(), 0).eval()(pictures()), before)
+    assert torch.equal(add_lora(base, LoraSettings(), 0).eval()(pictures()), before)
 
 
 def test_a_name_that_cannot_work_is_found_with_the_settings():
@@ -101,8 +101,11 @@ def test_tiny_is_the_same_in_every_process_and_version():
     torch.manual_seed(12345)
     torch.rand(7)
     again = load_base("tiny")
-    state = {respelled(n, True): t for n, t in first.net.state_dict().items()}
-    assert all(torch.equal(state[respelled(n, True)], t) for n, t in again.net.state_dict().items())
+    state = {translate_layer_name(n, True): t for n, t in first.net.state_dict().items()}
+    assert all(
+        torch.equal(state[translate_layer_name(n, True)], t)
+        for n, t in again.net.state_dict().items()
+    )
     assert first.parameter_counts() == (0, 1_116_129)
     # written down: adapters were learnt on these; neither the process nor transformers' own start
     # may move them
@@ -127,11 +130,11 @@ def test_tiny_is_the_same_in_every_process_and_version():
 
 def test_a_folder_gives_what_was_saved_in_it(saved_tiny):
     stored, folder = load_file(saved_tiny / "model.safetensors"), load_base(str(saved_tiny))
-    state = {respelled(n, True): t for n, t in folder.net.state_dict().items()}
+    state = {translate_layer_name(n, True): t for n, t in folder.net.state_dict().items()}
     assert (
         not folder.fresh_decoder
         and len(stored) == len(state)
-        and all(torch.equal(state[respelled(n, True)], t) for n, t in stored.items())
+        and all(torch.equal(state[translate_layer_name(n, True)], t) for n, t in stored.items())
     )
     assert not any(p.requires_grad for p in folder.parameters())
     assert folder.normalisation == ((0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
@@ -139,15 +142,16 @@ def test_a_folder_gives_what_was_saved_in_it(saved_tiny):
 
 @pytest.mark.skipif(not DINOV2.exists(), reason=f"{DINOV2} is not here")
 def test_a_dinov2_backbone_keeps_its_weights_and_gets_a_fresh_decoder_that_trains():
-    model = with_lora(load_base(str(DINOV2)), LoraSettings(), seed=0)
+    model = add_lora(load_base(str(DINOV2)), LoraSettings(), seed=0)
     assert model.fresh_decoder
     inside = {
-        respelled(n.replace(".base_layer.", "."), True).split("backbone.")[-1]: p
+        translate_layer_name(n.replace(".base_layer.", "."), True).split("backbone.")[-1]: p
         for n, p in model.named_parameters()
         if "backbone." in n
     }
     stored = {
-        respelled("." + n, True)[1:]: t for n, t in load_file(DINOV2 / "model.safetensors").items()
+        translate_layer_name("." + n, True)[1:]: t
+        for n, t in load_file(DINOV2 / "model.safetensors").items()
     }
     assert len(stored) > 200 and all(torch.equal(inside[n], t.float()) for n, t in stored.items())
     assert not any(inside[n].requires_grad for n in stored)
@@ -385,7 +389,7 @@ def same(found, wanted, rtol=0.0):
 
 
 def in_training(name):
-    return stirred(with_lora(load_base(str(name)), LoraSettings(lora_dropout=0.3), seed=0))
+    return stirred(add_lora(load_base(str(name)), LoraSettings(lora_dropout=0.3), seed=0))
 
 
 def test_a_batch_drops_what_its_samples_drop_one_by_one(saved_tiny):
@@ -403,7 +407,7 @@ def test_a_batch_drops_what_its_samples_drop_one_by_one(saved_tiny):
 def test_training_with_dropout_needs_the_samples_draws(saved_tiny):
     with pytest.raises(AssertionError, match="draws"):
         in_training(saved_tiny).train()(pictures())
-    with_lora(load_base(str(saved_tiny)), LoraSettings(lora_dropout=0.0), 0).train()(pictures())
+    add_lora(load_base(str(saved_tiny)), LoraSettings(lora_dropout=0.0), 0).train()(pictures())
 
 
 def test_checkpointing_gives_the_same_gradients_though_another_batch_comes_in_between(saved_tiny):
@@ -447,7 +451,7 @@ def test_what_torch_compile_traces_changes_nothing_beyond_rounding(tmp_path, mon
     DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "da-v2")
     plain, model = (lively(load_base(str(tmp_path / "da-v2"))) for _ in range(2))
     plain, model = (
-        stirred(with_lora(m, LoraSettings(lora_rank=2, lora_dropout=0.3), seed=0))
+        stirred(add_lora(m, LoraSettings(lora_rank=2, lora_dropout=0.3), seed=0))
         for m in (plain, model)
     )
     names = list(model.state_dict()), [n for n, _ in model.named_parameters()]
@@ -473,7 +477,7 @@ def test_what_torch_compile_traces_changes_nothing_beyond_rounding(tmp_path, mon
 
 @pytest.fixture(scope="module")
 def tiny_with_lora():
-    return with_lora(load_base("tiny"), LoraSettings(), seed=0)
+    return add_lora(load_base("tiny"), LoraSettings(), seed=0)
 
 
 def saved_for_the_way_back(model, size, batch):

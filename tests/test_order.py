@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from depthdist.data.sample_order import (
-    STAND_INS,
+    MAX_REPLACEMENTS,
     Order,
     Position,
     TrainPlan,
@@ -266,7 +266,7 @@ def test_stand_ins_are_the_samples_that_come_next_at_every_world_size():
         for slot in slots:
             place = order.index(slot.sample)
             assert slot.stand_ins == (
-                tuple((order * 2)[place + 1 : place + 1 + STAND_INS]) if slot.weight else ()
+                tuple((order * 2)[place + 1 : place + 1 + MAX_REPLACEMENTS]) if slot.weight else ()
             )
 
 

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from depthdist.core.settings import Size
-from depthdist.inference.external_model import Given, load_any
+from depthdist.inference.external_model import ExternalAdapterSettings, load_model
 from depthdist.models.base_model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
-GIVEN = Given(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
+GIVEN = ExternalAdapterSettings(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
 TARGETS = {  # as somebody who does not know of the other naming writes them
     "suffixes": {"target_modules": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"])},
     "a pattern": {
@@ -109,7 +109,7 @@ def says(model):
 @pytest.mark.parametrize("what", TARGETS)
 def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, base, what, older):
     folder, said = saved(older, what)
-    model, record = load_any(str(folder), GIVEN)
+    model, record = load_model(str(folder), GIVEN)
     assert (says(model) - said).abs().max() < 1e-5 and said.std() > 0.1
     assert (record.near_mm, record.far_mm, record.size, record.model) == (
         300.0,
@@ -124,7 +124,7 @@ def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, 
 @pytest.mark.parametrize("older", [False, True])
 def test_saved_modules_and_ranks_of_their_own_come_along(saved, older):
     folder, said = saved(older, "a saved module and ranks")
-    assert (says(load_any(str(folder), GIVEN)[0]) - said).abs().max() < 1e-5
+    assert (says(load_model(str(folder), GIVEN)[0]) - said).abs().max() < 1e-5
 
 
 def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
@@ -148,10 +148,10 @@ def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
 
 
 def test_a_whole_model_needs_bounds_too(base):
-    model, record = load_any(str(base), GIVEN)
+    model, record = load_model(str(base), GIVEN)
     assert record.bounds.near_mm == 300.0 and says(model).shape == (1, 28, 42)
     with pytest.raises(ValueError, match="no depthdist.json"):
-        load_any(str(base))
+        load_model(str(base))
 
 
 def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
@@ -159,18 +159,18 @@ def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
         tmp_path / "dinov2"
     )
     with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
-        load_any(str(tmp_path / "dinov2"), GIVEN)
+        load_model(str(tmp_path / "dinov2"), GIVEN)
     with pytest.raises(
         ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"
     ):
-        load_any(str(BUILT_IN), GIVEN)
+        load_model(str(BUILT_IN), GIVEN)
     shutil.copytree(base, tmp_path / "metric")
     config = json.loads((tmp_path / "metric/config.json").read_text())
     (tmp_path / "metric/config.json").write_text(
         json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20})
     )
     with pytest.raises(ValueError, match="it says depth itself, up to 20"):
-        load_any(str(tmp_path / "metric"), GIVEN)
+        load_model(str(tmp_path / "metric"), GIVEN)
 
 
 def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
@@ -183,15 +183,20 @@ def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
         ).code
         == 0
     )
-    before = says(load_any(str(tmp_path / "run"))[0])
+    before = says(load_model(str(tmp_path / "run"))[0])
     (tmp_path / "there").rename(tmp_path / "here")
     with pytest.raises(ValueError, match="there"):
-        load_any(str(tmp_path / "run"))
+        load_model(str(tmp_path / "run"))
     assert torch.equal(
-        says(load_any(str(tmp_path / "run"), Given(base=str(tmp_path / "here")))[0]), before
+        says(
+            load_model(str(tmp_path / "run"), ExternalAdapterSettings(base=str(tmp_path / "here")))[
+                0
+            ]
+        ),
+        before,
     )
     with pytest.raises(ValueError, match="depthdist.json says what its output is in mm"):
-        load_any(str(tmp_path / "run"), GIVEN)
+        load_model(str(tmp_path / "run"), GIVEN)
 
 
 def edited(folder, change):
@@ -253,7 +258,7 @@ def test_a_broken_adapter_is_one_line(saved, case):
     breaking, said = WRONG[case]
     breaking(folder)
     with pytest.raises(ValueError) as err:
-        load_any(str(folder), GIVEN)
+        load_model(str(folder), GIVEN)
     assert said in str(err.value) and "\n" not in str(err.value), err.value
 
 
@@ -267,4 +272,4 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
             " reached"
         ),
     ):
-        load_any("nobody/nothing")
+        load_model("nobody/nothing")

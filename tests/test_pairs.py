@@ -7,9 +7,9 @@ import pytest
 from captures import HOSTILE, capture, write_capture, write_raw
 from PIL import Image
 
-from depthdist.captures.layouts import LAYOUTS, Pair, find_pairs, list_pictures
-from depthdist.captures.readers import peek, read_label, read_pair, read_rgb, read_xyz
-from depthdist.captures.sessions import capture_time, sessions
+from depthdist.captures.layouts import LAYOUTS, Pair, find_pairs, list_images
+from depthdist.captures.readers import read_label, read_pair, read_rgb, read_size, read_xyz
+from depthdist.captures.sessions import capture_time, number_sessions
 from depthdist.core.errors import BadFile
 from depthdist.geometry.resampling import resize_rgb
 
@@ -116,8 +116,8 @@ def test_sessions_end_at_a_gap_and_untimed_stems_go_by_folder():
         "x/2",
         "y/1",
     ]
-    assert sessions(stems) == [0, 0, 1, 2, 2, 3]
-    assert sessions(stems[:3], gap_minutes=30) == [0, 0, 0]
+    assert number_sessions(stems) == [0, 0, 1, 2, 2, 3]
+    assert number_sessions(stems[:3], gap_minutes=30) == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_sizes_that_differ_are_seen_from_the_headers(tmp_path):
     write_capture(tmp_path / "a.png", tmp_path / "a.npy")
     Image.new("RGB", (41, 30)).save(tmp_path / "a.png")
     (pair,), _ = find_pairs(tmp_path)
-    for read in (peek, read_pair):
+    for read in (read_size, read_pair):
         with pytest.raises(BadFile, match="rgb is 30x41, xyz is 30x40"):
             read(pair)
 
@@ -322,7 +322,7 @@ def test_a_groove_label_beside_the_picture_belongs_to_the_capture(tmp_path, rgb,
         and list(pair.files) == ["rgb", "xyz", "grooves"]
     )
     assert np.array_equal(read_label(pair.grooves, (30, 40)), label)
-    assert list_pictures(tmp_path) == [tmp_path / rgb], "a label is no picture to predict from"
+    assert list_images(tmp_path) == [tmp_path / rgb], "a label is no picture to predict from"
 
 
 def test_a_groove_label_without_a_capture_is_rejected(tmp_path):

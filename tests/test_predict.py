@@ -105,17 +105,17 @@ def test_the_png_reads_back_within_half_its_unit(predict, tmp_path):
 
 
 def test_a_run_that_sees_far_writes_whole_millimetres(tmp_path):
-    from depthdist.geometry.depth_range import Bounds
+    from depthdist.geometry.depth_range import DepthRange
     from depthdist.inference.result_files import write_png
 
     depth = np.array([[500.4, 8000.6], [62000.0, 1200.0]], np.float32)
-    write_png(tmp_path / "a.png", depth, Bounds(300, 64000))
+    write_png(tmp_path / "a.png", depth, DepthRange(300, 64000))
     with Image.open(tmp_path / "a.png") as image:
         assert image.text["unit_mm"] == "1" and np.asarray(image).tolist() == [
             [500, 8001],
             [62000, 1200],
         ]
-    write_png(tmp_path / "b.png", depth, Bounds(300, 80000))
+    write_png(tmp_path / "b.png", depth, DepthRange(300, 80000))
     with Image.open(tmp_path / "b.png") as image:
         assert image.text["unit_mm"] == "10" and np.asarray(image).tolist() == [
             [50, 800],
@@ -472,7 +472,7 @@ def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_
 def test_several_devices_keep_the_order_and_share_the_work(model):
     from depthdist.inference.image_sources import Source
     from depthdist.inference.predict import results
-    from depthdist.inference.predictor import Picture, Predictor
+    from depthdist.inference.predictor import InputImage, Predictor
 
     network, record = model
     seen = [[], []]
@@ -485,7 +485,7 @@ def test_several_devices_keep_the_order_and_share_the_work(model):
     predictors = [Noted(network, record), Noted(network, record)]
     for number, predictor in enumerate(predictors):
         predictor.number = number
-    pictures = [Picture(np.full((28, 42, 3), i, np.uint8), (28, 42)) for i in range(11)]
+    pictures = [InputImage(np.full((28, 42, 3), i, np.uint8), (28, 42)) for i in range(11)]
     found = list(
         results(
             [Source(str(i), "", "", lambda p=p: p) for i, p in enumerate(pictures)], predictors, 2
@@ -511,13 +511,15 @@ def test_a_mirrored_picture_gives_the_mirrored_depth_with_flip(predict, tmp_path
 
 
 def test_colours_are_comparable_between_pictures(predict, model, tmp_path):
-    from depthdist.inference.result_files import coloured
+    from depthdist.inference.result_files import colorize_depth
 
     _, record = model
     depth = np.geomspace(record.near_mm, record.far_mm, 100, dtype=np.float32)[None]
-    red, _, blue = coloured(depth, record.bounds)[0].astype(int).T
+    red, _, blue = colorize_depth(depth, record.bounds)[0].astype(int).T
     assert red[1] > blue[1] and blue[-2] > red[-2]
-    assert (coloured(depth[:, ::7], record.bounds) == coloured(depth, record.bounds)[:, ::7]).all()
+    assert (
+        colorize_depth(depth[:, ::7], record.bounds) == colorize_depth(depth, record.bounds)[:, ::7]
+    ).all()
 
 
 # ------------------------------------------------------------------------------------- point clouds

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from depthdist.geometry.resampling import resize_rgb, upsample
-from depthdist.models.refinement import guided, mirrored, places, refined, tiled
+from depthdist.models.refinement import average_with_mirror, guided, places, refine, tiled
 
 
 def step(height, width, at):
@@ -125,14 +125,14 @@ def test_a_tile_that_says_the_opposite_is_flat_and_not_turned_inside_out():
 def test_the_mirror_image_averages_what_both_say():
     rgb = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, 6, 8, 3)).astype(np.uint8))
     lopsided = lambda x: x.float().mean(-1) + torch.arange(8)  # noqa: E731
-    assert torch.allclose(mirrored(lopsided)(rgb), rgb.float().mean(-1) + 3.5)
+    assert torch.allclose(average_with_mirror(lopsided)(rgb), rgb.float().mean(-1) + 3.5)
 
 
 @pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
 def test_every_way_has_the_pictures_size(way):
     picture = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8)
     pred = brightness(fitted(picture, (28, 42))[None])[0]
-    found = refined(way, brightness, pred, picture)
+    found = refine(way, brightness, pred, picture)
     assert found.shape == (60, 90) and found.dtype == torch.float32 and torch.isfinite(found).all()
     if way == "plain":
         assert torch.equal(found, upsample(pred[None], (60, 90))[0])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from depthdist.runs.run_folder import labels
+from depthdist.runs.run_folder import label_runs
 
 
 @pytest.mark.parametrize(
@@ -22,11 +22,11 @@ from depthdist.runs.run_folder import labels
     ],
 )
 def test_folders_are_called_by_as_much_of_their_path_as_tells_them_apart(folders, called):
-    assert labels([Path(folder) for folder in folders]) == called
+    assert label_runs([Path(folder) for folder in folders]) == called
 
 
 def test_a_folder_that_is_named_from_inside_has_its_name(tmp_path, monkeypatch):
     for name in ("x/first", "y/first"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "x/first")
-    assert labels([Path("."), Path("../../y/first")]) == ["x/first", "y/first"]
+    assert label_runs([Path("."), Path("../../y/first")]) == ["x/first", "y/first"]

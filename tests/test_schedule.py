@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from depthdist.evaluation.metrics.pixels import METRICS
-from depthdist.training.schedule import Ema, ScheduleSettings, better, rate
+from depthdist.training.schedule import Ema, ScheduleSettings, is_better, lr_factor
 
 SCHEDULES = ("linear", "cosine", "constant")
 
 
 def rates(total, **settings):
-    return [rate(ScheduleSettings(**settings), step, total) for step in range(total)]
+    return [lr_factor(ScheduleSettings(**settings), step, total) for step in range(total)]
 
 
 # ------------------------------------------------------------------------------------ learning rate
@@ -65,10 +65,11 @@ def test_every_rate_is_above_0_and_at_most_1_within_the_run_and_falls_after_the_
 def test_the_rate_is_never_negative_after_the_end(schedule):
     expected = 1.0 if schedule == "constant" else 0.0
     assert [
-        rate(ScheduleSettings(schedule=schedule, warmup=2), step, 10) for step in (10, 11, 1000)
+        lr_factor(ScheduleSettings(schedule=schedule, warmup=2), step, 10)
+        for step in (10, 11, 1000)
     ] == [expected] * 3
     assert all(
-        0 <= rate(ScheduleSettings(schedule=schedule, warmup=10), step, 10) <= 1
+        0 <= lr_factor(ScheduleSettings(schedule=schedule, warmup=10), step, 10) <= 1
         for step in (10, 11, 1000)
     ), "nor where it was all warm-up"
 
@@ -115,15 +116,15 @@ def test_all_problems_are_told_at_once():
 @pytest.mark.parametrize("name", ["loss", *METRICS])
 def test_better_follows_the_direction_of_the_metric(name):
     higher = name in METRICS and METRICS[name].better == "higher"
-    assert better(name, 0.9, 0.5) is higher and better(name, 0.5, 0.9) is not higher
-    assert better(name, 0.5, 0.5) is False and better(name, 0.5, None) is True
+    assert is_better(name, 0.9, 0.5) is higher and is_better(name, 0.5, 0.9) is not higher
+    assert is_better(name, 0.5, 0.5) is False and is_better(name, 0.5, None) is True
 
 
 @pytest.mark.parametrize("name", ["loss", *METRICS])
 @pytest.mark.parametrize("new", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("old", [None, 0.5])
 def test_what_is_not_finite_is_never_better(name, new, old):
-    assert better(name, new, old) is False
+    assert is_better(name, new, old) is False
 
 
 # --------------------------------------------------------------------------------- averaged weights

@@ -17,20 +17,20 @@ import pytest
 from captures import SMALL, capture, make, stem_of, write_capture, write_raw
 from PIL import Image
 
-from depthdist.core.environment import num_workers
+from depthdist.core.environment import count_workers
 from depthdist.core.errors import SettingsError
 from depthdist.core.settings import parse
 from depthdist.geometry.camera import fit_intrinsics
 from depthdist.geometry.resampling import resize_rgb
 from depthdist.shards import worker_pool as pool
 from depthdist.shards.decoding import decode_label, decode_sample
-from depthdist.shards.encoding import nearest, quantise
+from depthdist.shards.encoding import quantize, resize_nearest
 from depthdist.shards.index import read_index
-from depthdist.shards.plan import plan
+from depthdist.shards.plan import make_plan
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import split
 from depthdist.shards.statistics import BIN, merge_stats, statistics
-from depthdist.shards.verify import verify
+from depthdist.shards.verify import verify_dataset
 from depthdist.shards.writer import write_shard
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -154,7 +154,7 @@ def test_statistics_merge_the_same_however_they_are_cut():
 
 def test_depth_is_valid_between_near_and_far_only():
     z = np.array([[np.nan, np.inf, -5, 0, 0.01], [100, 100.5, 4000, 4000.5, 2000]], np.float32)
-    value, counts = quantise(z, 100, 4000)
+    value, counts = quantize(z, 100, 4000)
     np.testing.assert_array_equal(value > 0, [[0, 0, 0, 0, 0], [0, 1, 1, 0, 1]])
     assert value[1, 2] == 65535 and (counts["measured"], counts["nearer"], counts["farther"]) == (
         6,
@@ -174,9 +174,9 @@ def test_out_of_range_pixels_are_counted(raw, tmp_path):
 
 def test_nearest_takes_the_pixel_of_the_nearest_centre():
     image = np.arange(12).reshape(3, 4)
-    np.testing.assert_array_equal(nearest(image, (3, 4)), image)
-    np.testing.assert_array_equal(nearest(image, (6, 8)), image.repeat(2, 0).repeat(2, 1))
-    assert nearest(image, (1, 1)) == 6
+    np.testing.assert_array_equal(resize_nearest(image, (3, 4)), image)
+    np.testing.assert_array_equal(resize_nearest(image, (6, 8)), image.repeat(2, 0).repeat(2, 1))
+    assert resize_nearest(image, (1, 1)) == 6
 
 
 def test_intrinsics_of_a_single_column_are_unknown():
@@ -240,7 +240,7 @@ def test_one_size_a_dataset_unless_depth_is_resized(tmp_path):
     assert (
         index["splits"]["train"]["count"] == 4
         and index["depth"]["size"] == [28, 42]
-        and verify(tmp_path / "b") == []
+        and verify_dataset(tmp_path / "b") == []
     )
 
 
@@ -259,7 +259,9 @@ def test_a_second_run_writes_nothing_and_a_touched_file_only_its_shard(raw, tmp_
     assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before}
     stem = "21-12-03-10-00-00_Zivid_acquisition"
     write_capture(raw / f"images/{stem}_color.png", raw / f"depth/{stem}_rawDepth.npy", 77)
-    assert make(raw, out, shard_mb=0.015, split="none")["written"] == 1 and verify(out) == []
+    assert (
+        make(raw, out, shard_mb=0.015, split="none")["written"] == 1 and verify_dataset(out) == []
+    )
 
 
 def test_other_settings_replace_the_dataset(raw, tmp_path):
@@ -279,7 +281,7 @@ def test_other_settings_replace_the_dataset(raw, tmp_path):
     ]
     assert (
         read_index(tmp_path).far_mm == 2000
-        and [p for p in verify(tmp_path) if "mine.txt" not in p] == []
+        and [p for p in verify_dataset(tmp_path) if "mine.txt" not in p] == []
     )
 
 
@@ -293,14 +295,17 @@ def test_a_run_that_breaks_leaves_the_old_dataset_and_goes_on_later(raw, tmp_pat
         raise ValueError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr("depthdist.shards.build.write_all", break_after_two)
+        patch.setattr("depthdist.shards.build.write_shards", break_after_two)
         with pytest.raises(ValueError, match="power cut"):
             make(raw, tmp_path, shard_mb=0.015, split="none", far=2000)
-    assert all(p.read_bytes() == content for p, content in old.items()) and verify(tmp_path) == []
+    assert (
+        all(p.read_bytes() == content for p, content in old.items())
+        and verify_dataset(tmp_path) == []
+    )
     index = make(raw, tmp_path, shard_mb=0.015, split="none", far=2000)
     assert (
         index["written"] == index["splits"]["train"]["shards"] - 2
-        and verify(tmp_path) == []
+        and verify_dataset(tmp_path) == []
         and not (tmp_path / ".build").exists()
     )
 
@@ -324,11 +329,13 @@ def test_a_run_killed_at_any_step_of_publishing_is_never_a_wrong_dataset(
                 make(raw, tmp_path, shard_mb=0.015, split="none", far=2000 + stop)
                 break
             except KeyboardInterrupt:
-                problems = verify(tmp_path)
+                problems = verify_dataset(tmp_path)
                 assert problems == [] or "no index.json; the sharding did not finish" in problems[0]
     else:
         pytest.fail("never ran through")
-    assert stop > 8 and verify(tmp_path) == [] and read_index(tmp_path).far_mm == 2000 + stop
+    assert (
+        stop > 8 and verify_dataset(tmp_path) == [] and read_index(tmp_path).far_mm == 2000 + stop
+    )
 
 
 def test_a_full_disk_while_publishing_leaves_the_old_dataset(raw, tmp_path, monkeypatch):
@@ -337,10 +344,10 @@ def test_a_full_disk_while_publishing_leaves_the_old_dataset(raw, tmp_path, monk
     def full(path, content):
         raise ValueError(f"{path}: cannot be written: No space left on device")
 
-    monkeypatch.setattr("depthdist.shards.build.write_whole", full)
+    monkeypatch.setattr("depthdist.shards.build.write_atomic", full)
     with pytest.raises(ValueError, match="No space left"):
         make(raw, tmp_path, split="none", far=2000)
-    assert verify(tmp_path) == [] and read_index(tmp_path).far_mm == 4000
+    assert verify_dataset(tmp_path) == [] and read_index(tmp_path).far_mm == 4000
 
 
 def test_an_index_that_is_not_ours_is_never_overwritten(raw, tmp_path):
@@ -358,7 +365,7 @@ def test_verify_names_a_flipped_byte(raw, tmp_path, member):
     content = bytearray(ref.shard.read_bytes())
     content[ref.members[member][0] + ref.members[member][1] // 2] ^= 1
     ref.shard.write_bytes(content)
-    problems = verify(tmp_path)
+    problems = verify_dataset(tmp_path)
     assert (
         len(problems) == 2
         and "sha256" in problems[0]
@@ -411,7 +418,7 @@ def damage_header(path):
 def test_verify_names_each_damage(raw, tmp_path, damage, words):
     make(raw, tmp_path, split="none")
     damage(tmp_path / "train/shard-000000.tar")
-    assert any(re.search(words, p) for p in verify(tmp_path)), verify(tmp_path)
+    assert any(re.search(words, p) for p in verify_dataset(tmp_path)), verify_dataset(tmp_path)
 
 
 def edit(path, change):
@@ -462,7 +469,7 @@ def test_decode_refuses_pickles_and_unknown_members(raw, tmp_path):
 
 def test_a_plan_depends_on_sizes_and_never_on_workers(raw, tmp_path):
     plans = [
-        plan(
+        make_plan(
             ShardSettings(
                 raw=str(raw), out=str(tmp_path), **{**SMALL, "workers": w, "shard_mb": 0.02}
             )
@@ -470,7 +477,7 @@ def test_a_plan_depends_on_sizes_and_never_on_workers(raw, tmp_path):
         for w in (1, 7)
     ]
     assert plans[0] == plans[1] and Counter(len(j.items) for j in plans[0].jobs)[0] == 0
-    assert num_workers(0, 1) == 1 and num_workers(7, 3) == 3
+    assert count_workers(0, 1) == 1 and count_workers(7, 3) == 3
 
 
 def test_settings_that_make_no_sense_are_all_reported():
@@ -504,12 +511,12 @@ def test_a_groove_label_is_in_the_sample_and_a_new_one_makes_its_shard_again(tmp
     dataset = open_dataset(DataSettings(data=(str(out),)))
     assert ["grooves" in dataset.meta("train", i) for i in range(4)] == [False, False, True, False]
     meta = dataset.meta("train", 2)
-    assert np.array_equal(decode_label(meta["grooves"]), nearest(label, dataset.depth_size))
+    assert np.array_equal(decode_label(meta["grooves"]), resize_nearest(label, dataset.depth_size))
     assert (
         meta["grooves_file"]["path"].endswith("_grooves.png")
         and len(meta["grooves_file"]["sha256"]) == 64
     )
-    assert verify(out) == []
+    assert verify_dataset(out) == []
 
 
 def test_a_label_of_another_size_rejects_its_capture(tmp_path):
@@ -550,7 +557,7 @@ def test_validation_pictures_with_a_twin_in_train_are_in_the_index_the_worst_fir
         and found["worst"][1][:2] == ["b1", stem_of(3)]
         and 0.95 < found["worst"][1][2] < 1
     )
-    assert verify(tmp_path / "out") == []
+    assert verify_dataset(tmp_path / "out") == []
 
 
 def test_records_without_fingerprints_leave_twins_out_of_the_index_and_are_not_made_again(
@@ -562,7 +569,9 @@ def test_records_without_fingerprints_leave_twins_out_of_the_index_and_are_not_m
     assert len(record.pop("fingerprints")) == record["count"]
     path.write_text(json.dumps(record))
     index = make(raw, tmp_path)
-    assert "near_duplicates" not in index and index["written"] == 0 and verify(tmp_path) == []
+    assert (
+        "near_duplicates" not in index and index["written"] == 0 and verify_dataset(tmp_path) == []
+    )
     assert "near_duplicates" not in make(raw, tmp_path / "b", split="none"), (
         "there is nothing to compare with"
     )

@@ -26,7 +26,7 @@ from loaders import (
 
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.sample_order import Position, train_groups
-from depthdist.shards.verify import verify
+from depthdist.shards.verify import verify_dataset
 
 
 def flip(file, at):
@@ -217,11 +217,11 @@ def test_evaluation_gives_damaged_samples_weight_0_and_meets_all_others_once(
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_verify_names_every_damaged_sample(copies, kind):
     facts, _, _ = facts_of(kind, hurt(copies[0], kind))
-    problems = verify(copies[0])
+    problems = verify_dataset(copies[0])
     assert all(any(key in line for line in problems) for _, key, _ in facts) and all(
         "shard-000000.tar" in line for line in problems
     )
-    assert verify(copies[1]) == []
+    assert verify_dataset(copies[1]) == []
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

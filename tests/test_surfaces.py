@@ -17,7 +17,7 @@ from depthdist.evaluation.metrics.surfaces import (
     normals,
     surface_metrics,
 )
-from depthdist.geometry.camera import pixel_rays, points
+from depthdist.geometry.camera import pixel_rays, points_from_depth
 
 SIZE = (40, 60)
 META = {
@@ -66,7 +66,7 @@ def test_rays_of_a_rendered_capture_give_its_point_map(tmp_path):
     capture = tires.render(tires.Settings(pairs=1, size=(90, 146)), 0)
     rays = pixel_rays({"size": [90, 146], "intrinsics": fit_intrinsics(capture.xyz)}, (90, 146))
     z = capture.xyz[..., 2].astype(float)
-    assert np.nanmax(np.abs(points(z, rays) - capture.xyz)) < 0.05
+    assert np.nanmax(np.abs(points_from_depth(z, rays) - capture.xyz)) < 0.05
 
 
 @pytest.mark.parametrize("degrees", [0.001, 5.0, 40.0])
@@ -76,14 +76,16 @@ def test_the_angle_between_two_planes_is_found_everywhere(degrees):
     n = np.array([0.2, 0.1, 1.0]) / np.linalg.norm([0.2, 0.1, 1.0])
     side = np.cross(n, [0, 1, 0]) / np.linalg.norm(np.cross(n, [0, 1, 0]))
     b = plane(math.cos(angle) * n + math.sin(angle) * side)
-    found = angles_between(*(normals(points(z, RAYS), np.ones(SIZE, bool)) for z in (a, b)))
+    found = angles_between(
+        *(normals(points_from_depth(z, RAYS), np.ones(SIZE, bool)) for z in (a, b))
+    )
     assert len(found) == 36 * 56 and found == pytest.approx(np.full(len(found), degrees), abs=1e-6)
 
 
 def test_a_hole_takes_the_normals_around_it_out():
     mask = np.ones(SIZE, bool)
     mask[20, 30] = False
-    a = points(plane((0, 0, 1)), RAYS)
+    a = points_from_depth(plane((0, 0, 1)), RAYS)
     assert len(normals(a, mask)) == 36 * 56 - 5
 
 

@@ -321,10 +321,10 @@ def test_a_capture_does_not_depend_on_what_was_rendered_before(captures):
 def test_compiled_kernels_are_forgotten_when_any_source_changes(tmp_path):
     source, cache = tmp_path / "a.py", tmp_path / "__pycache__"
     source.write_text("x = 1")
-    kernel.forget_old_kernels(tmp_path)
+    kernel.remove_stale_kernels(tmp_path)
     (cache / "f.nbi").touch()
-    kernel.forget_old_kernels(tmp_path)
+    kernel.remove_stale_kernels(tmp_path)
     assert (cache / "f.nbi").exists()
     source.write_text("x = 2")
-    kernel.forget_old_kernels(tmp_path)
+    kernel.remove_stale_kernels(tmp_path)
     assert not (cache / "f.nbi").exists()

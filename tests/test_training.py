@@ -40,12 +40,12 @@ def farthest(a, b):
 def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, model):
     """Depth that is made from the model's own raw output, by a known scale and shift of the target:
     the fit gives both back."""
-    from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
+    from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
     from depthdist.geometry.resampling import upsample
     from depthdist.models.base_model import load_base
-    from depthdist.training.calibration import fit
+    from depthdist.training.calibration import fit_calibration
 
-    bounds, loader, base = Bounds(500.0, 3000.0), make_loader(data), load_base(str(model))
+    bounds, loader, base = DepthRange(500.0, 3000.0), make_loader(data), load_base(str(model))
     scale, shift, real = 0.004, 0.3, loader.evaluate
 
     class Planted:
@@ -57,14 +57,14 @@ def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, 
             with torch.no_grad():
                 target = scale * upsample(base.raw(batch.rgb), batch.depth_mm.shape[-2:]) + shift
             assert target.min() > 0 and target.max() < 1
-            batch.depth_mm = depth_from_target(target, bounds)
+            batch.depth_mm = denormalize_depth(target, bounds)
             return batch
 
     loader.evaluate = lambda *a: map(Planted, real(*a))
-    line = fit(base, loader, bounds, joined())
+    line = fit_calibration(base, loader, bounds, joined())
     assert line == pytest.approx((scale, shift, 1.0), rel=1e-4)
     batch = next(iter(loader.evaluate("train", 1, 0, 1))).to("cpu")
-    target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+    target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
     base.rescale(*line[:2])
     with torch.no_grad():
         off = (upsample(base(batch.rgb), target.shape[-2:]) - target)[mask]
@@ -240,11 +240,11 @@ def test_the_decoder_learns_at_its_own_rate(data, batch4, tmp_path):
     for run, rate in ((still, 1e-12), (moving, 1e-3)):
         assert train(data, run, "--epochs", 1, "--decoder-lr", rate, deepspeed=batch4).code == 0
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
+    from depthdist.models.lora import LoraSettings, add_lora
 
     start = {
         n: p.detach()
-        for n, p in with_lora(load_base("tiny"), LoraSettings(), 0).named_parameters()
+        for n, p in add_lora(load_base("tiny"), LoraSettings(), 0).named_parameters()
         if p.requires_grad
     }
     decoder = [n for n in start if "lora_" not in n]
@@ -333,7 +333,7 @@ def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tm
 
 def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkeypatch):
     from depthdist.training.deepspeed_config import EngineSettings
-    from depthdist.training.micro_batch import largest
+    from depthdist.training.micro_batch import find_micro_batch
 
     joined()
     settings = EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json", micro_batch="auto")
@@ -343,21 +343,25 @@ def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkey
         and settings.micro_batches(3) == [1]
     )
     tried = []
-    assert largest([8, 4, 2, 1], lambda n: tried.append(n) or n <= 2) == 2 and tried == [8, 4, 2]
+    assert find_micro_batch([8, 4, 2, 1], lambda n: tried.append(n) or n <= 2) == 2 and tried == [
+        8,
+        4,
+        2,
+    ]
     with pytest.raises(ValueError, match="not even 1 image at a time fits"):
-        largest([2, 1], lambda n: False)
+        find_micro_batch([2, 1], lambda n: False)
 
 
 def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatch):
     import psutil
 
-    from depthdist.geometry.depth_range import Bounds
+    from depthdist.geometry.depth_range import DepthRange
     from depthdist.losses import LossSettings
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, with_lora
-    from depthdist.training.micro_batch import SHARE, fits, step_memory
+    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.training.micro_batch import SHARE, fits_in_memory, step_memory
 
-    network = with_lora(load_base(str(model)), LoraSettings(), 0)
+    network = add_lora(load_base(str(model)), LoraSettings(), 0)
     needed = {
         n: sum(step_memory(network, n, (28, 42), (30, 40), "fp32").values()) for n in (1, 2, 4)
     }
@@ -367,13 +371,13 @@ def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatc
     )
     joined(), monkeypatch.setenv("WORLD_SIZE", "1")
     assert [
-        fits(
+        fits_in_memory(
             network,
             n,
             (28, 42),
             (30, 40),
             LossSettings(),
-            Bounds(500, 3000),
+            DepthRange(500, 3000),
             torch.device("cpu"),
             "fp32",
         )

@@ -32,22 +32,22 @@ SAVE = """
 import sys, torch
 from pathlib import Path
 from depthdist.models.adapter import AdapterRecord, save_adapter
-from depthdist.geometry.depth_range import Bounds
-from depthdist.models.lora import LoraSettings, with_lora
+from depthdist.geometry.depth_range import DepthRange
+from depthdist.models.lora import LoraSettings, add_lora
 from depthdist.models.base_model import load_base, quiet
 quiet()
 for name, options in {presets!r}.items():
     base = load_base({model!r})
     if options.pop("calibrated", False):
         base.rescale(0.5, 0.25)
-    model = with_lora(base, LoraSettings(**options), seed=0)
+    model = add_lora(base, LoraSettings(**options), seed=0)
     random = torch.Generator().manual_seed(0)
     weights = {{}}
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * parameter.data.std().nan_to_num(0.1).clamp(min=0.1) * torch.randn(parameter.shape, generator=random)
             weights[key] = parameter
-    save_adapter(model, weights, AdapterRecord.of(model, Bounds(250, 3900), (28, 42), step=1, epoch=1, eval_loss=1.0), Path({out!r}) / name)
+    save_adapter(model, weights, AdapterRecord.of(model, DepthRange(250, 3900), (28, 42), step=1, epoch=1, eval_loss=1.0), Path({out!r}) / name)
 """
 LOAD = """
 import torch, transformers

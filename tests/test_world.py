@@ -26,8 +26,8 @@ from ranks import (
     script,
 )
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
+pass
+from depthdist.core.command import run_command
 from depthdist.core.errors import Stopped
 from depthdist.distributed import launchers as slurm
 from depthdist.distributed import process_group as world
@@ -216,7 +216,7 @@ def test_ranks_under_slurm_meet_on_the_first_node(nodes, host):
 
 def adopted(monkeypatch, **env):
     monkeypatch.setattr(os, "environ", {name: str(value) for name, value in env.items()})
-    slurm.adopt()
+    slurm.adopt_slurm_variables()
     return {
         name: os.environ.get(name)
         for name in (
@@ -266,7 +266,7 @@ def failing(how, bad="1", others="waiting"):
     import signal
     import time
 
-    from depthdist.core import settings as config
+    pass
     from depthdist.distributed.process_group import start, stop, sum_over_ranks
 
     def main():
@@ -290,7 +290,7 @@ def failing(how, bad="1", others="waiting"):
                 time.sleep(3600)
         stop()
 
-    command(main)
+    run_command(main)
 
 
 def failed(folder, *how, **env):
@@ -376,13 +376,13 @@ def slow_to_write(*words):
     """Training whose rank 0 takes seconds to write an adapter."""
     import time
 
-    from depthdist.core import settings as config
+    pass
     from depthdist.training import loop as training
     from depthdist.training import train
 
     write = training.save_adapter
     training.save_adapter = lambda *given: time.sleep(3) or write(*given)
-    command(lambda: train.main(list(words)))
+    run_command(lambda: train.main(list(words)))
 
 
 def test_the_best_adapter_is_scored_once_it_is_written(words, tmp_path):
@@ -425,7 +425,7 @@ def test_a_process_that_does_not_see_its_gpu_says_so(monkeypatch):
 def test_a_timeout_that_is_no_time_is_refused(text, monkeypatch):
     monkeypatch.setenv("DEPTHDIST_TIMEOUT", text)
     with pytest.raises(ValueError, match=f"DEPTHDIST_TIMEOUT is '{text}': expected seconds > 0"):
-        world.patience()
+        world.timeout_seconds()
 
 
 def test_a_rank_killed_under_the_launcher_is_named_last_and_nothing_is_left_behind(words, tmp_path):
@@ -500,5 +500,5 @@ def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypa
     monkeypatch.setattr(sys, "argv", ["some/thing.py"])
     monkeypatch.setenv("RANK", str(rank))
     with pytest.raises(SystemExit) as end:
-        command(stops)
+        run_command(stops)
     assert (end.value.code, capsys.readouterr().err, left) == (75, said, [True])

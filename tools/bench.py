@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.benchmarks
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
+from depthdist.core.command import run_command
+from depthdist.core.settings import parse
 
 WHAT = {
     "data": "DataBenchSettings",
@@ -39,17 +39,17 @@ def main(argv: list[str]) -> int:
             print(__doc__.strip())
             return 0
         found, near = (
-            (f"{argv[0]!r} cannot be measured", config.near(argv[0], list(WHAT)))
+            (f"{argv[0]!r} cannot be measured", did_you_mean(argv[0], list(WHAT)))
             if argv
             else ("WHAT is missing", "")
         )
         raise ValueError(f"{found}; expected {', '.join(WHAT)}{near}")
     module = import_module(f"tools.benchmarks.{argv[0]}")
-    (settings,) = config.parse(
+    (settings,) = parse(
         module.__doc__.splitlines()[0], getattr(module, WHAT[argv[0]]), argv=argv[1:]
     )
     return getattr(module, argv[0])(settings)
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

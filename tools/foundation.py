@@ -34,15 +34,14 @@ from transformers import Dinov2Config
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
-from depthdist.core.environment import quiet
-from depthdist.core.settings import Size
+from depthdist.core.command import run_command
+from depthdist.core.environment import silence_libraries
+from depthdist.core.settings import Size, parse, positional
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.loader import Loader
-from depthdist.models.adapter import load_adapter, save_whole
-from depthdist.models.base_model import IMAGENET, PATCH, fresh
+from depthdist.models.adapter import load_adapter, save_full_model
+from depthdist.models.base_model import IMAGENET, PATCH, new_depth_anything
 from depthdist.models.depth_model import DepthModel
 from tools.steps import do, launcher
 
@@ -68,7 +67,7 @@ DEEPSPEED = {
 class Foundation:
     """Foundation"""
 
-    out: Path = config.positional()
+    out: Path = positional()
     "Folder for all of it."
     size: Size = Size(224, 364)
     "Height and width of the pictures at full size; half of that must be a multiple of 14."
@@ -122,11 +121,11 @@ class Foundation:
 
 def main(argv: list[str] | None = None) -> None:
     """Every step that is not done yet."""
-    quiet()
-    (s,) = config.parse(__doc__.splitlines()[0], Foundation, argv=argv)
+    silence_libraries()
+    (s,) = parse(__doc__.splitlines()[0], Foundation, argv=argv)
     out = s.out.resolve()
     if not (out / "start/config.json").exists():
-        save_whole(start(s.seed), {}, None, out / "start")
+        save_full_model(start(s.seed), {}, None, out / "start")
     (out / "deepspeed.json").write_text(json.dumps(DEEPSPEED, indent=1))
     half = Size(s.size.height // 2, s.size.width // 2)
     pretrain(
@@ -244,7 +243,7 @@ def start(seed: int) -> DepthModel:
         reshape_hidden_states=False,
         apply_layernorm=True,
     )
-    net = fresh(backbone, NECK, FUSION, HEAD)
+    net = new_depth_anything(backbone, NECK, FUSION, HEAD)
     net.config.depth_estimation_type = "relative"
     draw = torch.Generator().manual_seed(seed)
     for name, weights in net.backbone.named_parameters():
@@ -278,7 +277,7 @@ def finish(out: Path) -> None:
         )
     scale = (HIGH - LOW) / (high - low)
     model.rescale(scale, LOW - scale * low)
-    save_whole(model, {}, record, out / "foundation", torch.float16)
+    save_full_model(model, {}, record, out / "foundation", torch.float16)
     (out / "foundation/depthdist.json").unlink()  # millimetres are not in it
     (out / "foundation/README.md").write_text(card(out))
 
@@ -357,4 +356,4 @@ def at_work(times: list[float], starts: list[dict[str, Any]]) -> float:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

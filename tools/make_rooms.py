@@ -24,9 +24,9 @@ from pathlib import Path
 from make_tires import npy, png, write
 from tqdm import tqdm
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
-from depthdist.core.environment import follow_command
+from depthdist.core.command import run_command
+from depthdist.core.environment import exit_with_parent
+from depthdist.core.settings import Size, as_dict, parse, positional
 from depthdist.synthetic.rooms import render as rooms
 
 
@@ -34,7 +34,7 @@ from depthdist.synthetic.rooms import render as rooms
 class Scenes(rooms.Settings):
     """Scenes"""
 
-    size: config.Size = config.Size(*rooms.Settings.size)
+    size: Size = Size(*rooms.Settings.size)
     "Height and width of the pictures, pixels."
 
 
@@ -42,7 +42,7 @@ class Scenes(rooms.Settings):
 class Output:
     """Output"""
 
-    out: Path = config.positional()
+    out: Path = positional()
     "The folder to write to."
     workers: int = 0
     "Processes; 0: one for each core there is. The bytes do not depend on it."
@@ -53,9 +53,7 @@ class Output:
 
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing in OUT."""
-    settings, output = config.parse(
-        "Write built-in scenes to pretrain on.", Scenes, Output, argv=argv
-    )
+    settings, output = parse("Write built-in scenes to pretrain on.", Scenes, Output, argv=argv)
     claim(output.out, settings)
     missing = [
         i
@@ -77,7 +75,7 @@ def claim(out: Path, settings: rooms.Settings) -> None:
 
     More scenes of the same kind are welcome.
     """
-    wanted, path = config.as_dict(settings), out / "rooms.json"
+    wanted, path = as_dict(settings), out / "rooms.json"
     if path.exists():
         try:
             found = dict(json.loads(path.read_text()))
@@ -100,7 +98,7 @@ def each(settings: rooms.Settings, out: Path, indices: list[int], workers: int) 
     if workers == 1 or not indices:
         yield from (make(settings, out, i) for i in indices)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), follow_command) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent) as pool:
         yield from pool.map(partial(make, settings, out), indices, chunksize=4)
 
 
@@ -112,4 +110,4 @@ def make(settings: rooms.Settings, out: Path, index: int) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -30,9 +30,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
-from depthdist.core.environment import follow_command
+from depthdist.core.command import run_command
+from depthdist.core.environment import exit_with_parent
+from depthdist.core.settings import Size, as_dict, parse, positional
 from depthdist.synthetic.tires import render as tires
 
 SHEET_PAIRS, SHEET_WIDTH = 12, 480
@@ -45,7 +45,7 @@ RAMP = np.array(
 class Captures(tires.Settings):
     """Captures"""
 
-    size: config.Size = config.Size(*tires.Settings.size)
+    size: Size = Size(*tires.Settings.size)
     "Height and width of the pictures, pixels; 1200x1944 is the real camera's."
 
 
@@ -53,7 +53,7 @@ class Captures(tires.Settings):
 class Output:
     """Output"""
 
-    out: Path = config.positional()
+    out: Path = positional()
     "The folder to write to."
     workers: int = 0
     "Processes; 0: one for each core there is. The bytes do not depend on it."
@@ -66,7 +66,7 @@ class Output:
 
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing in OUT and say what it came to."""
-    settings, output = config.parse(
+    settings, output = parse(
         "Write built-in captures of tires, with truth.", Captures, Output, argv=argv
     )
     claim(output.out, settings)
@@ -97,7 +97,7 @@ def claim(out: Path, settings: tires.Settings) -> None:
     """Note the settings in OUT/tires.json, or ValueError where OUT holds captures of other
     settings.
     """
-    wanted, path = {"settings": config.as_dict(settings)}, out / "tires.json"
+    wanted, path = {"settings": as_dict(settings)}, out / "tires.json"
     if path.exists():
         try:
             found = dict(json.loads(path.read_text())["settings"])
@@ -137,7 +137,7 @@ def each(settings: tires.Settings, out: Path, indices: list[int], workers: int):
     if workers == 1 or not indices:
         yield from (make(settings, out, i) for i in indices)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), follow_command) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent) as pool:
         jobs = [pool.submit(make, settings, out, i) for i in indices]
         try:
             yield from (job.result() for job in as_completed(jobs))
@@ -253,4 +253,4 @@ def depth_colors(z: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

@@ -14,15 +14,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthdist.core import settings as config
-from depthdist.core.command import command
+from depthdist.core.command import run_command
+from depthdist.core.settings import did_you_mean, parse, positional
 
 
 @dataclass(frozen=True)
 class RunReport:
     """Report of runs"""
 
-    runs: list[Path] = config.positional(())
+    runs: list[Path] = positional(())
     "Folders of runs that were evaluated; the first decides which images are shown."
     out: Path | None = None
     "The file to write. Default: report.html in the first run's folder."
@@ -35,7 +35,7 @@ class RunReport:
 class DataReport:
     """Report of data"""
 
-    data: Path | None = config.positional(None)
+    data: Path | None = positional(None)
     "A folder of captures, or of shards that tools/shard.py wrote."
     out: Path | None = None
     "The file to write. Default: beside the folder, named after it: DATA-report.html."
@@ -60,10 +60,10 @@ def main(argv: list[str]) -> None:
             return
         raise ValueError(
             f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected"
-            f" `run` or `data`{config.near(argv[0], ['run', 'data']) if argv else ''}"
+            f" `run` or `data`{did_you_mean(argv[0], ['run', 'data']) if argv else ''}"
         )
     if argv[0] == "run":
-        (settings,) = config.parse(
+        (settings,) = parse(
             "Write the report of one run, or of several side by side.", RunReport, argv=argv[1:]
         )
         from depthdist.reports.run_report import run_report
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         out = writable(settings.out or settings.runs[0] / "report.html", settings.runs[0])
         content = run_report(list(settings.runs))
     else:
-        (settings,) = config.parse(
+        (settings,) = parse(
             "Write the report of a folder of captures or shards.", DataReport, argv=argv[1:]
         )
         from depthdist.reports.data_report import data_report
@@ -103,4 +103,4 @@ def writable(out: Path, source: Path) -> Path:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

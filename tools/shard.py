@@ -18,21 +18,21 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from depthdist.captures.near_duplicates import warning
-from depthdist.core import settings as config
-from depthdist.core.command import command
-from depthdist.core.environment import num_workers
-from depthdist.core.errors import shown
-from depthdist.distributed.cpu_group import Ranks
-from depthdist.shards.build import shard
+from depthdist.captures.near_duplicates import format_warning
+from depthdist.core.command import run_command
+from depthdist.core.environment import count_workers
+from depthdist.core.errors import printable_path
+from depthdist.core.settings import parse
+from depthdist.distributed.cpu_group import CpuGroup
+from depthdist.shards.build import build_shards
 from depthdist.shards.external_tars import index_in_place
 from depthdist.shards.index import read_index
 from depthdist.shards.settings import ShardSettings
-from depthdist.shards.verify import verify
+from depthdist.shards.verify import verify_dataset
 
 
 def main(argv: list[str] | None = None) -> int:
-    (settings,) = config.parse(
+    (settings,) = parse(
         __doc__.splitlines()[0], ShardSettings, argv=argv, epilog=__doc__.split("\n\n", 1)[1]
     )
     return (
@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make(settings: ShardSettings) -> int:
-    ranks = Ranks()
-    index = shard(settings, ranks)
+    ranks = CpuGroup()
+    index = build_shards(settings, ranks)
     ranks.leave()
     if index is None:  # rank 0 speaks
         return 0
@@ -63,14 +63,14 @@ def make(settings: ShardSettings) -> int:
 
 def index_others(settings: ShardSettings) -> int:
     with tqdm(desc="indexing", unit=" samples", delay=1) as bar:
-        index = index_in_place(settings, num_workers(settings.workers, 1 << 30), bar.update)
+        index = index_in_place(settings, count_workers(settings.workers, 1 << 30), bar.update)
     for note in index["notes"]:
         print(note)
     return summary(
         index,
         settings,
         settings.index,
-        [f"{r['shard']}: {shown(r['key'])}: {r['why']}" for r in index["rejected"]],
+        [f"{r['shard']}: {printable_path(r['key'])}: {r['why']}" for r in index["rejected"]],
         "samples",
     )
 
@@ -141,7 +141,7 @@ def warnings(index: dict, settings: ShardSettings) -> list[str]:
                 " masked"
             )
             found.append(f"WARNING   {masked}, to {measured[edge]:.1f} mm: {kept}")
-    twins = warning(index["near_duplicates"]) if "near_duplicates" in index else None
+    twins = format_warning(index["near_duplicates"]) if "near_duplicates" in index else None
     return (
         found
         + ([f"WARNING   {twins}"] if twins else [])
@@ -151,7 +151,9 @@ def warnings(index: dict, settings: ShardSettings) -> list[str]:
 
 def check(settings: ShardSettings) -> int:
     with tqdm(desc="verifying", unit=" samples", delay=1) as bar:
-        problems = verify(settings.verify, num_workers(settings.workers, 1 << 30), bar.update)
+        problems = verify_dataset(
+            settings.verify, count_workers(settings.workers, 1 << 30), bar.update
+        )
     for problem in problems:
         print(problem)
     if problems:
@@ -169,4 +171,4 @@ def check(settings: ShardSettings) -> int:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

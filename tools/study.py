@@ -31,10 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from depthdist.captures.layouts import find_pairs
-from depthdist.captures.sessions import sessions
-from depthdist.core import settings as config
-from depthdist.core.command import command
-from depthdist.core.settings import Size
+from depthdist.captures.sessions import number_sessions
+from depthdist.core.command import run_command
+from depthdist.core.settings import Size, did_you_mean, parse, positional
 from depthdist.training.deepspeed_config import EngineSettings
 from tools.steps import do, launcher
 
@@ -68,7 +67,7 @@ METRICS = (
 class Study:
     """Study"""
 
-    raw: str | None = config.positional(None)
+    raw: str | None = positional(None)
     "Folder of captures."
     model: str | None = None
     """Base model, as launch/train.py takes it; or the folder of a run whose decoder was trained:
@@ -147,12 +146,12 @@ def foundation(s: Study) -> Iterator[Run]:
     """LoRA alone on the base, and the same on the weights that the built-in's pretraining began
     with.
     """
-    from depthdist.models.adapter import save_whole
+    from depthdist.models.adapter import save_full_model
     from tools.foundation import start
 
     random = s.out / "start"
     if not (random / "config.json").exists():
-        save_whole(start(0), {}, None, random)
+        save_full_model(start(0), {}, None, random)
     yield Run(
         f"{s.model or 'the base'}, LoRA alone", f"--split {s.split}", None, f"--recipe {s.recipe}"
     )
@@ -232,7 +231,7 @@ def _sessions(s: Study) -> tuple[list[str], list[int]]:
     ValueError where there is only one session.
     """
     stems = [pair.stem for pair in find_pairs(s.raw)[0]]
-    numbers = sessions(stems)
+    numbers = number_sessions(stems)
     if len(set(numbers)) < 2:
         raise ValueError(
             f"{s.raw}: {len(stems)} captures of {len(set(numbers))} session; expected captures of"
@@ -263,7 +262,7 @@ def relative(run: Path, out: Path) -> Path:
     """
     import torch
 
-    from depthdist.core.files import replacing
+    from depthdist.core.files import replace_folder
     from depthdist.models.adapter import load_adapter
 
     out = (
@@ -277,7 +276,7 @@ def relative(run: Path, out: Path) -> Path:
             last.weight.mul_(2.5 if sigmoid else 10.0)
             last.bias.mul_(2.5 if sigmoid else 10.0).add_(10.0 if sigmoid else 0.0)
         net.config.depth_estimation_type, net.config.max_depth = "relative", 1
-        with replacing(out) as fresh:
+        with replace_folder(out) as fresh:
             net.save_pretrained(fresh)
     return out
 
@@ -350,7 +349,7 @@ def study(what: str, s: Study) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """A line a run, with intervals below; before them the untrained rows of each validation set."""
-    from depthdist.evaluation.tables import cell, span
+    from depthdist.evaluation.tables import format_interval, format_value
 
     lines, seen, rows = [], set(), []
     for row, content in found.items():
@@ -375,10 +374,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         values, intervals = content["rows"][name], content["intervals"][name]
         lines.append(
             f"{row:{width}}  {values['images']:>6}"
-            + "".join(f"{_shown(cell, m, values.get(m)):>{w}}" for m, w in zip(metrics, wide))
+            + "".join(
+                f"{_shown(format_value, m, values.get(m)):>{w}}" for m, w in zip(metrics, wide)
+            )
         )
         spans = [
-            span(m, tuple(intervals[m])) if intervals.get(m) and None not in intervals[m] else ""
+            format_interval(m, tuple(intervals[m]))
+            if intervals.get(m) and None not in intervals[m]
+            else ""
             for m in metrics
         ]
         if any(spans):
@@ -403,9 +406,9 @@ def main(argv: list[str]) -> None:
             return
         raise ValueError(
             f"{f'{argv[0]!r} is no study' if argv else 'WHAT is missing'}; expected"
-            f" {', '.join(WHAT)}{config.near(argv[0], list(WHAT)) if argv else ''}"
+            f" {', '.join(WHAT)}{did_you_mean(argv[0], list(WHAT)) if argv else ''}"
         )
-    (settings,) = config.parse(__doc__.splitlines()[0], Study, argv=argv[1:])
+    (settings,) = parse(__doc__.splitlines()[0], Study, argv=argv[1:])
     model = (
         str(Path(settings.model).resolve())
         if settings.model and Path(settings.model).is_dir()
@@ -431,4 +434,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    run_command(lambda: main(sys.argv[1:]))

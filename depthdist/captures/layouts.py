@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 from depthdist.core.errors import BadFile
 
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
-CLOUDS = {".npy"}
-LABEL = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
+POINT_MAP_SUFFIXES = {".npy"}
+GROOVE_LABEL_ENDING = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
 EXPECTED = (
     "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side"
     " by side"
@@ -67,9 +67,9 @@ class Reject(NamedTuple):
 
 def _kind(path: PurePosixPath) -> str | None:
     suffix = path.suffix.lower()
-    if path.name.lower().endswith(LABEL):
+    if path.name.lower().endswith(GROOVE_LABEL_ENDING):
         return "grooves"
-    return "rgb" if suffix in PICTURES else "xyz" if suffix in CLOUDS else None
+    return "rgb" if suffix in IMAGE_SUFFIXES else "xyz" if suffix in POINT_MAP_SUFFIXES else None
 
 
 def _bare(name: str) -> str:
@@ -94,7 +94,10 @@ def two_folders(path: PurePosixPath) -> tuple[str, str] | None:
 def same_name(path: PurePosixPath) -> tuple[str, str] | None:
     """name.png + name.npy: side by side."""
     kind = _kind(path)
-    return kind and (kind, str(path)[: -len(LABEL if kind == "grooves" else path.suffix)])
+    return kind and (
+        kind,
+        str(path)[: -len(GROOVE_LABEL_ENDING if kind == "grooves" else path.suffix)],
+    )
 
 
 def same_folder(path: PurePosixPath) -> tuple[str, str] | None:
@@ -178,22 +181,22 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
     return sorted(pairs.values()), sorted(rejects)
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Whether that is a picture's name: no point cloud's, no groove label's."""
     return _kind(PurePosixPath(path)) == "rgb"
 
 
-def list_pictures(path: Path) -> list[Path]:
+def list_images(path: Path) -> list[Path]:
     """The picture `path`, or every picture under the folder `path`. BadFile where there is none."""
     if not path.exists():
         raise BadFile(path, "no such file or folder; expected pictures, or folders of them")
-    found = [path] if path.is_file() else sorted(path / p for p in _walk(path) if is_picture(p))
+    found = [path] if path.is_file() else sorted(path / p for p in _walk(path) if is_image(p))
     if not found:
-        raise BadFile(path, f"no pictures; expected {', '.join(sorted(PICTURES))}")
+        raise BadFile(path, f"no pictures; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
 
 
-def find_clouds(pictures: list[Path]) -> dict[Path, Path]:
+def find_point_maps(pictures: list[Path]) -> dict[Path, Path]:
     """The point cloud that belongs to each picture that has exactly one."""
     parents = {p: p.absolute().parent for p in pictures}
     folders = {

@@ -40,7 +40,7 @@ MOST_PAIRS = 10**8  # of a summary: 40 s on a core
 BLOCK = 1024  # pictures a side of a block: 8 MB of float64
 
 
-class Twin(NamedTuple):
+class NearDuplicate(NamedTuple):
     """Picture `a` of one set resembles `b` of the other (numbers from 0) more than any other.
 
     `exact`: grey for grey in every pixel.
@@ -97,12 +97,12 @@ def similarity(a: np.ndarray, b: np.ndarray, shift: int = 1) -> float:
     return float(_similarities(np.atleast_1d(a), np.atleast_1d(b), shift)[0, 0])
 
 
-def find(
+def find_near_duplicates(
     prints: np.ndarray,
     others: np.ndarray | None = None,
     threshold: float = THRESHOLD,
     shift: int = 1,
-) -> list[Twin]:
+) -> list[NearDuplicate]:
     """Each of `prints` with the one of `others` that resembles it most, where that is above
     `threshold`; the worst first.
 
@@ -128,9 +128,9 @@ def find(
     for a, pixels in enumerate(prints["pixels"].tolist()):
         same = first.get(pixels)
         if same is not None and (same < a or not within):
-            twins.append(Twin(a, same, 1.0, True))
+            twins.append(NearDuplicate(a, same, 1.0, True))
         elif best[a] > threshold:
-            twins.append(Twin(a, int(nearest[a]), float(best[a]), False))
+            twins.append(NearDuplicate(a, int(nearest[a]), float(best[a]), False))
     return sorted(twins, key=lambda twin: (-twin.exact, -twin.similarity, twin.a))
 
 
@@ -165,7 +165,7 @@ def _part(prints: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.n
 # --------------------------------------------------------------------------------------- of a split
 
 
-def summary(
+def summarize_split(
     val: np.ndarray, train: np.ndarray, val_names: Sequence[str], train_names: Sequence[str]
 ) -> dict[str, Any]:
     """What an index keeps: how many of `val` have a near-twin in `train`, how many of them to the
@@ -178,7 +178,7 @@ def summary(
     """
     most = min(len(val), max(1, MOST_PAIRS // max(len(train), 1)))
     chosen = np.linspace(0, len(val) - 1, most).round().astype(int)
-    twins = find(val[chosen], train)
+    twins = find_near_duplicates(val[chosen], train)
     worst = [
         [val_names[chosen[t.a]], train_names[t.b], round(t.similarity, 4)] for t in twins[:WORST]
     ]
@@ -190,7 +190,7 @@ def summary(
     }
 
 
-def warning(found: dict[str, Any]) -> str | None:
+def format_warning(found: dict[str, Any]) -> str | None:
     """What `summary` found as one line that says what to do, or None."""
     count, exact, num_val = found["val_with_twin"], found["exact"], found["looked_at"]
     if not count:

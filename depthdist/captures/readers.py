@@ -69,7 +69,7 @@ def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
         ) from err
 
 
-def orientation(path: Path) -> int:
+def exif_orientation(path: Path) -> int:
     """How a picture that can be read lies, by its EXIF tag: 2 to 8, or 0 where it is upright."""
     with Image.open(path) as image:
         turned = image.getexif().get(ORIENTATION, 1)
@@ -132,7 +132,7 @@ def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dty
     return shape[:2], fortran, dtype
 
 
-def peek(pair: Pair) -> tuple[int, int]:
+def read_size(pair: Pair) -> tuple[int, int]:
     """(H, W) of a pair from the two headers alone: cheap, and enough to turn most bad pairs away
     before any work.
 

@@ -16,7 +16,7 @@ def capture_time(stem: str) -> datetime | None:
         return None
 
 
-def sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
+def number_sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
     """The session's number for each stem, from 0: captures less than `gap_minutes` after one
     another share one.
 

@@ -21,7 +21,7 @@ def main_of(module: str) -> Callable[[], Any]:
     return lambda: importlib.import_module(module).main()
 
 
-def command(main: Callable[[], Any]) -> None:
+def run_command(main: Callable[[], Any]) -> None:
     """Run a command: bad input ends it with one clear line a problem and exit code 2, a stop on
     request with 75 (EX_TEMPFAIL), Ctrl-C with 130.
 

@@ -27,7 +27,7 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Keep the libraries' progress bars and remarks off the terminal.
 
     What matters is said by us.
@@ -40,7 +40,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def measured_with(device: torch.device) -> dict[str, Any]:
+def describe_environment(device: torch.device) -> dict[str, Any]:
     """Where, when and with what something was computed."""
     git = shutil.which("git")
     revision = (
@@ -73,7 +73,7 @@ def measured_with(device: torch.device) -> dict[str, Any]:
     }
 
 
-def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
+def count_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
     """How many processes to start: `wanted`, or this rank's share of the machine's cores.
 
     Never more than there are jobs.
@@ -84,7 +84,7 @@ def num_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
     return max(1, min(wanted or cores // ranks, num_jobs))
 
 
-def follow_command() -> None:
+def exit_with_parent() -> None:
     """In a worker process, at its start: it ends at once when the command that started it is gone."""
 
     def follow() -> None:

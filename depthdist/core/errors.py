@@ -24,10 +24,10 @@ class BadFile(ValueError):
         self.path, self.reason = Path(path), " ".join(reason.split())  # one line
 
     def __str__(self) -> str:
-        return f"{shown(self.path)}: {self.reason}"
+        return f"{printable_path(self.path)}: {self.reason}"
 
 
-def shown(path: Path | str) -> str:
+def printable_path(path: Path | str) -> str:
     """`path` as text that stays on one line and that any terminal can print."""
     return str(path) if str(path).isprintable() else ascii(str(path))
 

@@ -13,13 +13,13 @@ from typing import Any
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replace_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill.
 
     On leaving without an error it takes `folder`'s place, else it goes and `folder` stays.
     """
     fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
-    recover(folder)
+    recover_folder(folder)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -37,14 +37,14 @@ def replacing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def recover(folder: Path) -> None:
+def recover_folder(folder: Path) -> None:
     """Put the previous folder back where a crash came between the two renames of `replacing`."""
     old = folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():
         os.rename(old, folder)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write a small file so that `path` is, at every moment, absent, the old one, or the whole new
     one.
     """

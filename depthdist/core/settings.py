@@ -71,7 +71,7 @@ def hidden(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"hidden": True})
 
 
-def sentences(group: type) -> dict[str, str]:
+def field_help(group: type) -> dict[str, str]:
     """The string literal that stands under each field of a dataclass, by field name (parents
     included).
     """
@@ -90,7 +90,7 @@ def sentences(group: type) -> dict[str, str]:
     return found
 
 
-def convert(kind: Any, value: Any) -> Any:
+def parse_value(kind: Any, value: Any) -> Any:
     """`value`, from a flag (str) or from JSON, as the field's type.
 
     ValueError says what was expected.
@@ -99,7 +99,7 @@ def convert(kind: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):  # only `X | None` is used
         if value is None or value in ("none", "None"):
             return None
-        return convert(next(k for k in inner if k is not type(None)), value)
+        return parse_value(next(k for k in inner if k is not type(None)), value)
     if origin is Literal:
         if value not in inner:
             raise ValueError(f"expected one of {', '.join(map(str, inner))}")
@@ -118,7 +118,7 @@ def convert(kind: Any, value: Any) -> Any:
         if origin is tuple and Ellipsis not in inner and len(items) != len(inner):
             raise ValueError(f"expected {len(inner)} values with commas between")
         each = [inner[0]] * len(items) if origin is list or Ellipsis in inner else inner
-        return origin(convert(k, item) for k, item in zip(each, items))
+        return origin(parse_value(k, item) for k, item in zip(each, items))
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -138,12 +138,12 @@ def convert(kind: Any, value: Any) -> Any:
     return kind(value)
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """`value` as JSON can hold it and `convert` can read it back."""
     if isinstance(value, (Size, Path)):
         return str(value)
     if isinstance(value, (tuple, list)):
-        return [plain(v) for v in value]
+        return [to_json_value(v) for v in value]
     if dataclasses.is_dataclass(value):
         return as_dict(value)
     return value
@@ -152,7 +152,7 @@ def plain(value: Any) -> Any:
 def as_dict(*groups: Any) -> dict[str, Any]:
     """The settings of dataclass instances as one flat dict that `--config` reads back."""
     return {
-        f.name: plain(getattr(g, f.name))
+        f.name: to_json_value(getattr(g, f.name))
         for g in groups
         for f in dataclasses.fields(g)
         if not f.metadata.get("hidden")
@@ -165,7 +165,7 @@ def from_dict(group: type[T], values: dict[str, Any]) -> T:
     ValueError where one does not fit.
     """
     kinds = get_type_hints(group)
-    return group(**{name: convert(kinds[name], value) for name, value in values.items()})
+    return group(**{name: parse_value(kinds[name], value) for name, value in values.items()})
 
 
 def field_names(*groups: type) -> set[str]:
@@ -173,7 +173,7 @@ def field_names(*groups: type) -> set[str]:
     return {f.name for g in groups for f in dataclasses.fields(g)}
 
 
-def at_home(name: str) -> Path:
+def expand_user(name: str) -> Path:
     """The path; `~` or `~somebody` at its start is that person's home, where there is one."""
     try:
         return Path(name).expanduser()
@@ -181,7 +181,7 @@ def at_home(name: str) -> Path:
         return Path(name)
 
 
-def near(name: str, known: list[str]) -> str:
+def did_you_mean(name: str, known: list[str]) -> str:
     """`; did you mean ...?` for a name that is not among `known`, or nothing."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
@@ -215,7 +215,7 @@ def parse(
     for word in unknown:
         name = word.split("=")[0]
         problems.append(
-            f"unknown setting {name}{near(name, known_flags)}"
+            f"unknown setting {name}{did_you_mean(name, known_flags)}"
             if word.startswith("--")
             else f"unexpected argument {word!r}"
         )
@@ -226,7 +226,7 @@ def parse(
         for name, value in settings.items():
             group, field = fields[name]
             try:
-                values[group][name] = convert(kinds[group][name], value)
+                values[group][name] = parse_value(kinds[group][name], value)
             except ValueError as err:
                 label = name if field.metadata.get("positional") else "--" + name.replace("_", "-")
                 problems.append(f"{source + ': ' if source else ''}{label} is {value!r}: {err}")
@@ -236,7 +236,7 @@ def parse(
             label = (
                 name.upper() if field.metadata.get("positional") else "--" + name.replace("_", "-")
             )
-            problems.append(f"{label} is missing: {sentences(group)[name]}")
+            problems.append(f"{label} is missing: {field_help(group)[name]}")
     if any(_needed(f) and values[g].get(n) is None for n, (g, f) in fields.items()):
         raise SettingsError(problems)
     made = tuple(g(**values[g]) for g in groups)
@@ -277,7 +277,7 @@ def _parser(
     for group in groups:
         titled, texts = (
             parser.add_argument_group(inspect.getdoc(group).splitlines()[0]),
-            sentences(group),
+            field_help(group),
         )
         for field in dataclasses.fields(group):
             kind = kinds[group][field.name]
@@ -294,7 +294,7 @@ def _parser(
                 ["--" + field.name] if field.metadata.get("hidden") else []
             )
             if text is not argparse.SUPPRESS and not _needed(field):
-                default = plain(_default(field))
+                default = to_json_value(_default(field))
                 text += f" [{_shown(default)}]" if default not in (None, "") else ""
             if kind is bool:
                 titled.add_argument(
@@ -345,6 +345,8 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
         return {}
     content = {name.replace("-", "_"): value for name, value in content.items()}
     problems += [
-        f"--config {path}: unknown setting {n}{near(n, known)}" for n in content if n not in known
+        f"--config {path}: unknown setting {n}{did_you_mean(n, known)}"
+        for n in content
+        if n not in known
     ]
     return {n: v for n, v in content.items() if n in known}

@@ -29,7 +29,7 @@ import numpy as np
 import simplejpeg
 from numba import njit
 
-MOST = {
+LIMITS = {
     "flip": 1,
     "exposure": 4,
     "tone": 2,
@@ -66,11 +66,11 @@ class AugmentSettings:
     99. 0: none."""
 
     def problems(self) -> list[str]:
-        given = {name: getattr(self, name) for name in MOST}
+        given = {name: getattr(self, name) for name in LIMITS}
         found = [
-            f"--{name} is {value}: expected 0..{MOST[name]}"
+            f"--{name} is {value}: expected 0..{LIMITS[name]}"
             for name, value in given.items()
-            if not 0 <= value <= MOST[name]
+            if not 0 <= value <= LIMITS[name]
         ]
         return (
             found
@@ -85,7 +85,7 @@ class AugmentSettings:
 
 
 @dataclass(frozen=True)
-class Draw:
+class Augmentation:
     """What was drawn for one sample."""
 
     flip: bool
@@ -97,7 +97,9 @@ class Draw:
     noise_key: int  # 64 bits that stand for the noise of every pixel
 
 
-def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
+def draw_augmentation(
+    settings: AugmentSettings, seed: int, epoch: int, sample: int
+) -> Augmentation:
     """The draw for one sample of one epoch.
 
     Every setting has its own words of Philox's raw stream, used or not, so none depends on another.
@@ -108,7 +110,7 @@ def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
     flip, exposure, tone, *colour, noise, jpeg = (
         (words[:8] >> 11) * 2.0**-53
     ).tolist()  # uniform in [0, 1)
-    return Draw(
+    return Augmentation(
         flip=flip < settings.flip,
         exposure=(2 * exposure - 1) * settings.exposure,
         tone=(2 * tone - 1) * settings.tone,
@@ -119,7 +121,7 @@ def draw(settings: AugmentSettings, seed: int, epoch: int, sample: int) -> Draw:
     )
 
 
-def photometric(rgb: np.ndarray, draw: Draw) -> np.ndarray:
+def apply_photometric(rgb: np.ndarray, draw: Augmentation) -> np.ndarray:
     """The picture in another light, by another camera: (h, w, 3) uint8 for (h, w, 3) uint8, sRGB.
 
     `rgb` itself where nothing is to do, else a new array; the GIL is free while pixels are worked
@@ -134,7 +136,7 @@ def photometric(rgb: np.ndarray, draw: Draw) -> np.ndarray:
     return rgb
 
 
-def tone_curves(draw: Draw) -> np.ndarray:
+def tone_curves(draw: Augmentation) -> np.ndarray:
     """(3, 256) float32: what each 8-bit level of R, G and B becomes, 0..255, not rounded.
 
     Linear light (sRGB, IEC 61966-2-1) * 2^exposure * (1 + colour), clipped at white, back to sRGB,
@@ -172,7 +174,7 @@ def _toned_and_noisy(
     return out
 
 
-def mirrored(
+def mirror(
     rgb: np.ndarray, depth: np.ndarray, packed_mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mirror images along W, new arrays.

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthdist.data.augmentation import AugmentSettings, draw, mirrored, photometric
+from depthdist.data.augmentation import (
+    AugmentSettings,
+    apply_photometric,
+    draw_augmentation,
+    mirror,
+)
 from depthdist.data.dataset import Dataset
-from depthdist.data.sample_order import Group, Slot
+from depthdist.data.sample_order import BatchSlot, MicroBatchPlan
 from depthdist.shards.decoding import Arrays, read_sample
 from depthdist.shards.index import Damaged
 
@@ -34,7 +39,7 @@ class Batch:
     weight: Tensor
     samples: list[int]
     keys: list[str]
-    group: Group
+    group: MicroBatchPlan
 
     def to(self, device: torch.device) -> Batch:
         tensors = (t.to(device) for t in (self.rgb, self.depth_mm, self.mask, self.weight))
@@ -61,18 +66,18 @@ class Buffers:
 
 
 @dataclass
-class Packed:
+class EncodedBatch:
     """A batch as it is stored: (B, h, w, 3) uint8, (B, H, W) uint16 steps, (B, H, ceil(W / 8))
     packed mask. Valid until the next.
     """
 
     buffers: Buffers
-    loaded: list[Loaded]
-    group: Group
+    loaded: list[ReadSample]
+    group: MicroBatchPlan
     width: int
     stale: bool = False
 
-    def pin_memory(self) -> Packed:
+    def pin_memory(self) -> EncodedBatch:
         """The same in memory that a GPU can fetch from; torch's DataLoader calls it."""
         for name in ("rgb", "depth", "mask"):
             setattr(self.buffers, name, getattr(self.buffers, name).pin_memory())
@@ -109,7 +114,7 @@ class Packed:
         )
 
 
-class Loaded(NamedTuple):
+class ReadSample(NamedTuple):
     """What became of a slot: the sample that was really read, and the damage that was met on the
     way.
     """
@@ -132,7 +137,7 @@ class Reader:
     seed: int = 0
     known: set[int] = field(default_factory=set)  # damaged samples, not to be read again
 
-    def __call__(self, slot: Slot, epoch: int, out: Arrays) -> Loaded:
+    def __call__(self, slot: BatchSlot, epoch: int, out: Arrays) -> ReadSample:
         damage: list[tuple[int, dict[str, Any]]] = []
         for number in (slot.sample, *slot.stand_ins):
             if number in self.known:
@@ -155,7 +160,7 @@ class Reader:
                 continue
             if self.augment is not None and self.augment.any:
                 self._augment(epoch, number, out)
-            return Loaded(number, slot.weight, ref.stem, index.step_mm, damage)
+            return ReadSample(number, slot.weight, ref.stem, index.step_mm, damage)
         if slot.stand_ins:
             raise ValueError(
                 f"{self.dataset.place}: sample {slot.sample} of {self.split} and the"
@@ -164,7 +169,7 @@ class Reader:
         for array in out:
             array.fill(0)
         index, ref = self.dataset.find(self.split, slot.sample)
-        return Loaded(slot.sample, 0.0, ref.stem, index.step_mm, damage)
+        return ReadSample(slot.sample, 0.0, ref.stem, index.step_mm, damage)
 
     def _read(self, index, ref, out: Arrays) -> None:
         for attempt in range(3):
@@ -192,14 +197,14 @@ class Reader:
                 ) from err
 
     def _augment(self, epoch: int, number: int, out: Arrays) -> None:
-        drawn = draw(self.augment, self.seed, epoch, number)
+        drawn = draw_augmentation(self.augment, self.seed, epoch, number)
         if drawn.flip:
-            for array, image in zip(out, mirrored(*out)):
+            for array, image in zip(out, mirror(*out)):
                 array[:] = image
-        out.rgb[:] = photometric(out.rgb, drawn)
+        out.rgb[:] = apply_photometric(out.rgb, drawn)
 
 
-def _packed(reader: Reader, group: Group, buffers: Buffers) -> Packed:
+def _packed(reader: Reader, group: MicroBatchPlan, buffers: Buffers) -> EncodedBatch:
     """The group, read here and now."""
     loaded = [reader(slot, group.epoch, buffers.row(i)) for i, slot in enumerate(group.slots)]
-    return Packed(buffers, loaded, group, reader.dataset.depth_size.width)
+    return EncodedBatch(buffers, loaded, group, reader.dataset.depth_size.width)

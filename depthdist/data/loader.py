@@ -27,10 +27,17 @@ import torch
 import webdataset as wds
 
 from depthdist.data.augmentation import AugmentSettings
-from depthdist.data.batch import Buffers, Packed, Reader, _packed
+from depthdist.data.batch import Buffers, EncodedBatch, Reader, _packed
 from depthdist.data.dataset import Dataset, ReadSettings
-from depthdist.data.sample_order import Group, Position, Slot, TrainPlan, eval_groups, train_groups
-from depthdist.data.slow_reader import StallWatch
+from depthdist.data.sample_order import (
+    BatchSlot,
+    MicroBatchPlan,
+    Position,
+    TrainPlan,
+    eval_groups,
+    train_groups,
+)
+from depthdist.data.slow_reader import SlowReaderWarning
 
 AHEAD = 64  # samples whose shards are fetched before their turn
 
@@ -81,7 +88,7 @@ class Loader:
         rank: int,
         start: Position = Position(),
         epochs: int | None = None,
-    ) -> Iterable[Packed]:
+    ) -> Iterable[EncodedBatch]:
         """A rank's micro-batches from `start` to the end of that many epochs (or for ever), read
         ahead across their ends.
         """
@@ -96,7 +103,9 @@ class Loader:
             self.settings.processes,
         )
 
-    def evaluate(self, split: str, micro_batch: int, rank: int, world: int) -> Iterable[Packed]:
+    def evaluate(
+        self, split: str, micro_batch: int, rank: int, world: int
+    ) -> Iterable[EncodedBatch]:
         """A rank's batches of a split, unshuffled: over all ranks every sample has weight 1 exactly
         once (0 where it is damaged).
         """
@@ -105,9 +114,12 @@ class Loader:
             lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
         )
 
-    def samples(self, split: str, numbers: Iterable[int]) -> Packed:
+    def samples(self, split: str, numbers: Iterable[int]) -> EncodedBatch:
         """Those samples of a split as one batch, in that order."""
-        group, reader = Group([Slot(number, 1.0) for number in numbers]), self._reader(split)
+        group, reader = (
+            MicroBatchPlan([BatchSlot(number, 1.0) for number in numbers]),
+            self._reader(split),
+        )
         return _packed(reader, group, Buffers(self.dataset.arrays(len(group.slots)), self.pin))
 
     def memory_bytes(self, micro_batch: int) -> int:
@@ -147,7 +159,7 @@ class Loader:
 
     def _pipeline(
         self,
-        groups: Callable[[], Iterator[Group]],
+        groups: Callable[[], Iterator[MicroBatchPlan]],
         reader: Reader,
         micro_batch: int,
         processes: int = 0,
@@ -162,17 +174,17 @@ class Loader:
         )
         return wds.DataPipeline(groups, fetched, decoded, self._accounted(reader.split))
 
-    def _watch(self, split: str) -> StallWatch:
-        return StallWatch(self.dataset, split, self.settings.stall)
+    def _watch(self, split: str) -> SlowReaderWarning:
+        return SlowReaderWarning(self.dataset, split, self.settings.stall)
 
     # ---- threads
 
     def _in_threads(
         self, reader: Reader, micro_batch: int
-    ) -> Callable[[Iterable[Group]], Iterator[Packed]]:
+    ) -> Callable[[Iterable[MicroBatchPlan]], Iterator[EncodedBatch]]:
         """A stage that decodes in threads into a ring of buffers, and keeps the order."""
 
-        def stage(groups: Generator[Group]) -> Iterator[Packed]:
+        def stage(groups: Generator[MicroBatchPlan]) -> Iterator[EncodedBatch]:
             rings = self._free.setdefault(micro_batch, [])
             ring = (
                 rings.pop()
@@ -189,7 +201,7 @@ class Loader:
                 self._watch(reader.split) as watch,
             ):
 
-                def begin(group: Group) -> None:
+                def begin(group: MicroBatchPlan) -> None:
                     buffers = free.popleft()
                     if buffers.copied is not None:
                         buffers.copied.synchronize()
@@ -204,10 +216,10 @@ class Loader:
                         )
                     )
 
-                def end() -> Packed:
+                def end() -> EncodedBatch:
                     group, buffers, futures = waiting.popleft()
                     with watch.over(group):
-                        return Packed(
+                        return EncodedBatch(
                             buffers,
                             [future.result() for future in futures],
                             group,
@@ -238,10 +250,10 @@ class Loader:
 
     def _in_processes(
         self, reader: Reader, processes: int
-    ) -> Callable[[Iterable[Group]], Iterator[Packed]]:
+    ) -> Callable[[Iterable[MicroBatchPlan]], Iterator[EncodedBatch]]:
         """The same by torch's DataLoader, whose workers are sent the groups."""
 
-        def stage(groups: Generator[Group]) -> Iterator[Packed]:
+        def stage(groups: Generator[MicroBatchPlan]) -> Iterator[EncodedBatch]:
             loader = torch.utils.data.DataLoader(
                 _InWorker(reader),
                 batch_size=None,
@@ -269,10 +281,10 @@ class Loader:
 
     # ---- damage
 
-    def _accounted(self, split: str) -> Callable[[Iterable[Packed]], Iterator[Packed]]:
+    def _accounted(self, split: str) -> Callable[[Iterable[EncodedBatch]], Iterator[EncodedBatch]]:
         """A stage that reports each damaged sample once, and stops where there are too many."""
 
-        def stage(batches: Generator[Packed]) -> Iterator[Packed]:
+        def stage(batches: Generator[EncodedBatch]) -> Iterator[EncodedBatch]:
             with closing(batches):
                 for packed in batches:
                     for number, facts in itertools.chain.from_iterable(
@@ -296,7 +308,7 @@ class Loader:
             )
 
 
-def _next(batches: Iterator[Packed | str]) -> Packed | str | None:
+def _next(batches: Iterator[EncodedBatch | str]) -> EncodedBatch | str | None:
     """What the workers made next, or None at the end; a worker that is gone is one line."""
     try:
         return next(batches, None)
@@ -318,7 +330,7 @@ class _InWorker(torch.utils.data.Dataset):
     def __init__(self, reader: Reader):
         self.reader = reader
 
-    def __getitem__(self, group: Group) -> Packed | str:
+    def __getitem__(self, group: MicroBatchPlan) -> EncodedBatch | str:
         torch.set_num_threads(1)
         try:
             return _packed(
@@ -329,10 +341,10 @@ class _InWorker(torch.utils.data.Dataset):
 
 
 class _Sampled(torch.utils.data.Sampler):
-    def __init__(self, groups: Iterable[Group]):
+    def __init__(self, groups: Iterable[MicroBatchPlan]):
         self.groups = groups
 
-    def __iter__(self) -> Iterator[Group]:
+    def __iter__(self) -> Iterator[MicroBatchPlan]:
         return iter(self.groups)
 
 
@@ -341,7 +353,7 @@ class _Sampled(torch.utils.data.Sampler):
 
 def _fetch_ahead(
     dataset: Dataset, split: str, in_hand: int
-) -> Callable[[Iterable[Group]], Iterator[Group]]:
+) -> Callable[[Iterable[MicroBatchPlan]], Iterator[MicroBatchPlan]]:
     """A stage that has the shards of the next samples fetched before it is their turn.
 
     Local data passes through.
@@ -350,11 +362,11 @@ def _fetch_ahead(
     have room for: two blocks of them, with those of the `in_hand` groups that it handed on last.
     """
 
-    def stage(groups: Iterable[Group]) -> Iterator[Group]:
+    def stage(groups: Iterable[MicroBatchPlan]) -> Iterator[MicroBatchPlan]:
         if not dataset.remote:
             yield from groups
             return
-        coming: deque[tuple[Group, dict]] = deque()
+        coming: deque[tuple[MicroBatchPlan, dict]] = deque()
         reading: deque[dict] = deque(maxlen=in_hand)
         pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
         try:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-STAND_INS = 8  # samples that are tried in place of a damaged one
+MAX_REPLACEMENTS = 8  # samples that are tried in place of a damaged one
 
 
 class Position(NamedTuple):
@@ -75,7 +75,7 @@ class Position(NamedTuple):
         return cls(*numbers)
 
 
-class Slot(NamedTuple):
+class BatchSlot(NamedTuple):
     """One place in a batch: the sample's number in its split, and 1, or 0 where it only fills the
     batch.
 
@@ -87,14 +87,14 @@ class Slot(NamedTuple):
     stand_ins: tuple[int, ...] = ()
 
 
-class Group(NamedTuple):
+class MicroBatchPlan(NamedTuple):
     """One micro-batch to be.
 
     position  where training goes on after it;  num_real  real samples of its global batch;  last
               it ends that batch
     """
 
-    slots: list[Slot]
+    slots: list[BatchSlot]
     epoch: int = 0
     position: Position = Position()
     num_real: int = 0
@@ -212,7 +212,7 @@ class TrainPlan:
 
     def groups(
         self, order: np.ndarray, epoch: int, rank: int, consumed: int = 0
-    ) -> Iterator[Group]:
+    ) -> Iterator[MicroBatchPlan]:
         """This rank's micro-batches of one epoch, from that sample on.
 
         `consumed` may lie anywhere, also inside a global batch.
@@ -230,7 +230,7 @@ class TrainPlan:
                 position = (
                     Position(epoch + 1) if after == self.num_samples else Position(epoch, after)
                 )
-                yield Group(
+                yield MicroBatchPlan(
                     slots,
                     epoch,
                     position,
@@ -239,13 +239,15 @@ class TrainPlan:
                 )
             consumed = end
 
-    def _slot(self, order: np.ndarray, place: int, end: int) -> Slot:
+    def _slot(self, order: np.ndarray, place: int, end: int) -> BatchSlot:
         if place >= end:
-            return Slot(int(order[end - 1]), 0.0)
-        return Slot(
+            return BatchSlot(int(order[end - 1]), 0.0)
+        return BatchSlot(
             int(order[place]),
             1.0,
-            tuple(order[(place + k) % self.num_samples].item() for k in range(1, STAND_INS + 1)),
+            tuple(
+                order[(place + k) % self.num_samples].item() for k in range(1, MAX_REPLACEMENTS + 1)
+            ),
         )
 
 
@@ -255,7 +257,7 @@ def train_groups(
     rank: int,
     start: Position = Position(),
     epochs: int | None = None,
-) -> Iterator[Group]:
+) -> Iterator[MicroBatchPlan]:
     """A rank's micro-batches from `start` on to the end of that many epochs, or for ever."""
     epoch, consumed = start
     while epochs is None or epoch < epochs:
@@ -266,15 +268,17 @@ def train_groups(
 # --------------------------------------------------------------------------------------- evaluation
 
 
-def eval_groups(num_samples: int, micro_batch: int, rank: int, world: int) -> Iterator[Group]:
+def eval_groups(
+    num_samples: int, micro_batch: int, rank: int, world: int
+) -> Iterator[MicroBatchPlan]:
     """A rank's batches, unshuffled: over all ranks every sample has weight 1 exactly once, and all
     have as many batches.
     """
     for batch in range(-(-num_samples // (world * micro_batch))):
         first = (batch * world + rank) * micro_batch
-        yield Group(
+        yield MicroBatchPlan(
             [
-                Slot(i, 1.0) if i < num_samples else Slot(num_samples - 1, 0.0)
+                BatchSlot(i, 1.0) if i < num_samples else BatchSlot(num_samples - 1, 0.0)
                 for i in range(first, first + micro_batch)
             ]
         )

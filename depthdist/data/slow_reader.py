@@ -1,7 +1,7 @@
 """What a reader waits for, said aloud when no sample comes: which sample, which download, where its
 threads are.
 
-with StallWatch(dataset, "train", stall=60.0) as watch:      # a thread
+with SlowReaderWarning(dataset, "train", stall=60.0) as watch:      # a thread
     with watch.over(group):
         ...                                             # wait for that group
 """
@@ -15,10 +15,10 @@ import time
 from typing import Any
 
 from depthdist.data.dataset import Dataset
-from depthdist.data.sample_order import Group
+from depthdist.data.sample_order import MicroBatchPlan
 
 
-class StallWatch:
+class SlowReaderWarning:
     """While entered, a thread that says what is waited for when no sample comes for `stall`
     seconds.
     """
@@ -27,7 +27,7 @@ class StallWatch:
         self.dataset, self.split, self.stall = dataset, split, stall
         self.since, self.group, self.ended = 0.0, None, threading.Event()
 
-    def __enter__(self) -> StallWatch:
+    def __enter__(self) -> SlowReaderWarning:
         self.thread = threading.Thread(target=self._look, name="decode-watch", daemon=True)
         self.thread.start()
         return self
@@ -36,13 +36,13 @@ class StallWatch:
         self.ended.set()
         self.thread.join()
 
-    def over(self, group: Group | None) -> StallWatch._Over:
+    def over(self, group: MicroBatchPlan | None) -> SlowReaderWarning._Over:
         """A context in which that group is waited for."""
         self.group = group
-        return StallWatch._Over(self)
+        return SlowReaderWarning._Over(self)
 
     class _Over:
-        def __init__(self, watch: StallWatch):
+        def __init__(self, watch: SlowReaderWarning):
             self.watch = watch
 
         def __enter__(self) -> None:

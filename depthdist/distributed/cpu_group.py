@@ -22,11 +22,11 @@ MEET = timedelta(minutes=10)  # for all to be there
 WAIT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
 
 
-class Ranks:
+class CpuGroup:
     """This process's `rank` among `size`, and `local_size`, how many of them are on this machine."""
 
     def __init__(self):
-        slurm.adopt()
+        slurm.adopt_slurm_variables()
         env = os.environ
         self.rank, self.size = int(env.get("RANK") or 0), int(env.get("WORLD_SIZE") or 1)
         self.local_size = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or self.size)

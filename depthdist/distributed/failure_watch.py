@@ -42,7 +42,7 @@ POLL, GRACE = (
 GONE = "gone without a word: killed, out of memory?"
 
 
-class Word(NamedTuple):
+class FailureReport(NamedTuple):
     """What a rank leaves when it fails, or others leave for it: its exit code, and its error in one
     line.
     """
@@ -52,7 +52,7 @@ class Word(NamedTuple):
     text: str
 
 
-class Watch(threading.Thread):
+class FailureWatch(threading.Thread):
     """Ends this rank soon after another one failed.
 
     rank, size  this rank, of how many
@@ -88,7 +88,7 @@ class Watch(threading.Thread):
                 time.sleep(GRACE)
                 self.end()
 
-    def look(self) -> Word | None:
+    def look(self) -> FailureReport | None:
         """What the first rank that failed left, or what is to be said of one that is gone."""
         if self.word:
             return self.word
@@ -103,7 +103,7 @@ class Watch(threading.Thread):
             elif lost := self._without("done", gone):
                 self.leave(lost[0], 1, GONE)
         except RuntimeError:  # the store ended with rank 0
-            self.word = Word(0, 1, GONE)
+            self.word = FailureReport(0, 1, GONE)
         return self.word
 
     def leave(self, *word: Any) -> None:
@@ -111,7 +111,7 @@ class Watch(threading.Thread):
         self._hear(self.store.compare_set("word", "", json.dumps(word)))
 
     def _hear(self, word: bytes) -> None:
-        self.word = Word(*json.loads(word))
+        self.word = FailureReport(*json.loads(word))
         self.store.set(f"heard/{self.rank}", "")
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
@@ -125,7 +125,7 @@ class Watch(threading.Thread):
             if "Timed out" in text:
                 text += "; one of them hangs, or is slow and needs a longer DEPTHDIST_TIMEOUT"
             self._find()
-        mine = Word(self.rank, code, one_line(text))
+        mine = FailureReport(self.rank, code, one_line(text))
         if not self.look():
             self.leave(*mine)
         first, same = self.word.rank == self.rank, not waited and self.word.text == mine.text

@@ -11,7 +11,7 @@ import os
 import re
 
 
-def adopt() -> None:
+def adopt_slurm_variables() -> None:
     """Give srun's variables the names that all others use.
 
     Where no srun is at work, or another launcher under it, nothing changes.

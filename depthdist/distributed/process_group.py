@@ -38,9 +38,9 @@ from depthdist.core.errors import (
 )
 from depthdist.core.errors import one_line
 from depthdist.distributed import launchers as slurm
-from depthdist.distributed.failure_watch import Watch
+from depthdist.distributed.failure_watch import FailureWatch
 
-slurm.adopt()
+slurm.adopt_slurm_variables()
 # seconds from a SIGTERM until another one is another wish: when a process group gets it, its
 # launcher sends it once more
 AGAIN = 5.0
@@ -55,7 +55,7 @@ class World:
     device: torch.device
 
 
-watch: Watch | None = None  # from start to stop, of several ranks
+watch: FailureWatch | None = None  # from start to stop, of several ranks
 
 
 def world_size() -> int:
@@ -63,7 +63,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def patience() -> float:
+def timeout_seconds() -> float:
     """Seconds that a rank waits for the others, to meet and in each exchange.
 
     DEPTHDIST_TIMEOUT in the environment sets it.
@@ -111,7 +111,7 @@ def start() -> World:
     # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler,
     # for 2 MB of gradients
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend, limit = accelerator.communication_backend_name(), timedelta(seconds=patience())
+    backend, limit = accelerator.communication_backend_name(), timedelta(seconds=timeout_seconds())
     try:
         if (
             world_size() > 1
@@ -128,7 +128,7 @@ def start() -> World:
                 timeout=limit,
                 device_id=device if device.type == "cuda" else None,
             )
-            watch = Watch(rank, size, store.clone(), patience())
+            watch = FailureWatch(rank, size, store.clone(), timeout_seconds())
         deepspeed.init_distributed(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=limit
         )
@@ -157,14 +157,14 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
             json.dumps([store.get(f"{me}/{other}").decode() for other in range(1, size)]),
         )
         return me
-    deadline = time.monotonic() + patience()
+    deadline = time.monotonic() + timeout_seconds()
     while time.monotonic() < deadline:
         name = store.get("meeting").decode()
         store.set(f"{name}/{rank}", me)
         if store.check([f"{name}/all"]) and me in json.loads(store.get(f"{name}/all")):
             return name
         time.sleep(0.02)
-    raise RuntimeError(f"rank {rank} has waited {patience():g} s for rank 0")
+    raise RuntimeError(f"rank {rank} has waited {timeout_seconds():g} s for rank 0")
 
 
 def stop() -> None:
@@ -187,14 +187,14 @@ def sum_over_ranks(values: Iterable[float]) -> list[float]:
     return total.tolist()
 
 
-def from_all_ranks(value: Any) -> list[Any]:
+def gather_from_all_ranks(value: Any) -> list[Any]:
     """Every rank's value (anything small), by rank."""
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
 
 
-def from_rank_0(value: Any) -> Any:
+def broadcast_from_rank_0(value: Any) -> Any:
     """Rank 0's value (anything small), on every rank."""
     box = [value]
     dist.broadcast_object_list(

@@ -11,9 +11,9 @@ from typing import Any
 
 from depthdist.evaluation.image_details import all_metrics
 from depthdist.evaluation.metrics.confidence import compare
-from depthdist.evaluation.tables import cell
+from depthdist.evaluation.tables import format_value
 
-SHOWN = (
+COMPARED_METRICS = (
     "abs_rel",
     "delta1",
     "rmse_mm",
@@ -26,10 +26,10 @@ SHOWN = (
     "groove_mae_mm",
     "groove_found",
 )
-SURE = 0.05
+SIGNIFICANCE = 0.05
 
 
-def comparison(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> str:
+def compare_runs(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> str:
     """The table. ValueError where the two were not measured on the same images."""
     for what in ("data_sha256", "split"):
         if a[what] != b[what]:
@@ -49,9 +49,9 @@ def comparison(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> st
             "",
         ],
     )
-    width = max(map(len, SHOWN))
+    width = max(map(len, COMPARED_METRICS))
     lines.append(f"{'':{width}}{'A':>12}{'B':>12}{'A - B':>12}{'95 % interval':>24}{'p':>9}")
-    for name in SHOWN:
+    for name in COMPARED_METRICS:
         if name not in values_a["values"] or name not in values_b["values"]:
             continue
         one, other = (
@@ -62,7 +62,7 @@ def comparison(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> st
         if not found.images:
             continue
         shown = [
-            cell(name, sum(x for x in xs if x == x) / max(sum(x == x for x in xs), 1))
+            format_value(name, sum(x for x in xs if x == x) / max(sum(x == x for x in xs), 1))
             for xs in (one, other)
         ]
         known = found.p == found.p
@@ -71,17 +71,19 @@ def comparison(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> st
             "too few images"
             if not known
             else f"{better} is better"
-            if found.p < SURE
+            if found.p < SIGNIFICANCE
             else "no difference shown"
         )
-        span = f"{cell(name, found.low)} .. {cell(name, found.high)}" if known else "-"
+        span = (
+            f"{format_value(name, found.low)} .. {format_value(name, found.high)}" if known else "-"
+        )
         lines.append(
-            f"{name:{width}}{shown[0]:>12}{shown[1]:>12}{cell(name, found.difference):>12}{span:>24}{f'{found.p:.4f}' if known else '-':>9}"
+            f"{name:{width}}{shown[0]:>12}{shown[1]:>12}{format_value(name, found.difference):>12}{span:>24}{f'{found.p:.4f}' if known else '-':>9}"
             f"  {verdict}"
         )
     lines.append(
         "\np: share of all swaps of A and B within images that differ as much (permutation test);"
-        f" below {SURE:g} is called a difference."
+        f" below {SIGNIFICANCE:g} is called a difference."
     )
     lines.append(
         "One run each: what another seed would change is not in it. Images of one scene are not"

@@ -30,27 +30,40 @@ from torch import Tensor
 from tqdm import tqdm
 
 from depthdist.captures.readers import open_rgb
-from depthdist.core import settings as config
-from depthdist.core.environment import measured_with, pick_device, quiet
+from depthdist.core.environment import describe_environment, pick_device, silence_libraries
 from depthdist.core.files import write_json
+from depthdist.core.settings import Size, as_dict, parse
 from depthdist.data.batch import Batch
 from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.data.loader import Loader
-from depthdist.evaluation.comparison import comparison
+from depthdist.evaluation.comparison import compare_runs
 from depthdist.evaluation.image_details import Details, all_metrics
-from depthdist.evaluation.metrics.alignment import WAYS
+from depthdist.evaluation.metrics.alignment import ALIGNMENTS
 from depthdist.evaluation.metrics.confidence import interval
-from depthdist.evaluation.metrics.grooves import LIMIT_MM, summary
+from depthdist.evaluation.metrics.grooves import LIMIT_MM, summarize_grooves
 from depthdist.evaluation.metrics.pixels import BINS_MM
-from depthdist.evaluation.scoring import Predictor, Row, constant, network, score_rows, untrained
-from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, details_table, groove_table, table
-from depthdist.geometry.depth_range import Bounds
-from depthdist.models.adapter import AdapterRecord, load_adapter, loaded
+from depthdist.evaluation.scoring import (
+    Predictor,
+    Row,
+    constant_predictor,
+    network_predictor,
+    score_rows,
+    untrained_predictor,
+)
+from depthdist.evaluation.tables import (
+    FOOTNOTE,
+    UNTRAINED,
+    details_table,
+    groove_table,
+    scores_table,
+)
+from depthdist.geometry.depth_range import DepthRange
+from depthdist.models.adapter import AdapterRecord, describe_model, load_adapter
 from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import WAYS as REFINED
-from depthdist.models.refinement import Way, refined
-from depthdist.runs.run_folder import Run, labels, open_run
+from depthdist.models.refinement import REFINEMENTS as REFINED
+from depthdist.models.refinement import Refinement, refine
+from depthdist.runs.run_folder import Run, label_runs, open_run
 
 
 @dataclass(frozen=True)
@@ -101,9 +114,9 @@ class EvaluateSettings:
                 else "--run and --compare: expected one of them"
             )
         found += [
-            f"--align is {way}: expected {', '.join(w for w in WAYS if w != 'none')}"
+            f"--align is {way}: expected {', '.join(w for w in ALIGNMENTS if w != 'none')}"
             for way in self.align
-            if way not in WAYS or way == "none"
+            if way not in ALIGNMENTS or way == "none"
         ]
         found += [
             f"--refine is {way}: expected guided or tiles"
@@ -133,17 +146,17 @@ class EvaluateSettings:
 
 def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     """What RUN/evaluation.json gets; the tables are printed."""
-    quiet()
+    silence_libraries()
     run = open_run(settings.run)
     data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
     dataset = open_dataset(data)
     num = dataset.count(settings.split)
     model, record = load_adapter(run.folder / "best")
-    print(loaded(model, record))
+    print(describe_model(model, record))
     if dataset.size != record.size:
         raise ValueError(
             f"{dataset.place}: pictures are {dataset.size}, the run saw"
-            f" {config.Size(*record.size)}: shard again with --size {config.Size(*record.size)}"
+            f" {Size(*record.size)}: shard again with --size {Size(*record.size)}"
         )
     device = pick_device()
     model.to(device)
@@ -152,22 +165,24 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         mean_depth(run, dataset, settings.split, record.bounds),
     )
     before, after, trained = (
-        beginning(model, record, device),
-        Clock(network(model)),
+        untrained_rows(model, record, device),
+        Clock(network_predictor(model)),
         f"adapter, epoch {record.epoch}",
     )
     rows = {
-        baseline: Row(constant(mean_mm, record.bounds)),
+        baseline: Row(constant_predictor(mean_mm, record.bounds)),
         UNTRAINED: Row(before),
         f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"),
         trained: Row(after),
     }
     rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
     clocks = {trained: after} | (
-        {f"{trained}, flip": Clock(network(model, flip=True))} if settings.flip else {}
+        {f"{trained}, flip": Clock(network_predictor(model, flip=True))} if settings.flip else {}
     )
     clocks |= {
-        f"{trained}, {way}": Clock(finer(model, way, dataset, settings.split, settings.raw))
+        f"{trained}, {way}": Clock(
+            refinement_predictors(model, way, dataset, settings.split, settings.raw)
+        )
         for way in settings.refine
     }
     rows |= {name: Row(clock) for name, clock in clocks.items()}
@@ -196,7 +211,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     }
     means = {row: scores.means() for row, scores in found.items()}
     print(
-        f"\n{table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean"
+        f"\n{scores_table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean"
         " (bootstrap over images); images of one scene are not independent: the true one is wider"
     )
     if len(clocks) > 1:
@@ -209,7 +224,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         print(
             groove_table(
                 {
-                    row: summary(
+                    row: summarize_grooves(
                         [g for of_image in scores.grooves for g in of_image], settings.tread_limit
                     )
                     for row, scores in found.items()
@@ -218,13 +233,13 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
             )
         )
     content = {
-        **measured_with(device),
+        **describe_environment(device),
         "run": str(run.folder),
         "adapter": asdict(record),
         "data": dataset.place,
         "data_sha256": dataset.sha256,
         "split": settings.split,
-        "settings": config.as_dict(settings),
+        "settings": as_dict(settings),
         "rows": means,
         "intervals": intervals,
         "images": {
@@ -259,7 +274,9 @@ class Clock:
         return found
 
 
-def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) -> Predictor:
+def refinement_predictors(
+    model: DepthModel, way: Refinement, dataset: Dataset, split: str, raw: Path
+) -> Predictor:
     """Predictions with detail from the captures' own pictures under `raw`.
 
     ValueError where one is not there, or not of the truth's size.
@@ -290,7 +307,7 @@ def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) 
                 f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards"
                 " with depth at the camera's size"
             )
-        return refined(way, model, pred, picture, model.upsampling)
+        return refine(way, model, pred, picture, model.upsampling)
 
     def predict(batch: Batch) -> Tensor:
         size = tuple(batch.depth_mm.shape[-2:])
@@ -301,19 +318,19 @@ def finer(model: DepthModel, way: Way, dataset: Dataset, split: str, raw: Path) 
     return predict
 
 
-def beginning(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:
+def untrained_rows(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:
     """Predictions of what the run began from: of `model` without its adapter or, where the whole
     network trained, of the base model itself.
     """
     if isinstance(model.net, PeftModel):
-        return untrained(model)
+        return untrained_predictor(model)
     base = load_base(record.model)
     base.normalise((record.mean, record.std))
     base.upsampling = record.upsampling
-    return network(base.to(device).eval())
+    return network_predictor(base.to(device).eval())
 
 
-def mean_depth(run: Run, dataset: Dataset, split: str, bounds: Bounds) -> tuple[str, float]:
+def mean_depth(run: Run, dataset: Dataset, split: str, bounds: DepthRange) -> tuple[str, float]:
     """The constant's row, and its depth in mm: the mean of what the run learned from.
 
     Where that is lost it is of the scored data, and the row says so.
@@ -333,7 +350,7 @@ def mean_depth(run: Run, dataset: Dataset, split: str, bounds: Bounds) -> tuple[
 
 
 def main(argv: list[str] | None = None) -> None:
-    (settings,) = config.parse(
+    (settings,) = parse(
         "Score a run in mm against the untrained model and a constant depth, or compare two runs.",
         EvaluateSettings,
         argv=argv,
@@ -350,8 +367,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs"
             " of the same, or --data that both are measured on"
         )
-    called, found = labels(settings.compare), []
+    called, found = label_runs(settings.compare), []
     for letter, name, run in zip("AB", called, settings.compare):
         print(f"\n{letter}  {name}")
         found.append(evaluate_run(replace(settings, run=run, compare=None)))
-    print(f"\n{comparison(*found, called)}")
+    print(f"\n{compare_runs(*found, called)}")

@@ -73,12 +73,12 @@ def figure(
     return fig
 
 
-def save(fig: Figure, path: Path) -> None:
+def save_figure(fig: Figure, path: Path) -> None:
     """Write the figure as a picture file."""
     fig.savefig(path)
 
 
-def pixels(fig: Figure) -> np.ndarray:
+def figure_pixels(fig: Figure) -> np.ndarray:
     """The figure as (h, w, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

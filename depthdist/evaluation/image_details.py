@@ -30,7 +30,7 @@ from depthdist.evaluation.metrics import edges, grooves, surfaces
 from depthdist.evaluation.metrics import pixels as metrics
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import Metric
-from depthdist.evaluation.scoring import Found
+from depthdist.evaluation.scoring import ImageDetails
 from depthdist.geometry.camera import pixel_rays
 from depthdist.shards.decoding import decode_label
 
@@ -73,7 +73,7 @@ class Details:
 
     def __call__(
         self, sample: int, preds_mm: Mapping[str, Tensor], depth_mm: Tensor, mask: Tensor
-    ) -> Future[Found]:
+    ) -> Future[ImageDetails]:
         """Of that sample of the split: its predictions by row, truth (H, W) mm, and mask."""
         maps = {row: pred_mm.float().cpu().numpy() for row, pred_mm in preds_mm.items()}
         job = (
@@ -86,7 +86,7 @@ class Details:
             self.flat,
         )
         if not self.pool:
-            future: Future[Found] = Future()
+            future: Future[ImageDetails] = Future()
             future.set_result(measure(*job))
             return future
         self.room.acquire()
@@ -103,7 +103,7 @@ def measure(
     bins_mm: tuple[float, ...],
     limit_mm: float,
     flat: Collection[str] = (),
-) -> Found:
+) -> ImageDetails:
     """All of `all_metrics` but those per pixel over the whole image, of one image, (H, W) each.
 
     meta  its meta.json; {} where there is none: then surfaces and grooves are NaN

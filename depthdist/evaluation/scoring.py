@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from depthdist.data.batch import Batch
-from depthdist.evaluation.metrics.alignment import aligned
+from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import image_metrics
-from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
-from depthdist.losses import LossSettings, compute
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
+from depthdist.losses import LossSettings, compute_losses
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import mirrored
+from depthdist.models.refinement import average_with_mirror
 
 Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
-Found = dict[str, tuple[dict[str, float], list[Groove]]]  # more of an image, by row
-Look = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[Found]"]
+ImageDetails = dict[str, tuple[dict[str, float], list[Groove]]]  # more of an image, by row
+ImageMeasure = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[ImageDetails]"]
 
 
 class Row(NamedTuple):
@@ -79,27 +79,27 @@ def mean(values: Sequence[float]) -> float:
     )
 
 
-def network(model: DepthModel, flip: bool = False) -> Predictor:
+def network_predictor(model: DepthModel, flip: bool = False) -> Predictor:
     """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought
     to the truth's size.
     """
-    see = mirrored(model) if flip else model
+    see = average_with_mirror(model) if flip else model
     return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
 
 
-def untrained(model: DepthModel) -> Predictor:
+def untrained_predictor(model: DepthModel) -> Predictor:
     """The same of the base model that its adapter is in."""
 
     def predict(batch: Batch) -> Tensor:
         with model.net.disable_adapter():
-            return network(model)(batch)
+            return network_predictor(model)(batch)
 
     return predict
 
 
-def constant(depth_mm: float, bounds: Bounds) -> Predictor:
+def constant_predictor(depth_mm: float, bounds: DepthRange) -> Predictor:
     """The same depth everywhere: the row that every other must beat."""
-    value = float(inverse_target(torch.tensor([[depth_mm]]), bounds)[0])
+    value = float(normalize_depth(torch.tensor([[depth_mm]]), bounds)[0])
     return lambda batch: torch.full_like(batch.depth_mm, value)
 
 
@@ -107,7 +107,7 @@ def score(
     predict: Predictor,
     batches: Iterable[Batch],
     num_samples: int,
-    bounds: Bounds,
+    bounds: DepthRange,
     loss: LossSettings,
     device: torch.device,
     gather: Callable[[Any], list[Any]] = lambda mine: [mine],
@@ -124,11 +124,11 @@ def score_rows(
     rows: Mapping[str, Row],
     batches: Iterable[Batch],
     num_samples: int,
-    bounds: Bounds,
+    bounds: DepthRange,
     loss: LossSettings,
     device: torch.device,
     gather: Callable[[Any], list[Any]] = lambda mine: [mine],
-    look: Look | None = None,
+    look: ImageMeasure | None = None,
 ) -> dict[str, Scores]:
     """Scores by row.
 
@@ -144,13 +144,14 @@ def score_rows(
     """
     mine, lost = [], 0
     for batch in (b.to(device) for b in batches):
-        target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+        target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
         preds = {
             predict: _finite(predict(batch).float(), batch)
             for predict in dict.fromkeys(row.predict for row in rows.values())
         }
         parts = {
-            predict: compute(loss, pred, target, mask, bounds) for predict, pred in preds.items()
+            predict: compute_losses(loss, pred, target, mask, bounds)
+            for predict, pred in preds.items()
         }
         lost += int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
         for i in torch.nonzero(batch.weight).flatten().tolist():
@@ -162,8 +163,8 @@ def score_rows(
                 {},
             )
             for name, (predict, way) in rows.items():
-                pred_mm = depth_from_target(preds[predict][i], bounds)
-                maps[name] = pred_mm if way == "none" else aligned(way, pred_mm, truth, known)
+                pred_mm = denormalize_depth(preds[predict][i], bounds)
+                maps[name] = pred_mm if way == "none" else align(way, pred_mm, truth, known)
                 losses = (
                     {
                         part: float(value[i]) if inside else math.nan
@@ -216,7 +217,7 @@ def _finite(pred: Tensor, batch: Batch) -> Tensor:
 
 
 def _together(
-    row: str, found: list[tuple[int, str, dict[str, dict[str, float]], Found]], damaged: int
+    row: str, found: list[tuple[int, str, dict[str, dict[str, float]], ImageDetails]], damaged: int
 ) -> Scores:
     """A row's scores, of (number in the split, key, values by row, more by row) of each image."""
     nothing: tuple[dict[str, float], list[Groove]] = ({}, [])

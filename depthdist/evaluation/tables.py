@@ -42,7 +42,7 @@ def details_table(rows: dict[str, dict[str, float]], metrics: dict[str, Metric])
     ]
     for name in names:
         cells = "".join(
-            f"{cell(name, values.get(name, math.nan)):>{max(12, len(head) + 2)}}"
+            f"{format_value(name, values.get(name, math.nan)):>{max(12, len(head) + 2)}}"
             for head, values in zip(heads, rows.values())
         )
         lines.append(f"{name:{width}}{cells}  {metrics[name].better}")
@@ -78,7 +78,7 @@ def _short(row: str) -> str:
     return row.replace("untrained, disparity-aligned", "aligned").replace("adapter, epoch", "epoch")
 
 
-def brief(scores: dict[str, float]) -> str:
+def format_scores(scores: dict[str, float]) -> str:
     """The scores in one line."""
     return (
         f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1"
@@ -93,7 +93,7 @@ FOOTNOTE = """means over images, in mm at the truth's own size (bicubic); * best
 disparity-aligned: scale and shift of 1/depth fitted to each image's truth: what the model's shapes are worth, not its millimetres"""
 
 
-def table(
+def scores_table(
     rows: dict[str, dict[str, float]],
     intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
 ) -> str:
@@ -115,7 +115,7 @@ def table(
     lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
     for row, values in rows.items():
         cells = "".join(
-            f"{cell(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
+            f"{format_value(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
             for n in names
         )
         lost = (
@@ -127,12 +127,12 @@ def table(
         if known := (intervals or {}).get(row):
             lines.append(
                 f"{'':{width}}  {'':>6}"
-                + "".join(f"{span(n, known.get(n)) + ' ':>{wide}}" for n in names)
+                + "".join(f"{format_interval(n, known.get(n)) + ' ':>{wide}}" for n in names)
             )
     return "\n".join(lines)
 
 
-def cell(name: str, value: float) -> str:
+def format_value(name: str, value: float) -> str:
     """A value as a table shows it, "-" where there is none."""
     if math.isnan(value):
         return "-"
@@ -143,7 +143,7 @@ def cell(name: str, value: float) -> str:
     )
 
 
-def span(name: str, interval: tuple[float, float] | None) -> str:
+def format_interval(name: str, interval: tuple[float, float] | None) -> str:
     if not interval or math.isnan(interval[0]):
         return ""
-    return f"{cell(name, interval[0])}..{cell(name, interval[1])}"
+    return f"{format_value(name, interval[0])}..{format_value(name, interval[1])}"

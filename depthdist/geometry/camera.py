@@ -68,7 +68,7 @@ def pinhole(size: tuple[int, int], fx: float, fy: float, cx: float, cy: float) -
     }
 
 
-def wide(size: tuple[int, int], degrees: float) -> dict[str, Any]:
+def pinhole_from_fov(size: tuple[int, int], degrees: float) -> dict[str, Any]:
     """The same of a camera that sees `degrees` from left to right, its pixels square, its axis
     through the middle.
     """
@@ -98,12 +98,12 @@ def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
     return rays
 
 
-def points(depth_mm: Array, rays: Array) -> Array:
+def points_from_depth(depth_mm: Array, rays: Array) -> Array:
     """(..., 3) X, Y, Z in mm of depth (...) along `rays` (..., 2)."""
     return np.concatenate([rays * depth_mm[..., None], depth_mm[..., None]], axis=-1)
 
 
-def own_rays(xyz: Array) -> Array | None:
+def measured_rays(xyz: Array) -> Array | None:
     """(H, W, 2) X / Z and Y / Z of a point map (H, W, 3): its own where it was measured, elsewhere
     those of the pinhole that fits it.
 

@@ -3,8 +3,8 @@
 Formulas: SPEC of the recipe, after MiDaS (Ranftl et al., 2020, scale-invariant inverse depth), with
 global bounds instead of bounds per image, so that the way back gives millimetres.
 
-    target, mask = inverse_target(depth_mm, Bounds(251.74, 3907.45))
-    depth_mm = depth_from_target(target, bounds)
+    target, mask = normalize_depth(depth_mm, DepthRange(251.74, 3907.45))
+    depth_mm = denormalize_depth(target, bounds)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 EPS = 1e-6  # mm; only guards the division: 1e-6 in the inverse domain would move 3.9 m by 15 mm
 
 
-class Bounds(NamedTuple):
+class DepthRange(NamedTuple):
     """Nearest and farthest valid Z of the training set, mm: 1 and 0 on the normalised scale, which
     is linear in 1/z, or in z itself.
     """
@@ -26,7 +26,7 @@ class Bounds(NamedTuple):
     far_mm: float
     scale: Literal["inverse", "linear"] = "inverse"
 
-    def checked(self) -> Bounds:
+    def checked(self) -> DepthRange:
         """These bounds, or ValueError when they cannot normalise anything."""
         if not 0 < self.near_mm < self.far_mm < float("inf"):
             raise ValueError(
@@ -35,8 +35,8 @@ class Bounds(NamedTuple):
         return self
 
 
-def inverse_target(
-    depth_mm: Tensor, bounds: Bounds, mask: Tensor | None = None
+def normalize_depth(
+    depth_mm: Tensor, bounds: DepthRange, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Normalised inverse depth (with a linear scale: depth), and where it may be trusted.
 
@@ -68,7 +68,7 @@ def inverse_target(
     return ((inverse - lo) / (hi - lo)).clamp(0.0, 1.0), valid
 
 
-def depth_from_target(target: Tensor, bounds: Bounds) -> Tensor:
+def denormalize_depth(target: Tensor, bounds: DepthRange) -> Tensor:
     """Depth in mm, (..., H, W) float32, from normalised inverse depth.
 
     Values below 0 (bicubic overshoot) count as 0, which is bounds.far_mm: farther there is no

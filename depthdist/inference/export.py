@@ -24,15 +24,20 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from depthdist.core import settings as config
-from depthdist.core.environment import quiet
-from depthdist.core.files import replacing
-from depthdist.core.settings import Size
-from depthdist.evaluation.tables import cell, span
+from depthdist.core.environment import silence_libraries
+from depthdist.core.files import replace_folder
+from depthdist.core.settings import Size, did_you_mean, parse, positional
+from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference import onnx_export as onnx
-from depthdist.inference.external_model import Given, find, load_any
-from depthdist.models.adapter import RECORD, WEIGHTS, AdapterRecord, loaded, save_whole
-from depthdist.runs.run_folder import RECORD as RUN_RECORD
+from depthdist.inference.external_model import ExternalAdapterSettings, find_adapter, load_model
+from depthdist.models.adapter import (
+    ADAPTER_FILE,
+    WEIGHTS,
+    AdapterRecord,
+    describe_model,
+    save_full_model,
+)
+from depthdist.runs.run_folder import RUN_FILE as RUN_RECORD
 from depthdist.runs.run_folder import open_run
 
 FORMS = ("model", "adapter", "onnx")
@@ -50,16 +55,16 @@ LICENCES = {
 class ExportSettings:
     """Export"""
 
-    run: str = config.positional()
+    run: str = positional()
     "Folder of the run, or of an adapter, or a hub id."
-    out: Path = config.positional()
+    out: Path = positional()
     "Folder to write to."
     forms: tuple[str, ...] = FORMS
     "What to write, with commas between: model, adapter, onnx."
 
     def problems(self) -> list[str]:
         found = [
-            f"--forms has {form}: expected {', '.join(FORMS)}{config.near(form, list(FORMS))}"
+            f"--forms has {form}: expected {', '.join(FORMS)}{did_you_mean(form, list(FORMS))}"
             for form in self.forms
             if form not in FORMS
         ]
@@ -68,24 +73,24 @@ class ExportSettings:
         )
         if self.out.exists() and not self.out.is_dir():
             found.append(f"OUT {self.out}: is a file; expected a folder")
-        if "onnx" in self.forms and (missing := onnx.missing()):
+        if "onnx" in self.forms and (missing := onnx.missing_packages()):
             found.append(f"--forms has onnx: {missing}")
         return found
 
 
-def export(settings: ExportSettings, given: Given) -> None:
+def export_model(settings: ExportSettings, given: ExternalAdapterSettings) -> None:
     """Write every form that is asked for, and say how to use it."""
-    quiet()
+    silence_libraries()
     for folder in (settings.out / form for form in ("model", "adapter") if form in settings.forms):
-        if folder.exists() and not (folder / RECORD).exists():
+        if folder.exists() and not (folder / ADAPTER_FILE).exists():
             raise ValueError(
                 f"{folder}: is there and no export of ours; expected a new folder, or one of an"
                 " earlier export"
             )
-    model, record = load_any(settings.run, given)
-    print(loaded(model, record))
+    model, record = load_model(settings.run, given)
+    print(describe_model(model, record))
     if {"adapter", "model"} & set(settings.forms) and own_scores(
-        find(settings.run), record
+        find_adapter(settings.run), record
     ) is None:
         print(
             "WARNING      the card has no scores: no evaluation of this adapter on its run's own"
@@ -100,34 +105,34 @@ def export(settings: ExportSettings, given: Given) -> None:
         model.net = model.net.merge_and_unload()
     if "model" in settings.forms:
         folder = settings.out / "model"
-        save_whole(model, {}, record, folder)
-        (folder / "README.md").write_text(card(settings.run, record, "transformers"))
+        save_full_model(model, {}, record, folder)
+        (folder / "README.md").write_text(model_card(settings.run, record, "transformers"))
         print(
             f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
             " normalised inverse depth; its README.md has the formula for mm"
         )
     if "onnx" in settings.forms:
-        onnx.export(model, record, settings.out / "onnx", settings.run)
+        onnx.export_onnx(model, record, settings.out / "onnx", settings.run)
 
 
 def bare_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     """Copy the adapter's own files and write its card beside them."""
-    source = find(run)
+    source = find_adapter(run)
     source = source if (source / "adapter_config.json").exists() else source / "best"
-    with replacing(folder) as fresh:
+    with replace_folder(folder) as fresh:
         for name in ("adapter_config.json", WEIGHTS):
             shutil.copy(source / name, fresh)
-        (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1))
-        (fresh / "README.md").write_text(card(run, record, "peft"))
+        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1))
+        (fresh / "README.md").write_text(model_card(run, record, "peft"))
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
         " a model card for the hub"
     )
 
 
-def card(run: str, record: AdapterRecord, library: str) -> str:
+def model_card(run: str, record: AdapterRecord, library: str) -> str:
     """A model card in the hub's form: data, metrics with intervals, bounds, licence."""
-    folder = find(run)
+    folder = find_adapter(run)
     base = (
         "depthdist's built-in foundation"
         if record.model == "built-in"
@@ -244,7 +249,7 @@ def score_lines(evaluation: dict[str, Any] | None) -> list[str]:
             cells.append(
                 "-"
                 if value is None or math.isnan(value)
-                else f"{cell(name, value)}{f' ({span(name, tuple(interval))})' if known else ''}"
+                else f"{format_value(name, value)}{f' ({format_interval(name, tuple(interval))})' if known else ''}"
             )
         lines.append(f"| {row} | {values['images']} | " + " | ".join(cells) + " |")
     return [
@@ -258,11 +263,11 @@ def score_lines(evaluation: dict[str, Any] | None) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, given = config.parse(
+    settings, given = parse(
         "A trained adapter as a whole model, a bare adapter with its card, and ONNX.",
         ExportSettings,
-        Given,
+        ExternalAdapterSettings,
         argv=argv,
     )
     with torch.no_grad():
-        export(settings, given)
+        export_model(settings, given)

@@ -1,8 +1,8 @@
 """What `--run` may name: a run, an adapter's folder, somebody else's adapter or whole model, on
 disk or on the hub.
 
-    model, record = load_any("runs/mine")
-    model, record = load_any("owner/adapter-of-plain-peft", Given(near_mm=250, far_mm=3900,
+    model, record = load_model("runs/mine")
+    model, record = load_model("owner/adapter-of-plain-peft", Given(near_mm=250, far_mm=3900,
     size=Size(756, 1260)))
 
 An adapter that depthdist saved says all itself (depthdist.json). One saved by plain peft, under
@@ -26,11 +26,17 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 
-from depthdist.core.settings import Size, at_home
-from depthdist.models.adapter import RECORD, WEIGHTS, AdapterRecord, held, load_adapter
+from depthdist.core.settings import Size, expand_user
+from depthdist.models.adapter import (
+    ADAPTER_FILE,
+    WEIGHTS,
+    AdapterRecord,
+    adapter_state_dict,
+    load_adapter,
+)
 from depthdist.models.base_model import PATCH, load_base
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.lora import respelled, settled
+from depthdist.models.lora import finalize_lora_precision, translate_layer_name
 from depthdist.synthetic.rooms import render as rooms
 
 CONFIG = "adapter_config.json"
@@ -38,7 +44,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Given:
+class ExternalAdapterSettings:
     """What an adapter made elsewhere does not say"""
 
     near_mm: float | None = None
@@ -69,16 +75,18 @@ class Given:
         return found
 
 
-def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterRecord]:
+def load_model(
+    name: str, given: ExternalAdapterSettings = ExternalAdapterSettings()
+) -> tuple[DepthModel, AdapterRecord]:
     """The model that `name` means and what its millimetres need, in evaluation mode, on the CPU, in
     float32. ValueError says what is wrong.
     """
-    folder = find(name)
+    folder = find_adapter(name)
     for own in (folder, folder / "best"):
-        if (own / RECORD).exists():
-            if given != Given(base=given.base):
+        if (own / ADAPTER_FILE).exists():
+            if given != ExternalAdapterSettings(base=given.base):
                 raise ValueError(
-                    f"{name}: its {RECORD} says what its output is in mm; --near-mm, --far-mm,"
+                    f"{name}: its {ADAPTER_FILE} says what its output is in mm; --near-mm, --far-mm,"
                     " --size and --target are for adapters without one"
                 )
             return load_adapter(own, given.base)
@@ -92,7 +100,7 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
         return load_adapter(folder / "best")  # which says what it misses
     if given.near_mm is None:
         raise ValueError(
-            f"{name}: it has no {RECORD}, so nothing says what its output is in mm: give --near-mm"
+            f"{name}: it has no {ADAPTER_FILE}, so nothing says what its output is in mm: give --near-mm"
             " and --far-mm, the nearest and farthest depth of its training, mm (and --size and"
             " --target where they are not 756x1260 and inverse)"
         )
@@ -128,12 +136,12 @@ def load_any(name: str, given: Given = Given()) -> tuple[DepthModel, AdapterReco
     )
 
 
-def find(name: str) -> Path:
+def find_adapter(name: str) -> Path:
     """The folder that `name` is, or the hub's copy here of what it names.
 
     ValueError where it is neither.
     """
-    path = at_home(name)
+    path = expand_user(name)
     if path.is_dir():
         return path
     if path.exists() or not HUB_ID.fullmatch(name):
@@ -188,14 +196,14 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
             if ".lora_" in name
         }
     )
-    layers = [respelled(name, new) for name in theirs]
+    layers = [translate_layer_name(name, new) for name in theirs]
     for pattern, usual in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
         values = known.get(pattern) or {}
         known[pattern] = {
             f"^{re.escape(layer)}": values.get(get_pattern_key(values, name), known.get(usual))
             for layer, name in zip(layers, theirs)
         }
-    stored = {respelled(name, new): tensor for name, tensor in stored.items()}
+    stored = {translate_layer_name(name, new): tensor for name, tensor in stored.items()}
     lost = [name for name in layers if name not in dict(model.net.named_modules())]
     if lost or not layers:
         raise ValueError(
@@ -220,7 +228,7 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
         raise ValueError(
             f"{folder}: the adapter does not fit {base}: {' '.join(str(err).split())[:300]}"
         ) from err
-    inside = held(model.net)
+    inside = adapter_state_dict(model.net)
     wrong = sorted(
         name
         for name in inside.keys() | stored.keys()
@@ -231,4 +239,4 @@ def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
             f"{folder}: the adapter did not enter {base}: {len(wrong)} of {len(stored)} tensors are"
             f" missing or differ, e.g. {wrong[0]}"
         )
-    return settled(model).requires_grad_(False), base
+    return finalize_lora_precision(model).requires_grad_(False), base

@@ -19,14 +19,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from depthdist.captures.layouts import PICTURES, find_clouds, is_picture, list_pictures
-from depthdist.captures.readers import orientation, read_rgb, read_xyz
-from depthdist.core.errors import BadFile, shown
-from depthdist.core.settings import at_home
+from depthdist.captures.layouts import IMAGE_SUFFIXES, find_point_maps, is_image, list_images
+from depthdist.captures.readers import exif_orientation, read_rgb, read_xyz
+from depthdist.core.errors import BadFile, printable_path
+from depthdist.core.settings import expand_user
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.loader import Loader
-from depthdist.geometry.camera import own_rays, pixel_rays
-from depthdist.inference.predictor import Picture
+from depthdist.geometry.camera import measured_rays, pixel_rays
+from depthdist.inference.predictor import InputImage
 
 T = TypeVar("T")
 RESULT = re.compile(r"_(depth_[\d.]+mm|colour|figure)\.png$")
@@ -40,7 +40,7 @@ class Source(NamedTuple):
     name: str
     origin: str
     version: str
-    read: Callable[[], Picture]
+    read: Callable[[], InputImage]
     files: tuple[Path, ...] = ()
     shard: bool = False
 
@@ -56,17 +56,17 @@ def find_sources(inputs: list[str], out: Path) -> list[Source]:
     files: dict[Path, Path] = {}
     shards: list[Source] = []
     for given in inputs:
-        named = at_home(given)
+        named = expand_user(given)
         for path in _expanded(given):
             if (path / "index.json").is_file():
                 shards += _of_shards(path)
             else:
                 files |= {
                     p.resolve(): p
-                    for p in list_pictures(path)
-                    if p == named or (is_picture(p) and not _is_result(p, out))
+                    for p in list_images(path)
+                    if p == named or (is_image(p) and not _is_result(p, out))
                 }
-    names, clouds = output_names(list(files.values())), find_clouds(list(files.values()))
+    names, clouds = output_names(list(files.values())), find_point_maps(list(files.values()))
     found = []
     for name, (whole, path) in zip(names, files.items()):
         cloud = clouds.get(path)
@@ -80,7 +80,7 @@ def find_sources(inputs: list[str], out: Path) -> list[Source]:
         found.append(
             Source(
                 name,
-                shown(whole),
+                printable_path(whole),
                 "+".join(map(_version, read)),
                 partial(read_capture, path, cloud),
                 read,
@@ -90,14 +90,14 @@ def find_sources(inputs: list[str], out: Path) -> list[Source]:
     if not found:
         raise ValueError(
             f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove"
-            f" labels; expected {', '.join(sorted(PICTURES))}"
+            f" labels; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return different(found, [s.name for s in found])
+    return drop_duplicate_names(found, [s.name for s in found])
 
 
 def _expanded(given: str) -> list[Path]:
     """The file or folder `given`, or what it matches where it is a pattern."""
-    path = at_home(given)
+    path = expand_user(given)
     if path.exists() or not glob.has_magic(given):
         return [path]
     found = sorted(glob.glob(str(path), recursive=True))
@@ -134,10 +134,10 @@ def output_names(pictures: list[Path]) -> list[str]:
         p.stem if times[p.stem] == 1 else f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}"
         for p in pictures
     ]
-    return different(names, names)
+    return drop_duplicate_names(names, names)
 
 
-def different(things: list[T], names: list[str]) -> list[T]:
+def drop_duplicate_names(things: list[T], names: list[str]) -> list[T]:
     """`things`. ValueError where two of their names are the same."""
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise ValueError(
@@ -146,17 +146,17 @@ def different(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def read_capture(path: Path, cloud: Path | None) -> Picture:
+def read_capture(path: Path, cloud: Path | None) -> InputImage:
     """A picture file, upright, with the truth and the rays of its point `cloud`.
 
     BadFile where the picture cannot be read.
     """
     rgb = read_rgb(path, upright=True)
-    picture = Picture(rgb, rgb.shape[:2])
+    picture = InputImage(rgb, rgb.shape[:2])
     if cloud is None:
         return picture
     try:
-        if turned := orientation(path):
+        if turned := exif_orientation(path):
             raise BadFile(
                 cloud,
                 f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no"
@@ -170,7 +170,7 @@ def read_capture(path: Path, cloud: Path | None) -> Picture:
     except BadFile as err:
         picture.note = f"{err}; {path.name} is drawn without truth"
         return picture
-    picture.truth_mm, picture.rays = np.ascontiguousarray(xyz[:, :, 2]), own_rays(xyz)
+    picture.truth_mm, picture.rays = np.ascontiguousarray(xyz[:, :, 2]), measured_rays(xyz)
     return picture
 
 
@@ -200,13 +200,13 @@ def _of_shards(folder: Path) -> list[Source]:
     return found
 
 
-def _sample(folder: Path, loader: Loader, split: str, number: int) -> Picture:
+def _sample(folder: Path, loader: Loader, split: str, number: int) -> InputImage:
     try:
         batch = loader.samples(split, [number]).to("cpu")
     except ValueError as err:  # which names the shard
         raise BadFile(folder, str(err)) from err
     depth, size = batch.depth_mm[0].numpy(), tuple(batch.depth_mm.shape[-2:])
     truth = np.where(batch.mask[0].numpy(), depth, np.nan).astype(np.float32)
-    return Picture(
+    return InputImage(
         batch.rgb[0].numpy(), size, truth, pixel_rays(loader.dataset.meta(split, number), size)
     )

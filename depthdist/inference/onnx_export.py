@@ -22,20 +22,20 @@ from torch import Tensor, nn
 
 from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
-from depthdist.geometry.depth_range import Bounds, depth_from_target
-from depthdist.inference.external_model import find
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth
+from depthdist.inference.external_model import find_adapter
 from depthdist.models.adapter import AdapterRecord
 from depthdist.models.base_model import PATCH
 from depthdist.models.depth_model import DepthModel
-from depthdist.runs.run_folder import RECORD, open_run
+from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.synthetic.rooms import render as rooms
 
 OPSET = 20
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
-PICTURES = 4  # that PyTorch and onnxruntime are compared on
+NUM_CHECK_IMAGES = 4  # that PyTorch and onnxruntime are compared on
 
 
-def missing() -> str | None:
+def missing_packages() -> str | None:
     """What to install before anything can be exported; None where all is there."""
     lost = [
         name
@@ -45,14 +45,14 @@ def missing() -> str | None:
     return f"needs {', '.join(lost)}: python -m pip install -e '.[onnx]'" if lost else None
 
 
-class InMillimetres(nn.Module):
+class MillimetreModel(nn.Module):
     """(B, h, w, 3) uint8 -> (B, h, w) float32 mm.
 
     The place codes of the one size are computed here, once.
     """
 
     def __init__(
-        self, model: DepthModel, bounds: Bounds, size: tuple[int, int], dtype: torch.dtype
+        self, model: DepthModel, bounds: DepthRange, size: tuple[int, int], dtype: torch.dtype
     ):
         super().__init__()
         self.model, self.bounds = deepcopy(model).to(dtype), bounds
@@ -67,11 +67,11 @@ class InMillimetres(nn.Module):
         embeddings.interpolate_pos_encoding = lambda *_: embeddings.codes
 
     def forward(self, rgb: Tensor) -> Tensor:
-        return depth_from_target(self.model(rgb), self.bounds)
+        return denormalize_depth(self.model(rgb), self.bounds)
 
 
 @torch.no_grad()
-def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> None:
+def export_onnx(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> None:
     """Write both precisions.
 
     Print the largest difference in mm from PyTorch in float32, and times, on pictures of the run's
@@ -80,11 +80,11 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
     import onnxruntime
 
     out.mkdir(parents=True, exist_ok=True)
-    pictures, whose = some_pictures(run, record.size)
+    pictures, whose = check_images(run, record.size)
     model = model.eval()
     model(pictures[0][None])  # the first call of each is slow
     began = time.perf_counter()
-    wanted = [depth_from_target(model(p[None]), record.bounds)[0].numpy() for p in pictures]
+    wanted = [denormalize_depth(model(p[None]), record.bounds)[0].numpy() for p in pictures]
     torch_s = (time.perf_counter() - began) / len(pictures)
     print(
         f"onnx         against PyTorch in float32 ({torch_s:.2f} s a picture) on {len(pictures)}"
@@ -92,7 +92,7 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
     )
     for name, dtype in PRECISIONS.items():
         path = out / f"depth_{name}.onnx"
-        write(InMillimetres(model, record.bounds, record.size, dtype), record.size, path)
+        write_onnx(MillimetreModel(model, record.bounds, record.size, dtype), record.size, path)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         session.run(None, {"rgb": pictures[0][None].numpy()})
         began = time.perf_counter()
@@ -106,7 +106,7 @@ def export(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> Non
         )
 
 
-def write(network: InMillimetres, size: tuple[int, int], path: Path) -> None:
+def write_onnx(network: MillimetreModel, size: tuple[int, int], path: Path) -> None:
     """One ONNX file, any number of pictures at a time."""
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     shapes = {"rgb": {0: torch.export.Dim("batch")}}
@@ -128,22 +128,22 @@ def write(network: InMillimetres, size: tuple[int, int], path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def some_pictures(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
+def check_images(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
     """(h, w, 3) uint8 as the network sees them, and what they are: of the run's validation set, or
     built-in scenes where that is gone.
     """
-    folder = find(run)
+    folder = find_adapter(run)
     try:
-        settings = open_run(folder).data if (folder / RECORD).exists() else None
+        settings = open_run(folder).data if (folder / RUN_FILE).exists() else None
         dataset = open_dataset(settings) if settings else None
         if dataset and dataset.size == tuple(size):
-            loader, num = Loader(dataset, settings), min(PICTURES, dataset.count("val"))
+            loader, num = Loader(dataset, settings), min(NUM_CHECK_IMAGES, dataset.count("val"))
             return [
                 loader.samples("val", [i]).to("cpu").rgb[0] for i in range(num)
             ], "validation pictures"
     except ValueError as err:  # the data moved on: any picture shows whether the two agree
         print(f"onnx         built-in scenes stand in for the run's pictures: {err}")
     return [
-        torch.from_numpy(rooms.render(rooms.Settings(PICTURES, size, 7), i).rgb)
-        for i in range(PICTURES)
+        torch.from_numpy(rooms.render(rooms.Settings(NUM_CHECK_IMAGES, size, 7), i).rgb)
+        for i in range(NUM_CHECK_IMAGES)
     ], "built-in scenes"

@@ -39,20 +39,26 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from depthdist.core import settings as config
-from depthdist.core.environment import quiet
-from depthdist.core.errors import BadFile, shown
-from depthdist.evaluation.figures import figure, save
-from depthdist.geometry.camera import pinhole, pixel_rays, points, wide
-from depthdist.geometry.depth_range import Bounds
+from depthdist.core.environment import silence_libraries
+from depthdist.core.errors import BadFile, printable_path
+from depthdist.core.settings import as_dict, did_you_mean, parse, positional, to_json_value
+from depthdist.evaluation.figures import figure, save_figure
+from depthdist.geometry.camera import pinhole, pinhole_from_fov, pixel_rays, points_from_depth
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import resize_rgb
-from depthdist.inference.external_model import Given, load_any
+from depthdist.inference.external_model import ExternalAdapterSettings, load_model
 from depthdist.inference.image_sources import Source, find_sources
-from depthdist.inference.predictor import Picture, Predictor, devices
-from depthdist.inference.result_files import KINDS, coloured, suffixes, write_ply, write_png
-from depthdist.models.adapter import AdapterRecord, loaded
+from depthdist.inference.predictor import InputImage, Predictor, devices
+from depthdist.inference.result_files import (
+    RESULT_KINDS,
+    colorize_depth,
+    result_suffixes,
+    write_ply,
+    write_png,
+)
+from depthdist.models.adapter import AdapterRecord, describe_model
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import Way
+from depthdist.models.refinement import Refinement
 
 DONE = "done.jsonl"
 
@@ -64,15 +70,15 @@ class PredictSettings:
     run: str
     """Folder of the run, of an adapter (a run's best/, or one that plain peft saved elsewhere),
     of an exported model, or a hub id."""
-    inputs: list[str] = config.positional(())
+    inputs: list[str] = positional(())
     """Pictures, folders of them or of raw captures, patterns such as 'day1/*.png', folders of
     shards."""
     out: Path = Path("predictions")
     "Folder for the results, made where it is missing."
-    save: tuple[str, ...] = KINDS[:4]
+    save: tuple[str, ...] = RESULT_KINDS[:4]
     """What to write of each picture, with commas between: npy, png, colour, figure, ply (15
     bytes a pixel)."""
-    refine: Way = "plain"
+    refine: Refinement = "plain"
     """Detail from the picture at its full size: guided (depth's edges move onto the picture's)
     or tiles (overlapping pieces, each seen as large as the whole)."""
     flip: bool = False
@@ -91,13 +97,13 @@ class PredictSettings:
         found = [] if self.inputs else ["INPUTS is missing: pictures, or folders of them"]
         if self.out.exists() and not self.out.is_dir():
             found.append(f"--out {self.out}: is a file; expected a folder")
-        if wrong := [kind for kind in self.save if kind not in KINDS]:
+        if wrong := [kind for kind in self.save if kind not in RESULT_KINDS]:
             found.append(
                 f"--save has {wrong[0]}: expected"
-                f" {', '.join(KINDS)}{config.near(wrong[0], list(KINDS))}"
+                f" {', '.join(RESULT_KINDS)}{did_you_mean(wrong[0], list(RESULT_KINDS))}"
             )
         if not self.save:
-            found.append(f"--save is empty: expected some of {', '.join(KINDS)}")
+            found.append(f"--save is empty: expected some of {', '.join(RESULT_KINDS)}")
         if self.fov is not None and not 0 < self.fov < 180:
             found.append(f"--fov is {self.fov:g}: expected degrees above 0 and below 180")
         if self.intrinsics and (
@@ -117,26 +123,26 @@ class PredictSettings:
             found.append(f"--batch is {self.batch}: expected >= 1")
         return found
 
-    def rays(self, picture: Picture) -> np.ndarray | None:
+    def rays(self, picture: InputImage) -> np.ndarray | None:
         """Of a picture, (H, W, 2): its own, else those that the settings say."""
         if picture.rays is None and (self.intrinsics or self.fov):
             return pixel_rays(
                 (
                     pinhole(picture.size, *self.intrinsics)
                     if self.intrinsics
-                    else wide(picture.size, self.fov)
+                    else pinhole_from_fov(picture.size, self.fov)
                 ),
                 picture.size,
             )
         return picture.rays
 
 
-def predict_all(settings: PredictSettings, given: Given) -> list[str]:
+def predict_images(settings: PredictSettings, given: ExternalAdapterSettings) -> list[str]:
     """Write the results of every picture.
 
     Returns one line for each picture that could not be read.
     """
-    quiet()
+    silence_libraries()
     started, problems = time.monotonic(), []
     sources = find_sources(settings.inputs, settings.out)
     if settings.refine != "plain" and any(s.shard for s in sources):
@@ -144,16 +150,16 @@ def predict_all(settings: PredictSettings, given: Given) -> list[str]:
             f"--refine {settings.refine} needs pictures at their full size; shards have them as the"
             " network sees them: give the captures"
         )
-    model, record = load_any(settings.run, given)
-    print(loaded(model, record))
+    model, record = load_model(settings.run, given)
+    print(describe_model(model, record))
     settings.out.mkdir(parents=True, exist_ok=True)
     finished = begin(settings, model, record)
     read = {file for s in sources for file in s.files}
-    ends = [suffixes(record.bounds)[kind] for kind in settings.save]
+    ends = [result_suffixes(record.bounds)[kind] for kind in settings.save]
     for s in sources:
         if lost := read & {settings.out.resolve() / f"{s.name}_{end}" for end in ends}:
             raise ValueError(
-                f"{shown(lost.pop())}: is read here and would be written over as a result of"
+                f"{printable_path(lost.pop())}: is read here and would be written over as a result of"
                 f" {s.origin}; give another --out"
             )
         if s.name in finished and finished[s.name]["origin"] != s.origin:
@@ -251,12 +257,12 @@ def begin(
         weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     how = {
         n: v
-        for n, v in config.as_dict(settings).items()
+        for n, v in as_dict(settings).items()
         if n not in ("run", "inputs", "out", "batch", "again")
     }
     made_with = hashlib.sha256(
         json.dumps(
-            [how, config.plain(record), weights.hexdigest()], sort_keys=True, default=str
+            [how, to_json_value(record), weights.hexdigest()], sort_keys=True, default=str
         ).encode()
     ).hexdigest()[:16]
     lines = path.read_text().splitlines() if path.exists() and not settings.again else []
@@ -289,7 +295,7 @@ def begin(
 
 def results(
     sources: list[Source], predictors: list[Predictor], batch: int
-) -> Iterator[tuple[Source, Picture | BadFile, np.ndarray | None]]:
+) -> Iterator[tuple[Source, InputImage | BadFile, np.ndarray | None]]:
     """What became of each source, in their order: its picture and depth in mm, or why it could not
     be read.
 
@@ -321,7 +327,7 @@ def results(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source) -> Picture | BadFile:
+def _read(source: Source) -> InputImage | BadFile:
     try:
         return source.read()
     except BadFile as err:
@@ -330,15 +336,19 @@ def _read(source: Source) -> Picture | BadFile:
 
 def _predicted(
     predictor: Predictor, reading: list[Future]
-) -> list[tuple[Picture | BadFile, np.ndarray | None]]:
+) -> list[tuple[InputImage | BadFile, np.ndarray | None]]:
     pictures = [future.result() for future in reading]
-    good = [p for p in pictures if isinstance(p, Picture)]
+    good = [p for p in pictures if isinstance(p, InputImage)]
     depths = iter(predictor(good) if good else [])
-    return [(p, next(depths) if isinstance(p, Picture) else None) for p in pictures]
+    return [(p, next(depths) if isinstance(p, InputImage) else None) for p in pictures]
 
 
 def write(
-    settings: PredictSettings, name: str, picture: Picture, depth_mm: np.ndarray, bounds: Bounds
+    settings: PredictSettings,
+    name: str,
+    picture: InputImage,
+    depth_mm: np.ndarray,
+    bounds: DepthRange,
 ) -> list[str]:
     """Write what --save names of a picture; the files' names.
 
@@ -354,12 +364,14 @@ def write(
     ways: dict[str, Callable[[Path], object]] = {
         "npy": lambda path: np.save(path, depth_mm),
         "png": lambda path: write_png(path, depth_mm, bounds),
-        "colour": lambda path: Image.fromarray(coloured(depth_mm, bounds)).save(path),
-        "figure": lambda path: save(figure(rgb, depth_mm, picture.truth_mm, title=name), path),
-        "ply": lambda path: write_ply(path, points(depth_mm, rays), rgb),
+        "colour": lambda path: Image.fromarray(colorize_depth(depth_mm, bounds)).save(path),
+        "figure": lambda path: save_figure(
+            figure(rgb, depth_mm, picture.truth_mm, title=name), path
+        ),
+        "ply": lambda path: write_ply(path, points_from_depth(depth_mm, rays), rgb),
     }
     files = {
-        kind: f"{name}_{suffixes(bounds)[kind]}"
+        kind: f"{name}_{result_suffixes(bounds)[kind]}"
         for kind in settings.save
         if kind != "ply" or rays is not None
     }
@@ -369,11 +381,14 @@ def write(
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings, given = config.parse(
-        "Depth in mm for pictures, with a trained adapter.", PredictSettings, Given, argv=argv
+    settings, given = parse(
+        "Depth in mm for pictures, with a trained adapter.",
+        PredictSettings,
+        ExternalAdapterSettings,
+        argv=argv,
     )
     try:
-        problems = predict_all(settings, given)
+        problems = predict_images(settings, given)
     except torch.OutOfMemoryError as err:
         raise ValueError(
             f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]});"

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from depthdist.core.environment import pick_device
-from depthdist.geometry.depth_range import depth_from_target
+from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.geometry.resampling import resize_rgb
 from depthdist.models.adapter import AdapterRecord
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import WAYS, Way, mirrored, refined
+from depthdist.models.refinement import REFINEMENTS, Refinement, average_with_mirror, refine
 
 
 class Predictor:
@@ -26,20 +26,20 @@ class Predictor:
         model: DepthModel,
         record: AdapterRecord,
         device: torch.device | str = "cpu",
-        way: Way = "plain",
+        way: Refinement = "plain",
         flip: bool = False,
     ):
-        assert way in WAYS, way
+        assert way in REFINEMENTS, way
         self.model, self.record, self.device, self.way = (
             model.to(device),
             record,
             torch.device(device),
             way,
         )
-        self.see = mirrored(model) if flip else model
+        self.see = average_with_mirror(model) if flip else model
 
     @torch.no_grad()
-    def __call__(self, pictures: list[Picture]) -> list[np.ndarray]:
+    def __call__(self, pictures: list[InputImage]) -> list[np.ndarray]:
         """(H, W) float32 mm of each, at its own `size`."""
         smalls = [
             torch.from_numpy(
@@ -51,17 +51,17 @@ class Predictor:
         ]
         pred = self.see(torch.stack(smalls).to(self.device))  # (B, h, w)
         return [
-            depth_from_target(self._at_size(*one), self.record.bounds).cpu().numpy()
+            denormalize_depth(self._at_size(*one), self.record.bounds).cpu().numpy()
             for one in zip(pred, pictures)
         ]
 
-    def _at_size(self, pred: torch.Tensor, picture: Picture) -> torch.Tensor:
+    def _at_size(self, pred: torch.Tensor, picture: InputImage) -> torch.Tensor:
         if self.way == "plain":
             return self.model.upsampled(pred[None], picture.size)[0]
         assert picture.rgb.shape[:2] == picture.size, (
             "only the picture at its full size has more detail"
         )
-        return refined(
+        return refine(
             self.way,
             self.see,
             pred,
@@ -81,7 +81,7 @@ def devices() -> list[torch.device]:
 
 
 @dataclass
-class Picture:
+class InputImage:
     """One picture, and what is known of its depth.
 
     rgb       (h, w, 3) uint8: as it was taken or, from shards, as the network sees it

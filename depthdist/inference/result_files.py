@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from depthdist.evaluation.figures import NEAR_TO_FAR
-from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.depth_range import DepthRange
 
 pass
 
 
-KINDS = ("npy", "png", "colour", "figure", "ply")
+RESULT_KINDS = ("npy", "png", "colour", "figure", "ply")
 
 
-def suffixes(bounds: Bounds) -> dict[str, str]:
+def result_suffixes(bounds: DepthRange) -> dict[str, str]:
     """How the files of each kind end."""
     return {
         "npy": "depth.npy",
@@ -28,7 +28,7 @@ def suffixes(bounds: Bounds) -> dict[str, str]:
     }
 
 
-def png_unit(bounds: Bounds) -> float:
+def png_unit(bounds: DepthRange) -> float:
     """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds
     fit into.
     """
@@ -38,7 +38,7 @@ def png_unit(bounds: Bounds) -> float:
     return unit
 
 
-def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> None:
+def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: DepthRange) -> None:
     """The 16-bit PNG, whose unit stands in its text chunk `unit_mm`."""
     unit = png_unit(bounds)
     text = PngImagePlugin.PngInfo()
@@ -47,7 +47,7 @@ def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: Bounds) -> No
     Image.fromarray(levels).save(file, "PNG", pnginfo=text)
 
 
-def coloured(depth_mm: np.ndarray, bounds: Bounds) -> np.ndarray:
+def colorize_depth(depth_mm: np.ndarray, bounds: DepthRange) -> np.ndarray:
     """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two
     pictures compare.
     """

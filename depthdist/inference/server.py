@@ -31,15 +31,15 @@ from aiohttp import web
 from PIL import Image
 
 from depthdist.captures.readers import open_rgb
-from depthdist.core import settings as config
-from depthdist.core.environment import pick_device, quiet
+from depthdist.core.environment import pick_device, silence_libraries
 from depthdist.core.errors import BadFile
-from depthdist.geometry.camera import pixel_rays, points, wide
-from depthdist.inference.external_model import Given, load_any
-from depthdist.inference.predictor import Picture, Predictor
-from depthdist.inference.result_files import as_ply, coloured, write_png
-from depthdist.models.adapter import loaded
-from depthdist.models.refinement import Way
+from depthdist.core.settings import parse, positional
+from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_depth
+from depthdist.inference.external_model import ExternalAdapterSettings, load_model
+from depthdist.inference.predictor import InputImage, Predictor
+from depthdist.inference.result_files import as_ply, colorize_depth, write_png
+from depthdist.models.adapter import describe_model
+from depthdist.models.refinement import Refinement
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -66,14 +66,14 @@ TYPES = {
 class ServeSettings:
     """Page"""
 
-    run: str = config.positional()
+    run: str = positional()
     "Folder of the run, of an adapter, of an exported model, or a hub id."
     host: str = "127.0.0.1"
     """Address to listen at. The default is this machine alone; 0.0.0.0 lets everybody on the
     network in."""
     port: int = 8000
     "Port; 0 takes a free one."
-    refine: Way = "plain"
+    refine: Refinement = "plain"
     "Detail from the picture at its full size, as launch/predict.py has it: plain, guided or tiles."
     flip: bool = False
     "Average with the mirror image's prediction."
@@ -221,7 +221,7 @@ class Service:
                 " megapixels (--max-megapixels)",
             )
         rgb = np.array(open_rgb(name, upright=True, content=content))
-        (depth_mm,) = self.predictor([Picture(rgb, rgb.shape[:2])])
+        (depth_mm,) = self.predictor([InputImage(rgb, rgb.shape[:2])])
         return Result(name, rgb, depth_mm)
 
     async def fetch(self, request: web.Request) -> web.Response:
@@ -266,14 +266,17 @@ def encoded(result: Result, kind: str, fov: float, bounds) -> bytes:
         return result.depth_mm.astype("<f4").tobytes()
     if kind == "ply":
         size = result.depth_mm.shape
-        return as_ply(points(result.depth_mm, pixel_rays(wide(size, fov), size)), result.rgb)
+        return as_ply(
+            points_from_depth(result.depth_mm, pixel_rays(pinhole_from_fov(size, fov), size)),
+            result.rgb,
+        )
     file = io.BytesIO()
     if kind == "npy":
         np.save(file, result.depth_mm)
     elif kind == "jpg":
         Image.fromarray(result.rgb).save(file, "JPEG", quality=90)
     elif kind == "colour.png":
-        Image.fromarray(coloured(result.depth_mm, bounds)).save(file, "PNG", compress_level=1)
+        Image.fromarray(colorize_depth(result.depth_mm, bounds)).save(file, "PNG", compress_level=1)
     else:
         write_png(file, result.depth_mm, bounds)
     return file.getvalue()
@@ -304,12 +307,12 @@ async def plain_errors(request: web.Request, handler) -> web.StreamResponse:
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, given = config.parse(
-        "A page that shows and measures depth.", ServeSettings, Given, argv=argv
+    settings, given = parse(
+        "A page that shows and measures depth.", ServeSettings, ExternalAdapterSettings, argv=argv
     )
-    quiet()
-    model, record = load_any(settings.run, given)
-    print(loaded(model, record))
+    silence_libraries()
+    model, record = load_model(settings.run, given)
+    print(describe_model(model, record))
     service = Service(
         settings, Predictor(model, record, pick_device(), settings.refine, settings.flip)
     )

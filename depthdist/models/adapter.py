@@ -33,16 +33,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthdist.core.files import recover, replacing
+from depthdist.core.files import recover_folder, replace_folder
 from depthdist.core.settings import from_dict
-from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.base_model import PATCH, load_base
-from depthdist.models.depth_model import DepthModel, Normalisation
-from depthdist.models.lora import respelled, settled
+from depthdist.models.depth_model import DepthModel, Normalization
+from depthdist.models.lora import finalize_lora_precision, translate_layer_name
 
-RECORD = "depthdist.json"
+ADAPTER_FILE = "depthdist.json"
 WEIGHTS = "adapter_model.safetensors"
-held = partial(
+adapter_state_dict = partial(
     get_peft_model_state_dict, save_embedding_layers=False
 )  # what an adapter holds; "auto" would ask the hub each time
 
@@ -78,7 +78,7 @@ class AdapterRecord:
     def of(
         cls,
         model: DepthModel,
-        bounds: Bounds,
+        bounds: DepthRange,
         size: tuple[int, int],
         *,
         step: int,
@@ -113,8 +113,8 @@ class AdapterRecord:
             )
 
     @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.near_mm, self.far_mm, self.target)
+    def bounds(self) -> DepthRange:
+        return DepthRange(self.near_mm, self.far_mm, self.target)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,31 +129,31 @@ def save_adapter(
     weights  fp32 masters of what trains, by `model.named_parameters()` name
     """
     if not isinstance(model.net, PeftModel):
-        return save_whole(model, weights, record, folder)
+        return save_full_model(model, weights, record, folder)
     frozen = {
         name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name
     }
-    state = held(
+    state = adapter_state_dict(
         model.net,
         state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}},
     )
     both = {
-        respelled(name, new): t.detach().float().cpu().contiguous().clone()
+        translate_layer_name(name, new): t.detach().float().cpu().contiguous().clone()
         for new in (True, False)
         for name, t in state.items()
     }
-    with replacing(folder) as fresh:
+    with replace_folder(folder) as fresh:
         try:
             model.net.peft_config["default"].save_pretrained(fresh)
             save_file(both, fresh / WEIGHTS, metadata={"format": "pt"})
-            (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+            (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
         except (OSError, SafetensorError) as err:
             raise ValueError(
                 f"{folder}: the adapter cannot be written (is the disk full?): {err}"
             ) from err
 
 
-def save_whole(
+def save_full_model(
     model: DepthModel,
     weights: Mapping[str, Tensor],
     record: AdapterRecord | None,
@@ -168,7 +168,7 @@ def save_whole(
         **{name.removeprefix("net."): tensor for name, tensor in weights.items()},
     }
     state = {
-        respelled(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone()
+        translate_layer_name(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone()
         for name, tensor in state.items()
     }
     config = model.net.config.to_dict() | {"architectures": ["DepthAnythingForDepthEstimation"]}
@@ -176,22 +176,22 @@ def save_whole(
         for name in ("dtype", "torch_dtype", "transformers_version", "_name_or_path"):
             part.pop(name, None)
     height, width = record.size if record else (518, 518)
-    with replacing(folder) as fresh:
+    with replace_folder(folder) as fresh:
         try:
             save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
             (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
             (fresh / "preprocessor_config.json").write_text(
-                json.dumps(processor(model.normalisation, height, width), indent=1) + "\n"
+                json.dumps(processor_config(model.normalisation, height, width), indent=1) + "\n"
             )
             if record:
-                (fresh / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+                (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
         except (OSError, SafetensorError) as err:
             raise ValueError(
                 f"{folder}: the model cannot be written (is the disk full?): {err}"
             ) from err
 
 
-def processor(normalisation: Normalisation, height: int, width: int) -> dict[str, object]:
+def processor_config(normalisation: Normalization, height: int, width: int) -> dict[str, object]:
     """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to
     exactly (height, width).
     """
@@ -217,11 +217,11 @@ def read_record(folder: Path) -> AdapterRecord:
 
     ValueError where there is none or it is not one of ours.
     """
-    recover(folder)
-    path = folder / RECORD
+    recover_folder(folder)
+    path = folder / ADAPTER_FILE
     if not path.exists():
         raise ValueError(
-            f"{folder}: no adapter here: expected {RECORD} and {WEIGHTS}, as a run's best/ holds"
+            f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as a run's best/ holds"
             " them"
         )
     try:
@@ -253,11 +253,11 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
         raise ValueError(
             f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}"
         ) from err
-    inside = held(model.net)
+    inside = adapter_state_dict(model.net)
     mine = any(
         "q_proj" in n for n, _ in model.net.named_parameters()
     )  # which spelling this transformers has
-    wanted = inside.keys() | {respelled(n, new=mine) for n in stored}
+    wanted = inside.keys() | {translate_layer_name(n, new=mine) for n in stored}
     lost = sorted(
         n
         for n in wanted
@@ -270,17 +270,17 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
         )
     model.normalise((record.mean, record.std))
     model.upsampling = record.upsampling
-    return settled(model).eval().requires_grad_(False), record
+    return finalize_lora_precision(model).eval().requires_grad_(False), record
 
 
-def loaded(model: DepthModel, record: AdapterRecord) -> str:
+def describe_model(model: DepthModel, record: AdapterRecord) -> str:
     """One line on what `load_adapter` put into the model."""
     if not isinstance(model.net, PeftModel):
         return (
             f"whole network of epoch {record.epoch}, step {record.step}, begun from {record.model};"
             f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
         )
-    tensors = held(model.net).values()
+    tensors = adapter_state_dict(model.net).values()
     size = f"{len(tensors)} tensors, {sum(t.numel() for t in tensors):,} parameters"
     return (
         f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model};"

@@ -36,10 +36,10 @@ from transformers import (
 )
 
 from depthdist.core.environment import pick_device
-from depthdist.core.settings import at_home
-from depthdist.models.depth_model import DepthModel, Float32Conv2d, Normalisation, to_buffers
-from depthdist.models.fast_decoder import reorder
-from depthdist.models.lora import respelled
+from depthdist.core.settings import expand_user
+from depthdist.models.depth_model import DepthModel, Float32Conv2d, Normalization, to_buffers
+from depthdist.models.fast_decoder import speed_up_decoder
+from depthdist.models.lora import translate_layer_name
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 BUILT_IN = Path(__file__).with_name(
@@ -83,7 +83,7 @@ def load_base(name: str) -> DepthModel:
 
     ValueError says what was wrong and the ways out.
     """
-    kind, path = model_kind(name), at_home(name)
+    kind, path = model_kind(name), expand_user(name)
     if kind == "tiny":
         net, is_fresh, normalisation = _tiny(), True, IMAGENET
     elif kind == "built-in":
@@ -98,7 +98,7 @@ def load_base(name: str) -> DepthModel:
             IMAGENET,
         )
     net.requires_grad_(False)
-    reorder(net)
+    speed_up_decoder(net)
     for conv in (net.head.conv2, net.head.conv3):  # the head's last
         conv.__class__ = Float32Conv2d
         to_buffers(conv)
@@ -107,7 +107,7 @@ def load_base(name: str) -> DepthModel:
 
 def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
     """What `--model` names, judged without loading it. ValueError where it is nothing of these."""
-    path = at_home(name)
+    path = expand_user(name)
     if name in ("tiny", "built-in"):
         return name
     if name.strip() and path.is_dir():
@@ -199,12 +199,12 @@ def _from_folder(path: Path) -> tuple[nn.Module, bool]:
     backbone = _pretrained(
         path, Dinov2Backbone, out_indices=layers, reshape_hidden_states=False, apply_layernorm=True
     )
-    net = fresh(backbone.config, neck, fusion)
+    net = new_depth_anything(backbone.config, neck, fusion)
     net.backbone.load_state_dict(backbone.state_dict())
     return net, True
 
 
-def _normalisation(path: Path) -> Normalisation:
+def _normalisation(path: Path) -> Normalization:
     """Mean and standard deviation of the folder's own processor, ImageNet's where it has none."""
     file = path / "preprocessor_config.json"
     if not file.exists():
@@ -226,7 +226,9 @@ def _normalisation(path: Path) -> Normalisation:
     return mean, std
 
 
-def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) -> nn.Module:
+def new_depth_anything(
+    backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32
+) -> nn.Module:
     """A DA-V2 with random weights, always the same ones.
 
     The caller fills the backbone where it has weights.
@@ -249,7 +251,7 @@ def fresh(backbone: Dinov2Config, neck: list[int], fusion: int, head: int = 32) 
         name,
         parameter,
     ) in net.named_parameters():  # transformers' own start differs from version to version
-        seed = zlib.crc32(respelled(name, new=True).encode())
+        seed = zlib.crc32(translate_layer_name(name, new=True).encode())
         if parameter.dim() > 1:
             std = parameter[0].numel() ** -0.5  # Glorot & Bengio 2010: the signal keeps its size
             if not name.startswith("backbone"):
@@ -276,7 +278,7 @@ def _tiny() -> nn.Module:
         reshape_hidden_states=False,
         apply_layernorm=True,
     )
-    return fresh(backbone, [24, 48, 96, 96], 32, 16)
+    return new_depth_anything(backbone, [24, 48, 96, 96], 32, 16)
 
 
 def training_memory(
@@ -319,11 +321,11 @@ def training_memory(
     }
 
 
-def reachable_model() -> str:
+def default_reachable_model() -> str:
     """DEFAULT_MODEL where the hub or its cache has it, else `built-in`."""
     cached = isinstance(try_to_load_from_cache(DEFAULT_MODEL, "model.safetensors"), str)
     return DEFAULT_MODEL if cached or hub_answers() else "built-in"
 
 
 if __name__ == "__main__":  # for launch/quickstart.sh: what this machine can do
-    print(pick_device(), reachable_model())
+    print(pick_device(), default_reachable_model())

@@ -22,7 +22,7 @@ torch.backends.cudnn.allow_tf32 = (
     False  # a "float32" convolution with 10 bits is off by a millimetre at 1.5 m; torch has it on
 )
 
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class Float32Conv2d(nn.Conv2d):
@@ -79,7 +79,7 @@ class DepthModel(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, name: str, fresh_decoder: bool, normalisation: Normalisation
+        self, net: nn.Module, name: str, fresh_decoder: bool, normalisation: Normalization
     ):
         super().__init__()
         self.net, self.name, self.fresh_decoder, self.calibrated, self.draws = (
@@ -92,7 +92,7 @@ class DepthModel(nn.Module):
         self.upsampling: Literal["bicubic", "bilinear"] = "bicubic"
         self.normalise(normalisation)
 
-    def normalise(self, normalisation: Normalisation) -> None:
+    def normalise(self, normalisation: Normalization) -> None:
         """Take pictures with that mean and standard deviation from now on."""
         self.normalisation = tuple(tuple(values) for values in normalisation)
         for name, values in zip(("mean", "std"), normalisation):

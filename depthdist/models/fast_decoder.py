@@ -62,7 +62,7 @@ class _Fusion(DepthAnythingFeatureFusionLayer):
         )
 
 
-def reorder(net: DepthAnythingForDepthEstimation) -> None:
+def speed_up_decoder(net: DepthAnythingForDepthEstimation) -> None:
     """Compute `net`'s decoder in that order from now on."""
     net.neck.reassemble_stage.__class__ = _Reassemble
     for layer in net.neck.fusion_stage.layers:

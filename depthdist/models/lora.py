@@ -2,7 +2,7 @@
 
 2022, through peft) on chosen layers of the frozen model, and the decoder where it is to.
 
-    model = with_lora(load_base("tiny"), LoraSettings(lora="linear"), seed=0)
+    model = add_lora(load_base("tiny"), LoraSettings(lora="linear"), seed=0)
     # {"lora": [...], "decoder": [...]}: the parameters that an optimizer gets
     trained_groups(model)
 
@@ -92,13 +92,13 @@ class LoraSettings:
         return found
 
 
-def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
+def add_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
     """`base` with a new adapter, or training as a whole, in place.
 
     ValueError where --lora-targets fits no layer.
     """
     if settings.lora == "none" and settings.lora_targets is None:
-        return whole(base)
+        return train_whole_network(base)
     torch.manual_seed(seed)
     decoder = base.fresh_decoder or settings.decoder == "trained"
     kept = (
@@ -111,15 +111,15 @@ def with_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel
         use_dora=settings.dora,
         use_rslora=settings.rslora,
         bias="none",
-        target_modules=targets(base.net, settings, kept),
+        target_modules=lora_target_modules(base.net, settings, kept),
         modules_to_save=kept or None,
     )
     base.net = get_peft_model(base.net, config)
     draw_per_sample(base.net, base.draws)
-    return settled(base)
+    return finalize_lora_precision(base)
 
 
-def whole(base: DepthModel) -> DepthModel:
+def train_whole_network(base: DepthModel) -> DepthModel:
     """`base` with every weight training that has a part in its output, in place."""
     for name, module in base.net.named_modules():
         if isinstance(module, Float32Conv2d):
@@ -134,7 +134,7 @@ def whole(base: DepthModel) -> DepthModel:
     return base
 
 
-def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
+def lora_target_modules(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
     """The regular expression, for peft, of the layers that get LoRA, each in both spellings.
 
     Never of what is in `kept`.
@@ -147,7 +147,7 @@ def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
     found = [
         name
         for name in layers
-        if any(pattern.fullmatch(respelled(name, new)) for new in (True, False))
+        if any(pattern.fullmatch(translate_layer_name(name, new)) for new in (True, False))
     ]
     if not found:
         kinds = dict.fromkeys(re.sub(r"\.\d+", ".N", name) for name in layers)
@@ -156,11 +156,13 @@ def targets(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
             f" {', '.join(kinds)}"
         )
     return "|".join(
-        dict.fromkeys(re.escape(respelled(name, new)) for name in found for new in (True, False))
+        dict.fromkeys(
+            re.escape(translate_layer_name(name, new)) for name in found for new in (True, False)
+        )
     )
 
 
-def settled(model: DepthModel) -> DepthModel:
+def finalize_lora_precision(model: DepthModel) -> DepthModel:
     """`model`, whose net is a PeftModel, with each part in the precision it needs, and frozen where
     it never runs; in place.
     """
@@ -189,7 +191,7 @@ def trained_groups(model: DepthModel) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
-def respelled(name: str, new: bool) -> str:
+def translate_layer_name(name: str, new: bool) -> str:
     """A layer's or parameter's name as transformers >= 5.18 (new) or < 5.18 has it."""
     for after, before in SPELLINGS.items():
         old, wanted = (before, after) if new else (after, before)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from depthdist.geometry.resampling import resize_rgb, upsample
 
-WAYS = ("plain", "guided", "tiles")
-Way = Literal["plain", "guided", "tiles"]
+REFINEMENTS = ("plain", "guided", "tiles")
+Refinement = Literal["plain", "guided", "tiles"]
 # chosen on training captures: RMSE, and F1 of edges of 4 to 32 mm
 RADIUS = 2  # of the guided filter's window, in pixels of the network's picture
 EPS = 1e-3  # variance of brightness (0..1) below which a window counts as flat
@@ -34,7 +34,7 @@ FINE = 8
 See = Callable[[Tensor], Tensor]  # pictures (B, h, w, 3) uint8 -> (B, h, w) float32
 
 
-def mirrored(see: See) -> See:
+def average_with_mirror(see: See) -> See:
     """`see`, averaged with what it says of the mirror image."""
     return lambda rgb: (see(rgb) + see(rgb.flip(2)).flip(2)) / 2
 
@@ -139,8 +139,8 @@ def _onto(found: Tensor, whole: Tensor) -> Tensor:
     return (scale * (x - x.mean()) + y.mean()).float()
 
 
-def refined(
-    way: Way, see: See, pred: Tensor, picture: Tensor, upsampling: str = "bicubic"
+def refine(
+    way: Refinement, see: See, pred: Tensor, picture: Tensor, upsampling: str = "bicubic"
 ) -> Tensor:
     """(H, W) normalised inverse depth at the size of `picture` (H, W, 3) uint8.
 

@@ -24,16 +24,25 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from depthdist.captures.layouts import find_pairs
-from depthdist.captures.near_duplicates import FINGERPRINT, find, fingerprint
+from depthdist.captures.near_duplicates import FINGERPRINT, find_near_duplicates, fingerprint
 from depthdist.captures.readers import read_pair
-from depthdist.captures.sessions import sessions
-from depthdist.core.environment import follow_command
-from depthdist.core.errors import BadFile, shown
+from depthdist.captures.sessions import number_sessions
+from depthdist.core.environment import exit_with_parent
+from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.evaluation.figures import NEAR_TO_FAR
-from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.reports import html_page as html
-from depthdist.reports.html_page import INK, SERIES, axes, drawing, grid, paragraph, picture, table
+from depthdist.reports.html_page import (
+    INK,
+    SERIES,
+    axes,
+    drawing,
+    grid,
+    image_tag,
+    paragraph,
+    table,
+)
 from depthdist.shards.decoding import decode_label
 
 BIN_MM, BINS = 10.0, 1000  # of the histogram: up to 10 m, the last bin has all beyond
@@ -85,7 +94,7 @@ def data_report(folder: Path, most: int, workers: int) -> str:
     with ProcessPoolExecutor(
         workers or len(os.sched_getaffinity(0)),
         multiprocessing.get_context("spawn"),
-        follow_command,
+        exit_with_parent,
     ) as pool:
         for one in tqdm(
             pool.map(_look, jobs),
@@ -107,7 +116,7 @@ def data_report(folder: Path, most: int, workers: int) -> str:
             else f"{folder}: no captures"
         )
     z = np.sum([s.histogram for s in found], axis=0)
-    bounds = Bounds(min(s.near_mm for s in found), max(s.far_mm for s in found))
+    bounds = DepthRange(min(s.near_mm for s in found), max(s.far_mm for s in found))
     sections = [
         ("Overview", overview(found, rejects, bounds)),
         ("What looks wrong", suspects(found)),
@@ -130,10 +139,10 @@ def data_report(folder: Path, most: int, workers: int) -> str:
 def raw_jobs(folder: Path) -> tuple[list[tuple], list[tuple[str, str]], str]:
     """What to read of a folder of captures, and what was rejected already."""
     pairs, rejects = find_pairs(folder)
-    numbers = sessions([pair.stem for pair in pairs])
+    numbers = number_sessions([pair.stem for pair in pairs])
     return (
         [("raw", pair, number) for pair, number in zip(pairs, numbers)],
-        [(shown(r.path), r.reason) for r in rejects],
+        [(printable_path(r.path), r.reason) for r in rejects],
         "raw captures",
     )
 
@@ -165,7 +174,7 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
         try:
             rgb, xyz = read_pair(pair)
         except BadFile as err:
-            return shown(err.path), err.reason
+            return printable_path(err.path), err.reason
         from depthdist.geometry.camera import fit_intrinsics
 
         return look(
@@ -297,7 +306,7 @@ def _small_depth(z: np.ndarray, valid: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------- sections
 
 
-def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: Bounds) -> str:
+def overview(found: list[Seen], rejects: list[tuple[str, str]], bounds: DepthRange) -> str:
     pixels = sum(s.size[0] * s.size[1] for s in found)
     valid = sum(s.valid * s.size[0] * s.size[1] for s in found)
     sizes = ", ".join(
@@ -425,7 +434,7 @@ def rejected(rejects: list[tuple[str, str]]) -> str:
     )
 
 
-def depths(found: list[Seen], z: np.ndarray, bounds: Bounds) -> str:
+def depths(found: list[Seen], z: np.ndarray, bounds: DepthRange) -> str:
     """Histogram in mm and on the normalised scale, and what a unit in the last place of each
     precision is worth.
     """
@@ -533,7 +542,7 @@ def duplicates(found: list[Seen]) -> str:
             ]
         )
     prints = np.array([s.print_ for s in found], FINGERPRINT)
-    twins = find(prints)
+    twins = find_near_duplicates(prints)
     lines = [
         [
             found[t.a].name,
@@ -577,7 +586,7 @@ def thumbnails(found: list[Seen], most: int) -> str:
             Image.fromarray(depth).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.NEAREST)
         )
         items.append(
-            picture(
+            image_tag(
                 np.hstack([rgb, depth]),
                 f"{s.name}: {s.near_mm:.0f} .. {s.far_mm:.0f} mm, {s.valid:.0%} measured, grey"
                 f" {s.luminance:.0f}{f', {s.split}' if s.split else ''}",

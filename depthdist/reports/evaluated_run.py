@@ -17,7 +17,7 @@ from depthdist.runs.run_folder import Run, open_run
 
 
 @dataclass(frozen=True)
-class Told:
+class EvaluatedRun:
     """What is on record of a run: its folder, run.json, what to call it, logged lines, and
     evaluation.json with null as NaN.
     """
@@ -48,7 +48,7 @@ class Told:
         return json.dumps({name: self.evaluation["adapter"][name] for name in sorted(names)})
 
 
-def told(folder: Path, name: str) -> Told:
+def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
     """ValueError where the run or its evaluation is missing, or the evaluation is of another
     adapter than best/ now.
     """
@@ -68,7 +68,7 @@ def told(folder: Path, name: str) -> Told:
             evaluation["data_sha256"],
             evaluation["device"],
         )
-        found = Told(run, name, _logged(folder / "metrics.jsonl"), evaluation)
+        found = EvaluatedRun(run, name, _logged(folder / "metrics.jsonl"), evaluation)
         found.row
     except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
         raise ValueError(

@@ -128,7 +128,7 @@ def drawing(fig: Figure, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def picture(image: np.ndarray, caption: str, width: int = 960) -> str:
+def image_tag(image: np.ndarray, caption: str, width: int = 960) -> str:
     """(h, w, 3) uint8, as a JPEG of that width at most."""
     shown = Image.fromarray(image)
     if shown.width > width:

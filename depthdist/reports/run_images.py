@@ -20,25 +20,34 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from depthdist.core.environment import pick_device, quiet
+from depthdist.core.environment import pick_device, silence_libraries
 from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED
 from depthdist.evaluation.metrics.edges import jumps_of
-from depthdist.evaluation.scoring import network
-from depthdist.geometry.depth_range import depth_from_target
+from depthdist.evaluation.scoring import network_predictor
+from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.models.adapter import load_adapter
 from depthdist.reports import html_page as html
-from depthdist.reports.evaluated_run import Told
-from depthdist.reports.html_page import INK, SERIES, axes, drawing, grid, legend, paragraph, picture
+from depthdist.reports.evaluated_run import EvaluatedRun
+from depthdist.reports.html_page import (
+    INK,
+    SERIES,
+    axes,
+    drawing,
+    grid,
+    image_tag,
+    legend,
+    paragraph,
+)
 from depthdist.shards.decoding import decode_label
 
 STEP_MM = 4.0  # edges that are drawn
 
 
-def images(runs: list[Told], most: int) -> str:
+def images(runs: list[EvaluatedRun], most: int) -> str:
     """The best, median and worst of the first run, by RMSE."""
-    quiet()
+    silence_libraries()
     first, parts = runs[0], []
     keys, errors = (
         first.evaluation["images"][first.row]["keys"],
@@ -72,7 +81,9 @@ def images(runs: list[Told], most: int) -> str:
             batch = loader.samples(split, [place[key]]).to(device)
             with torch.no_grad():
                 predicted[key].append(
-                    depth_from_target(network(model)(batch), record.bounds)[0].cpu().numpy()
+                    denormalize_depth(network_predictor(model)(batch), record.bounds)[0]
+                    .cpu()
+                    .numpy()
                 )
     for word, i in list(chosen.items())[:most]:
         key = keys[i]
@@ -96,7 +107,7 @@ def images(runs: list[Told], most: int) -> str:
 
 
 def one_image(
-    runs: list[Told],
+    runs: list[EvaluatedRun],
     dataset: Dataset,
     number: int,
     rgb: np.ndarray,
@@ -107,8 +118,8 @@ def one_image(
     known = truth[mask]
     low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
     panels = [
-        picture(rgb, "RGB, as the network sees it"),
-        picture(
+        image_tag(rgb, "RGB, as the network sees it"),
+        image_tag(
             _colors(np.where(mask, truth, np.nan), low, high),
             f"truth, {low:.0f} mm (red) .. {high:.0f} mm (blue); grey: not measured",
         ),
@@ -117,15 +128,15 @@ def one_image(
         off = np.where(mask, pred - truth, np.nan)
         limit = max(float(np.nanpercentile(np.abs(off), 95)), 0.1)
         title = f"{run.name}: " if len(runs) > 1 else ""
-        panels.append(picture(_colors(pred, low, high), f"{title}prediction, same colours"))
+        panels.append(image_tag(_colors(pred, low, high), f"{title}prediction, same colours"))
         panels.append(
-            picture(
+            image_tag(
                 _colors(off, -limit, limit, SIGNED),
                 f"{title}error, -{limit:.1f} mm (blue) .. +{limit:.1f} mm (red)",
             )
         )
         panels.append(
-            picture(
+            image_tag(
                 overlay(rgb, truth, pred, mask),
                 f"{title}edges: green in both, orange in truth only, blue in the prediction only",
             )
@@ -163,7 +174,7 @@ def overlay(rgb: np.ndarray, truth: np.ndarray, pred: np.ndarray, mask: np.ndarr
 
 
 def cut(
-    runs: list[Told],
+    runs: list[EvaluatedRun],
     truth: np.ndarray,
     mask: np.ndarray,
     predictions: list[np.ndarray],

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from depthdist.evaluation.comparison import comparison
+from depthdist.evaluation.comparison import compare_runs
 from depthdist.evaluation.image_details import all_metrics
-from depthdist.evaluation.metrics.grooves import Groove, summary
+from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves
 from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS, Metric
-from depthdist.evaluation.tables import FOOTNOTE, cell, span
+from depthdist.evaluation.tables import FOOTNOTE, format_interval, format_value
 from depthdist.reports import html_page as html
-from depthdist.reports.evaluated_run import Told, told
+from depthdist.reports.evaluated_run import EvaluatedRun, read_evaluated_run
 from depthdist.reports.html_page import INK, SERIES, axes, drawing, grid, legend, paragraph, table
 from depthdist.reports.run_images import images
-from depthdist.runs.run_folder import labels
+from depthdist.runs.run_folder import label_runs
 
 CURVES = {  # title -> what of metrics.jsonl, and the unit
     "Loss": (("train/loss", "eval/loss"), ""),
@@ -52,10 +52,10 @@ SURFACES = (
 
 def run_report(folders: list[Path], most_images: int = 3) -> str:
     """The page's HTML."""
-    runs = [told(folder, name) for folder, name in zip(folders, labels(folders))]
+    runs = [read_evaluated_run(folder, name) for folder, name in zip(folders, label_runs(folders))]
     first = runs[0]
     for other in runs[1:]:
-        comparison(
+        compare_runs(
             first.evaluation, other.evaluation, [first.name, other.name]
         )  # raises where they cannot be compared
     sections = [
@@ -63,7 +63,7 @@ def run_report(folders: list[Path], most_images: int = 3) -> str:
         *([("Comparison", compared(runs))] if len(runs) > 1 else []),
         ("Near and far", ranges(runs)),
     ]
-    if any(summary(_grooves(run.evaluation, run.row))["grooves"] for run in runs):
+    if any(summarize_grooves(_grooves(run.evaluation, run.row))["grooves"] for run in runs):
         sections.append(("Grooves", grooves(runs)))
     sections += [
         ("Edges and surfaces", structure(runs)),
@@ -84,11 +84,11 @@ def run_report(folders: list[Path], most_images: int = 3) -> str:
 # ------------------------------------------------------------------------------------------ numbers
 
 
-def _lines(runs: list[Told]) -> list[tuple[str, Told, str]]:
+def _lines(runs: list[EvaluatedRun]) -> list[tuple[str, EvaluatedRun, str]]:
     """Label, run and row of each line of a table: the fixed rows, each that differs from the others
     once with its runs' names, then each run's own.
     """
-    fixed: dict[tuple[int, str, str], list[Told]] = {}
+    fixed: dict[tuple[int, str, str], list[EvaluatedRun]] = {}
     for run in runs:
         for place, row in enumerate(run.evaluation["rows"]):
             if not row.startswith("adapter"):
@@ -105,7 +105,7 @@ def _lines(runs: list[Told]) -> list[tuple[str, Told, str]]:
     ]
 
 
-def _rows(runs: list[Told]) -> list[tuple[str, dict[str, float], dict[str, Any]]]:
+def _rows(runs: list[EvaluatedRun]) -> list[tuple[str, dict[str, float], dict[str, Any]]]:
     """Label, means, intervals."""
     return [
         (label, run.evaluation["rows"][row], run.evaluation["intervals"][row])
@@ -133,7 +133,10 @@ def _metric_table(
         if len({v for _, v in fair}) > 1:
             best |= {(i, j) for i, v in fair if v == min(v for _, v in fair)}
     cells = [
-        [f"{cell(n, means.get(n, math.nan))}\n{span(n, intervals.get(n))}" for n in names]
+        [
+            f"{format_value(n, means.get(n, math.nan))}\n{format_interval(n, intervals.get(n))}"
+            for n in names
+        ]
         for _, means, intervals in rows
     ]
     heads = [n if not _about(n).unit or "mm" in n else f"{n} ({_about(n).unit})" for n in names]
@@ -165,7 +168,7 @@ def _wanted(name: str) -> str:
     )
 
 
-def result(runs: list[Told]) -> str:
+def result(runs: list[EvaluatedRun]) -> str:
     return _metric_table(_rows(runs), ["loss", *HEADLINE, "silog_kitti", "rmse_log"]) + "".join(
         paragraph(line, "soft")
         for line in [
@@ -178,17 +181,17 @@ def result(runs: list[Told]) -> str:
     )
 
 
-def compared(runs: list[Told]) -> str:
+def compared(runs: list[EvaluatedRun]) -> str:
     parts = []
     for other in runs[1:]:
         parts.append(
             "<div"
-            f' class="wide"><pre>{html.escape(comparison(runs[0].evaluation, other.evaluation, [runs[0].name, other.name]))}</pre></div>'
+            f' class="wide"><pre>{html.escape(compare_runs(runs[0].evaluation, other.evaluation, [runs[0].name, other.name]))}</pre></div>'
         )
     return "".join(parts)
 
 
-def ranges(runs: list[Told]) -> str:
+def ranges(runs: list[EvaluatedRun]) -> str:
     names = [
         n for n in runs[0].evaluation["rows"][runs[0].row] if n.startswith(("rmse_mm@", "abs_rel@"))
     ]
@@ -205,13 +208,13 @@ def _grooves(evaluation: dict[str, Any], row: str) -> list[Groove]:
     ]
 
 
-def grooves(runs: list[Told]) -> str:
+def grooves(runs: list[EvaluatedRun]) -> str:
     limit = runs[0].evaluation["settings"]["tread_limit"]
     lines, figures = [], []
     fig, ax = axes("Depth of each groove", "in truth, mm", "in the prediction, mm", 3.6)
     for label, run, row in _lines(runs):
         if found := _grooves(run.evaluation, row):
-            v = summary(found, limit)
+            v = summarize_grooves(found, limit)
             lines.append(
                 [
                     label,
@@ -262,7 +265,7 @@ def grooves(runs: list[Told]) -> str:
     return words + table(head, lines) + grid(figures, widest="34rem")
 
 
-def structure(runs: list[Told]) -> str:
+def structure(runs: list[EvaluatedRun]) -> str:
     rows = [
         (row, means, intervals)
         for row, means, intervals in _rows(runs)
@@ -287,7 +290,7 @@ def structure(runs: list[Told]) -> str:
     )
 
 
-def curves(runs: list[Told]) -> str:
+def curves(runs: list[EvaluatedRun]) -> str:
     figures = []
     for title, (names, unit) in CURVES.items():
         fig, ax = axes(title, "step", unit)
@@ -333,7 +336,7 @@ def curves(runs: list[Told]) -> str:
     return grid(figures)
 
 
-def reliability(runs: list[Told]) -> str:
+def reliability(runs: list[EvaluatedRun]) -> str:
     lines = []
     for run in runs:
         skipped = max((line.get("train/skipped_steps") or 0 for line in run.lines), default=0)
@@ -370,7 +373,7 @@ def reliability(runs: list[Told]) -> str:
     )
 
 
-def provenance(runs: list[Told]) -> str:
+def provenance(runs: list[EvaluatedRun]) -> str:
     lines = []
     for name, value in (
         ("folder", lambda run: str(run.run.folder)),

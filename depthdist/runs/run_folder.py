@@ -18,7 +18,7 @@ from depthdist.core.settings import field_names, from_dict
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.losses import LossSettings
 
-RECORD = "run.json"
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
         )
 
 
-def labels(folders: Sequence[Path]) -> list[str]:
+def label_runs(folders: Sequence[Path]) -> list[str]:
     """What to call each: its name, after as many of the folders it is in as tell it from the
     others.
     """
@@ -83,7 +83,7 @@ def labels(folders: Sequence[Path]) -> list[str]:
 
 def earlier_starts(folder: Path) -> list[dict[str, Any]]:
     """When and at which step the run was started so far; none where it begins."""
-    path = folder / RECORD
+    path = folder / RUN_FILE
     try:
         return list(json.loads(path.read_text()).get("starts", [])) if path.exists() else []
     except (AttributeError, TypeError, ValueError):
@@ -92,16 +92,16 @@ def earlier_starts(folder: Path) -> list[dict[str, Any]]:
 
 def open_run(folder: Path) -> Run:
     """The run in `folder`. ValueError where there is none."""
-    path = folder / RECORD
+    path = folder / RUN_FILE
     if not path.is_file():
         near = (
-            sorted(p.parent for p in folder.parent.glob(f"*/{RECORD}"))
+            sorted(p.parent for p in folder.parent.glob(f"*/{RUN_FILE}"))
             if folder.parent.is_dir()
             else []
         )
         hint = f"; runs there: {', '.join(map(str, near[-5:]))}" if near else ""
         raise ValueError(
-            f"{folder}: no run here: expected a folder with {RECORD}, as launch/train.py"
+            f"{folder}: no run here: expected a folder with {RUN_FILE}, as launch/train.py"
             f" writes{hint}"
         )
     try:

@@ -126,7 +126,7 @@ def _step(line: str) -> float:
         return math.inf  # a line that a crash cut off
 
 
-def quarantined(damage: dict[str, Any], run: Path) -> None:
+def record_damage(damage: dict[str, Any], run: Path) -> None:
     """Say what was set aside, and keep it in RUN/quarantine.jsonl, which all ranks write."""
     print(
         f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of"

@@ -32,19 +32,19 @@ from typing import Any
 import numpy as np
 
 from depthdist import __version__
-from depthdist.captures.near_duplicates import FINGERPRINT, summary
-from depthdist.core.errors import SettingsError, shown
-from depthdist.core.files import sync_folder, write_whole
-from depthdist.distributed.cpu_group import Ranks
+from depthdist.captures.near_duplicates import FINGERPRINT, summarize_split
+from depthdist.core.errors import SettingsError, printable_path
+from depthdist.core.files import sync_folder, write_atomic
+from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.encoding import as_npy
 from depthdist.shards.format import Job, as_json
 from depthdist.shards.index import Index, as_rows, named_by_content, read_index
-from depthdist.shards.plan import NOTHING, Held, Plan, plan
+from depthdist.shards.plan import NO_DATASET, ExistingDataset, Plan, make_plan
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import FIXED
 from depthdist.shards.statistics import merge_stats, statistics
-from depthdist.shards.worker_pool import write_all
+from depthdist.shards.worker_pool import write_shards
 
 VISIBLE = 60.0  # seconds until what one node has written must be seen on another
 
@@ -56,12 +56,12 @@ def locked(out: Path) -> Iterator[None]:
     """
     try:
         if out.exists() and not out.is_dir():
-            raise ValueError(f"{shown(out)}: is a file; expected a folder for the dataset")
+            raise ValueError(f"{printable_path(out)}: is a file; expected a folder for the dataset")
         out.mkdir(parents=True, exist_ok=True)
         file = open(out / ".lock", "w")
     except OSError as err:
         raise ValueError(
-            f"{shown(err.filename or out)}: cannot be written: {err.strerror}; expected a folder"
+            f"{printable_path(err.filename or out)}: cannot be written: {err.strerror}; expected a folder"
             " for the dataset"
         ) from err
     with file:
@@ -69,13 +69,13 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"{shown(out)}: another tools/shard.py is writing here; wait for it, or take"
+                f"{printable_path(out)}: another tools/shard.py is writing here; wait for it, or take"
                 " another OUT"
             ) from None
         yield
 
 
-def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any] | None:
+def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict[str, Any] | None:
     """Make OUT what RAW and the settings say, and return its index, with `changed`, `rejected`
     (list) and `note` beside it.
 
@@ -83,22 +83,22 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
     raises ValueError, one line: RAW cannot be used, OUT cannot be written, no pair is usable,
     another run is at work
     """
-    ranks, root, out = ranks or Ranks(), Path(settings.raw), Path(settings.out)
+    ranks, root, out = ranks or CpuGroup(), Path(settings.raw), Path(settings.out)
     with contextlib.ExitStack() as stack:
         with _together(ranks):
             if out.exists() and root.exists() and out.samefile(root):
                 raise ValueError(
-                    f"{shown(out)}: is RAW as well; expected another folder for the dataset"
+                    f"{printable_path(out)}: is RAW as well; expected another folder for the dataset"
                 )
             before = _before(settings)
-            planned = plan(settings, before.held)
+            planned = make_plan(settings, before.held)
         with _together(ranks):
             if ranks.rank == 0:
                 stack.enter_context(locked(out))
                 _refuse_others(out / "index.json")
                 if _content(out / "index.json") != before.content:
                     raise ValueError(
-                        f"{shown(out)}: another tools/shard.py changed it since this one began; run"
+                        f"{printable_path(out)}: another tools/shard.py changed it since this one began; run"
                         " again"
                     )
                 for leftover in [
@@ -114,7 +114,7 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
             if not _record(out / job.name, job) and not _record(job.folder / job.name, job)
         ]
         with _together(ranks):
-            write_all(todo, settings.workers, ranks)
+            write_shards(todo, settings.workers, ranks)
         written, index = sum(ranks.gather(len(todo))), None
         with _together(ranks):
             if ranks.rank == 0:
@@ -123,7 +123,7 @@ def shard(settings: ShardSettings, ranks: Ranks | None = None) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def _together(ranks: Ranks) -> Iterator[None]:
+def _together(ranks: CpuGroup) -> Iterator[None]:
     """What goes wrong on one rank in here stops all of them, each with the same words."""
     try:
         yield
@@ -154,12 +154,12 @@ def _merge(settings: ShardSettings, planned: Plan, before: _Before, written: int
     lines = b"".join(as_json(r) for r in sorted(kept + rejected, key=lambda r: r["path"]))
     for name in planned.splits or ["train"]:
         if not before.index and not sum(records[n]["count"] for n in planned.splits.get(name, [])):
-            write_whole(out / "rejects.jsonl", lines)
+            write_atomic(out / "rejects.jsonl", lines)
             first = (
                 f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
             )
             raise ValueError(
-                f"{shown(root)}: no usable pair for {name}, {len(rejected)} rejected, see"
+                f"{printable_path(root)}: no usable pair for {name}, {len(rejected)} rejected, see"
                 f" {out / 'rejects.jsonl'}{first}"
             )
     index, files = _index(
@@ -195,7 +195,7 @@ class _Before:
         index: Index | None = None,
         records: dict[str, Any] | None = None,
         rejects: list[dict[str, str]] | None = None,
-        held: Held = NOTHING,
+        held: ExistingDataset = NO_DATASET,
     ):
         self.content, self.index, self.records, self.rejects, self.held = (
             content,
@@ -218,7 +218,7 @@ def _before(settings: ShardSettings) -> _Before:
                 else "is missing, though there are shards"
             )
             raise ValueError(
-                f"{shown(out / 'index.json')}: {found}; --append adds to a whole dataset only:"
+                f"{printable_path(out / 'index.json')}: {found}; --append adds to a whole dataset only:"
                 " shard all captures again, into another OUT"
             )
         return _Before(content)
@@ -226,14 +226,14 @@ def _before(settings: ShardSettings) -> _Before:
         times = json.loads((out / "index.json").read_bytes()).get("appended", 0)
         if times:
             raise ValueError(
-                f"{shown(out)}: captures were added to it {times} times; --append adds more, or"
+                f"{printable_path(out)}: captures were added to it {times} times; --append adds more, or"
                 " take another OUT (or remove this one) to begin anew"
             )
         return _Before(content)
     index = read_index(out)
     if index.raw.get("foreign"):
         raise ValueError(
-            f"{shown(out)}: holds somebody else's tars; --append adds to what tools/shard.py wrote"
+            f"{printable_path(out)}: holds somebody else's tars; --append adds to what tools/shard.py wrote"
         )
     had, wanted = index.raw["settings"], settings.content()
     changed = [
@@ -243,7 +243,7 @@ def _before(settings: ShardSettings) -> _Before:
     ]
     if changed:
         raise ValueError(
-            f"{shown(out)}: was made with other settings: {'; '.join(changed)}; --append needs the"
+            f"{printable_path(out)}: was made with other settings: {'; '.join(changed)}; --append needs the"
             " same"
         )
     records = {}
@@ -268,7 +268,7 @@ def _before(settings: ShardSettings) -> _Before:
         index,
         records,
         rejects,
-        Held(sides, num_shards, max(keys) + 1, index.depth_size, groups),
+        ExistingDataset(sides, num_shards, max(keys) + 1, index.depth_size, groups),
     )
 
 
@@ -289,7 +289,7 @@ def _seen(out: Path, job: Job) -> dict[str, Any]:
     while not (record := _record(job.folder / job.name, job) or _record(out / job.name, job)):
         if time.monotonic() > until:
             raise ValueError(
-                f"{shown(job.folder / job.name)}: was written by another rank and is not seen here;"
+                f"{printable_path(job.folder / job.name)}: was written by another rank and is not seen here;"
                 " is OUT on a disk that all nodes share?"
             )
         time.sleep(0.5)
@@ -309,11 +309,13 @@ def _refuse_others(path: Path) -> None:
         ours, foreign = not content.strip(b"\0"), False  # absent, or what a power cut leaves
     if foreign:
         raise ValueError(
-            f"{shown(path.parent)}: holds somebody else's tars, with an index by --index; take"
+            f"{printable_path(path.parent)}: holds somebody else's tars, with an index by --index; take"
             " another OUT"
         )
     if not ours:
-        raise ValueError(f"{shown(path)}: was not written by tools/shard.py; take another OUT")
+        raise ValueError(
+            f"{printable_path(path)}: was not written by tools/shard.py; take another OUT"
+        )
 
 
 def _record(tar: Path, job: Job) -> dict[str, Any] | None:
@@ -340,7 +342,7 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
     try:
         build.mkdir(exist_ok=True)
         for name, content in files.items():
-            write_whole(build / name, content)
+            write_atomic(build / name, content)
         if not keep:
             (out / "index.json").unlink(missing_ok=True)
             sync_folder(out)
@@ -359,7 +361,7 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
         sync_folder(out)
     except OSError as err:
         raise ValueError(
-            f"{shown(err.filename or out)}: cannot be written: {err.strerror}"
+            f"{printable_path(err.filename or out)}: cannot be written: {err.strerror}"
         ) from err
 
 
@@ -498,7 +500,9 @@ def _near_duplicates(splits: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             FINGERPRINT,
         )
     return {
-        "near_duplicates": summary(prints["val"], prints["train"], stems["val"], stems["train"])
+        "near_duplicates": summarize_split(
+            prints["val"], prints["train"], stems["val"], stems["train"]
+        )
     }
 
 

@@ -26,9 +26,9 @@ from PIL import Image
 from depthdist.captures.readers import HEADERS
 from depthdist.geometry.resampling import resize_rgb
 from depthdist.shards.encoding import (
-    nearest,
     npy_header,
-    quantise,
+    quantize,
+    resize_nearest,
 )
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Damaged, Index, SampleRef
@@ -229,8 +229,8 @@ def _decode(content: dict[str, memoryview], index: Index, out: Arrays) -> None:
     """
     depth, rgb = index.raw["depth"], index.raw["rgb"]
     if index.raw.get("foreign"):
-        out.depth[:] = quantise(
-            foreign_z(index.raw, content, out.depth.shape), index.near_mm, index.far_mm
+        out.depth[:] = quantize(
+            read_external_depth(index.raw, content, out.depth.shape), index.near_mm, index.far_mm
         )[0]
         out.mask[:] = np.packbits(out.depth > 0, axis=1)
     else:
@@ -346,7 +346,7 @@ def is_jpeg(name: str) -> bool:
     return name.lower().endswith(("jpg", "jpeg"))
 
 
-def foreign_z(
+def read_external_depth(
     raw: dict[str, Any], content: dict[str, memoryview], shape: tuple[int, int] | None = None
 ) -> np.ndarray:
     """(H, W) float32 mm out of the members of others: 0 or less, NaN or inf where nothing is valid.
@@ -380,7 +380,7 @@ def foreign_z(
     if shape and z.shape != shape:
         if not depth["resize"]:
             raise MemberError(name, f"{z.shape[0]}x{z.shape[1]}; expected {shape[0]}x{shape[1]}")
-        z = nearest(z, shape)
+        z = resize_nearest(z, shape)
     return z
 
 

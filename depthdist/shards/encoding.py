@@ -38,8 +38,8 @@ def encode_sample(
     rgb, xyz = read_pair(item.pair, contents[:2])
     z = np.ascontiguousarray(xyz[:, :, 2])
     if z.shape != encoding.depth_size:
-        z = nearest(z, encoding.depth_size)
-    depth, counts = quantise(z, encoding.near_mm, encoding.far_mm)
+        z = resize_nearest(z, encoding.depth_size)
+    depth, counts = quantize(z, encoding.near_mm, encoding.far_mm)
     mask = depth > 0
     if not mask.any():
         measured = (
@@ -65,7 +65,9 @@ def encode_sample(
     }
     if item.pair.grooves:
         meta["grooves"] = encode_label(
-            nearest(read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size)
+            resize_nearest(
+                read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size
+            )
         )
     picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
     return (
@@ -85,7 +87,7 @@ def encode_sample(
     )
 
 
-def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
+def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
     """Depth as uint16 steps of far_mm / 65535, and what was left out.
 
     z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
@@ -119,7 +121,7 @@ def quantise(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
     }
 
 
-def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged
     across an edge.
     """

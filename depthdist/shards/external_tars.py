@@ -35,12 +35,12 @@ from PIL import Image
 
 from depthdist import __version__
 from depthdist.captures.readers import METRES_BELOW_MM
-from depthdist.captures.sessions import sessions
-from depthdist.core.errors import shown
-from depthdist.core.files import write_whole
+from depthdist.captures.sessions import number_sessions
+from depthdist.core.errors import printable_path
+from depthdist.core.files import write_atomic
 from depthdist.shards import SCHEMA, VERSION
-from depthdist.shards.decoding import MemberError, foreign_z, is_jpeg, npy_kind, read_rgb
-from depthdist.shards.encoding import as_npy, nearest, quantise
+from depthdist.shards.decoding import MemberError, is_jpeg, npy_kind, read_external_depth, read_rgb
+from depthdist.shards.encoding import as_npy, quantize, resize_nearest
 from depthdist.shards.format import LEVELS, as_json, crc32
 from depthdist.shards.index import TABLE_NAME, as_rows, named_by_content
 from depthdist.shards.settings import ShardSettings
@@ -92,7 +92,7 @@ def index_in_place(
         (rejects if missing else used).append(
             sample.rejected(f"has {' and '.join(missing)}") if missing else sample
         )
-    session = sessions([s.key for s in used], settings.session_gap)
+    session = number_sessions([s.key for s in used], settings.session_gap)
     side = (
         [SIDES[s.shard.split("/")[0]] for s in used]
         if by_folder
@@ -113,17 +113,17 @@ def index_in_place(
     lines = b"".join(map(as_json, rejects))
     for name in sorted(set(side)):
         if not any(name in record["stats"] for record in records):
-            write_whole(folder / "rejects.jsonl", lines)
+            write_atomic(folder / "rejects.jsonl", lines)
             first = "{shard}: {key}: {why}".format(**rejects[0])
             raise ValueError(
-                f"{shown(folder)}: no usable sample for {name}, {len(rejects)} rejected, see"
-                f" {folder / 'rejects.jsonl'}; the first: {shown(first)}"
+                f"{printable_path(folder)}: no usable sample for {name}, {len(rejects)} rejected, see"
+                f" {folder / 'rejects.jsonl'}; the first: {printable_path(first)}"
             )
     index, files = _index(
         settings, entries, [record for record in records if record["count"]], rejects
     )
     for name, content in {**files, "rejects.jsonl": lines, "index.json": as_json(index)}.items():
-        write_whole(folder / name, content)
+        write_atomic(folder / name, content)
     for name in old - files.keys():
         (folder / name).unlink(missing_ok=True)
     notes += _notes(index, used, set().union(*(record["sizes"] for record in records)))
@@ -153,7 +153,7 @@ def _over(
             errors.append(
                 str(err)
                 if isinstance(err, ValueError)
-                else f"{shown(shard)}: cannot be read: {err.strerror}"
+                else f"{printable_path(shard)}: cannot be read: {err.strerror}"
             )
             stop.set()
 
@@ -176,11 +176,13 @@ def _replaceable(folder: Path) -> set[str]:
     """
     if not folder.is_dir():
         raise ValueError(
-            f"{shown(folder)}: {'is a file' if folder.exists() else 'no such folder'}; expected a"
+            f"{printable_path(folder)}: {'is a file' if folder.exists() else 'no such folder'}; expected a"
             " folder of tars"
         )
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"{shown(folder)}: cannot be written; the index lies beside the tars")
+        raise ValueError(
+            f"{printable_path(folder)}: cannot be written; the index lies beside the tars"
+        )
     try:
         old = json.loads((folder / "index.json").read_bytes())
         ours = old["schema"] == SCHEMA
@@ -197,7 +199,7 @@ def _replaceable(folder: Path) -> set[str]:
         if ours
         else "was not written by tools/shard.py and would be overwritten; move it away"
     )
-    raise ValueError(f"{shown(folder / 'index.json')}: {what}")
+    raise ValueError(f"{printable_path(folder / 'index.json')}: {what}")
 
 
 # ----------------------------------------------------------------------------------------- deciding
@@ -212,7 +214,7 @@ def decide(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict
     """
     if not samples:
         raise ValueError(
-            f"{shown(folder)}: no samples in its tars; expected members such as 000000.jpg and"
+            f"{printable_path(folder)}: no samples in its tars; expected members such as 000000.jpg and"
             " 000000.depth.npy"
         )
     common = Counter(frozenset(s.members) for s in samples).most_common(1)[0][0]
@@ -222,10 +224,13 @@ def decide(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict
             with open(folder / sample.shard, "rb") as file:
                 content = _read(file.fileno(), sample, looked_at)[0] if looked_at else {}
             entries = entries or _entries(sorted(common), content, settings)
-            z = foreign_z(entries, content)
+            z = read_external_depth(entries, content)
             valid.append(z[(z > 0) & (z < np.inf)])
         except ValueError as err:  # this one may be damaged
-            failed = failed or f"{shown(folder / sample.shard)}: {shown(sample.key)}: {err}"
+            failed = (
+                failed
+                or f"{printable_path(folder / sample.shard)}: {printable_path(sample.key)}: {err}"
+            )
     if entries is None:
         raise ValueError(failed)
     found = np.concatenate([*valid, []])
@@ -236,7 +241,7 @@ def decide(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict
         and (median := np.median(found)) < METRES_BELOW_MM
     ):
         raise ValueError(
-            f"{shown(folder)}: {entries['depth']['member']} looks like metres: the median is"
+            f"{printable_path(folder)}: {entries['depth']['member']} looks like metres: the median is"
             f" {median:.4g}; expected mm, or --unit 1000 (the mm in a metre)"
         )
     return entries
@@ -448,7 +453,7 @@ def _look(
     """
     depth, meta = entries["depth"], entries["meta"]["member"]
     size = read_rgb(entries["rgb"]["member"], content[entries["rgb"]["member"]], None)
-    z = foreign_z(entries, content)
+    z = read_external_depth(entries, content)
     if z.shape != (wanted := tuple(depth["size"])):
         if not depth["resize"]:
             found, others = ("x".join(map(str, s)) for s in (z.shape, wanted))
@@ -456,13 +461,13 @@ def _look(
                 f"{sample.shard}: {sample.key}: depth is {found}, that of the first sample"
                 f" {others}; a dataset has one size: take --depth-size train"
             )
-        z = nearest(z, wanted)
+        z = resize_nearest(z, wanted)
     if meta:
         try:
             json.loads(bytes(content[meta]))
         except (ValueError, RecursionError) as err:
             raise MemberError(meta, f"not JSON ({err})") from err
-    steps, counts = quantise(z, settings.near, settings.far)
+    steps, counts = quantize(z, settings.near, settings.far)
     if not steps.any():
         measured = (
             f"{counts['measured_min_mm']:.1f} .. {counts['measured_max_mm']:.1f} mm"
@@ -576,7 +581,7 @@ def _notes(index: dict[str, Any], used: list[Sample], sizes: set[tuple[int, int]
         f" {depth['unit_mm']:g} mm"
     ]
     if unused:
-        notes.append(f"not used, never loaded: {', '.join(map(shown, unused))}")
+        notes.append(f"not used, never loaded: {', '.join(map(printable_path, unused))}")
     if index["rgb"]["resize"]:
         found = "x".join(map(str, next(iter(sizes)))) if len(sizes) == 1 else f"{len(sizes)} sizes"
         notes.append(

@@ -18,17 +18,17 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from depthdist.captures.layouts import Reject, find_pairs
-from depthdist.captures.readers import peek
-from depthdist.captures.sessions import sessions
-from depthdist.core.errors import BadFile, shown
+from depthdist.captures.readers import read_size
+from depthdist.captures.sessions import number_sessions
+from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import Size
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import Encoding, Item, Job, as_json
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import (
     SKIP,
-    choose,
-    known_sides,
+    choose_groups,
+    known_group_sides,
     read_groups,
     split,
     split_note,
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     groups: dict[str, bool]
 
 
-class Held(NamedTuple):
+class ExistingDataset(NamedTuple):
     """What a dataset holds that more is added to: by stem the session's number and whether it is
     for validation.
 
@@ -70,10 +70,10 @@ class Held(NamedTuple):
     groups: dict[str, bool]
 
 
-NOTHING = Held({}, {}, 0, None, {})
+NO_DATASET = ExistingDataset({}, {}, 0, None, {})
 
 
-def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
+def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Plan:
     """The plan for RAW.
 
     The same files and settings give the same plan. raises ValueError where nothing can be made.
@@ -91,13 +91,13 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
     if not pairs and groups and not held.sides:
         raise ValueError(
-            f"{shown(settings.groups)}: all {len(groups)} captures are of the group {SKIP};"
+            f"{printable_path(settings.groups)}: all {len(groups)} captures are of the group {SKIP};"
             " expected some for train and some for val"
         )
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
-            sizes[pair.stem] = peek(pair)
+            sizes[pair.stem] = read_size(pair)
         except BadFile as err:
             rejects.append(Reject(err.path, err.reason))
     pairs = [p for p in pairs if p.stem in sizes]
@@ -137,7 +137,7 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     for name in ["train"] if settings.split == "none" else ["train", "val"]:
         ours = [item for item, val in zip(items, in_val) if val == (name == "val")]
         num_shards, first = (
-            -(-len(ours) // samples_a_shard(encoding, settings.shard_mb)),
+            -(-len(ours) // samples_per_shard(encoding, settings.shard_mb)),
             held.num_shards.get(name, 0),
         )
         cuts = [len(ours) * i // num_shards for i in range(num_shards + 1)] if num_shards else []
@@ -156,12 +156,14 @@ def plan(settings: ShardSettings, held: Held = NOTHING) -> Plan:
     return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, note, num_held, settled)
 
 
-def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[int], list[bool]]:
+def _sides(
+    stems: list[str], held: ExistingDataset, settings: ShardSettings
+) -> tuple[list[int], list[bool]]:
     """For each stem the number of its session, and whether it goes to validation: where its session
     is already, if it is.
     """
     together = [*held.sides, *stems]
-    joint = dict(zip(together, sessions(together, settings.session_gap)))
+    joint = dict(zip(together, number_sessions(together, settings.session_gap)))
     known = {
         joint[stem]: side for stem, side in held.sides.items()
     }  # joint number -> (number in the dataset, side)
@@ -188,15 +190,15 @@ def _sides(stems: list[str], held: Held, settings: ShardSettings) -> tuple[list[
 
 
 def _by_file(
-    stems: list[str], groups: dict[str, str], held: Held, settings: ShardSettings
+    stems: list[str], groups: dict[str, str], held: ExistingDataset, settings: ShardSettings
 ) -> tuple[list[bool], dict[str, bool], str]:
     """For each stem whether it goes to validation, as --groups says; the same of all groups.
 
     And how many there are, for people.
     """
     path, there = Path(settings.groups), {stem: val for stem, (_, val) in held.sides.items()}
-    settled = known_sides(path, groups, there, held.groups)
-    chosen = choose(
+    settled = known_group_sides(path, groups, there, held.groups)
+    chosen = choose_groups(
         path,
         [groups[stem] for stem in stems],
         settled,
@@ -206,13 +208,13 @@ def _by_file(
     )
     num_val, skipped = sum(chosen.values()), sum(group == SKIP for group in groups.values())
     note = (
-        f"split by {shown(path)}: {len(chosen) - num_val} groups in train, {num_val} in val;"
+        f"split by {printable_path(path)}: {len(chosen) - num_val} groups in train, {num_val} in val;"
         f" {skipped} captures skipped"
     )
     return [chosen[groups[stem]] for stem in stems], settled | chosen, note
 
 
-def samples_a_shard(encoding: Encoding, shard_mb: float) -> int:
+def samples_per_shard(encoding: Encoding, shard_mb: float) -> int:
     """How many samples are planned for one shard.
 
     From sizes alone, for the plan must not depend on what is in the files.

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from depthdist.core import settings as config
-from depthdist.core.settings import Size
+from depthdist.core.settings import Size, as_dict, field_help, hidden, positional
 
 PATCH = 14  # pixels a side of the network's patches
 
@@ -16,9 +15,9 @@ PATCH = 14  # pixels a side of the network's patches
 class ShardSettings:
     """Sharding"""
 
-    raw: str = config.positional("")
+    raw: str = positional("")
     "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
-    out: str = config.positional("")
+    out: str = positional("")
     "Folder for the dataset: tars, index.json, rejects.jsonl."
     append: bool = False
     """Add the captures in RAW that OUT does not hold yet (by name); what OUT holds is not
@@ -66,14 +65,14 @@ class ShardSettings:
     "Depth as plain .npy, or as 16-bit PNG: smaller, and slower to read."
     shard_mb: float = 256.0
     "MiB a shard is planned for."
-    local_rank: int = config.hidden(-1)
+    local_rank: int = hidden(-1)
     "Set by the launcher."
 
     def problems(self) -> list[str]:
         found = []
         alone = [name for name in ("verify", "index") if getattr(self, name)]
         if not alone:
-            texts = config.sentences(ShardSettings)
+            texts = field_help(ShardSettings)
             found += [
                 f"{name.upper()} is missing: {texts[name]}"
                 for name in ("raw", "out")
@@ -140,7 +139,7 @@ class ShardSettings:
         """
         return {
             k: v
-            for k, v in config.as_dict(self).items()
+            for k, v in as_dict(self).items()
             if k
             not in (
                 "raw",

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from depthdist.core.errors import shown
+from depthdist.core.errors import printable_path
 from depthdist.shards.settings import ShardSettings
 
 FIXED = {"train": False, "val": True}  # whether for validation
@@ -97,12 +97,12 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         text = path.read_text("utf-8-sig")
     except OSError as err:
         raise ValueError(
-            f"{shown(path)}: cannot be read: {err.strerror}; expected a text file with a line a"
+            f"{printable_path(path)}: cannot be read: {err.strerror}; expected a text file with a line a"
             " capture: stem,group"
         ) from err
     except UnicodeDecodeError as err:
         raise ValueError(
-            f"{shown(path)}: byte {err.start} is not UTF-8; expected a text file with a line a"
+            f"{printable_path(path)}: byte {err.start} is not UTF-8; expected a text file with a line a"
             " capture: stem,group"
         ) from err
     for number, line in enumerate(text.split("\n"), 1):
@@ -124,14 +124,18 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _raise(path: Path, problems: list[str]) -> None:
     if problems:
         more = (
-            [f"{shown(path)}: {len(problems) - MOST} more problems"] if len(problems) > MOST else []
+            [f"{printable_path(path)}: {len(problems) - MOST} more problems"]
+            if len(problems) > MOST
+            else []
         )
         raise ValueError(
-            "\n".join([*(f"{shown(path)}: {problem}" for problem in problems[:MOST]), *more])
+            "\n".join(
+                [*(f"{printable_path(path)}: {problem}" for problem in problems[:MOST]), *more]
+            )
         )
 
 
-def known_sides(
+def known_group_sides(
     path: Path, groups: dict[str, str], held: dict[str, bool], before: dict[str, bool]
 ) -> dict[str, bool]:
     """The groups whose side is settled: by their name, by an earlier run, or by captures that the
@@ -156,7 +160,7 @@ def known_sides(
     return sides
 
 
-def choose(
+def choose_groups(
     path: Path,
     groups: list[str],
     sides: dict[str, bool],
@@ -175,7 +179,7 @@ def choose(
     wanted = math.floor(val * (there.total() + len(groups)) + 0.5) - have[True]
     allowed = range(0 if have[True] else 1, free.total() + (1 if have[False] else 0))
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(free)).tolist()
-    names, chosen = list(free), subset(list(free.values()), wanted, order, allowed)
+    names, chosen = list(free), choose_subset(list(free.values()), wanted, order, allowed)
     if chosen is None:
         empty = "train" if have[True] else "val"
         named = (
@@ -183,13 +187,15 @@ def choose(
             f" captures fixed to train and {have[True]} to val"
         )
         raise ValueError(
-            f"{shown(path)}: {empty} would be empty: found {named}; expected two groups or more, or"
+            f"{printable_path(path)}: {empty} would be empty: found {named}; expected two groups or more, or"
             f" one named {empty} (no validation: --split none)"
         )
     return {group: sides.get(group, group in {names[i] for i in chosen}) for group in set(groups)}
 
 
-def subset(sizes: list[int], wanted: int, order: list[int], allowed: range) -> set[int] | None:
+def choose_subset(
+    sizes: list[int], wanted: int, order: list[int], allowed: range
+) -> set[int] | None:
     """The indices whose sizes add up, within `allowed`, as near to `wanted` as any do, or None.
 
     `order` decides between equals.
@@ -237,7 +243,7 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
             f"{settings.raw}: all {count} pairs are of one session; --split session needs two"
             " (--session-gap, or --split random)"
         )
-    chosen = subset(
+    chosen = choose_subset(
         [sizes[i] for i in range(len(sizes))],
         wanted,
         random.permutation(len(sizes)).tolist(),

@@ -16,7 +16,7 @@ def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
     """A sample's share of the statistics out of what `quantise` counted: whole numbers and bounds,
     for `merge_stats`.
 
-    Exact, for every value has its own count. Bounds are as stored: the pixel that sets one is
+    Exact, for every value has its own count. DepthRange are as stored: the pixel that sets one is
     inside it.
     """
     histogram, values = counts["histogram"].copy(), np.arange(LEVELS + 1)

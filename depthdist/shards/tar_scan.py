@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from depthdist.core.errors import shown
+from depthdist.core.errors import printable_path
 from depthdist.shards.index import SHARD_NAME
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # webdataset's: the key, and the rest of the name
@@ -56,13 +56,13 @@ def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
     if not found:
         packed = next(folder.rglob("*.tar.*"), None)
         raise ValueError(
-            f"{shown(folder)}: no .tar"
+            f"{printable_path(folder)}: no .tar"
             f" files{f'; {packed.name} is compressed: unpack it to a .tar' if packed else ''}"
         )
     for name in found:
         if not SHARD_NAME.fullmatch(name) or not name.isprintable():
             raise ValueError(
-                f"{shown(folder / name)}: the name holds characters that cannot be printed;"
+                f"{printable_path(folder / name)}: the name holds characters that cannot be printed;"
                 " rename it"
             )
     folders = {name.split("/")[0] for name in found if "/" in name}
@@ -147,5 +147,5 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
             reason = "the file ends without the zeros that end a tar: it is cut off"
     if reason:
         raise ValueError(
-            f"{shown(path)}: damaged at byte {at:,} of {size:,}, after {shown(last)}: {reason}"
+            f"{printable_path(path)}: damaged at byte {at:,} of {size:,}, after {printable_path(last)}: {reason}"
         )

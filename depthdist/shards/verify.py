@@ -17,7 +17,7 @@ from depthdist.shards.format import crc32
 from depthdist.shards.index import Index, SampleRef, load_index
 
 
-def verify(
+def verify_dataset(
     folder: Path | str, workers: int = 1, progress: Callable[[int], Any] = lambda samples: None
 ) -> list[str]:
     """What is wrong with a dataset folder, one line each naming shard, key and member.

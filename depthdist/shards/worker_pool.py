@@ -1,7 +1,7 @@
 """Shards written in parallel: one process a whole shard, progress, and one clear line when
 something breaks.
 
-    write_all(jobs, workers, ranks)
+    write_shards(jobs, workers, ranks)
 
 Workers never outlive the command: they stop at the next pair when a job has failed or Ctrl-C was
 pressed, and at once when the command itself was killed.
@@ -19,8 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
-from depthdist.core.environment import follow_command, num_workers
-from depthdist.distributed.cpu_group import Ranks
+from depthdist.core.environment import count_workers, exit_with_parent
+from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job
 from depthdist.shards.writer import write_shard
 
@@ -31,7 +31,7 @@ class _Stopped(Exception):
     """Another worker failed, or Ctrl-C was pressed."""
 
 
-def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
+def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
     """Write every job's shard. raises ValueError, one line, from the first that cannot be written
     or was killed.
     """
@@ -41,7 +41,7 @@ def write_all(jobs: list[Job], workers: int, ranks: Ranks) -> None:
     shared = _shared_counts(context)
     num_pairs = sum(len(job.items) for job in jobs)
     pool = ProcessPoolExecutor(
-        num_workers(workers, len(jobs), ranks.local_size),
+        count_workers(workers, len(jobs), ranks.local_size),
         context,
         initializer=_start,
         initargs=(shared,),
@@ -99,7 +99,7 @@ def _shared_counts(context):
         raise ValueError(f"worker processes cannot be started: {err.strerror}") from err
 
 
-def _bar(total: int, ranks: Ranks) -> tqdm:
+def _bar(total: int, ranks: CpuGroup) -> tqdm:
     live, name = (
         sys.stderr.isatty(),
         "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}",
@@ -117,7 +117,7 @@ def _bar(total: int, ranks: Ranks) -> tqdm:
 def _start(shared) -> None:
     global _SHARED
     _SHARED = shared
-    follow_command()
+    exit_with_parent()
 
 
 def _report(samples: int, num_bytes: int, rejects: int) -> None:

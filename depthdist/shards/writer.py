@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from depthdist.core.errors import BadFile
-from depthdist.core.files import write_whole
+from depthdist.core.files import write_atomic
 from depthdist.shards.encoding import (
     encode_sample,
 )
@@ -132,7 +132,7 @@ def write_shard(
             "fingerprints": prints,
             "rejects": rejects,
         }
-        write_whole(
+        write_atomic(
             path.with_suffix(".json"),
             as_json({"hash": job.hash, "name": job.name, **facts, "stats": merge_stats(stats)}),
         )

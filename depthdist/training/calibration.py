@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import World, sum_over_ranks
-from depthdist.geometry.depth_range import Bounds, inverse_target
+from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.models.base_model import DepthModel
 
 
-class Line(NamedTuple):
+class Calibration(NamedTuple):
     """What the model's raw output is multiplied by (below 0 where it grows with the distance), and
     what is added.
 
@@ -36,7 +36,9 @@ class Line(NamedTuple):
 
 
 @torch.no_grad()
-def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line:
+def fit_calibration(
+    model: DepthModel, loader: Loader, bounds: DepthRange, world: World
+) -> Calibration:
     """The least-squares line from the model's raw output to the target, over all valid pixels of
     the training set.
 
@@ -58,7 +60,7 @@ def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line
         disable=world.rank > 0 or not sys.stderr.isatty(),
     ):
         batch = packed.to(world.device)
-        target, mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+        target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
         x = model.upsampled(model.raw(batch.rgb), target.shape[-2:])[mask].double()
         y = model.inverse_activation(target)[mask].double()
         if len(x) and float(batch.weight[0]):
@@ -82,4 +84,6 @@ def fit(model: DepthModel, loader: Loader, bounds: Bounds, world: World) -> Line
             " calibrate; leave --calibrate out"
         )
     scale = (xy - x * y) / (xx - x * x)
-    return Line(scale, y - scale * x, scale * (xy - x * y) / (yy - y * y) if yy > y * y else 0.0)
+    return Calibration(
+        scale, y - scale * x, scale * (xy - x * y) / (yy - y * y) if yy > y * y else 0.0
+    )

@@ -16,24 +16,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthdist.captures.near_duplicates import fingerprint, summary, warning
+from depthdist.captures.near_duplicates import fingerprint, format_warning, summarize_split
 from depthdist.core.errors import Stopped
-from depthdist.data.batch import Batch, Packed
+from depthdist.data.batch import Batch, EncodedBatch
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import Position, TrainPlan
 from depthdist.distributed.process_group import (
     StopRequest,
     World,
-    from_all_ranks,
-    from_rank_0,
+    broadcast_from_rank_0,
+    gather_from_all_ranks,
     sum_over_ranks,
 )
-from depthdist.evaluation.figures import figure, pixels
-from depthdist.evaluation.scoring import Predictor, Scores, constant, network, score
-from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, brief, table
-from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
-from depthdist.losses import compute
+from depthdist.evaluation.figures import figure, figure_pixels
+from depthdist.evaluation.scoring import (
+    Predictor,
+    Scores,
+    constant_predictor,
+    network_predictor,
+    score,
+)
+from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
+from depthdist.losses import compute_losses
 from depthdist.models.adapter import AdapterRecord, load_adapter, save_adapter
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.sample_dropout import draw_keys
@@ -42,9 +48,9 @@ from depthdist.runs.training_state import save_state
 from depthdist.training import diagnostics as advice
 from depthdist.training.engine import Engine
 from depthdist.training.precision_check import LIMIT_MM, Float32Check
-from depthdist.training.schedule import Ema, better, rate
+from depthdist.training.schedule import Ema, is_better, lr_factor
 from depthdist.training.settings import Settings
-from depthdist.training.step_timer import Speed
+from depthdist.training.step_timer import StepTimer
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Training:
     dataset: Dataset
     loader: Loader
     plan: TrainPlan
-    bounds: Bounds
+    bounds: DepthRange
     model: DepthModel
     engine: Engine
     ema: Ema | None
@@ -107,7 +113,7 @@ class Training:
         state, settings = self.state, self.settings
         if not state.before:
             state.before = self.evaluate(["none", "disparity"])
-            self.tracker.say(f"before training: {brief(state.before['none'])}")
+            self.tracker.say(f"before training: {format_scores(state.before['none'])}")
         position = (
             Position.from_token(
                 state.position, self.dataset.sha256, settings.train.seed, self.plan.num_samples
@@ -125,12 +131,12 @@ class Training:
             if state.epoch == 0
             else None
         )
-        speed = Speed()
+        speed = StepTimer()
         while not self.over:
             epoch = state.epoch
             while state.epoch == epoch:
                 self.take_step(batches, speed, request)
-            if lost := set().union(*from_all_ranks(self.loader.damaged["train"])):
+            if lost := set().union(*gather_from_all_ranks(self.loader.damaged["train"])):
                 self.tracker.log(state.step, state.epoch, {"data/damaged": len(lost)})
             if self.engine.grad_norm == 0:
                 self.warn(
@@ -145,7 +151,9 @@ class Training:
             if not self.over:
                 self.leave_if_asked(request)
 
-    def take_step(self, batches: Iterator[Packed], speed: Speed, request: StopRequest) -> None:
+    def take_step(
+        self, batches: Iterator[EncodedBatch], speed: StepTimer, request: StopRequest
+    ) -> None:
         """One optimizer step: all micro-batches of a global batch.
 
         Leaves `state` after it, and saved where that is due.
@@ -178,7 +186,7 @@ class Training:
         )
         values, factor = (
             dict(zip(sums, values)),
-            rate(self.settings.schedule, state.step, self.total),
+            lr_factor(self.settings.schedule, state.step, self.total),
         )
         self.stop_unless_finite(values["loss"], seen)
         engine.step(factor)
@@ -226,7 +234,7 @@ class Training:
             for key, loss in zip(keys, losses.tolist())
             if not math.isfinite(loss)
         ]
-        keys = [key for keys in from_all_ranks(mine) for key in keys]
+        keys = [key for keys in gather_from_all_ranks(mine) for key in keys]
         what = (
             f"the loss is {value} for {', '.join(keys)}"
             if keys
@@ -242,19 +250,19 @@ class Training:
 
         Dropout is drawn from (seed, epoch, sample).
         """
-        target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
+        target, mask = normalize_depth(batch.depth_mm, self.bounds, batch.mask)
         draws = draw_keys(self.settings.train.seed, batch.group.epoch, batch.samples).to(
             batch.rgb.device
         )
         pred = self.model.upsampled(self.engine.forward(batch.rgb, draws), target.shape[-2:])
-        return compute(self.settings.loss, pred, target, mask, self.bounds)
+        return compute_losses(self.settings.loss, pred, target, mask, self.bounds)
 
     # ---- looking
 
     def predictor(self) -> Predictor:
         """The network as it is evaluated now."""
         self.model.eval()
-        return network(self.model)
+        return network_predictor(self.model)
 
     def scores(self, predict: Predictor, ways: Sequence[str] = ("none",)) -> dict[str, Scores]:
         """Over the validation split by alignment, every sample once over all ranks."""
@@ -268,7 +276,7 @@ class Training:
             self.bounds,
             self.settings.loss,
             self.world.device,
-            from_all_ranks,
+            gather_from_all_ranks,
             ways,
         )
 
@@ -299,7 +307,7 @@ class Training:
         num, count = self.dataset.count("val"), self.settings.keep.pictures
         for i in sorted({k * num // max(count, 1) for k in range(min(count, num))}):
             batch = self.loader.samples("val", [i]).to(self.world.device)
-            pred_mm = depth_from_target(
+            pred_mm = denormalize_depth(
                 self.predictor()(batch), self.bounds
             )  # every rank: under ZeRO 3 they need each other
             if self.world.rank == 0:
@@ -311,7 +319,7 @@ class Training:
                 title = f"{batch.keys[0]}, step {self.state.step}"
                 self.tracker.picture(
                     f"validation/{i:03d} {batch.keys[0]}",
-                    pixels(figure(*arrays, title=title, columns=2)),
+                    figure_pixels(figure(*arrays, title=title, columns=2)),
                     self.state.step,
                 )
 
@@ -344,7 +352,7 @@ class Training:
                 [b.keys[0] for b in batches],
             )
         (train, train_keys), (val, val_keys) = seen["train"], seen["val"]
-        return warning(summary(val, train, val_keys, train_keys))
+        return format_warning(summarize_split(val, train, val_keys, train_keys))
 
     def warn(self, line: str | None) -> None:
         if line:
@@ -356,14 +364,14 @@ class Training:
         """Evaluate; keep the adapter where it is the best so far, and all that a restart needs."""
         state, name = self.state, self.settings.schedule.best_by
         scores = self.evaluate()["none"]
-        is_best = better(
+        is_best = is_better(
             name, scores[name], state.best
         )  # the reduced value: the same on every rank
         if is_best:
             state.best, state.best_epoch = scores[name], state.epoch
         self.tracker.say(
             f"epoch {state.epoch}/{self.settings.train.epochs}:"
-            f" {brief(scores)}{'  (best)' if is_best else ''}"
+            f" {format_scores(scores)}{'  (best)' if is_best else ''}"
         )
         weights = self.ema.weights if self.ema else self.engine.masters()
         if is_best and self.world.rank == 0:
@@ -400,7 +408,7 @@ class Training:
     def leave(self, request: StopRequest) -> None:
         """Save and end, as somebody asked for by a signal."""
         self.save()
-        name = next(signal for signal in from_all_ranks(request.signal) if signal)
+        name = next(signal for signal in gather_from_all_ranks(request.signal) if signal)
         raise Stopped(
             f"stopped by {name} at step {self.state.step} of {self.total}, saved in"
             f" {self.run}/last; the same command goes on"
@@ -411,7 +419,7 @@ class Training:
         table.
         """
         state, run = self.state, self.run
-        from_rank_0(None)  # it may still be writing
+        broadcast_from_rank_0(None)  # it may still be writing
         best, _ = load_adapter(run / "best")
         best.to(self.world.device)
         mean_mm = self.dataset.stats("train")["mean_mm"]
@@ -419,11 +427,11 @@ class Training:
         before = "calibrated, before training" if state.line else UNTRAINED
         rows = {
             f"constant {mean_mm:.0f} mm": (
-                self.scores(constant(mean_mm, self.bounds))["none"].means()
+                self.scores(constant_predictor(mean_mm, self.bounds))["none"].means()
             ),
             before: state.before["none"],
             f"{before}, disparity-aligned": state.before["disparity"],
-            row: self.scores(network(best))["none"].means(),
+            row: self.scores(network_predictor(best))["none"].means(),
         }
         self.tracker.log(
             state.step,
@@ -434,21 +442,21 @@ class Training:
                 if name not in ("images", "damaged")
             },
         )
-        self.tracker.say(f"\n{table(rows)}\n{FOOTNOTE}\n")
+        self.tracker.say(f"\n{scores_table(rows)}\n{FOOTNOTE}\n")
         if state.epoch < self.settings.train.epochs:
             self.tracker.say(
                 f"stopped early: no better eval {self.settings.schedule.best_by} for"
                 f" {state.epoch - state.best_epoch} epochs (--patience)"
             )
         batch = self.loader.samples("val", [0]).to(self.world.device)
-        target, mask = inverse_target(batch.depth_mm, self.bounds, batch.mask)
+        target, mask = normalize_depth(batch.depth_mm, self.bounds, batch.mask)
         with torch.no_grad():
-            self.warn(advice.dominated((network(best)(batch) - target)[0].abs(), mask[0]))
+            self.warn(advice.dominated((network_predictor(best)(batch) - target)[0].abs(), mask[0]))
         self.warn(
             advice.budget_exhausted(
                 state.losses[1:],
                 [
-                    self.engine.lrs[0] * rate(self.settings.schedule, step, self.total)
+                    self.engine.lrs[0] * lr_factor(self.settings.schedule, step, self.total)
                     for step in range(state.step)
                 ],
             )

@@ -13,22 +13,22 @@ from collections.abc import Callable
 import psutil
 import torch
 
-from depthdist.distributed.process_group import from_all_ranks
-from depthdist.geometry.depth_range import Bounds, inverse_target
-from depthdist.losses import LossSettings, compute
+from depthdist.distributed.process_group import gather_from_all_ranks
+from depthdist.geometry.depth_range import DepthRange, normalize_depth
+from depthdist.losses import LossSettings, compute_losses
 from depthdist.models.base_model import DepthModel, training_memory
 
 SHARE = 0.8  # of the memory that is free: other things come and go
 MAPS = 12  # float32 maps at the truth's size that the loss keeps for the way back
 
 
-def largest(candidates: list[int], fits: Callable[[int], bool]) -> int:
+def find_micro_batch(candidates: list[int], fits: Callable[[int], bool]) -> int:
     """The first of `candidates`, largest first, that fits on every rank.
 
     ValueError where none does. Every rank must call it.
     """
     mine = next((n for n in candidates if fits(n)), 0)
-    found = min(from_all_ranks(mine))
+    found = min(gather_from_all_ranks(mine))
     if not found:
         raise ValueError(
             f"--micro-batch auto: not even {candidates[-1]} image at a time fits into this device's"
@@ -37,13 +37,13 @@ def largest(candidates: list[int], fits: Callable[[int], bool]) -> int:
     return found
 
 
-def fits(
+def fits_in_memory(
     model: DepthModel,
     micro_batch: int,
     size: tuple[int, int],
     truth: tuple[int, int],
     loss: LossSettings,
-    bounds: Bounds,
+    bounds: DepthRange,
     device: torch.device,
     precision: str,
 ) -> bool:
@@ -99,7 +99,7 @@ def _try(
     size: tuple[int, int],
     truth: tuple[int, int],
     loss: LossSettings,
-    bounds: Bounds,
+    bounds: DepthRange,
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
@@ -107,8 +107,8 @@ def _try(
     ghost = copy.deepcopy(model).to(device, dtype).train()
     rgb = torch.zeros(micro_batch, *size, 3, dtype=torch.uint8, device=device)
     depth_mm = torch.full((micro_batch, *truth), bounds.near_mm, device=device)
-    target, mask = inverse_target(depth_mm, bounds)
+    target, mask = normalize_depth(depth_mm, bounds)
     pred = ghost.upsampled(
         ghost(rgb, torch.zeros(micro_batch, dtype=torch.int64, device=device)), truth
     )
-    compute(loss, pred, target, mask, bounds)["loss"].sum().backward()
+    compute_losses(loss, pred, target, mask, bounds)["loss"].sum().backward()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from depthdist.data.batch import Batch
-from depthdist.evaluation.scoring import Predictor, network
-from depthdist.geometry.depth_range import Bounds, depth_from_target, inverse_target
+from depthdist.evaluation.scoring import Predictor, network_predictor
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
 from depthdist.models.base_model import DepthModel
 
 LIMIT_MM = 1.0  # more than that is worth a warning
@@ -25,10 +25,10 @@ LIMIT_MM = 1.0  # more than that is worth a warning
 class Float32Check:
     """Keeps a float32 copy of the model, and one batch."""
 
-    def __init__(self, model: DepthModel, batch: Batch, bounds: Bounds):
+    def __init__(self, model: DepthModel, batch: Batch, bounds: DepthRange):
         self.reference = copy.deepcopy(model).float().eval().to(batch.rgb.device)
         self.batch, self.bounds = batch, bounds
-        _, self.mask = inverse_target(batch.depth_mm, bounds, batch.mask)
+        _, self.mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
 
     @torch.no_grad()
     def difference_mm(self, masters: Mapping[str, Tensor], predict: Predictor) -> float:
@@ -38,6 +38,6 @@ class Float32Check:
         for name, parameter in self.reference.named_parameters():
             if name in masters:
                 parameter.copy_(masters[name].view_as(parameter))
-        exact = depth_from_target(network(self.reference)(self.batch), self.bounds)
-        off = (depth_from_target(predict(self.batch), self.bounds) - exact)[self.mask]
+        exact = denormalize_depth(network_predictor(self.reference)(self.batch), self.bounds)
+        off = (denormalize_depth(predict(self.batch), self.bounds) - exact)[self.mask]
         return float(off.abs().max()) if off.numel() else 0.0

@@ -11,22 +11,22 @@ from typing import Any
 
 import torch
 
-from depthdist.core.environment import measured_with
+from depthdist.core.environment import describe_environment
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
-from depthdist.geometry.depth_range import Bounds
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.base_model import DepthModel
 from depthdist.shards.remote_cache import is_remote
 
 
-def training_bounds(dataset: Dataset) -> Bounds:
+def training_bounds(dataset: Dataset) -> DepthRange:
     """The bounds of the normalisation: nearest and farthest valid Z of the training set, mm."""
     stats = dataset.stats("train")
-    return Bounds(stats["min_mm"], stats["max_mm"]).checked()
+    return DepthRange(stats["min_mm"], stats["max_mm"]).checked()
 
 
-def derived(
+def derive_facts(
     dataset: Dataset,
     plan: TrainPlan,
     loader: Loader,
@@ -72,7 +72,7 @@ def derived(
     }
 
 
-def describe(facts: dict[str, Any]) -> list[str]:
+def describe_facts(facts: dict[str, Any]) -> list[str]:
     """The derived facts as lines for the terminal."""
     share = 100 * facts["trained_parameters"] / facts["all_parameters"]
     return [
@@ -95,14 +95,14 @@ def describe(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def markdown(facts: dict[str, Any]) -> str:
+def facts_table(facts: dict[str, Any]) -> str:
     """The same as a table."""
     return "\n".join(
         ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
     )
 
 
-def record(
+def run_record(
     settings: dict[str, Any],
     facts: dict[str, Any],
     ds_config: dict[str, Any],
@@ -115,5 +115,5 @@ def record(
         "derived": facts,
         "deepspeed_config": ds_config,
         "remarks": remarks,
-        **measured_with(device),
+        **describe_environment(device),
     }

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from depthdist.core.settings import near
+from depthdist.core.settings import did_you_mean
 from depthdist.evaluation.metrics.pixels import METRICS
 
 
@@ -50,12 +50,12 @@ class ScheduleSettings:
         if self.best_by not in names:
             found.append(
                 f"--best-by is {self.best_by!r}: expected one of"
-                f" {', '.join(names)}{near(self.best_by, names)}"
+                f" {', '.join(names)}{did_you_mean(self.best_by, names)}"
             )
         return found
 
 
-def rate(settings: ScheduleSettings, step: int, total: int) -> float:
+def lr_factor(settings: ScheduleSettings, step: int, total: int) -> float:
     """What --lr is multiplied by at a step, counted from 0, of a run of `total` optimizer steps.
 
     In 0..1, also after its end.
@@ -74,7 +74,7 @@ def rate(settings: ScheduleSettings, step: int, total: int) -> float:
     ]
 
 
-def better(name: str, new: float, old: float | None) -> bool:
+def is_better(name: str, new: float, old: float | None) -> bool:
     """Whether the score `new`, of loss or a metric, is better than the best so far (None: there is
     none). What is not finite never is.
     """

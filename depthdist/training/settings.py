@@ -20,7 +20,7 @@ from depthdist.distributed.process_group import world_size
 from depthdist.losses import LossSettings
 from depthdist.models.base_model import ModelSettings
 from depthdist.models.lora import LoraSettings
-from depthdist.runs.run_folder import RECORD, open_run
+from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.training_state import states
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.training.deepspeed_config import EngineSettings
@@ -61,7 +61,7 @@ class TrainSettings:
         for name, value in (("lr", self.lr), ("decoder-lr", self.decoder_lr)):
             if value is not None and not 0 < value < math.inf:
                 found.append(f"--{name} is {value}: expected > 0")
-        return found + ([] if self.run is None else unwritable(self.run))
+        return found + ([] if self.run is None else unwritable_run(self.run))
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def check_together(settings: Settings) -> list[str]:
             "--loss has silog, --target is linear: silog is defined on inverse depth here; expected"
             " --target inverse, or other losses"
         )
-    if resume != "auto" and run is not None and (run / RECORD).exists():
+    if resume != "auto" and run is not None and (run / RUN_FILE).exists():
         found.append(
             f"--run {run}: a run is there already;"
             f" {'take another name, or --resume auto to go on' if resume == 'never' else '--resume PATH starts a new one'}"
@@ -201,7 +201,7 @@ def check_together(settings: Settings) -> list[str]:
     except ValueError as err:
         return [*found, str(err)]
     source = run if resume in ("auto", "never") else Path(resume)
-    if found or source is None or not (source / RECORD).exists():
+    if found or source is None or not (source / RUN_FILE).exists():
         return found
     begun, now = open_run(source).record, settings.as_dict()
     changed = {
@@ -233,7 +233,7 @@ def check_together(settings: Settings) -> list[str]:
     return found
 
 
-def unwritable(run: Path) -> list[str]:
+def unwritable_run(run: Path) -> list[str]:
     """Why a run cannot be written there."""
     if run.exists() and not run.is_dir():
         return [f"--run {run}: is a file; expected a folder or a new name"]

@@ -15,7 +15,7 @@ import torch
 from depthdist.training.engine import Engine
 
 
-class Speed:
+class StepTimer:
     """Clocks of the steps: how long one took, how much of it was waiting for data, and when the
     state was last saved.
     """

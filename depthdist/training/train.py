@@ -18,33 +18,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depthdist.core import settings as config
-from depthdist.core.environment import quiet
+from depthdist.core.environment import silence_libraries
 from depthdist.core.files import write_json
+from depthdist.core.settings import parse
 from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.distributed.process_group import (
     StopRequest,
     World,
-    from_rank_0,
+    broadcast_from_rank_0,
     start,
     stop,
     world_size,
 )
-from depthdist.models.adapter import RECORD as ADAPTER
+from depthdist.models.adapter import ADAPTER_FILE as ADAPTER
 from depthdist.models.base_model import PATCH, load_base
-from depthdist.models.lora import trained_groups, with_lora
-from depthdist.runs.run_folder import RECORD, earlier_starts
-from depthdist.runs.tracker import Tracker, quarantined
+from depthdist.models.lora import add_lora, trained_groups
+from depthdist.runs.run_folder import RUN_FILE, earlier_starts
+from depthdist.runs.tracker import Tracker, record_damage
 from depthdist.runs.training_state import load_state
-from depthdist.training.calibration import fit
+from depthdist.training.calibration import fit_calibration
 from depthdist.training.deepspeed_config import precision
 from depthdist.training.engine import Engine
 from depthdist.training.loop import Training, TrainState
-from depthdist.training.micro_batch import fits, largest, step_memory
+from depthdist.training.micro_batch import find_micro_batch, fits_in_memory, step_memory
 from depthdist.training.precision_check import Float32Check
-from depthdist.training.run_facts import derived, describe, markdown, record, training_bounds
+from depthdist.training.run_facts import (
+    derive_facts,
+    describe_facts,
+    facts_table,
+    run_record,
+    training_bounds,
+)
 from depthdist.training.schedule import Ema
 from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
 
@@ -57,9 +63,9 @@ HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of launch/train.py."""
-    quiet()
+    silence_libraries()
     settings = Settings(
-        *config.parse(
+        *parse(
             HELP,
             *GROUPS,
             argv=argv,
@@ -85,8 +91,8 @@ def dry_run(settings: Settings) -> None:
         settings.engine.micro_batches(world_size())[0],
         world_size(),
     )
-    model = with_lora(load_base(settings.model.model), settings.lora, settings.train.seed)
-    facts = derived(
+    model = add_lora(load_base(settings.model.model), settings.lora, settings.train.seed)
+    facts = derive_facts(
         dataset,
         plan,
         Loader(dataset, settings.data, settings.augment),
@@ -98,7 +104,7 @@ def dry_run(settings: Settings) -> None:
         model, plan.micro_batch, dataset.size, dataset.depth_size, facts["precision"]
     )
     lines = [
-        *describe(facts),
+        *describe_facts(facts),
         f"memory       about {sum(memory.values()) / 2**30:.2f} GiB a rank: "
         + ", ".join(f"{n} {b / 2**20:.0f} MiB" for n, b in memory.items()),
     ]
@@ -121,7 +127,7 @@ def dry_run(settings: Settings) -> None:
 def train(settings: Settings, world: World) -> None:
     """Train as the settings say. Every rank calls it; rank 0 writes."""
     dataset = open_dataset(settings.data)
-    if from_rank_0(dataset.sha256) != dataset.sha256:
+    if broadcast_from_rank_0(dataset.sha256) != dataset.sha256:
         raise ValueError(
             f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node"
             " needs the same shards"
@@ -130,7 +136,9 @@ def train(settings: Settings, world: World) -> None:
         training_bounds(dataset)._replace(scale=settings.model.target),
         settings.engine.resolved(),
     )
-    run = from_rank_0(settings.train.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    run = broadcast_from_rank_0(
+        settings.train.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    )
     if world.rank == 0:
         run.mkdir(parents=True, exist_ok=True)
     tensors, engine_state, state = resume(run, settings.keep.resume, world)
@@ -139,15 +147,17 @@ def train(settings: Settings, world: World) -> None:
         settings.data,
         settings.augment,
         world.device,
-        lambda damage: quarantined(damage, run),
+        lambda damage: record_damage(damage, run),
     )
 
     base = load_base(settings.model.model)
     base.upsampling = settings.model.upsampling
     if settings.train.calibrate:
-        state.line = state.line or list(from_rank_0(fit(base, loader, bounds, world)))
+        state.line = state.line or list(
+            broadcast_from_rank_0(fit_calibration(base, loader, bounds, world))
+        )
         base.cpu().rescale(*state.line[:2])
-    model = with_lora(base, settings.lora, settings.train.seed)
+    model = add_lora(base, settings.lora, settings.train.seed)
     if settings.engine.checkpointing:
         model.checkpoint_activations()
     sizes, candidates = (
@@ -156,9 +166,9 @@ def train(settings: Settings, world: World) -> None:
     )
     micro_batch = candidates[0]
     if settings.engine.micro_batch == "auto":
-        micro_batch = largest(
+        micro_batch = find_micro_batch(
             candidates,
-            lambda n: fits(
+            lambda n: fits_in_memory(
                 model, n, *sizes, settings.loss, bounds, world.device, precision(ds_config)
             ),
         )
@@ -198,13 +208,13 @@ def train(settings: Settings, world: World) -> None:
                     if n.startswith("ema/")
                 }
             )
-    if state.best_epoch and not from_rank_0((run / "best" / ADAPTER).exists()):
+    if state.best_epoch and not broadcast_from_rank_0((run / "best" / ADAPTER).exists()):
         raise ValueError(
             f"{run}/best: the best adapter so far is gone; remove {run} to begin anew, or put it"
             " back"
         )
 
-    facts = derived(dataset, plan, loader, model, settings.train.epochs, engine.precision)
+    facts = derive_facts(dataset, plan, loader, model, settings.train.epochs, engine.precision)
     tracker = Tracker(run, world.rank == 0, state.step if engine_state else None, facts["steps"])
     training = Training(
         settings,
@@ -222,20 +232,20 @@ def train(settings: Settings, world: World) -> None:
         tracker,
     )
     finished = training.over
-    if world.rank == 0 and not (finished and (run / RECORD).exists()):
+    if world.rank == 0 and not (finished and (run / RUN_FILE).exists()):
         starts = [
             *earlier_starts(run),
             {"step": state.step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         ]
         write_json(
-            run / RECORD,
+            run / RUN_FILE,
             {
-                **record(settings.as_dict(), facts, ds_config, remarks, world.device),
+                **run_record(settings.as_dict(), facts, ds_config, remarks, world.device),
                 "starts": starts,
             },
         )
     for line in [
-        *describe(facts),
+        *describe_facts(facts),
         *(
             [
                 "calibrated   output x {:.4g} + {:.4g}, which explains {:.0%} of the targets'"
@@ -248,14 +258,14 @@ def train(settings: Settings, world: World) -> None:
     ]:
         tracker.say(line)
     try:
-        if finished and from_rank_0(tracker.holds("best/loss")):
+        if finished and broadcast_from_rank_0(tracker.holds("best/loss")):
             tracker.say(
                 f"{run} is finished: {state.epoch} epochs, best eval {settings.schedule.best_by}"
                 f" {state.best:.4f} at epoch {state.best_epoch}. More --epochs would go on"
             )
             return
         if not engine_state:
-            tracker.text("settings", markdown(facts))
+            tracker.text("settings", facts_table(facts))
             training.warn(training.near_duplicates())
         with StopRequest() as request:
             training.run_to_the_end(request)
@@ -279,7 +289,7 @@ def resume(
         if world.rank == 0 and how != "never"
         else None
     )
-    tensors, values = from_rank_0(found[:2] if found else ({}, {}))
+    tensors, values = broadcast_from_rank_0(found[:2] if found else ({}, {}))
     if not values:
         return {}, {}, TrainState()
     if world.rank == 0:

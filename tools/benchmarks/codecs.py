@@ -45,7 +45,7 @@ def codecs(settings: CodecSettings) -> int:
     from depthdist.captures.readers import read_pair
     from depthdist.core.settings import Size
     from depthdist.geometry.resampling import resize_rgb
-    from depthdist.shards.encoding import encode_depth, encode_rgb, quantise
+    from depthdist.shards.encoding import encode_depth, encode_rgb, quantize
 
     pairs = find_pairs(make_raw(settings, settings.captures))[0]
     size = Size(756, 1260)
@@ -82,7 +82,7 @@ def codecs(settings: CodecSettings) -> int:
     )
     for codec in ("npy", "png"):
         made, encode_ms = timed(
-            lambda z: encode_depth(quantise(z, 0.0, 4000.0)[0], codec), [z for _, z in raw]
+            lambda z: encode_depth(quantize(z, 0.0, 4000.0)[0], codec), [z for _, z in raw]
         )
         back, decode_ms = timed(lambda content: decode_depth(codec, content), made)
         off = max(
@@ -141,17 +141,17 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
 
     "depth": the same for quantised depth.
     """
-    from depthdist.core.environment import pick_device, quiet
+    from depthdist.core.environment import pick_device, silence_libraries
     from depthdist.data.batch import Batch
     from depthdist.data.dataset import open_dataset
     from depthdist.data.loader import Loader
-    from depthdist.evaluation.scoring import network, score
+    from depthdist.evaluation.scoring import network_predictor, score
     from depthdist.models.adapter import load_adapter
     from depthdist.runs.run_folder import open_run
-    from depthdist.shards.build import shard
+    from depthdist.shards.build import build_shards
     from depthdist.shards.settings import ShardSettings
 
-    quiet()
+    silence_libraries()
     run, device = open_run(settings.run), pick_device()
     model, record = load_adapter(settings.run / "best")
     model.to(device)
@@ -161,7 +161,12 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
     def loss(loader: Loader, change: Callable[[Batch], Batch] = lambda batch: batch) -> float:
         batches = (change(packed.to(device)) for packed in loader.evaluate("val", 1, 0, 1))
         return score(
-            network(model), batches, loader.dataset.count("val"), record.bounds, run.loss, device
+            network_predictor(model),
+            batches,
+            loader.dataset.count("val"),
+            record.bounds,
+            run.loss,
+            device,
         )["none"].means()["loss"]
 
     for codec, quality, subsampling in PICTURES:
@@ -173,7 +178,7 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
             for key in ("split", "val", "seed", "session_gap", "near", "far", "depth_size")
         }
         size = type(ShardSettings().size)(*record.size)
-        shard(
+        build_shards(
             ShardSettings(
                 raw=settings.raw,
                 out=str(out),

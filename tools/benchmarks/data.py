@@ -29,8 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import simplejpeg
 
-from depthdist.core import settings as config
-from depthdist.core.settings import Size
+from depthdist.core.settings import Size, as_dict, did_you_mean
 from tools.benchmarks.captures import CaptureSettings, make_raw, say
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -127,7 +126,7 @@ class DataBenchSettings(CaptureSettings):
     def problems(self) -> list[str]:
         found = [
             f"--peers has {name!r}: expected {', '.join(PEERS)}, or"
-            f" none{config.near(name, list(PEERS))}"
+            f" none{did_you_mean(name, list(PEERS))}"
             for name in self.chosen
             if name not in PEERS
         ]
@@ -228,7 +227,7 @@ def data(settings: DataBenchSettings) -> int:
     if settings.json:
         content = {
             "machine": facts,
-            "settings": config.as_dict(settings),
+            "settings": as_dict(settings),
             "jpeg_decode_ms": decode_ms,
             "bars": bars,
         }

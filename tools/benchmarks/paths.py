@@ -291,18 +291,18 @@ def ordinary(job: Job, turns: Turns) -> None:
 
 
 def ours(job: Job, turns: Turns) -> None:
-    from depthdist.core.environment import quiet
+    from depthdist.core.environment import silence_libraries
     from depthdist.distributed.process_group import start
-    from depthdist.training.step_timer import Speed
+    from depthdist.training.step_timer import StepTimer
 
-    quiet()
+    silence_libraries()
     with tempfile.TemporaryDirectory() as folder:
         training = prepared(job, Path(folder), start())
         device, plan, nobody_asks, speed = (
             training.world.device,
             training.plan,
             SimpleNamespace(signal=""),
-            Speed(),
+            StepTimer(),
         )
         kept = [packed.to(device) for packed in training.loader.train(plan, 0, 0, epochs=1)]
         batches = {"files": iter(training.loader.train(plan, 0, 0)), "memory": cycle(kept)}
@@ -343,7 +343,7 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
     from depthdist.data.loader import Loader
     from depthdist.data.sample_order import TrainPlan
     from depthdist.models.base_model import ModelSettings, load_base
-    from depthdist.models.lora import trained_groups, with_lora
+    from depthdist.models.lora import add_lora, trained_groups
     from depthdist.runs.tracker import Tracker
     from depthdist.training import micro_batch as microbatch
     from depthdist.training.deepspeed_config import EngineSettings
@@ -371,14 +371,14 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
     )
     bounds, model, sizes = (
         training_bounds(dataset),
-        with_lora(load_base(job.model), settings.lora, settings.train.seed),
+        add_lora(load_base(job.model), settings.lora, settings.train.seed),
         (dataset.size, dataset.depth_size),
     )
     micro_batch = candidates[0]
     if job.micro_batch == "auto":
-        micro_batch = microbatch.largest(
+        micro_batch = microbatch.find_micro_batch(
             candidates,
-            lambda n: microbatch.fits(
+            lambda n: microbatch.fits_in_memory(
                 model, n, *sizes, settings.loss, bounds, world.device, job.precision
             ),
         )
@@ -417,9 +417,9 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     """Loss by capture of a dataset's first samples, without dropout."""
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.loader import Loader
-    from depthdist.evaluation.scoring import network
-    from depthdist.geometry.depth_range import inverse_target
-    from depthdist.losses import compute
+    from depthdist.evaluation.scoring import network_predictor
+    from depthdist.geometry.depth_range import normalize_depth
+    from depthdist.losses import compute_losses
 
     training.model.eval()
     batch = (
@@ -428,9 +428,13 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
         .to(training.world.device)
     )
     with torch.no_grad():
-        target, mask = inverse_target(batch.depth_mm, training.bounds, batch.mask)
-        losses = compute(
-            training.settings.loss, network(training.model)(batch), target, mask, training.bounds
+        target, mask = normalize_depth(batch.depth_mm, training.bounds, batch.mask)
+        losses = compute_losses(
+            training.settings.loss,
+            network_predictor(training.model)(batch),
+            target,
+            mask,
+            training.bounds,
         )["loss"]
     return {Path(key).name: loss for key, loss in zip(batch.keys, losses.tolist())}
 

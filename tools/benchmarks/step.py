@@ -20,8 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from depthdist.core import settings as config
-from depthdist.core.settings import Size
+from depthdist.core.settings import Size, as_dict
 from tools.benchmarks.captures import CaptureSettings, make_raw, say
 from tools.benchmarks.data import machine, tool, verdict
 
@@ -134,7 +133,7 @@ def step(settings: StepSettings) -> int:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "machine": facts,
-            "settings": config.as_dict(settings),
+            "settings": as_dict(settings),
             "job": job,
             "ready": ready,
             "runs": runs,

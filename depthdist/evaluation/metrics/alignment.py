@@ -40,7 +40,7 @@ def scale_and_shift_in_disparity(p: Tensor, g: Tensor, everywhere: Tensor) -> Te
     return 1 / (s / everywhere + t).clamp(min=float(1 / g.max()))
 
 
-WAYS = {
+ALIGNMENTS = {
     "none": none,
     "median": median,
     "depth": scale_and_shift_in_depth,
@@ -48,7 +48,7 @@ WAYS = {
 }
 
 
-def aligned(way: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor:
+def align(way: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor:
     """`pred_mm` (H, W) aligned to the truth over the mask by one of WAYS, float64, >= NEAREST_MM.
 
     As it is where the mask is empty.
@@ -56,7 +56,7 @@ def aligned(way: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor
     pred = pred_mm.double()
     if not mask.any():
         return pred
-    return WAYS[way](pred[mask], depth_mm[mask].double(), pred).clamp(min=NEAREST_MM)
+    return ALIGNMENTS[way](pred[mask], depth_mm[mask].double(), pred).clamp(min=NEAREST_MM)
 
 
 def _median(x: Tensor) -> Tensor:

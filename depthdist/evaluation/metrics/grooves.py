@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 
 from depthdist.evaluation.metrics.pixels import Metric
-from depthdist.geometry.camera import points
+from depthdist.geometry.camera import points_from_depth
 
 LIMIT_MM = 1.6  # legal tread depth of passenger cars in the EU (directive 89/459/EEC)
 FOUND = 0.5  # share of the true depth from which on a groove counts as found
@@ -112,7 +112,7 @@ def groove_metrics(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[st
     }
 
 
-def summary(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, float]:
+def summarize_grooves(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, float]:
     """Of all grooves of all images together: their number, bias_mm, mae_mm, limit95_mm (95 % of
     errors are smaller), found, and
 
@@ -217,14 +217,16 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
         return None
     truth = maps[0]
     rib = _at(rib, _every(np.count_nonzero(rib), MOST_RIBS))
-    frame, near = _frame(points(truth[rib], rays[rib]))
+    frame, near = _frame(points_from_depth(truth[rib], rays[rib]))
     rib = _at(rib, near)
     if not _around(rib, floor):
         return None
     depths, deep = [], None
     for z in maps:
         off = np.median((z - truth)[rib])
-        on_rib, on_floor = (points(z[where] - off, rays[where]) for where in (rib, floor))
+        on_rib, on_floor = (
+            points_from_depth(z[where] - off, rays[where]) for where in (rib, floor)
+        )
         centre = np.median(on_rib, axis=0)
         inside = (on_floor - centre) @ frame
         below, rough = _below((on_rib - centre) @ frame, inside)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from depthdist.evaluation.metrics.pixels import Metric
-from depthdist.geometry.camera import points
+from depthdist.geometry.camera import points_from_depth
 
 NEAR_MM = (1.0, 2.0, 5.0, 10.0)
 REACH = 2  # pixels to each side that a normal is taken from
@@ -71,11 +71,11 @@ def surface_metrics(
 
     NaN where it has too few points.
     """
-    cloud_g = points(np.where(mask, depth_mm, 1.0), rays)
+    cloud_g = points_from_depth(np.where(mask, depth_mm, 1.0), rays)
     normals_g, tree_g = normals(cloud_g, mask), cKDTree(cloud_g[mask])
     found = []
     for pred_mm in preds_mm:
-        cloud_p = points(np.where(mask, pred_mm, 1.0), rays)
+        cloud_p = points_from_depth(np.where(mask, pred_mm, 1.0), rays)
         angles = angles_between(normals(cloud_p, mask), normals_g)
         some = len(angles) > 0
         values = {

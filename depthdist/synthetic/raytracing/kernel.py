@@ -15,7 +15,7 @@ from pathlib import Path
 from numba import njit
 
 
-def forget_old_kernels(folder: Path) -> None:
+def remove_stale_kernels(folder: Path) -> None:
     """Remove numba's index files under `folder` unless they were made from the sources that stand
     there now.
     """
@@ -33,7 +33,7 @@ def forget_old_kernels(folder: Path) -> None:
         pass  # a folder that cannot be written is not edited either
 
 
-forget_old_kernels(Path(__file__).parent)
+remove_stale_kernels(Path(__file__).parent)
 
 
 def kernel(function: Callable) -> Callable:

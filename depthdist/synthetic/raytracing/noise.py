@@ -14,7 +14,7 @@ LATTICE = np.random.Generator(np.random.Philox(2021)).random(
 
 
 @kernel
-def hashed(i, j, seed):
+def hash_noise(i, j, seed):
     """A number in 0 .. 1 for a cell of a grid."""
     h = np.uint32(i * 374761393 + j * 668265263 + seed * 974711)
     h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(1274126177))
@@ -22,7 +22,7 @@ def hashed(i, j, seed):
 
 
 @kernel
-def cloud(x, y, seed):
+def cloud_noise(x, y, seed):
     """Smooth noise in 0 .. 1, one bump a unit."""
     i, j = math.floor(x), math.floor(y)
     a, b = x - i, y - j

@@ -10,7 +10,7 @@ from depthdist.synthetic.raytracing.kernel import kernel
 
 
 @kernel
-def turned(m, p, w):
+def rotate(m, p, w):
     """A point (w = 1) or direction (w = 0) through a (3, 4) transform."""
     return (
         m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3] * w,
@@ -20,7 +20,7 @@ def turned(m, p, w):
 
 
 @kernel
-def turned_back(m, d):
+def rotate_back(m, d):
     """A direction back through a (3, 4) transform."""
     return (
         m[0, 0] * d[0] + m[1, 0] * d[1] + m[2, 0] * d[2],

@@ -20,7 +20,7 @@ import numpy as np
 from depthdist.synthetic.raytracing.intersections import hull, march
 from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import groove_at, slope
-from depthdist.synthetic.raytracing.transforms import turned, turned_back
+from depthdist.synthetic.raytracing.transforms import rotate, rotate_back
 
 BOX, BALL, CYLINDER, ROOM, TIRE = range(5)
 
@@ -112,12 +112,12 @@ def nearest(world, o, d, floor_mm):
     best, item = math.inf, -1
     for s in range(len(world.kind)):
         m = world.to_thing[s]
-        t = meet_thing(world.kind[s], world.half[s], turned(m, o, 1.0), turned(m, d, 0.0))
+        t = meet_thing(world.kind[s], world.half[s], rotate(m, o, 1.0), rotate(m, d, 0.0))
         if t < best:
             best, item = t, s
     for k in range(len(world.tires)):
         m = world.to_tire[k]
-        to, td = turned(m, o, 1.0), turned(m, d, 0.0)
+        to, td = rotate(m, o, 1.0), rotate(m, d, 0.0)
         start, end = hull(world.tires[k], to, td, 0.0)
         start, end = max(start, 0.0), min(end, best)
         if start < end:
@@ -137,12 +137,12 @@ def shaded(world, o, d):
         m = world.to_thing[s]
         if (
             world.kind[s] != ROOM
-            and meet_thing(world.kind[s], world.half[s], turned(m, o, 1.0), turned(m, d, 0.0)) < 1.0
+            and meet_thing(world.kind[s], world.half[s], rotate(m, o, 1.0), rotate(m, d, 0.0)) < 1.0
         ):
             return True
     for k in range(len(world.tires)):
         m = world.to_tire[k]
-        to, td = turned(m, o, 1.0), turned(m, d, 0.0)
+        to, td = rotate(m, o, 1.0), rotate(m, d, 0.0)
         start, end = hull(world.tires[k], to, td, 0.0)
         start, end = max(start, 0.0), min(end, 1.0)
         if start < end and march(world.tires[k], world.grooves, to, td, start, end, 0.25) < 1.0:
@@ -154,7 +154,7 @@ def shaded(world, o, d):
 def lens_of(world):
     """Where the camera is, world frame."""
     c = world.camera
-    return turned_back(c, (-c[0, 3], -c[1, 3], -c[2, 3]))
+    return rotate_back(c, (-c[0, 3], -c[1, 3], -c[2, 3]))
 
 
 @kernel
@@ -164,7 +164,7 @@ def _see(world, fx, fy, cx, cy, hits):
     o = lens_of(world)
     for v in range(height):
         for u in range(width):
-            d = turned_back(c, ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1.0))
+            d = rotate_back(c, ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1.0))
             t, item = nearest(world, o, d, 0.02)
             hits.z[v, u], hits.item[v, u] = t, item
             if item < 0:
@@ -172,15 +172,15 @@ def _see(world, fx, fy, cx, cy, hits):
             x, y, z = o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]
             if item < len(world.kind):
                 m = world.to_thing[item]
-                p = turned(m, (x, y, z), 1.0)
-                n = turned_back(m, normal_of(world.kind[item], world.half[item], p))
+                p = rotate(m, (x, y, z), 1.0)
+                n = rotate_back(m, normal_of(world.kind[item], world.half[item], p))
             else:
                 k = item - len(world.kind)
                 m = world.to_tire[k]
-                p = turned(m, (x, y, z), 1.0)
+                p = rotate(m, (x, y, z), 1.0)
                 row, repeat, cut = groove_at(world.tires[k], world.grooves, p[0], p[1], p[2])
                 hits.groove[v, u] = world.grooves[row].line + repeat if row >= 0 else 0
-                n = turned_back(m, slope(world.tires[k], world.grooves, p[0], p[1], p[2], cut))
+                n = rotate_back(m, slope(world.tires[k], world.grooves, p[0], p[1], p[2], cut))
             size = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-30
             size = -size if n[0] * d[0] + n[1] * d[1] + n[2] * d[2] > 0.0 else size
             n = (n[0] / size, n[1] / size, n[2] / size)

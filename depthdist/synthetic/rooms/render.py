@@ -65,7 +65,7 @@ def render(settings: Settings, index: int) -> Scene:
     hits = shapes.cast(world, k, *settings.size)
     color = look.paint(world, hits, looks)
     bright = float(np.quantile(color.mean(-1), rng.uniform(0.5, 0.9))) + 1e-4
-    rgb = shade.develop(
+    rgb = shade.expose_image(
         color, rng.uniform(0.15, 0.6) / bright, tuple(1.0 + rng.normal(0, 0.06, 3)), rng
     )
     return Scene(stem(settings, index), rgb, points(hits.z.astype(np.float32), k), hits.groove)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.noise import blur, cloud, hashed
+from depthdist.synthetic.raytracing.noise import blur, cloud_noise, hash_noise
 from depthdist.synthetic.rooms.raycast import Hits, World, lens_of
 
 PLAIN, CHECKS, STRIPES, CLOUDS, SPECKS, GRAIN = range(6)
@@ -41,13 +41,13 @@ def _mix(pattern, size, seed, x, y, z):
     if pattern == STRIPES:
         return 1.0 if (a + 0.35 * b + z / size) % 1.0 < 0.4 else 0.0
     if pattern == CLOUDS:
-        return 0.6 * cloud(a, b + z / size, seed) + 0.4 * cloud(
+        return 0.6 * cloud_noise(a, b + z / size, seed) + 0.4 * cloud_noise(
             a * 3.7, b * 3.7 + z / size, seed + 1
         )
     if pattern == SPECKS:
         return (
             1.0
-            if hashed(
+            if hash_noise(
                 int(math.floor(6 * a)),
                 int(math.floor(6 * b)) + 57 * int(math.floor(6 * z / size)),
                 seed,
@@ -56,7 +56,7 @@ def _mix(pattern, size, seed, x, y, z):
             else 0.0
         )
     if pattern == GRAIN:
-        return 0.6 * cloud(a * 0.4, 8.0 * (b + z / size), seed) + 0.4 * cloud(
+        return 0.6 * cloud_noise(a * 0.4, 8.0 * (b + z / size), seed) + 0.4 * cloud_noise(
             a, 20.0 * (b + z / size), seed + 3
         )
     return 0.0
@@ -80,7 +80,7 @@ def _paint(world, hits, look, hollow, color):
                 r = math.sqrt(px * px + py * py)
                 px, py, pz = math.atan2(py, px) * world.tires[k].radius_mm, pz, r
             mix = _mix(look.pattern[item], look.size_mm[item], item, px, py, pz)
-            dirt = look.dirt[item] * cloud(
+            dirt = look.dirt[item] * cloud_noise(
                 (px + 0.3 * pz) / 55.0, (py + 0.7 * pz) / 40.0, item + 20
             )
             groove = hits.groove[v, u] > 0

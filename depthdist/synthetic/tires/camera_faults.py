@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.noise import cloud
+from depthdist.synthetic.raytracing.noise import cloud_noise
 from depthdist.synthetic.tires.raycast import CHROME, Hits, cone_at
 
 WEAK, GLARE = 0.0026, 1.6  # echoes below and above which a pixel is lost
@@ -36,8 +36,8 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
                 continue
             dx, dy = (u + 0.5 - px) / fx, (v + 0.5 - py) / fy
             patch = (
-                cloud(u / per_mm / 21.0, v / per_mm / 21.0, seed) * 0.7
-                + cloud(u / per_mm / 6.0, v / per_mm / 6.0, seed + 1) * 0.3
+                cloud_noise(u / per_mm / 21.0, v / per_mm / 21.0, seed) * 0.7
+                + cloud_noise(u / per_mm / 6.0, v / per_mm / 6.0, seed + 1) * 0.3
             )
             if cone_at(dx * z, dy * z, z, baseline) < 0.25 + 0.2 * patch:
                 continue
@@ -74,7 +74,7 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
             out[v, u] = z + grain * 0.11 * (z / 1000.0) ** 2 * weak
 
 
-def spoil(
+def add_camera_faults(
     hits: Hits, echo: np.ndarray, k: np.ndarray, baseline_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Depth (H, W) float32 mm as the camera would measure it, NaN where it finds nothing."""

@@ -27,7 +27,7 @@ from depthdist.synthetic.raytracing.intersections import (
 )
 from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import groove_at, slope
-from depthdist.synthetic.raytracing.transforms import turned, turned_back
+from depthdist.synthetic.raytracing.transforms import rotate, rotate_back
 
 NONE, TIRE_HIT, WALL, WOOD, FLOOR, CHROME, ROOM = range(7)
 FLOOR_MM = 8e-3  # the shortest step of a march
@@ -82,7 +82,7 @@ def _candidates(scene, o, d, spread, reach, tires, starts, boxes):
     """
     num_tires, num_boxes = 0, 0
     for k in range(len(scene.tires)):
-        to, td = turned(scene.to_tire[k], o, 1.0), turned(scene.to_tire[k], d, 0.0)
+        to, td = rotate(scene.to_tire[k], o, 1.0), rotate(scene.to_tire[k], d, 0.0)
         start = thick_tire(scene.tires[k], scene.grooves, to, td, spread, reach)
         if start < math.inf:
             at = num_tires
@@ -91,7 +91,7 @@ def _candidates(scene, o, d, spread, reach, tires, starts, boxes):
                 at -= 1
             tires[at], starts[at] = k, start
             num_tires += 1
-    co, cd = turned(scene.to_crate, o, 1.0), turned(scene.to_crate, d, 0.0)
+    co, cd = rotate(scene.to_crate, o, 1.0), rotate(scene.to_crate, d, 0.0)
     for b in range(len(scene.boxes)):
         if meet_box(scene.boxes[b], co, cd, spread * reach)[0] < reach:
             boxes[num_boxes] = b
@@ -112,7 +112,7 @@ def _pixel(scene, d, tires, starts, boxes):
         t = meet_cylinder(scene.cylinders[c], LENS, d)
         if 0.0 < t < best:
             best, kind, item = t, CHROME, c
-    o, cd = turned(scene.to_crate, LENS, 1.0), turned(scene.to_crate, d, 0.0)
+    o, cd = rotate(scene.to_crate, LENS, 1.0), rotate(scene.to_crate, d, 0.0)
     for b in boxes:
         t, face = meet_box(scene.boxes[b], o, cd, 0.0)
         if 0.0 < t < best:
@@ -120,7 +120,7 @@ def _pixel(scene, d, tires, starts, boxes):
     for i in range(len(tires)):
         if starts[i] < best:
             k = tires[i]
-            to, td = turned(scene.to_tire[k], LENS, 1.0), turned(scene.to_tire[k], d, 0.0)
+            to, td = rotate(scene.to_tire[k], LENS, 1.0), rotate(scene.to_tire[k], d, 0.0)
             start, end = hull(scene.tires[k], to, td, 0.0)
             t = march(
                 scene.tires[k],
@@ -142,13 +142,13 @@ def _blocked(scene, o, d, tires, starts, boxes):
     for c in range(len(scene.cylinders)):
         if 0.0 < meet_cylinder(scene.cylinders[c], o, d) < 1.0:
             return True
-    co, cd = turned(scene.to_crate, o, 1.0), turned(scene.to_crate, d, 0.0)
+    co, cd = rotate(scene.to_crate, o, 1.0), rotate(scene.to_crate, d, 0.0)
     for b in boxes:
         if 0.0 < meet_box(scene.boxes[b], co, cd, 0.0)[0] < 1.0:
             return True
     for i in range(len(tires)):
         k = tires[i]
-        to, td = turned(scene.to_tire[k], o, 1.0), turned(scene.to_tire[k], d, 0.0)
+        to, td = rotate(scene.to_tire[k], o, 1.0), rotate(scene.to_tire[k], d, 0.0)
         start, end = hull(scene.tires[k], to, td, 0.0)
         start, end = max(start, starts[i]), min(end, 1.0)
         if start < end and march(scene.tires[k], scene.grooves, to, td, start, end, 0.25) < 1.0:
@@ -174,10 +174,10 @@ def _surface(scene, kind, item, axis, point):
     groove, n = 0, (0.0, 0.0, 0.0)
     if kind == TIRE_HIT:
         m = scene.to_tire[item]
-        x, y, axial = turned(m, point, 1.0)
+        x, y, axial = rotate(m, point, 1.0)
         row, repeat, cut = groove_at(scene.tires[item], scene.grooves, x, y, axial)
         groove = scene.grooves[row].line + repeat if row >= 0 else 0
-        n = turned_back(m, slope(scene.tires[item], scene.grooves, x, y, axial, cut))
+        n = rotate_back(m, slope(scene.tires[item], scene.grooves, x, y, axial, cut))
     elif kind == ROOM:
         n = (scene.room[item, 0], scene.room[item, 1], scene.room[item, 2])
     elif kind == CHROME:

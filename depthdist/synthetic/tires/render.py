@@ -60,9 +60,9 @@ def render(settings: Settings, index: int) -> Capture:
     hits = raycast.cast(world, k, *settings.size)
     color, echo = shade.paint(world, hits, look, session.grey, session.ambient, k)
     rng = draws(settings, 6, pair.pose, pair.take)
-    rgb = shade.develop(color, session.exposure, session.white, rng)
+    rgb = shade.expose_image(color, session.exposure, session.white, rng)
     depth = (
-        faults.spoil(hits, echo, k, scene.BASELINE_MM, rng)
+        faults.add_camera_faults(hits, echo, k, scene.BASELINE_MM, rng)
         if settings.faults
         else hits.z.astype(np.float32)
     )

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.noise import blur, cloud, hashed
+from depthdist.synthetic.raytracing.noise import blur, cloud_noise, hash_noise
 from depthdist.synthetic.tires.raycast import (
     CHROME,
     FLOOR,
@@ -70,8 +70,8 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
     tread = r > tire.radius_mm - 16.0
     dirt = (
         look.dust[k]
-        * cloud(arc / 60.0, axial / 35.0 + r / 40.0, k)
-        * (0.35 + 0.65 * cloud(arc / 9.0, axial / 7.0, k + 50))
+        * cloud_noise(arc / 60.0, axial / 35.0 + r / 40.0, k)
+        * (0.35 + 0.65 * cloud_noise(arc / 9.0, axial / 7.0, k + 50))
     )
     aside = (angle - look.label_angle[k] + math.pi) % (2 * math.pi) - math.pi
     if tread:
@@ -98,11 +98,11 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
         bars = (
             abs(along) < high * 0.55
             and abs(across) < wide * 0.8
-            and hashed(int(math.floor(across / 2.6)), 3, k) > 0.5
+            and hash_noise(int(math.floor(across / 2.6)), 3, k) > 0.5
         )
         lines = (
             along > high * 0.66
-            and hashed(int(math.floor(across / 4.0)), 9, k) > 0.35
+            and hash_noise(int(math.floor(across / 4.0)), 9, k) > 0.35
             and along < high * 0.82
         )
         ink = 0.07 if bars or lines else 0.72
@@ -128,7 +128,7 @@ def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
         mirror = ny * back * -1.0
         shine = (
             0.03
-            + 0.3 * (mirror > -0.1) * cloud(nx * 9.0, mirror * 3.0, 5) ** 2
+            + 0.3 * (mirror > -0.1) * cloud_noise(nx * 9.0, mirror * 3.0, 5) ** 2
             + 0.2 * nz * nz * nz * nz
         )
         return shine, shine, shine * 1.03, 1.0
@@ -137,32 +137,36 @@ def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
         long = box[3] - box[0] > box[5] - box[2]
         along, across = (cx, cz + cy) if long else (cz + cy * 0.3, cx + cy)
         grain = (
-            cloud(along / 160.0, across / 5.0, item) * 0.5
-            + cloud(along / 50.0, across / 2.0, item + 7) * 0.5
+            cloud_noise(along / 160.0, across / 5.0, item) * 0.5
+            + cloud_noise(along / 50.0, across / 2.0, item + 7) * 0.5
         )
-        knot = cloud(along / 30.0, across / 22.0, item + 3)
+        knot = cloud_noise(along / 30.0, across / 22.0, item + 3)
         tone = (
-            (0.55 + 0.5 * grain) * (0.9 if knot < 0.86 else 0.5) * (0.8 + 0.3 * hashed(item, 1, 1))
+            (0.55 + 0.5 * grain)
+            * (0.9 if knot < 0.86 else 0.5)
+            * (0.8 + 0.3 * hash_noise(item, 1, 1))
         )
         return 0.60 * tone, 0.41 * tone, 0.13 * tone, 0.08
     if kind == ROOM:
-        tone = 0.13 + 0.05 * cloud(cx / 300.0, cz / 240.0 + cy / 300.0, 11)
+        tone = 0.13 + 0.05 * cloud_noise(cx / 300.0, cz / 240.0 + cy / 300.0, 11)
         if item < 2:  # the far wall has panels
             tone *= 0.55 if (cx / 620.0) % 1.0 < 0.03 else 1.0
             tone *= 1.35 if cz % 900.0 < 330.0 else 1.0
         return tone, tone, tone * 1.04, 0.03
     if kind == FLOOR:
-        tone = grey * (0.55 + 0.5 * cloud(cx / 90.0, cy / 90.0, 2) * cloud(cx / 21.0, cy / 26.0, 4))
+        tone = grey * (
+            0.55 + 0.5 * cloud_noise(cx / 90.0, cy / 90.0, 2) * cloud_noise(cx / 21.0, cy / 26.0, 4)
+        )
         return tone, tone * 0.97, tone * 0.92, 0.1
     flat = cx + cy
     tone = grey * (
         0.86
-        + 0.22 * cloud(flat / 240.0, cz / 140.0, 8)
-        - 0.2 * (cloud(flat / 60.0, cz / 5.0, 6) > 0.86)
+        + 0.22 * cloud_noise(flat / 240.0, cz / 140.0, 8)
+        - 0.2 * (cloud_noise(flat / 60.0, cz / 5.0, 6) > 0.86)
     )
     if (flat / 310.0) % 1.0 < 0.012:
         tone *= 0.6  # seams
-    scuff = cloud(flat / 45.0, cz / 60.0, 9)
+    scuff = cloud_noise(flat / 45.0, cz / 60.0, 9)
     tone *= 0.62 if scuff > 0.8 and cz < 420 else 1.0
     return tone, tone, tone * 1.02, 0.22
 
@@ -267,7 +271,7 @@ def _develop(color, gain, noise, out):
                 out[v, u, c] = np.uint8(255.0 * value ** (1 / 2.2) + 0.5)
 
 
-def develop(
+def expose_image(
     color: np.ndarray, exposure: float, white: tuple[float, float, float], rng: np.random.Generator
 ) -> np.ndarray:
     """The 8-bit picture (H, W, 3) of linear colour."""
