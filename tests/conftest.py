@@ -10,9 +10,9 @@ signal.signal(
 )  # a shell's background job ignores it, and so would every child
 
 LONG = (
-    "test_world.py",
-    "test_foundation.py",
-    "test_same.py",
+    "test_process_group.py",
+    "test_pretrain_builtin.py",
+    "test_same_on_any_ranks.py",
     "test_evaluate.py",
     "test_study.py",
     "test_engine.py",
@@ -59,7 +59,7 @@ def data(tmp_path_factory):
 
     Modules that need others have their own.
     """
-    from ranks import make_shards
+    from helpers.runs import make_shards
 
     return make_shards(tmp_path_factory.mktemp("data"), 9)
 
@@ -67,6 +67,15 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def batch4(tmp_path_factory):
     """A configuration with 2 steps an epoch of them, the second of 3 samples."""
-    from ranks import deepspeed_json
+    from helpers.runs import deepspeed_json
 
     return deepspeed_json(tmp_path_factory.mktemp("json") / "batch4.json", train_batch_size=4)
+
+
+@pytest.fixture
+def server():
+    """An HTTP server on this machine that serves what tests put into its CONTENT."""
+    from helpers.http_server import running_server
+
+    with running_server() as running:
+        yield running

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/setup.sh
-older=.venv/transformers-4.57 # what users of older releases load adapters with: tests/test_transformers.py
+older=.venv/transformers-4.57 # what users of older releases load adapters with: tests/models/test_transformers_versions.py
 if [ ! -e $older/installed ]; then
     echo "installing into $older"
     python -m pip install --quiet --disable-pip-version-check --target $older --no-deps --upgrade transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1 requests urllib3 idna certifi charset-normalizer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from captures import ROOT, SHARD, write_capture
+from helpers.captures import ROOT, SHARD, write_capture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

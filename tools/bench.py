@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.benchmarks
 
 from depthdist.core.command import run_command
-from depthdist.core.settings import parse
+from depthdist.core.settings import did_you_mean, parse
 
 WHAT = {
     "data": "DataBenchSettings",

@@ -1,0 +1,61 @@
+"""Small raw captures for tests: a tilted plane with holes, seen through a known pinhole.
+
+And shards of them.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from depthdist.core.settings import Size
+from depthdist.shards.build import build_shards
+from depthdist.shards.settings import ShardSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+HOSTILE = SHARED / "hostile"
+SHARD = [sys.executable, str(ROOT / "tools" / "shard.py")]
+SMALL = {"size": Size(28, 42), "workers": 1}
+
+
+def capture(seed: int = 0, size: tuple[int, int] = (30, 40)) -> tuple[np.ndarray, np.ndarray]:
+    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm: fx 50, fy 60, cx 21, cy 14, about 1000 mm
+    away, some holes."""
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (*size, 3), np.uint8)
+    row, column = np.mgrid[: size[0], : size[1]] + 0.5
+    z = 1000 + 3 * row + 2 * column + 10 * seed
+    xyz = np.stack([(column - 21) / 50 * z, (row - 14) / 60 * z, z], axis=2).astype(np.float32)
+    xyz[rng.random(size) < 0.1] = np.nan
+    return rgb, xyz
+
+
+def write_capture(
+    rgb_path: Path, xyz_path: Path, seed: int = 0, size: tuple[int, int] = (30, 40)
+) -> None:
+    rgb, xyz = capture(seed, size)
+    for path in (rgb_path, xyz_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgb).save(rgb_path)
+    np.save(xyz_path, xyz)
+
+
+def stem_of(i: int, minutes: int = 1) -> str:
+    """Of capture `i`, taken `minutes` after the one before."""
+    return f"21-12-03-{10 + i * minutes // 60:02d}-{i * minutes % 60:02d}-00_Zivid_acquisition"
+
+
+def write_raw(folder: Path, count: int = 6, minutes: int = 1) -> Path:
+    """`count` captures in the real two-folder layout, `minutes` apart."""
+    for i in range(count):
+        stem = stem_of(i, minutes)
+        write_capture(folder / f"images/{stem}_color.png", folder / f"depth/{stem}_rawDepth.npy", i)
+    return folder
+
+
+def make(raw: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    """The index of OUT, small shards of RAW."""
+    return build_shards(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))

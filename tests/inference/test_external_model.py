@@ -1,0 +1,276 @@
+"""Adapters that plain peft saved, under either naming of the attention layers.
+
+What `--run` may name; what is said where it cannot be.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.captures import ROOT, capture
+from helpers.commands import ON_CPU, command
+from helpers.runs import make_model, train
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import Dinov2Config, Dinov2Model
+
+from depthdist.core.settings import Size
+from depthdist.inference.external_model import ExternalAdapterSettings, load_model
+from depthdist.models.base_model import BUILT_IN
+
+OLDER = ROOT / ".venv/transformers-4.57"
+GIVEN = ExternalAdapterSettings(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
+TARGETS = {  # as somebody who does not know of the other naming writes them
+    "suffixes": {"target_modules": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"])},
+    "a pattern": {
+        "target_modules": (
+            r".*attention\.(q_proj|o_proj)",
+            r".*attention\.(attention\.query|output\.dense)",
+        )
+    },
+    "all linear": {"target_modules": ("all-linear", "all-linear")},
+}
+OTHERS = {
+    "one layer": {"target_modules": (["q_proj"], ["query"])},
+    "a saved module and ranks": {
+        "target_modules": (["q_proj", "fc1"], ["query", "fc1"]),
+        "modules_to_save": (["head"],) * 2,
+        "rank_pattern": ({r".*layer\.0\..*q_proj": 2}, {r".*layer\.0\..*query": 2}),
+    },
+}
+SAVE = """
+import sys, torch
+sys.path[:0] = {path!r}
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForDepthEstimation
+
+for out, settings in {adapters!r}.items():
+    torch.manual_seed(0)
+    base = AutoModelForDepthEstimation.from_pretrained({model!r})
+    net = get_peft_model(base, LoraConfig(r=4, lora_alpha=6, **settings))
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.05)
+    net.eval().save_pretrained(out)
+    pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    torch.save((transformers.__version__, net(pixel_values=pixels).predicted_depth.detach()), out + "/said.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("outside") / "dav2")
+
+
+@pytest.fixture(scope="module")
+def saved(base, tmp_path_factory):
+    """A function that gives an adapter's folder, a copy of its own: saved by plain peft, under the
+    older transformers or this one."""
+    folders = {}
+
+    def save(older, case):
+        assert not older or OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
+        if older not in folders:
+            folders[older] = tmp_path_factory.mktemp("adapters")
+            adapters = {
+                str(folders[older] / name): {key: values[older] for key, values in settings.items()}
+                for name, settings in (TARGETS | OTHERS).items()
+            }
+            script = SAVE.format(
+                path=[str(OLDER)] if older else [], model=str(base), adapters=adapters
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                capture_output=True,
+                text=True,
+                env={**os.environ, **ON_CPU},
+            )
+            assert done.returncode == 0, done.stderr
+        out = shutil.copytree(folders[older] / case, tmp_path_factory.mktemp("copy") / "adapter")
+        version, said = torch.load(out / "said.pt")
+        assert version.startswith("4.57.") == older
+        return out, said
+
+    return save
+
+
+def says(model):
+    pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.net(pixel_values=pixels).predicted_depth
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("what", TARGETS)
+def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, base, what, older):
+    folder, said = saved(older, what)
+    model, record = load_model(str(folder), GIVEN)
+    assert (says(model) - said).abs().max() < 1e-5 and said.std() > 0.1
+    assert (record.near_mm, record.far_mm, record.size, record.model) == (
+        300.0,
+        4000.0,
+        (28, 42),
+        str(base),
+    )
+    with torch.no_grad(), model.net.disable_adapter():
+        assert (says(model) - said).abs().max() > 1e-4, "the adapter does something"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_saved_modules_and_ranks_of_their_own_come_along(saved, older):
+    folder, said = saved(older, "a saved module and ranks")
+    assert (says(load_model(str(folder), GIVEN)[0]) - said).abs().max() < 1e-5
+
+
+def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
+    folder, _ = saved(True, "one layer")
+    Image.fromarray(capture(2)[0]).save(tmp_path / "a.png")
+    words = [
+        "launch/predict.py",
+        tmp_path / "a.png",
+        "--run",
+        folder,
+        "--out",
+        tmp_path / "out",
+        "--save",
+        "npy",
+    ]
+    (line,) = command(*words).errors
+    assert "no depthdist.json" in line and "--near-mm" in line and "--far-mm" in line
+    assert command(*words, "--near-mm", 300, "--far-mm", 4000, "--size", "28x42").code == 0
+    depth = np.load(tmp_path / "out/a_depth.npy")
+    assert depth.min() > 0 and depth.max() <= 4000
+
+
+def test_a_whole_model_needs_bounds_too(base):
+    model, record = load_model(str(base), GIVEN)
+    assert record.bounds.near_mm == 300.0 and says(model).shape == (1, 28, 42)
+    with pytest.raises(ValueError, match="no depthdist.json"):
+        load_model(str(base))
+
+
+def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
+    Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(
+        tmp_path / "dinov2"
+    )
+    with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
+        load_model(str(tmp_path / "dinov2"), GIVEN)
+    with pytest.raises(
+        ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"
+    ):
+        load_model(str(BUILT_IN), GIVEN)
+    shutil.copytree(base, tmp_path / "metric")
+    config = json.loads((tmp_path / "metric/config.json").read_text())
+    (tmp_path / "metric/config.json").write_text(
+        json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20})
+    )
+    with pytest.raises(ValueError, match="it says depth itself, up to 20"):
+        load_model(str(tmp_path / "metric"), GIVEN)
+
+
+def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
+    data, batch4, base, tmp_path
+):
+    shutil.copytree(base, tmp_path / "there")
+    assert (
+        train(
+            data, tmp_path / "run", "--model", tmp_path / "there", "--epochs", 1, deepspeed=batch4
+        ).code
+        == 0
+    )
+    before = says(load_model(str(tmp_path / "run"))[0])
+    (tmp_path / "there").rename(tmp_path / "here")
+    with pytest.raises(ValueError, match="there"):
+        load_model(str(tmp_path / "run"))
+    assert torch.equal(
+        says(
+            load_model(str(tmp_path / "run"), ExternalAdapterSettings(base=str(tmp_path / "here")))[
+                0
+            ]
+        ),
+        before,
+    )
+    with pytest.raises(ValueError, match="depthdist.json says what its output is in mm"):
+        load_model(str(tmp_path / "run"), GIVEN)
+
+
+def edited(folder, change):
+    stored = load_file(folder / "adapter_model.safetensors")
+    save_file(change(stored), folder / "adapter_model.safetensors")
+
+
+WRONG = {
+    "not LoRA": (lambda f: written(f, peft_type="IA3"), "it is of the kind IA3; expected LORA"),
+    "no base": (
+        lambda f: written(f, base_model_name_or_path=None),
+        "it names no base model; give --base",
+    ),
+    "a base that is gone": (
+        lambda f: written(f, base_model_name_or_path="/no/such/base"),
+        "/no/such/base: no such folder",
+    ),
+    "not JSON": (
+        lambda f: (f / "adapter_config.json").write_text("{"),
+        "not an adapter of peft's that can be read",
+    ),
+    "weights gone": (
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        "not an adapter of peft's that can be read",
+    ),
+    "weights cut short": (
+        lambda f: (f / "adapter_model.safetensors").write_bytes(b"123"),
+        "not an adapter of peft's that can be read",
+    ),
+    "layers that are not there": (
+        lambda f: edited(f, lambda s: {n.replace("layer.0", "layer.77"): t for n, t in s.items()}),
+        "more layers that",
+    ),
+    "another width": (
+        lambda f: edited(
+            f, lambda s: {n: t[:, :-1].contiguous() if "lora_A" in n else t for n, t in s.items()}
+        ),
+        "does not fit",
+    ),
+    "half of it": (
+        lambda f: edited(f, lambda s: {n: t for n, t in s.items() if "lora_B" not in n}),
+        "did not enter",
+    ),
+    "no LoRA": (
+        lambda f: edited(f, lambda s: {"base_model.model.head.conv3.bias": torch.zeros(1)}),
+        "it holds no LoRA weights",
+    ),
+}
+
+
+def written(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_broken_adapter_is_one_line(saved, case):
+    folder, _ = saved(False, "one layer")
+    breaking, said = WRONG[case]
+    breaking(folder)
+    with pytest.raises(ValueError) as err:
+        load_model(str(folder), GIVEN)
+    assert said in str(err.value) and "\n" not in str(err.value), err.value
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        ValueError,
+        match=(
+            "--run nobody/nothing: no such folder, and the hub has no such model or cannot be"
+            " reached"
+        ),
+    ):
+        load_model("nobody/nothing")

@@ -1,0 +1,134 @@
+"""An adapter is plain peft under both namings of the attention layers, and a whole network a plain
+DA-V2: saved under transformers
+5.23 or 4.57, it loads under either, and says the same.
+
+tests/run.sh puts transformers 4.57 into .venv/transformers-4.57; everything else is shared.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.captures import ROOT
+from helpers.commands import ON_CPU
+from helpers.runs import make_model
+
+from depthdist.models.base_model import BUILT_IN
+
+OLDER = ROOT / ".venv/transformers-4.57"
+PRESETS = {
+    "qkv": {},
+    "linear with DoRA": {"lora": "linear", "dora": True},
+    "conv, rank-stabilised": {"lora": "conv", "rslora": True},
+    "decoder trained": {"decoder": "trained"},
+    "conv with DoRA": {"lora": "conv", "dora": True},
+    "targets": {"lora_targets": r".*\.(fc2|conv2)"},
+    "calibrated": {"calibrated": True},
+    "calibrated, conv": {"lora": "conv", "calibrated": True},
+    "the whole network": {"lora": "none"},
+}
+SAVE = """
+import sys, torch
+from pathlib import Path
+from depthdist.models.adapter import AdapterRecord, save_adapter
+from depthdist.geometry.depth_range import DepthRange
+from depthdist.models.lora import LoraSettings, add_lora
+from depthdist.models.base_model import load_base, quiet
+quiet()
+for name, options in {presets!r}.items():
+    base = load_base({model!r})
+    if options.pop("calibrated", False):
+        base.rescale(0.5, 0.25)
+    model = add_lora(base, LoraSettings(**options), seed=0)
+    random = torch.Generator().manual_seed(0)
+    weights = {{}}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * parameter.data.std().nan_to_num(0.1).clamp(min=0.1) * torch.randn(parameter.shape, generator=random)
+            weights[key] = parameter
+    save_adapter(model, weights, AdapterRecord.of(model, DepthRange(250, 3900), (28, 42), step=1, epoch=1, eval_loss=1.0), Path({out!r}) / name)
+"""
+LOAD = """
+import torch, transformers
+from pathlib import Path
+from peft import PeftModel
+from transformers import AutoModelForDepthEstimation
+from depthdist import rooms
+pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+found = {{"version": transformers.__version__, "base": AutoModelForDepthEstimation.from_pretrained({model!r}).eval()(pixel_values=pixels).predicted_depth.detach()}}
+for folder in Path({adapters!r}).glob("*/*"):
+    base = AutoModelForDepthEstimation.from_pretrained(folder if (folder / "model.safetensors").exists() else {model!r})
+    net = PeftModel.from_pretrained(base, folder).eval() if (folder / "adapter_config.json").exists() else base.eval()
+    found[folder.parent.name, folder.name] = net(pixel_values=pixels).predicted_depth.detach()
+built_in = AutoModelForDepthEstimation.from_pretrained({built_in!r}).float().eval()
+scene = torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 98), 0).rgb).permute(2, 0, 1)[None] / 255
+found["built-in"] = built_in(pixel_values=(scene - 0.45) / 0.225).predicted_depth.detach()
+torch.save(found, {out!r})
+"""
+
+
+def python(script, older):
+    """Run it in a process of its own, with the older transformers or with the installed one."""
+    env = {
+        **os.environ,
+        **ON_CPU,
+        "PYTHONPATH": os.pathsep.join([str(OLDER)] * older + [str(ROOT)]),
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What each adapter says: by whether it was loaded under the older, then by (under which it was
+    saved, its name)."""
+    assert OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
+    folder = tmp_path_factory.mktemp("transformers")
+    model, found = str(make_model(folder / "dav2")), {}
+    for older in (False, True):
+        python(
+            SAVE.format(
+                presets=PRESETS,
+                model=model,
+                out=str(folder / "adapters" / ("newer", "older")[older]),
+            ),
+            older,
+        )
+    for older in (False, True):
+        python(
+            LOAD.format(
+                adapters=str(folder / "adapters"),
+                model=model,
+                built_in=str(BUILT_IN),
+                out=str(folder / f"{older}.pt"),
+            ),
+            older,
+        )
+        found[older] = torch.load(folder / f"{older}.pt")
+    return found
+
+
+def test_both_versions_really_took_part(outputs):
+    assert outputs[True]["version"].startswith("4.57.") and not outputs[False][
+        "version"
+    ].startswith("4.")
+
+
+def test_the_built_in_foundation_says_the_same_under_both(outputs):
+    assert (
+        torch.equal(outputs[False]["built-in"], outputs[True]["built-in"])
+        and outputs[True]["built-in"].std() > 0.5
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_adapter_says_the_same_wherever_it_was_saved_and_is_loaded(name, outputs):
+    first = outputs[False]["newer", name]
+    assert (first - outputs[False]["base"]).abs().max() > 1e-3, (
+        "an adapter that changes nothing proves nothing"
+    )
+    for loaded in (False, True):
+        for saved in ("newer", "older"):
+            assert (outputs[loaded][saved, name] - first).abs().max() == 0, (loaded, saved)

@@ -1,0 +1,611 @@
+"""What a run does besides learning: calibration, averaged weights, early stopping, micro-batches
+that fit, precision watched, and its warnings."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers.captures import ROOT
+from helpers.commands import command, joined
+from helpers.runs import deepspeed_json, log, make_loader, make_model, make_shards, train
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small DA-V2 whose decoder counts as pretrained: it is frozen, and ends in a ReLU."""
+    return make_model(tmp_path_factory.mktemp("model") / "dav2")
+
+
+def state(run):
+    from depthdist.runs.training_state import load_state
+
+    return load_state(run / "last", print)[:2]
+
+
+def weights(run):
+    return {
+        n.removeprefix("weights/"): t for n, t in state(run)[0].items() if n.startswith("weights/")
+    }
+
+
+def farthest(a, b):
+    assert a.keys() == b.keys() and a
+    return max(float((a[n] - b[n]).abs().max()) for n in a)
+
+
+# -------------------------------------------------------------------------------------- calibration
+
+
+def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, model):
+    """Depth that is made from the model's own raw output, by a known scale and shift of the target:
+    the fit gives both back."""
+    from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
+    from depthdist.geometry.resampling import upsample
+    from depthdist.models.base_model import load_base
+    from depthdist.training.calibration import fit_calibration
+
+    bounds, loader, base = DepthRange(500.0, 3000.0), make_loader(data), load_base(str(model))
+    scale, shift, real = 0.004, 0.3, loader.evaluate
+
+    class Planted:
+        def __init__(self, packed):
+            self.packed = packed
+
+        def to(self, device):
+            batch = self.packed.to(device)
+            with torch.no_grad():
+                target = scale * upsample(base.raw(batch.rgb), batch.depth_mm.shape[-2:]) + shift
+            assert target.min() > 0 and target.max() < 1
+            batch.depth_mm = denormalize_depth(target, bounds)
+            return batch
+
+    loader.evaluate = lambda *a: map(Planted, real(*a))
+    line = fit_calibration(base, loader, bounds, joined())
+    assert line == pytest.approx((scale, shift, 1.0), rel=1e-4)
+    batch = next(iter(loader.evaluate("train", 1, 0, 1))).to("cpu")
+    target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
+    base.rescale(*line[:2])
+    with torch.no_grad():
+        off = (upsample(base(batch.rgb), target.shape[-2:]) - target)[mask]
+    assert off.abs().max() < 1e-4
+
+
+def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
+    data, model, batch4, tmp_path
+):
+    from peft import PeftModel
+    from transformers import AutoModelForDepthEstimation
+
+    from depthdist.models.adapter import load_adapter
+
+    plain, calibrated = tmp_path / "plain", tmp_path / "calibrated"
+    for run, words in ((plain, []), (calibrated, ["--calibrate"])):
+        assert train(data, run, "--epochs", 1, "--model", model, *words, deepspeed=batch4).code == 0
+    start = [log(run, of="eval/loss")[0]["eval/loss"] for run in (plain, calibrated)]
+    assert start[1] < 0.5 * start[0]
+    rgb = torch.randint(
+        0, 256, (1, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    ours, _ = load_adapter(calibrated / "best")
+    alone = PeftModel.from_pretrained(
+        AutoModelForDepthEstimation.from_pretrained(model), calibrated / "best"
+    ).eval()
+    with torch.no_grad():
+        pixels = (rgb.permute(0, 3, 1, 2).float() / 255 - ours.mean) / ours.std
+        assert torch.allclose(ours(rgb), alone(pixel_values=pixels).predicted_depth, atol=1e-6)
+    assert len(state(calibrated)[1]["train"]["line"]) == 3
+
+
+def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, batch4, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    words = ["--model", model, "--calibrate"]
+    assert (
+        train(data, whole, "--epochs", 2, *words, "--schedule", "constant", deepspeed=batch4).code
+        == 0
+    )
+    for epochs in (1, 2):
+        assert (
+            train(
+                data, run, "--epochs", epochs, *words, "--schedule", "constant", deepspeed=batch4
+            ).code
+            == 0
+        )
+    assert (
+        farthest(weights(run), weights(whole)) == 0
+        and state(run)[1]["train"]["line"] == state(whole)[1]["train"]["line"]
+    )
+
+
+# -------------------------------------------------------------------------------- the whole network
+
+
+def test_a_network_pretrained_here_is_a_base_model_for_the_next_run(data, model, batch4, tmp_path):
+    """--lora none with a relative truth learns, goes on where it stopped, and its best/ is what
+    --model takes."""
+    from depthdist.models.base_model import load_base
+
+    whole, run, lora = tmp_path / "whole", tmp_path / "run", tmp_path / "lora"
+    words = [
+        "--model",
+        model,
+        "--lora",
+        "none",
+        "--relative",
+        "--loss",
+        "l1=1,multiscale=2",
+        "--lr",
+        3e-3,
+        "--schedule",
+        "constant",
+    ]
+    assert train(data, whole, "--epochs", 4, *words, deepspeed=batch4).code == 0
+    for epochs in (1, 4):
+        assert train(data, run, "--epochs", epochs, *words, deepspeed=batch4).code == 0
+    assert farthest(weights(run), weights(whole)) == 0
+    losses = [record["eval/loss"] for record in log(run, of="eval/loss")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert load_base(str(run / "best")).parameter_counts()[0] == 0
+    assert train(data, lora, "--epochs", 1, "--model", run / "best", deepspeed=batch4).code == 0
+
+
+# ------------------------------------------------------------------------------ settings of the run
+
+
+def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batch4, tmp_path):
+    from safetensors.torch import load_file
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    words = ["--ema", 0.5, "--schedule", "constant"]
+    assert train(data, whole, "--epochs", 2, *words, deepspeed=batch4).code == 0
+    for epochs in (1, 2):
+        assert train(data, run, "--epochs", epochs, *words, deepspeed=batch4).code == 0
+    tensors, counters = state(run)
+    assert (
+        all(torch.equal(t, state(whole)[0][n]) for n, t in tensors.items())
+        and int(tensors["ema/updates"]) == 4
+    )
+    assert (
+        farthest(
+            weights(run),
+            {
+                n.removeprefix("ema/"): t
+                for n, t in tensors.items()
+                if n.startswith("ema/") and n != "ema/updates"
+            },
+        )
+        > 1e-5
+    )
+    if counters["train"]["best_epoch"] == 2:
+        saved = load_file(run / "best/adapter_model.safetensors")
+        lora = {n: t for n, t in tensors.items() if n.startswith("ema/") and "lora_A" in n}
+        assert lora and all(
+            torch.equal(saved[n.removeprefix("ema/net.").replace(".default", "")], t)
+            for n, t in lora.items()
+        )
+    plain = tmp_path / "plain"
+    assert train(data, plain, "--epochs", 2, "--schedule", "constant", deepspeed=batch4).code == 0
+    assert farthest(weights(plain), weights(run)) == 0, (
+        "the average must not touch the weights that learn"
+    )
+    assert log(plain, of="eval/loss")[1]["eval/loss"] != log(run, of="eval/loss")[1]["eval/loss"]
+
+
+def test_training_stops_early_where_nothing_gets_better_and_keeps_that_best(
+    data, batch4, tmp_path, monkeypatch
+):
+    from depthdist.training.loop import Training
+
+    scripted, evaluate = iter([9, 5, 6, 7, 8, 9]), Training.evaluate  # before, epochs 1 to 5
+    monkeypatch.setattr(
+        Training,
+        "evaluate",
+        lambda self, ways=("none",): dict.fromkeys(
+            ways, {**evaluate(self)["none"], "rmse_mm": float(next(scripted))}
+        ),
+    )
+    done = train(
+        data,
+        tmp_path / "run",
+        "--epochs",
+        9,
+        "--patience",
+        2,
+        "--best-by",
+        "rmse_mm",
+        deepspeed=batch4,
+    )
+    assert (
+        done.code == 0
+        and "stopped early: no better eval rmse_mm for 2 epochs" in done.out
+        and "best adapter, epoch 1" in done.out
+    )
+    assert state(tmp_path / "run")[1]["train"]["epoch"] == 3
+    again = train(
+        data,
+        tmp_path / "run",
+        "--epochs",
+        9,
+        "--patience",
+        2,
+        "--best-by",
+        "rmse_mm",
+        deepspeed=batch4,
+    )
+    assert again.code == 0 and "is finished: 3 epochs" in again.out
+
+
+def test_the_decoder_learns_at_its_own_rate(data, batch4, tmp_path):
+    still, moving = tmp_path / "still", tmp_path / "moving"
+    for run, rate in ((still, 1e-12), (moving, 1e-3)):
+        assert train(data, run, "--epochs", 1, "--decoder-lr", rate, deepspeed=batch4).code == 0
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, add_lora
+
+    start = {
+        n: p.detach()
+        for n, p in add_lora(load_base("tiny"), LoraSettings(), 0).named_parameters()
+        if p.requires_grad
+    }
+    decoder = [n for n in start if "lora_" not in n]
+    for run, least, most in ((still, 0, 1e-9), (moving, 1e-4, 1)):
+        found = weights(run)
+        assert least <= max(float((found[n] - start[n]).abs().max()) for n in decoder) <= most
+        assert max(float((found[n] - start[n]).abs().max()) for n in start if "lora_B" in n) > 1e-4
+
+
+def test_warm_up_and_cosine_are_what_the_log_says(data, batch4, tmp_path):
+    assert (
+        train(
+            data,
+            tmp_path / "run",
+            "--epochs",
+            3,
+            "--warmup",
+            2,
+            "--schedule",
+            "cosine",
+            deepspeed=batch4,
+        ).code
+        == 0
+    )
+    lrs = [line["train/lr"] for line in log(tmp_path / "run", of="train/lr")]
+    assert lrs == pytest.approx(
+        [1e-3 / 3, 2e-3 / 3, *(1e-3 * (1 + math.cos(math.pi * t / 4)) / 2 for t in range(4))]
+    )
+    (line,) = train(data, tmp_path / "no", "--epochs", 1, "--warmup", 2, deepspeed=batch4).errors
+    assert "--warmup is 2: expected fewer than the run's 2 optimizer steps" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--checkpointing"],
+        ["--micro-batch", "auto"],
+        ["--lora", "linear", "--dora"],
+        ["--lora", "conv", "--rslora"],
+        ["--decoder", "trained"],
+    ],
+    ids=" ".join,
+)
+def test_ways_to_train_run_to_their_table(words, data, model, batch4, tmp_path):
+    done = train(data, tmp_path / "run", "--epochs", 2, "--model", model, *words, deepspeed=batch4)
+    assert (
+        done.code == 0 and "best adapter, epoch" in done.out and "did not move" not in done.out
+    ), done
+
+
+def test_checkpointing_changes_no_bit_and_auto_no_more_than_rounding(data, model, batch4, tmp_path):
+    """Adam moves a weight by up to lr however small its gradient is: where that is nearly 0, its
+    rounding shows as a few percent of lr."""
+    plain, other, auto = tmp_path / "plain", tmp_path / "other", tmp_path / "auto"
+    assert train(data, plain, "--epochs", 2, "--model", model, deepspeed=batch4).code == 0
+    assert (
+        train(
+            data, other, "--epochs", 2, "--model", model, "--checkpointing", deepspeed=batch4
+        ).code
+        == 0
+    )
+    done = train(
+        data, auto, "--epochs", 2, "--model", model, "--micro-batch", "auto", deepspeed=batch4
+    )
+    assert done.code == 0 and "4 = 1 ranks x micro-batch 4 x 1 accumulated" in done.out
+    assert farthest(weights(plain), weights(other)) == 0
+    assert farthest(weights(plain), weights(auto)) < 0.1 * 1e-3
+
+
+def test_compiling_is_refused_on_a_cpu_where_it_would_learn_nothing(data, tmp_path):
+    (line,) = train(data, tmp_path / "run", "--compile").errors
+    assert line.startswith("--compile: not on a CPU") and not (tmp_path / "run").exists()
+
+
+def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tmp_path):
+    for text in ("0", "x", "-3", "min", "0min", "1.5"):
+        (line,) = train(data, tmp_path / "run", "--save-every", text).errors
+        assert (
+            f"--save-every is {text}: expected optimizer steps, such as 50, or minutes, such as"
+            " 10min" in line
+        )
+
+
+# --------------------------------------------------------------------------- micro-batches that fit
+
+
+def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkeypatch):
+    from depthdist.training.deepspeed_config import EngineSettings
+    from depthdist.training.micro_batch import find_micro_batch
+
+    joined()
+    settings = EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json", micro_batch="auto")
+    assert (
+        settings.micro_batches(1) == [8, 4, 2, 1]
+        and settings.micro_batches(2) == [4, 2, 1]
+        and settings.micro_batches(3) == [1]
+    )
+    tried = []
+    assert find_micro_batch([8, 4, 2, 1], lambda n: tried.append(n) or n <= 2) == 2 and tried == [
+        8,
+        4,
+        2,
+    ]
+    with pytest.raises(ValueError, match="not even 1 image at a time fits"):
+        find_micro_batch([2, 1], lambda n: False)
+
+
+def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatch):
+    import psutil
+
+    from depthdist.geometry.depth_range import DepthRange
+    from depthdist.losses import LossSettings
+    from depthdist.models.base_model import load_base
+    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.training.micro_batch import SHARE, fits_in_memory, step_memory
+
+    network = add_lora(load_base(str(model)), LoraSettings(), 0)
+    needed = {
+        n: sum(step_memory(network, n, (28, 42), (30, 40), "fp32").values()) for n in (1, 2, 4)
+    }
+    assert needed[1] < needed[2] < needed[4]
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: type("", (), {"available": needed[2] / SHARE + 1})()
+    )
+    joined(), monkeypatch.setenv("WORLD_SIZE", "1")
+    assert [
+        fits_in_memory(
+            network,
+            n,
+            (28, 42),
+            (30, 40),
+            LossSettings(),
+            DepthRange(500, 3000),
+            torch.device("cpu"),
+            "fp32",
+        )
+        for n in (1, 2, 4)
+    ] == [True, True, False]
+
+
+def test_the_gradient_is_the_same_in_micro_batches_of_any_size(data, model, tmp_path):
+    """One step of SGD at rate 1 moves the weights by the gradient."""
+    sgd = {"type": "SGD", "params": {}}
+    found = {}
+    for n in (1, 2, 4):
+        path = deepspeed_json(
+            tmp_path / "sgd.json", train_batch_size=4, optimizer=sgd, gradient_clipping=0.0
+        )
+        words = [
+            "--epochs",
+            1,
+            "--model",
+            model,
+            "--lr",
+            1.0,
+            "--schedule",
+            "constant",
+            "--micro-batch",
+            n,
+            "--save-every",
+            1,
+            "--keep",
+            9,
+        ]
+        assert train(data, tmp_path / f"run{n}", *words, deepspeed=path).code == 0
+        from safetensors.torch import load_file
+
+        found[n] = load_file(tmp_path / f"run{n}/last/step-000001/state.safetensors")
+    largest = max(
+        float(found[1][name].abs().max()) for name in found[1] if "lora_B" in name
+    )  # from 0: it is the gradient
+    assert largest > 1e-3
+    for n in (2, 4):
+        assert (
+            max(float((found[n][name] - found[1][name]).abs().max()) for name in found[1])
+            < 1e-5 * largest
+        )
+
+
+# --------------------------------------------------------------- what must stop a run, and warnings
+
+
+def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_samples(
+    data, batch4, tmp_path, monkeypatch
+):
+    from depthdist.training.loop import Training
+
+    real, broken = Training.forward, []
+
+    def forward(self, batch):
+        parts = real(self, batch)
+        if self.state.step == 3 and not broken:
+            broken.append(batch.keys[0])
+            parts = {name: part * math.nan for name, part in parts.items()}
+        return parts
+
+    monkeypatch.setattr(Training, "forward", forward)
+    run = tmp_path / "run"
+    (line,) = train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4).errors
+    assert line.startswith(f"step 4: the loss is nan for {broken[0]};")
+    found, counters = state(run)
+    assert counters["train"]["step"] == 3 and all(torch.isfinite(t).all() for t in found.values())
+    monkeypatch.setattr(Training, "forward", real)
+    assert train(data, run, "--epochs", 3, deepspeed=batch4).code == 0
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path, monkeypatch):
+    from depthdist.training.loop import Training
+
+    real = Training.forward
+
+    class Poisoned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * math.inf
+
+    monkeypatch.setattr(
+        Training,
+        "forward",
+        lambda self, batch: {n: Poisoned.apply(part) for n, part in real(self, batch).items()},
+    )
+    path = deepspeed_json(tmp_path / "json", train_batch_size=4, zero_optimization={"stage": stage})
+    (line,) = train(data, tmp_path / "run", "--epochs", 1, "--save-every", 1, deepspeed=path).errors
+    assert line.startswith("step 1: the gradient is ") and not (tmp_path / "run/last").exists()
+
+
+def test_bf16_is_watched_in_mm_and_said_where_it_costs_more_than_one(data, model, tmp_path):
+    path = deepspeed_json(tmp_path / "json", "bf16", train_batch_size=4)
+    done = train(
+        data,
+        tmp_path / "run",
+        "--epochs",
+        2,
+        "--model",
+        model,
+        "--calibrate",
+        "--watch-every",
+        2,
+        deepspeed=path,
+    )
+    assert done.code == 0
+    seen = log(tmp_path / "run", of="eval/precision_mm")
+    assert [line["step"] for line in seen] == [2, 4] and all(
+        line["eval/precision_mm"] > 0.01 for line in seen
+    )
+    assert done.out.count("WARNING      bf16 moves a depth by up to") == sum(
+        line["eval/precision_mm"] > 1 for line in seen
+    )
+    assert all(
+        0 <= line["train/underflow_share"] <= 1 for line in log(tmp_path / "run", of="train/loss")
+    )
+
+
+def test_float32_needs_no_watch(data, batch4, tmp_path):
+    assert (
+        train(data, tmp_path / "run", "--epochs", 1, "--watch-every", 1, deepspeed=batch4).code == 0
+    )
+    assert log(
+        tmp_path / "run", of="eval/precision_mm"
+    ) == [] and "train/underflow_share" not in json.dumps(log(tmp_path / "run"))
+
+
+def test_underflow_is_counted_where_the_loss_scale_is_too_small(data, model, tmp_path, monkeypatch):
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+    monkeypatch.setattr("depthdist.training.deepspeed_config.fp16_pays", lambda: True)
+    shares = {}
+    for power in (0, 14):
+        fp16 = {
+            "enabled": True,
+            "loss_scale": 0,
+            "initial_scale_power": power,
+            "loss_scale_window": 100,
+            "hysteresis": 1,
+            "min_loss_scale": 1,
+        }
+        path = deepspeed_json(tmp_path / "json", "fp16", train_batch_size=4, fp16=fp16)
+        words = ["--epochs", 1, "--model", model, "--loss", "l1=1e-5,grad=3e-5"]
+        assert train(data, tmp_path / f"run{power}", *words, deepspeed=path).code == 0
+        shares[power] = log(tmp_path / f"run{power}", of="train/loss")[-1]["train/underflow_share"]
+    assert shares[14] < 0.2 * shares[0] and shares[0] > 0.01
+
+
+def test_the_same_scene_in_both_splits_is_said(tmp_path):
+    from helpers.captures import write_capture
+
+    for i in range(9):
+        write_capture(tmp_path / f"raw/{i}.png", tmp_path / f"raw/{i}.npy", 0)
+    data = make_shards(tmp_path)
+    done = train(data, tmp_path / "run", "--epochs", 1)
+    assert (
+        done.code == 0
+        and "WARNING      validation resembles training (near-duplicates): 2 of 2 validation pictures"
+        in done.out
+    )
+
+
+def test_linear_depth_and_bilinear_upsampling_are_learned_kept_and_used_by_every_command(
+    data, model, batch4, tmp_path
+):
+    """What predict gives for a validation capture, scored with NumPy, is the table's own row."""
+    run = tmp_path / "run"
+    done = train(
+        data,
+        run,
+        "--epochs",
+        2,
+        "--target",
+        "linear",
+        "--upsampling",
+        "bilinear",
+        "--model",
+        model,
+        "--calibrate",
+        deepspeed=batch4,
+    )
+    assert done.code == 0, done
+    record = json.loads((run / "best/depthdist.json").read_text())
+    assert (record["target"], record["upsampling"]) == ("linear", "bilinear")
+    again = train(
+        data,
+        run,
+        "--epochs",
+        3,
+        "--target",
+        "inverse",
+        "--upsampling",
+        "bilinear",
+        "--model",
+        model,
+        "--calibrate",
+        deepspeed=batch4,
+    )
+    assert "--target is inverse, but the run" in " ".join(again.errors)
+    assert (
+        "silog is defined on inverse depth"
+        in train(
+            data, tmp_path / "other", "--target", "linear", "--loss", "silog=1", "--model", model
+        ).errors[0]
+    )
+    assert command("launch/evaluate.py", "--run", run, "--no-details").code == 0
+    row = json.loads((run / "evaluation.json").read_text())
+    name = next(name for name in row["rows"] if name.startswith("adapter"))
+    stems = row["images"][name]["keys"]
+    pictures = [data.parent / f"raw/images/{stem}_color.png" for stem in stems]
+    assert (
+        command(
+            "launch/predict.py", *pictures, "--run", run, "--out", tmp_path / "out", "--save", "npy"
+        ).code
+        == 0
+    )
+    for stem, rmse in zip(stems, row["images"][name]["values"]["rmse_mm"]):
+        z = np.load(data.parent / f"raw/depth/{stem}_rawDepth.npy")[..., 2].astype(float)
+        p = np.load(tmp_path / f"out/{stem}_color_depth.npy").astype(float)
+        with np.errstate(invalid="ignore"):
+            known = (z >= record["near_mm"] - 0.04) & (z <= record["far_mm"] + 0.04)
+        assert rmse == pytest.approx(np.sqrt(np.mean((p - z)[known] ** 2)), abs=0.05)
