@@ -35,8 +35,9 @@ from pathlib import Path
 from depthdist.models.adapter import AdapterRecord, save_adapter
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.lora import LoraSettings, add_lora
-from depthdist.models.base_model import load_base, quiet
-quiet()
+from depthdist.core.environment import silence_libraries
+from depthdist.models.base_model import load_base
+silence_libraries()
 for name, options in {presets!r}.items():
     base = load_base({model!r})
     if options.pop("calibrated", False):
