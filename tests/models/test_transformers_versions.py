@@ -56,7 +56,7 @@ import torch, transformers
 from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForDepthEstimation
-from depthdist import rooms
+from depthdist.synthetic.rooms import render as rooms
 pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
 found = {{"version": transformers.__version__, "base": AutoModelForDepthEstimation.from_pretrained({model!r}).eval()(pixel_values=pixels).predicted_depth.detach()}}
 for folder in Path({adapters!r}).glob("*/*"):
