@@ -1,4 +1,4 @@
-"""Run a command: exit codes, one clear line a problem."""
+"""Run a command: exit codes, and one clear line for each problem."""
 
 from __future__ import annotations
 
@@ -9,73 +9,127 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn, Protocol
 
-from depthdist.core.errors import SettingsError, Stopped
+from depthdist.core.environment import local_rank, rank
+from depthdist.core.errors import SettingsError, Stopped, os_error_text
+
+STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
+LAUNCHER_GRACE_S = 10  # a launcher ends all processes of a machine sooner after the first one ends
+
+
+class FailureJudge(Protocol):
+    """Knows whether this rank's error is the first one of the run; see FailureWatch."""
+
+    def judge(self, err: BaseException, code: int, text: str) -> str:
+        """Return the text to show for this rank's error, "" if it follows from another rank's."""
+
+    def end(self) -> NoReturn:
+        """Repeat the first error of the run and end this process with its exit code."""
+
+
+class _Ranks(NamedTuple):
+    """What to do with the other ranks when this command ends early."""
+
+    leave: Callable[[], None]
+    judge: FailureJudge | None
+
+
+_ranks: _Ranks | None = None
+
+
+def register_ranks(leave: Callable[[], None], judge: FailureJudge | None) -> None:
+    """Call `leave` when the command is stopped, and `judge` when it fails.
+
+    `distributed.process_group.start` calls this, so that nothing here imports torch.
+    """
+    global _ranks
+    _ranks = _Ranks(leave, judge)
+
+
+def unregister_ranks() -> None:
+    """Forget the ranks: they have parted."""
+    global _ranks
+    _ranks = None
+
+
+def prepare_process() -> None:
+    """Set what must be set before torch is imported.
+
+    Without it, a rank whose store is gone would fill the screen with torch's C++ stack.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def main_of(module: str) -> Callable[[], Any]:
-    """The `main` of `module`, which is imported no earlier than it is called: its seconds are
-    within what `command` watches over.
+    """Return the `main` of a module that is imported when it is called.
+
+    So Ctrl-C during the import is one line as well.
     """
     return lambda: importlib.import_module(module).main()
 
 
-def run_command(main: Callable[[], Any]) -> None:
-    """Run a command: bad input ends it with one clear line a problem and exit code 2, a stop on
-    request with 75 (EX_TEMPFAIL), Ctrl-C with 130.
+def run_command(main: Callable[[], Any]) -> NoReturn:
+    """Run `main` and exit with its return value, or with a code and one clear line a problem.
 
-    Of ranks that have met (world.py) all end when one does, and what several have to say is said
-    once. DEPTHDIST_TRACE=1 in the environment shows the traceback as well.
+    0    done, or what `main` returned
+    2    bad input: ValueError or OSError; one line for each problem
+    75   stopped on request (EX_TEMPFAIL); the line says how to resume
+    130  Ctrl-C
+
+    Other errors show their traceback. When one rank of several fails, all end, and what several
+    have to say is printed once. DEPTHDIST_TRACE=1 in the environment shows every traceback.
     """
+    prepare_process()
     try:
-        sys.exit(main() or 0)
+        code = main() or 0
+    except Stopped as stop:
+        _exit_stopped(stop)
     except (Exception, KeyboardInterrupt) as err:
-        rank, name = (
-            int(os.environ.get("RANK", 0)),
-            Path(sys.argv[0]).name,
-        )  # no earlier: importing world.py names the rank of an srun task
-        world = sys.modules.get(
-            "depthdist.distributed.process_group"
-        )  # not imported here: torch takes seconds, and --help has no need of it
-        if isinstance(err, Stopped):
-            if rank == 0:
-                print(f"{name}: {err}", file=sys.stderr)
-            if world:
-                world.stop()
-            sys.exit(75)
-        watch, code, text = world and world.watch, 1, f"{type(err).__name__}: {err}"
-        if isinstance(err, KeyboardInterrupt):
-            code, text = 130, "stopped by Ctrl-C"
-        elif isinstance(err, (ValueError, OSError)):
-            code, text = (
-                2,
-                (
-                    str(err)
-                    if isinstance(err, ValueError) or not err.strerror
-                    else f"{err.filename or 'output'}: {err.strerror}"
-                )
-                or repr(err),
-            )
-        elif not watch:
+        code, text = _code_and_text(err)
+        judge = _ranks.judge if _ranks else None
+        if code == FAILED and not judge:
             raise
-        if not watch and isinstance(err, SettingsError) and int(os.environ.get("LOCAL_RANK", 0)):
-            time.sleep(
-                10
-                # every rank of this machine found the same; the launcher ends all with the first
-                # that
-                # ends, and
-            )
-            sys.exit(2)  # that must be the one that says it
-        shown = watch.judge(err, code, text) if watch else text
-        if shown and ((code == 1 and shown == text) or os.environ.get("DEPTHDIST_TRACE")):
-            traceback.print_exc()
-        for line in shown.splitlines():
-            print(
-                f"{name}:"
-                f" {'' if code == 130 else 'error: '}{f'[rank {rank}] ' if rank else ''}{line}",
-                file=sys.stderr,
-            )
-        if watch:
-            watch.end()
+        _exit_failed(err, code, text, judge)
+    sys.exit(code)
+
+
+def _exit_stopped(stop: Stopped) -> NoReturn:
+    if rank() == 0:
+        _print(str(stop))
+    if _ranks:
+        _ranks.leave()
+    sys.exit(STOPPED)
+
+
+def _code_and_text(err: BaseException) -> tuple[int, str]:
+    if isinstance(err, KeyboardInterrupt):
+        return INTERRUPTED, "stopped by Ctrl-C"
+    if isinstance(err, ValueError):
+        return BAD_INPUT, str(err) or repr(err)
+    if isinstance(err, OSError):
+        return BAD_INPUT, os_error_text(err)
+    return FAILED, f"{type(err).__name__}: {err}"
+
+
+def _exit_failed(err: BaseException, code: int, text: str, judge: FailureJudge | None) -> NoReturn:
+    if not judge and isinstance(err, SettingsError) and local_rank():
+        # Every rank of this machine found the same problem. The launcher ends all of them after
+        # the first one ends, and that must be the one that prints it.
+        time.sleep(LAUNCHER_GRACE_S)
         sys.exit(code)
+    shown = judge.judge(err, code, text) if judge else text
+    unexpected = code == FAILED and shown == text
+    if shown and (unexpected or os.environ.get("DEPTHDIST_TRACE")):
+        traceback.print_exception(err)
+    who = f"[rank {rank()}] " if rank() else ""
+    what = "" if code == INTERRUPTED else "error: "
+    for line in shown.splitlines():
+        _print(f"{what}{who}{line}")
+    if judge:
+        judge.end()
+    sys.exit(code)
+
+
+def _print(line: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""This machine: device, usable cores, worker processes, versions."""
+"""This process: its rank, cores, device, worker processes, versions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,43 @@ if TYPE_CHECKING:
     import torch
 
 
+def rank() -> int:
+    """Return this process's number among all that the launcher started, 0 without a launcher."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def world_size() -> int:
+    """Return how many processes the launcher started, on all machines."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def local_rank() -> int:
+    """Return this process's number among those of this machine."""
+    return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def local_world_size() -> int:
+    """Return how many processes the launcher started on this machine."""
+    sizes = (os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("LOCAL_SIZE"), world_size())
+    return int(next(size for size in sizes if size))
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def pick_device() -> torch.device:
-    """Where a single process computes: the GPU where there is one."""
+    """Return the device that a single process computes on: the GPU where there is one."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def silence_libraries() -> None:
-    """Keep the libraries' progress bars and remarks off the terminal.
-
-    What matters is said by us.
-    """
+    """Keep progress bars and remarks of transformers and peft off the terminal."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -41,54 +66,53 @@ def silence_libraries() -> None:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Where, when and with what something was computed."""
-    git = shutil.which("git")
-    revision = (
-        subprocess.run(
-            [git, "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-        ).stdout.strip()
-        if git
-        else ""
-    )
+    """Return where, when and with which versions something is computed, for records in JSON."""
     import torch
 
-    versions = {name: version(name) for name in ("transformers", "peft", "numpy", "deepspeed")}
+    if device.type == "cuda":
+        device_name = torch.cuda.get_device_name()
+    else:
+        device_name = platform.processor() or platform.machine()
     return {
-        "device": (
-            torch.cuda.get_device_name()
-            if device.type == "cuda"
-            else platform.processor() or platform.machine()
-        ),
+        "device": device_name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git": revision,
+        "git": _git_revision(),
         "versions": {
             "depthdist": __version__,
             "python": platform.python_version(),
+            "deepspeed": version("deepspeed"),
             "torch": torch.__version__,
-            **versions,
+            "transformers": version("transformers"),
+            "peft": version("peft"),
+            "numpy": version("numpy"),
         },
     }
 
 
+def _git_revision() -> str:
+    git = shutil.which("git")
+    if not git:
+        return ""
+    command = [git, "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return done.stdout.strip()
+
+
 def count_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
-    """How many processes to start: `wanted`, or this rank's share of the machine's cores.
+    """Return how many processes to start: `wanted`, or with 0 this rank's share of the cores.
 
     Never more than there are jobs.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(wanted or cores // ranks, num_jobs))
+    return max(1, min(wanted or usable_cores() // ranks, num_jobs))
 
 
 def exit_with_parent() -> None:
-    """In a worker process, at its start: it ends at once when the command that started it is gone."""
+    """End this worker process as soon as the command that started it is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def follow() -> None:
-        multiprocessing.parent_process().join()  # returns when the command is gone, however it went
+        parent.join()  # returns when the command is gone, however it ended
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

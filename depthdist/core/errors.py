@@ -1,37 +1,47 @@
-"""The exceptions that users meet, and how one is shown on one line."""
+"""The exceptions that users meet, and how an error is shown on one line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+LINE_LENGTH = 300  # characters of an error that go into one line
+
 
 class SettingsError(ValueError):
-    """What is wrong with the settings: every problem found, one a line."""
+    """Invalid settings: every problem that was found, one a line."""
 
     def __init__(self, problems: list[str]):
         super().__init__("\n".join(problems))
 
 
 class Stopped(Exception):
-    """A command was asked to stop, and did so in good order; the message says how to go on."""
+    """The command was asked to stop and has saved its work; the message says how to resume."""
 
 
 class BadFile(ValueError):
-    """A file that cannot be used: its path, then what was found and what was expected."""
+    """A file that cannot be used: its path, what was found and what was expected."""
 
-    def __init__(self, path: Path, reason: str):
+    def __init__(self, path: Path | str, reason: str):
         super().__init__(path, reason)
-        self.path, self.reason = Path(path), " ".join(reason.split())  # one line
+        self.path = Path(path)
+        self.reason = " ".join(reason.split())  # one line
 
     def __str__(self) -> str:
         return f"{printable_path(self.path)}: {self.reason}"
 
 
 def printable_path(path: Path | str) -> str:
-    """`path` as text that stays on one line and that any terminal can print."""
+    """Return `path` as text that stays on one line and that any terminal can print."""
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def one_line(err: BaseException | str) -> str:
-    """What the error says, short enough for one line."""
-    return " ".join(str(err).split())[:300] or type(err).__name__
+    """Return the text of an error, shortened to one line."""
+    return " ".join(str(err).split())[:LINE_LENGTH] or type(err).__name__
+
+
+def os_error_text(err: OSError) -> str:
+    """Return "FILE: reason" for an error of the operating system."""
+    if not err.strerror:
+        return str(err) or repr(err)
+    return f"{err.filename or 'output'}: {err.strerror}"

@@ -7,18 +7,19 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill.
+    """Yield an empty folder to fill, which takes the place of `folder` on leaving without an error.
 
-    On leaving without an error it takes `folder`'s place, else it goes and `folder` stays.
+    After an error it is removed and `folder` stays as it was.
     """
-    fresh, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    fresh = folder.with_name(folder.name + ".tmp")
+    old = folder.with_name(folder.name + ".old")
     recover_folder(folder)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -28,9 +29,10 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    for file in (f for f in fresh.rglob("*") if f.is_file()):
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
+    for path in fresh.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
     if folder.exists():
         os.rename(folder, old)
     os.rename(fresh, folder)
@@ -38,15 +40,16 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 
 def recover_folder(folder: Path) -> None:
-    """Put the previous folder back where a crash came between the two renames of `replacing`."""
+    """Put the previous folder back if a crash came between the renames of `replace_folder`."""
     old = folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():
         os.rename(old, folder)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a small file so that `path` is, at every moment, absent, the old one, or the whole new
-    one.
+    """Write a small file so that `path` is at every moment absent, the old file or the new one.
+
+    raises ValueError, with the reason, where it cannot be written
     """
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -62,33 +65,24 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files are."""
+    """Make the names in a folder as durable as its files are."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    except OSError:
-        # some network file systems cannot; the names are then as durable as the server makes them
-        pass
+        with suppress(OSError):  # some network file systems cannot: there the server decides
+            os.fsync(handle)
     finally:
         os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` so that the file is whole or as it was.
-
-    Numbers that are not finite become null, which any reader takes.
-    """
-    fresh = path.with_name(path.name + ".tmp")
-    try:
-        fresh.write_text(json.dumps(_finite(content), indent=1) + "\n")
-        os.replace(fresh, path)
-    except OSError as err:
-        raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
+    """Write `content` as JSON with `write_atomic`; numbers that are not finite become null."""
+    write_atomic(path, (json.dumps(finite_or_none(content), indent=1) + "\n").encode())
 
 
-def _finite(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
+    """Return `value` with every number that is not finite, however deep inside, as None."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite_or_none(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [finite_or_none(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,10 +1,10 @@
-"""The processes that make one dataset together: `deepspeed`, `torchrun` or `srun` start the same
-command many times.
+"""The processes that make one dataset together, on CPUs.
 
-    ranks = Ranks()                       # alone where no launcher is at work
-    mine = jobs[ranks.rank :: ranks.size]
-    # each rank's value, on every rank; also the point where all wait for all
-    everyone = ranks.gather(value)
+`deepspeed`, `torchrun` or `srun` start the same command many times:
+
+    group = CpuGroup()                    # one process where no launcher is used
+    mine = jobs[group.rank :: group.size]
+    values = group.gather(value)          # each rank's value, on every rank; all wait for all
 
 torch is only imported where there is more than one process.
 """
@@ -15,36 +15,45 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from depthdist.core.environment import local_world_size, rank, world_size
 from depthdist.core.errors import SettingsError
-from depthdist.distributed import launchers as slurm
+from depthdist.distributed.launchers import adopt_slurm_variables
 
-MEET = timedelta(minutes=10)  # for all to be there
-WAIT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
+MEETING_TIMEOUT = timedelta(minutes=10)  # until all have started
+EXCHANGE_TIMEOUT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
 
 
 class CpuGroup:
-    """This process's `rank` among `size`, and `local_size`, how many of them are on this machine."""
+    """This process's `rank` of `size`, and `local_size`, how many of them this machine runs.
 
-    def __init__(self):
-        slurm.adopt_slurm_variables()
-        env = os.environ
-        self.rank, self.size = int(env.get("RANK") or 0), int(env.get("WORLD_SIZE") or 1)
-        self.local_size = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or self.size)
+    raises ValueError where the ranks do not meet
+    """
+
+    def __init__(self) -> None:
+        adopt_slurm_variables()
+        self.rank = rank()
+        self.size = world_size()
+        self.local_size = local_world_size()
         if self.size > 1:
-            import torch.distributed as dist
+            self._meet()
 
-            try:
-                dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=MEET)
-            except RuntimeError as err:  # torch's errors of the meeting are all of this kind
-                at = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
-                raise ValueError(
-                    f"rank {self.rank}: the {self.size} ranks did not meet at {at}"
-                    f" ({str(err).splitlines()[0][:120]})"
-                ) from err
-            self.group = dist.new_group(timeout=WAIT)
+    def _meet(self) -> None:
+        import torch.distributed as dist
+
+        try:
+            dist.init_process_group(
+                "gloo", rank=self.rank, world_size=self.size, timeout=MEETING_TIMEOUT
+            )
+        except RuntimeError as err:  # torch's errors of the meeting are all of this kind
+            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise ValueError(
+                f"rank {self.rank}: the {self.size} ranks did not meet at {address}"
+                f" ({_first_line(err)})"
+            ) from err
+        self.group = dist.new_group(timeout=EXCHANGE_TIMEOUT)
 
     def gather(self, value: Any) -> list[Any]:
-        """Everyone's value, by rank. raises ValueError when a rank is gone"""
+        """Return every rank's value, by rank; raise ValueError when a rank is gone."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -55,22 +64,26 @@ class CpuGroup:
         except RuntimeError as err:
             raise ValueError(
                 f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept,"
-                f" run again ({str(err).splitlines()[0][:120]})"
+                f" run again ({_first_line(err)})"
             ) from err
         return found
 
     def agree(self, problem: str | None) -> None:
-        """Go on together, or stop together: raises what any rank found wrong, the same on all."""
-        found = [
-            f"rank {rank}: {text}" if self.size > 1 else text
-            for rank, text in enumerate(self.gather(problem))
-            if text
-        ]
+        """Raise SettingsError on every rank with what any of them found wrong; else go on."""
+        found = []
+        for number, text in enumerate(self.gather(problem)):
+            if text:
+                found.append(f"rank {number}: {text}" if self.size > 1 else text)
         if found:
             raise SettingsError(found[:3])
 
     def leave(self) -> None:
+        """Leave the other ranks."""
         if self.size > 1:
             import torch.distributed as dist
 
             dist.destroy_process_group()
+
+
+def _first_line(err: RuntimeError) -> str:
+    return str(err).splitlines()[0][:120]

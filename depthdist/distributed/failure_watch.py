@@ -1,16 +1,13 @@
-"""How a run of several ranks ends when one of them fails: on all ranks, within seconds, with its
-error last on the screen.
+"""End all ranks of a run within seconds when one fails, with its error last on the screen.
 
-    # a thread, from when the ranks met until `part`, when all are done
-    watch = Watch(rank, size, store, patience)
-    # this rank failed: is its error the first, or does it follow from another's?
-    shown = watch.judge(err, 2, "bad shard")
-    watch.end()                                     # repeat the first error, and leave
+    watch = FailureWatch(rank, size, store, timeout)  # a thread, until `part`, when all are done
+    shown = watch.judge(err, 2, "bad shard")  # this rank failed: is its error the first of the run?
+    watch.end()                               # repeat the first error, and exit
 
-A rank that fails leaves a word in the store where the ranks met. Every rank's Watch looks for such
-a word, and for processes of its machine that are gone without one: when a rank is killed, the
-others leave a word for it. Whoever finds one ends, soon, also where its main thread waits for the
-others in vain; one rank on each machine repeats it.
+A rank that fails leaves a report in the store where the ranks met. Every rank's FailureWatch looks
+for such a report, and for processes of its machine that are gone without one: when a rank is
+killed, the others leave a report for it. Whoever finds one ends soon, even while its main thread
+waits for the others; one rank on each machine repeats the report.
 """
 
 from __future__ import annotations
@@ -26,26 +23,23 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import psutil
 import torch.distributed as dist
 
+from depthdist.core.command import FAILED
 from depthdist.core.errors import one_line
 
-POLL, GRACE = (
-    0.25,
-    4.0,
-    # seconds: between two looks at the other ranks; for a rank to end by itself when it hears that
-    # another failed
-)
+POLL_S = 0.25  # between two looks at the other ranks
+GRACE_S = 4.0  # for a rank to end by itself after another one failed
 GONE = "gone without a word: killed, out of memory?"
+PACKAGE = Path(__file__).parents[1]
 
 
 class FailureReport(NamedTuple):
-    """What a rank leaves when it fails, or others leave for it: its exit code, and its error in one
-    line.
-    """
+    """What a failed rank leaves, or others leave for it: exit code and error, in one line."""
 
     rank: int
     code: int
@@ -53,126 +47,134 @@ class FailureReport(NamedTuple):
 
 
 class FailureWatch(threading.Thread):
-    """Ends this rank soon after another one failed.
+    """End this rank soon after another one failed.
 
     rank, size  this rank, of how many
-    store       of this meeting alone, and not used elsewhere in this process
-    patience    seconds that a rank waits for the others
+    store       torch.distributed.Store of this meeting alone, not used elsewhere in this process
+    timeout     seconds that a rank waits for the others
 
     In the store: `who/R` where rank R runs; `word` the first failure; `heard/R` R knows it; `call`
-    somebody misses a rank; `here/R` R is not the one; `done/R` R waits for all to be done; `left/R`
-    R watches no more.
+    a rank is missing; `here/R` R is not the missing one; `done/R` R waits for all to be done;
+    `left/R` R watches no more.
     """
 
-    def __init__(self, rank: int, size: int, store: dist.Store, patience: float):
+    def __init__(self, rank: int, size: int, store: Any, timeout: float):
         super().__init__(daemon=True)
-        self.rank, self.size, self.store, self.patience = rank, size, store, patience
-        self.word, self.parted, self.ending = None, threading.Event(), threading.Lock()
-        # a process id means something to those that see the same processes: of one machine since it
-        # started, in the same container
-        here = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink(
-            "/proc/self/ns/pid"
-        )
-        self.store.set(f"who/{rank}", json.dumps([socket.gethostname(), os.getpid(), here]))
-        who = [json.loads(self.store.get(f"who/{other}")) for other in range(size)]
-        self.names = [
-            f"rank {other} on {host} (pid {pid})" for other, (host, pid, _) in enumerate(who)
-        ]
-        self.pids = {other: pid for other, (_, pid, place) in enumerate(who) if place == here}
+        self.rank = rank
+        self.size = size
+        self.store = store
+        self.timeout = timeout
+        self.report: FailureReport | None = None
+        self.parted = threading.Event()
+        self.ending = threading.Lock()
+        me = [socket.gethostname(), os.getpid(), _process_space()]
+        self.store.set(f"who/{rank}", json.dumps(me))
+        everyone = [json.loads(self.store.get(f"who/{other}")) for other in range(size)]
+        self.names = []
+        self.pids = {}  # of this machine, by rank
+        for other, (host, pid, space) in enumerate(everyone):
+            self.names.append(f"rank {other} on {host} (pid {pid})")
+            if space == me[2]:
+                self.pids[other] = pid
         self.before = signal.signal(signal.SIGTERM, self._terminated)
         self.start()
 
     def run(self) -> None:
-        while not self.parted.wait(POLL):
+        """Look for failures until all have parted; end this process after the first one."""
+        while not self.parted.wait(POLL_S):
             if self.look():
-                time.sleep(GRACE)
+                time.sleep(GRACE_S)
                 self.end()
 
     def look(self) -> FailureReport | None:
-        """What the first rank that failed left, or what is to be said of one that is gone."""
-        if self.word:
-            return self.word
-        gone = [
-            rank for rank, pid in self.pids.items() if not _runs(pid)
-        ]  # before the store is asked: whoever leaves a word does so while it runs
+        """Return the report of the first rank that failed, or one for a rank that is gone."""
+        if self.report:
+            return self.report
+        # before the store is asked: whoever leaves a report does so while it runs
+        gone = [rank for rank, pid in self.pids.items() if not _is_running(pid)]
         try:
             if self.store.check(["call"]):
                 self.store.set(f"here/{self.rank}", "")
             if self.store.check(["word"]):
-                self._hear(self.store.get("word"))
+                self._receive(self.store.get("word"))
             elif lost := self._without("done", gone):
-                self.leave(lost[0], 1, GONE)
+                self.leave_report(FailureReport(lost[0], FAILED, GONE))
         except RuntimeError:  # the store ended with rank 0
-            self.word = FailureReport(0, 1, GONE)
-        return self.word
+            self.report = FailureReport(0, FAILED, GONE)
+        return self.report
 
-    def leave(self, *word: Any) -> None:
-        """Make it the word of this run, unless there is one already."""
-        self._hear(self.store.compare_set("word", "", json.dumps(word)))
+    def leave_report(self, report: FailureReport) -> None:
+        """Make it the report of this run, unless there is one already."""
+        self._receive(self.store.compare_set("word", "", json.dumps(report)))
 
-    def _hear(self, word: bytes) -> None:
-        self.word = FailureReport(*json.loads(word))
+    def _receive(self, word: bytes) -> None:
+        self.report = FailureReport(*json.loads(word))
         self.store.set(f"heard/{self.rank}", "")
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
-        """How to show this rank's own error, of that text: "" where it only follows from another
-        rank's end, or another rank has said the same.
+        """Return the text to show for this rank's error.
+
+        "" where it only follows from another rank's end, or another rank has said the same.
         """
-        waited = _waited(err)
-        if waited:
-            why = re.sub(r"^\[\S+\] ", "", one_line(waited))  # without the place in gloo's source
-            text = f"waited in vain for the other ranks in {_where(err)}: {why}"
+        exchange = _failed_exchange(err)
+        if exchange:
+            # without the place in gloo's source
+            reason = re.sub(r"^\[\S+\] ", "", one_line(exchange))
+            text = f"waited in vain for the other ranks in {_where(err)}: {reason}"
             if "Timed out" in text:
                 text += "; one of them hangs, or is slow and needs a longer DEPTHDIST_TIMEOUT"
-            self._find()
+            self._find_missing_rank()
         mine = FailureReport(self.rank, code, one_line(text))
         if not self.look():
-            self.leave(*mine)
-        first, same = self.word.rank == self.rank, not waited and self.word.text == mine.text
-        if same:
-            self.word = mine
-        return text if first or not (waited or same) else ""
+            self.leave_report(mine)
+        assert self.report
+        is_first = self.report.rank == self.rank
+        is_same = not exchange and self.report.text == mine.text
+        if is_same:
+            self.report = mine
+        follows = bool(exchange) or is_same
+        return text if is_first or not follows else ""
 
-    def _find(self) -> None:
-        """Wait for the word of the rank that is missing.
-
-        Leave one for a rank that does not even say that it is here.
-        """
-        deadline = time.monotonic() + GRACE
+    def _find_missing_rank(self) -> None:
+        """Wait for the report of the missing rank; leave one for a rank that does not answer."""
+        deadline = time.monotonic() + GRACE_S
         try:
             if not self.look():
                 self.store.set("call", "")
             while not self.look() and time.monotonic() < deadline:
-                time.sleep(POLL / 5)
-            if not self.word and (lost := self._without("here", range(self.size))):
-                self.leave(lost[0], 1, GONE)
+                time.sleep(POLL_S / 5)
+            if not self.report and (lost := self._without("here", range(self.size))):
+                self.leave_report(FailureReport(lost[0], FAILED, GONE))
         except RuntimeError:
             self.look()
 
     def end(self) -> NoReturn:
-        """Leave the run that failed, with its word last on the screen: at once, as the
-        interpreter's own end would wait for threads and for NCCL.
+        """Exit at once, with the report of the run last on the screen.
+
+        The interpreter's own end would wait for threads and for NCCL.
         """
         self.ending.acquire()  # never released: one thread ends this process
-        line = f"{self.names[self.word.rank]}: {self.word.text}"
-        if self.rank == min(set(self.pids) - {self.word.rank}, default=None):
+        assert self.report
+        line = f"{self.names[self.report.rank]}: {self.report.text}"
+        if self.rank == min(set(self.pids) - {self.report.rank}, default=None):
             print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun's last words show it
+        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun shows it at its end
             Path(file).write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
-        sys.stdout.flush(), sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         if self.rank == 0:  # the store ends with this process
-            self._await("heard", set(range(self.size)) - {0, self.word.rank}, GRACE)
-        os._exit(self.word.code)
+            self._await("heard", set(range(self.size)) - {0, self.report.rank}, GRACE_S)
+        os._exit(self.report.code)
 
     def part(self) -> None:
-        """Wait until all are done, and watch no more.
+        """Wait until all ranks are done, then stop to watch; raise ValueError if one is missing.
 
         Rank 0 leaves last, as the store ends with it.
         """
         self.store.set(f"done/{self.rank}", "")
-        if lost := self._await("done", range(self.size), self.patience):
+        if lost := self._await("done", range(self.size), self.timeout):
             raise ValueError(
-                f"all is done, but after {self.patience:g} s not on {self.names[lost[0]]};"
+                f"all is done, but after {self.timeout:g} s not on {self.names[lost[0]]};"
                 " DEPTHDIST_TIMEOUT in the environment waits longer"
             )
         self.parted.set()
@@ -180,60 +182,61 @@ class FailureWatch(threading.Thread):
         signal.signal(signal.SIGTERM, self.before)
         self.store.set(f"left/{self.rank}", "")
         if self.rank == 0:
-            self._await("left", range(self.size), self.patience)
+            self._await("left", range(self.size), self.timeout)
 
     def _without(self, what: str, ranks: Iterable[int]) -> list[int]:
         return [rank for rank in ranks if not self.store.check([f"{what}/{rank}"])]
 
     def _await(self, what: str, ranks: Iterable[int], seconds: float) -> list[int]:
-        """The ranks of these that have not said so in that time."""
+        """Return the ranks of these that have not set `what` within that time."""
         deadline = time.monotonic() + seconds
         while (lacking := self._without(what, ranks)) and time.monotonic() < deadline:
             time.sleep(0.02)
         return lacking
 
-    def _terminated(self, number: int, frame: Any) -> None:
-        """SIGTERM: mostly a launcher's, which ends the others after one failed.
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        """End after SIGTERM, and with it the run, unless another rank has failed already.
 
-        Then this rank ends anyway. Else somebody wants the run to end.
+        A launcher sends it to the others after one failed: then this rank ends anyway.
         """
         if not self.look():
-            self.leave(self.rank, 128 + number, "stopped by SIGTERM")
+            self.leave_report(FailureReport(self.rank, 128 + number, "stopped by SIGTERM"))
             self.end()
 
 
-def _runs(pid: int) -> bool:
+def _process_space() -> str:
+    """Return a name for what a process id means something in.
+
+    Processes see each other by id on one machine since it started, in the same container.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return boot + os.readlink("/proc/self/ns/pid")
+
+
+def _is_running(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
 
 
-def _waited(err: BaseException | None) -> BaseException | None:
-    """The failed exchange between ranks that the error is, or came from. gloo's are RuntimeErrors
-    like any other.
+def _failed_exchange(err: BaseException | None) -> BaseException | None:
+    """Return the failed exchange between ranks that the error is or came from, or None.
+
+    gloo's errors are RuntimeErrors like any other.
     """
-    while err and not (
-        isinstance(err, RuntimeError)
-        and (
-            isinstance(err, dist.DistError)
-            or re.search("gloo|nccl|Connection (closed|reset)|Broken pipe", str(err), re.I)
-        )
-    ):
+    words = "gloo|nccl|Connection (closed|reset)|Broken pipe"
+    while err:
+        if isinstance(err, dist.DistError):
+            return err
+        if isinstance(err, RuntimeError) and re.search(words, str(err), re.I):
+            return err
         err = err.__cause__ or err.__context__
-    return err
-
-
-PACKAGE = Path(__file__).parents[1]
+    return None
 
 
 def _where(err: BaseException) -> str:
-    """Our functions that the error came through, such as `keep > sum_over_ranks`: what was waited
-    for.
-    """
-    names = [
-        frame.name
-        for frame in traceback.extract_tb(err.__traceback__)
-        if PACKAGE in Path(frame.filename).parents
-    ]
+    """Return our functions that the error came through, such as `keep > sum_over_ranks`."""
+    frames = traceback.extract_tb(err.__traceback__)
+    names = [frame.name for frame in frames if PACKAGE in Path(frame.filename).parents]
     return " > ".join(names[-3:])

@@ -1,6 +1,6 @@
-"""The ranks of a run: how they meet, what they tell each other, and how they part.
+"""The ranks of a run: how they meet, exchange values, and part.
 
-    world = start()  # World(rank, size, device); without a launcher a world of one
+    world = start()                       # World(rank, size, device); one rank without a launcher
     totals = sum_over_ranks([loss, count])
     stop()                                # all leave together
 
@@ -19,31 +19,33 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # else DeepSpeed warns that it found nothing better
-
-import deepspeed
-from deepspeed.accelerator import get_accelerator
-
-from depthdist.core.errors import (
-    Stopped as Stopped,  # what a run raises that was asked to stop and has saved
-)
+from depthdist.core.command import register_ranks, unregister_ranks
+from depthdist.core.environment import local_rank, local_world_size, usable_cores, world_size
 from depthdist.core.errors import one_line
-from depthdist.distributed import launchers as slurm
+from depthdist.distributed.accelerator import accelerator
 from depthdist.distributed.failure_watch import FailureWatch
+from depthdist.distributed.launchers import adopt_slurm_variables
 
-slurm.adopt_slurm_variables()
-# seconds from a SIGTERM until another one is another wish: when a process group gets it, its
-# launcher sends it once more
-AGAIN = 5.0
+REPEATED_SIGNAL_S = 5.0
+"""Seconds from a SIGTERM until another one counts as a second request.
+
+When a process group gets a SIGTERM, its launcher sends it once more.
+"""
+ALONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+"""What a launcher would set for a single process."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,13 @@ class World:
     device: torch.device
 
 
-watch: FailureWatch | None = None  # from start to stop, of several ranks
-
-
-def world_size() -> int:
-    """How many ranks the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+_watch: FailureWatch | None = None  # from start to stop, of several ranks
 
 
 def timeout_seconds() -> float:
-    """Seconds that a rank waits for the others, to meet and in each exchange.
+    """Return the seconds that a rank waits for the others, to meet and in each exchange.
 
-    DEPTHDIST_TIMEOUT in the environment sets it.
+    DEPTHDIST_TIMEOUT in the environment sets it. raises ValueError where that is no number > 0
     """
     text = os.environ.get("DEPTHDIST_TIMEOUT", "600")
     try:
@@ -79,72 +76,82 @@ def timeout_seconds() -> float:
 
 
 def start() -> World:
-    """Join the other ranks. Without a launcher this process is a world of one."""
-    global watch
+    """Join the other ranks and return this one's place; without a launcher it is the only one.
+
+    raises ValueError where the ranks cannot meet, or this machine has too few devices
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    for name, value in (
-        ("RANK", "0"),
-        ("LOCAL_RANK", "0"),
-        ("WORLD_SIZE", "1"),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", "0"),
-    ):
+    adopt_slurm_variables()
+    for name, value in ALONE.items():
         os.environ.setdefault(name, value)
-    accelerator, local = get_accelerator(), int(os.environ["LOCAL_RANK"])
-    if accelerator.device_name() == "cpu":
-        local_world = int(
-            os.environ.get("LOCAL_WORLD_SIZE")
-            or os.environ.get("LOCAL_SIZE")
-            or os.environ["WORLD_SIZE"]
-        )
-        if "OMP_NUM_THREADS" not in os.environ or local_world > 1:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
-        device = torch.device("cpu")
-    else:
-        if local >= accelerator.device_count():
-            raise ValueError(
-                f"process {local} of this machine sees {accelerator.device_count()} devices;"
-                " expected all of the machine in every process, one for each"
-            )
-        accelerator.set_device(local)
-        device = torch.device(accelerator.device_name(local))
-    # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler,
-    # for 2 MB of gradients
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend, limit = accelerator.communication_backend_name(), timedelta(seconds=timeout_seconds())
+    device = _own_device()
+    backend = accelerator().communication_backend_name()
+    limit = timedelta(seconds=timeout_seconds())
     try:
-        if (
-            world_size() > 1
-            # DeepSpeed would meet here too, but a second time under torchrun it would find the
-            # addresses of the first
-        ):
-            store, rank, size = next(rendezvous("env://", timeout=limit))
-            store = dist.PrefixStore(_meeting(store, rank, size), store)
-            dist.init_process_group(
-                backend,
-                store=store,
-                rank=rank,
-                world_size=size,
-                timeout=limit,
-                device_id=device if device.type == "cuda" else None,
-            )
-            watch = FailureWatch(rank, size, store.clone(), timeout_seconds())
-        deepspeed.init_distributed(
-            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=limit
-        )
+        if world_size() > 1:
+            _meet(backend, limit, device)
+        register_ranks(lambda: stop(), _watch)
+        _start_deepspeed(backend, limit)
     except RuntimeError as err:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        hint = (
-            "did every node start, and is another run using the port? Give the launcher another"
-            " --master_port"
-        )
-        raise ValueError(f"the ranks cannot meet at {address}; {hint} ({one_line(err)})") from err
+        raise ValueError(
+            f"the ranks cannot meet at {address}; did every node start, and is another run using"
+            f" the port? Give the launcher another --master_port ({one_line(err)})"
+        ) from err
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
-def _meeting(store: dist.Store, rank: int, size: int) -> str:
-    """A name for this meeting that all ranks agree on, and that none of an earlier meeting in the
-    same store can have meant.
+def _own_device() -> torch.device:
+    """Return the device of this rank; on a CPU also set its share of the cores."""
+    if accelerator().device_name() == "cpu":
+        if "OMP_NUM_THREADS" not in os.environ or local_world_size() > 1:
+            torch.set_num_threads(max(1, usable_cores() // local_world_size()))
+        return torch.device("cpu")
+    local = local_rank()
+    if local >= accelerator().device_count():
+        raise ValueError(
+            f"process {local} of this machine sees {accelerator().device_count()} devices; expected"
+            " all of the machine in every process, one for each"
+        )
+    accelerator().set_device(local)
+    return torch.device(accelerator().device_name(local))
+
+
+def _meet(backend: str, limit: timedelta, device: torch.device) -> None:
+    """Join the process group of all ranks and start to watch for failures.
+
+    DeepSpeed would meet here too, but a second time under torchrun it would find the addresses of
+    the first.
+    """
+    global _watch
+    store: Any
+    store, rank, size = next(rendezvous("env://", timeout=limit))
+    name = _meeting_name(store, rank, size)
+    store = dist.PrefixStore(name, store)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=limit,
+        device_id=device if device.type == "cuda" else None,
+    )
+    _watch = FailureWatch(rank, size, store.clone(), timeout_seconds())
+
+
+def _start_deepspeed(backend: str, limit: timedelta) -> None:
+    import deepspeed
+
+    # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler,
+    # for 2 MB of gradients
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=limit
+    )
+
+
+def _meeting_name(store: Any, rank: int, size: int) -> str:
+    """Return a name that all ranks agree on and that no earlier meeting in this store can have.
 
     When torchrun starts its ranks again, the store holds what the former ones wrote, and every node
     counts restarts by itself.
@@ -152,10 +159,8 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
     me = uuid.uuid4().hex
     if rank == 0:
         store.set("meeting", me)
-        store.set(
-            f"{me}/all",
-            json.dumps([store.get(f"{me}/{other}").decode() for other in range(1, size)]),
-        )
+        others = [store.get(f"{me}/{other}").decode() for other in range(1, size)]
+        store.set(f"{me}/all", json.dumps(others))
         return me
     deadline = time.monotonic() + timeout_seconds()
     while time.monotonic() < deadline:
@@ -168,68 +173,68 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
 
 
 def stop() -> None:
-    """Leave the other ranks when all are done, so that neither they nor a library have to complain."""
-    global watch
-    if watch:
-        watch.part()
-        watch = None
+    """Leave the other ranks when all are done, so that none of them reports a lost connection."""
+    global _watch
+    if _watch:
+        _watch.part()
+        _watch = None
+    unregister_ranks()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def sum_over_ranks(values: Iterable[float]) -> list[float]:
-    """Each number added up over all ranks, in float64, the same on every rank."""
+    """Return each number added up over all ranks, in float64, the same on every rank."""
     total = torch.tensor(list(values), dtype=torch.float64)
     if dist.get_world_size() > 1:
-        device = get_accelerator().current_device_name()
-        total = total.to(device)
+        total = total.to(accelerator().current_device_name())
         dist.all_reduce(total)
     return total.tolist()
 
 
 def gather_from_all_ranks(value: Any) -> list[Any]:
-    """Every rank's value (anything small), by rank."""
+    """Return every rank's value (anything small), by rank."""
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
 
 
 def broadcast_from_rank_0(value: Any) -> Any:
-    """Rank 0's value (anything small), on every rank."""
+    """Return rank 0's value (anything small), on every rank."""
     box = [value]
-    dist.broadcast_object_list(
-        box, src=0, device=torch.device(get_accelerator().current_device_name())
-    )
+    device = torch.device(accelerator().current_device_name())
+    dist.broadcast_object_list(box, src=0, device=device)
     return box[0]
 
 
 class StopRequest:
-    """A wish from outside that the run should save and end: `signal` is "SIGTERM" or "SIGUSR1" from
-    then on, and "" before.
+    """A request from outside to save and stop: `signal` is "SIGTERM" or "SIGUSR1", "" before.
 
         with StopRequest() as request:
-            ...  # now and then: if any rank has request.signal, save, then raise Stopped(...)
+            ...     # now and then: if any rank has request.signal, save, then raise Stopped(...)
 
-    Who asks with SIGTERM again gets what the first would have done without this. Only for the main
-    thread.
+    A second SIGTERM gets the handler that was there before. Only for the main thread.
     """
 
-    signal, since = "", math.inf
+    def __init__(self) -> None:
+        self.signal = ""
+        self.since = math.inf
 
     def __enter__(self) -> StopRequest:
-        self.before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)
-        }
+        numbers = (signal.SIGTERM, signal.SIGUSR1)
+        self.before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or signal.Signals(number).name
-        if number == signal.SIGTERM and time.monotonic() > self.since + AGAIN:
-            signal.signal(number, self.before[number])
+        if number != signal.SIGTERM:
+            return
+        if time.monotonic() > self.since + REPEATED_SIGNAL_S:
+            signal.signal(number, self.before[signal.SIGTERM])
             signal.raise_signal(number)
-        elif number == signal.SIGTERM:
+        else:
             self.since = min(self.since, time.monotonic())

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepspeed.accelerator import get_accelerator
-
 from depthdist.core.settings import hidden
+from depthdist.distributed.accelerator import accelerator
 
 OURS = {
     "scheduler": "the schedule is --schedule",
@@ -21,7 +20,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Hardware (precision, batch, optimizer and ZeRO stand in the DeepSpeed file)"""
+    """Hardware (precision, batch, optimizer and ZeRO stand in the DeepSpeed file)."""
 
     deepspeed: Path = Path("ds_configs/fp16.json")
     "DeepSpeed's own JSON; train_batch_size in it is the global batch, whatever the number of GPUs."
@@ -38,71 +37,20 @@ class EngineSettings:
     "Set by the launcher."
 
     def problems(self) -> list[str]:
-        wrong = (
-            []
-            if re.fullmatch("auto|[1-9][0-9]{0,5}", self.micro_batch)
-            else [f"--micro-batch is {self.micro_batch}: expected a whole number >= 1, or auto"]
-        )
-        return wrong + self._problems_of_the_file()
-
-    def _problems_of_the_file(self) -> list[str]:
+        """Return what is wrong with the values and in the DeepSpeed file, a line each."""
+        found = []
+        if not re.fullmatch("auto|[1-9][0-9]{0,5}", self.micro_batch):
+            found.append(
+                f"--micro-batch is {self.micro_batch}: expected a whole number >= 1, or auto"
+            )
         try:
             config = self.read()
         except ValueError as err:
-            return [str(err)]
-        objects = ("optimizer", "fp16", "bf16", "zero_optimization")
-        found = [
-            f"{self.deepspeed}: {key} is {config[key]!r}; expected an object"
-            for key in objects
-            if not isinstance(config.get(key, {}), dict)
-        ]
-        if found:
-            return found
-        found = [
-            f"{self.deepspeed}: {key} is set; leave it out: {why}"
-            for key, why in OURS.items()
-            if key in config
-        ]
-        batch = config.get("train_batch_size", 1)
-        if type(batch) is not int or batch < 1:
-            found.append(
-                f"{self.deepspeed}: train_batch_size is {batch!r}; expected a whole number >= 1"
-            )
-        clip, stage = (
-            config.get("gradient_clipping", 0.0),
-            config.get("zero_optimization", {}).get("stage", 0),
-        )
-        if type(clip) not in (int, float) or not clip >= 0:
-            found.append(f"{self.deepspeed}: gradient_clipping is {clip!r}; expected a number >= 0")
-        if type(stage) is not int or stage not in range(4):
-            found.append(
-                f"{self.deepspeed}: zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3"
-            )
-        enabled = {name: config.get(name, {}).get("enabled", False) for name in ("fp16", "bf16")}
-        found += [
-            f"{self.deepspeed}: {name}.enabled is {value!r}; expected true or false"
-            for name, value in enabled.items()
-            if not isinstance(value, bool)
-        ]
-        if all(value is True for value in enabled.values()):
-            found.append(
-                f"{self.deepspeed}: fp16 and bf16 are both enabled; expected one of them, or none"
-            )
-        if "train_batch_size" not in config:
-            found.append(
-                f"{self.deepspeed}: train_batch_size is missing: the global batch, 8 in the recipe"
-            )
-        if "lr" in (config.get("optimizer", {}).get("params") or {}):
-            found.append(
-                f"{self.deepspeed}: optimizer.params.lr is set; leave it out: the learning rate is"
-                " --lr"
-            )
-        if "type" not in config.get("optimizer", {}):
-            found.append(f"{self.deepspeed}: optimizer.type is missing; see ds_configs/fp16.json")
-        return found
+            return [*found, str(err)]
+        return found + [f"{self.deepspeed}: {problem}" for problem in config_problems(config)]
 
     def read(self) -> dict[str, Any]:
-        """The file's content. ValueError when it cannot be read as a JSON object."""
+        """Return the file's content; raise ValueError when it is no JSON object."""
         try:
             config = json.loads(self.deepspeed.read_text())
         except OSError as err:
@@ -118,33 +66,35 @@ class EngineSettings:
 
     @property
     def global_batch(self) -> int:
+        """Samples of one optimizer step over all ranks."""
         return self.read()["train_batch_size"]
 
-    def micro_batches(self, world: int) -> list[int]:
-        """The micro-batches that are asked for, the one to try first in front: one number, or with
-        auto all that divide.
+    def micro_batches(self, num_ranks: int) -> list[int]:
+        """Return the micro-batches to try, in that order.
+
+        It is one number, or with auto all that divide a rank's share of the batch, largest first.
         """
         if self.micro_batch != "auto":
             return [int(self.micro_batch)]
-        share = self.global_batch // world
-        return [n for n in range(share, 0, -1) if self.global_batch % (n * world) == 0] or [1]
+        batch = self.global_batch
+        share = batch // num_ranks
+        return [n for n in range(share, 0, -1) if batch % (n * num_ranks) == 0] or [1]
 
     def resolved(self) -> tuple[dict[str, Any], list[str]]:
-        """The configuration that this device can run, and one remark for each thing that had to
-        change.
+        """Return the configuration that this device can run, and a remark for each change.
+
+        raises ValueError where it cannot be run here
         """
-        config, remarks = self.read(), []
+        config = self.read()
+        remarks = []
+        device = accelerator().device_name()
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
-            remarks.append(
-                f"FP16 IS NOT FOR THIS DEVICE ({get_accelerator().device_name()}): this run trains"
-                " in FP32"
-            )
-        if precision(config) == "bf16" and not get_accelerator().is_bf16_supported():
+            remarks.append(f"FP16 IS NOT FOR THIS DEVICE ({device}): this run trains in FP32")
+        if precision(config) == "bf16" and not accelerator().is_bf16_supported():
             raise ValueError(f"{self.deepspeed}: this device has no bf16; use ds_configs/fp16.json")
-        if (
-            self.compile and get_accelerator().device_name() == "cpu"
-        ):  # seen with torch 2.13: the loss is right, LoRA's gradient 0
+        if self.compile and device == "cpu":
+            # seen with torch 2.13: the loss is right, LoRA's gradient 0
             raise ValueError(
                 "--compile: not on a CPU: torch's kernels for it lose the gradient behind a frozen"
                 " decoder, and bring no speed"
@@ -152,13 +102,53 @@ class EngineSettings:
         return config, remarks
 
 
+def config_problems(config: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the content of a DeepSpeed file, a line each."""
+    objects = ("optimizer", "fp16", "bf16", "zero_optimization")
+    found = [
+        f"{key} is {config[key]!r}; expected an object"
+        for key in objects
+        if not isinstance(config.get(key, {}), dict)
+    ]
+    if found:
+        return found
+    found = [f"{key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
+    batch = config.get("train_batch_size", 1)
+    if type(batch) is not int or batch < 1:
+        found.append(f"train_batch_size is {batch!r}; expected a whole number >= 1")
+    clip = config.get("gradient_clipping", 0.0)
+    if type(clip) not in (int, float) or not clip >= 0:
+        found.append(f"gradient_clipping is {clip!r}; expected a number >= 0")
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or stage not in range(4):
+        found.append(f"zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3")
+    enabled = {name: config.get(name, {}).get("enabled", False) for name in ("fp16", "bf16")}
+    for name, value in enabled.items():
+        if not isinstance(value, bool):
+            found.append(f"{name}.enabled is {value!r}; expected true or false")
+    if all(value is True for value in enabled.values()):
+        found.append("fp16 and bf16 are both enabled; expected one of them, or none")
+    if "train_batch_size" not in config:
+        found.append("train_batch_size is missing: the global batch, 8 in the recipe")
+    optimizer = config.get("optimizer", {})
+    if "lr" in (optimizer.get("params") or {}):
+        found.append("optimizer.params.lr is set; leave it out: the learning rate is --lr")
+    if "type" not in optimizer:
+        found.append("optimizer.type is missing; see ds_configs/fp16.json")
+    return found
+
+
 def fp16_pays() -> bool:
-    """Whether FP16 is more than a name here: most CPUs have none, and those with AVX512-FP16 were
-    30 times slower in it than in FP32.
+    """Return whether FP16 is worth while on this device.
+
+    Most CPUs have none, and those with AVX512-FP16 were 30 times slower in it than in FP32.
     """
-    return get_accelerator().device_name() != "cpu" and get_accelerator().is_fp16_supported()
+    return accelerator().device_name() != "cpu" and accelerator().is_fp16_supported()
 
 
 def precision(config: dict[str, Any]) -> str:
-    """ "fp16", "bf16" or "fp32", as a DeepSpeed configuration has it."""
-    return next((name for name in ("fp16", "bf16") if config.get(name, {}).get("enabled")), "fp32")
+    """Return "fp16", "bf16" or "fp32", as a DeepSpeed configuration has it."""
+    for name in ("fp16", "bf16"):
+        if config.get(name, {}).get("enabled"):
+            return name
+    return "fp32"

@@ -1,10 +1,6 @@
-"""Warnings that teach: what a run's own numbers say about it, each in one line with the figures and
-what to do, or None.
+"""Warnings from a run's own numbers: one line with the figures and what to do, or None.
 
-    for line in filter(None, (budget_exhausted(eval_losses, lrs), nothing_moved(masters_before,
-    masters), dominated(loss_map, mask))): ...
-
-Plain numbers and tensors in; who calls decides when to look and where to say it.
+Plain numbers and tensors go in; the caller decides when to look and where to print.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ FEW = 0.02
 
 
 def budget_exhausted(losses: Sequence[float], lrs: Sequence[float]) -> str | None:
-    """Whether the run ended because its learning rate did, while the eval loss still fell.
+    """Warn where the run ended because its learning rate did, while the eval loss still fell.
 
     losses  of every evaluation, oldest first
     lrs     learning rate of every optimizer step of the run
@@ -51,7 +47,7 @@ def budget_exhausted(losses: Sequence[float], lrs: Sequence[float]) -> str | Non
 
 
 def nothing_moved(before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> str | None:
-    """Which LoRA weights are what they were, to within the rounding of float32 in every element.
+    """Warn about LoRA weights that did not change, to within the rounding of float32.
 
     before, now  fp32 masters by name, with two optimizer steps or more between: in the first, A has
                  no gradient, for B is still 0
@@ -80,7 +76,7 @@ def _same(x: Tensor, y: Tensor) -> bool:
 
 
 def dominated(loss_map: Tensor, mask: Tensor) -> str | None:
-    """Whether no more than 2 % of the valid pixels carry half of an image's loss.
+    """Warn where no more than 2 % of the valid pixels carry half of an image's loss.
 
     loss_map  (H, W) absolute loss of each pixel, whatever outside the mask;  mask  (H, W) bool
     """

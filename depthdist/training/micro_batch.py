@@ -1,38 +1,40 @@
-"""How many images a rank puts through the network at a time: as many as fit, which changes nothing
-but speed.
+"""How many images a rank puts through the network at a time: as many as fit, for speed alone.
 
-micro_batch = largest([8, 4, 2, 1], lambda n: fits(model, n, ...))
+micro_batch = find_micro_batch([8, 4, 2, 1], lambda n: fits_in_memory(model, n, ...))
 """
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 
 import psutil
 import torch
 
+from depthdist.core.environment import local_world_size
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.losses import LossSettings, compute_losses
-from depthdist.models.base_model import DepthModel, training_memory
+from depthdist.models.base_model import training_memory
+from depthdist.models.depth_model import DepthModel
 
-SHARE = 0.8  # of the memory that is free: other things come and go
-MAPS = 12  # float32 maps at the truth's size that the loss keeps for the way back
+CPU_SHARE = 0.8  # of the memory that is free: other processes come and go
+GPU_SHARE = 0.95  # of all memory
+MAPS = 12  # float32 maps at the ground truth's size that the loss keeps for the backward pass
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def find_micro_batch(candidates: list[int], fits: Callable[[int], bool]) -> int:
-    """The first of `candidates`, largest first, that fits on every rank.
+    """Return the first of `candidates`, largest first, that fits on every rank.
 
-    ValueError where none does. Every rank must call it.
+    Every rank must call it. raises ValueError where none fits
     """
     mine = next((n for n in candidates if fits(n)), 0)
     found = min(gather_from_all_ranks(mine))
     if not found:
         raise ValueError(
             f"--micro-batch auto: not even {candidates[-1]} image at a time fits into this device's"
-            " memory; try --checkpointing, or smaller pictures"
+            " memory; try --checkpointing, or smaller images"
         )
     return found
 
@@ -43,35 +45,24 @@ def fits_in_memory(
     size: tuple[int, int],
     truth: tuple[int, int],
     loss: LossSettings,
-    bounds: DepthRange,
+    depth_range: DepthRange,
     device: torch.device,
     precision: str,
 ) -> bool:
-    """Whether a training step of so many images fits: tried where there is a GPU, counted against
-    the free memory elsewhere.
+    """Return whether a training step of so many images fits into the device's memory.
 
-    size, truth  (height, width) of the pictures and of the truth
+    On a GPU a step is tried; on a CPU it is counted against the free memory.
+
+    size, truth  (height, width) of the images and of the ground truth
     """
     if device.type == "cpu":
-        ranks_here = int(
-            os.environ.get("LOCAL_WORLD_SIZE")
-            or os.environ.get("LOCAL_SIZE")
-            or os.environ["WORLD_SIZE"]
-        )
         needed = sum(step_memory(model, micro_batch, size, truth, precision).values())
-        return needed < SHARE * psutil.virtual_memory().available / ranks_here
+        return needed < CPU_SHARE * psutil.virtual_memory().available / local_world_size()
     try:
-        _try(
-            model,
-            micro_batch,
-            size,
-            truth,
-            loss,
-            bounds,
-            device,
-            {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32),
-        )
-        return torch.cuda.max_memory_allocated(device) < 0.95 * torch.cuda.mem_get_info(device)[1]
+        trial = copy.deepcopy(model).to(device, DTYPES[precision]).train()
+        _try_step(trial, micro_batch, size, truth, loss, depth_range)
+        total = torch.cuda.mem_get_info(device)[1]
+        return torch.cuda.max_memory_allocated(device) < GPU_SHARE * total
     except torch.OutOfMemoryError:
         return False
     finally:
@@ -86,29 +77,26 @@ def step_memory(
     truth: tuple[int, int],
     precision: str,
 ) -> dict[str, int]:
-    """Bytes that a training step needs, by what needs them: counted, nothing is computed."""
+    """Return the bytes that a training step needs, by what needs them; nothing is computed."""
     return {
         **training_memory(model, size, micro_batch, precision),
         "loss at the truth's size": MAPS * 4 * micro_batch * truth[0] * truth[1],
     }
 
 
-def _try(
+def _try_step(
     model: DepthModel,
     micro_batch: int,
     size: tuple[int, int],
     truth: tuple[int, int],
     loss: LossSettings,
-    bounds: DepthRange,
-    device: torch.device,
-    dtype: torch.dtype,
+    depth_range: DepthRange,
 ) -> None:
-    """Forward and backward once on a copy, as a training step does it."""
-    ghost = copy.deepcopy(model).to(device, dtype).train()
+    """Run forward and backward once, as a training step does it."""
+    device = next(model.parameters()).device
     rgb = torch.zeros(micro_batch, *size, 3, dtype=torch.uint8, device=device)
-    depth_mm = torch.full((micro_batch, *truth), bounds.near_mm, device=device)
-    target, mask = normalize_depth(depth_mm, bounds)
-    pred = ghost.upsampled(
-        ghost(rgb, torch.zeros(micro_batch, dtype=torch.int64, device=device)), truth
-    )
-    compute_losses(loss, pred, target, mask, bounds)["loss"].sum().backward()
+    draws = torch.zeros(micro_batch, dtype=torch.int64, device=device)
+    depth_mm = torch.full((micro_batch, *truth), depth_range.near_mm, device=device)
+    target, mask = normalize_depth(depth_mm, depth_range)
+    pred = model.upsampled(model(rgb, draws), truth)
+    compute_losses(loss, pred, target, mask, depth_range)["loss"].sum().backward()

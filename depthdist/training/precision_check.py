@@ -1,8 +1,6 @@
-"""One validation sample in float32 beside the precision that trains: what that precision costs, in
-mm.
+"""What the precision that trains costs in mm: one validation sample beside float32.
 
-# before the engine rounds the model
-check = Float32Check(model, loader.samples("val", [0]), bounds)
+check = Float32Check(model, loader.samples("val", [0]), depth_range)  # before the engine rounds
 off_mm = check.difference_mm(engine.masters(), predict)
 """
 
@@ -17,13 +15,13 @@ from torch import Tensor
 from depthdist.data.batch import Batch
 from depthdist.evaluation.scoring import Predictor, network_predictor
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
-from depthdist.models.base_model import DepthModel
+from depthdist.models.depth_model import DepthModel
 
 LIMIT_MM = 1.0  # more than that is worth a warning
 
 
 class Float32Check:
-    """Keeps a float32 copy of the model, and one batch."""
+    """A float32 copy of the model, and one batch."""
 
     def __init__(self, model: DepthModel, batch: Batch, bounds: DepthRange):
         self.reference = copy.deepcopy(model).float().eval().to(batch.rgb.device)
@@ -32,8 +30,9 @@ class Float32Check:
 
     @torch.no_grad()
     def difference_mm(self, masters: Mapping[str, Tensor], predict: Predictor) -> float:
-        """Largest difference in mm over the valid pixels between `predict` and the same weights in
-        float32.
+        """Return the largest difference in mm between `predict` and the same weights in float32.
+
+        Over the valid pixels.
         """
         for name, parameter in self.reference.named_parameters():
             if name in masters:

@@ -1,27 +1,26 @@
-"""What follows from the settings, the data and the model: printed at the start, kept in run.json.
-
-facts = derived(dataset, plan, loader, model, epochs=15, precision="fp16")
-print("\\n".join(describe(facts)))
-"""
+"""What follows from the settings, the data and the model: printed, and kept in run.json."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from depthdist.core.environment import describe_environment
+from depthdist.core.files import write_json
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.base_model import DepthModel
+from depthdist.models.depth_model import DepthModel
+from depthdist.runs.run_folder import RUN_FILE
 from depthdist.shards.remote_cache import is_remote
 
 
 def training_bounds(dataset: Dataset) -> DepthRange:
-    """The bounds of the normalisation: nearest and farthest valid Z of the training set, mm."""
+    """Return the nearest and farthest valid Z of the training set, mm."""
     stats = dataset.stats("train")
     return DepthRange(stats["min_mm"], stats["max_mm"]).checked()
 
@@ -34,18 +33,13 @@ def derive_facts(
     epochs: int,
     precision: str,
 ) -> dict[str, Any]:
-    """Everything computed from the settings, the data and the model."""
+    """Return everything that is computed from the settings, the data and the model."""
     trained, total = model.parameter_counts()
     bounds = training_bounds(dataset)
+    remark = " (no pretrained decoder: a fresh one is trained too)" if model.fresh_decoder else ""
+    places = [part.place for part in dataset.parts]
     return {
-        "model": (
-            model.name
-            + (
-                " (no pretrained decoder: a fresh one is trained too)"
-                if model.fresh_decoder
-                else ""
-            )
-        ),
+        "model": model.name + remark,
         "trained_parameters": trained,
         "all_parameters": total,
         "train_samples": dataset.count("train"),
@@ -56,10 +50,7 @@ def derive_facts(
         "near_mm": bounds.near_mm,
         "far_mm": bounds.far_mm,
         "mean_mm": dataset.stats("train")["mean_mm"],
-        "data": [
-            place if is_remote(place) else str(Path(place).resolve())
-            for place in (part.place for part in dataset.parts)
-        ],
+        "data": [p if is_remote(p) else str(Path(p).resolve()) for p in places],
         "data_sha256": dataset.sha256,
         "data_buffers_mib": round(loader.memory_bytes(plan.micro_batch) / 2**20, 1),
         "precision": precision,
@@ -73,7 +64,7 @@ def derive_facts(
 
 
 def describe_facts(facts: dict[str, Any]) -> list[str]:
-    """The derived facts as lines for the terminal."""
+    """Return the derived facts as lines for the terminal."""
     share = 100 * facts["trained_parameters"] / facts["all_parameters"]
     return [
         f"model        {facts['model']}",
@@ -83,7 +74,7 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
         ),
         (
             f"data         {facts['train_samples']} training, {facts['val_samples']} validation"
-            f" samples; pictures {facts['picture_size']}, truth {facts['truth_size']}"
+            f" samples; images {facts['picture_size']}, truth {facts['truth_size']}"
         ),
         f"reading      {facts['data_buffers_mib']:.0f} MiB of buffers a rank at most",
         f"depth        {facts['near_mm']:.2f} .. {facts['far_mm']:.2f} mm, of the training set",
@@ -96,10 +87,9 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
 
 
 def facts_table(facts: dict[str, Any]) -> str:
-    """The same as a table."""
-    return "\n".join(
-        ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
-    )
+    """Return the derived facts as a Markdown table."""
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
 
 
 def run_record(
@@ -109,7 +99,7 @@ def run_record(
     remarks: list[str],
     device: torch.device,
 ) -> dict[str, Any]:
-    """The content of run.json."""
+    """Return the content of run.json."""
     return {
         "settings": settings,
         "derived": facts,
@@ -117,3 +107,15 @@ def run_record(
         "remarks": remarks,
         **describe_environment(device),
     }
+
+
+def mark_as_scored(run: Path, epoch: int) -> None:
+    """Note in run.json that the best adapter was scored after `epoch` epochs."""
+    path = run / RUN_FILE
+    write_json(path, {**json.loads(path.read_text()), "scored_at_epoch": epoch})
+
+
+def is_scored(run: Path, epoch: int) -> bool:
+    """Return whether run.json says that the best adapter was scored after `epoch` epochs."""
+    path = run / RUN_FILE
+    return path.exists() and json.loads(path.read_text()).get("scored_at_epoch") == epoch

@@ -1,7 +1,8 @@
-"""The settings of launch/train.py: what is learned and kept, the recipes, and what must fit
-together.
+"""The settings of launch/train.py: what is learned and kept, the recipes, what must fit together.
 
-settings = Settings(*config.parse(HELP, *GROUPS, together=check, presets=("recipe", RECIPES)))
+    settings = Settings(*parse(HELP, *GROUPS, together=check, presets=("recipe", RECIPES)))
+
+Nothing here imports torch, so that `--help` and wrong settings are answered at once.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from depthdist.core.settings import as_dict, field_names
+from depthdist.core.environment import world_size
+from depthdist.core.settings import as_dict, field_names, flag_name, range_problems
 from depthdist.data.augmentation import AugmentSettings
-from depthdist.data.dataset import DataSettings, ReadSettings, open_dataset
+from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dataset
 from depthdist.data.sample_order import TrainPlan
-from depthdist.distributed.process_group import world_size
 from depthdist.losses import LossSettings
 from depthdist.models.base_model import ModelSettings
 from depthdist.models.lora import LoraSettings
@@ -26,13 +27,15 @@ from depthdist.shards.remote_cache import CacheSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.schedule import ScheduleSettings
 
+MAX_COUNT = 2**63
+
 RECIPES: dict[str, dict[str, Any]] = {"document": {}, "near": {"calibrate": True, "lr": 5e-4}}
 """What each --recipe sets; other flags win over it."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Training"""
+    """Training."""
 
     run: Path | None = None
     "Folder of the run, made where it is missing. Default: runs/<time>."
@@ -52,21 +55,21 @@ class TrainSettings:
     "Of the adapter's start, the order of the samples, augmentation and dropout."
 
     def problems(self) -> list[str]:
-        found = [f"--epochs is {self.epochs}: expected >= 1"] if self.epochs < 1 else []
-        found += (
-            [f"--seed is {self.seed}: expected 0 .. 2**63 - 1"]
-            if not 0 <= self.seed < 2**63
-            else []
+        """Return what is wrong with the values, a line each."""
+        decoder_lr = self.decoder_lr
+        found = range_problems(
+            self,
+            ("epochs", self.epochs >= 1, ">= 1"),
+            ("seed", 0 <= self.seed < MAX_COUNT, "0 .. 2**63 - 1"),
+            ("lr", 0 < self.lr < math.inf, "> 0"),
+            ("decoder_lr", decoder_lr is None or 0 < decoder_lr < math.inf, "> 0"),
         )
-        for name, value in (("lr", self.lr), ("decoder-lr", self.decoder_lr)):
-            if value is not None and not 0 < value < math.inf:
-                found.append(f"--{name} is {value}: expected > 0")
         return found + ([] if self.run is None else unwritable_run(self.run))
 
 
 @dataclass(frozen=True)
 class KeepSettings:
-    """Keeping, going on, and looking"""
+    """Keeping, going on, and looking."""
 
     resume: str = "auto"
     """auto: go on where RUN stopped. never: refuse a RUN that is begun. A run's folder: go on
@@ -87,19 +90,16 @@ class KeepSettings:
     "Print everything that follows from the settings, and stop."
 
     def problems(self) -> list[str]:
-        limits = (
-            ("keep", self.keep, 1),
-            ("log-every", self.log_every, 1),
-            ("watch-every", self.watch_every, 0),
-            ("pictures", self.pictures, 0),
+        """Return what is wrong with the values, a line each."""
+        found = range_problems(
+            self,
+            ("keep", 1 <= self.keep < MAX_COUNT, ">= 1"),
+            ("log_every", 1 <= self.log_every < MAX_COUNT, ">= 1"),
+            ("watch_every", 0 <= self.watch_every < MAX_COUNT, ">= 0"),
+            ("pictures", 0 <= self.pictures < MAX_COUNT, ">= 0"),
         )
-        found = [
-            f"--{name} is {value}: expected >= {least}"
-            for name, value, least in limits
-            if not least <= value < 2**63
-        ]
         try:
-            self.interval
+            _ = self.interval
         except ValueError as err:
             found.append(str(err))
         if self.resume not in ("auto", "never") and not states(Path(self.resume) / "last"):
@@ -111,7 +111,7 @@ class KeepSettings:
 
     @property
     def interval(self) -> tuple[int, float]:
-        """(steps, seconds) of --save-every, of which one is 0."""
+        """Return --save-every as (steps, seconds), of which one is 0."""
         text = self.save_every.strip()
         number = text.removesuffix("min")
         try:
@@ -137,21 +137,19 @@ GROUPS = (
     KeepSettings,
     EngineSettings,
 )
-# what a resumed run may change; that data and DeepSpeed's file hold the same as before is compared
-# by content
 FREE_TO_CHANGE = {
-    "run",
-    "recipe",
-    "epochs",
-    "patience",
-    "data",
+    *("run", "recipe", "epochs", "patience", "data"),
     *field_names(KeepSettings, EngineSettings, ReadSettings, CacheSettings),
 }
+"""What a resumed run may change.
+
+That the data and DeepSpeed's file hold the same as before is compared by content.
+"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All of them, a group a field."""
+    """All settings of a run, a group a field."""
 
     data: DataSettings
     augment: AugmentSettings
@@ -164,68 +162,83 @@ class Settings:
     engine: EngineSettings
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the settings as one flat dict that `--config` reads back."""
         return as_dict(*vars(self).values())
 
 
 def check_together(settings: Settings) -> list[str]:
-    """What is wrong with settings that are right one by one."""
-    run, resume, found = settings.train.run, settings.keep.resume, []
+    """Return what is wrong with settings that are valid one by one."""
+    found = _problems_of_choices(settings)
+    try:
+        dataset = open_dataset(settings.data)
+        dataset.count("val")
+        found += _problems_of_length(settings, dataset)
+        ds_config, _ = settings.engine.resolved()
+    except ValueError as err:
+        return [*found, str(err)]
+    stage = ds_config.get("zero_optimization", {}).get("stage", 0)
+    if settings.schedule.ema and stage == 3:
+        found.append("--ema with ZeRO 3: the weights lie in pieces; use stage 0, 1 or 2")
+    run, resume = settings.train.run, settings.keep.resume
+    source = run if resume in ("auto", "never") else Path(resume)
+    if found or source is None or not (source / RUN_FILE).exists():
+        return found
+    return _changes_since(source, settings, ds_config, dataset)
+
+
+def _problems_of_choices(settings: Settings) -> list[str]:
+    found = []
     if settings.model.target == "linear" and "silog" in settings.loss.weights():
         found.append(
             "--loss has silog, --target is linear: silog is defined on inverse depth here; expected"
             " --target inverse, or other losses"
         )
+    run, resume = settings.train.run, settings.keep.resume
     if resume != "auto" and run is not None and (run / RUN_FILE).exists():
-        found.append(
-            f"--run {run}: a run is there already;"
-            f" {'take another name, or --resume auto to go on' if resume == 'never' else '--resume PATH starts a new one'}"
-        )
-    try:
-        dataset = open_dataset(settings.data)
-        dataset.count("val")
-        for micro_batch in settings.engine.micro_batches(world_size()):
-            plan = TrainPlan(
-                dataset.order(settings.train.seed).num_samples,
-                settings.engine.global_batch,
-                micro_batch,
-                world_size(),
-            )
-        if settings.schedule.warmup >= (total := plan.steps_per_epoch * settings.train.epochs):
+        way_out = "--resume PATH starts a new one"
+        if resume == "never":
+            way_out = "take another name, or --resume auto to go on"
+        found.append(f"--run {run}: a run is there already; {way_out}")
+    return found
+
+
+def _problems_of_length(settings: Settings, dataset: Dataset) -> list[str]:
+    """Return what is wrong with the number of steps.
+
+    raises ValueError where the batch does not fit the ranks
+    """
+    num_samples = dataset.order(settings.train.seed).num_samples
+    for micro_batch in settings.engine.micro_batches(world_size()):
+        plan = TrainPlan(num_samples, settings.engine.global_batch, micro_batch, world_size())
+    total = plan.steps_per_epoch * settings.train.epochs
+    warmup = settings.schedule.warmup
+    if warmup < total:
+        return []
+    return [f"--warmup is {warmup}: expected fewer than the run's {total} optimizer steps"]
+
+
+def _changes_since(
+    source: Path, settings: Settings, ds_config: dict[str, Any], dataset: Dataset
+) -> list[str]:
+    """Return what differs from the run in `source` and may not."""
+    record = open_run(source).record
+    found = []
+    for name, new in settings.as_dict().items():
+        old = record["settings"].get(name)
+        if name not in FREE_TO_CHANGE and old != new:
             found.append(
-                f"--warmup is {settings.schedule.warmup}: expected fewer than the run's {total}"
-                " optimizer steps"
+                f"{flag_name(name)} is {new}, but the run in {source} began with {old}: give that,"
+                " or begin anew in another --run"
             )
-        ds_config, _ = settings.engine.resolved()
-        if settings.schedule.ema and ds_config.get("zero_optimization", {}).get("stage", 0) == 3:
-            found.append("--ema with ZeRO 3: the weights lie in pieces; use stage 0, 1 or 2")
-    except ValueError as err:
-        return [*found, str(err)]
-    source = run if resume in ("auto", "never") else Path(resume)
-    if found or source is None or not (source / RUN_FILE).exists():
-        return found
-    begun, now = open_run(source).record, settings.as_dict()
-    changed = {
-        n: (begun["settings"].get(n), v)
-        for n, v in now.items()
-        if n not in FREE_TO_CHANGE and begun["settings"].get(n) != v
-    }
-    found = [
-        f"--{n.replace('_', '-')} is {new}, but the run in {source} began with {old}: give that, or"
-        " begin anew in another --run"
-        for n, (old, new) in changed.items()
-    ]
-    differing = sorted(
-        key
-        for key in begun["deepspeed_config"].keys() | ds_config.keys()
-        if begun["deepspeed_config"].get(key) != ds_config.get(key)
-    )
-    differing = [key for key in differing if key != "zero_optimization"]  # a state fits every stage
-    found += [
-        f"{settings.engine.deepspeed}: {key} is {ds_config.get(key)}, but the run in {source} began"
-        f" with {begun['deepspeed_config'].get(key)}"
-        for key in differing
-    ]
-    if begun["derived"]["data_sha256"] != dataset.sha256:
+    before = record["deepspeed_config"]
+    for key in sorted(before.keys() | ds_config.keys()):
+        same = before.get(key) == ds_config.get(key)
+        if key != "zero_optimization" and not same:  # a state fits every stage
+            found.append(
+                f"{settings.engine.deepspeed}: {key} is {ds_config.get(key)}, but the run in"
+                f" {source} began with {before.get(key)}"
+            )
+    if record["derived"]["data_sha256"] != dataset.sha256:
         found.append(
             f"--data {dataset.place}: the data changed since the run in {source} began; begin anew"
             " in another --run"
@@ -234,14 +247,11 @@ def check_together(settings: Settings) -> list[str]:
 
 
 def unwritable_run(run: Path) -> list[str]:
-    """Why a run cannot be written there."""
+    """Return why a run cannot be written there, if so."""
     if run.exists() and not run.is_dir():
         return [f"--run {run}: is a file; expected a folder or a new name"]
     parent = next(p for p in (run, *run.absolute().parents) if p.exists())
-    if (
-        not parent.is_dir()
-        or not os.access(parent, os.W_OK)
-        or str(parent.resolve()).startswith(("/proc", "/sys"))
-    ):
+    virtual = str(parent.resolve()).startswith(("/proc", "/sys"))
+    if not parent.is_dir() or not os.access(parent, os.W_OK) or virtual:
         return [f"--run {run}: {parent} cannot be written"]
     return []

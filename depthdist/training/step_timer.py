@@ -1,7 +1,4 @@
-"""What a person watches besides the loss: speed, waiting, memory, the state of fp16.
-
-And damaged samples.
-"""
+"""What a person watches besides the loss: speed, waiting, memory, the state of fp16."""
 
 from __future__ import annotations
 
@@ -16,41 +13,48 @@ from depthdist.training.engine import Engine
 
 
 class StepTimer:
-    """Clocks of the steps: how long one took, how much of it was waiting for data, and when the
-    state was last saved.
-    """
+    """Clocks of the steps: how long one took and waited for data; when the state was saved."""
 
-    def __init__(self):
-        self.waited = self.seconds = self.share_waited = 0.0
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.seconds = 0.0
+        self.share_waited = 0.0
+        self.began = 0.0
         self.saved()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While entered, the step waits for data."""
+        """Count the time while entered as waiting for data."""
         asked = time.perf_counter()
         yield
         self.waited += time.perf_counter() - asked
 
     def end_step(self) -> float:
-        """Seconds since the last step's end."""
+        """End a step and return the seconds since the last step's end."""
         now = time.perf_counter()
-        self.seconds, self.began = now - self.began, now
-        self.share_waited, self.waited = self.waited / self.seconds, 0.0
+        self.seconds = now - self.began
+        self.began = now
+        self.share_waited = self.waited / self.seconds
+        self.waited = 0.0
         return self.seconds
 
     def save_is_due(self, interval: tuple[int, float], step: int) -> bool:
-        """Whether the state after `step` should be saved: every so many steps, or so many seconds
-        after the last time.
+        """Return whether the state after `step` should be saved.
+
+        interval  (steps, seconds) since the last time, of which one is 0
         """
         steps, seconds = interval
-        return step % steps == 0 if steps else time.perf_counter() - self.saved_at >= seconds
+        if steps:
+            return step % steps == 0
+        return time.perf_counter() - self.saved_at >= seconds
 
     def saved(self) -> None:
-        """The state was saved just now; the next step begins."""
-        self.saved_at = self.began = time.perf_counter()
+        """Note that the state was saved just now; the next step begins."""
+        self.saved_at = time.perf_counter()
+        self.began = self.saved_at
 
     def health(self, engine: Engine, num_images: int) -> dict[str, float]:
-        """Of the last step."""
+        """Return speed, memory and gradients of the last step, by their names in the log."""
         values = {
             "train/grad_norm": engine.grad_norm,
             "train/loss_scale": engine.loss_scale,

@@ -407,7 +407,7 @@ def help_of(group, capsys):
 def test_help_has_every_fields_sentence_default_and_title(group, capsys):
     text = help_of(group, capsys)
     assert "what it is for" in text and "the end" in text and "--config FILE.json" in text
-    assert " ".join(group.__doc__.splitlines()[0].split()) + ":" in text
+    assert " ".join(group.__doc__.splitlines()[0].rstrip(".").split()) + ":" in text
     for field in dataclasses.fields(group):
         flag = "--" + field.name.replace("_", "-")
         sentence = " ".join(field_help(group)[field.name].split())

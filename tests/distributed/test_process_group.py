@@ -368,12 +368,11 @@ def slow_to_write(*words):
     import time
 
     from depthdist.core.command import run_command
-    from depthdist.training import loop as training
-    from depthdist.training import train
+    from depthdist.training import command, keeping
 
-    write = training.save_adapter
-    training.save_adapter = lambda *given: time.sleep(3) or write(*given)
-    run_command(lambda: train.main(list(words)))
+    write = keeping.save_adapter
+    keeping.save_adapter = lambda *given: time.sleep(3) or write(*given)
+    run_command(lambda: command.main(list(words)))
 
 
 def test_the_best_adapter_is_scored_once_it_is_written(words, tmp_path):
@@ -399,7 +398,7 @@ def test_ranks_that_do_not_meet_say_where_they_waited(tmp_path):
 
 def test_a_process_that_does_not_see_its_gpu_says_so(monkeypatch):
     one_gpu = SimpleNamespace(device_name=lambda: "cuda", device_count=lambda: 1)
-    monkeypatch.setattr(world, "get_accelerator", lambda: one_gpu)
+    monkeypatch.setattr(world, "accelerator", lambda: one_gpu)
     for name, value in (
         ("RANK", 1),
         ("LOCAL_RANK", 1),

@@ -396,7 +396,9 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.runs.tracker import Tracker
     from depthdist.training.engine import Engine
-    from depthdist.training.loop import Training, TrainState
+    from depthdist.training.loop import optimizer_step
+    from depthdist.training.parts import Learner, Output, Run, TrainingData
+    from depthdist.training.train_state import TrainState
     from depthdist.training.run_facts import training_bounds
     from depthdist.training.schedule import ScheduleSettings, lr_factor
     from depthdist.training.settings import KeepSettings, Settings, TrainSettings
@@ -420,29 +422,22 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
         **dict.fromkeys(("data", "augment", "model", "lora", "engine")),
     )
     assert lr_factor(settings.schedule, 1, 2) == 1
-    training = Training(
+    run = Run(
         settings,
         world,
-        loader.dataset,
-        loader,
-        plan,
-        bounds,
-        network,
-        made,
-        None,
-        None,
+        TrainingData(loader.dataset, loader, plan, bounds),
+        Learner(network, made, None, None),
         TrainState(),
-        tmp_path,
-        Tracker(tmp_path, False, None, 2),
+        Output(tmp_path, Tracker(tmp_path, False, None, 2)),
     )
     batches, speed = iter(loader.train(plan, 0, 0, epochs=1)), StepTimer()
     made.lrs = [0.0]
-    training.take_step(batches, speed, StopRequest())
+    optimizer_step(run, batches, speed, StopRequest())
     before, made.lrs = weights(made), [1.0]
-    training.take_step(batches, speed, StopRequest())
+    optimizer_step(run, batches, speed, StopRequest())
     moved, state = (
         {name: before[name] - after for name, after in weights(made).items()},
-        training.state,
+        run.state,
     )
 
     plain = add_lora(load_base("tiny"), LoraSettings(lora_dropout=0.0), seed=0).train()

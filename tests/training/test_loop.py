@@ -195,16 +195,16 @@ def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batc
 def test_training_stops_early_where_nothing_gets_better_and_keeps_that_best(
     data, batch4, tmp_path, monkeypatch
 ):
-    from depthdist.training.loop import Training
+    from depthdist.training import keeping, validation
 
-    scripted, evaluate = iter([9, 5, 6, 7, 8, 9]), Training.evaluate  # before, epochs 1 to 5
-    monkeypatch.setattr(
-        Training,
-        "evaluate",
-        lambda self, ways=("none",): dict.fromkeys(
-            ways, {**evaluate(self)["none"], "rmse_mm": float(next(scripted))}
-        ),
-    )
+    values = iter([9, 5, 6, 7, 8, 9])  # before, epochs 1 to 5
+    real = validation.evaluate
+
+    def scripted(run, ways=("none",)):
+        return dict.fromkeys(ways, {**real(run)["none"], "rmse_mm": float(next(values))})
+
+    monkeypatch.setattr(validation, "evaluate", scripted)
+    monkeypatch.setattr(keeping, "evaluate", scripted)
     done = train(
         data,
         tmp_path / "run",
@@ -360,7 +360,7 @@ def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatc
     from depthdist.losses import LossSettings
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, add_lora
-    from depthdist.training.micro_batch import SHARE, fits_in_memory, step_memory
+    from depthdist.training.micro_batch import CPU_SHARE, fits_in_memory, step_memory
 
     network = add_lora(load_base(str(model)), LoraSettings(), 0)
     needed = {
@@ -368,7 +368,7 @@ def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatc
     }
     assert needed[1] < needed[2] < needed[4]
     monkeypatch.setattr(
-        psutil, "virtual_memory", lambda: type("", (), {"available": needed[2] / SHARE + 1})()
+        psutil, "virtual_memory", lambda: type("", (), {"available": needed[2] / CPU_SHARE + 1})()
     )
     joined(), monkeypatch.setenv("WORLD_SIZE", "1")
     assert [
@@ -431,32 +431,33 @@ def test_the_gradient_is_the_same_in_micro_batches_of_any_size(data, model, tmp_
 def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_samples(
     data, batch4, tmp_path, monkeypatch
 ):
-    from depthdist.training.loop import Training
+    from depthdist.training import loop
 
-    real, broken = Training.forward, []
+    real = loop.forward
+    broken = []
 
-    def forward(self, batch):
-        parts = real(self, batch)
-        if self.state.step == 3 and not broken:
+    def forward(run, batch):
+        parts = real(run, batch)
+        if run.state.step == 3 and not broken:
             broken.append(batch.keys[0])
             parts = {name: part * math.nan for name, part in parts.items()}
         return parts
 
-    monkeypatch.setattr(Training, "forward", forward)
+    monkeypatch.setattr(loop, "forward", forward)
     run = tmp_path / "run"
     (line,) = train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4).errors
     assert line.startswith(f"step 4: the loss is nan for {broken[0]};")
     found, counters = state(run)
     assert counters["train"]["step"] == 3 and all(torch.isfinite(t).all() for t in found.values())
-    monkeypatch.setattr(Training, "forward", real)
+    monkeypatch.setattr(loop, "forward", real)
     assert train(data, run, "--epochs", 3, deepspeed=batch4).code == 0
 
 
 @pytest.mark.parametrize("stage", range(4))
 def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path, monkeypatch):
-    from depthdist.training.loop import Training
+    from depthdist.training import loop
 
-    real = Training.forward
+    real = loop.forward
 
     class Poisoned(torch.autograd.Function):
         @staticmethod
@@ -467,11 +468,10 @@ def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path
         def backward(ctx, grad):
             return grad * math.inf
 
-    monkeypatch.setattr(
-        Training,
-        "forward",
-        lambda self, batch: {n: Poisoned.apply(part) for n, part in real(self, batch).items()},
-    )
+    def poisoned(run, batch):
+        return {name: Poisoned.apply(part) for name, part in real(run, batch).items()}
+
+    monkeypatch.setattr(loop, "forward", poisoned)
     path = deepspeed_json(tmp_path / "json", train_batch_size=4, zero_optimization={"stage": stage})
     (line,) = train(data, tmp_path / "run", "--epochs", 1, "--save-every", 1, deepspeed=path).errors
     assert line.startswith("step 1: the gradient is ") and not (tmp_path / "run/last").exists()
@@ -609,3 +609,13 @@ def test_linear_depth_and_bilinear_upsampling_are_learned_kept_and_used_by_every
         with np.errstate(invalid="ignore"):
             known = (z >= record["near_mm"] - 0.04) & (z <= record["far_mm"] + 0.04)
         assert rmse == pytest.approx(np.sqrt(np.mean((p - z)[known] ** 2)), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("num", "count", "chosen"),
+    [(3, 4, [0, 1, 2]), (4, 4, [0, 1, 2, 3]), (10, 4, [0, 2, 5, 7]), (3, 0, []), (0, 4, [])],
+)
+def test_drawn_samples_are_all_there_are_or_evenly_spread(num, count, chosen):
+    from depthdist.training.validation import evenly_spread
+
+    assert evenly_spread(num, count) == chosen

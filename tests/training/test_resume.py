@@ -78,8 +78,8 @@ def ended_alike(run, whole):
 # the function that the run dies in, at which of its calls, and whether before or after that call's
 # work
 PLACES = {
-    "in the middle of epoch 1": ("Training.forward", 5, "after"),
-    "in the middle of a step of epoch 3": ("Training.forward", 2 * 8 + 6, "after"),
+    "in the middle of epoch 1": ("forward", 5, "after"),
+    "in the middle of a step of epoch 3": ("forward", 2 * 8 + 6, "after"),
     "between best and last of epoch 2": ("save_state", 5, "before"),
     "after the state of epoch 2": ("save_state", 5, "after"),
     "before the state in the middle of epoch 2": ("save_state", 4, "before"),
@@ -88,11 +88,10 @@ PLACES = {
 
 def stop_at(place, monkeypatch):
     """Let the next run die there as by SIGKILL: nothing more is done."""
-    import depthdist.training.loop as module
+    from depthdist.training import keeping, loop
 
     name, count, when = PLACES[place]
-    owner = module.Training if name.startswith("Training.") else module
-    name = name.removeprefix("Training.")
+    owner = loop if name == "forward" else keeping
     real, calls = getattr(owner, name), iter(range(1, 1000))
 
     def dying(*arguments, **named):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from depthdist.evaluation.metrics.pixels import METRICS
-from depthdist.training.schedule import Ema, ScheduleSettings, is_better, lr_factor
+from depthdist.training.schedule import ScheduleSettings, is_better, lr_factor
+from depthdist.training.weight_average import Ema
 
 SCHEDULES = ("linear", "cosine", "constant")
 

@@ -102,7 +102,7 @@ def test_46_samples_in_batches_of_8_are_6_steps_an_epoch_and_90_in_15(tmp_path, 
         and lines["batch"] == "8 = 1 ranks x micro-batch 1 x 8 accumulated"
     )
     assert lines["data"].startswith(
-        "46 training, 12 validation samples; pictures 28x42, truth 30x40"
+        "46 training, 12 validation samples; images 28x42, truth 30x40"
     )
     assert lines["trains"].startswith("399,137 of 1,171,425 parameters (34.0728 %)")
     assert float(lines["memory"].split()[1]) > 0 and "activations" in lines["memory"]
@@ -201,29 +201,23 @@ def test_best_holds_the_masters_of_the_best_epoch_and_not_of_the_last(
 ):
     from safetensors.torch import load_file
 
-    from depthdist.training.loop import Training
+    from depthdist.training import keeping, validation
 
-    losses, seen, evaluate, save = (
-        iter([9.0, 5.0, 2.0, 4.0]),
-        {},
-        Training.evaluate,
-        Training.save,
-    )  # before, epochs 1 to 3
+    losses = iter([9.0, 5.0, 2.0, 4.0])  # before, epochs 1 to 3
+    seen = {}
+    real_evaluate, real_save = validation.evaluate, keeping.save
 
-    def watched(self):
-        seen[self.state.epoch] = {
-            name: tensor.clone() for name, tensor in self.engine.masters().items()
-        }
-        save(self)
+    def scripted(run, ways=("none",)):
+        return dict.fromkeys(ways, {**real_evaluate(run)["none"], "loss": next(losses)})
 
-    monkeypatch.setattr(
-        Training,
-        "evaluate",
-        lambda self, ways=("none",): dict.fromkeys(
-            ways, {**evaluate(self)["none"], "loss": next(losses)}
-        ),
-    )
-    monkeypatch.setattr(Training, "save", watched)
+    def watched(run):
+        masters = run.learner.engine.masters()
+        seen[run.state.epoch] = {name: tensor.clone() for name, tensor in masters.items()}
+        real_save(run)
+
+    monkeypatch.setattr(validation, "evaluate", scripted)
+    monkeypatch.setattr(keeping, "evaluate", scripted)
+    monkeypatch.setattr(keeping, "save", watched)
     done = train(data, tmp_path / "run", "--epochs", 3, deepspeed=batch4)
     assert done.code == 0 and "best adapter, epoch 2" in done.out and done.out.count("(best)") == 2
     saved = load_file(tmp_path / "run/best/adapter_model.safetensors")

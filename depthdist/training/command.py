@@ -1,0 +1,43 @@
+"""The command line of launch/train.py: settings are checked before torch is imported."""
+
+from __future__ import annotations
+
+from depthdist.core.settings import parse
+from depthdist.distributed.launchers import adopt_slurm_variables
+from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
+
+HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
+
+  deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data data/tires --run runs/first
+  deepspeed launch/train.py --deepspeed ds_configs/fp16.json --dry-run
+  deepspeed launch/train.py --config runs/first/run.json --run runs/again   # the same once more"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train as the command line says."""
+    adopt_slurm_variables()
+    groups = parse(
+        HELP,
+        *GROUPS,
+        argv=argv,
+        together=lambda *groups: check_together(Settings(*groups)),
+        presets=("recipe", RECIPES),
+    )
+    work(Settings(*groups))
+
+
+def work(settings: Settings) -> None:
+    """Meet the other ranks, train, and part."""
+    from depthdist.core.environment import silence_libraries
+    from depthdist.distributed.process_group import start, stop
+
+    silence_libraries()
+    if settings.keep.dry_run:
+        from depthdist.training.train import dry_run
+
+        return dry_run(settings)
+    world = start()  # before DeepSpeed is imported: it must know which devices there are
+    from depthdist.training.train import train
+
+    train(settings, world)
+    stop()  # not after an error: under NCCL it would wait for ranks that wait for this one

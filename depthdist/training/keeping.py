@@ -1,0 +1,133 @@
+"""What a run keeps: the best adapter, all that a restart needs, and the final table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import NoReturn
+
+import torch
+
+from depthdist.core.errors import Stopped
+from depthdist.distributed.process_group import (
+    StopRequest,
+    broadcast_from_rank_0,
+    gather_from_all_ranks,
+    sum_over_ranks,
+)
+from depthdist.evaluation.scoring import constant_predictor, network_predictor
+from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
+from depthdist.geometry.depth_range import normalize_depth
+from depthdist.models.adapter import AdapterRecord, load_adapter, save_adapter
+from depthdist.models.depth_model import DepthModel
+from depthdist.runs.training_state import save_state
+from depthdist.training import diagnostics
+from depthdist.training.parts import Run
+from depthdist.training.run_facts import mark_as_scored
+from depthdist.training.schedule import is_better, lr_factor
+from depthdist.training.validation import evaluate, log_scores, score_validation
+
+
+def end_epoch(run: Run) -> None:
+    """Evaluate; keep the adapter where it is the best so far, and all that a restart needs."""
+    state, best_by = run.state, run.settings.schedule.best_by
+    scores = evaluate(run)["none"]
+    is_best = is_better(best_by, scores[best_by], state.best)  # reduced: the same on every rank
+    if is_best:
+        state.best = scores[best_by]
+        state.best_epoch = state.epoch
+    epochs = f"{state.epoch}/{run.settings.train.epochs}"
+    best = "  (best)" if is_best else ""
+    run.output.tracker.say(f"epoch {epochs}: {format_scores(scores)}{best}")
+    weights = run.learner.weights_to_keep()
+    if is_best and run.world.rank == 0:
+        model = run.learner.model
+        record = AdapterRecord.of(
+            model,
+            run.data.depth_range,
+            run.data.dataset.size,
+            step=state.step,
+            epoch=state.epoch,
+            eval_loss=scores["loss"],
+        )
+        save_adapter(model, weights, record, run.output.folder / "best")
+    save(run)
+
+
+def save(run: Run) -> None:
+    """Write RUN/last: every rank takes part, rank 0 writes. The frozen model is not in it."""
+    tensors, values = run.learner.engine.state()
+    if run.learner.ema:
+        average = run.learner.ema.state()
+        tensors |= {f"ema/{name}": tensor for name, tensor in average.items()}
+    if run.world.rank == 0:
+        run.output.tracker.flush()  # first what is seen of these steps
+        content = {"train": asdict(run.state), "engine": values}
+        folder, num_kept = run.output.folder / "last", run.settings.keep.keep
+        save_state(folder, run.state.step, tensors, content, num_kept)
+
+
+def leave_if_asked(run: Run, request: StopRequest) -> None:
+    """Save and raise Stopped if any rank was asked to stop."""
+    if sum_over_ranks([bool(request.signal)])[0]:
+        leave(run, request)
+
+
+def leave(run: Run, request: StopRequest) -> NoReturn:
+    """Save and raise Stopped, as a signal to some rank asked for."""
+    save(run)
+    name = next(signal for signal in gather_from_all_ranks(request.signal) if signal)
+    raise Stopped(
+        f"stopped by {name} at step {run.state.step} of {run.total_steps}, saved in"
+        f" {run.output.folder}/last; the same command goes on"
+    )
+
+
+def finish(run: Run) -> None:
+    """Load the best adapter from the disk, as a later user will, score it, and print the table."""
+    state, folder, tracker = run.state, run.output.folder, run.output.tracker
+    broadcast_from_rank_0(None)  # rank 0 may still be writing it
+    best, _ = load_adapter(folder / "best")
+    best.to(run.world.device)
+    rows, best_row = final_rows(run, best)
+    log_scores(run, "best", rows[best_row])
+    tracker.say(f"\n{scores_table(rows)}\n{FOOTNOTE}\n")
+    if state.epoch < run.settings.train.epochs:
+        waited = state.epoch - state.best_epoch
+        best_by = run.settings.schedule.best_by
+        tracker.say(f"stopped early: no better eval {best_by} for {waited} epochs (--patience)")
+    run.output.warn(dominated_loss(run, best))
+    lr = run.learner.engine.lrs[0]
+    schedule, total = run.settings.schedule, run.total_steps
+    lrs = [lr * lr_factor(schedule, step, total) for step in range(state.step)]
+    run.output.warn(diagnostics.budget_exhausted(state.losses[1:], lrs))
+    tracker.say(
+        f"adapter      {folder}/best\ncurves       tensorboard --logdir {folder.parent}\n"
+        f"next         python launch/evaluate.py --run {folder}"
+    )
+    if run.world.rank == 0:
+        mark_as_scored(folder, state.epoch)
+
+
+def final_rows(run: Run, best: DepthModel) -> tuple[dict[str, dict[str, float]], str]:
+    """Return the mean scores of each row of the final table, and the name of the adapter's row."""
+    state, data = run.state, run.data
+    mean_mm = data.dataset.stats("train")["mean_mm"]
+    before = "calibrated, before training" if state.line else UNTRAINED
+    best_row = f"best adapter, epoch {state.best_epoch}"
+    constant = constant_predictor(mean_mm, data.depth_range)
+    rows = {
+        f"constant {mean_mm:.0f} mm": score_validation(run, constant)["none"].means(),
+        before: state.before["none"],
+        f"{before}, disparity-aligned": state.before["disparity"],
+        best_row: score_validation(run, network_predictor(best))["none"].means(),
+    }
+    return rows, best_row
+
+
+@torch.no_grad()
+def dominated_loss(run: Run, best: DepthModel) -> str | None:
+    """Return a warning where a few pixels of a validation sample carry half of its loss."""
+    batch = run.data.loader.samples("val", [0]).to(run.world.device)
+    target, mask = normalize_depth(batch.depth_mm, run.data.depth_range, batch.mask)
+    error = network_predictor(best)(batch) - target
+    return diagnostics.dominated(error[0].abs(), mask[0])

@@ -1,0 +1,124 @@
+"""Looking at a run while it trains: scores, figures, precision, near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from depthdist.captures.near_duplicates import fingerprint, format_warning, summarize_split
+from depthdist.distributed.process_group import gather_from_all_ranks
+from depthdist.evaluation.figures import figure, figure_pixels
+from depthdist.evaluation.scoring import Predictor, Scores, network_predictor, score
+from depthdist.evaluation.tables import format_scores
+from depthdist.geometry.depth_range import denormalize_depth
+from depthdist.training.parts import Run
+from depthdist.training.precision_check import LIMIT_MM, Float32Check
+
+CPU = torch.device("cpu")
+NOT_LOGGED = ("images", "damaged")  # of the mean scores
+MAX_COMPARED = {"train": 256, "val": 64}  # images in which near-duplicates are looked for
+
+
+def evaluate_before_training(run: Run) -> None:
+    """Score the model before its first step, as it is and aligned, and keep that in the state."""
+    run.state.before = evaluate(run, ["none", "disparity"])
+    run.output.tracker.say(f"before training: {format_scores(run.state.before['none'])}")
+
+
+def evaluate(run: Run, ways: Sequence[str] = ("none",)) -> dict[str, dict[str, float]]:
+    """Return the mean scores of now by alignment; log and draw those without alignment."""
+    learner, state = run.learner, run.state
+    with learner.engine.holding(learner.ema.weights if learner.ema else None):
+        scores = score_validation(run, predictor(run), ways)
+        means = {way: found.means() for way, found in scores.items()}
+        log_scores(run, "eval", means["none"])
+        draw_figures(run)
+    state.losses.append(means["none"]["loss"])
+    return means
+
+
+def predictor(run: Run) -> Predictor:
+    """Return the network as it is evaluated now."""
+    run.learner.model.eval()
+    return network_predictor(run.learner.model)
+
+
+def score_validation(
+    run: Run, predict: Predictor, ways: Sequence[str] = ("none",)
+) -> dict[str, Scores]:
+    """Return the scores over the validation split by alignment; the ranks share the samples."""
+    data, world = run.data, run.world
+    batches = data.loader.evaluate("val", data.plan.micro_batch, world.rank, world.size)
+    return score(
+        predict,
+        batches,
+        data.dataset.count("val"),
+        data.depth_range,
+        run.settings.loss,
+        world.device,
+        gather_from_all_ranks,
+        ways,
+    )
+
+
+def log_scores(run: Run, prefix: str, means: dict[str, float]) -> None:
+    """Write mean scores to the log and to TensorBoard, as PREFIX/NAME."""
+    values = {f"{prefix}/{name}": value for name, value in means.items() if name not in NOT_LOGGED}
+    run.output.tracker.log(run.state.step, run.state.epoch, values)
+
+
+@torch.no_grad()
+def draw_figures(run: Run) -> None:
+    """Draw RGB | ground truth | prediction | error of validation samples in TensorBoard."""
+    step = run.state.step
+    for i in evenly_spread(run.data.dataset.count("val"), run.settings.keep.pictures):
+        batch = run.data.loader.samples("val", [i]).to(run.world.device)
+        # on every rank: under ZeRO 3 they need each other
+        pred_mm = denormalize_depth(predictor(run)(batch), run.data.depth_range)
+        if run.world.rank == 0:
+            name = batch.keys[0]
+            drawn = figure(
+                batch.rgb[0].cpu().numpy(),
+                pred_mm[0].cpu().numpy(),
+                batch.depth_mm[0].cpu().numpy(),
+                title=f"{name}, step {step}",
+                columns=2,
+            )
+            run.output.tracker.picture(f"validation/{i:03d} {name}", figure_pixels(drawn), step)
+
+
+def evenly_spread(num: int, count: int) -> list[int]:
+    """Return at most `count` of the numbers 0 .. num - 1, evenly spread."""
+    if num <= count:
+        return list(range(num))
+    return [k * num // count for k in range(count)]
+
+
+def check_precision(run: Run, check: Float32Check) -> None:
+    """Log what the precision costs in mm on one sample, and warn where it is too much."""
+    state, engine = run.state, run.learner.engine
+    off_mm = check.difference_mm(engine.masters(), predictor(run))
+    run.output.tracker.log(state.step, state.epoch, {"eval/precision_mm": off_mm})
+    if off_mm > LIMIT_MM:
+        run.output.warn(
+            f"{engine.precision} moves a depth by up to {off_mm:.2f} mm against float32 (step"
+            f" {state.step}, one validation sample)"
+        )
+
+
+def near_duplicates_warning(run: Run) -> str | None:
+    """Return rank 0's warning about validation images that the training set has too, or None."""
+    if run.world.rank:
+        return None
+    train, train_stems = _fingerprints(run, "train")
+    val, val_stems = _fingerprints(run, "val")
+    return format_warning(summarize_split(val, train, val_stems, train_stems))
+
+
+def _fingerprints(run: Run, split: str) -> tuple[np.ndarray, list[str]]:
+    numbers = evenly_spread(run.data.dataset.count(split), MAX_COMPARED[split])
+    batches = [run.data.loader.samples(split, [i]).to(CPU) for i in numbers]
+    prints = np.stack([fingerprint(batch.rgb[0].numpy()) for batch in batches])
+    return prints, [batch.keys[0] for batch in batches]
