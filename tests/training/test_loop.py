@@ -456,6 +456,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_sa
 @pytest.mark.parametrize("stage", range(4))
 def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path, monkeypatch):
     from depthdist.training import loop
+    from depthdist.training.engine import Engine
 
     real = loop.forward
 
@@ -472,9 +473,24 @@ def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path
         return {name: Poisoned.apply(part) for name, part in real(run, batch).items()}
 
     monkeypatch.setattr(loop, "forward", poisoned)
+    step, factors = Engine.step, []
+
+    def counted(self, *factor):
+        factors.append(factor)
+        return step(self, *factor)
+
+    monkeypatch.setattr(Engine, "step", counted)
     path = deepspeed_json(tmp_path / "json", train_batch_size=4, zero_optimization={"stage": stage})
     (line,) = train(data, tmp_path / "run", "--epochs", 1, "--save-every", 1, deepspeed=path).errors
-    assert line.startswith("step 1: the gradient is ") and not (tmp_path / "run/last").exists()
+    assert line.startswith("step 1: the gradient is ")
+    assert not (tmp_path / "run/last").exists()
+    first_batch = make_loader(data).dataset.order(0).epoch(0)[:4]
+    stems = [
+        make_loader(data).samples("train", [i]).to(torch.device("cpu")).keys[0] for i in first_batch
+    ]
+    assert all(stem in line for stem in stems), "the samples of the step are named"
+    if stage == 0:
+        assert factors == [(), (), ()], "no optimizer step was taken"
 
 
 def test_bf16_is_watched_in_mm_and_said_where_it_costs_more_than_one(data, model, tmp_path):

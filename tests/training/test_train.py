@@ -101,9 +101,7 @@ def test_46_samples_in_batches_of_8_are_6_steps_an_epoch_and_90_in_15(tmp_path, 
         lines["steps"] == "90, 6 an epoch"
         and lines["batch"] == "8 = 1 ranks x micro-batch 1 x 8 accumulated"
     )
-    assert lines["data"].startswith(
-        "46 training, 12 validation samples; images 28x42, truth 30x40"
-    )
+    assert lines["data"].startswith("46 training, 12 validation samples; images 28x42, truth 30x40")
     assert lines["trains"].startswith("399,137 of 1,171,425 parameters (34.0728 %)")
     assert float(lines["memory"].split()[1]) > 0 and "activations" in lines["memory"]
     assert "setting      lr = 5e-05" in done.out and "FP16 IS NOT FOR THIS DEVICE" in done.out
