@@ -148,7 +148,7 @@ def test_compiling_changes_no_gradient():
 
 def test_the_micro_batch_is_halved_until_it_fits(data):
     from depthdist.geometry.depth_range import DepthRange
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.training.micro_batch import fits_in_memory

@@ -39,7 +39,7 @@ from depthdist.evaluation.scoring import (
 )
 from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
-from depthdist.losses import compute_losses
+from depthdist.losses.terms import compute_losses
 from depthdist.models.adapter import AdapterRecord, load_adapter, save_adapter
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.sample_dropout import draw_keys

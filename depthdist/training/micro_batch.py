@@ -15,7 +15,8 @@ import torch
 
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
-from depthdist.losses import LossSettings, compute_losses
+from depthdist.losses.settings import LossSettings
+from depthdist.losses.terms import compute_losses
 from depthdist.models.base_model import DepthModel, training_memory
 
 SHARE = 0.8  # of the memory that is free: other things come and go

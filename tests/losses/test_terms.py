@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
-from depthdist.losses import LOSSES, LossSettings, compute_losses, in_range
+from depthdist.losses.settings import LossSettings
+from depthdist.losses.terms import LOSSES, compute_losses, to_relative_depth
 
 SETTINGS = LossSettings()
 BOUNDS = DepthRange(251.74, 3907.45)
@@ -494,7 +495,7 @@ def test_relative_depth_is_asked_for_whatever_the_truths_scale_and_shift(name, s
 @pytest.mark.parametrize("valid", [1.0, 0.7, 0.15])
 def test_the_relative_range_is_numpys_percentiles(valid):
     _, target, mask = images(6, (3, 30, 40), valid)
-    found = in_range(target, mask)
+    found = to_relative_depth(target, mask)
     for moved, truth, seen in zip(found.numpy(), target.double().numpy(), mask.numpy()):
         low, high = np.percentile(truth[seen], [2, 98])
         assert (
@@ -507,7 +508,7 @@ def test_a_flat_a_lone_and_an_unseen_picture_have_a_relative_truth_too():
     target, mask = torch.full((3, 4, 5), 0.3), torch.ones(3, 4, 5, dtype=torch.bool)
     mask[1], mask[2] = False, False
     mask[1, 2, 2] = True
-    assert torch.equal(in_range(target, mask), mask.float())
+    assert torch.equal(to_relative_depth(target, mask), mask.float())
 
 
 def test_silog_pulls_as_much_close_to_perfect_as_farther_off():

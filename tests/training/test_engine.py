@@ -391,7 +391,8 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     from depthdist.distributed.process_group import StopRequest
     from depthdist.geometry.depth_range import normalize_depth
     from depthdist.geometry.resampling import upsample
-    from depthdist.losses import LossSettings, compute_losses
+    from depthdist.losses.settings import LossSettings
+    from depthdist.losses.terms import compute_losses
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.runs.tracker import Tracker

@@ -357,7 +357,7 @@ def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatc
     import psutil
 
     from depthdist.geometry.depth_range import DepthRange
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.models.base_model import load_base
     from depthdist.models.lora import LoraSettings, add_lora
     from depthdist.training.micro_batch import SHARE, fits_in_memory, step_memory

@@ -419,7 +419,7 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     from depthdist.data.loader import Loader
     from depthdist.evaluation.scoring import network_predictor
     from depthdist.geometry.depth_range import normalize_depth
-    from depthdist.losses import compute_losses
+    from depthdist.losses.terms import compute_losses
 
     training.model.eval()
     batch = (
