@@ -5,7 +5,7 @@ attention layers.
                                       of transformers' spellings
     best/adapter_config.json          peft's own; target_modules is one regex that fits both
     best/depthdist.json               what depth in mm needs besides: base model, bounds, picture
-                                      size and normalisation, and where it came from
+                                      size and normalization, and where it came from
 
 Of a network that trained as a whole (--lora none) all of it is kept instead, as the hub's models
 are: config.json, model.safetensors, preprocessor_config.json. Such a folder is a base model like
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -33,92 +33,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthdist.core.files import recover_folder, replace_folder
-from depthdist.core.settings import from_dict
-from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.base_model import PATCH, load_base
+from depthdist.core.files import replace_folder
+from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord, read_record
+from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel, Normalization
 from depthdist.models.lora import finalize_lora_precision, translate_layer_name
 
-ADAPTER_FILE = "depthdist.json"
-WEIGHTS = "adapter_model.safetensors"
 adapter_state_dict = partial(
     get_peft_model_state_dict, save_embedding_layers=False
 )  # what an adapter holds; "auto" would ask the hub each time
-
-
-@dataclass(frozen=True)
-class AdapterRecord:
-    """What an adapter needs besides its weights to give millimetres, and where it came from.
-
-    model            what `--model` named
-    near_mm, far_mm  bounds of the normalisation, mm
-    height, width    size of the pictures that the network saw, pixels
-    mean, std        of the picture normalisation, for red, green and blue in 0..1
-    step, epoch      when it was saved
-    eval_loss        of that moment
-    target           what the network learned: "inverse" depth or "linear"
-    upsampling       how its output is brought to another size: "bicubic" or "bilinear"
-    """
-
-    model: str
-    near_mm: float
-    far_mm: float
-    height: int
-    width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    step: int
-    epoch: int
-    eval_loss: float
-    target: str = "inverse"
-    upsampling: str = "bicubic"
-
-    @classmethod
-    def of(
-        cls,
-        model: DepthModel,
-        bounds: DepthRange,
-        size: tuple[int, int],
-        *,
-        step: int,
-        epoch: int,
-        eval_loss: float,
-    ) -> AdapterRecord:
-        """That of `model` as it stands now, which sees pictures of `size`."""
-        return cls(
-            model.name,
-            bounds.near_mm,
-            bounds.far_mm,
-            *size,
-            *model.normalisation,
-            step,
-            epoch,
-            eval_loss,
-            bounds.scale,
-            model.upsampling,
-        )
-
-    def __post_init__(self) -> None:
-        self.bounds.checked()
-        if not min(self.std) > 0:
-            raise ValueError(f"std is {self.std}; expected three numbers > 0")
-        if self.target not in ("inverse", "linear") or self.upsampling not in (
-            "bicubic",
-            "bilinear",
-        ):
-            raise ValueError(
-                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or"
-                " linear, bicubic or bilinear"
-            )
-
-    @property
-    def bounds(self) -> DepthRange:
-        return DepthRange(self.near_mm, self.far_mm, self.target)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.height, self.width
 
 
 def save_adapter(
@@ -181,7 +105,7 @@ def save_full_model(
             save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
             (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
             (fresh / "preprocessor_config.json").write_text(
-                json.dumps(processor_config(model.normalisation, height, width), indent=1) + "\n"
+                json.dumps(processor_config(model.normalization, height, width), indent=1) + "\n"
             )
             if record:
                 (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
@@ -191,17 +115,17 @@ def save_full_model(
             ) from err
 
 
-def processor_config(normalisation: Normalization, height: int, width: int) -> dict[str, object]:
+def processor_config(normalization: Normalization, height: int, width: int) -> dict[str, object]:
     """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to
     exactly (height, width).
     """
-    mean, std = normalisation
+    mean, std = normalization
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "keep_aspect_ratio": False,
-        "ensure_multiple_of": PATCH,
+        "ensure_multiple_of": PATCH_SIZE,
         "resample": 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -210,24 +134,6 @@ def processor_config(normalisation: Normalization, height: int, width: int) -> d
         "image_std": list(std),
         "do_pad": False,
     }
-
-
-def read_record(folder: Path) -> AdapterRecord:
-    """The record of an adapter's folder.
-
-    ValueError where there is none or it is not one of ours.
-    """
-    recover_folder(folder)
-    path = folder / ADAPTER_FILE
-    if not path.exists():
-        raise ValueError(
-            f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as a run's best/ holds"
-            " them"
-        )
-    try:
-        return from_dict(AdapterRecord, json.loads(path.read_text()))
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        raise ValueError(f"{path}: not an adapter's record ({err})") from None
 
 
 def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, AdapterRecord]:
@@ -268,7 +174,7 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
             f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)}"
             f" tensors are missing or differ, e.g. {lost[:1]}"
         )
-    model.normalise((record.mean, record.std))
+    model.set_normalization((record.mean, record.std))
     model.upsampling = record.upsampling
     return finalize_lora_precision(model).eval().requires_grad_(False), record
 

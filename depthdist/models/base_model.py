@@ -12,22 +12,12 @@ what trains.
 
 from __future__ import annotations
 
-import copy
-import http.client
 import json
-import logging
-import os
-import re
-import urllib.error
-import urllib.request
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
@@ -35,17 +25,17 @@ from transformers import (
     Dinov2Config,
 )
 
-from depthdist.core.environment import pick_device
 from depthdist.core.settings import expand_user
+from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.depth_model import DepthModel, Float32Conv2d, Normalization, to_buffers
 from depthdist.models.fast_decoder import speed_up_decoder
+from depthdist.models.hub import is_hub_reachable
 from depthdist.models.lora import translate_layer_name
+from depthdist.models.settings import model_kind
 
-DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 BUILT_IN = Path(__file__).with_name(
     "foundation"
 )  # what `--model built-in` is; tools/foundation.py made it
-PATCH = 14  # pixels: both sides of what the network sees are multiples of it
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
 # hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et
 # al. 2024, its config files)
@@ -55,27 +45,6 @@ DECODERS = {
     1024: ([5, 12, 18, 24], [256, 512, 1024, 1024], 256),
     1536: ([10, 20, 30, 40], [1536, 1536, 1536, 1536], 384),
 }
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Model"""
-
-    model: str = DEFAULT_MODEL
-    """Base model: a hub id, a local folder in Hugging Face format (a DA-V2, or a DINOv2
-    backbone), `built-in` (small, pretrained on renderings), or `tiny` (random, for tests)."""
-    target: Literal["inverse", "linear"] = "inverse"
-    "What is learned: normalised 1/depth, as the recipe has it, or normalised depth itself."
-    upsampling: Literal["bicubic", "bilinear"] = "bicubic"
-    "How the network's output is brought to the truth's size."
-
-    def problems(self) -> list[str]:
-        try:
-            model_kind(self.model)
-        except ValueError as err:
-            return [str(err)]
-        return []
 
 
 def load_base(name: str) -> DepthModel:
@@ -85,14 +54,14 @@ def load_base(name: str) -> DepthModel:
     """
     kind, path = model_kind(name), expand_user(name)
     if kind == "tiny":
-        net, is_fresh, normalisation = _tiny(), True, IMAGENET
+        net, is_fresh, normalization = _tiny(), True, IMAGENET
     elif kind == "built-in":
-        net, is_fresh, normalisation = *_from_folder(BUILT_IN), _normalisation(BUILT_IN)
+        net, is_fresh, normalization = *_from_folder(BUILT_IN), _normalisation(BUILT_IN)
     elif kind == "folder":
-        net, is_fresh, normalisation = *_from_folder(path), _normalisation(path)
+        net, is_fresh, normalization = *_from_folder(path), _normalisation(path)
         name = str(path.resolve())  # an adapter must find it from anywhere
     else:
-        net, is_fresh, normalisation = (
+        net, is_fresh, normalization = (
             _pretrained(name, DepthAnythingForDepthEstimation),
             False,
             IMAGENET,
@@ -102,32 +71,14 @@ def load_base(name: str) -> DepthModel:
     for conv in (net.head.conv2, net.head.conv3):  # the head's last
         conv.__class__ = Float32Conv2d
         to_buffers(conv)
-    return DepthModel(net, name, is_fresh, normalisation)
-
-
-def model_kind(name: str) -> Literal["tiny", "built-in", "folder", "hub"]:
-    """What `--model` names, judged without loading it. ValueError where it is nothing of these."""
-    path = expand_user(name)
-    if name in ("tiny", "built-in"):
-        return name
-    if name.strip() and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ValueError(
-                f"--model {name}: expected a folder in Hugging Face format, with config.json"
-            )
-        return "folder"
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and not path.exists():
-        return "hub"
-    raise ValueError(
-        f"--model {name}: no such folder, and not a hub id (owner/name), `built-in` or `tiny`"
-    )
+    return DepthModel(net, name, is_fresh, normalization)
 
 
 def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
     """`cls.from_pretrained(name)` in float32, with nothing missing, and one clear line when that
     fails.
     """
-    options["local_files_only"] = Path(name).is_dir() or not hub_answers()
+    options["local_files_only"] = Path(name).is_dir() or not is_hub_reachable()
     try:
         net, info = cls.from_pretrained(
             str(name), output_loading_info=True, dtype=torch.float32, **options
@@ -151,26 +102,6 @@ def _pretrained(name: str | Path, cls: type, **options) -> nn.Module:
             f" ({', '.join(sorted(lacking)[:3])} ...) of a {cls.__name__}"
         )
     return net
-
-
-def hub_answers() -> bool:
-    """Whether the hub can be reached now.
-
-    Asked once: the library itself would retry for a minute before it says no.
-    """
-    try:
-        urllib.request.urlopen(
-            urllib.request.Request(
-                os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD"
-            ),
-            timeout=5,
-        )
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError, http.client.HTTPException) as err:
-        logger.info("hub not reached (%s): only its cache is used", err)
-        return False
-    return True
 
 
 def _from_folder(path: Path) -> tuple[nn.Module, bool]:
@@ -236,7 +167,7 @@ def new_depth_anything(
     config = DepthAnythingConfig(
         backbone_config=backbone,
         reassemble_hidden_size=backbone.hidden_size,
-        patch_size=PATCH,
+        patch_size=PATCH_SIZE,
         neck_hidden_sizes=neck,
         fusion_hidden_size=fusion,
         head_in_index=-1,
@@ -270,7 +201,7 @@ def new_depth_anything(
 def _tiny() -> nn.Module:
     backbone = Dinov2Config(
         image_size=224,
-        patch_size=PATCH,
+        patch_size=PATCH_SIZE,
         hidden_size=96,
         num_attention_heads=3,
         num_hidden_layers=6,
@@ -279,53 +210,3 @@ def _tiny() -> nn.Module:
         apply_layernorm=True,
     )
     return new_depth_anything(backbone, [24, 48, 96, 96], 32, 16)
-
-
-def training_memory(
-    model: DepthModel, size: tuple[int, int], micro_batch: int, precision: str
-) -> dict[str, int]:
-    """Bytes that training needs, by what needs them: counted on a copy without storage, nothing is
-    computed.
-
-    activations  what one micro-batch keeps for the way back (a fused attention kernel keeps no
-                 attention matrix)
-    """
-    ghost = copy.deepcopy(model).to("meta").train()
-    weights = {t.untyped_storage()._cdata for t in [*ghost.parameters(), *ghost.buffers()]}
-    kept: dict[
-        int, Tensor
-    ] = {}  # by storage, as views share one; held, so that no id is used twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in weights:
-            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ghost(
-            torch.empty(micro_batch, *size, 3, dtype=torch.uint8, device="meta"),
-            torch.empty(micro_batch, dtype=torch.int64, device="meta"),
-        )
-    half = precision in ("fp16", "bf16")
-    trained, total = model.parameter_counts()
-    tokens = (size[0] // PATCH) * (size[1] // PATCH) + 1
-    activations = sum(
-        t.untyped_storage().nbytes()
-        for t in kept.values()
-        if not (t.dim() >= 3 and t.shape[-1] == t.shape[-2] == tokens)
-    )
-    return {
-        "weights": total * (2 if half else 4),
-        "gradients, masters and optimizer": trained * (2 + 12 if half else 12),
-        "activations": activations // (2 if half else 1),
-    }
-
-
-def default_reachable_model() -> str:
-    """DEFAULT_MODEL where the hub or its cache has it, else `built-in`."""
-    cached = isinstance(try_to_load_from_cache(DEFAULT_MODEL, "model.safetensors"), str)
-    return DEFAULT_MODEL if cached or hub_answers() else "built-in"
-
-
-if __name__ == "__main__":  # for launch/quickstart.sh: what this machine can do
-    print(pick_device(), default_reachable_model())

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from depthdist.geometry.resampling import upsample
-from depthdist.models.sample_dropout import Draws
+from depthdist.models.sample_dropout import DropoutKeys
 
 torch.backends.cudnn.allow_tf32 = (
     False  # a "float32" convolution with 10 bits is off by a millimetre at 1.5 m; torch has it on
@@ -73,13 +73,13 @@ class DepthModel(nn.Module):
 
     net            DepthAnythingForDepthEstimation, or the PeftModel around it
     fresh_decoder  the decoder came without pretrained weights and is trained too
-    normalisation  mean and standard deviation of the pictures, three numbers each
+    normalization  mean and standard deviation of the pictures, three numbers each
     calibrated     `rescale` changed the head's last convolution: the adapter holds it
     upsampling     how its output is brought to the truth's size
     """
 
     def __init__(
-        self, net: nn.Module, name: str, fresh_decoder: bool, normalisation: Normalization
+        self, net: nn.Module, name: str, fresh_decoder: bool, normalization: Normalization
     ):
         super().__init__()
         self.net, self.name, self.fresh_decoder, self.calibrated, self.draws = (
@@ -87,15 +87,15 @@ class DepthModel(nn.Module):
             name,
             fresh_decoder,
             False,
-            Draws(),
+            DropoutKeys(),
         )
         self.upsampling: Literal["bicubic", "bilinear"] = "bicubic"
-        self.normalise(normalisation)
+        self.set_normalization(normalization)
 
-    def normalise(self, normalisation: Normalization) -> None:
+    def set_normalization(self, normalization: Normalization) -> None:
         """Take pictures with that mean and standard deviation from now on."""
-        self.normalisation = tuple(tuple(values) for values in normalisation)
-        for name, values in zip(("mean", "std"), normalisation):
+        self.normalization = tuple(tuple(values) for values in normalization)
+        for name, values in zip(("mean", "std"), normalization):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, rgb: Tensor, draws: Tensor | None = None) -> Tensor:
@@ -165,7 +165,7 @@ class DepthModel(nn.Module):
             gradient_checkpointing_kwargs={"use_reentrant": False, **options}
         )
 
-    def attend_plainly(self) -> None:
+    def use_eager_attention(self) -> None:
         """Attention as two matrix products: in bf16 on a CPU 1.5 times as fast as torch's fused
         kernel for a hundred tokens, even for a thousand.
         """

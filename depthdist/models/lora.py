@@ -13,8 +13,6 @@ both spellings, so that peft finds it under any version.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -22,7 +20,8 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from depthdist.models.depth_model import DepthModel, Float32Conv2d, to_buffers, to_parameters
-from depthdist.models.sample_dropout import draw_per_sample
+from depthdist.models.sample_dropout import use_sample_dropout
+from depthdist.models.settings import LoraSettings
 
 # transformers >= 5.18 has the name on the left, those before it the one on the right
 SPELLINGS = {
@@ -38,58 +37,6 @@ PRESETS["conv"] = PRESETS["linear"] + r"|(neck|head)\..*"
 IDLE = (  # never runs: the first fusion layer has no second input
     "fusion_stage.layers.0.residual_layer1"
 )
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA"""
-
-    lora: Literal["qkv", "linear", "conv", "none"] = "qkv"
-    """Layers that get LoRA. qkv: query, key and value of every attention. linear: also its
-    output, and the MLP. conv: also the decoder's convolutions. none: no LoRA, the whole network
-    trains, as in pretraining."""
-    lora_targets: str | None = None
-    "Layers that get LoRA, instead of --lora: a regular expression that a layer's whole name fits, such as '.*\\.(q_proj|fc2)'."
-    lora_rank: int = 16
-    "Rank of the LoRA matrices."
-    lora_alpha: int = 32
-    "LoRA scale: its output is multiplied by alpha / rank."
-    lora_dropout: float = 0.05
-    "Share of LoRA's inputs dropped during training, 0..1."
-    dora: bool = False
-    "Also learn the length of each output's weights (DoRA, Liu et al. 2024)."
-    rslora: bool = False
-    "Multiply by alpha / sqrt(rank) instead, which suits large ranks (Kalajdzievski 2023)."
-    decoder: Literal["frozen", "trained"] = "frozen"
-    """trained: the decoder learns as a whole, without LoRA on it. One without pretrained weights
-    always does."""
-
-    def problems(self) -> list[str]:
-        found = []
-        if not 1 <= self.lora_rank <= 1024:
-            found.append(f"--lora-rank is {self.lora_rank}: expected 1 .. 1024")
-        if not 0 < self.lora_alpha < 1e6:
-            found.append(f"--lora-alpha is {self.lora_alpha}: expected > 0 and < 1e6")
-        if not 0 <= self.lora_dropout < 1:
-            found.append(f"--lora-dropout is {self.lora_dropout}: expected 0 <= dropout < 1")
-        try:
-            re.compile(self.lora_targets or "")
-        except re.error as err:
-            found.append(
-                f"--lora-targets is {self.lora_targets!r}: not a regular expression ({err})"
-            )
-        if self.lora == "none" and self.lora_targets is None:
-            plain = LoraSettings()
-            idle = [
-                name
-                for name in ("lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora")
-                if getattr(self, name) != getattr(plain, name)
-            ]
-            found += [
-                f"--{name.replace('_', '-')} is for LoRA, and --lora is none; leave one of them out"
-                for name in idle
-            ]
-        return found
 
 
 def add_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
@@ -115,7 +62,7 @@ def add_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
         modules_to_save=kept or None,
     )
     base.net = get_peft_model(base.net, config)
-    draw_per_sample(base.net, base.draws)
+    use_sample_dropout(base.net, base.draws)
     return finalize_lora_precision(base)
 
 

@@ -15,31 +15,29 @@ alone does not see what stands where. `mirrored` averages with the mirror image'
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from depthdist.geometry.resampling import resize_rgb, upsample
+from depthdist.models.settings import Refinement
 
-REFINEMENTS = ("plain", "guided", "tiles")
-Refinement = Literal["plain", "guided", "tiles"]
 # chosen on training captures: RMSE, and F1 of edges of 4 to 32 mm
 RADIUS = 2  # of the guided filter's window, in pixels of the network's picture
 EPS = 1e-3  # variance of brightness (0..1) below which a window counts as flat
 OVERLAP = 0.25  # share of a tile that its neighbour covers too
 # relief that tiles may change: within windows of this radius, in pixels of the network's picture
 FINE = 8
-See = Callable[[Tensor], Tensor]  # pictures (B, h, w, 3) uint8 -> (B, h, w) float32
+Network = Callable[[Tensor], Tensor]  # pictures (B, h, w, 3) uint8 -> (B, h, w) float32
 
 
-def average_with_mirror(see: See) -> See:
+def average_with_mirror(see: Network) -> Network:
     """`see`, averaged with what it says of the mirror image."""
     return lambda rgb: (see(rgb) + see(rgb.flip(2)).flip(2)) / 2
 
 
-def guided(pred: Tensor, picture: Tensor) -> Tensor:
+def refine_by_guided_filter(pred: Tensor, picture: Tensor) -> Tensor:
     """(H, W) of `pred` (h, w): per window of the small size pred = a * brightness + b, the mean a
     and b drawn at the picture's size.
 
@@ -75,7 +73,7 @@ def _mean(values: Tensor, radius: int) -> Tensor:
     return values
 
 
-def places(length: int, tile: int) -> list[int]:
+def tile_starts(length: int, tile: int) -> list[int]:
     """Where tiles of `tile` begin so that they cover `length` evenly and overlap by at least
     OVERLAP.
     """
@@ -85,7 +83,7 @@ def places(length: int, tile: int) -> list[int]:
     return [round(i * (length - tile) / (num - 1)) for i in range(num)]
 
 
-def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
+def refine_by_tiles(see: Network, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
     """(H, W): `whole` (H, W) with detail from tiles of the picture (H, W, 3) uint8, each seen at
     `size`.
 
@@ -99,8 +97,8 @@ def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Te
     tile = min(size[0], height), min(size[1], width)
     fade = _fade(tile, whole.device)
     total, weight = torch.zeros_like(whole), torch.zeros_like(whole)
-    for top in places(height, tile[0]):
-        for left in places(width, tile[1]):
+    for top in tile_starts(height, tile[0]):
+        for left in tile_starts(width, tile[1]):
             here = slice(top, top + tile[0]), slice(left, left + tile[1])
             found = see(
                 torch.from_numpy(resize_rgb(picture[here].cpu().numpy(), size)).to(picture.device)[
@@ -140,7 +138,7 @@ def _onto(found: Tensor, whole: Tensor) -> Tensor:
 
 
 def refine(
-    way: Refinement, see: See, pred: Tensor, picture: Tensor, upsampling: str = "bicubic"
+    way: Refinement, see: Network, pred: Tensor, picture: Tensor, upsampling: str = "bicubic"
 ) -> Tensor:
     """(H, W) normalised inverse depth at the size of `picture` (H, W, 3) uint8.
 
@@ -148,6 +146,6 @@ def refine(
     pred  (h, w): what it says of the whole picture at its own size
     """
     if way == "guided":
-        return guided(pred, picture)
+        return refine_by_guided_filter(pred, picture)
     whole = upsample(pred[None], picture.shape[:2], upsampling)[0]
-    return tiled(see, whole, picture, pred.shape) if way == "tiles" else whole
+    return refine_by_tiles(see, whole, picture, pred.shape) if way == "tiles" else whole

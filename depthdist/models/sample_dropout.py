@@ -44,7 +44,7 @@ def draw_keys(seed: int, epoch: int, samples: Iterable[int]) -> Tensor:
     return torch.from_numpy(np.array(states, np.uint64).view(np.int64))
 
 
-class Draws:
+class DropoutKeys:
     """What the dropouts of one model share.
 
     num_layers  how many they are
@@ -78,7 +78,7 @@ class SampleDropout(nn.Module):
     stands beside it.
     """
 
-    def __init__(self, p: float, layer: int, draws: Draws):
+    def __init__(self, p: float, layer: int, draws: DropoutKeys):
         super().__init__()
         self.p, self.layer, self.draws = p, layer, draws
 
@@ -94,7 +94,7 @@ class SampleDropout(nn.Module):
         return f"p={self.p}, layer={self.layer}"
 
 
-def draw_per_sample(net: nn.Module, draws: Draws) -> None:
+def use_sample_dropout(net: nn.Module, draws: DropoutKeys) -> None:
     """Replace every nn.Dropout in the LoRA layers of `net` by a SampleDropout, numbered in their
     order; in place.
     """

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import World, sum_over_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
-from depthdist.models.base_model import DepthModel
+from depthdist.models.depth_model import DepthModel
 
 
 class Calibration(NamedTuple):

@@ -40,7 +40,8 @@ from depthdist.evaluation.scoring import (
 from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
 from depthdist.losses.terms import compute_losses
-from depthdist.models.adapter import AdapterRecord, load_adapter, save_adapter
+from depthdist.models.adapter import load_adapter, save_adapter
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.sample_dropout import draw_keys
 from depthdist.runs.tracker import Tracker

@@ -17,7 +17,8 @@ from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.losses.settings import LossSettings
 from depthdist.losses.terms import compute_losses
-from depthdist.models.base_model import DepthModel, training_memory
+from depthdist.models.depth_model import DepthModel
+from depthdist.models.training_memory import training_memory
 
 SHARE = 0.8  # of the memory that is free: other things come and go
 MAPS = 12  # float32 maps at the truth's size that the loss keeps for the way back

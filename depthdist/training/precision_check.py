@@ -17,7 +17,7 @@ from torch import Tensor
 from depthdist.data.batch import Batch
 from depthdist.evaluation.scoring import Predictor, network_predictor
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
-from depthdist.models.base_model import DepthModel
+from depthdist.models.depth_model import DepthModel
 
 LIMIT_MM = 1.0  # more than that is worth a warning
 

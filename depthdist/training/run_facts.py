@@ -16,7 +16,7 @@ from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.base_model import DepthModel
+from depthdist.models.depth_model import DepthModel
 from depthdist.shards.remote_cache import is_remote
 
 

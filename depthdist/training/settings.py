@@ -18,8 +18,7 @@ from depthdist.data.dataset import DataSettings, ReadSettings, open_dataset
 from depthdist.data.sample_order import TrainPlan
 from depthdist.distributed.process_group import world_size
 from depthdist.losses.settings import LossSettings
-from depthdist.models.base_model import ModelSettings
-from depthdist.models.lora import LoraSettings
+from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.training_state import states
 from depthdist.shards.remote_cache import CacheSettings

@@ -32,8 +32,9 @@ from depthdist.distributed.process_group import (
     stop,
     world_size,
 )
-from depthdist.models.adapter import ADAPTER_FILE as ADAPTER
-from depthdist.models.base_model import PATCH, load_base
+from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.models.adapter_record import ADAPTER_FILE as ADAPTER
+from depthdist.models.base_model import load_base
 from depthdist.models.lora import add_lora, trained_groups
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker, record_damage
@@ -192,9 +193,9 @@ def train(settings: Settings, world: World) -> None:
     if (
         world.device.type == "cpu"
         and engine.precision == "bf16"
-        and dataset.size[0] * dataset.size[1] <= 1000 * PATCH**2
+        and dataset.size[0] * dataset.size[1] <= 1000 * PATCH_SIZE**2
     ):
-        model.attend_plainly()
+        model.use_eager_attention()
     if settings.engine.compile:
         model.compile()
     ema = Ema(settings.schedule.ema) if settings.schedule.ema else None

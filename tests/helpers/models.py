@@ -12,7 +12,8 @@ import torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist.models.base_model import DECODERS, load_base
-from depthdist.models.lora import LoraSettings, add_lora
+from depthdist.models.lora import add_lora
+from depthdist.models.settings import LoraSettings
 
 # what may train, by what a test calls it; "calibrated" begins with a rescaled output
 WAYS = {

@@ -24,10 +24,12 @@ from transformers import (
 from depthdist.core.files import recover_folder, replace_folder
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models import adapter as checkpoint
-from depthdist.models.adapter import WEIGHTS, AdapterRecord, load_adapter, read_record, save_adapter
+from depthdist.models.adapter import load_adapter, save_adapter
+from depthdist.models.adapter_record import WEIGHTS, AdapterRecord, read_record
 from depthdist.models.base_model import IMAGENET, load_base
 from depthdist.models.fast_decoder import speed_up_decoder
-from depthdist.models.lora import LoraSettings, add_lora, translate_layer_name
+from depthdist.models.lora import add_lora, translate_layer_name
+from depthdist.models.settings import LoraSettings
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),

@@ -34,10 +34,12 @@ from transformers import (
     Dinov2Config,
 )
 
-from depthdist.models.base_model import IMAGENET, ModelSettings, load_base, training_memory
+from depthdist.models.base_model import IMAGENET, load_base
 from depthdist.models.depth_model import Float32Conv2d
-from depthdist.models.lora import LoraSettings, add_lora, translate_layer_name
+from depthdist.models.lora import add_lora, translate_layer_name
 from depthdist.models.sample_dropout import draw_keys
+from depthdist.models.settings import LoraSettings, ModelSettings
+from depthdist.models.training_memory import training_memory
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),
@@ -146,7 +148,7 @@ def test_a_folder_gives_what_was_saved_in_it(saved_tiny):
         and all(torch.equal(state[translate_layer_name(n, True)], t) for n, t in stored.items())
     )
     assert not any(p.requires_grad for p in folder.parameters())
-    assert folder.normalisation == ((0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
+    assert folder.normalization == ((0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
 
 
 @pytest.mark.skipif(not DINOV2.exists(), reason=f"{DINOV2} is not here")
@@ -169,7 +171,7 @@ def test_a_dinov2_backbone_keeps_its_weights_and_gets_a_fresh_decoder_that_train
     assert len(idle) == 4 and {n for n in masters(model) if "lora_" not in n} == decoder - idle
     num_decoder = sum(model.state_dict()[n].numel() for n in decoder - idle)
     assert model.parameter_counts() == (442_368 + num_decoder, 25_227_457)
-    assert model.normalisation == IMAGENET
+    assert model.normalization == IMAGENET
 
 
 BROKEN = {

@@ -16,8 +16,9 @@ from transformers import Dinov2Config
 
 from depthdist.models.base_model import IMAGENET, load_base, new_depth_anything
 from depthdist.models.depth_model import DepthModel, Float32Conv2d, to_buffers, to_parameters
-from depthdist.models.lora import IDLE, LoraSettings, add_lora, trained_groups, translate_layer_name
+from depthdist.models.lora import IDLE, add_lora, trained_groups, translate_layer_name
 from depthdist.models.sample_dropout import SampleDropout, draw_keys
+from depthdist.models.settings import LoraSettings
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),

@@ -14,12 +14,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from depthdist.models.sample_dropout import (
-    Draws,
+    DropoutKeys,
     SampleDropout,
     _dropped,
     draw_keys,
-    draw_per_sample,
     layer_keys,
+    use_sample_dropout,
 )
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -40,7 +40,7 @@ def correlation(a, b):
 
 def dropout(p=0.3, layers=2):
     """The last of `layers` dropouts, and their draws."""
-    draws = Draws()
+    draws = DropoutKeys()
     draws.num_layers = layers
     return SampleDropout(p, layers - 1, draws).train(), draws
 
@@ -264,13 +264,13 @@ def lora(p=0.3):
 
 
 def test_every_dropout_of_lora_is_replaced_and_numbered():
-    net, draws = lora(), Draws()
-    draw_per_sample(net, draws)
+    net, draws = lora(), DropoutKeys()
+    use_sample_dropout(net, draws)
     found = [m for m in net.modules() if isinstance(m, SampleDropout)]
     assert [(m.p, m.layer) for m in found] == [(0.3, 0), (0.3, 1)] and draws.num_layers == 2
     assert not any(isinstance(m, nn.Dropout) for m in net.modules())
-    without = Draws()
-    draw_per_sample(lora(p=0.0), without)
+    without = DropoutKeys()
+    use_sample_dropout(lora(p=0.0), without)
     assert without.num_layers == 0
 
 

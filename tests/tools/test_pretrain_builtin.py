@@ -24,7 +24,8 @@ from depthdist.evaluation.metrics.alignment import align  # noqa: E402
 from depthdist.losses.terms import to_relative_depth  # noqa: E402
 from depthdist.models.adapter import load_adapter, save_full_model  # noqa: E402
 from depthdist.models.base_model import BUILT_IN, load_base  # noqa: E402
-from depthdist.models.lora import LoraSettings, add_lora  # noqa: E402
+from depthdist.models.lora import add_lora
+from depthdist.models.settings import LoraSettings  # noqa: E402
 from depthdist.synthetic.rooms import render as rooms
 from depthdist.synthetic.tires import render as tires  # noqa: E402
 

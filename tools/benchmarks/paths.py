@@ -342,8 +342,9 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.loader import Loader
     from depthdist.data.sample_order import TrainPlan
-    from depthdist.models.base_model import ModelSettings, load_base
+    from depthdist.models.base_model import load_base
     from depthdist.models.lora import add_lora, trained_groups
+    from depthdist.models.settings import ModelSettings
     from depthdist.runs.tracker import Tracker
     from depthdist.training import micro_batch as microbatch
     from depthdist.training.deepspeed_config import EngineSettings
