@@ -5,30 +5,31 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from depthdist.core.files import recover_folder
 from depthdist.core.settings import from_dict
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.depth_model import DepthModel
+
+if TYPE_CHECKING:
+    from depthdist.models.depth_model import DepthModel
 
 ADAPTER_FILE = "depthdist.json"
-
-
 WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """What an adapter needs besides its weights to give millimetres, and where it came from.
+    """What an adapter needs besides its weights to give millimetres, and how it was trained.
 
-    model            what `--model` named
-    near_mm, far_mm  bounds of the normalization, mm
-    height, width    size of the pictures that the network saw, pixels
-    mean, std        of the picture normalization, for red, green and blue in 0..1
+    model            base model, as `--model` named it
+    near_mm, far_mm  depth range of the normalization, mm
+    height, width    size of the images that the network gets, pixels
+    mean, std        of the image normalization, for red, green and blue in 0..1
     step, epoch      when it was saved
-    eval_loss        of that moment
+    eval_loss        validation loss at that step
     target           what the network learned: "inverse" depth or "linear"
-    upsampling       how its output is brought to another size: "bicubic" or "bilinear"
+    upsampling       how its output is resampled to another size: "bicubic" or "bilinear"
     """
 
     model: str
@@ -41,8 +42,8 @@ class AdapterRecord:
     step: int
     epoch: int
     eval_loss: float
-    target: str = "inverse"
-    upsampling: str = "bicubic"
+    target: Literal["inverse", "linear"] = "inverse"
+    upsampling: Literal["bicubic", "bilinear"] = "bicubic"
 
     @classmethod
     def of(
@@ -55,53 +56,51 @@ class AdapterRecord:
         epoch: int,
         eval_loss: float,
     ) -> AdapterRecord:
-        """That of `model` as it stands now, which sees pictures of `size`."""
+        """Return the record of `model` in its present state, which gets images of `size`."""
+        height, width = size
+        mean, std = model.normalization
         return cls(
-            model.name,
-            bounds.near_mm,
-            bounds.far_mm,
-            *size,
-            *model.normalization,
-            step,
-            epoch,
-            eval_loss,
-            bounds.scale,
-            model.upsampling,
+            model=model.name,
+            near_mm=bounds.near_mm,
+            far_mm=bounds.far_mm,
+            height=height,
+            width=width,
+            mean=mean,
+            std=std,
+            step=step,
+            epoch=epoch,
+            eval_loss=eval_loss,
+            target=bounds.scale,
+            upsampling=model.upsampling,
         )
 
     def __post_init__(self) -> None:
         self.bounds.checked()
         if not min(self.std) > 0:
             raise ValueError(f"std is {self.std}; expected three numbers > 0")
-        if self.target not in ("inverse", "linear") or self.upsampling not in (
-            "bicubic",
-            "bilinear",
-        ):
-            raise ValueError(
-                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or"
-                " linear, bicubic or bilinear"
-            )
+        if self.target not in ("inverse", "linear"):
+            raise ValueError(f"target is {self.target}; expected inverse or linear")
+        if self.upsampling not in ("bicubic", "bilinear"):
+            raise ValueError(f"upsampling is {self.upsampling}; expected bicubic or bilinear")
 
     @property
     def bounds(self) -> DepthRange:
+        """The depth range of the normalization."""
         return DepthRange(self.near_mm, self.far_mm, self.target)
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width of the images that the network gets."""
         return self.height, self.width
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """The record of an adapter's folder.
-
-    ValueError where there is none or it is not one of ours.
-    """
+    """Read the record of an adapter's folder; raise ValueError if it is missing or invalid."""
     recover_folder(folder)
     path = folder / ADAPTER_FILE
     if not path.exists():
         raise ValueError(
-            f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as a run's best/ holds"
-            " them"
+            f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as in a run's best/"
         )
     try:
         return from_dict(AdapterRecord, json.loads(path.read_text()))

@@ -261,7 +261,7 @@ def test_rank_alpha_and_dropout_are_the_settings(folder):
     )
     assert [m.lora_dropout["default"].p for m in layers] == [
         0.5
-    ] * 18 and model.draws.num_layers == 18
+    ] * 18 and model.dropout_keys.num_layers == 18
     assert [m.layer for m in model.modules() if isinstance(m, SampleDropout)] == list(range(18))
     assert all(
         m.scaling["default"] == 2 / 4**0.5
