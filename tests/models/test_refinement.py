@@ -1,5 +1,6 @@
-"""Detail from the picture at its full size: where depth's edges come to lie, that no seam shows,
-and that nothing moves as a whole."""
+"""Refinement with the full-size image: edges move to the image's, no seams, no overall change."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_tiles_cover_everything_and_overlap_by_a_quarter(length, tile):
     for start in found:
         assert start >= 0 and (start + tile <= length or length < tile)
         covered[start : start + tile] += 1
-    assert covered.all() and all(b - a <= 0.75 * tile + 1 for a, b in zip(found, found[1:]))
+    assert covered.all() and all(b - a <= 0.75 * tile + 1 for a, b in itertools.pairwise(found))
 
 
 def fitted(picture, size):
@@ -130,7 +131,10 @@ def test_a_tile_that_says_the_opposite_is_flat_and_not_turned_inside_out():
 
 def test_the_mirror_image_averages_what_both_say():
     rgb = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, 6, 8, 3)).astype(np.uint8))
-    lopsided = lambda x: x.float().mean(-1) + torch.arange(8)  # noqa: E731
+
+    def lopsided(images):
+        return images.float().mean(-1) + torch.arange(8)
+
     assert torch.allclose(average_with_mirror(lopsided)(rgb), rgb.float().mean(-1) + 3.5)
 
 

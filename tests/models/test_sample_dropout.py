@@ -1,7 +1,6 @@
-"""Dropout drawn per sample: the same mask wherever, whenever and beside whatever a sample is
-computed; and a good mask.
+"""Dropout per sample: the same mask on any device and in any batch, and a random one.
 
-Runs as well where transformers is older than 5.18: python -m pytest tests/models/test_sample_dropout.py
+Runs as well where transformers is older than 5.18.
 """
 
 import shutil
@@ -247,7 +246,7 @@ def test_an_element_is_dropped_as_often_as_any_other():
 
 
 def test_runs_of_eight_elements_take_every_pattern_equally_often():
-    """Chi-square with 255 degrees of freedom over the 256 patterns of eight neighbours at p = 1/2."""
+    """Chi-square with 255 degrees of freedom: the 256 patterns of eight neighbors at p = 1/2."""
     for layer in range(3):
         bits = masks(samples=(9,), layers=3)[0, layer].view(-1, 8).numpy()
         counts = np.bincount(np.packbits(bits, axis=1)[:, 0], minlength=256)
