@@ -9,7 +9,7 @@ unless_newer() { # RESULT SOURCE COMMAND...: run the command unless its result i
     if [ "$1" -nt "$2" ]; then printf '\n$ %s\n%s is there already\n' "${*:3}" "$1"; else run "${@:3}"; fi
 }
 
-found=$(python -m depthdist.models.base_model)
+found=$(python -m depthdist.models.hub)
 read -r device model <<<"$found"
 run=runs/quickstart
 if [ -e $run/run.json ]; then # go on with the model it began with, whether the hub answers now or not

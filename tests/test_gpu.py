@@ -93,9 +93,9 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_out_of_pinned_buffers(data):
 
 
 def test_dropout_draws_the_same_mask_as_on_the_cpu():
-    from depthdist.models.sample_dropout import Draws, SampleDropout, draw_keys
+    from depthdist.models.sample_dropout import DropoutKeys, SampleDropout, draw_keys
 
-    draws = Draws()
+    draws = DropoutKeys()
     draws.num_layers = 3
     drop = SampleDropout(0.05, 1, draws).train()
     x, found = torch.ones(2, 4861, 384), []
@@ -121,8 +121,9 @@ def test_the_last_convolutions_are_float32_and_not_tf32():
 def test_compiling_changes_no_gradient():
     """On a CPU it does (torch 2.13), and is refused there."""
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
     from depthdist.models.sample_dropout import draw_keys
+    from depthdist.models.settings import LoraSettings
 
     rgb, draws, found = (
         torch.randint(0, 256, (2, 154, 252, 3), dtype=torch.uint8, device="cuda"),
@@ -148,9 +149,10 @@ def test_compiling_changes_no_gradient():
 
 def test_the_micro_batch_is_halved_until_it_fits(data):
     from depthdist.geometry.depth_range import DepthRange
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
+    from depthdist.models.settings import LoraSettings
     from depthdist.training.micro_batch import fits_in_memory
 
     model = add_lora(load_base("tiny"), LoraSettings(), 0)
@@ -218,14 +220,14 @@ def test_predictions_are_those_of_the_cpu(way):
     import numpy as np
 
     from depthdist.inference.predictor import InputImage, Predictor
-    from depthdist.models.adapter import AdapterRecord
+    from depthdist.models.adapter_record import AdapterRecord
     from depthdist.models.base_model import load_base
     from depthdist.synthetic.rooms import render as rooms
 
     model = load_base("built-in")
     model.rescale(0.1, 0.0)  # 0 .. 10 to 0 .. 1
     record = AdapterRecord(
-        "built-in", 300.0, 4000.0, 196, 308, *model.normalisation, step=0, epoch=0, eval_loss=0.0
+        "built-in", 300.0, 4000.0, 196, 308, *model.normalization, step=0, epoch=0, eval_loss=0.0
     )
     rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
     cpu, gpu = (

@@ -40,8 +40,9 @@ from depthdist.core.settings import Size, parse, positional
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.loader import Loader
+from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.adapter import load_adapter, save_full_model
-from depthdist.models.base_model import IMAGENET, PATCH, new_depth_anything
+from depthdist.models.base_model import IMAGENET, new_depth_anything
 from depthdist.models.depth_model import DepthModel
 from tools.steps import do, launcher
 
@@ -105,8 +106,8 @@ class Foundation:
             for n, low in least.items()
             if getattr(self, n) < low
         ]
-        if self.size.height % (2 * PATCH) or self.size.width % (2 * PATCH):
-            found.append(f"--size is {self.size}: expected multiples of {2 * PATCH}")
+        if self.size.height % (2 * PATCH_SIZE) or self.size.width % (2 * PATCH_SIZE):
+            found.append(f"--size is {self.size}: expected multiples of {2 * PATCH_SIZE}")
         steps = min(
             self.small_epochs * (self.small_scenes * 49 // 50 // BATCH),
             self.epochs * (self.scenes * 49 // 50 // BATCH),
@@ -234,7 +235,7 @@ def start(seed: int) -> DepthModel:
     every = LAYERS // 4
     backbone = Dinov2Config(
         image_size=224,
-        patch_size=PATCH,
+        patch_size=PATCH_SIZE,
         hidden_size=HIDDEN,
         num_attention_heads=HEADS,
         num_hidden_layers=LAYERS,

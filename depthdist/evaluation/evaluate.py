@@ -58,11 +58,13 @@ from depthdist.evaluation.tables import (
     scores_table,
 )
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.adapter import AdapterRecord, describe_model, load_adapter
+from depthdist.models.adapter import describe_model, load_adapter
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import REFINEMENTS as REFINED
-from depthdist.models.refinement import Refinement, refine
+from depthdist.models.refinement import refine
+from depthdist.models.settings import REFINEMENTS as REFINED
+from depthdist.models.settings import Refinement
 from depthdist.runs.run_folder import Run, label_runs, open_run
 
 
@@ -325,7 +327,7 @@ def untrained_rows(model: DepthModel, record: AdapterRecord, device: torch.devic
     if isinstance(model.net, PeftModel):
         return untrained_predictor(model)
     base = load_base(record.model)
-    base.normalise((record.mean, record.std))
+    base.set_normalization((record.mean, record.std))
     base.upsampling = record.upsampling
     return network_predictor(base.to(device).eval())
 

@@ -26,7 +26,8 @@ from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import image_metrics
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
-from depthdist.losses import LossSettings, compute_losses
+from depthdist.losses.settings import LossSettings
+from depthdist.losses.terms import compute_losses
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refinement import average_with_mirror
 

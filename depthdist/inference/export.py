@@ -30,13 +30,8 @@ from depthdist.core.settings import Size, did_you_mean, parse, positional
 from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference import onnx_export as onnx
 from depthdist.inference.external_model import ExternalAdapterSettings, find_adapter, load_model
-from depthdist.models.adapter import (
-    ADAPTER_FILE,
-    WEIGHTS,
-    AdapterRecord,
-    describe_model,
-    save_full_model,
-)
+from depthdist.models.adapter import describe_model, save_full_model
+from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.runs.run_folder import RUN_FILE as RUN_RECORD
 from depthdist.runs.run_folder import open_run
 

@@ -27,14 +27,10 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 
 from depthdist.core.settings import Size, expand_user
-from depthdist.models.adapter import (
-    ADAPTER_FILE,
-    WEIGHTS,
-    AdapterRecord,
-    adapter_state_dict,
-    load_adapter,
-)
-from depthdist.models.base_model import PATCH, load_base
+from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.models.adapter import adapter_state_dict, load_adapter
+from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
+from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.lora import finalize_lora_precision, translate_layer_name
 from depthdist.synthetic.rooms import render as rooms
@@ -70,8 +66,12 @@ class ExternalAdapterSettings:
             found.append(
                 f"--near-mm is {self.near_mm:g}, --far-mm is {self.far_mm:g}: expected near < far"
             )
-        if self.size.height % PATCH or self.size.width % PATCH or min(self.size) < PATCH:
-            found.append(f"--size is {self.size}: expected multiples of {PATCH}")
+        if (
+            self.size.height % PATCH_SIZE
+            or self.size.width % PATCH_SIZE
+            or min(self.size) < PATCH_SIZE
+        ):
+            found.append(f"--size is {self.size}: expected multiples of {PATCH_SIZE}")
         return found
 
 
@@ -121,7 +121,7 @@ def load_model(
             f"{name}: it does not say normalised depth of 0..1: half of a test picture is above"
             f" {middle:.1f}; expected a model or an adapter that was trained on normalised depth"
         )
-    mean, std = model.normalisation
+    mean, std = model.normalization
     return model, AdapterRecord(
         base,
         given.near_mm,

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth
+from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.inference.external_model import find_adapter
-from depthdist.models.adapter import AdapterRecord
-from depthdist.models.base_model import PATCH
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.synthetic.rooms import render as rooms
@@ -59,7 +59,9 @@ class MillimetreModel(nn.Module):
         embeddings = self.model.net.backbone.embeddings
         height, width = size
         tokens = torch.zeros(
-            1, (height // PATCH) * (width // PATCH) + 1, model.net.backbone.config.hidden_size
+            1,
+            (height // PATCH_SIZE) * (width // PATCH_SIZE) + 1,
+            model.net.backbone.config.hidden_size,
         )
         codes = embeddings.float().interpolate_pos_encoding(tokens, height, width).to(dtype)
         self.model.to(dtype)

@@ -56,9 +56,10 @@ from depthdist.inference.result_files import (
     write_ply,
     write_png,
 )
-from depthdist.models.adapter import AdapterRecord, describe_model
+from depthdist.models.adapter import describe_model
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import Refinement
+from depthdist.models.settings import Refinement
 
 DONE = "done.jsonl"
 

@@ -10,9 +10,10 @@ import torch
 from depthdist.core.environment import pick_device
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.geometry.resampling import resize_rgb
-from depthdist.models.adapter import AdapterRecord
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import REFINEMENTS, Refinement, average_with_mirror, refine
+from depthdist.models.refinement import average_with_mirror, refine
+from depthdist.models.settings import REFINEMENTS, Refinement
 
 
 class Predictor:

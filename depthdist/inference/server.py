@@ -39,7 +39,7 @@ from depthdist.inference.external_model import ExternalAdapterSettings, load_mod
 from depthdist.inference.predictor import InputImage, Predictor
 from depthdist.inference.result_files import as_ply, colorize_depth, write_png
 from depthdist.models.adapter import describe_model
-from depthdist.models.refinement import Refinement
+from depthdist.models.settings import Refinement
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")

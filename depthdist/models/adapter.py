@@ -1,31 +1,31 @@
-"""The adapter on disk: plain peft files, from fp32 weights, that load under either naming of the
-attention layers.
+"""Adapters on disk: plain peft files with float32 weights.
 
-    best/adapter_model.safetensors    LoRA (and the decoder where it was trained), every key in both
-                                      of transformers' spellings
-    best/adapter_config.json          peft's own; target_modules is one regex that fits both
-    best/depthdist.json               what depth in mm needs besides: base model, bounds, picture
-                                      size and normalisation, and where it came from
+    best/adapter_model.safetensors  LoRA (and the decoder where it was trained), each tensor under
+                                    both names that versions of transformers have for its layer
+    best/adapter_config.json        peft's own; target_modules is one regex that matches both
+    best/depthdist.json             the AdapterRecord: what depth in mm needs besides
 
-Of a network that trained as a whole (--lora none) all of it is kept instead, as the hub's models
-are: config.json, model.safetensors, preprocessor_config.json. Such a folder is a base model like
-any other: `--model RUN/best`.
+    save_adapter(model, engine.masters(), AdapterRecord.of(model, ...), run / "best")
+    model, record = load_adapter(run / "best")
+    print(describe_model(model, record))
 
-`PeftModel.from_pretrained(base, "best")` alone loads it. `load_adapter("best")` also proves that it
-really went in.
+`PeftModel.from_pretrained(base, "best")` alone loads it; `load_adapter` also proves that every
+tensor arrived in the model.
 
-    save_adapter(model, engine.masters(), AdapterRecord.of(model, bounds, size, step=18, epoch=3,
-    eval_loss=0.11), run / "best") model, record = load_adapter(run / "best") print(loaded(model,
-    record))
+Of a network that was trained as a whole (--lora none) all weights are kept instead, in the format
+of the hub's models: config.json, model.safetensors, preprocessor_config.json. Such a folder is a
+base model like any other: `--model RUN/best`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -33,98 +33,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthdist.core.files import recover_folder, replace_folder
-from depthdist.core.settings import from_dict
-from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.base_model import PATCH, load_base
+from depthdist.core.errors import one_line
+from depthdist.core.files import replace_folder
+from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord, read_record
+from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel, Normalization
 from depthdist.models.lora import finalize_lora_precision, translate_layer_name
 
-ADAPTER_FILE = "depthdist.json"
-WEIGHTS = "adapter_model.safetensors"
-adapter_state_dict = partial(
-    get_peft_model_state_dict, save_embedding_layers=False
-)  # what an adapter holds; "auto" would ask the hub each time
-
-
-@dataclass(frozen=True)
-class AdapterRecord:
-    """What an adapter needs besides its weights to give millimetres, and where it came from.
-
-    model            what `--model` named
-    near_mm, far_mm  bounds of the normalisation, mm
-    height, width    size of the pictures that the network saw, pixels
-    mean, std        of the picture normalisation, for red, green and blue in 0..1
-    step, epoch      when it was saved
-    eval_loss        of that moment
-    target           what the network learned: "inverse" depth or "linear"
-    upsampling       how its output is brought to another size: "bicubic" or "bilinear"
-    """
-
-    model: str
-    near_mm: float
-    far_mm: float
-    height: int
-    width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    step: int
-    epoch: int
-    eval_loss: float
-    target: str = "inverse"
-    upsampling: str = "bicubic"
-
-    @classmethod
-    def of(
-        cls,
-        model: DepthModel,
-        bounds: DepthRange,
-        size: tuple[int, int],
-        *,
-        step: int,
-        epoch: int,
-        eval_loss: float,
-    ) -> AdapterRecord:
-        """That of `model` as it stands now, which sees pictures of `size`."""
-        return cls(
-            model.name,
-            bounds.near_mm,
-            bounds.far_mm,
-            *size,
-            *model.normalisation,
-            step,
-            epoch,
-            eval_loss,
-            bounds.scale,
-            model.upsampling,
-        )
-
-    def __post_init__(self) -> None:
-        self.bounds.checked()
-        if not min(self.std) > 0:
-            raise ValueError(f"std is {self.std}; expected three numbers > 0")
-        if self.target not in ("inverse", "linear") or self.upsampling not in (
-            "bicubic",
-            "bilinear",
-        ):
-            raise ValueError(
-                f"target is {self.target}, upsampling {self.upsampling}; expected inverse or"
-                " linear, bicubic or bilinear"
-            )
-
-    @property
-    def bounds(self) -> DepthRange:
-        return DepthRange(self.near_mm, self.far_mm, self.target)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.height, self.width
+# the tensors of an adapter; "auto" would ask the hub on each call
+adapter_state_dict = partial(get_peft_model_state_dict, save_embedding_layers=False)
 
 
 def save_adapter(
     model: DepthModel, weights: Mapping[str, Tensor], record: AdapterRecord, folder: Path
 ) -> None:
-    """Write the adapter so that it is in `folder` whole or not at all.
+    """Write the adapter, so that `folder` is always complete: either the old one or the new one.
 
     weights  fp32 masters of what trains, by `model.named_parameters()` name
     """
@@ -133,24 +57,15 @@ def save_adapter(
     frozen = {
         name: tensor for name, tensor in model.net.state_dict().items() if "modules_to_save" in name
     }
-    state = adapter_state_dict(
-        model.net,
-        state_dict={**frozen, **{name.removeprefix("net."): t for name, t in weights.items()}},
-    )
-    both = {
-        translate_layer_name(name, new): t.detach().float().cpu().contiguous().clone()
-        for new in (True, False)
-        for name, t in state.items()
-    }
-    with replace_folder(folder) as fresh:
-        try:
-            model.net.peft_config["default"].save_pretrained(fresh)
-            save_file(both, fresh / WEIGHTS, metadata={"format": "pt"})
-            (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
-        except (OSError, SafetensorError) as err:
-            raise ValueError(
-                f"{folder}: the adapter cannot be written (is the disk full?): {err}"
-            ) from err
+    state = adapter_state_dict(model.net, state_dict={**frozen, **_without_prefix(weights)})
+    tensors = {}
+    for new in (True, False):
+        for name, tensor in state.items():
+            tensors[translate_layer_name(name, new)] = _detached_copy(tensor, torch.float32)
+    with _replace_folder(folder, "adapter") as fresh:
+        model.net.peft_config["default"].save_pretrained(str(fresh))
+        save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
+        _write_json(fresh / ADAPTER_FILE, asdict(record))
 
 
 def save_full_model(
@@ -160,15 +75,13 @@ def save_full_model(
     folder: Path,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a whole DA-V2 in Hugging Face format, named as the hub's are, so that it is in `folder`
-    whole or not at all.
+    """Write a whole DA-V2 in Hugging Face format, with the tensor names of the hub's models.
+
+    As with `save_adapter`, `folder` is always complete.
     """
-    state = {
-        **model.net.state_dict(),
-        **{name.removeprefix("net."): tensor for name, tensor in weights.items()},
-    }
-    state = {
-        translate_layer_name(name, new=False): tensor.detach().to("cpu", dtype).contiguous().clone()
+    state = {**model.net.state_dict(), **_without_prefix(weights)}
+    tensors = {
+        translate_layer_name(name, new=False): _detached_copy(tensor, dtype)
         for name, tensor in state.items()
     }
     config = model.net.config.to_dict() | {"architectures": ["DepthAnythingForDepthEstimation"]}
@@ -176,32 +89,53 @@ def save_full_model(
         for name in ("dtype", "torch_dtype", "transformers_version", "_name_or_path"):
             part.pop(name, None)
     height, width = record.size if record else (518, 518)
+    with _replace_folder(folder, "model") as fresh:
+        save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
+        _write_json(fresh / "config.json", config)
+        processor = processor_config(model.normalization, height, width)
+        _write_json(fresh / "preprocessor_config.json", processor)
+        if record:
+            _write_json(fresh / ADAPTER_FILE, asdict(record))
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by their names in `DepthModel.net`."""
+    return {name.removeprefix("net."): tensor for name, tensor in weights.items()}
+
+
+def _detached_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a contiguous copy on the CPU that shares no storage, as safetensors needs it."""
+    return tensor.detach().to("cpu", dtype).contiguous().clone()
+
+
+@contextmanager
+def _replace_folder(folder: Path, content: str) -> Iterator[Path]:
+    """Yield an empty folder that replaces `folder`; raise ValueError if it cannot be written."""
     with replace_folder(folder) as fresh:
         try:
-            save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
-            (fresh / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-            (fresh / "preprocessor_config.json").write_text(
-                json.dumps(processor_config(model.normalisation, height, width), indent=1) + "\n"
-            )
-            if record:
-                (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1) + "\n")
+            yield fresh
         except (OSError, SafetensorError) as err:
             raise ValueError(
-                f"{folder}: the model cannot be written (is the disk full?): {err}"
+                f"{folder}: the {content} cannot be written (is the disk full?): {err}"
             ) from err
 
 
-def processor_config(normalisation: Normalization, height: int, width: int) -> dict[str, object]:
-    """The settings of transformers' DPT processor that sizes pictures as ours are: bicubic, to
-    exactly (height, width).
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def processor_config(normalization: Normalization, height: int, width: int) -> dict[str, object]:
+    """Return the settings of transformers' DPT processor that resizes images as we do.
+
+    That is bicubic, to exactly (height, width).
     """
-    mean, std = normalisation
+    mean, std = normalization
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
         "keep_aspect_ratio": False,
-        "ensure_multiple_of": PATCH,
+        "ensure_multiple_of": PATCH_SIZE,
         "resample": 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -212,31 +146,13 @@ def processor_config(normalisation: Normalization, height: int, width: int) -> d
     }
 
 
-def read_record(folder: Path) -> AdapterRecord:
-    """The record of an adapter's folder.
-
-    ValueError where there is none or it is not one of ours.
-    """
-    recover_folder(folder)
-    path = folder / ADAPTER_FILE
-    if not path.exists():
-        raise ValueError(
-            f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as a run's best/ holds"
-            " them"
-        )
-    try:
-        return from_dict(AdapterRecord, json.loads(path.read_text()))
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        raise ValueError(f"{path}: not an adapter's record ({err})") from None
-
-
 def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, AdapterRecord]:
-    """The base model with the adapter of `folder` in it, in evaluation mode, on the CPU, in
-    float32.
+    """Load the base model with an adapter in it, in evaluation mode, on the CPU, in float32.
 
     base    where the base model is now; by default where it was in training
-    raises ValueError when something is missing, or when the adapter did not really enter the model:
-    peft only warns then
+
+    Raises ValueError if something is missing, or if a tensor did not arrive in the model: peft only
+    warns about that.
     """
     record = read_record(folder)
     if (folder / "model.safetensors").exists():
@@ -247,42 +163,39 @@ def load_adapter(folder: Path, base: str | None = None) -> tuple[DepthModel, Ada
     try:
         model.net = PeftModel.from_pretrained(model.net, str(folder))
         stored = load_file(folder / WEIGHTS)
-    except (
-        Exception
-    ) as err:  # safetensors, peft and json each have their own; all of them mean this
-        raise ValueError(
-            f"{folder}: the adapter cannot be loaded: {' '.join(str(err).split())[:300]}"
-        ) from err
-    inside = adapter_state_dict(model.net)
-    mine = any(
-        "q_proj" in n for n, _ in model.net.named_parameters()
-    )  # which spelling this transformers has
-    wanted = inside.keys() | {translate_layer_name(n, new=mine) for n in stored}
-    lost = sorted(
-        n
-        for n in wanted
-        if n not in inside or n not in stored or not torch.equal(inside[n], stored[n])
-    )
-    if lost or not any("lora_" in n for n in inside):
-        raise ValueError(
-            f"{folder}: the adapter did not enter {record.model}: {len(lost)} of {len(wanted)}"
-            f" tensors are missing or differ, e.g. {lost[:1]}"
-        )
-    model.normalise((record.mean, record.std))
+    except Exception as err:  # safetensors, peft and json have errors of their own
+        raise ValueError(f"{folder}: the adapter cannot be loaded: {one_line(err)}") from err
+    _check_loaded(model, stored, record, folder)
+    model.set_normalization((record.mean, record.std))
     model.upsampling = record.upsampling
     return finalize_lora_precision(model).eval().requires_grad_(False), record
 
 
-def describe_model(model: DepthModel, record: AdapterRecord) -> str:
-    """One line on what `load_adapter` put into the model."""
-    if not isinstance(model.net, PeftModel):
-        return (
-            f"whole network of epoch {record.epoch}, step {record.step}, begun from {record.model};"
-            f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+def _check_loaded(
+    model: DepthModel, stored: dict[str, Tensor], record: AdapterRecord, folder: Path
+) -> None:
+    """Raise ValueError unless the stored tensors are the adapter's tensors in the model."""
+    loaded = adapter_state_dict(model.net)
+    is_new = any("q_proj" in name for name, _ in model.net.named_parameters())
+    expected = loaded.keys() | {translate_layer_name(name, new=is_new) for name in stored}
+    wrong = sorted(
+        name
+        for name in expected
+        if name not in loaded or name not in stored or not torch.equal(loaded[name], stored[name])
+    )
+    if wrong or not any("lora_" in name for name in loaded):
+        raise ValueError(
+            f"{folder}: the adapter did not enter {record.model}: {len(wrong)} of {len(expected)}"
+            f" tensors are missing or differ, e.g. {wrong[:1]}"
         )
+
+
+def describe_model(model: DepthModel, record: AdapterRecord) -> str:
+    """Return one line on what `load_adapter` loaded."""
+    saved_at = f"epoch {record.epoch}, step {record.step}"
+    depth_range = f"{record.near_mm:.1f} .. {record.far_mm:.1f} mm"
+    if not isinstance(model.net, PeftModel):
+        return f"whole network of {saved_at}, begun from {record.model}; {depth_range}"
     tensors = adapter_state_dict(model.net).values()
     size = f"{len(tensors)} tensors, {sum(t.numel() for t in tensors):,} parameters"
-    return (
-        f"adapter of epoch {record.epoch}, step {record.step}, {size}, into {record.model};"
-        f" {record.near_mm:.1f} .. {record.far_mm:.1f} mm"
-    )
+    return f"adapter of {saved_at}, {size}, into {record.model}; {depth_range}"

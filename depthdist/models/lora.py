@@ -1,10 +1,9 @@
-"""What trains: LoRA (Hu et al.
+"""What trains: LoRA on chosen layers of the frozen model, and the decoder where it is wanted.
 
-2022, through peft) on chosen layers of the frozen model, and the decoder where it is to.
+LoRA is Hu et al. 2022, through peft.
 
     model = add_lora(load_base("tiny"), LoraSettings(lora="linear"), seed=0)
-    # {"lora": [...], "decoder": [...]}: the parameters that an optimizer gets
-    trained_groups(model)
+    trained_groups(model)  # {"lora": [...], "decoder": [...]}: the optimizer's parameters
 
 Layers are chosen by the names that transformers >= 5.18 has for them; the adapter names each in
 both spellings, so that peft finds it under any version.
@@ -13,16 +12,15 @@ both spellings, so that peft finds it under any version.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from depthdist.models.depth_model import DepthModel, Float32Conv2d, to_buffers, to_parameters
-from depthdist.models.sample_dropout import draw_per_sample
+from depthdist.models.sample_dropout import use_sample_dropout
+from depthdist.models.settings import LoraSettings
 
 # transformers >= 5.18 has the name on the left, those before it the one on the right
 SPELLINGS = {
@@ -35,75 +33,19 @@ PRESETS = {
     "linear": r".*\.(attention\.[qkvo]_proj|mlp\.(fc1|fc2|down_proj))",
 }
 PRESETS["conv"] = PRESETS["linear"] + r"|(neck|head)\..*"
-IDLE = (  # never runs: the first fusion layer has no second input
-    "fusion_stage.layers.0.residual_layer1"
-)
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA"""
-
-    lora: Literal["qkv", "linear", "conv", "none"] = "qkv"
-    """Layers that get LoRA. qkv: query, key and value of every attention. linear: also its
-    output, and the MLP. conv: also the decoder's convolutions. none: no LoRA, the whole network
-    trains, as in pretraining."""
-    lora_targets: str | None = None
-    "Layers that get LoRA, instead of --lora: a regular expression that a layer's whole name fits, such as '.*\\.(q_proj|fc2)'."
-    lora_rank: int = 16
-    "Rank of the LoRA matrices."
-    lora_alpha: int = 32
-    "LoRA scale: its output is multiplied by alpha / rank."
-    lora_dropout: float = 0.05
-    "Share of LoRA's inputs dropped during training, 0..1."
-    dora: bool = False
-    "Also learn the length of each output's weights (DoRA, Liu et al. 2024)."
-    rslora: bool = False
-    "Multiply by alpha / sqrt(rank) instead, which suits large ranks (Kalajdzievski 2023)."
-    decoder: Literal["frozen", "trained"] = "frozen"
-    """trained: the decoder learns as a whole, without LoRA on it. One without pretrained weights
-    always does."""
-
-    def problems(self) -> list[str]:
-        found = []
-        if not 1 <= self.lora_rank <= 1024:
-            found.append(f"--lora-rank is {self.lora_rank}: expected 1 .. 1024")
-        if not 0 < self.lora_alpha < 1e6:
-            found.append(f"--lora-alpha is {self.lora_alpha}: expected > 0 and < 1e6")
-        if not 0 <= self.lora_dropout < 1:
-            found.append(f"--lora-dropout is {self.lora_dropout}: expected 0 <= dropout < 1")
-        try:
-            re.compile(self.lora_targets or "")
-        except re.error as err:
-            found.append(
-                f"--lora-targets is {self.lora_targets!r}: not a regular expression ({err})"
-            )
-        if self.lora == "none" and self.lora_targets is None:
-            plain = LoraSettings()
-            idle = [
-                name
-                for name in ("lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora")
-                if getattr(self, name) != getattr(plain, name)
-            ]
-            found += [
-                f"--{name.replace('_', '-')} is for LoRA, and --lora is none; leave one of them out"
-                for name in idle
-            ]
-        return found
+# never runs: the first fusion layer has no second input
+IDLE = "fusion_stage.layers.0.residual_layer1"
 
 
 def add_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
-    """`base` with a new adapter, or training as a whole, in place.
+    """Add a new adapter to `base`, or let all of it train, in place; return it.
 
-    ValueError where --lora-targets fits no layer.
+    Raises ValueError if --lora-targets matches no layer.
     """
-    if settings.lora == "none" and settings.lora_targets is None:
+    if settings.is_full_training:
         return train_whole_network(base)
     torch.manual_seed(seed)
-    decoder = base.fresh_decoder or settings.decoder == "trained"
-    kept = (
-        ["neck", "head"] if decoder else ["conv3"] if base.calibrated else []
-    )  # saved as a whole, beside LoRA
+    saved_whole = _modules_saved_whole(base, settings)
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
@@ -111,60 +53,68 @@ def add_lora(base: DepthModel, settings: LoraSettings, seed: int) -> DepthModel:
         use_dora=settings.dora,
         use_rslora=settings.rslora,
         bias="none",
-        target_modules=lora_target_modules(base.net, settings, kept),
-        modules_to_save=kept or None,
+        target_modules=lora_target_modules(base.net, settings, saved_whole),
+        modules_to_save=saved_whole or None,
     )
     base.net = get_peft_model(base.net, config)
-    draw_per_sample(base.net, base.draws)
+    use_sample_dropout(base.net, base.dropout_keys)
     return finalize_lora_precision(base)
 
 
+def _modules_saved_whole(base: DepthModel, settings: LoraSettings) -> list[str]:
+    """Return the modules that the adapter contains as a whole, beside LoRA."""
+    if base.fresh_decoder or settings.decoder == "trained":
+        return ["neck", "head"]
+    return ["conv3"] if base.calibrated else []
+
+
 def train_whole_network(base: DepthModel) -> DepthModel:
-    """`base` with every weight training that has a part in its output, in place."""
+    """Let every weight train that contributes to the output, in place; return the model."""
     for name, module in base.net.named_modules():
         if isinstance(module, Float32Conv2d):
             to_parameters(module)
         elif name.endswith(IDLE):
             to_buffers(module)
-        elif (
-            token := module._parameters.pop("mask_token", None)
-        ) is not None:  # idle too; a parameter would be cut up under ZeRO 3, and saved empty
-            module.register_buffer("mask_token", token.data)
+        else:
+            # unused too: as a parameter it would be partitioned under ZeRO 3, and saved empty
+            mask_token = module._parameters.pop("mask_token", None)
+            if mask_token is not None:
+                module.register_buffer("mask_token", mask_token.data)
     base.net.requires_grad_(True)
     return base
 
 
-def lora_target_modules(net: nn.Module, settings: LoraSettings, kept: list[str]) -> str:
-    """The regular expression, for peft, of the layers that get LoRA, each in both spellings.
+def lora_target_modules(net: nn.Module, settings: LoraSettings, saved_whole: list[str]) -> str:
+    """Return peft's regular expression of the layers that get LoRA, each in both spellings.
 
-    Never of what is in `kept`.
+    Layers inside the modules `saved_whole` never get it.
     """
     layers = [
-        name for name, m in net.named_modules() if type(m) in (nn.Linear, nn.Conv2d, Float32Conv2d)
-    ]
-    layers = [name for name in layers if IDLE not in name and not set(kept) & set(name.split("."))]
-    pattern = re.compile(settings.lora_targets or PRESETS[settings.lora])
-    found = [
         name
-        for name in layers
-        if any(pattern.fullmatch(translate_layer_name(name, new)) for new in (True, False))
+        for name, module in net.named_modules()
+        if type(module) in (nn.Linear, nn.Conv2d, Float32Conv2d)
+        and IDLE not in name
+        and not set(saved_whole) & set(name.split("."))
     ]
-    if not found:
+    pattern = re.compile(settings.lora_targets or PRESETS[settings.lora])
+    spellings: dict[str, None] = {}  # of the matching layers, without duplicates, in order
+    for name in layers:
+        both = [translate_layer_name(name, new) for new in (True, False)]
+        if any(pattern.fullmatch(spelling) for spelling in both):
+            spellings.update(dict.fromkeys(re.escape(spelling) for spelling in both))
+    if not spellings:
         kinds = dict.fromkeys(re.sub(r"\.\d+", ".N", name) for name in layers)
         raise ValueError(
             f"--lora-targets {pattern.pattern!r} fits the name of no layer; there are (N a number):"
             f" {', '.join(kinds)}"
         )
-    return "|".join(
-        dict.fromkeys(
-            re.escape(translate_layer_name(name, new)) for name in found for new in (True, False)
-        )
-    )
+    return "|".join(spellings)
 
 
 def finalize_lora_precision(model: DepthModel) -> DepthModel:
-    """`model`, whose net is a PeftModel, with each part in the precision it needs, and frozen where
-    it never runs; in place.
+    """Give each part of a model with LoRA the precision it needs, in place; return the model.
+
+    What never runs is frozen. The model's net is a PeftModel.
     """
     for name, module in model.net.named_modules():
         if isinstance(module, Float32Conv2d) and ".head.modules_to_save." in name:
@@ -172,18 +122,18 @@ def finalize_lora_precision(model: DepthModel) -> DepthModel:
         elif name.endswith(IDLE) and "modules_to_save" in name:
             to_buffers(module)
         elif isinstance(module, LoraLayer) and isinstance(module.get_base_layer(), Float32Conv2d):
-            module.cast_input_dtype_enabled = (
-                False  # peft would round the input to the precision of A
-            )
-            module.register_forward_pre_hook(lambda _, args: (args[0].float(),))
+            module.cast_input_dtype_enabled = False  # peft would cast the input to A's precision
+            hook = _input_in_float32
+            module.register_forward_pre_hook(hook)  # type: ignore[attr-defined] # it is a Module
     return model
 
 
-def trained_groups(model: DepthModel) -> dict[str, list[nn.Parameter]]:
-    """The parameters that train, by what they belong to: "lora", "decoder".
+def _input_in_float32(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (args[0].float(),)
 
-    A group that would be empty is left out.
-    """
+
+def trained_groups(model: DepthModel) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters that train, in the groups "lora" and "decoder", none of them empty."""
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -192,7 +142,7 @@ def trained_groups(model: DepthModel) -> dict[str, list[nn.Parameter]]:
 
 
 def translate_layer_name(name: str, new: bool) -> str:
-    """A layer's or parameter's name as transformers >= 5.18 (new) or < 5.18 has it."""
+    """Return a layer's or parameter's name as in transformers >= 5.18 (new) or < 5.18."""
     for after, before in SPELLINGS.items():
         old, wanted = (before, after) if new else (after, before)
         name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", wanted, name)

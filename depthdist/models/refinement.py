@@ -1,15 +1,15 @@
-"""Sharper than plain upsampling: what the picture at its full size adds to a prediction made at the
-network's.
+"""Predictions at the image's full size that are sharper than plain upsampling.
 
-    # (H, W) normalised inverse depth, H and W the picture's
-    target = refined("tiles", see, pred, picture)
+    # (H, W) normalized inverse depth, H and W of the image
+    target = refine("tiles", network, pred, image)
 
-`plain` is bicubic, as in training. `guided` fits the coarse prediction, window by window, as a line
-of the picture's brightness and draws the lines at full size (He et al. 2010; He & Sun 2015):
-depth's edges move onto the picture's. `tiles` also shows the network overlapping pieces of the
-picture, each as large as the whole was shown; a piece is brought to the whole by one scale and
-shift and faded in, so that no seam shows, and of the result only the fine relief is taken: a piece
-alone does not see what stands where. `mirrored` averages with the mirror image's prediction.
+`plain` is the upsampling of training. `guided` fits the coarse prediction, window by window, as a
+linear function of the image's brightness and evaluates it at full size (guided filter, He et al.
+2010; He & Sun 2015): edges of depth move onto edges of the image. `tiles` also shows the network
+overlapping tiles of the image, each resized as the whole image was. A tile's prediction is fitted
+to that of the whole image by one scale and shift and blended smoothly, so that no seam is visible;
+of the result only fine detail is used, because a tile alone does not show its surroundings.
+`average_with_mirror` averages the predictions for an image and its mirror image.
 """
 
 from __future__ import annotations
@@ -22,100 +22,94 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from depthdist.geometry.resampling import resize_rgb, upsample
+from depthdist.models.settings import Refinement
 
-REFINEMENTS = ("plain", "guided", "tiles")
-Refinement = Literal["plain", "guided", "tiles"]
 # chosen on training captures: RMSE, and F1 of edges of 4 to 32 mm
-RADIUS = 2  # of the guided filter's window, in pixels of the network's picture
+RADIUS = 2  # of the guided filter's window, in pixels of the network's input
 EPS = 1e-3  # variance of brightness (0..1) below which a window counts as flat
-OVERLAP = 0.25  # share of a tile that its neighbour covers too
-# relief that tiles may change: within windows of this radius, in pixels of the network's picture
-FINE = 8
-See = Callable[[Tensor], Tensor]  # pictures (B, h, w, 3) uint8 -> (B, h, w) float32
+OVERLAP = 0.25  # share of a tile that its neighbor covers too
+FINE = 8  # radius of the windows whose means tiles do not change, in pixels of the network's input
+Network = Callable[[Tensor], Tensor]  # images (B, h, w, 3) uint8 -> (B, h, w) float32
 
 
-def average_with_mirror(see: See) -> See:
-    """`see`, averaged with what it says of the mirror image."""
-    return lambda rgb: (see(rgb) + see(rgb.flip(2)).flip(2)) / 2
+def average_with_mirror(network: Network) -> Network:
+    """Return `network` averaged with its prediction for the mirror image."""
+    return lambda rgb: (network(rgb) + network(rgb.flip(2)).flip(2)) / 2
 
 
-def guided(pred: Tensor, picture: Tensor) -> Tensor:
-    """(H, W) of `pred` (h, w): per window of the small size pred = a * brightness + b, the mean a
-    and b drawn at the picture's size.
+def refine_by_guided_filter(pred: Tensor, image: Tensor) -> Tensor:
+    """Return `pred` (h, w) at the size of `image` (H, W, 3) uint8, with the image's edges.
 
-    picture  (H, W, 3) uint8
+    In each window of the small size pred = a * brightness + b; the mean a and b of a pixel's
+    windows are upsampled.
     """
-    light = (
-        picture.float() @ picture.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32) / 255
-    )  # (H, W)
+    to_brightness = image.new_tensor([0.299, 0.587, 0.114], dtype=torch.float32)
+    light = image.float() @ to_brightness / 255  # (H, W)
     small = F.interpolate(
         light[None, None], size=pred.shape, mode="bicubic", antialias=True, align_corners=False
-    )[0, 0]
-    mean_i, mean_p = _mean(small, RADIUS), _mean(pred, RADIUS)
-    a = (_mean(small * pred, RADIUS) - mean_i * mean_p) / (
-        _mean(small * small, RADIUS) - mean_i * mean_i + EPS
-    )
-    a, b = _mean(a, RADIUS), _mean(mean_p - a * mean_i, RADIUS)
-    a, b = (upsample(t[None], light.shape, "bilinear")[0] for t in (a, b))
-    return a * light + b
+    )[0, 0]  # (h, w)
+    mean_light = _window_mean(small, RADIUS)
+    mean_pred = _window_mean(pred, RADIUS)
+    covariance = _window_mean(small * pred, RADIUS) - mean_light * mean_pred
+    variance = _window_mean(small * small, RADIUS) - mean_light * mean_light
+    a = covariance / (variance + EPS)
+    b = _window_mean(mean_pred - a * mean_light, RADIUS)
+    a = _window_mean(a, RADIUS)
+    size = (light.shape[0], light.shape[1])
+    return upsample(a[None], size, "bilinear")[0] * light + upsample(b[None], size, "bilinear")[0]
 
 
-def _mean(values: Tensor, radius: int) -> Tensor:
-    """(h, w) means over a window of 2 radius + 1 pixels, at the rim over what of it there is: of
-    columns, then of rows.
-    """
-    for way in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+def _window_mean(values: Tensor, radius: int) -> Tensor:
+    """Return the (h, w) means over windows of 2 radius + 1 pixels, cut at the border."""
+    for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
         values = F.avg_pool2d(
             values[None, None],
-            way,
+            window,
             stride=1,
-            padding=(way[0] // 2, way[1] // 2),
+            padding=(window[0] // 2, window[1] // 2),
             count_include_pad=False,
         )[0, 0]
     return values
 
 
-def places(length: int, tile: int) -> list[int]:
-    """Where tiles of `tile` begin so that they cover `length` evenly and overlap by at least
-    OVERLAP.
-    """
+def tile_starts(length: int, tile: int) -> list[int]:
+    """Return where tiles of `tile` begin that cover `length` evenly, overlapping by >= OVERLAP."""
     if length <= tile:
         return [0]
     num = -(-(length - tile) // max(1, int(tile * (1 - OVERLAP)))) + 1
     return [round(i * (length - tile) / (num - 1)) for i in range(num)]
 
 
-def tiled(see: See, whole: Tensor, picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W): `whole` (H, W) with detail from tiles of the picture (H, W, 3) uint8, each seen at
-    `size`.
+def refine_by_tiles(
+    network: Network, whole: Tensor, image: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Return `whole` (H, W) with detail from tiles of `image` (H, W, 3) uint8, each seen at `size`.
 
-    Every tile's prediction t becomes s t + c, least squares against `whole` over the tile; its
-    share falls to 0 at its rim. Means over windows of FINE stay those of `whole`. Where the picture
-    is no larger than `size` there is nothing to add, and `whole` comes back.
+    Each tile's prediction is fitted to `whole` by scale and shift, with a weight that falls to 0 at
+    the tile's border. Means over windows of FINE stay those of `whole`. Returns `whole` if the
+    image is no larger than `size`.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if height <= size[0] and width <= size[1]:
         return whole
-    tile = min(size[0], height), min(size[1], width)
+    tile = (min(size[0], height), min(size[1], width))
     fade = _fade(tile, whole.device)
-    total, weight = torch.zeros_like(whole), torch.zeros_like(whole)
-    for top in places(height, tile[0]):
-        for left in places(width, tile[1]):
+    total = torch.zeros_like(whole)
+    weight = torch.zeros_like(whole)
+    for top in tile_starts(height, tile[0]):
+        for left in tile_starts(width, tile[1]):
             here = slice(top, top + tile[0]), slice(left, left + tile[1])
-            found = see(
-                torch.from_numpy(resize_rgb(picture[here].cpu().numpy(), size)).to(picture.device)[
-                    None
-                ]
-            )
-            found = _onto(upsample(found, tile)[0], whole[here])
-            total[here] += fade * found
+            rgb = torch.from_numpy(resize_rgb(image[here].cpu().numpy(), size)).to(image.device)
+            pred = upsample(network(rgb[None]), tile)[0]
+            total[here] += fade * _fit_to(pred, whole[here])
             weight[here] += fade
-    fine, radius = total / weight, round(FINE * max(height / size[0], width / size[1]))
-    return fine + _mean(_mean(whole - fine, radius), radius)
+    blended = total / weight
+    radius = round(FINE * max(height / size[0], width / size[1]))
+    return blended + _window_mean(_window_mean(whole - blended, radius), radius)
 
 
 def _fade(tile: tuple[int, int], device: torch.device) -> Tensor:
-    """(h, w) in (0, 1]: 1 in the middle, smoothly to nearly 0 at the rim."""
+    """Return weights (h, w) in (0, 1]: 1 in the middle, smoothly to nearly 0 at the border."""
     rows, columns = (
         torch.sin(torch.pi * (torch.arange(n, device=device) + 0.5) / n).square() + 1e-3
         for n in tile
@@ -123,31 +117,35 @@ def _fade(tile: tuple[int, int], device: torch.device) -> Tensor:
     return rows[:, None] * columns
 
 
-def _onto(found: Tensor, whole: Tensor) -> Tensor:
-    """`found` with the scale and shift that bring it closest to `whole`.
+def _fit_to(pred: Tensor, whole: Tensor) -> Tensor:
+    """Return scale * pred + shift that is closest to `whole` (least squares), with scale >= 0.
 
-    Never a scale below 0, which would turn relief inside out.
+    A negative scale would turn relief inside out.
     """
-    x, y = found.double(), whole.double()
+    x = pred.double()
+    y = whole.double()
     spread = (x - x.mean()).square().mean()
-    scale = (
-        ((x - x.mean()) * (y - y.mean())).mean() / spread
-        if spread > 1e-18
-        else torch.zeros_like(spread)
-    )
+    scale = torch.zeros_like(spread)
+    if spread > 1e-18:
+        scale = ((x - x.mean()) * (y - y.mean())).mean() / spread
     scale = scale.clamp(min=0.0)
     return (scale * (x - x.mean()) + y.mean()).float()
 
 
 def refine(
-    way: Refinement, see: See, pred: Tensor, picture: Tensor, upsampling: str = "bicubic"
+    refinement: Refinement,
+    network: Network,
+    pred: Tensor,
+    image: Tensor,
+    upsampling: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Tensor:
-    """(H, W) normalised inverse depth at the size of `picture` (H, W, 3) uint8.
+    """Return normalized inverse depth (H, W) at the size of `image` (H, W, 3) uint8.
 
-    see   the network
-    pred  (h, w): what it says of the whole picture at its own size
+    pred  (h, w): the network's prediction for the whole image, at its own size
     """
-    if way == "guided":
-        return guided(pred, picture)
-    whole = upsample(pred[None], picture.shape[:2], upsampling)[0]
-    return tiled(see, whole, picture, pred.shape) if way == "tiles" else whole
+    if refinement == "guided":
+        return refine_by_guided_filter(pred, image)
+    whole = upsample(pred[None], (image.shape[0], image.shape[1]), upsampling)[0]
+    if refinement == "tiles":
+        return refine_by_tiles(network, whole, image, (pred.shape[0], pred.shape[1]))
+    return whole

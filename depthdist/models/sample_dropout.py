@@ -1,16 +1,15 @@
-"""Dropout that draws for each sample alone: the same mask on any device and rank, in any
-micro-batch, at any repetition.
+"""Dropout with a mask per sample: the same on any device and rank and in any micro-batch.
 
-Whether an element is dropped is a pure function of (draw of its sample, number of the layer, place
-of the element). Nothing is kept for the way back: the mask is computed again there, which is
-cheaper than to store and read it.
+Whether an element is dropped is a pure function of (random bits of its sample, index of the layer,
+index of the element). Nothing is kept for backward: the mask is computed again, which is cheaper
+than to store and read it.
 
-    draw_per_sample(model.net, model.draws)  # every nn.Dropout of LoRA becomes a SampleDropout
+    use_sample_dropout(model.net, model.dropout_keys)  # replaces every nn.Dropout of LoRA
     pred = model(rgb, draw_keys(seed, epoch, samples))
 
-The hash of place and key is a 32-bit one of least bias (Wellons 2018,
-https://github.com/skeeto/hash-prospector), each layer's key is SplitMix64 (Steele et al. 2014) of
-draw and layer; counter-based as in Salmon et al. 2011, "Parallel random numbers".
+The hash of index and key is a 32-bit one of low bias (Wellons 2018,
+https://github.com/skeeto/hash-prospector); each layer's key is SplitMix64 (Steele et al. 2014) of
+the sample's bits and the layer; counter-based as in Salmon et al. 2011, "Parallel random numbers".
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +25,16 @@ from numba import njit
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-M1, M2 = (
-    0x21F0AAAD,
-    0x735A2D97,
-    # below 2^31: times 32 bits they stay inside an int64, whose overflow a C++ compiler may assume
-    # away
-)
+# The multipliers are below 2^31: times 32 bits they do not overflow an int64, which a C++ compiler
+# may assume never to happen.
+M1 = 0x21F0AAAD
+M2 = 0x735A2D97
 u32 = np.uint32
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 
 
 def draw_keys(seed: int, epoch: int, samples: Iterable[int]) -> Tensor:
-    """(B,) int64: 64 random bits for each sample of an epoch."""
+    """Return 64 random bits for each sample of an epoch, (B,) int64."""
     states = [
         np.random.SeedSequence([seed, epoch, sample]).generate_state(1, np.uint64)[0]
         for sample in samples
@@ -44,70 +42,76 @@ def draw_keys(seed: int, epoch: int, samples: Iterable[int]) -> Tensor:
     return torch.from_numpy(np.array(states, np.uint64).view(np.int64))
 
 
-class Draws:
-    """What the dropouts of one model share.
+class DropoutKeys:
+    """The keys of the current batch, which all dropouts of one model share.
 
-    num_layers  how many they are
-    keys        (B, num_layers) int64 of 32 bits, of the batch at hand
+    num_layers  number of dropouts
+    keys        (B, num_layers) int64 of 32 bits
     """
 
     def __init__(self) -> None:
-        self.num_layers, self.keys = 0, torch.empty(0, 0, dtype=torch.int64)
+        self.num_layers = 0
+        self.keys = torch.empty(0, 0, dtype=torch.int64)
 
     def set(self, draws: Tensor, device: torch.device) -> None:
-        """Draw for the batch whose samples have the numbers `draws` (B,) int64."""
+        """Set the keys of a batch from the random bits of its samples, (B,) int64."""
         self.keys = layer_keys(draws, self.num_layers).to(device)
 
-    def contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """For torch's checkpoint, (forward, again): the second draws as for this batch though
-        another came in between.
+    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return the contexts of forward and of recomputation, for torch's checkpoint.
+
+        The second restores the keys of this batch, as another batch may have come in between.
         """
-        return nullcontext(), self._again(self.keys)
+        return nullcontext(), self._restored(self.keys)
 
     @contextmanager
-    def _again(self, keys: Tensor) -> Iterator[None]:
-        now, self.keys = self.keys, keys
+    def _restored(self, keys: Tensor) -> Iterator[None]:
+        current = self.keys
+        self.keys = keys
         try:
             yield
         finally:
-            self.keys = now
+            self.keys = current
 
 
 class SampleDropout(nn.Module):
-    """nn.Dropout(p), but sample i of x (B, ...) has the mask of draws.keys[i, layer] whatever
-    stands beside it.
-    """
+    """nn.Dropout(p) whose mask for sample i of x (B, ...) depends only on shared.keys[i, layer]."""
 
-    def __init__(self, p: float, layer: int, draws: Draws):
+    def __init__(self, p: float, layer: int, shared: DropoutKeys):
         super().__init__()
-        self.p, self.layer, self.draws = p, layer, draws
+        self.p = p
+        self.layer = layer
+        self.shared = shared
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, ...) with some elements 0 and the others divided by 1 - p."""
         if not self.training:
             return x
-        assert len(self.draws.keys) == len(x), (
-            f"draws of {len(self.draws.keys)} samples for a batch of {len(x)}"
-        )
-        return _Dropped.apply(x, self.draws.keys[:, self.layer], self.p)
+        keys = self.shared.keys
+        assert len(keys) == len(x), f"draws of {len(keys)} samples for a batch of {len(x)}"
+        return _Dropped.apply(x, keys[:, self.layer], self.p)
 
     def extra_repr(self) -> str:
+        """Return what `print(model)` shows of it."""
         return f"p={self.p}, layer={self.layer}"
 
 
-def draw_per_sample(net: nn.Module, draws: Draws) -> None:
-    """Replace every nn.Dropout in the LoRA layers of `net` by a SampleDropout, numbered in their
-    order; in place.
+def use_sample_dropout(net: nn.Module, shared: DropoutKeys) -> None:
+    """Replace every nn.Dropout in the LoRA layers of `net` by a SampleDropout, in place.
+
+    They are numbered in the order of the layers.
     """
     for layer in (m for m in net.modules() if isinstance(m, LoraLayer)):
         for name, dropout in layer.lora_dropout.items():
             if isinstance(dropout, nn.Dropout):
-                layer.lora_dropout[name] = SampleDropout(dropout.p, draws.num_layers, draws)
-                draws.num_layers += 1
+                layer.lora_dropout[name] = SampleDropout(dropout.p, shared.num_layers, shared)
+                shared.num_layers += 1
 
 
 def layer_keys(draws: Tensor, num_layers: int) -> Tensor:
-    """(B, num_layers) int64 of 32 random bits for each sample and layer: the upper half of
-    SplitMix64. Products wrap around.
+    """Return 32 random bits for each sample and layer, (B, num_layers) int64.
+
+    The upper half of SplitMix64; products wrap around.
     """
     z = draws[:, None] + torch.arange(1, num_layers + 1, device=draws.device) * _signed(
         0x9E3779B97F4A7C15
@@ -118,78 +122,85 @@ def layer_keys(draws: Tensor, num_layers: int) -> Tensor:
 
 
 def _right(x: Tensor, shift: int) -> Tensor:
-    """int64 x >> shift as if it had no sign."""
+    """Return x >> shift of an int64 that is read as unsigned."""
     return (x >> shift) & ((1 << (64 - shift)) - 1)
 
 
 def _signed(value: int) -> int:
+    """Return the int64 with the bits of a uint64."""
     return value - (1 << 64) if value >> 63 else value
 
 
 class _Dropped(torch.autograd.Function):
-    """x with some elements 0 and the others divided by 1 - p; the gradient likewise."""
+    """Return x with some elements 0 and the others divided by 1 - p; the gradient likewise."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, keys: Tensor, p: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, keys: Tensor, p: float) -> Tensor:
         ctx.save_for_backward(keys)
         ctx.p = p
         return _dropped(x, keys, p)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _dropped(grad, *ctx.saved_tensors, ctx.p), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (keys,) = ctx.saved_tensors
+        return _dropped(grad, keys, ctx.p), None, None
 
 
 def _dropped(x: Tensor, keys: Tensor, p: float) -> Tensor:
+    """Return x (B, ...) with the elements dropped that `keys` (B,) choose."""
     threshold = min(round(p * 2**32), 2**32 - 1)  # a hash below it is dropped: exact to 2^-32
     y = x * (1 / (1 - p))
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.where(_hashes(keys, x[0].numel()).view(x.shape) >= threshold, y, 0)
     y = y.contiguous()
-    _zero(y.view(INTEGERS[y.element_size()]).view(len(y), -1).numpy(), keys.numpy(), u32(threshold))
+    bits = y.view(INTEGERS[y.element_size()]).view(len(y), -1)  # (B, N)
+    _zero(bits.numpy(), keys.numpy(), u32(threshold))
     return y
 
 
 def _hashes(keys: Tensor, num: int) -> Tensor:
-    """(B, num) int64 of 32 bits: the hash of each place in each sample, as in `_zero`.
+    """Return the hash of each index in each sample, (B, num) int64 of 32 bits, as in `_zero`.
 
-    A compiler fuses it into what uses it.
+    torch.compile fuses it into its consumer.
     """
-    places = (_places if torch.compiler.is_compiling() else _places_kept)(num, keys.device)
-    return _stirred(places ^ keys[:, None])
+    index_hashes = _index_hashes if torch.compiler.is_compiling() else _cached_index_hashes
+    return _mix(index_hashes(num, keys.device) ^ keys[:, None])
 
 
-def _places(num: int, device: torch.device) -> Tensor:
-    """(num,) int64 of 32 bits: the hashes of 0, 1, 2, ..."""
+def _index_hashes(num: int, device: torch.device) -> Tensor:
+    """Return the hashes of 0, 1, 2, ..., (num,) int64 of 32 bits."""
     x = torch.arange(num, device=device)
-    x = _stirred(x ^ x >> 16)
+    x = _mix(x ^ x >> 16)
     return x ^ x >> 15
 
 
-_places_kept = lru_cache(maxsize=2)(_places)
+_cached_index_hashes = lru_cache(maxsize=2)(_index_hashes)
 
 
-def _stirred(x: Tensor) -> Tensor:
+def _mix(x: Tensor) -> Tensor:
+    """Return the two multiplications of the hash, of int64 that hold 32 bits."""
     x = x * M1 & 0xFFFFFFFF
     return (x ^ x >> 15) * M2 & 0xFFFFFFFF
 
 
 @njit(nogil=True, error_model="numpy")
-def _stir(x):
+def _mix_uint32(x: np.uint32) -> np.uint32:
+    """Return what `_mix` does, of a uint32."""
     x = u32(x * u32(M1))
     return u32(u32(x ^ u32(x >> u32(15))) * u32(M2))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _zero(bits, keys, threshold):
-    """Zero what is dropped in bits (B, N), of any integer type.
+def _zero(bits: np.ndarray, keys: np.ndarray, threshold: np.uint32) -> None:
+    """Set what is dropped in bits (B, N), of any integer type, to zero.
 
     One pass in registers: a fifth of nn.Dropout's time.
     """
     for sample in range(bits.shape[0]):
-        row, key = bits[sample], u32(keys[sample])
-        for place in range(bits.shape[1]):  # a loop that the compiler makes vectors of
+        row = bits[sample]
+        key = u32(keys[sample])
+        for place in range(bits.shape[1]):  # the compiler vectorizes this loop
             x = u32(place)
-            x = _stir(u32(x ^ u32(x >> u32(16))))
-            x = _stir(u32(x ^ u32(x >> u32(15)) ^ key))
+            x = _mix_uint32(u32(x ^ u32(x >> u32(16))))
+            x = _mix_uint32(u32(x ^ u32(x >> u32(15)) ^ key))
             row[place] = row[place] if x >= threshold else 0

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from depthdist.models.adapter import read_record
+from depthdist.models.adapter_record import read_record
 from depthdist.runs.run_folder import Run, open_run
 
 

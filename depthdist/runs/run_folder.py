@@ -16,7 +16,7 @@ from typing import Any
 
 from depthdist.core.settings import field_names, from_dict
 from depthdist.data.dataset import DataSettings, open_dataset
-from depthdist.losses import LossSettings
+from depthdist.losses.settings import LossSettings
 
 RUN_FILE = "run.json"
 

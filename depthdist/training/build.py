@@ -13,8 +13,9 @@ from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.distributed.process_group import World, broadcast_from_rank_0
-from depthdist.models.adapter import ADAPTER_FILE
-from depthdist.models.base_model import PATCH, load_base
+from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.models.adapter_record import ADAPTER_FILE
+from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.lora import add_lora, trained_groups
 from depthdist.runs.tracker import record_damage
@@ -164,9 +165,9 @@ def build_learner(
     groups = [(parameters, rates[name]) for name, parameters in trained_groups(model).items()]
     engine = Engine(model, ds_config, groups, world, data.plan.micro_batch)
     height, width = data.dataset.size
-    few_patches = height * width <= FEW_PATCHES * PATCH**2
+    few_patches = height * width <= FEW_PATCHES * PATCH_SIZE**2
     if world.device.type == "cpu" and engine.precision == "bf16" and few_patches:
-        model.attend_plainly()
+        model.use_eager_attention()
     if settings.engine.compile:
         model.compile()
     ema = Ema(settings.schedule.ema) if settings.schedule.ema else None

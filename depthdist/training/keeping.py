@@ -17,7 +17,8 @@ from depthdist.distributed.process_group import (
 from depthdist.evaluation.scoring import constant_predictor, network_predictor
 from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
 from depthdist.geometry.depth_range import normalize_depth
-from depthdist.models.adapter import AdapterRecord, load_adapter, save_adapter
+from depthdist.models.adapter import load_adapter, save_adapter
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.training_state import save_state
 from depthdist.training import diagnostics

@@ -16,7 +16,7 @@ from depthdist.distributed.process_group import (
     sum_over_ranks,
 )
 from depthdist.geometry.depth_range import normalize_depth
-from depthdist.losses import compute_losses
+from depthdist.losses.terms import compute_losses
 from depthdist.models.sample_dropout import draw_keys
 from depthdist.training import diagnostics
 from depthdist.training.keeping import end_epoch, leave, leave_if_asked, save

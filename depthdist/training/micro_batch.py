@@ -14,9 +14,10 @@ import torch
 from depthdist.core.environment import local_world_size
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
-from depthdist.losses import LossSettings, compute_losses
-from depthdist.models.base_model import training_memory
+from depthdist.losses.settings import LossSettings
+from depthdist.losses.terms import compute_losses
 from depthdist.models.depth_model import DepthModel
+from depthdist.models.training_memory import training_memory
 
 CPU_SHARE = 0.8  # of the memory that is free: other processes come and go
 GPU_SHARE = 0.95  # of all memory

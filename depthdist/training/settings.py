@@ -18,9 +18,8 @@ from depthdist.core.settings import as_dict, field_names, flag_name, range_probl
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dataset
 from depthdist.data.sample_order import TrainPlan
-from depthdist.losses import LossSettings
-from depthdist.models.base_model import ModelSettings
-from depthdist.models.lora import LoraSettings
+from depthdist.losses.settings import LossSettings
+from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.training_state import states
 from depthdist.shards.remote_cache import CacheSettings

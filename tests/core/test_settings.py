@@ -23,9 +23,8 @@ from depthdist.inference.export import ExportSettings
 from depthdist.inference.external_model import ExternalAdapterSettings
 from depthdist.inference.predict import PredictSettings
 from depthdist.inference.server import ServeSettings
-from depthdist.losses import LossSettings
-from depthdist.models.base_model import ModelSettings
-from depthdist.models.lora import LoraSettings
+from depthdist.losses.settings import LossSettings
+from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.shards.settings import ShardSettings
 from depthdist.training.deepspeed_config import EngineSettings

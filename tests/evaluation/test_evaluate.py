@@ -217,7 +217,7 @@ def test_the_micro_batch_changes_nothing(micro_batch, one, run):
 def test_padding_never_counts_whatever_it_holds(data):
     from depthdist.evaluation.scoring import score
     from depthdist.geometry.depth_range import normalize_depth
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.training.run_facts import training_bounds
 
     loader = make_loader(data)
@@ -249,7 +249,7 @@ def test_padding_never_counts_whatever_it_holds(data):
 
 def test_a_split_of_which_nothing_can_be_read_has_no_score(data):
     from depthdist.evaluation.scoring import score
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.training.run_facts import training_bounds
 
     loader = make_loader(data)
@@ -292,7 +292,7 @@ def test_what_is_scored_does_not_depend_on_the_bounds_that_a_run_was_trained_wit
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_prediction_that_is_no_number_is_named_and_no_score(data, value):
     from depthdist.evaluation.scoring import score
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.training.run_facts import training_bounds
 
     loader = make_loader(data)

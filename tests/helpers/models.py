@@ -12,7 +12,9 @@ import torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from depthdist.models.base_model import DECODERS, load_base
-from depthdist.models.lora import LoraSettings, add_lora
+from depthdist.models.lora import add_lora
+from depthdist.models.sample_dropout import draw_keys
+from depthdist.models.settings import LoraSettings
 
 # what may train, by what a test calls it; "calibrated" begins with a rescaled output
 WAYS = {
@@ -143,3 +145,17 @@ def masters(model) -> dict[str, torch.nn.Parameter]:
 @torch.no_grad()
 def output(model) -> torch.Tensor:
     return model(pictures())
+
+
+def bytes_kept_for_backward(model, size, batch):
+    """Bytes that autograd really holds after a forward pass: each storage once, parameters not."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    held = {}
+
+    def keep(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(pictures(batch, size), draw_keys(0, 0, range(batch)))
+    return sum(t.untyped_storage().nbytes() for place, t in held.items() if place not in own)

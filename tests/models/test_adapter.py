@@ -1,7 +1,6 @@
-"""The adapter on disk: plain peft gives the same output, damage is refused in one line, a crash
-leaves what was there.
+"""Adapters on disk: the same output with plain peft, one line on damage, no loss in a crash.
 
-Runs as well where transformers is older than 5.18: python -m pytest tests/models/test_adapter.py
+Runs as well where transformers is older than 5.18.
 """
 
 import json
@@ -12,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.models import lively, masters, output, pictures
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -24,10 +24,12 @@ from transformers import (
 from depthdist.core.files import recover_folder, replace_folder
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models import adapter as checkpoint
-from depthdist.models.adapter import WEIGHTS, AdapterRecord, load_adapter, read_record, save_adapter
+from depthdist.models.adapter import load_adapter, save_adapter
+from depthdist.models.adapter_record import WEIGHTS, AdapterRecord, read_record
 from depthdist.models.base_model import IMAGENET, load_base
 from depthdist.models.fast_decoder import speed_up_decoder
-from depthdist.models.lora import LoraSettings, add_lora, translate_layer_name
+from depthdist.models.lora import add_lora, translate_layer_name
+from depthdist.models.settings import LoraSettings
 
 pytestmark = [
     pytest.mark.usefixtures("quietly_on_one_thread"),
@@ -52,21 +54,9 @@ RECORD = AdapterRecord(
 def base(tmp_path_factory):
     """A whole DA-V2 in Hugging Face format, small: its decoder is not fresh."""
     folder = tmp_path_factory.mktemp("base") / "da-v2"
-    net = load_base("tiny").net
-    with torch.no_grad():  # an untrained decoder gives nearly the same everywhere
-        for parameter in (p for p in net.parameters() if p.dim() > 1):
-            parameter.normal_(
-                std=parameter[0].numel() ** -0.5,
-                generator=torch.Generator().manual_seed(parameter.numel()),
-            )
+    net = lively(load_base("tiny")).net
     net.save_pretrained(folder)
     return folder
-
-
-def pictures(batch=2):
-    return torch.randint(
-        0, 256, (batch, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
 
 
 def trained(name, rank=4):
@@ -74,18 +64,9 @@ def trained(name, rank=4):
     model = add_lora(load_base(name), LoraSettings(lora_rank=rank), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
+        for parameter in masters(model).values():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model.eval()
-
-
-def masters(model):
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def output(model):
-    with torch.no_grad():
-        return model(pictures())
 
 
 @pytest.fixture(scope="module", params=["whole", "fresh"])
@@ -178,7 +159,7 @@ def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_pat
 
 
 def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
-    model, record, folder = saved
+    model, _, folder = saved
     stored = load_file(folder / WEIGHTS)
     for new in (True, False):
         keys = {translate_layer_name(name, new) for name in stored}
@@ -263,7 +244,7 @@ def test_the_record_gives_bounds_and_size(saved):
     record = read_record(saved[2])
     assert record.bounds == DepthRange(251.74, 3907.45) and record.size == (28, 42)
     with pytest.raises(ValueError, match="near < far"):
-        replace(record, far_mm=1.0).bounds
+        replace(record, far_mm=1.0)
 
 
 # ------------------------------------------------------------------------------------------- damage
@@ -336,7 +317,7 @@ def test_a_damaged_adapter_is_refused_in_one_line_that_names_its_folder(case, sa
 
 
 def test_an_adapter_that_stays_outside_is_never_silently_the_base_model(saved, damaged):
-    """What SPEC measured: peft itself loads such keys with a warning and gives the base model back."""
+    """peft itself loads such keys with a warning only, and gives the base model back."""
     DAMAGE["keys of another project"](damaged)
     net = load_base(saved[1].model).net
     with pytest.warns(UserWarning, match="missing adapter keys"):

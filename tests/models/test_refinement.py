@@ -1,12 +1,19 @@
-"""Detail from the picture at its full size: where depth's edges come to lie, that no seam shows,
-and that nothing moves as a whole."""
+"""Refinement with the full-size image: edges move to the image's, no seams, no overall change."""
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
 from depthdist.geometry.resampling import resize_rgb, upsample
-from depthdist.models.refinement import average_with_mirror, guided, places, refine, tiled
+from depthdist.models.refinement import (
+    average_with_mirror,
+    refine,
+    refine_by_guided_filter,
+    refine_by_tiles,
+    tile_starts,
+)
 
 
 def step(height, width, at):
@@ -21,7 +28,7 @@ def test_guided_puts_an_edge_where_the_pictures_is():
     coarse = torch.nn.functional.avg_pool2d(truth[None, None], 4)[
         0, 0
     ]  # (20, 30): the edge is somewhere within 4 pixels
-    plain, fine = upsample(coarse[None], (80, 120))[0], guided(coarse, picture)
+    plain, fine = upsample(coarse[None], (80, 120))[0], refine_by_guided_filter(coarse, picture)
     near = slice(52, 70)
     assert (fine - truth)[:, near].abs().mean() < 0.4 * (plain - truth)[:, near].abs().mean()
     assert (fine.mean() - truth.mean()).abs() < 0.005
@@ -45,7 +52,7 @@ def test_guided_is_a_mean_over_windows_where_the_picture_is_flat():
             ]
         )
 
-    fine = guided(pred, torch.full((80, 120, 3), 128, dtype=torch.uint8))
+    fine = refine_by_guided_filter(pred, torch.full((80, 120, 3), 128, dtype=torch.uint8))
     assert torch.allclose(
         fine, upsample(mean(mean(pred))[None], (80, 120), "bilinear")[0], atol=1e-4
     )
@@ -56,12 +63,12 @@ def test_guided_is_a_mean_over_windows_where_the_picture_is_flat():
     [(10, 10), (9, 10), (11, 10), (100, 10), (1944, 1260), (1200, 756), (757, 756)],
 )
 def test_tiles_cover_everything_and_overlap_by_a_quarter(length, tile):
-    found = places(length, tile)
+    found = tile_starts(length, tile)
     covered = np.zeros(length, int)
     for start in found:
         assert start >= 0 and (start + tile <= length or length < tile)
         covered[start : start + tile] += 1
-    assert covered.all() and all(b - a <= 0.75 * tile + 1 for a, b in zip(found, found[1:]))
+    assert covered.all() and all(b - a <= 0.75 * tile + 1 for a, b in itertools.pairwise(found))
 
 
 def fitted(picture, size):
@@ -82,7 +89,7 @@ def test_tiles_add_detail_that_the_small_picture_has_lost_and_no_seam():
     size = (28, 42)
     whole = upsample(brightness(fitted(noise, size)[None]), (96, 144))[0]
     truth = noise.float().mean(-1) / 255
-    fine = tiled(brightness, whole, noise, size)
+    fine = refine_by_tiles(brightness, whole, noise, size)
 
     def fit(found):
         return np.corrcoef(found.flatten().numpy(), truth.flatten().numpy())[0, 1]
@@ -90,14 +97,14 @@ def test_tiles_add_detail_that_the_small_picture_has_lost_and_no_seam():
     assert fit(fine) > 0.9 > fit(whole) + 0.2
     smooth = torch.linspace(0, 255, 144).round().to(torch.uint8)[None, :, None].expand(96, 144, 3)
     whole = upsample(brightness(fitted(smooth, size)[None]), (96, 144))[0]
-    steps = tiled(brightness, whole, smooth, size).diff(dim=1)
+    steps = refine_by_tiles(brightness, whole, smooth, size).diff(dim=1)
     assert steps.max() < 3 * steps.median() and steps.min() > 0, "a ramp stays a ramp"
 
 
 def test_a_picture_no_larger_than_the_networks_comes_back_as_it_was():
     picture = torch.zeros(28, 42, 3, dtype=torch.uint8)
     whole = torch.rand(28, 42)
-    assert tiled(brightness, whole, picture, (28, 42)) is whole
+    assert refine_by_tiles(brightness, whole, picture, (28, 42)) is whole
 
 
 def test_tiles_change_fine_relief_alone():
@@ -107,7 +114,7 @@ def test_tiles_change_fine_relief_alone():
     )
     bowl = torch.linspace(-1, 1, 28)[:, None].square() + torch.linspace(-1, 1, 42).square()
     whole = torch.linspace(0, 1, 168).expand(112, 168)
-    found = tiled(
+    found = refine_by_tiles(
         lambda rgb: bowl.expand(len(rgb), 28, 42) + 0.01 * brightness(rgb), whole, picture, (28, 42)
     )
     assert (found - whole).abs().max() < 0.1
@@ -118,13 +125,16 @@ def test_a_tile_that_says_the_opposite_is_flat_and_not_turned_inside_out():
         np.random.default_rng(1).integers(0, 256, (60, 90, 3)).astype(np.uint8)
     )
     whole = -picture.float().mean(-1) / 255
-    found = tiled(brightness, whole, picture, (28, 42))
+    found = refine_by_tiles(brightness, whole, picture, (28, 42))
     assert found.std() < 0.3 * whole.std() and (found.mean() - whole.mean()).abs() < 0.02
 
 
 def test_the_mirror_image_averages_what_both_say():
     rgb = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, 6, 8, 3)).astype(np.uint8))
-    lopsided = lambda x: x.float().mean(-1) + torch.arange(8)  # noqa: E731
+
+    def lopsided(images):
+        return images.float().mean(-1) + torch.arange(8)
+
     assert torch.allclose(average_with_mirror(lopsided)(rgb), rgb.float().mean(-1) + 3.5)
 
 

@@ -1,7 +1,6 @@
-"""Dropout drawn per sample: the same mask wherever, whenever and beside whatever a sample is
-computed; and a good mask.
+"""Dropout per sample: the same mask on any device and in any batch, and a random one.
 
-Runs as well where transformers is older than 5.18: python -m pytest tests/models/test_sample_dropout.py
+Runs as well where transformers is older than 5.18.
 """
 
 import shutil
@@ -14,12 +13,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from depthdist.models.sample_dropout import (
-    Draws,
+    DropoutKeys,
     SampleDropout,
     _dropped,
     draw_keys,
-    draw_per_sample,
     layer_keys,
+    use_sample_dropout,
 )
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -40,7 +39,7 @@ def correlation(a, b):
 
 def dropout(p=0.3, layers=2):
     """The last of `layers` dropouts, and their draws."""
-    draws = Draws()
+    draws = DropoutKeys()
     draws.num_layers = layers
     return SampleDropout(p, layers - 1, draws).train(), draws
 
@@ -247,7 +246,7 @@ def test_an_element_is_dropped_as_often_as_any_other():
 
 
 def test_runs_of_eight_elements_take_every_pattern_equally_often():
-    """Chi-square with 255 degrees of freedom over the 256 patterns of eight neighbours at p = 1/2."""
+    """Chi-square with 255 degrees of freedom: the 256 patterns of eight neighbors at p = 1/2."""
     for layer in range(3):
         bits = masks(samples=(9,), layers=3)[0, layer].view(-1, 8).numpy()
         counts = np.bincount(np.packbits(bits, axis=1)[:, 0], minlength=256)
@@ -264,13 +263,13 @@ def lora(p=0.3):
 
 
 def test_every_dropout_of_lora_is_replaced_and_numbered():
-    net, draws = lora(), Draws()
-    draw_per_sample(net, draws)
+    net, draws = lora(), DropoutKeys()
+    use_sample_dropout(net, draws)
     found = [m for m in net.modules() if isinstance(m, SampleDropout)]
     assert [(m.p, m.layer) for m in found] == [(0.3, 0), (0.3, 1)] and draws.num_layers == 2
     assert not any(isinstance(m, nn.Dropout) for m in net.modules())
-    without = Draws()
-    draw_per_sample(lora(p=0.0), without)
+    without = DropoutKeys()
+    use_sample_dropout(lora(p=0.0), without)
     assert without.num_layers == 0
 
 

@@ -1,6 +1,6 @@
-"""An adapter is plain peft under both namings of the attention layers, and a whole network a plain
-DA-V2: saved under transformers
-5.23 or 4.57, it loads under either, and says the same.
+"""Adapters and whole networks saved under transformers 5.23 or 4.57 load under either.
+
+They give the same output, with plain peft and transformers alone.
 
 tests/run.sh puts transformers 4.57 into .venv/transformers-4.57; everything else is shared.
 """
@@ -32,11 +32,13 @@ PRESETS = {
 SAVE = """
 import sys, torch
 from pathlib import Path
-from depthdist.models.adapter import AdapterRecord, save_adapter
-from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.lora import LoraSettings, add_lora
 from depthdist.core.environment import silence_libraries
+from depthdist.geometry.depth_range import DepthRange
+from depthdist.models.adapter import save_adapter
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
+from depthdist.models.lora import add_lora
+from depthdist.models.settings import LoraSettings
 silence_libraries()
 for name, options in {presets!r}.items():
     base = load_base({model!r})
@@ -47,9 +49,13 @@ for name, options in {presets!r}.items():
     weights = {{}}
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.data += 0.05 * parameter.data.std().nan_to_num(0.1).clamp(min=0.1) * torch.randn(parameter.shape, generator=random)
+            spread = parameter.data.std().nan_to_num(0.1).clamp(min=0.1)
+            noise = torch.randn(parameter.shape, generator=random)
+            parameter.data += 0.05 * spread * noise
             weights[key] = parameter
-    save_adapter(model, weights, AdapterRecord.of(model, DepthRange(250, 3900), (28, 42), step=1, epoch=1, eval_loss=1.0), Path({out!r}) / name)
+    bounds = DepthRange(250, 3900)
+    record = AdapterRecord.of(model, bounds, (28, 42), step=1, epoch=1, eval_loss=1.0)
+    save_adapter(model, weights, record, Path({out!r}) / name)
 """
 LOAD = """
 import torch, transformers
@@ -58,14 +64,26 @@ from peft import PeftModel
 from transformers import AutoModelForDepthEstimation
 from depthdist.synthetic.rooms import render as rooms
 pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
-found = {{"version": transformers.__version__, "base": AutoModelForDepthEstimation.from_pretrained({model!r}).eval()(pixel_values=pixels).predicted_depth.detach()}}
+found = {{"version": transformers.__version__}}
+
+
+def load(folder):
+    return AutoModelForDepthEstimation.from_pretrained(folder)
+
+
+def predict(net, pixels):
+    return net.eval()(pixel_values=pixels).predicted_depth.detach()
+
+
+found["base"] = predict(load({model!r}), pixels)
 for folder in Path({adapters!r}).glob("*/*"):
-    base = AutoModelForDepthEstimation.from_pretrained(folder if (folder / "model.safetensors").exists() else {model!r})
-    net = PeftModel.from_pretrained(base, folder).eval() if (folder / "adapter_config.json").exists() else base.eval()
-    found[folder.parent.name, folder.name] = net(pixel_values=pixels).predicted_depth.detach()
-built_in = AutoModelForDepthEstimation.from_pretrained({built_in!r}).float().eval()
-scene = torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 98), 0).rgb).permute(2, 0, 1)[None] / 255
-found["built-in"] = built_in(pixel_values=(scene - 0.45) / 0.225).predicted_depth.detach()
+    net = load(folder if (folder / "model.safetensors").exists() else {model!r})
+    if (folder / "adapter_config.json").exists():
+        net = PeftModel.from_pretrained(net, folder)
+    found[folder.parent.name, folder.name] = predict(net, pixels)
+scene = rooms.render(rooms.Settings(1, (112, 182), 98), 0)
+rgb = torch.from_numpy(scene.rgb).permute(2, 0, 1)[None] / 255
+found["built-in"] = predict(load({built_in!r}).float(), (rgb - 0.45) / 0.225)
 torch.save(found, {out!r})
 """
 
@@ -83,8 +101,8 @@ def python(script, older):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What each adapter says: by whether it was loaded under the older, then by (under which it was
-    saved, its name)."""
+    """Output of each adapter, by whether it was loaded under the older transformers, then by
+    (version it was saved under, its name)."""
     assert OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
     folder = tmp_path_factory.mktemp("transformers")
     model, found = str(make_model(folder / "dav2")), {}

@@ -13,7 +13,8 @@ from transformers import DPTImageProcessor
 
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import upsample
-from depthdist.losses import LossSettings, compute_losses
+from depthdist.losses.settings import LossSettings
+from depthdist.losses.terms import compute_losses
 from depthdist.models.base_model import load_base
 
 sys.path.append(str(ROOT))

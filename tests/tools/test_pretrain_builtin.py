@@ -21,10 +21,11 @@ import make_tires  # noqa: E402
 from depthdist.data.dataset import DataSettings, open_dataset  # noqa: E402
 from depthdist.data.loader import Loader  # noqa: E402
 from depthdist.evaluation.metrics.alignment import align  # noqa: E402
-from depthdist.losses import in_range  # noqa: E402
+from depthdist.losses.terms import to_relative_depth  # noqa: E402
 from depthdist.models.adapter import load_adapter, save_full_model  # noqa: E402
 from depthdist.models.base_model import BUILT_IN, load_base  # noqa: E402
-from depthdist.models.lora import LoraSettings, add_lora  # noqa: E402
+from depthdist.models.lora import add_lora
+from depthdist.models.settings import LoraSettings  # noqa: E402
 from depthdist.synthetic.rooms import render as rooms
 from depthdist.synthetic.tires import render as tires  # noqa: E402
 
@@ -82,9 +83,10 @@ def off(model):
     truth = 1 / torch.from_numpy(np.stack([s.xyz[..., 2] for s in scenes])).float()
     mask = torch.isfinite(truth)
     return float(
-        (model.raw(torch.from_numpy(np.stack([s.rgb for s in scenes]))) - in_range(truth, mask))[
-            mask
-        ]
+        (
+            model.raw(torch.from_numpy(np.stack([s.rgb for s in scenes])))
+            - to_relative_depth(truth, mask)
+        )[mask]
         .abs()
         .mean()
     )

@@ -43,7 +43,8 @@ def two_ranks(out, model, deepspeed):
 
     from depthdist.distributed.process_group import start, stop
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
+    from depthdist.models.settings import LoraSettings
     from depthdist.training.deepspeed_config import EngineSettings
     from depthdist.training.engine import Engine
 
@@ -124,7 +125,8 @@ def real_fp16(monkeypatch):
 def engine(world, path: Path, model="tiny", lr=1e-3, **changes):
     """An Engine of that configuration."""
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
+    from depthdist.models.settings import LoraSettings
     from depthdist.training.deepspeed_config import EngineSettings
     from depthdist.training.engine import Engine
 
@@ -391,18 +393,20 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     from depthdist.distributed.process_group import StopRequest
     from depthdist.geometry.depth_range import normalize_depth
     from depthdist.geometry.resampling import upsample
-    from depthdist.losses import LossSettings, compute_losses
+    from depthdist.losses.settings import LossSettings
+    from depthdist.losses.terms import compute_losses
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
+    from depthdist.models.settings import LoraSettings
     from depthdist.runs.tracker import Tracker
     from depthdist.training.engine import Engine
     from depthdist.training.loop import optimizer_step
     from depthdist.training.parts import Learner, Output, Run, TrainingData
-    from depthdist.training.train_state import TrainState
     from depthdist.training.run_facts import training_bounds
     from depthdist.training.schedule import ScheduleSettings, lr_factor
     from depthdist.training.settings import KeepSettings, Settings, TrainSettings
     from depthdist.training.step_timer import StepTimer
+    from depthdist.training.train_state import TrainState
 
     loader, plan, loss = make_loader(data), TrainPlan(11, 8, 2, 1), LossSettings()
     bounds = training_bounds(loader.dataset)

@@ -241,7 +241,8 @@ def test_the_decoder_learns_at_its_own_rate(data, batch4, tmp_path):
     for run, rate in ((still, 1e-12), (moving, 1e-3)):
         assert train(data, run, "--epochs", 1, "--decoder-lr", rate, deepspeed=batch4).code == 0
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
+    from depthdist.models.settings import LoraSettings
 
     start = {
         n: p.detach()
@@ -357,9 +358,10 @@ def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatc
     import psutil
 
     from depthdist.geometry.depth_range import DepthRange
-    from depthdist.losses import LossSettings
+    from depthdist.losses.settings import LossSettings
     from depthdist.models.base_model import load_base
-    from depthdist.models.lora import LoraSettings, add_lora
+    from depthdist.models.lora import add_lora
+    from depthdist.models.settings import LoraSettings
     from depthdist.training.micro_batch import CPU_SHARE, fits_in_memory, step_memory
 
     network = add_lora(load_base(str(model)), LoraSettings(), 0)

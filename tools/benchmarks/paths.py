@@ -342,15 +342,17 @@ def prepared(job: Job, run: Path, world: Any) -> Any:
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.loader import Loader
     from depthdist.data.sample_order import TrainPlan
-    from depthdist.models.base_model import ModelSettings, load_base
+    from depthdist.models.base_model import load_base
     from depthdist.models.lora import add_lora, trained_groups
+    from depthdist.models.settings import ModelSettings
     from depthdist.runs.tracker import Tracker
     from depthdist.training import micro_batch as microbatch
     from depthdist.training.deepspeed_config import EngineSettings
     from depthdist.training.engine import Engine
-    from depthdist.training.loop import Training, TrainState
+    from depthdist.training.loop import Training
     from depthdist.training.run_facts import training_bounds
     from depthdist.training.settings import GROUPS, KeepSettings, Settings, TrainSettings
+    from depthdist.training.train_state import TrainState
 
     chosen = (
         DataSettings(data=(job.shards,)),
@@ -419,7 +421,7 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     from depthdist.data.loader import Loader
     from depthdist.evaluation.scoring import network_predictor
     from depthdist.geometry.depth_range import normalize_depth
-    from depthdist.losses import compute_losses
+    from depthdist.losses.terms import compute_losses
 
     training.model.eval()
     batch = (

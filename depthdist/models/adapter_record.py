@@ -1,0 +1,108 @@
+"""The record beside a saved adapter: what depth in mm needs besides the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from depthdist.core.files import recover_folder
+from depthdist.core.settings import from_dict
+from depthdist.geometry.depth_range import DepthRange
+
+if TYPE_CHECKING:
+    from depthdist.models.depth_model import DepthModel
+
+ADAPTER_FILE = "depthdist.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """What an adapter needs besides its weights to give millimetres, and how it was trained.
+
+    model            base model, as `--model` named it
+    near_mm, far_mm  depth range of the normalization, mm
+    height, width    size of the images that the network gets, pixels
+    mean, std        of the image normalization, for red, green and blue in 0..1
+    step, epoch      when it was saved
+    eval_loss        validation loss at that step
+    target           what the network learned: "inverse" depth or "linear"
+    upsampling       how its output is resampled to another size: "bicubic" or "bilinear"
+    """
+
+    model: str
+    near_mm: float
+    far_mm: float
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    step: int
+    epoch: int
+    eval_loss: float
+    target: Literal["inverse", "linear"] = "inverse"
+    upsampling: Literal["bicubic", "bilinear"] = "bicubic"
+
+    @classmethod
+    def of(
+        cls,
+        model: DepthModel,
+        bounds: DepthRange,
+        size: tuple[int, int],
+        *,
+        step: int,
+        epoch: int,
+        eval_loss: float,
+    ) -> AdapterRecord:
+        """Return the record of `model` in its present state, which gets images of `size`."""
+        height, width = size
+        mean, std = model.normalization
+        return cls(
+            model=model.name,
+            near_mm=bounds.near_mm,
+            far_mm=bounds.far_mm,
+            height=height,
+            width=width,
+            mean=mean,
+            std=std,
+            step=step,
+            epoch=epoch,
+            eval_loss=eval_loss,
+            target=bounds.scale,
+            upsampling=model.upsampling,
+        )
+
+    def __post_init__(self) -> None:
+        self.bounds.checked()
+        if not min(self.std) > 0:
+            raise ValueError(f"std is {self.std}; expected three numbers > 0")
+        if self.target not in ("inverse", "linear"):
+            raise ValueError(f"target is {self.target}; expected inverse or linear")
+        if self.upsampling not in ("bicubic", "bilinear"):
+            raise ValueError(f"upsampling is {self.upsampling}; expected bicubic or bilinear")
+
+    @property
+    def bounds(self) -> DepthRange:
+        """The depth range of the normalization."""
+        return DepthRange(self.near_mm, self.far_mm, self.target)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images that the network gets."""
+        return self.height, self.width
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """Read the record of an adapter's folder; raise ValueError if it is missing or invalid."""
+    recover_folder(folder)
+    path = folder / ADAPTER_FILE
+    if not path.exists():
+        raise ValueError(
+            f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as in a run's best/"
+        )
+    try:
+        return from_dict(AdapterRecord, json.loads(path.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise ValueError(f"{path}: not an adapter's record ({err})") from None
