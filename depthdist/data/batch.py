@@ -29,7 +29,7 @@ class Batch:
     depth_mm  (B, H, W) float32, 0 where invalid
     mask      (B, H, W) bool
     weight    (B,) float32, 0 for a sample that only fills the batch
-    samples   number of each in its split;  keys  names for people
+    samples   number of each in its split;  stems  of their captures
     group     where it stands in the epoch
     """
 
@@ -38,12 +38,12 @@ class Batch:
     mask: Tensor
     weight: Tensor
     samples: list[int]
-    keys: list[str]
+    stems: list[str]
     group: MicroBatchPlan
 
     def to(self, device: torch.device) -> Batch:
         tensors = (t.to(device) for t in (self.rgb, self.depth_mm, self.mask, self.weight))
-        return Batch(*tensors, self.samples, self.keys, self.group)
+        return Batch(*tensors, self.samples, self.stems, self.group)
 
 
 class Buffers:
@@ -109,7 +109,7 @@ class EncodedBatch:
             mask,
             weight,
             [s.sample for s in self.loaded],
-            [s.key for s in self.loaded],
+            [s.stem for s in self.loaded],
             self.group,
         )
 
@@ -121,7 +121,7 @@ class ReadSample(NamedTuple):
 
     sample: int
     weight: float
-    key: str
+    stem: str
     step_mm: float
     damage: list[tuple[int, dict[str, Any]]]
 

@@ -172,7 +172,7 @@ class Training:
             }
             engine.backward(weighted["loss"], watch=logged and not seen)
             sums = {name: sums.get(name, 0.0) + value.detach() for name, value in weighted.items()}
-            seen.append((batch.keys, parts["loss"].detach()))
+            seen.append((batch.stems, parts["loss"].detach()))
             if group.last:
                 break
             engine.step()
@@ -316,9 +316,9 @@ class Training:
                     pred_mm[0].cpu().numpy(),
                     batch.depth_mm[0].cpu().numpy(),
                 )
-                title = f"{batch.keys[0]}, step {self.state.step}"
+                title = f"{batch.stems[0]}, step {self.state.step}"
                 self.tracker.picture(
-                    f"validation/{i:03d} {batch.keys[0]}",
+                    f"validation/{i:03d} {batch.stems[0]}",
                     figure_pixels(figure(*arrays, title=title, columns=2)),
                     self.state.step,
                 )
@@ -349,7 +349,7 @@ class Training:
             ]
             seen[split] = (
                 np.stack([fingerprint(b.rgb[0].numpy()) for b in batches]),
-                [b.keys[0] for b in batches],
+                [b.stems[0] for b in batches],
             )
         (train, train_keys), (val, val_keys) = seen["train"], seen["val"]
         return format_warning(summarize_split(val, train, val_keys, train_keys))

@@ -135,9 +135,9 @@ def streamed(folder, split):
         )
     ]
     return {
-        b.keys[i]: (b.rgb[i].numpy(), b.depth_mm[i].numpy(), b.mask[i].numpy())
+        b.stems[i]: (b.rgb[i].numpy(), b.depth_mm[i].numpy(), b.mask[i].numpy())
         for b in batches
-        for i in range(len(b.keys))
+        for i in range(len(b.stems))
         if b.weight[i]
     }
 
