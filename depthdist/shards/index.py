@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
@@ -240,24 +240,35 @@ class Index:
         )
 
 
-class Samples(Sequence):
+class Samples(Sequence[SampleRef]):
     """The samples of a split; each is looked up when it is asked for."""
 
-    def __init__(self, index: Index, first: int, count: int):
-        self.index, self.first, self.count = index, first, count
+    def __init__(self, index: Index, first_row: int, num_samples: int):
+        self._index = index
+        self._first_row = first_row
+        self._num_samples = num_samples
 
     def __len__(self) -> int:
-        return self.count
+        return self._num_samples
 
-    def __getitem__(self, i: int) -> SampleRef:
-        if not -self.count <= i < self.count:
+    @overload
+    def __getitem__(self, i: int) -> SampleRef: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[SampleRef]: ...
+
+    def __getitem__(self, i: int | slice) -> SampleRef | list[SampleRef]:
+        if isinstance(i, slice):
+            return [self[number] for number in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
             raise IndexError(i)
-        return self.index.row(self.first + i % self.count)
+        return self._index.row(self._first_row + i % len(self))
 
     @property
     def shard_numbers(self) -> np.ndarray:
         """(N,) the shard that each sample is in."""
-        return self.index.table()["shard"][self.first : self.first + self.count]
+        rows = self._index.table()[self._first_row : self._first_row + len(self)]
+        return rows["shard"]
 
 
 # ------------------------------------------------------------------------------------------ opening
