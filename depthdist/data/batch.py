@@ -11,11 +11,11 @@ from torch import Tensor
 
 from depthdist.data.augmentation import (
     AugmentSettings,
-    apply_photometric,
     draw_augmentation,
     mirror,
 )
 from depthdist.data.dataset import Dataset
+from depthdist.data.photometric import apply_photometric
 from depthdist.data.sample_order import BatchSlot, MicroBatchPlan
 from depthdist.shards.decoding import Arrays, read_sample
 from depthdist.shards.index import Damaged

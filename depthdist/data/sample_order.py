@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from depthdist.data.random_streams import epoch_stream, shuffle_stream
+
 MAX_REPLACEMENTS = 8  # samples that are tried in place of a damaged one
 
 
@@ -138,7 +140,7 @@ class Order:
 
     def epoch(self, epoch: int) -> np.ndarray:
         """(num_samples,) the samples of that epoch in their order."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        random = epoch_stream(self.seed, epoch)
         chosen = self._chosen(epoch)
         if not self.block:
             shuffled = random.permutation(self.num_samples)
@@ -159,9 +161,7 @@ class Order:
                 (epoch + 1) * share,
             )  # of an endless row of shuffles, each of the whole dataset
             for turn in range(begin // count, -(-end // count)) if count else ():
-                row = np.random.Generator(
-                    np.random.Philox(key=[self.seed, (number + 1) << 40 | turn])
-                ).permutation(count)
+                row = shuffle_stream(self.seed, number, turn).permutation(count)
                 parts.append(first + row[max(0, begin - turn * count) : end - turn * count])
             first += count
         return np.concatenate(parts)
