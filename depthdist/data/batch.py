@@ -17,8 +17,9 @@ from depthdist.data.augmentation import (
 from depthdist.data.dataset import Dataset
 from depthdist.data.photometric import apply_photometric
 from depthdist.data.sample_order import BatchSlot, MicroBatchPlan
-from depthdist.shards.decoding import Arrays, read_sample
+from depthdist.shards.decoding import read_sample
 from depthdist.shards.index import Damaged
+from depthdist.shards.sample_arrays import Arrays
 
 
 @dataclass

@@ -17,7 +17,7 @@ import json
 import os
 import re
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -32,30 +32,7 @@ from depthdist.shards.encoding import (
 )
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Damaged, Index, SampleRef
-
-
-class Arrays(NamedTuple):
-    """One sample as it is stored.
-
-    rgb    (h, w, 3) uint8
-    depth  (H, W) uint16, in steps of the index's step_mm, 0 where invalid
-    mask   (H, ceil(W / 8)) uint8, the valid pixels, np.packbits along W
-    """
-
-    rgb: np.ndarray
-    depth: np.ndarray
-    mask: np.ndarray
-
-
-def empty_arrays(index: Index, *batch: int) -> Arrays:
-    """Buffers for a sample of this dataset, or for (B,) of them."""
-    (h, w), (height, width) = index.size, index.depth_size
-    return Arrays(
-        np.empty((*batch, h, w, 3), np.uint8),
-        np.empty((*batch, height, width), np.uint16),
-        np.empty((*batch, height, -(-width // 8)), np.uint8),
-    )
-
+from depthdist.shards.sample_arrays import Arrays, empty_arrays
 
 # ----------------------------------------------------------------------------------------- encoding
 

@@ -42,7 +42,8 @@ from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.decoding import MemberError, is_jpeg, npy_kind, read_external_depth, read_rgb
 from depthdist.shards.encoding import as_npy, quantize, resize_nearest
 from depthdist.shards.format import LEVELS, as_json, crc32
-from depthdist.shards.index import TABLE_NAME, as_rows, named_by_content
+from depthdist.shards.index import as_rows, named_by_content
+from depthdist.shards.index_schema import TABLE_NAME
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import split, split_note
 from depthdist.shards.statistics import depth_stats, merge_stats, statistics

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depthdist.core.errors import printable_path
-from depthdist.shards.index import SHARD_NAME
+from depthdist.shards.index_schema import SHARD_NAME
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # webdataset's: the key, and the rest of the name
 LEFT_OUT = re.compile(r"__[^/]*__($|/)")  # by webdataset as well: about the whole tar
