@@ -39,11 +39,17 @@ from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import printable_path
 from depthdist.core.files import write_atomic
 from depthdist.shards import SCHEMA, VERSION
-from depthdist.shards.decoding import MemberError, is_jpeg, npy_kind, read_external_depth, read_rgb
 from depthdist.shards.encoding import as_npy, quantize, resize_nearest
 from depthdist.shards.format import LEVELS, as_json, crc32
 from depthdist.shards.index import as_rows, named_by_content
 from depthdist.shards.index_schema import TABLE_NAME
+from depthdist.shards.member_formats import (
+    MemberError,
+    is_jpeg,
+    read_external_depth,
+    read_npy_header,
+    read_rgb,
+)
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import split, split_note
 from depthdist.shards.statistics import depth_stats, merge_stats, statistics
@@ -316,7 +322,7 @@ def _kind(name: str, content: memoryview) -> Kind:
                 "uint16",
             )
         else:
-            shape, _, dtype, _ = npy_kind(name, content)
+            shape, _, dtype, _ = read_npy_header(name, content)
             size, text, dtype = (
                 shape[:2],
                 "pickled Python objects, never loaded" if dtype.hasobject else f"{dtype} {shape}",
