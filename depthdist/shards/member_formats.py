@@ -79,7 +79,7 @@ def read_png(name: str, content: memoryview, shape: tuple[int, ...] | None = Non
         if image.mode not in ("I;16", "L", "1", "I") or (shape and image.size[::-1] != shape):
             raise MemberError(
                 name,
-                f"{image.size[1]}x{image.size[0]}, mode {image.mode}; expected gray"
+                f"{image.size[1]}x{image.size[0]}, mode {image.mode}; expected grey"
                 f" {'x'.join(map(str, shape or ()))}",
             )
         return np.asarray(image)
@@ -118,7 +118,7 @@ def _decode_rgb(
     if too_large or (image and image.mode.startswith("I")):
         raise ValueError(
             f"{height}x{width}, mode {image.mode if image else 'JPEG'}; expected 8 bits a"
-            " channel, not too large to be an image"
+            " channel, not too large to be a picture"
         )
     size = (height, width)
     # the size is known before anything of that size is written
@@ -161,7 +161,7 @@ def read_external_depth(
         )
     # a float64 beyond float32 becomes inf, which is not valid
     with np.errstate(over="ignore", invalid="ignore"):
-        z = np.multiply(values, depth["unit_mm"], dtype=np.float32, casting="unsafe")
+        z: np.ndarray = np.multiply(values, depth["unit_mm"], dtype=np.float32, casting="unsafe")
     mask = raw["mask"]["member"]
     if mask:
         valid = _read_numbers(mask, content[mask])
