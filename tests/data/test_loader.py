@@ -26,8 +26,9 @@ from helpers.loaders import (
 from PIL import Image
 
 from depthdist.core.settings import Size
-from depthdist.data.batch import Buffers, _packed
+from depthdist.data.batch import Buffers
 from depthdist.data.sample_order import Position, TrainPlan, eval_groups, train_groups
+from depthdist.data.sample_reader import read_batch
 from depthdist.geometry.resampling import resize_rgb
 
 # ------------------------------------------------------------------------------- ranks of their own
@@ -281,7 +282,7 @@ def test_a_reader_can_be_pickled(data):
     source = loader(data)
     reader = pickle.loads(pickle.dumps(source._reader("train", augment=STRONG, seed=3)))
     group = next(iter(train_groups(source.dataset.order(3), plan_of(source, 4, 4), 0)))
-    packed = _packed(reader, group, Buffers(source.dataset.arrays(4), pin=False))
+    packed = read_batch(reader, group, Buffers(source.dataset.arrays(4), pin=False))
     assert (
         exact([packed.to("cpu")])
         == exact(taken(loader(data, augment=STRONG).train(plan_of(source, 4, 4), 3, 0, epochs=1)))[
