@@ -20,9 +20,9 @@ import numpy as np
 
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
-from depthdist.shards.decoding import Arrays, empty_arrays
 from depthdist.shards.index import Index, SampleRef, read_index
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote
+from depthdist.shards.sample_arrays import Arrays, empty_arrays
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def score_rows(
             mine.append(
                 (
                     batch.samples[i],
-                    batch.keys[i],
+                    batch.stems[i],
                     values,
                     look(batch.samples[i], maps, truth, known) if look else None,
                 )
@@ -211,7 +211,7 @@ def _finite(pred: Tensor, batch: Batch) -> Tensor:
     for i in torch.nonzero(batch.weight).flatten().tolist():
         if wrong := int((~torch.isfinite(pred[i])).sum()):
             raise ValueError(
-                f"{batch.keys[i]}: the prediction is not finite in {wrong} of {pred[i].numel()}"
+                f"{batch.stems[i]}: the prediction is not finite in {wrong} of {pred[i].numel()}"
                 " pixels; the weights or the precision are broken"
             )
     return pred

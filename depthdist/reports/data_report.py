@@ -198,12 +198,12 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
     except ValueError as err:  # Damaged
         return f"{job[2]} sample {job[3]}", str(err)
     if not batch.mask.any():
-        return batch.keys[0], "no valid pixel"
+        return batch.stems[0], "no valid pixel"
     meta, (_, ref) = dataset.meta(job[2], job[3]), dataset.find(job[2], job[3])
     z = np.where(batch.mask[0].numpy(), batch.depth_mm[0].numpy(), np.nan)
     count = len(np.unique(decode_label(meta["grooves"]))) - 1 if "grooves" in meta else 0
     return look(
-        batch.keys[0], job[2], ref.session, batch.rgb[0].numpy(), z, count, meta.get("intrinsics")
+        batch.stems[0], job[2], ref.session, batch.rgb[0].numpy(), z, count, meta.get("intrinsics")
     )
 
 

@@ -1,35 +1,32 @@
-"""Where the bytes of every sample are: opened in no time and little memory, whatever the number of
-samples.
+"""The index of a dataset: where the bytes of every sample are.
 
-    index = read_index("data/tires")                  # a folder, or a URL with a cache (remote.py)
+    index = read_index("data/tires")                  # a folder, or a URL with a cache
     ref = index.samples("train")[3]  # key, stem, shard, and each member's place and CRC-32
     path = index.shard_path(ref.number)               # the tar on this machine
 
-index.json is small. What grows with the samples is a NumPy table and a text file that stay on the
-disk: a row is read when its sample is.
+Opening takes little time and memory, whatever the number of samples: index.json is small, and what
+grows with the samples is a NumPy table and a text file that stay on the disk. A row is read when
+its sample is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
 from depthdist.core.settings import Size
-from depthdist.shards import SCHEMA, VERSION
+from depthdist.shards.index_schema import parse_index
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote, join
 
-SHARD_NAME = re.compile(r"(?!/)(?!.*(^|/)\.\.(/|$))[^\0\n\\]+\.tar")  # below the folder
-NAME_MOST = 4352  # bytes of a sample's line in the text of names, at most: a path and a key
-TABLE_NAME = re.compile(r"(samples-[0-9a-f]{16}\.npy|names-[0-9a-f]{16}\.txt)")
+MAX_NAME_BYTES = 4352  # of a sample's line in the text of names: a path and a key
 
 
 class Damaged(ValueError):
@@ -39,7 +36,7 @@ class Damaged(ValueError):
         self, shard: Path | str, key: str, stem: str, member: str, offset: int, reason: str
     ):
         super().__init__(shard, key, stem, member, offset, reason)
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "shard": str(shard),
             "key": key,
             "stem": stem,
@@ -49,20 +46,17 @@ class Damaged(ValueError):
         }
 
     def __str__(self) -> str:
-        named = "{key}" if self.facts["stem"] == self.facts["key"] else "{key} ({stem})"
-        what = (
-            "member {member}" if "." in self.facts["member"] else "{member}"
-        )  # else the shard, or a tar header
-        return ("{shard}: sample " + named + ": " + what + " at byte {offset}: {reason}").format(
-            **self.facts
-        )
+        shard, key, stem, member, offset, reason = self.facts.values()
+        sample = key if stem == key else f"{key} ({stem})"
+        part = f"member {member}" if "." in member else member  # else the shard, or a tar header
+        return f"{shard}: sample {sample}: {part} at byte {offset}: {reason}"
 
 
 class SampleRef(NamedTuple):
     """Where one sample is.
 
     key, stem       its name in the tar, the capture's name
-    shard, number   the tar (path or URL), and its place in the index
+    shard, number   the tar (path or URL), and its number in the index
     session         number of the session it was captured in
     start, length   the bytes of the tar that hold it, headers included, and their CRC-32
     members         (offset in the tar, size, CRC-32) by name: "depth.npy", "rgb.jpg" ...
@@ -80,11 +74,11 @@ class SampleRef(NamedTuple):
 
 
 def table_dtype(num_members: int) -> np.dtype:
-    """A row of the sample table.
+    """Return the dtype of a row of the sample table.
 
     `at` counts from `start`; `name` is the offset of the sample's line in the text of names.
     """
-    each = (num_members,)
+    per_member = (num_members,)
     return np.dtype(
         [
             ("shard", "<u4"),
@@ -93,8 +87,10 @@ def table_dtype(num_members: int) -> np.dtype:
             ("length", "<u4"),
             ("crc", "<u4"),
             ("name", "<u8"),
+            ("at", "<u4", per_member),
+            ("size", "<u4", per_member),
+            ("member_crc", "<u4", per_member),
         ]
-        + [("at", "<u4", each), ("size", "<u4", each), ("member_crc", "<u4", each)]
     )
 
 
@@ -119,12 +115,13 @@ class Index:
     raw: dict[str, Any] = field(repr=False)
     cache: Cache | None = field(repr=False, default=None)
 
-    def __reduce__(self):  # another process opens its own files
-        return _reopened, (self.place, self.cache and self.cache.settings, self.sha256)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # another process opens its own files
+        return _reopen, (self.place, self.cache and self.cache.settings, self.sha256)
 
     @property
     def members(self) -> list[str]:
-        """Of a sample, in the order of the table's columns."""
+        """A sample's members, in the order of the table's columns."""
         return self.raw["members"]
 
     @property
@@ -134,13 +131,13 @@ class Index:
 
     @property
     def num_samples(self) -> int:
-        """Of all splits."""
+        """The number of samples of all splits."""
         return sum(split["count"] for split in self.raw["splits"].values())
 
     @cached_property
     def _table(self) -> tuple[BinaryIO, int]:
-        """The table, open for good, and the byte its rows begin at."""
-        file = open(self.file("table"), "rb", buffering=0)
+        """The open table, and the byte its rows begin at."""
+        file = open(self.file("table"), "rb", buffering=0)  # noqa: SIM115 (stays open)
         try:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -148,10 +145,11 @@ class Index:
             raise ValueError(
                 f"{file.name}: not a table of samples ({err}); run tools/shard.py again"
             ) from err
-        if dtype != table_dtype(len(self.members)) or shape != (self.num_samples,):
+        expected = table_dtype(len(self.members))
+        if dtype != expected or shape != (self.num_samples,):
             raise ValueError(
                 f"{file.name}: {shape} rows of {dtype.itemsize} bytes; expected"
-                f" ({self.num_samples},) of {table_dtype(len(self.members)).itemsize}"
+                f" ({self.num_samples},) of {expected.itemsize}"
             )
         return file, file.tell()
 
@@ -159,59 +157,54 @@ class Index:
     def _names(self) -> BinaryIO:
         return open(self.file("names"), "rb", buffering=0)
 
+    def open_files(self) -> tuple[BinaryIO, BinaryIO]:
+        """Open the table and the names, raise ValueError if they cannot be used."""
+        return self._table[0], self._names
+
     def table(self) -> np.ndarray:
-        """(num_samples,) of `table_dtype`, read anew each time: all samples, split by split."""
+        """Read (num_samples,) of `table_dtype` from the disk: all samples, split by split."""
         return np.load(self.file("table"), allow_pickle=False)
 
-    def file(self, what: str) -> Path:
-        """The table or the names, on this machine."""
-        entry = self.raw[what]
-        path = (
-            self.cache.fetch(join(self.place, entry["name"]), entry["sha256"], entry["bytes"])
-            if self.cache
-            else Path(self.place) / entry["name"]
-        )
-        _same_bytes(path, entry["bytes"], "file")
+    def file(self, part: str) -> Path:
+        """Return the path of the "table" or the "names" on this machine."""
+        entry = self.raw[part]
+        if self.cache:
+            url = join(self.place, entry["name"])
+            path = self.cache.fetch(url, entry["sha256"], entry["bytes"])
+        else:
+            path = Path(self.place) / entry["name"]
+        _check_size(path, entry["bytes"], "file")
         return path
 
     def shard_path(self, number: int) -> Path:
-        """The tar on this machine; a remote one is fetched where it is not there yet."""
+        """Return the path of the tar on this machine; a remote one is fetched if it is missing."""
         shard = self.shards[number]
         if self.cache is None:
             return Path(self.place) / shard["name"]
         return self.cache.fetch(self.url(number), shard["sha256"], shard["bytes"])
 
     def url(self, number: int) -> str:
-        return (
-            join(self.place, self.shards[number]["name"])
-            if self.cache
-            else str(Path(self.place) / self.shards[number]["name"])
-        )
+        """Return the URL of the tar, or its path if the dataset is not remote."""
+        name = self.shards[number]["name"]
+        return join(self.place, name) if self.cache else str(Path(self.place) / name)
 
     def samples(self, split: str) -> Samples:
-        """Every sample of a split, in the order of the tars."""
-        if split not in self.raw["splits"]:
-            raise ValueError(
-                f"{self.place}: has no split {split!r}; it has {', '.join(self.raw['splits'])}"
-            )
-        before = 0
-        for name, content in self.raw["splits"].items():
-            if name == split:
-                return Samples(self, before, content["count"])
-            before += content["count"]
+        """Return every sample of a split, in the order of the tars."""
+        splits = self.raw["splits"]
+        if split not in splits:
+            raise ValueError(f"{self.place}: has no split {split!r}; it has {', '.join(splits)}")
+        first_row = 0
+        for name in itertools.takewhile(lambda name: name != split, splits):
+            first_row += splits[name]["count"]
+        return Samples(self, first_row, splits[split]["count"])
 
     def row(self, number: int) -> SampleRef:
-        """The sample of that row of the table. raises ValueError when the row points outside its
-        shard
-        """
+        """Return the sample of a row of the table, raise ValueError if it is outside its shard."""
         file, first = self._table
         dtype = table_dtype(len(self.members))
         content = os.pread(file.fileno(), dtype.itemsize, first + number * dtype.itemsize)
-        row = (
-            np.frombuffer(content, dtype)[0]
-            if len(content) == dtype.itemsize
-            else np.zeros(1, dtype)[0]
-        )
+        complete = len(content) == dtype.itemsize
+        row = np.frombuffer(content, dtype)[0] if complete else np.zeros(1, dtype)[0]
         start, length, shard = int(row["start"]), int(row["length"]), int(row["shard"])
         if length == 0 or shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]:
             raise ValueError(
@@ -223,94 +216,113 @@ class Index:
                 f"{file.name}: row {number} has a member outside its sample; `tools/shard.py"
                 " --verify` lists all damage"
             )
-        key, _, stem = (
-            os.pread(self._names.fileno(), NAME_MOST, int(row["name"]))
-            .partition(b"\n")[0]
-            .decode(errors="replace")
-            .partition(" ")
-        )
+        key, stem = self._key_and_stem(int(row["name"]))
         columns = zip(row["at"].tolist(), row["size"].tolist(), row["member_crc"].tolist())
-        members = {
-            name: (start + offset, size, crc)
-            for name, (offset, size, crc) in zip(self.members, columns)
-        }
-        place = self.url(shard) if self.cache else Path(self.place) / self.shards[shard]["name"]
         return SampleRef(
-            key, stem, place, shard, int(row["session"]), start, length, int(row["crc"]), members
+            key=key,
+            stem=stem,
+            shard=self.url(shard) if self.cache else self.shard_path(shard),
+            number=shard,
+            session=int(row["session"]),
+            start=start,
+            length=length,
+            crc=int(row["crc"]),
+            members={
+                name: (start + offset, size, crc)
+                for name, (offset, size, crc) in zip(self.members, columns)
+            },
         )
 
+    def _key_and_stem(self, offset: int) -> tuple[str, str]:
+        """Read the line that begins at that byte of the text of names."""
+        text = os.pread(self._names.fileno(), MAX_NAME_BYTES, offset)
+        line = text.partition(b"\n")[0].decode(errors="replace")
+        key, _, stem = line.partition(" ")
+        return key, stem
 
-class Samples(Sequence):
+
+class Samples(Sequence[SampleRef]):
     """The samples of a split; each is looked up when it is asked for."""
 
-    def __init__(self, index: Index, first: int, count: int):
-        self.index, self.first, self.count = index, first, count
+    def __init__(self, index: Index, first_row: int, num_samples: int):
+        self._index = index
+        self._first_row = first_row
+        self._num_samples = num_samples
 
     def __len__(self) -> int:
-        return self.count
+        return self._num_samples
 
-    def __getitem__(self, i: int) -> SampleRef:
-        if not -self.count <= i < self.count:
+    @overload
+    def __getitem__(self, i: int) -> SampleRef: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[SampleRef]: ...
+
+    def __getitem__(self, i: int | slice) -> SampleRef | list[SampleRef]:
+        if isinstance(i, slice):
+            return [self[number] for number in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
             raise IndexError(i)
-        return self.index.row(self.first + i % self.count)
+        return self._index.row(self._first_row + i % len(self))
 
     @property
     def shard_numbers(self) -> np.ndarray:
         """(N,) the shard that each sample is in."""
-        return self.index.table()["shard"][self.first : self.first + self.count]
+        rows = self._index.table()[self._first_row : self._first_row + len(self)]
+        return rows["shard"]
 
 
 # ------------------------------------------------------------------------------------------ opening
 
 
 def read_index(place: Path | str, cache: Cache | None = None, whole: bool = True) -> Index:
-    """The index of a dataset in a folder, or behind a URL through `cache`.
+    """Open the index of a dataset in a folder, or behind a URL through `cache`.
 
-    whole   also see that every local shard is there and has its size
+    whole   also check that every local shard is there and has its size
     raises ValueError: no folder, no or a broken index.json, another version, a file missing or of
     another size
     """
     index = load_index(place, cache)
     if index.cache is None:
-        for what in ("table", "names"):
-            index.file(what)
+        for part in ("table", "names"):
+            index.file(part)
         for shard in index.shards if whole else []:
-            _same_bytes(
+            _check_size(
                 Path(index.place) / shard["name"],
                 shard["bytes"],
                 f"shard of {shard['count']} samples",
             )
-    index._table, index._names
+    index.open_files()
     return index
 
 
-def _reopened(place: str, settings: CacheSettings | None, sha256: str) -> Index:
-    index = read_index(place, settings and Cache(settings), whole=False)
+def _reopen(place: str, settings: CacheSettings | None, sha256: str) -> Index:
+    """Open an index in another process, raise ValueError if it is not the same any more."""
+    index = read_index(place, Cache(settings) if settings else None, whole=False)
     if index.sha256 != sha256:
         raise ValueError(f"{place}: the data changed while it was read")
     return index
 
 
-def _same_bytes(path: Path, wanted: int, what: str) -> None:
+def _check_size(path: Path, expected: int, what: str) -> None:
     try:
         found = path.stat().st_size
     except OSError:
         raise ValueError(f"{path}: the {what} is missing; the index lists it") from None
-    if found != wanted:
+    if found != expected:
         raise ValueError(
-            f"{path}: {found:,} bytes; the index says {wanted:,} (cut off, or of another run)"
+            f"{path}: {found:,} bytes; the index says {expected:,} (cut off, or of another run)"
         )
 
 
 def load_index(place: Path | str, cache: Cache | None = None) -> Index:
-    """What index.json says, without a look at the other files."""
+    """Read index.json without looking at the other files."""
     place = str(place)
     if is_remote(place):
         if cache is None:
             raise ValueError(f"{place}: is remote; it needs a cache")
-        return _parsed(
-            place, join(place, "index.json"), cache.small(join(place, "index.json")), cache
-        )
+        url = join(place, "index.json")
+        return _from_json(place, url, cache.small(url), cache)
     folder = Path(place.removeprefix("file://"))
     path = folder / "index.json"
     if not folder.is_dir():
@@ -319,111 +331,66 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
             " written by tools/shard.py"
         )
     try:
-        return _parsed(str(folder), path, path.read_bytes(), None)
+        return _from_json(str(folder), path, path.read_bytes(), None)
     except FileNotFoundError:
-        unfinished = (folder / ".build").exists()
-        hint = (
-            "the sharding did not finish; run tools/shard.py again"
-            if unfinished
-            else "expected a folder written by tools/shard.py"
-        )
-        tars = next(folder.rglob("*.tar"), None) is not None and not unfinished
-        raise ValueError(
-            f"{folder}: has no index.json;"
-            f" {hint}{'; `tools/shard.py --index` makes one for tars of others' if tars else ''}"
-        ) from None
+        raise ValueError(f"{folder}: has no index.json; {_advice_for(folder)}") from None
     except OSError as err:
         raise ValueError(f"{path}: cannot be read ({err.strerror})") from err
 
 
-def _parsed(place: str, path: Path | str, content: bytes, cache: Cache | None) -> Index:
-    try:
-        raw = json.loads(content)
-    except ValueError as err:
-        raise ValueError(f"{path}: not JSON ({err}); run tools/shard.py again") from err
-    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: not an index of shards; expected schema {SCHEMA!r}")
-    if raw.get("version") != VERSION:
-        raise ValueError(
-            f"{path}: version is {raw.get('version')!r}; this code reads {VERSION}: shard the"
-            " captures again"
-        )
-    try:
-        depth, splits = raw["depth"], raw["splits"]
-        stats = {split: content["stats"] for split, content in splits.items()}
-        numbers = [depth[name] + 0.0 for name in ("step_mm", "near_mm", "far_mm")]
-        index = Index(
-            place,
-            Size(*raw["size"]),
-            Size(*depth["size"]),
-            *numbers,
-            stats,
-            hashlib.sha256(content).hexdigest(),
-            raw,
-            cache,
-        )
-        [
-            stats[split][name] + 0.0
-            for split in stats
-            for name in ("min_mm", "mean_mm", "std_mm", "max_mm", "valid_pixels")
-        ]
-        [
-            (s["count"] + s["bytes"], s["sha256"] + "")
-            for s in (*index.shards, *({"count": 0, **raw[part]} for part in ("table", "names")))
-        ]
-        if sum(s["count"] + 0 for s in splits.values()) != sum(s["count"] for s in index.shards):
-            raise ValueError("the counts of splits and shards differ")
-        known = {depth["member"], raw["rgb"]["member"]} | {
-            m for m in (raw["mask"]["member"], raw["meta"]["member"]) if m
-        }
-        if not known <= set(index.members):
-            raise ValueError("members and their kinds disagree")
-        wrong = [s["name"] for s in index.shards if not SHARD_NAME.fullmatch(s["name"])]
-        wrong += [
-            raw[part]["name"]
-            for part in ("table", "names")
-            if not TABLE_NAME.fullmatch(raw[part]["name"])
-        ]
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as err:  # every part that is used later was touched above
-        raise ValueError(
-            f"{path}: broken ({type(err).__name__}: {err}); run tools/shard.py again"
-        ) from err
-    if wrong:
-        raise ValueError(f"{path}: names {wrong[0]!r}, which tools/shard.py never writes")
-    return index
+def _advice_for(folder: Path) -> str:
+    """Return what to do about a folder without an index.json."""
+    if (folder / ".build").exists():
+        return "the sharding did not finish; run tools/shard.py again"
+    advice = "expected a folder written by tools/shard.py"
+    if next(folder.rglob("*.tar"), None) is not None:
+        advice += "; `tools/shard.py --index` makes one for tars of others"
+    return advice
+
+
+def _from_json(place: str, path: Path | str, content: bytes, cache: Cache | None) -> Index:
+    raw = parse_index(path, content)
+    depth = raw["depth"]
+    return Index(
+        place=place,
+        size=Size(*raw["size"]),
+        depth_size=Size(*depth["size"]),
+        step_mm=depth["step_mm"] + 0.0,
+        near_mm=depth["near_mm"] + 0.0,
+        far_mm=depth["far_mm"] + 0.0,
+        stats={name: split["stats"] for name, split in raw["splits"].items()},
+        sha256=hashlib.sha256(content).hexdigest(),
+        raw=raw,
+        cache=cache,
+    )
 
 
 # ------------------------------------------------------------------------------------------ writing
 
 
-def as_rows(samples: list[tuple], first_name: int = 0) -> tuple[np.ndarray, bytes]:
-    """The table's rows and the text of names for samples (shard, key, stem, session, start, length,
-    crc, [[offset, size, crc], ...]).
+def as_rows(samples: list[tuple[Any, ...]]) -> tuple[np.ndarray, bytes]:
+    """Return the table's rows and the text of names.
 
-    first_name  where in the whole text these names begin
+    samples  at least one; of each: shard, key, stem, session, start, length, CRC-32, and
+             [[offset, size, CRC-32], ...] of its members
     """
-    lines = [f"{key} {stem}\n".encode() for _, key, stem, *_ in samples]
-    rows = np.zeros(len(samples), table_dtype(len(samples[0][-1]) if samples else 0))
-    for name, values in zip(
-        ("shard", "session", "start", "length", "crc"), zip(*((s[0], *s[3:7]) for s in samples))
-    ):
-        rows[name] = values
-    rows["name"] = first_name + np.cumsum([0, *map(len, lines[:-1])]) if samples else 0
-    places = np.array([s[7] for s in samples], np.int64)  # (N, M, 3)
-    rows["at"], rows["size"], rows["member_crc"] = (
-        places[:, :, 0] - rows["start"][:, None].astype(np.int64),
-        places[:, :, 1],
-        places[:, :, 2],
-    )
+    shards, keys, stems, sessions, starts, lengths, crcs, members = zip(*samples)
+    lines = [f"{key} {stem}\n".encode() for key, stem in zip(keys, stems)]
+    rows = np.zeros(len(samples), table_dtype(len(members[0])))
+    rows["shard"] = shards
+    rows["session"] = sessions
+    rows["start"] = starts
+    rows["length"] = lengths
+    rows["crc"] = crcs
+    rows["name"] = np.cumsum([0, *map(len, lines[:-1])])
+    places = np.array(members, np.int64)  # (N, M, 3)
+    rows["at"] = places[:, :, 0] - rows["start"][:, None].astype(np.int64)
+    rows["size"] = places[:, :, 1]
+    rows["member_crc"] = places[:, :, 2]
     return rows, b"".join(lines)
 
 
 def named_by_content(kind: str, suffix: str, content: bytes) -> dict[str, Any]:
-    """{name, bytes, sha256}: files of two datasets never share a name."""
+    """Return {name, bytes, sha256} of a file whose name no other content has."""
     sha256 = hashlib.sha256(content).hexdigest()
     return {"name": f"{kind}-{sha256[:16]}{suffix}", "bytes": len(content), "sha256": sha256}

@@ -1,9 +1,9 @@
-"""What is in tars of others, by their headers alone: which samples, which members, where.
+"""Scan tars that others wrote, by their headers alone: which samples, which members, where.
 
-Damage is an error with its place.
+    shards, by_folder, notes = find_shards(folder)
+    samples, rejects = scan(folder, shards[0])
 
-shards, by_folder, notes = find_shards(folder)
-samples, rejects = scan(folder, shards[0])
+Damage is an error that says where it is.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depthdist.core.errors import printable_path
-from depthdist.shards.index import SHARD_NAME
+from depthdist.shards.index_schema import SHARD_NAME
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # webdataset's: the key, and the rest of the name
-LEFT_OUT = re.compile(r"__[^/]*__($|/)")  # by webdataset as well: about the whole tar
+IGNORED = re.compile(r"__[^/]*__($|/)")  # by webdataset as well: about the whole tar
 SIDES = {"train": "train", "val": "val", "validation": "val"}  # the split, by the first folder
 
 
 class Sample(NamedTuple):
-    """What the headers show: the tar below the folder, webdataset's key, and by the rest of the
-    name (start of the header, offset, size).
+    """A sample of a tar, by its headers.
+
+    shard    the tar's name below the folder
+    key      webdataset's key
+    members  (start of the header, offset, size) by the rest of the name
     """
 
     shard: str
@@ -35,74 +38,64 @@ class Sample(NamedTuple):
     members: dict[str, tuple[int, int, int]]
 
     def rejected(self, why: str) -> dict[str, str]:
+        """Return the sample's entry in rejects.jsonl."""
         return {"shard": self.shard, "key": self.key, "why": why}
 
 
 def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
-    """The tars below `folder`, sorted.
+    """Find the tars below `folder`, raise ValueError if there is none or a name is not printable.
 
-    Whether folders (train/, and val/ or validation/) are the split; and what to know about that.
+    Returns their sorted names; whether folders (train/, and val/ or validation/) are the split;
+    and notes about that. Hidden tars are not found.
     """
-    found = [
+    names = [
         name
         for name in glob.glob("**/*.tar", root_dir=folder, recursive=True)
         if (folder / name).is_file()
-    ]  # none that is hidden
-    found = sorted(
-        {
-            os.path.realpath(folder / name): name for name in sorted(found, key=len, reverse=True)
-        }.values()
-    )  # a link may show one twice
+    ]
+    # a link may show one twice: the shortest name is kept
+    by_file = {
+        os.path.realpath(folder / name): name for name in sorted(names, key=len, reverse=True)
+    }
+    found = sorted(by_file.values())
     if not found:
         packed = next(folder.rglob("*.tar.*"), None)
-        raise ValueError(
-            f"{printable_path(folder)}: no .tar"
-            f" files{f'; {packed.name} is compressed: unpack it to a .tar' if packed else ''}"
-        )
+        advice = f"; {packed.name} is compressed: unpack it to a .tar" if packed else ""
+        raise ValueError(f"{printable_path(folder)}: no .tar files{advice}")
     for name in found:
         if not SHARD_NAME.fullmatch(name) or not name.isprintable():
             raise ValueError(
-                f"{printable_path(folder / name)}: the name holds characters that cannot be printed;"
-                " rename it"
+                f"{printable_path(folder / name)}: the name holds characters that cannot be"
+                " printed; rename it"
             )
     folders = {name.split("/")[0] for name in found if "/" in name}
     if not {SIDES.get(name) for name in folders} >= {"train", "val"}:
         return found, False, []
     kept = [name for name in found if name.split("/")[0] in SIDES]
-    left = f"; {len(found) - len(kept)} other tars are left out" if len(kept) < len(found) else ""
-    return kept, True, [f"split by the folders {', '.join(sorted(folders & SIDES.keys()))}{left}"]
+    note = f"split by the folders {', '.join(sorted(folders & SIDES.keys()))}"
+    if len(kept) < len(found):
+        note += f"; {len(found) - len(kept)} other tars are left out"
+    return kept, True, [note]
 
 
 def scan(folder: Path, shard: str) -> tuple[list[Sample], list[dict[str, str]]]:
-    """The samples of a tar by its headers, and those that cannot be used.
+    """Return the samples of a tar by its headers, and the rejects of those that cannot be used.
 
-    ValueError where the tar is damaged or cut off.
+    Raises ValueError if the tar is damaged or cut off.
     """
-    samples, rejects, seen = [], [], set()
-    members = (
-        (m[1], m[2], info)
-        for info in _headers(folder / shard)
-        if info.isreg() and not LEFT_OUT.match(info.name) and (m := MEMBER.fullmatch(info.name))
-    )
+    samples: list[Sample] = []
+    rejects: list[dict[str, str]] = []
+    keys_before: set[str] = set()
+    members = _members(folder / shard)
     for key, group in itertools.groupby(members, key=lambda member: member[0]):
-        group = list(group)
-        sample = Sample(
-            shard,
-            key,
-            {name: (info.offset, info.offset_data, info.size) for _, name, info in group},
-        )
-        why = ""
-        if not all(info.name.isprintable() for *_, info in group):
-            why = "the name holds characters that cannot be printed"
-        elif key.startswith("/") or ".." in key.split("/"):
-            why = "the name leads out of the folder"
-        elif key in seen:
-            why = "the key was used before in this shard; members of one sample must stand together"
-        elif len(sample.members) < len(group):
-            why = "a member stands there twice"
-        elif any(info.issparse() for *_, info in group):
-            why = "a member is a sparse file"
-        seen.add(key)
+        places = {}
+        infos = []
+        for _, name, info in group:
+            places[name] = (info.offset, info.offset_data, info.size)
+            infos.append(info)
+        sample = Sample(shard, key, places)
+        why = _why_unusable(sample, infos, keys_before)
+        keys_before.add(key)
         if why:
             rejects.append(sample.rejected(why))
         else:
@@ -110,42 +103,74 @@ def scan(folder: Path, shard: str) -> tuple[list[Sample], list[dict[str, str]]]:
     return samples, rejects
 
 
+def _members(path: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Yield key, rest of the name, and header of each file that is a sample's member."""
+    for info in _headers(path):
+        match = MEMBER.fullmatch(info.name)
+        if match and info.isreg() and not IGNORED.match(info.name):
+            yield match[1], match[2], info
+
+
+def _why_unusable(sample: Sample, infos: list[tarfile.TarInfo], keys_before: set[str]) -> str:
+    """Return why a sample cannot be used, "" if it can."""
+    if not all(info.name.isprintable() for info in infos):
+        return "the name holds characters that cannot be printed"
+    if sample.key.startswith("/") or ".." in sample.key.split("/"):
+        return "the name leads out of the folder"
+    if sample.key in keys_before:
+        return "the key was used before in this shard; members of one sample must stand together"
+    if len(sample.members) < len(infos):
+        return "a member stands there twice"
+    if any(info.issparse() for info in infos):
+        return "a member is a sparse file"
+    return ""
+
+
 def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
-    """Every member of a tar; ValueError says at which byte it is damaged or cut off.
+    """Yield every member of a tar, raise ValueError that says where it is damaged or cut off.
 
     CPython's tarfile takes a broken header for the end of the archive, so what follows that end
     must be zeros to the last byte.
     """
-    size, at, last, reason = path.stat().st_size, 0, "its start", ""
+    size = path.stat().st_size
+    at = 0
+    last = "its start"
+    reason = ""
     try:
         with tarfile.open(path, "r:") as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # it would keep all of them
+                tar.members.clear()  # type: ignore[attr-defined] # it would keep all of them
                 if not at < tar.offset <= size:
                     reason = f"{info.name} should reach to byte {tar.offset:,}: the tar is cut off"
                     break
-                at, last = tar.offset, info.name
+                at = tar.offset
+                last = info.name
                 yield info
     except Exception as err:
         # tarfile raises TarError, ValueError, OverflowError, RecursionError ... on broken headers
         reason = f"no tar header that can be read ({err})"
-    if not reason:
-        with open(path, "rb") as file:
-            file.seek(at)
-            rest, zeros = file.read(tarfile.BLOCKSIZE), 0
-            while rest and not any(rest):
-                zeros += len(rest)
-                rest = file.read(1 << 20)
-        if rest:
-            zeros += len(rest) - len(rest.lstrip(b"\0"))
-            reason = (
-                f"{zeros:,} zeros and then more data: overwritten, or two tars in one file"
-                if zeros >= tarfile.BLOCKSIZE
-                else "no tar header"
-            )
-        elif zeros < 2 * tarfile.BLOCKSIZE:
-            reason = "the file ends without the zeros that end a tar: it is cut off"
+    reason = reason or _wrong_end(path, at)
     if reason:
         raise ValueError(
-            f"{printable_path(path)}: damaged at byte {at:,} of {size:,}, after {printable_path(last)}: {reason}"
+            f"{printable_path(path)}: damaged at byte {at:,} of {size:,}, after"
+            f" {printable_path(last)}: {reason}"
         )
+
+
+def _wrong_end(path: Path, at: int) -> str:
+    """Return what is wrong with the bytes from `at` on, which must be the zeros that end a tar."""
+    num_zeros = 0
+    with open(path, "rb") as file:
+        file.seek(at)
+        block = file.read(tarfile.BLOCKSIZE)
+        while block and not any(block):
+            num_zeros += len(block)
+            block = file.read(1 << 20)
+    if block:
+        num_zeros += len(block) - len(block.lstrip(b"\0"))
+        if num_zeros >= tarfile.BLOCKSIZE:
+            return f"{num_zeros:,} zeros and then more data: overwritten, or two tars in one file"
+        return "no tar header"
+    if num_zeros < 2 * tarfile.BLOCKSIZE:
+        return "the file ends without the zeros that end a tar: it is cut off"
+    return ""

@@ -154,7 +154,7 @@ def accumulate_gradients(
                 loss = weighted
             sums[name] = sums.get(name, 0.0) + weighted.detach()
         engine.backward(loss, watch=will_log and not seen)
-        seen.append((batch.keys, parts["loss"].detach()))
+        seen.append((batch.stems, parts["loss"].detach()))
         if batch.group.last:
             return sums, seen, batch.group
         engine.step()

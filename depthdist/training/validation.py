@@ -78,7 +78,7 @@ def draw_figures(run: Run) -> None:
         # on every rank: under ZeRO 3 they need each other
         pred_mm = denormalize_depth(predictor(run)(batch), run.data.depth_range)
         if run.world.rank == 0:
-            name = batch.keys[0]
+            name = batch.stems[0]
             drawn = figure(
                 batch.rgb[0].cpu().numpy(),
                 pred_mm[0].cpu().numpy(),
@@ -121,4 +121,4 @@ def _fingerprints(run: Run, split: str) -> tuple[np.ndarray, list[str]]:
     numbers = evenly_spread(run.data.dataset.count(split), MAX_COMPARED[split])
     batches = [run.data.loader.samples(split, [i]).to(CPU) for i in numbers]
     prints = np.stack([fingerprint(batch.rgb[0].numpy()) for batch in batches])
-    return prints, [batch.keys[0] for batch in batches]
+    return prints, [batch.stems[0] for batch in batches]

@@ -15,10 +15,10 @@ from depthdist.data.augmentation import (
     LIMITS,
     Augmentation,
     AugmentSettings,
-    apply_photometric,
     draw_augmentation,
     mirror,
 )
+from depthdist.data.photometric import apply_photometric
 
 STRONG = AugmentSettings(flip=0.5, exposure=1.0, tone=0.3, colour=0.15, noise=6.0, jpeg=40)
 NAMES = [f.name for f in dataclasses.fields(AugmentSettings)]

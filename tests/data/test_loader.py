@@ -26,8 +26,9 @@ from helpers.loaders import (
 from PIL import Image
 
 from depthdist.core.settings import Size
-from depthdist.data.batch import Buffers, _packed
+from depthdist.data.batch import Buffers
 from depthdist.data.sample_order import Position, TrainPlan, eval_groups, train_groups
+from depthdist.data.sample_reader import read_batch
 from depthdist.geometry.resampling import resize_rgb
 
 # ------------------------------------------------------------------------------- ranks of their own
@@ -105,8 +106,8 @@ def test_training_batches_are_the_plan_carried_out(data, world, micro, batch, th
         assert everything(batches) == [slot[:2] for group in groups for slot in group.slots]
         assert all(len(b.samples) == len(b.rgb) == len(b.depth_mm) == micro for b in batches)
         assert all(
-            b.keys == [source.dataset.find("train", i)[1].stem for i in b.samples]
-            and set(b.keys) < set(stems)
+            b.stems == [source.dataset.find("train", i)[1].stem for i in b.samples]
+            and set(b.stems) < set(stems)
             for b in batches
         )
 
@@ -201,7 +202,7 @@ def compare(batches, step_mm, lossless=False):
         assert batch.rgb.shape[1:] == (28, 42, 3) and batch.depth_mm.shape[1:] == batch.mask.shape[
             1:
         ] == (30, 40)
-        for key, rgb, depth_mm, mask in zip(batch.keys, batch.rgb, batch.depth_mm, batch.mask):
+        for key, rgb, depth_mm, mask in zip(batch.stems, batch.rgb, batch.depth_mm, batch.mask):
             raw_rgb, xyz = capture(seed_of(key))
             measured = torch.from_numpy(np.isfinite(xyz[:, :, 2]))
             assert torch.equal(mask, measured) and (depth_mm[~mask] == 0).all()
@@ -233,10 +234,10 @@ def test_mixed_datasets_give_each_its_own_millimetres(two):
     source = loader(*two, weights=(1.0, 2.0))
     batches = taken(source.train(TrainPlan(12, 4, 4, 1), 0, 0, epochs=4))
     assert compare(batches, lambda key: (4000 if seed_of(key) < 100 else 2500) / 65535) == 48
-    assert any(len({seed_of(key) < 100 for key in batch.keys}) == 2 for batch in batches), (
+    assert any(len({seed_of(key) < 100 for key in batch.stems}) == 2 for batch in batches), (
         "both in one batch"
     )
-    assert Counter(key for batch in batches for key in batch.keys) == {
+    assert Counter(key for batch in batches for key in batch.stems) == {
         **{f"x{i}": 4 for i in range(4)},
         **{f"x{i}": 8 for i in range(100, 104)},
     }
@@ -251,7 +252,7 @@ def test_chosen_samples_come_in_the_order_asked_for(data):
     assert torch.equal(batch.depth_mm[0], batch.depth_mm[2]) and not torch.equal(
         batch.depth_mm[0], batch.depth_mm[1]
     )
-    assert batch.keys == [source.dataset.find("train", i)[1].stem for i in (4, 0, 4)]
+    assert batch.stems == [source.dataset.find("train", i)[1].stem for i in (4, 0, 4)]
 
 
 def test_a_batch_moves_to_a_device_as_a_whole(data):
@@ -281,7 +282,7 @@ def test_a_reader_can_be_pickled(data):
     source = loader(data)
     reader = pickle.loads(pickle.dumps(source._reader("train", augment=STRONG, seed=3)))
     group = next(iter(train_groups(source.dataset.order(3), plan_of(source, 4, 4), 0)))
-    packed = _packed(reader, group, Buffers(source.dataset.arrays(4), pin=False))
+    packed = read_batch(reader, group, Buffers(source.dataset.arrays(4), pin=False))
     assert (
         exact([packed.to("cpu")])
         == exact(taken(loader(data, augment=STRONG).train(plan_of(source, 4, 4), 3, 0, epochs=1)))[

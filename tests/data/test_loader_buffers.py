@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.loaders import STRONG, decoders, exact, loader, plan_of, taken
 
-from depthdist.data import batch as batch_module
+from depthdist.data import sample_reader
 
 
 def test_a_packed_batch_is_refused_once_the_next_one_was_asked_for(data):
@@ -71,9 +71,9 @@ class Reading:
             held,
             fail,
         )
-        monkeypatch.setattr(batch_module, "read_sample", self)
+        monkeypatch.setattr(sample_reader, "read_sample", self)
 
-    def __call__(self, fd, ref, index, out, real=batch_module.read_sample):
+    def __call__(self, fd, ref, index, out, real=sample_reader.read_sample):
         with self.many:
             self.begun.append(ref.stem)
             self.many.notify_all()

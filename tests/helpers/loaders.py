@@ -65,7 +65,7 @@ def exact(batches):
         (
             b.group,
             b.samples,
-            b.keys,
+            b.stems,
             b.weight.tolist(),
             *(t.numpy().tobytes() for t in (b.rgb, b.depth_mm, b.mask)),
         )

@@ -135,9 +135,9 @@ def streamed(folder, split):
         )
     ]
     return {
-        b.keys[i]: (b.rgb[i].numpy(), b.depth_mm[i].numpy(), b.mask[i].numpy())
+        b.stems[i]: (b.rgb[i].numpy(), b.depth_mm[i].numpy(), b.mask[i].numpy())
         for b in batches
-        for i in range(len(b.keys))
+        for i in range(len(b.stems))
         if b.weight[i]
     }
 
@@ -473,7 +473,7 @@ def test_metres_are_noticed(tmp_path, dtype):
                 "right.jpg": jpg(picture(i)),
                 "depth.npy": npy(whole_mm(i)),
             },
-            r"left.jpg \(JPEG 28x42\), right.jpg .* the picture",
+            r"left.jpg \(JPEG 28x42\), right.jpg .* the image",
         ),
         (
             lambda i: {
@@ -481,7 +481,7 @@ def test_metres_are_noticed(tmp_path, dtype):
                 "color.png": png(picture(i)),
                 "depth.npy": npy(whole_mm(i)),
             },
-            r"color.png .*, rgb.jpg .* the picture",
+            r"color.png .*, rgb.jpg .* the image",
         ),
         (
             lambda i: {"jpg": jpg(picture(i)), "a.npy": npy(whole_mm(i)), "b.npy": npy(z_mm(i))},
@@ -505,11 +505,11 @@ def test_metres_are_noticed(tmp_path, dtype):
         ),
         (
             lambda i: {"txt": b"", "tiff": b""},
-            r"no picture among its members: tiff \(not looked at\), txt",
+            r"no image among its members: tiff \(not looked at\), txt",
         ),
         (
             lambda i: {"depth.npy": npy(whole_mm(i)), "pth": b""},
-            r"no picture among .* pth \(not looked at\)",
+            r"no image among .* pth \(not looked at\)",
         ),
         (
             lambda i: {

@@ -18,6 +18,7 @@ import pytest
 from helpers.http_server import CONTENT
 
 from depthdist.shards import remote_cache as remote
+from depthdist.shards import remote_files
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote, join
 
 HALF = 1_500_000
@@ -200,8 +201,10 @@ def test_a_server_that_does_not_accept_the_connection_is_given_up(tmp_path):
 
 @pytest.mark.parametrize("fault", [("stall", HALF), ("silent", 0)])
 def test_http_has_a_limit_of_its_own_for_a_stall(server, tmp_path, monkeypatch, fault):
-    within = remote._within
-    monkeypatch.setattr(remote, "_within", lambda seconds, call, *args: within(20, call, *args))
+    within = remote_files.call_within
+    monkeypatch.setattr(
+        remote_files, "call_within", lambda seconds, call, *args: within(20, call, *args)
+    )
     server.faults = [fault]
     assert "no answer in time" in failure(
         get, make(tmp_path, fetch_stall_s=0.2, fetch_retries=0), server.url
@@ -361,8 +364,8 @@ def test_who_waited_downloads_it_where_the_one_before_failed(server, cache):
 def test_a_file_that_arrived_just_before_the_lock_is_not_downloaded_again(
     server, cache, monkeypatch
 ):
-    path, hit, late = get(cache, server.url), remote._hit, iter([False])
-    monkeypatch.setattr(remote, "_hit", lambda *args: next(late, None) is None and hit(*args))
+    path, hit, late = get(cache, server.url), remote._is_cached, iter([False])
+    monkeypatch.setattr(remote, "_is_cached", lambda *args: next(late, None) is None and hit(*args))
     assert (
         get(cache, server.url) == path
         and len(server.seen) == 1

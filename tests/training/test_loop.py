@@ -441,7 +441,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_sa
     def forward(run, batch):
         parts = real(run, batch)
         if run.state.step == 3 and not broken:
-            broken.append(batch.keys[0])
+            broken.append(batch.stems[0])
             parts = {name: part * math.nan for name, part in parts.items()}
         return parts
 
@@ -488,7 +488,8 @@ def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path
     assert not (tmp_path / "run/last").exists()
     first_batch = make_loader(data).dataset.order(0).epoch(0)[:4]
     stems = [
-        make_loader(data).samples("train", [i]).to(torch.device("cpu")).keys[0] for i in first_batch
+        make_loader(data).samples("train", [i]).to(torch.device("cpu")).stems[0]
+        for i in first_batch
     ]
     assert all(stem in line for stem in stems), "the samples of the step are named"
     if stage == 0:

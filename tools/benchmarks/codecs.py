@@ -213,6 +213,6 @@ def unquantised(batch: Any, raw: Path, loader: Any) -> Any:
     from depthdist.captures.readers import read_xyz
 
     clouds = {pair.stem: pair.xyz for pair in find_pairs(raw)[0]}
-    z = np.stack([read_xyz(clouds[key])[:, :, 2] for key in batch.keys])
+    z = np.stack([read_xyz(clouds[key])[:, :, 2] for key in batch.stems])
     batch.depth_mm = torch.where(batch.mask, torch.from_numpy(z).to(batch.mask.device), 0.0)
     return batch

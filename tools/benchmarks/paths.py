@@ -438,7 +438,7 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
             mask,
             training.bounds,
         )["loss"]
-    return {Path(key).name: loss for key, loss in zip(batch.keys, losses.tolist())}
+    return {Path(key).name: loss for key, loss in zip(batch.stems, losses.tolist())}
 
 
 def rate(device: torch.device, precision: str) -> dict[str, Any]:
