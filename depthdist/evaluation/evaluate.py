@@ -13,43 +13,31 @@ image, and the depth of each groove.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import sys
-import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from statistics import median
 from typing import Any
 
-import numpy as np
-import torch
-from peft import PeftModel
-from torch import Tensor
 from tqdm import tqdm
 
-from depthdist.captures.readers import open_rgb
 from depthdist.core.environment import describe_environment, pick_device, silence_libraries
 from depthdist.core.files import write_json
-from depthdist.core.settings import Size, as_dict, parse
-from depthdist.data.batch import Batch
+from depthdist.core.settings import Size, as_dict
 from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.data.loader import Loader
-from depthdist.evaluation.comparison import compare_runs
-from depthdist.evaluation.image_details import Details, all_metrics
-from depthdist.evaluation.metrics.alignment import ALIGNMENTS
+from depthdist.evaluation.image_details import DetailsPool, all_metrics
 from depthdist.evaluation.metrics.confidence import interval
-from depthdist.evaluation.metrics.grooves import LIMIT_MM, summarize_grooves
-from depthdist.evaluation.metrics.pixels import BINS_MM
-from depthdist.evaluation.scoring import (
-    Predictor,
-    Row,
+from depthdist.evaluation.metrics.grooves import summarize_grooves
+from depthdist.evaluation.predictors import (
+    TimedPredictor,
     constant_predictor,
     network_predictor,
-    score_rows,
-    untrained_predictor,
+    refined_predictor,
+    starting_predictor,
 )
+from depthdist.evaluation.scoring import Row, score_rows
+from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.evaluation.tables import (
     FOOTNOTE,
     UNTRAINED,
@@ -58,90 +46,8 @@ from depthdist.evaluation.tables import (
     scores_table,
 )
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.adapter import AdapterRecord, describe_model, load_adapter
-from depthdist.models.base_model import load_base
-from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import REFINEMENTS as REFINED
-from depthdist.models.refinement import Refinement, refine
-from depthdist.runs.run_folder import Run, label_runs, open_run
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """Evaluation"""
-
-    run: Path | None = None
-    "Folder of the run."
-    compare: tuple[Path, Path] | None = None
-    """Two runs instead of one: which is better on the same images, by how much, and how sure
-    that is."""
-    data: tuple[str, ...] | None = None
-    "Folder of shards, or its URL. Default: the run's own."
-    split: str = "val"
-    "Which part of the data: val or train."
-    micro_batch: int = 1
-    "Samples at a time."
-    align: tuple[str, ...] = ()
-    """Also score the adapter with scale or scale and shift fitted to each image's truth: median,
-    depth, disparity (with commas between)."""
-    raw: Path | None = None
-    """Folder of the captures that the shards were made of: for --refine, which needs pictures at
-    their full size."""
-    refine: tuple[str, ...] = ()
-    """Also score the adapter with detail from the full picture, as launch/predict.py has it:
-    guided, tiles (with commas between)."""
-    flip: bool = False
-    "Also score the adapter averaged with the mirror image's prediction."
-    details: bool = True
-    "Also measure near and far apart, edges, surfaces and grooves; seconds an image at full size."
-    workers: int = 0
-    "Processes that measure details. 0: one a core."
-    bins_mm: tuple[float, ...] = BINS_MM
-    "Ends of the depth ranges that are measured apart, mm."
-    tread_limit: float = LIMIT_MM
-    "Least groove depth that still counts as good, mm."
-
-    def problems(self) -> list[str]:
-        found = [
-            f"--{name.replace('_', '-')} is {getattr(self, name)}: expected >= {low}"
-            for name, low in (("micro_batch", 1), ("workers", 0))
-            if getattr(self, name) < low
-        ]
-        if (self.run is None) == (self.compare is None):
-            found.append(
-                "--run is missing: the folder of the run"
-                if self.run is None
-                else "--run and --compare: expected one of them"
-            )
-        found += [
-            f"--align is {way}: expected {', '.join(w for w in ALIGNMENTS if w != 'none')}"
-            for way in self.align
-            if way not in ALIGNMENTS or way == "none"
-        ]
-        found += [
-            f"--refine is {way}: expected guided or tiles"
-            for way in self.refine
-            if way not in REFINED or way == "plain"
-        ]
-        if self.refine and self.raw is None:
-            found.append(
-                "--raw is missing: --refine needs the folder of the captures that the shards were"
-                " made of"
-            )
-        if self.raw is not None and not self.raw.is_dir():
-            found.append(f"--raw {self.raw}: no such folder")
-        if (
-            len(self.bins_mm) < 2
-            or self.bins_mm[0] < 0
-            or any(a >= b for a, b in zip(self.bins_mm, self.bins_mm[1:]))
-        ):
-            found.append(
-                f"--bins-mm is {','.join(f'{b:g}' for b in self.bins_mm)}: expected two or more"
-                " rising depths >= 0, mm"
-            )
-        if not 0 < self.tread_limit < math.inf:
-            found.append(f"--tread-limit is {self.tread_limit:g}: expected > 0 mm")
-        return found
+from depthdist.models.adapter import describe_model, load_adapter
+from depthdist.runs.run_folder import Run, open_run
 
 
 def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
@@ -165,8 +71,8 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         mean_depth(run, dataset, settings.split, record.bounds),
     )
     before, after, trained = (
-        untrained_rows(model, record, device),
-        Clock(network_predictor(model)),
+        starting_predictor(model, record, device),
+        TimedPredictor(network_predictor(model)),
         f"adapter, epoch {record.epoch}",
     )
     rows = {
@@ -177,11 +83,13 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     }
     rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
     clocks = {trained: after} | (
-        {f"{trained}, flip": Clock(network_predictor(model, flip=True))} if settings.flip else {}
+        {f"{trained}, flip": TimedPredictor(network_predictor(model, flip=True))}
+        if settings.flip
+        else {}
     )
     clocks |= {
-        f"{trained}, {way}": Clock(
-            refinement_predictors(model, way, dataset, settings.split, settings.raw)
+        f"{trained}, {way}": TimedPredictor(
+            refined_predictor(model, way, dataset, settings.split, settings.raw)
         )
         for way in settings.refine
     }
@@ -195,7 +103,7 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
         leave=False,
         disable=not sys.stderr.isatty(),
     )
-    details = Details(
+    details = DetailsPool(
         dataset,
         settings.split,
         settings.bins_mm,
@@ -259,77 +167,6 @@ def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
     return content
 
 
-class Clock:
-    """A predictor that notes each batch's seconds an image."""
-
-    def __init__(self, predict: Predictor):
-        self.predict, self.seconds = predict, []
-
-    def __call__(self, batch: Batch) -> Tensor:
-        began = time.perf_counter()
-        found = self.predict(batch)
-        if found.device.type == "cuda":
-            torch.cuda.synchronize(found.device)
-        self.seconds.append((time.perf_counter() - began) / len(found))
-        return found
-
-
-def refinement_predictors(
-    model: DepthModel, way: Refinement, dataset: Dataset, split: str, raw: Path
-) -> Predictor:
-    """Predictions with detail from the captures' own pictures under `raw`.
-
-    ValueError where one is not there, or not of the truth's size.
-    """
-
-    def one(pred: Tensor, number: int, size: tuple[int, int]) -> Tensor:
-        source = dataset.meta(split, number).get("rgb")
-        if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
-            raise ValueError(
-                f"--refine needs shards that say which pictures they were made of; sample {number}"
-                f" of {split} does not"
-            )
-        path = raw / source["path"]
-        if not path.is_file():
-            raise ValueError(
-                f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was"
-                " made of"
-            )
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != source["sha256"]:
-            raise ValueError(
-                f"{path}: is not the picture that sample {number} of {split} was made of (its"
-                " sha256 differs)"
-            )
-        picture = torch.from_numpy(np.array(open_rgb(path, content=content))).to(pred.device)
-        if tuple(picture.shape[:2]) != size:
-            raise ValueError(
-                f"{path}: is {tuple(picture.shape[:2])}, the truth {size}; --refine needs shards"
-                " with depth at the camera's size"
-            )
-        return refine(way, model, pred, picture, model.upsampling)
-
-    def predict(batch: Batch) -> Tensor:
-        size = tuple(batch.depth_mm.shape[-2:])
-        return torch.stack(
-            [one(pred, number, size) for pred, number in zip(model(batch.rgb), batch.samples)]
-        )
-
-    return predict
-
-
-def untrained_rows(model: DepthModel, record: AdapterRecord, device: torch.device) -> Predictor:
-    """Predictions of what the run began from: of `model` without its adapter or, where the whole
-    network trained, of the base model itself.
-    """
-    if isinstance(model.net, PeftModel):
-        return untrained_predictor(model)
-    base = load_base(record.model)
-    base.normalise((record.mean, record.std))
-    base.upsampling = record.upsampling
-    return network_predictor(base.to(device).eval())
-
-
 def mean_depth(run: Run, dataset: Dataset, split: str, bounds: DepthRange) -> tuple[str, float]:
     """The constant's row, and its depth in mm: the mean of what the run learned from.
 
@@ -347,28 +184,3 @@ def mean_depth(run: Run, dataset: Dataset, split: str, bounds: DepthRange) -> tu
         ),
         allowed,
     )
-
-
-def main(argv: list[str] | None = None) -> None:
-    (settings,) = parse(
-        "Score a run in mm against the untrained model and a constant depth, or compare two runs.",
-        EvaluateSettings,
-        argv=argv,
-    )
-    if settings.run:
-        evaluate_run(settings)
-        return
-    if (
-        not settings.data
-        and len({open_run(run).record["derived"].get("data_sha256") for run in settings.compare})
-        > 1
-    ):
-        raise ValueError(
-            f"{' and '.join(map(str, settings.compare))} learned from different data; expected runs"
-            " of the same, or --data that both are measured on"
-        )
-    called, found = label_runs(settings.compare), []
-    for letter, name, run in zip("AB", called, settings.compare):
-        print(f"\n{letter}  {name}")
-        found.append(evaluate_run(replace(settings, run=run, compare=None)))
-    print(f"\n{compare_runs(*found, called)}")

@@ -29,7 +29,7 @@ from depthdist.data.dataset import Dataset
 from depthdist.evaluation.metrics import edges, grooves, surfaces
 from depthdist.evaluation.metrics import pixels as metrics
 from depthdist.evaluation.metrics.grooves import Groove
-from depthdist.evaluation.metrics.pixels import Metric
+from depthdist.evaluation.metrics.registry import BINS_MM, Metric
 from depthdist.evaluation.scoring import ImageDetails
 from depthdist.geometry.camera import pixel_rays
 from depthdist.shards.decoding import decode_label
@@ -38,7 +38,7 @@ Array = np.ndarray
 
 
 @dataclass
-class Details:
+class DetailsPool:
     """bins_mm  ends of the depth ranges;  limit_mm  least tread depth.
 
      workers  processes, 0: one a core, 1: in this one
@@ -53,7 +53,7 @@ class Details:
     workers: int = 1
     flat: Collection[str] = ()
 
-    def __enter__(self) -> Details:
+    def __enter__(self) -> DetailsPool:
         workers = self.workers or len(os.sched_getaffinity(0))
         self.pool = (
             ProcessPoolExecutor(
@@ -110,12 +110,14 @@ def measure(
     flat  as in Details
     """
     nothing = dict.fromkeys(
-        [name for name in all_metrics(bins_mm) if name not in metrics.METRICS], math.nan
+        [name for name in all_metrics(bins_mm) if name not in metrics.PIXEL_METRICS], math.nan
     )
     values = {
         row: (
             nothing
-            | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
+            | metrics.binned_metrics(
+                *(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm
+            )
         )
         for row, pred_mm in preds_mm.items()
     }
@@ -142,12 +144,12 @@ def measure(
     return {row: (values[row], found[row]) for row in preds_mm}
 
 
-def all_metrics(bins_mm: tuple[float, ...] = metrics.BINS_MM) -> dict[str, Metric]:
+def all_metrics(bins_mm: tuple[float, ...] = BINS_MM) -> dict[str, Metric]:
     """Everything that an evaluation measures, by name."""
     return {
-        **metrics.METRICS,
+        **metrics.PIXEL_METRICS,
         **metrics.bin_metrics(bins_mm),
-        **edges.METRICS,
-        **surfaces.METRICS,
-        **grooves.METRICS,
+        **edges.EDGE_METRICS,
+        **surfaces.SURFACE_METRICS,
+        **grooves.GROOVE_METRICS,
     }

@@ -25,12 +25,10 @@ from depthdist.data.batch import Batch
 from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import image_metrics
+from depthdist.evaluation.predictors import Predictor
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
 from depthdist.losses import LossSettings, compute_losses
-from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import average_with_mirror
 
-Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
 ImageDetails = dict[str, tuple[dict[str, float], list[Groove]]]  # more of an image, by row
 ImageMeasure = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[ImageDetails]"]
 
@@ -77,30 +75,6 @@ def mean(values: Sequence[float]) -> float:
         if known
         else math.nan
     )
-
-
-def network_predictor(model: DepthModel, flip: bool = False) -> Predictor:
-    """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought
-    to the truth's size.
-    """
-    see = average_with_mirror(model) if flip else model
-    return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
-
-
-def untrained_predictor(model: DepthModel) -> Predictor:
-    """The same of the base model that its adapter is in."""
-
-    def predict(batch: Batch) -> Tensor:
-        with model.net.disable_adapter():
-            return network_predictor(model)(batch)
-
-    return predict
-
-
-def constant_predictor(depth_mm: float, bounds: DepthRange) -> Predictor:
-    """The same depth everywhere: the row that every other must beat."""
-    value = float(normalize_depth(torch.tensor([[depth_mm]]), bounds)[0])
-    return lambda batch: torch.full_like(batch.depth_mm, value)
 
 
 def score(

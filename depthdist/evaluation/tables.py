@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 
-from depthdist.evaluation.metrics.pixels import Metric
-
-pass
-
-from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS
+from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
+from depthdist.evaluation.metrics.registry import Metric
 
 PARTS = (
     "rmse_mm@",
@@ -106,7 +103,7 @@ def scores_table(
     names = ["loss", *HEADLINE]
     fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
     best = {
-        n: (min if n == "loss" or METRICS[n].better == "lower" else max)(
+        n: (min if n == "loss" or PIXEL_METRICS[n].better == "lower" else max)(
             [r[n] for r in fair if not math.isnan(r[n])] or [math.nan]
         )
         for n in names

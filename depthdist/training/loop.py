@@ -30,13 +30,8 @@ from depthdist.distributed.process_group import (
     sum_over_ranks,
 )
 from depthdist.evaluation.figures import figure, figure_pixels
-from depthdist.evaluation.scoring import (
-    Predictor,
-    Scores,
-    constant_predictor,
-    network_predictor,
-    score,
-)
+from depthdist.evaluation.predictors import Predictor, constant_predictor, network_predictor
+from depthdist.evaluation.scoring import Scores, score
 from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
 from depthdist.losses import compute_losses

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from depthdist.core.settings import did_you_mean
-from depthdist.evaluation.metrics.pixels import METRICS
+from depthdist.evaluation.metrics.pixels import PIXEL_METRICS
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ScheduleSettings:
         ]
         if not 0 <= self.ema < 1:
             found.append(f"--ema is {self.ema}: expected 0 (off) or a decay below 1, such as 0.99")
-        names = ["loss", *METRICS]
+        names = ["loss", *PIXEL_METRICS]
         if self.best_by not in names:
             found.append(
                 f"--best-by is {self.best_by!r}: expected one of"
@@ -78,7 +78,7 @@ def is_better(name: str, new: float, old: float | None) -> bool:
     """Whether the score `new`, of loss or a metric, is better than the best so far (None: there is
     none). What is not finite never is.
     """
-    higher = name != "loss" and METRICS[name].better == "higher"
+    higher = name != "loss" and PIXEL_METRICS[name].better == "higher"
     return math.isfinite(new) and (old is None or (new > old if higher else new < old))
 
 

@@ -17,7 +17,7 @@ from helpers.commands import command
 from helpers.runs import make_loader, make_model, make_shards, train
 
 from depthdist.evaluation.image_details import all_metrics
-from depthdist.evaluation.metrics.pixels import METRICS
+from depthdist.evaluation.metrics.pixels import PIXEL_METRICS
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_the_adapter_row_is_what_training_saw(one, run):
                 line[f"eval/{name}"], rel=1e-5
             )
     assert one[0]["untrained"] != one[0]["adapter, epoch 1"] and {
-        f"eval/{name}" for name in METRICS
+        f"eval/{name}" for name in PIXEL_METRICS
     } < set(logged[0])
 
 
@@ -283,8 +283,8 @@ def test_what_is_scored_does_not_depend_on_the_bounds_that_a_run_was_trained_wit
     )
     here, there = (evaluate(one, "--no-details")[0] for one in (run, narrow))
     constant = next(name for name in here if name.startswith("constant"))
-    assert {name: there[constant][name] for name in METRICS} == {
-        name: here[constant][name] for name in METRICS
+    assert {name: there[constant][name] for name in PIXEL_METRICS} == {
+        name: here[constant][name] for name in PIXEL_METRICS
     }, "the same pixels"
     assert there[constant]["loss"] != here[constant]["loss"], "a loss is of the run's own scale"
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.feature import canny
 
-from depthdist.evaluation.metrics.pixels import Metric
+from depthdist.evaluation.metrics.registry import Metric
 
 RATIOS = 1 + np.linspace(0.05, 0.25, 10)
 STEPS_MM = (2.0, 4.0, 8.0, 16.0, 32.0)
@@ -120,7 +120,7 @@ def _metrics() -> dict[str, Metric]:
     return {row[0]: Metric(*row) for row in rows}
 
 
-METRICS = _metrics()
+EDGE_METRICS = _metrics()
 
 
 # ------------------------------------------------------------------------------------------- ratios

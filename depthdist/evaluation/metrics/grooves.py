@@ -25,10 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from depthdist.evaluation.metrics.pixels import Metric
+from depthdist.evaluation.metrics.registry import TREAD_LIMIT_MM, Metric
 from depthdist.geometry.camera import points_from_depth
 
-LIMIT_MM = 1.6  # legal tread depth of passenger cars in the EU (directive 89/459/EEC)
 FOUND = 0.5  # share of the true depth from which on a groove counts as found
 # twice the largest distance to the rim: grooves of 3 pixels and more; narrower ones show no floor
 MIN_WIDTH_PX = 4.0
@@ -60,7 +59,7 @@ class Groove:
     depths: tuple[float, ...]
 
 
-METRICS = {
+GROOVE_METRICS = {
     row[0]: Metric(*row)
     for row in [
         (
@@ -98,10 +97,10 @@ METRICS = {
 }
 
 
-def groove_metrics(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, float]:
+def groove_metrics(grooves: list[Groove], limit_mm: float = TREAD_LIMIT_MM) -> dict[str, float]:
     """METRICS of one image's grooves, depths (truth, prediction); NaN where there is none."""
     if not grooves:
-        return dict.fromkeys(METRICS, math.nan)
+        return dict.fromkeys(GROOVE_METRICS, math.nan)
     g, p = np.array([groove.depths for groove in grooves]).T
     return {
         "groove_mae_mm": float(np.abs(p - g).mean()),
@@ -112,7 +111,7 @@ def groove_metrics(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[st
     }
 
 
-def summarize_grooves(grooves: list[Groove], limit_mm: float = LIMIT_MM) -> dict[str, float]:
+def summarize_grooves(grooves: list[Groove], limit_mm: float = TREAD_LIMIT_MM) -> dict[str, float]:
     """Of all grooves of all images together: their number, bias_mm, mae_mm, limit95_mm (95 % of
     errors are smaller), found, and
 

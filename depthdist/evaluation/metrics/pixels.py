@@ -14,103 +14,94 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-BINS_MM = (250.0, 750.0, 1500.0, 2500.0, 3910.0)
+from depthdist.evaluation.metrics.registry import BINS_MM, Metric
+
 HEADLINE = ("abs_rel", "delta1", "rmse_mm", "mae_mm")  # what a terminal has room for
 
 
-class Metric(NamedTuple):
-    """What a number is: `unit` is "" for a ratio, `better` is "lower" or "higher"."""
-
-    name: str
-    unit: str
-    better: str
-    definition: str
-
-
 PixelMetric = Callable[[Tensor, Tensor], Tensor]
-METRICS: dict[str, Metric] = {}
+PIXEL_METRICS: dict[str, Metric] = {}
 FUNCTIONS: dict[str, PixelMetric] = {}
 
 
-def metric(
+def register_metric(
     name: str, unit: str, better: str, definition: str
 ) -> Callable[[PixelMetric], PixelMetric]:
     """Register a metric of the valid pixels' prediction and truth, (N,) float64 mm each, all > 0."""
 
     def register(function: PixelMetric) -> PixelMetric:
-        METRICS[name], FUNCTIONS[name] = Metric(name, unit, better, definition), function
+        PIXEL_METRICS[name], FUNCTIONS[name] = Metric(name, unit, better, definition), function
         return function
 
     return register
 
 
-@metric("abs_rel", "", "lower", "mean(|p - g| / g)")
+@register_metric("abs_rel", "", "lower", "mean(|p - g| / g)")
 def abs_rel(p: Tensor, g: Tensor) -> Tensor:
     return ((p - g).abs() / g).mean()
 
 
-@metric("delta1", "", "higher", "share of pixels with max(p / g, g / p) < 1.25")
+@register_metric("delta1", "", "higher", "share of pixels with max(p / g, g / p) < 1.25")
 def delta1(p: Tensor, g: Tensor) -> Tensor:
     return _within(p, g, 1.25)
 
 
-@metric("rmse_mm", "mm", "lower", "sqrt(mean((p - g)^2))")
+@register_metric("rmse_mm", "mm", "lower", "sqrt(mean((p - g)^2))")
 def rmse_mm(p: Tensor, g: Tensor) -> Tensor:
     return (p - g).square().mean().sqrt()
 
 
-@metric("mae_mm", "mm", "lower", "mean(|p - g|)")
+@register_metric("mae_mm", "mm", "lower", "mean(|p - g|)")
 def mae_mm(p: Tensor, g: Tensor) -> Tensor:
     return (p - g).abs().mean()
 
 
-@metric("delta2", "", "higher", "share of pixels with max(p / g, g / p) < 1.25^2")
+@register_metric("delta2", "", "higher", "share of pixels with max(p / g, g / p) < 1.25^2")
 def delta2(p: Tensor, g: Tensor) -> Tensor:
     return _within(p, g, 1.25**2)
 
 
-@metric("delta3", "", "higher", "share of pixels with max(p / g, g / p) < 1.25^3")
+@register_metric("delta3", "", "higher", "share of pixels with max(p / g, g / p) < 1.25^3")
 def delta3(p: Tensor, g: Tensor) -> Tensor:
     return _within(p, g, 1.25**3)
 
 
-@metric("sq_rel_eigen_mm", "mm", "lower", "mean((p - g)^2 / g); Eigen et al. 2014")
+@register_metric("sq_rel_eigen_mm", "mm", "lower", "mean((p - g)^2 / g); Eigen et al. 2014")
 def sq_rel_eigen_mm(p: Tensor, g: Tensor) -> Tensor:
     return ((p - g).square() / g).mean()
 
 
-@metric("sq_rel_kitti", "", "lower", "mean((p - g)^2 / g^2); KITTI devkit")
+@register_metric("sq_rel_kitti", "", "lower", "mean((p - g)^2 / g^2); KITTI devkit")
 def sq_rel_kitti(p: Tensor, g: Tensor) -> Tensor:
     return ((p - g) / g).square().mean()
 
 
-@metric("rmse_log", "", "lower", "sqrt(mean(d^2))")
+@register_metric("rmse_log", "", "lower", "sqrt(mean(d^2))")
 def rmse_log(p: Tensor, g: Tensor) -> Tensor:
     return _log_ratio(p, g).square().mean().sqrt()
 
 
-@metric("log10", "", "lower", "mean(|log10 p - log10 g|)")
+@register_metric("log10", "", "lower", "mean(|log10 p - log10 g|)")
 def log10(p: Tensor, g: Tensor) -> Tensor:
     return _log_ratio(p, g).abs().mean() / math.log(10)
 
 
-@metric("silog_dav2", "", "lower", "sqrt(mean(d^2) - 0.5 mean(d)^2); Depth Anything V2's")
+@register_metric("silog_dav2", "", "lower", "sqrt(mean(d^2) - 0.5 mean(d)^2); Depth Anything V2's")
 def silog_dav2(p: Tensor, g: Tensor) -> Tensor:
     d = _log_ratio(p, g)
     return (d.var(correction=0) + 0.5 * d.mean().square()).sqrt()
 
 
-@metric("silog_kitti", "", "lower", "100 sqrt(mean(d^2) - mean(d)^2); KITTI's, ZoeDepth's")
+@register_metric("silog_kitti", "", "lower", "100 sqrt(mean(d^2) - mean(d)^2); KITTI's, ZoeDepth's")
 def silog_kitti(p: Tensor, g: Tensor) -> Tensor:
     return 100 * _log_ratio(p, g).var(correction=0).sqrt()
 
 
-@metric("irmse_per_km", "1/km", "lower", "sqrt(mean((1/p - 1/g)^2)), p and g in km")
+@register_metric("irmse_per_km", "1/km", "lower", "sqrt(mean((1/p - 1/g)^2)), p and g in km")
 def irmse_per_km(p: Tensor, g: Tensor) -> Tensor:
     return 1e6 * (1 / p - 1 / g).square().mean().sqrt()
 
@@ -131,7 +122,7 @@ def image_metrics(pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> dict[str, 
     return _of_pixels(pred_mm[mask].double(), depth_mm[mask].double())
 
 
-def binned(
+def binned_metrics(
     pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM
 ) -> dict[str, float]:
     """The same over the pixels whose truth lies in [low, high) of each bin, as "NAME@low-high"; the
@@ -154,9 +145,11 @@ def binned(
 
 def _of_pixels(p: Tensor, g: Tensor) -> dict[str, float]:
     if not len(g):
-        return dict.fromkeys(METRICS, math.nan)
+        return dict.fromkeys(PIXEL_METRICS, math.nan)
     return dict(
-        zip(METRICS, torch.stack([function(p, g) for function in FUNCTIONS.values()]).tolist())
+        zip(
+            PIXEL_METRICS, torch.stack([function(p, g) for function in FUNCTIONS.values()]).tolist()
+        )
     )
 
 
@@ -165,7 +158,7 @@ def bin_metrics(edges_mm: Sequence[float] = BINS_MM) -> dict[str, Metric]:
     places = [
         (f"{low:g}-{high:g}", f"{m.definition}, over {low:g} <= g < {high:g} mm", m)
         for low, high in zip(edges_mm, edges_mm[1:])
-        for m in METRICS.values()
+        for m in PIXEL_METRICS.values()
     ]
     return {
         f"{m.name}@{place}": Metric(f"{m.name}@{place}", m.unit, m.better, words)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from depthdist.evaluation.metrics.pixels import Metric
+from depthdist.evaluation.metrics.registry import Metric
 from depthdist.geometry.camera import points_from_depth
 
 NEAR_MM = (1.0, 2.0, 5.0, 10.0)
@@ -61,7 +61,7 @@ def _metrics() -> dict[str, Metric]:
     return {row[0]: Metric(*row) for row in rows}
 
 
-METRICS = _metrics()
+SURFACE_METRICS = _metrics()
 
 
 def surface_metrics(

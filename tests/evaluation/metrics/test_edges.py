@@ -12,7 +12,7 @@ from skimage.feature import canny
 
 from depthdist.evaluation.metrics import edges
 from depthdist.evaluation.metrics.edges import (
-    METRICS,
+    EDGE_METRICS,
     STEPS_MM,
     boundary_errors,
     depth_pro_f1,
@@ -139,14 +139,14 @@ def test_a_prediction_without_edges_is_as_bad_as_it_gets():
     assert found["dbe_acc_px"] == 10 and found["dbe_comp_script_px"] == pytest.approx(
         math.hypot(*g.shape)
     )
-    assert all(found[name] == 0 for name in METRICS if "f1" in name)
+    assert all(found[name] == 0 for name in EDGE_METRICS if "f1" in name)
 
 
 def test_a_perfect_prediction_is_perfect_and_a_flat_truth_says_nothing():
     _, g = scene()
     g[4:12, 5:14] -= 150  # an edge for every ratio up to 1.25 in each direction
     found = of_one(g, g, WHOLE)
-    for name, metric in METRICS.items():
+    for name, metric in EDGE_METRICS.items():
         best = {"higher": 1.0, "lower": 0.0}[metric.better]
         assert found[name] == pytest.approx(best), name
     flat = of_one(g, np.full_like(g, 900.0), WHOLE)
@@ -208,7 +208,7 @@ def test_a_step_beside_a_hole_or_the_rim_makes_no_second_one():
 def test_scale_free_ones_do_not_see_a_scale_and_those_in_mm_do():
     p, g = scene()
     one, twice = (of_one(p * k, g * k, WHOLE) for k in (1, 2))
-    for name in METRICS:
+    for name in EDGE_METRICS:
         if "mm" not in name:
             assert one[name] == pytest.approx(twice[name], abs=1e-9), name
     assert [twice[f"edge_f1@{s:g}mm"] for s in STEPS_MM[1:]] == pytest.approx(
