@@ -1,5 +1,4 @@
-"""How good a run is, in mm, and how sure that is: the adapter beside the untrained model and a
-constant depth, every image once.
+"""Evaluate a run: the adapter beside the untrained model and a constant depth, every image once.
 
     python launch/evaluate.py --run runs/NAME
     python launch/evaluate.py --compare runs/A runs/B
@@ -7,26 +6,28 @@ constant depth, every image once.
     row                        images      loss   abs_rel    delta1   rmse_mm    mae_mm
     constant 1542 mm               12  ...
 
-RUN/evaluation.json gets everything: of each row the means, their intervals, the values of each
-image, and the depth of each groove.
+RUN/evaluation.json gets everything: of each row the kind, the means, their intervals, the values of
+each image, and the depth of each groove.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from depthdist.core.environment import describe_environment, pick_device, silence_libraries
 from depthdist.core.files import write_json
 from depthdist.core.settings import Size, as_dict
-from depthdist.data.dataset import Dataset, open_dataset
+from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.data.loader import Loader
-from depthdist.evaluation.image_details import DetailsPool, all_metrics
+from depthdist.evaluation.image_details import DetailOptions, DetailsPool, all_metrics
 from depthdist.evaluation.metrics.confidence import interval
 from depthdist.evaluation.metrics.grooves import summarize_grooves
 from depthdist.evaluation.predictors import (
@@ -34,9 +35,10 @@ from depthdist.evaluation.predictors import (
     constant_predictor,
     network_predictor,
     refined_predictor,
-    starting_predictor,
+    untrained_predictor,
 )
-from depthdist.evaluation.scoring import Row, score_rows
+from depthdist.evaluation.row_kinds import RowKind
+from depthdist.evaluation.scoring import Row, Scores, score_rows
 from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.evaluation.tables import (
     FOOTNOTE,
@@ -46,141 +48,197 @@ from depthdist.evaluation.tables import (
     scores_table,
 )
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.adapter import describe_model, load_adapter
-from depthdist.runs.run_folder import Run, open_run
+from depthdist.models.adapter import AdapterRecord, describe_model, load_adapter
+from depthdist.models.depth_model import DepthModel
+from depthdist.runs.run_folder import Run
 
 
-def evaluate_run(settings: EvaluateSettings) -> dict[str, Any]:
-    """What RUN/evaluation.json gets; the tables are printed."""
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a run's best adapter in its model, and the data to score it on."""
+
+    run: Run
+    data: DataSettings
+    dataset: Dataset
+    model: DepthModel
+    record: AdapterRecord
+    device: torch.device
+
+
+def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
+    """Score a run, print the tables, and return what its evaluation.json gets."""
     silence_libraries()
-    run = open_run(settings.run)
-    data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
-    dataset = open_dataset(data)
-    num = dataset.count(settings.split)
-    model, record = load_adapter(run.folder / "best")
-    print(describe_model(model, record))
-    if dataset.size != record.size:
-        raise ValueError(
-            f"{dataset.place}: pictures are {dataset.size}, the run saw"
-            f" {Size(*record.size)}: shard again with --size {Size(*record.size)}"
-        )
-    device = pick_device()
-    model.to(device)
-    loader, (baseline, mean_mm) = (
-        Loader(dataset, data, device=device),
-        mean_depth(run, dataset, settings.split, record.bounds),
-    )
-    before, after, trained = (
-        starting_predictor(model, record, device),
-        TimedPredictor(network_predictor(model)),
-        f"adapter, epoch {record.epoch}",
-    )
-    rows = {
-        baseline: Row(constant_predictor(mean_mm, record.bounds)),
-        UNTRAINED: Row(before),
-        f"{UNTRAINED}, disparity-aligned": Row(before, "disparity"),
-        trained: Row(after),
-    }
-    rows |= {f"{trained}, {way}-aligned": Row(after, way) for way in settings.align}
-    clocks = {trained: after} | (
-        {f"{trained}, flip": TimedPredictor(network_predictor(model, flip=True))}
-        if settings.flip
-        else {}
-    )
-    clocks |= {
-        f"{trained}, {way}": TimedPredictor(
-            refined_predictor(model, way, dataset, settings.split, settings.raw)
-        )
-        for way in settings.refine
-    }
-    rows |= {name: Row(clock) for name, clock in clocks.items()}
-    batches = loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1)
-    shown = tqdm(
-        batches,
-        desc="scoring",
-        total=-(-num // settings.micro_batch),
-        unit="batch",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
-    details = DetailsPool(
-        dataset,
-        settings.split,
-        settings.bins_mm,
-        settings.tread_limit,
-        settings.workers,
-        flat=(baseline, UNTRAINED),
-    )
-    with details if settings.details else nullcontext() as look:
-        found = score_rows(rows, shown, num, record.bounds, run.loss, device, look=look)
+    subject = load_subject(run, settings)
+    rows = build_rows(subject, settings)
+    found = score_split(subject, rows, settings)
+    means = {row: scores.means() for row, scores in found.items()}
     intervals = {
         row: {name: interval(values) for name, values in scores.values.items()}
         for row, scores in found.items()
     }
-    means = {row: scores.means() for row, scores in found.items()}
+    kinds = {label: row.kind for label, row in rows.items()}
     print(
-        f"\n{scores_table(means, intervals)}\n{FOOTNOTE}\nbelow each row the 95 % interval of the mean"
-        " (bootstrap over images); images of one scene are not independent: the true one is wider"
+        f"\n{scores_table(means, intervals, kinds)}\n{FOOTNOTE}\n"
+        "below each row the 95 % interval of the mean (bootstrap over images); images of one scene"
+        " are not independent: the true interval is wider"
     )
-    if len(clocks) > 1:
-        print(
-            "seconds an image (median over batches): "
-            + ", ".join(f"{name} {median(clock.seconds):.2f}" for name, clock in clocks.items())
-        )
+    print_seconds(rows)
     if settings.details:
-        print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
-        print(
-            groove_table(
-                {
-                    row: summarize_grooves(
-                        [g for of_image in scores.grooves for g in of_image], settings.tread_limit
-                    )
-                    for row, scores in found.items()
-                },
-                settings.tread_limit,
-            )
-        )
+        print_details(means, found, settings)
     content = {
-        **describe_environment(device),
+        **describe_environment(subject.device),
         "run": str(run.folder),
-        "adapter": asdict(record),
-        "data": dataset.place,
-        "data_sha256": dataset.sha256,
+        "adapter": asdict(subject.record),
+        "data": subject.dataset.place,
+        "data_sha256": subject.dataset.sha256,
         "split": settings.split,
         "settings": as_dict(settings),
+        "kinds": {label: kind.value for label, kind in kinds.items()},
         "rows": means,
         "intervals": intervals,
-        "images": {
-            row: {"keys": scores.keys, "values": scores.values} for row, scores in found.items()
-        },
-        "grooves": {
-            row: [
-                {"key": key, **asdict(groove)}
-                for key, of_image in zip(scores.keys, scores.grooves)
-                for groove in of_image
-            ]
-            for row, scores in found.items()
-        },
+        "images": {row: images_content(scores) for row, scores in found.items()},
+        "grooves": {row: grooves_content(scores) for row, scores in found.items()},
     }
     write_json(run.folder / "evaluation.json", content)
     print(f"\nwritten to {run.folder}/evaluation.json")
     return content
 
 
-def mean_depth(run: Run, dataset: Dataset, split: str, bounds: DepthRange) -> tuple[str, float]:
-    """The constant's row, and its depth in mm: the mean of what the run learned from.
+def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
+    """Load a run's adapter and open the data, and raise ValueError if they do not fit together."""
+    data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
+    dataset = open_dataset(data)
+    dataset.count(settings.split)  # raises ValueError if there is no such split
+    model, record = load_adapter(run.folder / "best")
+    print(describe_model(model, record))
+    size = Size(*record.size)
+    if dataset.size != size:
+        raise ValueError(
+            f"{dataset.place}: images are {dataset.size}, the run was trained on {size}: shard"
+            f" again with --size {size}"
+        )
+    device = pick_device()
+    model.to(device)
+    return Subject(run, data, dataset, model, record, device)
 
-    Where that is lost it is of the scored data, and the row says so.
-    """
-    if (mean_mm := run.mean_mm) is not None:
-        return f"constant {mean_mm:.0f} mm", mean_mm
-    whose = "train" if any("train" in part.stats for part in dataset.parts) else split
-    mean_mm = dataset.stats(whose)["mean_mm"]
-    allowed = min(max(mean_mm, bounds.near_mm), bounds.far_mm)  # nothing else can be predicted
-    return (
-        (
-            f"constant {allowed:.0f} mm, {'mean' if allowed == mean_mm else 'nearest to the mean'}"
-            f" of the scored data's {whose}"
-        ),
-        allowed,
+
+def build_rows(subject: Subject, settings: EvaluateSettings) -> dict[str, Row]:
+    """Return the rows of the tables by label."""
+    model, record = subject.model, subject.record
+    baseline, mean_mm = constant_baseline(
+        subject.run, subject.dataset, settings.split, record.bounds
     )
+    untrained = untrained_predictor(model, record, subject.device)
+    adapter = TimedPredictor(network_predictor(model))
+    name = f"adapter, epoch {record.epoch}"
+    rows = {
+        baseline: Row(constant_predictor(mean_mm, record.bounds), RowKind.CONSTANT),
+        UNTRAINED: Row(untrained, RowKind.UNTRAINED),
+        f"{UNTRAINED}, disparity-aligned": Row(untrained, RowKind.UNTRAINED_ALIGNED, "disparity"),
+        name: Row(adapter, RowKind.ADAPTER),
+    }
+    for alignment in settings.align:
+        rows[f"{name}, {alignment}-aligned"] = Row(adapter, RowKind.ADAPTER_ALIGNED, alignment)
+    if settings.flip:
+        flipped = TimedPredictor(network_predictor(model, flip=True))
+        rows[f"{name}, flip"] = Row(flipped, RowKind.ADAPTER_REFINED)
+    for refinement in settings.refine:
+        assert settings.raw is not None  # EvaluateSettings.problems
+        refined = TimedPredictor(
+            refined_predictor(model, refinement, subject.dataset, settings.split, settings.raw)
+        )
+        rows[f"{name}, {refinement}"] = Row(refined, RowKind.ADAPTER_REFINED)
+    return rows
+
+
+def constant_baseline(
+    run: Run, dataset: Dataset, split: str, bounds: DepthRange
+) -> tuple[str, float]:
+    """Return the label of the constant's row, and its depth: the mean of the training data, mm.
+
+    Where that is not known any more, it is the mean of the scored data, and the label says so.
+    """
+    mean_mm = run.mean_mm
+    if mean_mm is not None:
+        return f"constant {mean_mm:.0f} mm", mean_mm
+    has_train = any("train" in part.stats for part in dataset.parts)
+    source = "train" if has_train else split
+    mean_mm = dataset.stats(source)["mean_mm"]
+    # nothing else can be predicted
+    allowed_mm = min(max(mean_mm, bounds.near_mm), bounds.far_mm)
+    how = "mean" if allowed_mm == mean_mm else "nearest to the mean"
+    return f"constant {allowed_mm:.0f} mm, {how} of the scored data's {source}", allowed_mm
+
+
+def score_split(
+    subject: Subject, rows: Mapping[str, Row], settings: EvaluateSettings
+) -> dict[str, Scores]:
+    """Score every image of the split once, with a progress bar."""
+    num = subject.dataset.count(settings.split)
+    loader = Loader(subject.dataset, subject.data, device=subject.device)
+    batches = tqdm(
+        loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1),
+        desc="scoring",
+        total=-(-num // settings.micro_batch),
+        unit="batch",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+    flat_rows = [
+        label for label, row in rows.items() if row.kind in (RowKind.CONSTANT, RowKind.UNTRAINED)
+    ]
+    details = DetailOptions(settings.bins_mm, settings.tread_limit, flat_rows)
+    pool = DetailsPool(subject.dataset, settings.split, details, settings.workers)
+    with pool if settings.details else nullcontext() as measure:
+        return score_rows(
+            rows,
+            batches,
+            num_samples=num,
+            bounds=subject.record.bounds,
+            loss=subject.run.loss,
+            device=subject.device,
+            measure=measure,
+        )
+
+
+def print_seconds(rows: Mapping[str, Row]) -> None:
+    """Print the seconds an image of each way to use the adapter, where there are several."""
+    seconds = {
+        label: row.predict.seconds
+        for label, row in rows.items()
+        if isinstance(row.predict, TimedPredictor) and not row.kind.is_aligned
+    }
+    if len(seconds) > 1:
+        medians = [f"{label} {median(of_batches):.2f}" for label, of_batches in seconds.items()]
+        print(f"seconds an image (median over batches): {', '.join(medians)}")
+
+
+def print_details(
+    means: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, Scores],
+    settings: EvaluateSettings,
+) -> None:
+    """Print the tables of the details and of the grooves."""
+    print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
+    summaries = {}
+    for row, scores in found.items():
+        grooves = [groove for of_image in scores.grooves for groove in of_image]
+        summaries[row] = summarize_grooves(grooves, settings.tread_limit)
+    print(groove_table(summaries, settings.tread_limit))
+
+
+def images_content(scores: Scores) -> dict[str, Any]:
+    """Return the images of one row as evaluation.json holds them.
+
+    samples  their numbers in the split;  keys  their names;  values  by metric
+    """
+    return {"samples": scores.samples, "keys": scores.keys, "values": scores.values}
+
+
+def grooves_content(scores: Scores) -> list[dict[str, Any]]:
+    """Return the grooves of one row as evaluation.json holds them."""
+    return [
+        {"key": key, **asdict(groove)}
+        for key, of_image in zip(scores.keys, scores.grooves)
+        for groove in of_image
+    ]

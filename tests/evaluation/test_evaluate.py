@@ -313,6 +313,17 @@ def test_a_prediction_that_is_no_number_is_named_and_no_score(data, value):
         )
 
 
+def test_the_file_has_the_kind_of_each_row_and_the_number_of_each_image(one, run):
+    content = json.loads((run / "evaluation.json").read_text())
+    assert list(content["kinds"].items()) == [
+        (next(iter(one[0])), "constant"),
+        ("untrained", "untrained"),
+        ("untrained, disparity-aligned", "untrained-aligned"),
+        ("adapter, epoch 1", "adapter"),
+    ]
+    assert all(images["samples"] == [0, 1, 2] for images in content["images"].values())
+
+
 def test_other_data_and_another_split_can_be_scored(run, data):
     rows, _ = evaluate(run, "--split", "train", "--data", data, "--no-details")
     assert {row["images"] for row in rows.values()} == {11}
@@ -526,14 +537,14 @@ def test_grooves_of_labelled_captures_are_in_the_evaluation(compared):
 def test_each_image_goes_once_through_each_network_and_its_truth_is_measured_once(
     compared, tires_run, tmp_path, monkeypatch
 ):
-    from depthdist.evaluation.metrics import grooves
+    from depthdist.evaluation import image_details
     from depthdist.models.depth_model import DepthModel
 
     seen = Counter()
     monkeypatch.setattr(
-        grooves,
+        image_details,
         "groove_depths",
-        lambda *maps, real=grooves.groove_depths: seen.update(["grooves"]) or real(*maps),
+        lambda *maps, real=image_details.groove_depths: seen.update(["grooves"]) or real(*maps),
     )
     hook = torch.nn.modules.module.register_module_forward_hook(
         lambda module, *_: seen.update([type(module)]) if type(module) is DepthModel else None
@@ -689,7 +700,7 @@ def test_rows_with_detail_from_the_full_picture_are_what_predict_writes(run, dat
     ("words", "said"),
     [
         (["--refine", "tiles"], "--raw is missing"),
-        (["--refine", "plain", "--raw", "."], "--refine is plain: expected guided or tiles"),
+        (["--refine", "plain", "--raw", "."], "--refine is 'plain': expected one of guided, tiles"),
         (["--refine", "tiles", "--raw", "no-such-folder"], "--raw no-such-folder: no such folder"),
         (["--refine", "tiles", "--raw", "tests"], "--raw tests: it has no images/"),
     ],

@@ -197,7 +197,7 @@ def test_a_bin_is_the_metric_of_its_pixels_and_every_pixel_is_in_one(name):
         True,
     )  # the ends
     found, counted = binned_metrics(pred_mm, depth_mm, mask), 0
-    for low, high in zip(BINS_MM, BINS_MM[1:]):
+    for low, high in pairwise(BINS_MM):
         inside = (
             mask
             & (depth_mm >= low)
