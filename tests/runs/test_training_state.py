@@ -18,7 +18,8 @@ import time
 import pytest
 import torch
 
-from depthdist.runs.training_state import MANIFEST, TENSORS, VALUES, load_state, save_state, states
+from depthdist.runs.state_files import MANIFEST, TENSORS, VALUES, states
+from depthdist.runs.training_state import load_state, save_state
 
 
 def weights(step, num=8):
@@ -296,7 +297,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(case, tmp_path):
     assert (
         line.startswith(f"{last / 'step-000123'} ")
         and says in line
-        and line.endswith("; going on from step-000100")
+        and line.endswith("; resuming from step-000100")
         and "\n" not in line
     )
 
@@ -336,17 +337,11 @@ def test_no_flipped_bit_is_ever_loaded_as_something_else(tmp_path):
     for name in (TENSORS, VALUES, MANIFEST):
         for byte in range((good / name).stat().st_size):
             flip(tmp_path / "step-000002" / name, byte, draw.randrange(8))
-            step, _, said = load(
-                tmp_path
-                # equal to what was saved at that step, also where the flip was in a blank of the
-                # manifest
-            )
-            assert (step == 1 and len(said) == 1) or (
-                name == MANIFEST and step == 2 and not said
-            ), (
-                name,
-                byte,
-            )
+            # equal to what was saved, also where the flip was in a blank of the manifest
+            step, _, said = load(tmp_path)
+            is_found = step == 1 and len(said) == 1
+            is_harmless = name == MANIFEST and step == 2 and not said
+            assert is_found or is_harmless, (name, byte)
             shutil.copy(good / name, tmp_path / "step-000002")
 
 
@@ -364,9 +359,8 @@ def refused(folder, step, *said):
 def test_a_write_that_fails_leaves_the_state_before_it(tmp_path):
     save(tmp_path, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (100_000, before[1])
-    )  # a real failing write: EFBIG, as ENOSPC would arrive
+    # a real failing write: EFBIG, as ENOSPC would arrive
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         refused(
             tmp_path,

@@ -2,7 +2,7 @@
 together otherwise, and drawn scenes."""
 
 import math
-from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def scene(seed=0, shape=(24, 30)):
 
 
 def of_one(p, g, mask):
-    """METRICS of one prediction."""
+    """EDGE_METRICS of one prediction."""
     (found,) = edge_metrics([p], g, mask)
     return found
 
@@ -159,19 +159,17 @@ def test_a_perfect_prediction_is_perfect_and_a_flat_truth_says_nothing():
 def test_several_predictions_are_measured_as_each_alone_and_the_truths_edges_are_found_once(
     monkeypatch,
 ):
-    (p, g), (q, _) = scene(0), scene(1)
-    mask, seen = np.random.default_rng(1).random(g.shape) >= 0.1, []
+    p, g = scene(0)
+    q, _ = scene(1)
+    mask = np.random.default_rng(1).random(g.shape) >= 0.1
     alone = [of_one(z, g, mask) for z in (p, q, g)]
-    for name in ("canny", "jumps_of", "edges_of"):
-        monkeypatch.setattr(
-            edges,
-            name,
-            lambda *args, name=name, real=getattr(edges, name), **more: (
-                seen.append(name) or real(*args, **more)
-            ),
-        )
+    spies = {
+        name: Mock(side_effect=getattr(edges, name)) for name in ("canny", "jumps_of", "edges_of")
+    }
+    for name, spy in spies.items():
+        monkeypatch.setattr(edges, name, spy)
     assert edge_metrics([p, q, g], g, mask) == alone
-    assert Counter(seen) == {
+    assert {name: spy.call_count for name, spy in spies.items()} == {
         "canny": 4,
         "jumps_of": 4,
         "edges_of": 4 * len(STEPS_MM),

@@ -1,6 +1,7 @@
-"""Every registered metric: against float64 NumPy by its definition, and what all of them promise."""
+"""Every registered metric: against float64 NumPy by its definition, and what they all promise."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest

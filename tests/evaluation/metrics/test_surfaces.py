@@ -41,7 +41,7 @@ def plane(normal, distance_mm=1000.0):
 
 
 def of_one(p, g, mask):
-    """METRICS of one prediction."""
+    """SURFACE_METRICS of one prediction."""
     (found,) = surface_metrics([p], g, mask, RAYS)
     return found
 
