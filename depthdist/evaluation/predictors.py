@@ -53,7 +53,7 @@ def untrained_predictor(
         return _predictor_without_adapter(model, model.net)
     base = load_base(record.model)
     base.normalise((record.mean, record.std))
-    base.upsampling = record.upsampling
+    base.upsampling = model.upsampling
     return network_predictor(base.to(device).eval())
 
 
