@@ -124,7 +124,8 @@ def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
 
 def build_rows(subject: Subject, settings: EvaluateSettings) -> dict[str, Row]:
     """Return the rows of the tables by label."""
-    model, record = subject.model, subject.record
+    model = subject.model
+    record = subject.record
     baseline, mean_mm = constant_baseline(
         subject.run, subject.dataset, settings.split, record.bounds
     )

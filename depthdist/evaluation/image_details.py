@@ -119,10 +119,11 @@ def measure_image(
     preds_mm  predictions (H, W) mm by row
     """
     nothing = {name: math.nan for name in all_metrics(options.bins_mm) if name not in PIXEL_METRICS}
-    depth, mask = torch.from_numpy(truth.depth_mm), torch.from_numpy(truth.mask)
+    depth_mm = torch.from_numpy(truth.depth_mm)
+    mask = torch.from_numpy(truth.mask)
     found: ImageDetails = {}
     for row, pred_mm in preds_mm.items():
-        bins = binned_metrics(torch.from_numpy(pred_mm), depth, mask, options.bins_mm)
+        bins = binned_metrics(torch.from_numpy(pred_mm), depth_mm, mask, options.bins_mm)
         found[row] = RowDetails(nothing | bins, [])
     rows = [row for row in preds_mm if row not in options.flat_rows]
     preds = [preds_mm[row].astype(np.float64) for row in rows]

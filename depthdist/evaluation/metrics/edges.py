@@ -246,9 +246,8 @@ def _jumps(z: Array, mask: Array, axis: int, slope: bool) -> Array:
         before = np.concatenate([empty, steps[..., :-1]], -1)
         after = np.concatenate([steps[..., 1:], empty], -1)
         alone = np.isnan(before) & np.isnan(after)
-        before, after = (
-            np.where(alone, 0.0, np.where(np.isnan(side), steps, side)) for side in (before, after)
-        )
+        before = np.where(alone, 0.0, np.where(np.isnan(before), steps, before))
+        after = np.where(alone, 0.0, np.where(np.isnan(after), steps, after))
         smaller = np.where(np.abs(before) < np.abs(after), before, after)
         expected += np.where(before * after > 0, smaller, 0.0)
     expected = np.divide(1.0, expected, out=np.zeros(expected.shape), where=expected > 0)
