@@ -1,1 +1,1 @@
-"""How good a model is, in millimetres, and how sure that is."""
+"""Evaluation of a run: accuracy in millimetres, and its confidence intervals."""

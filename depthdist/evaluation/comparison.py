@@ -1,17 +1,19 @@
 """Two runs on the same images: which is better, by how much, and how sure that is.
 
-# the contents of two evaluation.json; what to call the runs
-print(comparison(evaluation_a, evaluation_b, ["first", "other"]))
+# the contents of two evaluation.json; names of the runs
+print(compare_runs(evaluation_a, evaluation_b, ["first", "other"]))
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from depthdist.evaluation.image_details import all_metrics
-from depthdist.evaluation.metrics.confidence import compare
-from depthdist.evaluation.tables import format_value
+from depthdist.evaluation.metrics.confidence import Difference, compare
+from depthdist.evaluation.row_kinds import adapter_row
+from depthdist.evaluation.tables import format_line, format_value
 
 COMPARED_METRICS = (
     "abs_rel",
@@ -27,87 +29,85 @@ COMPARED_METRICS = (
     "groove_found",
 )
 SIGNIFICANCE = 0.05
+WIDTHS = (max(map(len, COMPARED_METRICS)), 12, 12, 12, 24, 9)
 
 
 def compare_runs(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> str:
-    """The table. ValueError where the two were not measured on the same images."""
-    for what in ("data_sha256", "split"):
-        if a[what] != b[what]:
-            measured = ", ".join(
-                f"{name} was measured on {content['split']} of {content['data']}"
-                for name, content in zip(names, (a, b))
-            )
-            raise ValueError(f"{measured}: give both the same with --data and --split")
-    (row_a, values_a), (row_b, values_b) = (_adapter(content) for content in (a, b))
-    both = _same(values_a["keys"], values_b["keys"])
-    metrics, lines = (
-        all_metrics(),
-        [
-            f"A {names[0]}: {row_a}",
-            f"B {names[1]}: {row_b}",
-            f"{len(both)} images that both were measured on",
-            "",
-        ],
-    )
-    width = max(map(len, COMPARED_METRICS))
-    lines.append(f"{'':{width}}{'A':>12}{'B':>12}{'A - B':>12}{'95 % interval':>24}{'p':>9}")
+    """Return the table, and raise ValueError if the two were not measured on the same images."""
+    _check_same_data(a, b, names)
+    row_a = adapter_row(a)
+    row_b = adapter_row(b)
+    images_a = a["images"][row_a]
+    images_b = b["images"][row_b]
+    pairs = _match_images(images_a["keys"], images_b["keys"])
+    lines = [
+        f"A {names[0]}: {row_a}",
+        f"B {names[1]}: {row_b}",
+        f"{len(pairs)} images that both were measured on",
+        "",
+        format_line(WIDTHS, "", ["A", "B", "A - B", "95 % interval", "p"]),
+    ]
     for name in COMPARED_METRICS:
-        if name not in values_a["values"] or name not in values_b["values"]:
-            continue
-        one, other = (
-            [values["values"][name][pair[side]] for pair in both]
-            for side, values in enumerate((values_a, values_b))
-        )
-        found = compare(one, other)
-        if not found.images:
-            continue
-        shown = [
-            format_value(name, sum(x for x in xs if x == x) / max(sum(x == x for x in xs), 1))
-            for xs in (one, other)
-        ]
-        known = found.p == found.p
-        better = "A" if (found.difference < 0) == (metrics[name].better == "lower") else "B"
-        verdict = (
-            "too few images"
-            if not known
-            else f"{better} is better"
-            if found.p < SIGNIFICANCE
-            else "no difference shown"
-        )
-        span = (
-            f"{format_value(name, found.low)} .. {format_value(name, found.high)}" if known else "-"
-        )
-        lines.append(
-            f"{name:{width}}{shown[0]:>12}{shown[1]:>12}{format_value(name, found.difference):>12}{span:>24}{f'{found.p:.4f}' if known else '-':>9}"
-            f"  {verdict}"
-        )
-    lines.append(
+        if name in images_a["values"] and name in images_b["values"]:
+            values_a = [images_a["values"][name][i] for i, _ in pairs]
+            values_b = [images_b["values"][name][j] for _, j in pairs]
+            found = compare(values_a, values_b)
+            if found.images:
+                lines.append(_metric_line(name, values_a, values_b, found))
+    lines += [
         "\np: share of all swaps of A and B within images that differ as much (permutation test);"
-        f" below {SIGNIFICANCE:g} is called a difference."
-    )
-    lines.append(
-        "One run each: what another seed would change is not in it. Images of one scene are not"
-        " independent."
-    )
+        f" below {SIGNIFICANCE:g} is called a difference.",
+        "One run each: the variation between seeds is not included. Images of one scene are not"
+        " independent.",
+    ]
     return "\n".join(lines)
 
 
-def _same(a: list[str], b: list[str]) -> list[tuple[int, int]]:
-    """Positions of the same image in both.
-
-    Names may come more than once, as in mixed datasets: then in their order.
-    """
-    places: dict[str, list[int]] = {}
-    for i, key in enumerate(b):
-        places.setdefault(key, []).append(i)
-    return [(i, places[key].pop(0)) for i, key in enumerate(a) if places.get(key)]
-
-
-def _adapter(content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The run's own row."""
-    row = next(
-        row
-        for row in content["images"]
-        if row.startswith("adapter") and not row.endswith("-aligned")
+def _check_same_data(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> None:
+    if all(a[name] == b[name] for name in ("data_sha256", "split")):
+        return
+    measured = ", ".join(
+        f"{name} was measured on {evaluation['split']} of {evaluation['data']}"
+        for name, evaluation in zip(names, (a, b))
     )
-    return row, content["images"][row]
+    raise ValueError(f"{measured}: give both the same with --data and --split")
+
+
+def _match_images(a: list[str], b: list[str]) -> list[tuple[int, int]]:
+    """Return the positions of the same image in both.
+
+    A name may occur more than once, as in mixed datasets: then they are paired in their order.
+    """
+    positions: dict[str, list[int]] = {}
+    for i, key in enumerate(b):
+        positions.setdefault(key, []).append(i)
+    return [(i, positions[key].pop(0)) for i, key in enumerate(a) if positions.get(key)]
+
+
+def _metric_line(name: str, values_a: list[float], values_b: list[float], found: Difference) -> str:
+    """Return the table's line of one metric, with the verdict at its end."""
+    is_known = not math.isnan(found.p)
+    interval = f"{format_value(name, found.low)} .. {format_value(name, found.high)}"
+    cells = [
+        format_value(name, _mean(values_a)),
+        format_value(name, _mean(values_b)),
+        format_value(name, found.difference),
+        interval if is_known else "-",
+        f"{found.p:.4f}" if is_known else "-",
+    ]
+    return f"{format_line(WIDTHS, name, cells)}  {_verdict(name, found)}"
+
+
+def _verdict(name: str, found: Difference) -> str:
+    if math.isnan(found.p):
+        return "too few images"
+    if found.p >= SIGNIFICANCE:
+        return "no difference shown"
+    a_is_better = (found.difference < 0) == (all_metrics()[name].better == "lower")
+    return f"{'A' if a_is_better else 'B'} is better"
+
+
+def _mean(values: list[float]) -> float:
+    """Return the mean of those that are not NaN, 0 if there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / max(len(known), 1)

@@ -1,13 +1,14 @@
-"""Pictures of depth in mm: RGB | truth | prediction | error, each with its colour bar.
+"""Figures of depth in mm: RGB | ground truth | prediction | error, each with its color bar.
 
-Plain arrays in, a figure out.
+Arrays in, a figure out.
 
-save(figure(rgb, pred_mm, truth_mm, title="a capture"), Path("figure.png"))
+    save_figure(figure(rgb, pred_mm, truth_mm, title="a capture"), Path("figure.png"))
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -24,62 +25,75 @@ def figure(
     title: str = "",
     columns: int = 4,
 ) -> Figure:
-    """RGB | truth | prediction | error where there is a truth, else RGB | prediction.
+    """Draw RGB | truth | prediction | error, or RGB | prediction where there is no truth.
 
     rgb       (h, w, 3) uint8
-    pred_mm   (H, W) mm;  truth_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
+    pred_mm   (H, W) mm
+    truth_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
     columns   panels side by side
-    Truth and prediction share one colour range, the truth's 1st to 99th percentile. The error is
-    prediction - truth: red is too far.
+
+    Truth and prediction share one color range, from the 1st to the 99th percentile of the truth.
+    The error is prediction - truth: red is too far.
     """
+    panels = _panels(rgb, pred_mm, truth_mm)
+    height, width = pred_mm.shape
+    aspect = min(height / width, 10)  # of a panel; an image of one column would take all memory
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    fig = Figure(
+        figsize=(4.2 * columns, rows * (3.3 * aspect + 0.4) + 0.4), dpi=100, layout="constrained"
+    )
+    for axes, panel in zip(fig.subplots(rows, columns, squeeze=False).flat, panels):
+        drawn = axes.imshow(panel.image, interpolation="antialiased", **panel.colors)
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_axis_off()
+        if panel.colors:
+            fig.colorbar(drawn, ax=axes, label="mm", fraction=0.04, pad=0.02, extend="both")
+    if title:
+        printable = title.encode(errors="replace").decode()
+        fig.suptitle(printable, fontsize=10, parse_math=False)  # a file's name is no formula
+    return fig
+
+
+class _Panel(NamedTuple):
+    """One image of a figure; `colors` are imshow's color map and range, in mm, {} for RGB."""
+
+    title: str
+    image: np.ndarray
+    colors: dict[str, Any]
+
+
+def _panels(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None) -> list[_Panel]:
+    """Return the panels of `figure`, from left to right."""
     truth = None if truth_mm is None else np.where(np.nan_to_num(truth_mm) > 0, truth_mm, np.nan)
     if truth is not None and not np.isfinite(truth).any():
         truth = None
     low, high = np.nanpercentile(pred_mm if truth is None else truth, [1, 99])
     depth = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
-    panels = [("RGB", rgb, {}, ""), ("prediction", pred_mm, depth, "mm")]
-    if truth is not None:
-        error = pred_mm - truth
-        span = max(float(np.nanpercentile(np.abs(error), 95)), 0.1)
-        mean = float(np.nanmean(np.abs(error)))
-        panels.insert(1, ("truth", truth, depth, "mm"))
-        panels.append(
-            (
-                f"prediction - truth (mean size {mean:.1f} mm)",
-                error,
-                {"cmap": SIGNED, "vmin": -span, "vmax": span},
-                "mm",
-            )
-        )
-    height, width = pred_mm.shape
-    high_as = min(height / width, 10)  # of a panel; a picture of one column would take all memory
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    fig = Figure(
-        figsize=(4.2 * columns, rows * (3.3 * high_as + 0.4) + 0.4), dpi=100, layout="constrained"
-    )
-    for axes, (name, image, options, unit) in zip(
-        fig.subplots(rows, columns, squeeze=False).flat, panels
-    ):
-        drawn = axes.imshow(image, interpolation="antialiased", **options)
-        axes.set_title(name, fontsize=10)
-        axes.set_axis_off()
-        if unit:
-            fig.colorbar(drawn, ax=axes, label=unit, fraction=0.04, pad=0.02, extend="both")
-    if title:
-        fig.suptitle(
-            title.encode(errors="replace").decode(), fontsize=10, parse_math=False
-        )  # a file's name is no formula
-    return fig
+    if truth is None:
+        return [_Panel("RGB", rgb, {}), _Panel("prediction", pred_mm, depth)]
+    error = pred_mm - truth
+    span = max(float(np.nanpercentile(np.abs(error), 95)), 0.1)
+    mean = float(np.nanmean(np.abs(error)))
+    return [
+        _Panel("RGB", rgb, {}),
+        _Panel("truth", truth, depth),
+        _Panel("prediction", pred_mm, depth),
+        _Panel(
+            f"prediction - truth (mean size {mean:.1f} mm)",
+            error,
+            {"cmap": SIGNED, "vmin": -span, "vmax": span},
+        ),
+    ]
 
 
 def save_figure(fig: Figure, path: Path) -> None:
-    """Write the figure as a picture file."""
+    """Write the figure as an image file."""
     fig.savefig(path)
 
 
 def figure_pixels(fig: Figure) -> np.ndarray:
-    """The figure as (h, w, 3) uint8."""
+    """Return the figure as (h, w, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(fig)

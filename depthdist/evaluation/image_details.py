@@ -1,153 +1,167 @@
-"""What the headline numbers do not say of predictions: near and far apart, edges, surfaces,
-grooves. One sample at a time.
+"""Metrics beyond the headline numbers: depth ranges, edges, surfaces, grooves. One image at a time.
 
-    with Details(dataset, "val", bins_mm, limit_mm, workers=8) as look:
+    options = DetailOptions(bins_mm, limit_mm)
+    with DetailsPool(dataset, "val", options, workers=8) as measure:
         # sample 3 of the split
-        values, grooves = look(3, {"adapter": pred_mm}, depth_mm, mask).result()["adapter"]
+        details = measure(3, {"adapter": pred_mm}, depth_mm, mask).result()["adapter"]
 
-It takes some seconds an image at full size, so images are measured side by side, in processes of
-their own. All predictions of an image are measured together: what depends on its truth alone is
-found once.
+An image takes some seconds at full size, so images are measured in parallel, in processes of their
+own. All predictions of an image are measured together: what depends on its ground truth only is
+computed once.
 """
 
 from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from depthdist.core.environment import count_workers
 from depthdist.data.dataset import Dataset
-from depthdist.evaluation.metrics import edges, grooves, surfaces
-from depthdist.evaluation.metrics import pixels as metrics
-from depthdist.evaluation.metrics.grooves import Groove
-from depthdist.evaluation.metrics.pixels import Metric
-from depthdist.evaluation.scoring import ImageDetails
+from depthdist.evaluation.metrics.edges import EDGE_METRICS, edge_metrics
+from depthdist.evaluation.metrics.grooves import (
+    GROOVE_METRICS,
+    Groove,
+    groove_depths,
+    groove_metrics,
+)
+from depthdist.evaluation.metrics.pixels import PIXEL_METRICS, bin_metrics, binned_metrics
+from depthdist.evaluation.metrics.registry import BINS_MM, Metric
+from depthdist.evaluation.metrics.surfaces import SURFACE_METRICS, surface_metrics
+from depthdist.evaluation.scoring import ImageDetails, RowDetails
 from depthdist.geometry.camera import pixel_rays
 from depthdist.shards.decoding import decode_label
 
 Array = np.ndarray
 
 
-@dataclass
-class Details:
-    """bins_mm  ends of the depth ranges;  limit_mm  least tread depth.
+@dataclass(frozen=True)
+class DetailOptions:
+    """What is measured.
 
-     workers  processes, 0: one a core, 1: in this one
-
-    flat  rows in which there is no edge to look for: of those only near and far apart
+    bins_mm    ends of the depth ranges
+    limit_mm   least groove depth that still counts as good
+    flat_rows  rows without edges to look for: only their depth ranges are measured
     """
 
-    dataset: Dataset
-    split: str
     bins_mm: tuple[float, ...]
     limit_mm: float
-    workers: int = 1
-    flat: Collection[str] = ()
+    flat_rows: Collection[str] = ()
 
-    def __enter__(self) -> Details:
-        workers = self.workers or len(os.sched_getaffinity(0))
-        self.pool = (
-            ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
-            )
-            if workers > 1
-            else None
-        )
-        self.room = BoundedSemaphore(
-            2 * workers
-        )  # images that wait or are measured: their maps are large
+
+class ImageTruth(NamedTuple):
+    """The ground truth of an image.
+
+    depth_mm  (H, W) mm;  mask  (H, W) bool
+    meta      its meta.json; {} where there is none: then surfaces and grooves are NaN
+    """
+
+    depth_mm: Array
+    mask: Array
+    meta: dict[str, Any]
+
+
+class DetailsPool:
+    """Measures images of a split, in worker processes or in this one.
+
+    workers  processes, 0: one a core, 1: in this process
+    """
+
+    def __init__(self, dataset: Dataset, split: str, options: DetailOptions, workers: int = 1):
+        self.dataset = dataset
+        self.split = split
+        self.options = options
+        self.workers = count_workers(workers, dataset.count(split))
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> DetailsPool:
+        if self.workers > 1:
+            spawn = multiprocessing.get_context("spawn")
+            self.pool = ProcessPoolExecutor(self.workers, spawn, torch.set_num_threads, (1,))
+        # limits the images that wait or are measured: their maps are large
+        self.places = BoundedSemaphore(2 * self.workers)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
     def __call__(
         self, sample: int, preds_mm: Mapping[str, Tensor], depth_mm: Tensor, mask: Tensor
     ) -> Future[ImageDetails]:
-        """Of that sample of the split: its predictions by row, truth (H, W) mm, and mask."""
-        maps = {row: pred_mm.float().cpu().numpy() for row, pred_mm in preds_mm.items()}
-        job = (
-            maps,
-            depth_mm.cpu().numpy(),
-            mask.cpu().numpy(),
-            self.dataset.meta(self.split, sample),
-            self.bins_mm,
-            self.limit_mm,
-            self.flat,
-        )
+        """Return the details of sample number `sample` of the split, as ImageMeasure describes."""
+        preds = {row: pred_mm.float().cpu().numpy() for row, pred_mm in preds_mm.items()}
+        meta = self.dataset.meta(self.split, sample)
+        truth = ImageTruth(depth_mm.cpu().numpy(), mask.cpu().numpy(), meta)
         if not self.pool:
             future: Future[ImageDetails] = Future()
-            future.set_result(measure(*job))
+            future.set_result(measure_image(preds, truth, self.options))
             return future
-        self.room.acquire()
-        future = self.pool.submit(measure, *job)
-        future.add_done_callback(lambda _: self.room.release())
+        self.places.acquire()
+        future = self.pool.submit(measure_image, preds, truth, self.options)
+        future.add_done_callback(lambda _: self.places.release())
         return future
 
 
-def measure(
-    preds_mm: Mapping[str, Array],
-    depth_mm: Array,
-    mask: Array,
-    meta: dict[str, Any],
-    bins_mm: tuple[float, ...],
-    limit_mm: float,
-    flat: Collection[str] = (),
+def measure_image(
+    preds_mm: Mapping[str, Array], truth: ImageTruth, options: DetailOptions
 ) -> ImageDetails:
-    """All of `all_metrics` but those per pixel over the whole image, of one image, (H, W) each.
+    """Return all of `all_metrics` of one image by row, except those per pixel of the whole image.
 
-    meta  its meta.json; {} where there is none: then surfaces and grooves are NaN
-    flat  as in Details
+    preds_mm  predictions (H, W) mm by row
     """
-    nothing = dict.fromkeys(
-        [name for name in all_metrics(bins_mm) if name not in metrics.METRICS], math.nan
-    )
-    values = {
-        row: (
-            nothing
-            | metrics.binned(*(torch.from_numpy(a) for a in (pred_mm, depth_mm, mask)), bins_mm)
-        )
-        for row, pred_mm in preds_mm.items()
-    }
-    rows = [row for row in preds_mm if row not in flat]
-    found = {row: list[Groove]() for row in preds_mm}
-    preds, truth, rays = (
-        [preds_mm[row].astype(np.float64) for row in rows],
-        depth_mm.astype(np.float64),
-        pixel_rays(meta, mask.shape),
-    )
-    measured = [edges.edge_metrics(preds, truth, mask)] + (
-        [surfaces.surface_metrics(preds, truth, mask, rays)] if rays is not None else []
-    )
-    for of_rows in measured:
-        for row, more in zip(rows, of_rows):
-            values[row] |= more
-    if rays is not None and "grooves" in meta:
-        together = grooves.groove_depths(decode_label(meta["grooves"]), mask, rays, truth, *preds)
-        for k, row in enumerate(rows, start=1):
-            found[row] = [
-                replace(groove, depths=(groove.depths[0], groove.depths[k])) for groove in together
-            ]
-            values[row] |= grooves.groove_metrics(found[row], limit_mm)
-    return {row: (values[row], found[row]) for row in preds_mm}
+    nothing = {name: math.nan for name in all_metrics(options.bins_mm) if name not in PIXEL_METRICS}
+    depth_mm = torch.from_numpy(truth.depth_mm)
+    mask = torch.from_numpy(truth.mask)
+    found: ImageDetails = {}
+    for row, pred_mm in preds_mm.items():
+        bins = binned_metrics(torch.from_numpy(pred_mm), depth_mm, mask, options.bins_mm)
+        found[row] = RowDetails(nothing | bins, [])
+    rows = [row for row in preds_mm if row not in options.flat_rows]
+    preds = [preds_mm[row].astype(np.float64) for row in rows]
+    for row, more in zip(rows, _measure_shapes(preds, truth, options.limit_mm)):
+        found[row] = RowDetails(found[row].values | more.values, more.grooves)
+    return found
 
 
-def all_metrics(bins_mm: tuple[float, ...] = metrics.BINS_MM) -> dict[str, Metric]:
-    """Everything that an evaluation measures, by name."""
+def _measure_shapes(preds_mm: list[Array], truth: ImageTruth, limit_mm: float) -> list[RowDetails]:
+    """Return edges, surfaces and grooves of each prediction, (H, W) float64 mm."""
+    depth_mm = truth.depth_mm.astype(np.float64)
+    found = [RowDetails(values, []) for values in edge_metrics(preds_mm, depth_mm, truth.mask)]
+    rays = pixel_rays(truth.meta, truth.mask.shape)
+    if rays is None:
+        return found
+    for details, values in zip(found, surface_metrics(preds_mm, depth_mm, truth.mask, rays)):
+        details.values.update(values)
+    if "grooves" not in truth.meta:
+        return found
+    labels = decode_label(truth.meta["grooves"])
+    measured = groove_depths(labels, truth.mask, rays, depth_mm, *preds_mm)
+    for k, details in enumerate(found, start=1):
+        details.grooves.extend(_depths_of_map(measured, k))
+        details.values.update(groove_metrics(details.grooves, limit_mm))
+    return found
+
+
+def _depths_of_map(measured: list[Groove], k: int) -> list[Groove]:
+    """Return the grooves with depths (truth, map k)."""
+    return [replace(groove, depths=(groove.depths[0], groove.depths[k])) for groove in measured]
+
+
+def all_metrics(bins_mm: tuple[float, ...] = BINS_MM) -> dict[str, Metric]:
+    """Return every metric that an evaluation measures, by name."""
     return {
-        **metrics.METRICS,
-        **metrics.bin_metrics(bins_mm),
-        **edges.METRICS,
-        **surfaces.METRICS,
-        **grooves.METRICS,
+        **PIXEL_METRICS,
+        **bin_metrics(bins_mm),
+        **EDGE_METRICS,
+        **SURFACE_METRICS,
+        **GROOVE_METRICS,
     }

@@ -1,13 +1,19 @@
-"""Every image of a split, scored: losses and metrics in mm at the truth's own size, kept for each
-image, then their means.
+"""Score every image of a split: losses, and metrics in mm at the size of the ground truth.
 
-    rows = {"untrained": Row(untrained), "untrained, disparity-aligned": Row(untrained,
-    "disparity"), "adapter": Row(network(model))} found = score_rows(rows, loader.evaluate("val", 1,
-    rank, world), 12, bounds, loss, device) print(table({row: scores.means() for row, scores in
-    found.items()}))
+    rows = {
+        "untrained": Row(untrained, RowKind.UNTRAINED),
+        "untrained, disparity-aligned": Row(untrained, RowKind.UNTRAINED_ALIGNED, "disparity"),
+        "adapter": Row(network_predictor(model), RowKind.ADAPTER),
+    }
+    batches = loader.evaluate("val", 1, rank, world)
+    found = score_rows(
+        rows, batches, num_samples=12, bounds=bounds, loss=loss, device=device
+    )
+    print(scores_table({row: scores.means() for row, scores in found.items()}))
 
-Each image is read once, and put once through each network that has a row. A prediction may also be
-scored as some alignment leaves it (align.py): the row says so, and never counts as the best.
+Values are kept for each image. An image is read once, and goes once through each network that has a
+row. A prediction may also be scored after an alignment (metrics/alignment.py): the row's kind says
+so, and it never counts as the best.
 """
 
 from __future__ import annotations
@@ -15,52 +21,81 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from depthdist.data.batch import Batch
+from depthdist.data.batch import Batch, EncodedBatch
 from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import image_metrics
+from depthdist.evaluation.predictors import Predictor
+from depthdist.evaluation.row_kinds import RowKind
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
 from depthdist.losses.settings import LossSettings
 from depthdist.losses.terms import compute_losses
-from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import average_with_mirror
-
-Predictor = Callable[[Batch], Tensor]  # normalised inverse depth (B, H, W) at the truth's size
-ImageDetails = dict[str, tuple[dict[str, float], list[Groove]]]  # more of an image, by row
-ImageMeasure = Callable[[int, Mapping[str, Tensor], Tensor, Tensor], "Future[ImageDetails]"]
 
 
 class Row(NamedTuple):
-    """What a row of a table is of: a prediction, and how it is aligned to each image's truth
-    (align.WAYS).
-    """
+    """What a row of a table scores: whose predictions, and how they are aligned (ALIGNMENTS)."""
 
     predict: Predictor
-    way: str = "none"
+    kind: RowKind
+    alignment: str = "none"
+
+
+class RowDetails(NamedTuple):
+    """More metrics of one image in one row, and its grooves (truth, prediction)."""
+
+    values: dict[str, float]
+    grooves: list[Groove]
+
+
+ImageDetails = dict[str, RowDetails]  # of one image, by row
+
+
+class ImageMeasure(Protocol):
+    """Measures more of an image, possibly in another process."""
+
+    def __call__(
+        self, sample: int, preds_mm: Mapping[str, Tensor], depth_mm: Tensor, mask: Tensor
+    ) -> Future[ImageDetails]:
+        """Return the details of sample number `sample` of the split.
+
+        preds_mm  predictions (H, W) mm by row;  depth_mm  (H, W) mm;  mask  (H, W) bool
+        """
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """One image: its number in the split, its name, and its values by row and name."""
+
+    sample: int
+    key: str
+    values: dict[str, dict[str, float]]
+    details: ImageDetails = field(default_factory=dict)
 
 
 @dataclass
 class Scores:
-    """What each image of a split got, in the order of the split.
+    """The values of each image of a split, in the order of the split.
 
-    keys     of the images that could be read;  damaged  how many could not
-    values   by name, one for each image; NaN where a metric says nothing of it
-    grooves  of each image, depths in truth and prediction, where somebody looked
+    samples  numbers in the split of the images that could be read;  keys  their names
+    values   by name, one for each image; NaN where a metric has no value for it
+    damaged  how many images could not be read
+    grooves  of each image, depths (truth, prediction); empty where they were not measured
     """
 
+    samples: list[int]
     keys: list[str]
     values: dict[str, list[float]]
     damaged: int = 0
     grooves: list[list[Groove]] = field(default_factory=list)
 
     def means(self) -> dict[str, float]:
-        """Of each name over the images that it says something of; and "images", "damaged"."""
+        """Return the mean of each name over images with a value; and "images", "damaged"."""
         return {
             "images": len(self.keys),
             "damaged": self.damaged,
@@ -69,147 +104,142 @@ class Scores:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of those that are not NaN, without rounding on the way; NaN where there is none."""
+    """Return the exactly rounded mean of those that are not NaN; NaN if there is none."""
     known = [v for v in values if not math.isnan(v)]
-    return (
-        math.fsum(known) / len(known)
-        if known and all(map(math.isfinite, known))
-        else math.inf
-        if known
-        else math.nan
-    )
-
-
-def network_predictor(model: DepthModel, flip: bool = False) -> Predictor:
-    """Predictions of a model, averaged with those of the mirror image where `flip` is true, brought
-    to the truth's size.
-    """
-    see = average_with_mirror(model) if flip else model
-    return lambda batch: model.upsampled(see(batch.rgb), batch.depth_mm.shape[-2:])
-
-
-def untrained_predictor(model: DepthModel) -> Predictor:
-    """The same of the base model that its adapter is in."""
-
-    def predict(batch: Batch) -> Tensor:
-        with model.net.disable_adapter():
-            return network_predictor(model)(batch)
-
-    return predict
-
-
-def constant_predictor(depth_mm: float, bounds: DepthRange) -> Predictor:
-    """The same depth everywhere: the row that every other must beat."""
-    value = float(normalize_depth(torch.tensor([[depth_mm]]), bounds)[0])
-    return lambda batch: torch.full_like(batch.depth_mm, value)
+    if not known:
+        return math.nan
+    if not all(map(math.isfinite, known)):
+        return math.inf
+    return math.fsum(known) / len(known)
 
 
 def score(
     predict: Predictor,
-    batches: Iterable[Batch],
+    batches: Iterable[EncodedBatch | Batch],
     num_samples: int,
     bounds: DepthRange,
     loss: LossSettings,
     device: torch.device,
-    gather: Callable[[Any], list[Any]] = lambda mine: [mine],
+    gather: Callable[[Any], list[Any]] = lambda own: [own],
     ways: Sequence[str] = ("none",),
 ) -> dict[str, Scores]:
-    """One prediction's scores by alignment, as `score_rows` has them."""
+    """Return the scores of one predictor by alignment, computed as in `score_rows`."""
     return score_rows(
-        {way: Row(predict, way) for way in ways}, batches, num_samples, bounds, loss, device, gather
+        {way: Row(predict, RowKind.ADAPTER, way) for way in ways},
+        batches,
+        num_samples=num_samples,
+        bounds=bounds,
+        loss=loss,
+        device=device,
+        gather=gather,
     )
 
 
 @torch.no_grad()
 def score_rows(
     rows: Mapping[str, Row],
-    batches: Iterable[Batch],
+    batches: Iterable[EncodedBatch | Batch],
+    *,
     num_samples: int,
     bounds: DepthRange,
     loss: LossSettings,
     device: torch.device,
-    gather: Callable[[Any], list[Any]] = lambda mine: [mine],
-    look: ImageMeasure | None = None,
+    gather: Callable[[Any], list[Any]] = lambda own: [own],
+    measure: ImageMeasure | None = None,
 ) -> dict[str, Scores]:
-    """Scores by row.
-
-    Padding has weight 0 and never counts; losses are those of the prediction as it is.
+    """Return the scores of each row, and raise ValueError if a prediction is not finite.
 
     Metrics are over all measured pixels: the same ones for every run. Losses are over those within
-    `bounds`, as in training. raises ValueError, which names the image, where a prediction is no
-    number
-    gather  what every rank has, from what this one has: the means are of all images in their order,
-            so no number of ranks changes a bit
-    look    more metrics of an image: of its number in the split, prediction by row and truth (H, W)
-            mm, and mask
+    `bounds`, as in training, and of the prediction before alignment. Padding has weight 0 and never
+    counts.
+
+    num_samples  of the split, over all ranks
+    gather   returns what every rank has, given what this one has: means are of all images in their
+             order, so they are bit-equal for any number of ranks
+    measure  more metrics of an image
     """
-    mine, lost = [], 0
-    for batch in (b.to(device) for b in batches):
-        target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
-        preds = {
-            predict: _finite(predict(batch).float(), batch)
-            for predict in dict.fromkeys(row.predict for row in rows.values())
-        }
-        parts = {
-            predict: compute_losses(loss, pred, target, mask, bounds)
-            for predict, pred in preds.items()
-        }
-        lost += int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
-        for i in torch.nonzero(batch.weight).flatten().tolist():
-            truth, known, inside, maps, values = (
-                batch.depth_mm[i],
-                batch.mask[i],
-                bool(mask[i].any()),
-                {},
-                {},
-            )
-            for name, (predict, way) in rows.items():
-                pred_mm = denormalize_depth(preds[predict][i], bounds)
-                maps[name] = pred_mm if way == "none" else align(way, pred_mm, truth, known)
-                losses = (
-                    {
-                        part: float(value[i]) if inside else math.nan
-                        for part, value in parts[predict].items()
-                    }
-                    if way == "none"
-                    else {}
-                )
-                values[name] = {**losses, **image_metrics(maps[name], truth, known)}
-            mine.append(
-                (
-                    batch.samples[i],
-                    batch.stems[i],
-                    values,
-                    look(batch.samples[i], maps, truth, known) if look else None,
-                )
-            )
-    mine = [
-        (sample, key, values, more.result() if more else {}) for sample, key, values, more in mine
+    scored: list[tuple[ScoredImage, Future[ImageDetails] | None]] = []
+    num_damaged = 0
+    for encoded in batches:
+        batch = encoded.to(device)
+        num_damaged += _count_damaged(batch)
+        scored += _score_batch(rows, batch, bounds, loss, measure)
+    images = [
+        image if details is None else replace(image, details=details.result())
+        for image, details in scored
     ]
-    everybody = gather((mine, lost))
-    lost, found = (
-        sum(lost for _, lost in everybody),
-        sorted((one for all_of_it, _ in everybody for one in all_of_it), key=lambda one: one[0]),
+    ranks = gather((images, num_damaged))
+    num_damaged = sum(damaged for _, damaged in ranks)
+    images = [image for images_of_rank, _ in ranks for image in images_of_rank]
+    images.sort(key=lambda image: image.sample)
+    assert len(images) == num_samples - num_damaged, (
+        f"evaluation met {len(images)} + {num_damaged} samples of {num_samples}"
     )
-    assert len(found) == num_samples - lost, (
-        f"evaluation met {len(found)} + {lost} samples of {num_samples}"
-    )
-    if not found:
+    if not images:
         raise ValueError(
             f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the"
             " damage"
         )
-    return {row: _together(row, found, lost) for row in rows}
+    return {row: _row_scores(row, images, num_damaged) for row in rows}
 
 
-def _finite(pred: Tensor, batch: Batch) -> Tensor:
-    """`pred`.
+def _count_damaged(batch: Batch) -> int:
+    """Return how many samples of the batch were planned and could not be read."""
+    return int(sum(slot.weight for slot in batch.group.slots) - float(batch.weight.sum()))
 
-    ValueError names the image where it is no number: infinite inverse depth would pass for a depth
-    of 0 mm.
+
+def _slots_in_use(batch: Batch) -> list[int]:
+    """Return the positions in the batch that are not padding."""
+    return torch.nonzero(batch.weight).flatten().tolist()
+
+
+def _score_batch(
+    rows: Mapping[str, Row],
+    batch: Batch,
+    bounds: DepthRange,
+    loss: LossSettings,
+    measure: ImageMeasure | None,
+) -> list[tuple[ScoredImage, Future[ImageDetails] | None]]:
+    """Return each image of a batch, and its details as soon as they are measured."""
+    target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
+    preds: dict[Predictor, Tensor] = {}  # (B, H, W) normalized
+    for row in rows.values():
+        if row.predict not in preds:
+            preds[row.predict] = _check_finite(row.predict(batch).float(), batch)
+    losses = {
+        predict: compute_losses(loss, pred, target, mask, bounds) for predict, pred in preds.items()
+    }  # (B,) by name
+    scored: list[tuple[ScoredImage, Future[ImageDetails] | None]] = []
+    for i in _slots_in_use(batch):
+        sample = batch.samples[i]
+        truth = batch.depth_mm[i]
+        measured = batch.mask[i]
+        has_loss = bool(mask[i].any())
+        preds_mm: dict[str, Tensor] = {}
+        values: dict[str, dict[str, float]] = {}
+        for name, row in rows.items():
+            pred_mm = denormalize_depth(preds[row.predict][i], bounds)
+            values[name] = {}
+            if row.alignment == "none":
+                for part, value in losses[row.predict].items():
+                    values[name][part] = float(value[i]) if has_loss else math.nan
+            else:
+                pred_mm = align(row.alignment, pred_mm, truth, measured)
+            preds_mm[name] = pred_mm
+            values[name] |= image_metrics(pred_mm, truth, measured)
+        details = measure(sample, preds_mm, truth, measured) if measure else None
+        scored.append((ScoredImage(sample, batch.stems[i], values), details))
+    return scored
+
+
+def _check_finite(pred: Tensor, batch: Batch) -> Tensor:
+    """Return `pred`, and raise ValueError with the image's name if it is not finite.
+
+    Infinite inverse depth would otherwise count as a depth of 0 mm.
     """
-    for i in torch.nonzero(batch.weight).flatten().tolist():
-        if wrong := int((~torch.isfinite(pred[i])).sum()):
+    for i in _slots_in_use(batch):
+        wrong = int((~torch.isfinite(pred[i])).sum())
+        if wrong:
             raise ValueError(
                 f"{batch.stems[i]}: the prediction is not finite in {wrong} of {pred[i].numel()}"
                 " pixels; the weights or the precision are broken"
@@ -217,21 +247,15 @@ def _finite(pred: Tensor, batch: Batch) -> Tensor:
     return pred
 
 
-def _together(
-    row: str, found: list[tuple[int, str, dict[str, dict[str, float]], ImageDetails]], damaged: int
-) -> Scores:
-    """A row's scores, of (number in the split, key, values by row, more by row) of each image."""
-    nothing: tuple[dict[str, float], list[Groove]] = ({}, [])
-    more = [of_image.get(row, nothing) for *_, of_image in found]
-    values = [
-        {**of_image[row], **details} for (_, _, of_image, _), (details, _) in zip(found, more)
-    ]
+def _row_scores(row: str, images: Sequence[ScoredImage], num_damaged: int) -> Scores:
+    """Return the scores of one row, details included."""
+    nothing = RowDetails({}, [])
+    details = [image.details.get(row, nothing) for image in images]
+    values = [image.values[row] | more.values for image, more in zip(images, details)]
     return Scores(
-        [key for _, key, _, _ in found],
-        {name: [of_image[name] for of_image in values] for name in values[0]},
-        damaged,
-        [grooves for _, grooves in more],
+        samples=[image.sample for image in images],
+        keys=[image.key for image in images],
+        values={name: [of_image[name] for of_image in values] for name in values[0]},
+        damaged=num_damaged,
+        grooves=[more.grooves for more in details],
     )
-
-
-# ------------------------------------------------------------------------------------------- tables

@@ -1,16 +1,22 @@
-"""An evaluation's details for the terminal: a line a metric, a column a row of the evaluation."""
+"""Tables of scores as plain text for the terminal."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
-from depthdist.evaluation.metrics.pixels import Metric
+from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
+from depthdist.evaluation.metrics.registry import Metric
+from depthdist.evaluation.row_kinds import RowKind, infer_row_kind
 
-pass
-
-from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS
-
-PARTS = (
+UNTRAINED = "untrained"  # label of the model's row before training
+FOOTNOTE = """\
+means over images, in mm at the ground truth's size (bicubic); * best of those not aligned to it
+disparity-aligned: scale and shift of 1/depth fitted to each image's ground truth: it scores \
+shapes, not millimetres"""
+# metrics that the details' table shows, by the beginning of their names
+DETAILS_SHOWN = (
     "rmse_mm@",
     "abs_rel@",
     "edge_f1@",
@@ -25,125 +31,125 @@ PARTS = (
     "groove_found",
 )
 
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # of the means, by row and name
 
-def details_table(rows: dict[str, dict[str, float]], metrics: dict[str, Metric]) -> str:
-    """Those that PARTS begin, in its order; all others are in evaluation.json."""
-    names = [name for part in PARTS for name in metrics if name.startswith(part)]
+
+def scores_table(
+    rows: Mapping[str, Mapping[str, float]],
+    intervals: Intervals | None = None,
+    kinds: Mapping[str, RowKind] | None = None,
+) -> str:
+    """Return a table of the losses and headline metrics, a line a row.
+
+    The best of each metric is marked with *, among the rows that are not aligned to ground truth.
+
+    intervals  shown below each row
+    kinds      of the rows; inferred from their labels by default
+    """
+    kinds = kinds or {row: infer_row_kind(row) for row in rows}
+    fair = [row for row in rows if not kinds[row].is_aligned]
+    names = ["loss", *HEADLINE]
+    best = {name: _best_value(name, (rows[row][name] for row in fair)) for name in names}
+    widths = [max(map(len, rows)), 8, *[18 if intervals else 12] * len(names)]
+    lines = [format_line(widths, "", ["images", *(f"{name} " for name in names)])]
+    for row, values in rows.items():
+        cells = [str(int(values["images"]))]
+        for name in names:
+            is_best = row in fair and values[name] == best[name]
+            value = format_value(name, values.get(name, math.nan))
+            cells.append(f"{value}{'*' if is_best else ' '}")
+        damaged = int(values.get("damaged", 0))
+        remark = f"  ({damaged} damaged samples left out)" if damaged else ""
+        lines.append(format_line(widths, row, cells) + remark)
+        if intervals and row in intervals:
+            spans = [f"{format_interval(name, intervals[row].get(name))} " for name in names]
+            lines.append(format_line(widths, "", ["", *spans]))
+    return "\n".join(lines)
+
+
+def _best_value(name: str, values: Iterable[float]) -> float:
+    """Return the best of the values that are not NaN; NaN if there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return math.nan
+    is_lower_better = name == "loss" or PIXEL_METRICS[name].better == "lower"
+    return min(known) if is_lower_better else max(known)
+
+
+def details_table(rows: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Metric]) -> str:
+    """Return a table of the metrics in DETAILS_SHOWN, a line a metric, a column a row.
+
+    All other metrics are only in evaluation.json.
+    """
     names = [
         name
-        for name in names
-        if any(name in values and not math.isnan(values[name]) for values in rows.values())
+        for start in DETAILS_SHOWN
+        for name in metrics
+        if name.startswith(start)
+        and any(not math.isnan(values.get(name, math.nan)) for values in rows.values())
     ]
-    width, heads = max(map(len, names), default=0), [_short(row) for row in rows]
-    lines = [
-        f"{'':{width}}"
-        + "".join(f"{head:>{max(12, len(head) + 2)}}" for head in heads)
-        + "  better"
-    ]
+    heads = [_short_label(row) for row in rows]
+    widths = [max(map(len, names), default=0), *(max(12, len(head) + 2) for head in heads)]
+    lines = [format_line(widths, "", heads) + "  better"]
     for name in names:
-        cells = "".join(
-            f"{format_value(name, values.get(name, math.nan)):>{max(12, len(head) + 2)}}"
-            for head, values in zip(heads, rows.values())
-        )
-        lines.append(f"{name:{width}}{cells}  {metrics[name].better}")
+        cells = [format_value(name, values.get(name, math.nan)) for values in rows.values()]
+        lines.append(f"{format_line(widths, name, cells)}  {metrics[name].better}")
     return "\n".join(lines)
 
 
-def groove_table(rows: dict[str, dict[str, float]], limit_mm: float) -> str:
-    """All grooves of all images: how far off, how many found, and the decision at the tread limit.
+def groove_table(summaries: Mapping[str, Mapping[str, float]], limit_mm: float) -> str:
+    """Return a table of `summarize_grooves`, a line a row; "" where no row has grooves.
 
-    Nothing where there is none.
+    It shows errors, how many grooves were found, and the decision at the tread limit.
     """
-    rows = {row: values for row, values in rows.items() if values["grooves"]}
-    if not rows:
+    summaries = {row: summary for row, summary in summaries.items() if summary["grooves"]}
+    if not summaries:
         return ""
-    width = max(map(len, rows))
+    widths = [max(map(len, summaries)), 8, 10, 10, 10, 9, 15, 9, 15, 9]
+    errors = ["number", "bias mm", "MAE mm", "95 % <", "found"]
+    decisions = ["worn as worn", ", as good", "good as good", ", as worn"]
     lines = [
         f"\ngrooves, all images together; limit {limit_mm:g} mm",
-        (
-            f"{'':{width}}{'number':>8}{'bias mm':>10}{'MAE mm':>10}{'95 % <':>10}{'found':>9}  "
-            " worn as worn, as good   good as good, as worn"
-        ),
+        format_line(widths, "", [*errors, *decisions]),
     ]
-    for row, v in rows.items():
-        numbers = f"{v['grooves']:>8}{v['bias_mm']:>10.2f}{v['mae_mm']:>10.2f}{v['limit95_mm']:>10.2f}{v['found']:>9.0%}"
-        lines.append(
-            f"{row:{width}}{numbers}   {v['worn_as_worn']:>12}{v['worn_as_good']:>9}  "
-            f" {v['good_as_good']:>12}{v['good_as_worn']:>9}"
-        )
+    for row, summary in summaries.items():
+        cells = [f"{summary['grooves']}"]
+        cells += [f"{summary[name]:.2f}" for name in ("bias_mm", "mae_mm", "limit95_mm")]
+        cells.append(f"{summary['found']:.0%}")
+        for name in ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn"):
+            cells.append(f"{summary[name]}")
+        lines.append(format_line(widths, row, cells))
     return "\n".join(lines)
 
 
-def _short(row: str) -> str:
+def _short_label(row: str) -> str:
     return row.replace("untrained, disparity-aligned", "aligned").replace("adapter, epoch", "epoch")
 
 
-def format_scores(scores: dict[str, float]) -> str:
-    """The scores in one line."""
+def format_line(widths: Sequence[int], label: str, cells: Iterable[str]) -> str:
+    """Return one line of a table: the label flush left, then each cell flush right."""
+    padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:]))
+    return "".join(chain([f"{label:{widths[0]}}"], padded))
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """Return the loss and the headline metrics in one line."""
     return (
         f"eval loss {scores['loss']:.4f}, AbsRel {scores['abs_rel']:.4f}, delta1"
         f" {scores['delta1']:.3f}, RMSE {scores['rmse_mm']:.1f} mm, MAE {scores['mae_mm']:.1f} mm"
     )
 
 
-UNTRAINED = "untrained"  # the model's row before training
-
-
-FOOTNOTE = """means over images, in mm at the truth's own size (bicubic); * best of those that no truth helped
-disparity-aligned: scale and shift of 1/depth fitted to each image's truth: what the model's shapes are worth, not its millimetres"""
-
-
-def scores_table(
-    rows: dict[str, dict[str, float]],
-    intervals: dict[str, dict[str, tuple[float, float]]] | None = None,
-) -> str:
-    """The rows side by side.
-
-    The best of each metric is marked with *, among those that were not aligned to the truth.
-
-    intervals  of the means, by row and name: shown below each row
-    """
-    names = ["loss", *HEADLINE]
-    fair = [values for row, values in rows.items() if not row.endswith("-aligned")]
-    best = {
-        n: (min if n == "loss" or METRICS[n].better == "lower" else max)(
-            [r[n] for r in fair if not math.isnan(r[n])] or [math.nan]
-        )
-        for n in names
-    }
-    width, wide = max(len(name) for name in rows), 18 if intervals else 12
-    lines = [f"{'':{width}}  images" + "".join(f"{n + ' ':>{wide}}" for n in names)]
-    for row, values in rows.items():
-        cells = "".join(
-            f"{format_value(n, values.get(n, math.nan)) + ('*' if not row.endswith('-aligned') and values[n] == best[n] else ' '):>{wide}}"
-            for n in names
-        )
-        lost = (
-            f"  ({int(values['damaged'])} damaged samples left out)"
-            if values.get("damaged")
-            else ""
-        )
-        lines.append(f"{row:{width}}  {int(values['images']):>6}{cells}{lost}")
-        if known := (intervals or {}).get(row):
-            lines.append(
-                f"{'':{width}}  {'':>6}"
-                + "".join(f"{format_interval(n, known.get(n)) + ' ':>{wide}}" for n in names)
-            )
-    return "\n".join(lines)
-
-
 def format_value(name: str, value: float) -> str:
-    """A value as a table shows it, "-" where there is none."""
+    """Return the value of a metric as a table shows it, "-" if it is NaN."""
     if math.isnan(value):
         return "-"
-    return (
-        f"{value:.2f}"
-        if "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
-        else f"{value:.4f}"
-    )
+    has_unit = "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
+    return f"{value:.2f}" if has_unit else f"{value:.4f}"
 
 
 def format_interval(name: str, interval: tuple[float, float] | None) -> str:
+    """Return the interval of a metric as a table shows it, "" if there is none."""
     if not interval or math.isnan(interval[0]):
         return ""
     return f"{format_value(name, interval[0])}..{format_value(name, interval[1])}"

@@ -25,7 +25,7 @@ from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED
 from depthdist.evaluation.metrics.edges import jumps_of
-from depthdist.evaluation.scoring import network_predictor
+from depthdist.evaluation.predictors import network_predictor
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.models.adapter import load_adapter
 from depthdist.reports import html_page as html

@@ -19,7 +19,8 @@ import numpy as np
 from depthdist.evaluation.comparison import compare_runs
 from depthdist.evaluation.image_details import all_metrics
 from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves
-from depthdist.evaluation.metrics.pixels import HEADLINE, METRICS, Metric
+from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
+from depthdist.evaluation.metrics.registry import Metric
 from depthdist.evaluation.tables import FOOTNOTE, format_interval, format_value
 from depthdist.reports import html_page as html
 from depthdist.reports.evaluated_run import EvaluatedRun, read_evaluated_run
@@ -157,7 +158,7 @@ def _about(name: str) -> Metric:
     """What a number is; of the ranges whichever there are, and of losses."""
     return (
         all_metrics().get(name)
-        or METRICS.get(name.partition("@")[0])
+        or PIXEL_METRICS.get(name.partition("@")[0])
         or Metric(name, "", "lower", "")
     )
 

@@ -1,9 +1,9 @@
-"""A run's folder as a later command finds it.
+"""The folder of a run, as later commands find it.
 
-# run.folder / "best" is the adapter, run.data the shards it learned from
+# run.folder / "best" is the adapter, run.data the shards it was trained on
 run = open_run(Path("runs/NAME"))
 # ["monday/first", "tuesday/first", "other"]
-labels([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])
+label_runs([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])
 """
 
 from __future__ import annotations
@@ -12,65 +12,76 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from depthdist.core.settings import field_names, from_dict
-from depthdist.data.dataset import DataSettings, open_dataset
-from depthdist.losses.settings import LossSettings
 
+if TYPE_CHECKING:
+    from depthdist.data.dataset import DataSettings
+    from depthdist.losses.settings import LossSettings
+
+T = TypeVar("T")
 RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """`record` is run.json: settings, and what followed from them."""
+    """A run: `record` is the content of its run.json."""
 
     folder: Path
     record: dict[str, Any]
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.record["settings"]
+        """The settings it was started with."""
+        return dict(self.record["settings"])
 
     @property
     def data(self) -> DataSettings:
-        """The data it learned from, wherever the command is given."""
-        names = field_names(DataSettings) - {"data"}
-        given = {n: v for n, v in self.settings.items() if n in names}
-        return from_dict(DataSettings, {**given, "data": self.record["derived"]["data"]})
+        """The data it was trained on, with absolute paths."""
+        from depthdist.data.dataset import DataSettings
+
+        return self._group(DataSettings, data=self.record["derived"]["data"])
+
+    @property
+    def loss(self) -> LossSettings:
+        """The loss it was trained with."""
+        from depthdist.losses.settings import LossSettings
+
+        return self._group(LossSettings)
+
+    def _group(self, group: type[T], **others: Any) -> T:
+        """Return one group of the settings, with some replaced."""
+        names = field_names(group)
+        given = {name: value for name, value in self.settings.items() if name in names}
+        return from_dict(group, {**given, **others})
 
     @property
     def mean_mm(self) -> float | None:
-        """Mean depth of what it learned from, mm: on record, else from the data while they are the
-        same; None where they are gone or others now.
+        """Mean depth of the data it was trained on, mm.
+
+        It is on record, or else computed from the data; None if they are missing or have changed.
         """
-        facts = self.record["derived"]
-        if "mean_mm" in facts:
-            return facts["mean_mm"]
+        from depthdist.data.dataset import open_dataset
+
+        derived = self.record["derived"]
+        if "mean_mm" in derived:
+            mean_mm: float | None = derived["mean_mm"]
+            return mean_mm
         try:
             dataset = open_dataset(replace(self.data, damaged="quarantine"))  # its index is enough
         except ValueError:
             return None
-        return (
-            dataset.stats("train")["mean_mm"]
-            if dataset.sha256 == facts.get("data_sha256")
-            else None
-        )
-
-    @property
-    def loss(self) -> LossSettings:
-        return from_dict(
-            LossSettings, {n: v for n, v in self.settings.items() if n in field_names(LossSettings)}
-        )
+        if dataset.sha256 != derived.get("data_sha256"):
+            return None
+        return float(dataset.stats("train")["mean_mm"])
 
 
 def label_runs(folders: Sequence[Path]) -> list[str]:
-    """What to call each: its name, after as many of the folders it is in as tell it from the
-    others.
-    """
+    """Return a label for each run: its folder's name, after as many parents as tell them apart."""
     paths = [folder.resolve() for folder in folders]
 
-    def name(path: Path) -> str:
+    def label(path: Path) -> str:
         num = 1
         while num < len(path.parts) and any(
             other != path and other.parts[-num:] == path.parts[-num:] for other in paths
@@ -78,44 +89,47 @@ def label_runs(folders: Sequence[Path]) -> list[str]:
             num += 1
         return str(Path(*path.parts[-num:]))
 
-    return [name(path) for path in paths]
+    return [label(path) for path in paths]
 
 
 def earlier_starts(folder: Path) -> list[dict[str, Any]]:
-    """When and at which step the run was started so far; none where it begins."""
+    """Return when and at which step the run was started so far; [] for a new run."""
     path = folder / RUN_FILE
     try:
         return list(json.loads(path.read_text()).get("starts", [])) if path.exists() else []
     except (AttributeError, TypeError, ValueError):
-        return []  # a crash left half of it: it is about to be written anew
+        return []  # a crash left half of it; it is about to be rewritten
 
 
 def open_run(folder: Path) -> Run:
-    """The run in `folder`. ValueError where there is none."""
+    """Return the run in `folder`, and raise ValueError if there is none."""
     path = folder / RUN_FILE
     if not path.is_file():
-        near = (
-            sorted(p.parent for p in folder.parent.glob(f"*/{RUN_FILE}"))
-            if folder.parent.is_dir()
-            else []
-        )
-        hint = f"; runs there: {', '.join(map(str, near[-5:]))}" if near else ""
         raise ValueError(
             f"{folder}: no run here: expected a folder with {RUN_FILE}, as launch/train.py"
-            f" writes{hint}"
+            f" writes{_runs_beside(folder)}"
         )
     try:
-        record = json.loads(path.read_text())
-        run = Run(folder, record)
-        if (
-            not all(
-                isinstance(record[part], dict)
-                for part in ("settings", "derived", "deepspeed_config")
-            )
-            or run.data is None
-            or run.loss.problems()
-        ):
-            raise ValueError("a part of it is not what launch/train.py writes")
+        run = Run(folder, json.loads(path.read_text()))
+        _check_record(run)
         return run
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not a run's record ({type(err).__name__}: {err})") from None
+
+
+def _check_record(run: Run) -> None:
+    """Raise an exception if run.json is not what launch/train.py writes."""
+    for part in ("settings", "derived", "deepspeed_config"):
+        if not isinstance(run.record[part], dict):
+            raise ValueError(f"{part} is not what launch/train.py writes")
+    _ = run.data  # raises ValueError or TypeError if it is not
+    if run.loss.problems():
+        raise ValueError("the settings of the loss are not what launch/train.py writes")
+
+
+def _runs_beside(folder: Path) -> str:
+    """Return a hint at the last five runs in the same parent folder, "" if there is none."""
+    if not folder.parent.is_dir():
+        return ""
+    runs = sorted(path.parent for path in folder.parent.glob(f"*/{RUN_FILE}"))
+    return f"; runs there: {', '.join(map(str, runs[-5:]))}" if runs else ""

@@ -1,11 +1,11 @@
-"""What a run leaves behind for people: metrics.jsonl, TensorBoard, pictures, and one progress line.
+"""The log of a run: metrics.jsonl, TensorBoard with images, and one progress line.
 
-Rank 0 writes, others do nothing.
+Rank 0 writes, the other ranks do nothing.
 
-runs/NAME/run.json         settings, what followed from them, versions
-runs/NAME/metrics.jsonl    one JSON object a logged step or evaluation: {"step": 6, "epoch": 1,
-                           "eval/loss": 0.11, ...}
-runs/NAME/tensorboard/     the same numbers, and the pictures
+    runs/NAME/run.json         settings, what was derived from them, versions
+    runs/NAME/metrics.jsonl    one JSON object for each logged step or evaluation:
+                               {"step": 6, "epoch": 1, "eval/loss": 0.11, ...}
+    runs/NAME/tensorboard/     the same numbers, and the images
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 10  # of progress, where the output is a file and no terminal
+SECONDS_BETWEEN_LINES = 10  # of progress, where the output is not a terminal
 
 
 class Tracker:
     """The log of one run.
 
-    `step` is where a resumed run goes on: later lines of the interrupted one are dropped; None: it
-    begins.
-
-    total  optimizer steps of the whole run, for the progress line's ETA
+    active  whether this rank writes; all methods of another rank's tracker do nothing
+    step    where a resumed run continues: later lines of the interrupted one are dropped; None for
+            a run from the start
+    total   optimizer steps of the whole run, for the progress line's remaining time
     """
 
     def __init__(self, run: Path, active: bool, step: int | None, total: int):
@@ -40,15 +40,7 @@ class Tracker:
         if not active:
             return
         self.lines = run / "metrics.jsonl"
-        if self.lines.exists():
-            kept = [
-                line
-                for line in self.lines.read_text().splitlines()
-                if step is not None and _step(line) <= step
-            ]
-            fresh = self.lines.with_suffix(".tmp")
-            fresh.write_text("".join(line + "\n" for line in kept))
-            os.replace(fresh, self.lines)
+        self._drop_lines_after(step)
         self.board = SummaryWriter(
             str(run / "tensorboard"), purge_step=0 if step is None else step + 1
         )
@@ -63,33 +55,41 @@ class Tracker:
         )
         self.shown_at = time.monotonic()
 
+    def _drop_lines_after(self, step: int | None) -> None:
+        """Remove the lines of later steps, and lines that a crash cut off; all where it is None."""
+        if not self.lines.exists():
+            return
+        lines = [] if step is None else self.lines.read_text().splitlines()
+        kept = [line for line in lines if step is not None and _step_of(line) <= step]
+        unfinished = self.lines.with_suffix(".tmp")
+        unfinished.write_text("".join(line + "\n" for line in kept))
+        os.replace(unfinished, self.lines)
+
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl and one point of each curve.
+        """Write one line of metrics.jsonl and one point of each curve.
 
         A value that is not finite is written as null.
         """
         if not self.active:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite}
         with open(self.lines, "a") as file:
-            file.write(
-                json.dumps({"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite})
-                + "\n"
-            )
+            file.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
     def holds(self, name: str) -> bool:
-        """Whether a value of that name was ever logged in this run."""
+        """Return whether a value of that name was ever logged in this run."""
         return self.active and self.lines.exists() and f'"{name}"' in self.lines.read_text()
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """(h, w, 3) uint8 under `name` in TensorBoard's images."""
+        """Write an image (h, w, 3) uint8 to TensorBoard's images."""
         if self.active:
             self.board.add_image(name, image, step, dataformats="HWC")
 
     def text(self, name: str, text: str) -> None:
-        """Markdown in TensorBoard's text page."""
+        """Write Markdown to TensorBoard's text page."""
         if self.active:
             self.board.add_text(name, text)
 
@@ -103,33 +103,36 @@ class Tracker:
                 print(self.bar, flush=True)
 
     def flush(self) -> None:
-        """Bring TensorBoard's curves to the disk, as metrics.jsonl always is."""
+        """Write TensorBoard's curves to the disk; metrics.jsonl is always up to date."""
         if self.active:
             self.board.flush()
 
     def say(self, line: str) -> None:
-        """A line for the person at the terminal, above the progress line."""
+        """Print a line above the progress line."""
         if self.active:
             tqdm.write(line)
             sys.stdout.flush()
 
     def close(self) -> None:
+        """Close the progress line and TensorBoard's files."""
         if self.active:
             self.bar.close()
             self.board.close()
 
 
-def _step(line: str) -> float:
+def _step_of(line: str) -> float:
+    """Return the step of a line of metrics.jsonl; infinity if it cannot be read."""
     try:
-        return json.loads(line)["step"]
+        step: float = json.loads(line)["step"]
+        return step
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line that a crash cut off
 
 
 def record_damage(damage: dict[str, Any], run: Path) -> None:
-    """Say what was set aside, and keep it in RUN/quarantine.jsonl, which all ranks write."""
+    """Print a quarantined sample, and append it to RUN/quarantine.jsonl; all ranks write there."""
     print(
-        f"WARNING      set aside: {damage['split']} sample {damage['key']} ({damage['stem']}) of"
+        f"WARNING      quarantined: {damage['split']} sample {damage['key']} ({damage['stem']}) of"
         f" {damage['shard']}: {damage['member']}: {damage['reason']}",
         flush=True,
     )

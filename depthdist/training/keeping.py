@@ -14,7 +14,7 @@ from depthdist.distributed.process_group import (
     gather_from_all_ranks,
     sum_over_ranks,
 )
-from depthdist.evaluation.scoring import constant_predictor, network_predictor
+from depthdist.evaluation.predictors import constant_predictor, network_predictor
 from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
 from depthdist.geometry.depth_range import normalize_depth
 from depthdist.models.adapter import load_adapter, save_adapter

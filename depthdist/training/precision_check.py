@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from depthdist.data.batch import Batch
-from depthdist.evaluation.scoring import Predictor, network_predictor
+from depthdist.evaluation.predictors import Predictor, network_predictor
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
 from depthdist.models.depth_model import DepthModel
 

@@ -44,9 +44,9 @@ class ScheduleSettings:
     def _problems_of_best_by(self) -> list[str]:
         if self.best_by == "loss":
             return []
-        from depthdist.evaluation.metrics.pixels import METRICS  # torch is imported only here
+        from depthdist.evaluation.metrics.pixels import PIXEL_METRICS  # torch is imported only here
 
-        names = ["loss", *METRICS]
+        names = ["loss", *PIXEL_METRICS]
         if self.best_by in names:
             return []
         return [
@@ -90,6 +90,6 @@ def is_better(name: str, new: float, old: float | None) -> bool:
 def _higher_is_better(name: str) -> bool:
     if name == "loss":
         return False
-    from depthdist.evaluation.metrics.pixels import METRICS
+    from depthdist.evaluation.metrics.pixels import PIXEL_METRICS
 
-    return METRICS[name].better == "higher"
+    return PIXEL_METRICS[name].better == "higher"

@@ -21,7 +21,7 @@ from depthdist.data.sample_order import TrainPlan
 from depthdist.losses.settings import LossSettings
 from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.runs.run_folder import RUN_FILE, open_run
-from depthdist.runs.training_state import states
+from depthdist.runs.state_files import states
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.schedule import ScheduleSettings

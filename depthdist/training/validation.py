@@ -10,7 +10,8 @@ import torch
 from depthdist.captures.near_duplicates import fingerprint, format_warning, summarize_split
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.evaluation.figures import figure, figure_pixels
-from depthdist.evaluation.scoring import Predictor, Scores, network_predictor, score
+from depthdist.evaluation.predictors import Predictor, network_predictor
+from depthdist.evaluation.scoring import Scores, score
 from depthdist.evaluation.tables import format_scores
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.training.parts import Run

@@ -18,7 +18,7 @@ from depthdist.core.errors import SettingsError
 from depthdist.core.settings import Size, as_dict, field_help, hidden, parse, positional
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, ReadSettings
-from depthdist.evaluation.evaluate import EvaluateSettings
+from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.inference.export import ExportSettings
 from depthdist.inference.external_model import ExternalAdapterSettings
 from depthdist.inference.predict import PredictSettings

@@ -114,12 +114,9 @@ def interrupted(run):
     log.close()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "epo')
-    for curves in (
-        run / "tensorboard"
-        # begun a minute ago: TensorBoard reads files by the second in their names, and within one
-        # in no
-        # order
-    ).iterdir():
+    # begun a minute ago: TensorBoard reads files by the second in their names, and within one in no
+    # order
+    for curves in (run / "tensorboard").iterdir():
         words = curves.name.split(".")
         words[3] = f"{int(words[3]) - 60:010d}"
         curves.rename(curves.with_name(".".join(words)))

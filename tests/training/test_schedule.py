@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from depthdist.evaluation.metrics.pixels import METRICS
+from depthdist.evaluation.metrics.pixels import PIXEL_METRICS
 from depthdist.training.schedule import ScheduleSettings, is_better, lr_factor
 from depthdist.training.weight_average import Ema
 
@@ -83,7 +83,7 @@ def test_the_rate_is_never_negative_after_the_end(schedule):
     [
         {},
         {"schedule": "cosine", "warmup": 10, "patience": 3, "ema": 0.999},
-        *({"best_by": name} for name in ["loss", *METRICS]),
+        *({"best_by": name} for name in ["loss", *PIXEL_METRICS]),
     ],
 )
 def test_sensible_settings_have_no_problems(settings):
@@ -99,7 +99,7 @@ def test_sensible_settings_have_no_problems(settings):
         ({"ema": -0.1}, "--ema is -0.1"),
         ({"ema": math.nan}, "--ema is nan"),
         ({"best_by": "absrel"}, "did you mean abs_rel?"),
-        ({"best_by": "images"}, f"expected one of loss, {', '.join(METRICS)}"),
+        ({"best_by": "images"}, f"expected one of loss, {', '.join(PIXEL_METRICS)}"),
     ],
 )
 def test_what_is_wrong_with_a_setting_is_said(settings, said):
@@ -114,14 +114,14 @@ def test_all_problems_are_told_at_once():
 # ------------------------------------------------------------------------------------------- better
 
 
-@pytest.mark.parametrize("name", ["loss", *METRICS])
+@pytest.mark.parametrize("name", ["loss", *PIXEL_METRICS])
 def test_better_follows_the_direction_of_the_metric(name):
-    higher = name in METRICS and METRICS[name].better == "higher"
+    higher = name in PIXEL_METRICS and PIXEL_METRICS[name].better == "higher"
     assert is_better(name, 0.9, 0.5) is higher and is_better(name, 0.5, 0.9) is not higher
     assert is_better(name, 0.5, 0.5) is False and is_better(name, 0.5, None) is True
 
 
-@pytest.mark.parametrize("name", ["loss", *METRICS])
+@pytest.mark.parametrize("name", ["loss", *PIXEL_METRICS])
 @pytest.mark.parametrize("new", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("old", [None, 0.5])
 def test_what_is_not_finite_is_never_better(name, new, old):

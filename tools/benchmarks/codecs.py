@@ -145,7 +145,8 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
     from depthdist.data.batch import Batch
     from depthdist.data.dataset import open_dataset
     from depthdist.data.loader import Loader
-    from depthdist.evaluation.scoring import network_predictor, score
+    from depthdist.evaluation.predictors import network_predictor
+    from depthdist.evaluation.scoring import score
     from depthdist.models.adapter import load_adapter
     from depthdist.runs.run_folder import open_run
     from depthdist.shards.build import build_shards

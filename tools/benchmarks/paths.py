@@ -419,7 +419,7 @@ def first_losses(training: Any, shards: str) -> dict[str, float]:
     """Loss by capture of a dataset's first samples, without dropout."""
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.loader import Loader
-    from depthdist.evaluation.scoring import network_predictor
+    from depthdist.evaluation.predictors import network_predictor
     from depthdist.geometry.depth_range import normalize_depth
     from depthdist.losses.terms import compute_losses
 

@@ -1,1 +1,1 @@
-"""What is measured of an image: pixels, edges, surfaces, grooves, and how sure a mean is."""
+"""Metrics of an image (pixels, edges, surfaces, grooves), and the confidence of their means."""

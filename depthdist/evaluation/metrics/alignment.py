@@ -1,46 +1,52 @@
-"""Predictions of models that are not metric, brought to the truth's scale: each way has a name, and
-the name goes into the output.
+"""Bring predictions of models that are not metric to the scale of the ground truth.
 
-    pred_mm = aligned("disparity", pred_mm, depth_mm, mask)
+    pred_mm = align("disparity", pred_mm, depth_mm, mask)
 
-Whatever uses the truth of the very image that is scored flatters: rows so aligned are never to be
-read as millimetres that a model gives.
+Each alignment has a name, and the name goes into the output. An alignment uses the ground truth of
+the image that is scored, so its result is optimistic: never read an aligned row as millimetres that
+a model gives.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-NEAREST_MM = 1.0  # a depth that an alignment makes 0 or negative counts as this
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def none(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
-    """As it is."""
-    return everywhere
+NEAREST_MM = 1.0  # replaces a depth that an alignment makes smaller, 0 or negative
 
 
-def median(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
-    """Times median(g) / median(p)."""
-    return everywhere * (_median(g) / _median(p))
+def none(p: Tensor, g: Tensor, pred: Tensor) -> Tensor:
+    """Return pred unchanged."""
+    return pred
 
 
-def scale_and_shift_in_depth(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
-    """S p + t with the least squares of s p + t - g."""
-    s, t = _line(p, g)
-    return s * everywhere + t
+def median(p: Tensor, g: Tensor, pred: Tensor) -> Tensor:
+    """Return pred scaled by the ratio of the medians of g and p."""
+    return pred * (_median(g) / _median(p))
 
 
-def scale_and_shift_in_disparity(p: Tensor, g: Tensor, everywhere: Tensor) -> Tensor:
-    """1 / (s / p + t) with the least squares of s / p + t - 1 / g.
+def scale_and_shift_in_depth(p: Tensor, g: Tensor, pred: Tensor) -> Tensor:
+    """Return s pred + t with the least squares of s p + t - g."""
+    s, t = _fit_line(p, g)
+    return s * pred + t
 
-    Not less than 1 / max(g) before it is inverted (MoGe's).
+
+def scale_and_shift_in_disparity(p: Tensor, g: Tensor, pred: Tensor) -> Tensor:
+    """Return 1 / (s / pred + t) with the least squares of s / p + t - 1 / g.
+
+    Before it is inverted it is raised to 1 / max(g) at least, as in MoGe.
     """
-    s, t = _line(1 / p, 1 / g)
-    return 1 / (s / everywhere + t).clamp(min=float(1 / g.max()))
+    s, t = _fit_line(1 / p, 1 / g)
+    return 1 / (s / pred + t).clamp(min=float(1 / g.max()))
 
 
-ALIGNMENTS = {
+# of the prediction p and the ground truth g at the valid pixels, (N,) float64 mm, and the whole
+# prediction (H, W): the whole prediction aligned
+Alignment = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+ALIGNMENTS: dict[str, Alignment] = {
     "none": none,
     "median": median,
     "depth": scale_and_shift_in_depth,
@@ -48,32 +54,31 @@ ALIGNMENTS = {
 }
 
 
-def align(way: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor:
-    """`pred_mm` (H, W) aligned to the truth over the mask by one of WAYS, float64, >= NEAREST_MM.
+def align(alignment: str, pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> Tensor:
+    """Return pred_mm (H, W) aligned to the ground truth over the mask, float64, >= NEAREST_MM.
 
-    As it is where the mask is empty.
+    `alignment` is one of ALIGNMENTS. Where the mask is empty the prediction is returned unchanged.
     """
     pred = pred_mm.double()
     if not mask.any():
         return pred
-    return ALIGNMENTS[way](pred[mask], depth_mm[mask].double(), pred).clamp(min=NEAREST_MM)
+    aligned = ALIGNMENTS[alignment](pred[mask], depth_mm[mask].double(), pred)
+    return aligned.clamp(min=NEAREST_MM)
 
 
 def _median(x: Tensor) -> Tensor:
-    """The mean of the two middle values.
+    """Return the mean of the two middle values.
 
-    Torch's own takes the lower one, and its quantile no more than 2^24 values.
+    torch.median takes the lower one, and torch.quantile no more than 2^24 values.
     """
-    ordered, middle = x.sort().values, (len(x) - 1) // 2
-    return (ordered[middle] + ordered[len(x) // 2]) / 2
+    ordered = x.sort().values
+    return (ordered[(len(x) - 1) // 2] + ordered[len(x) // 2]) / 2
 
 
-def _line(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift of the least squares of s x + t - y.
-
-    S is 0 where x is everywhere the same.
-    """
-    x0, y0 = x.mean(), y.mean()
+def _fit_line(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of the least squares of s x + t - y; s is 0 if x is constant."""
+    x0 = x.mean()
+    y0 = y.mean()
     spread = (x - x0).square().sum()
-    s = ((x - x0) * (y - y0)).sum() / spread if spread > 0 else torch.zeros_like(x0)
+    s = ((x - x0) * (y - y0)).sum() / spread if spread > 0 else x0.new_zeros(())
     return s, y0 - s * x0

@@ -1,5 +1,4 @@
-"""How sure a number is: bootstrap intervals over images, and the paired comparison of two
-predictions of the same images.
+"""How sure a number is: bootstrap intervals over images, and the paired comparison of two runs.
 
     low, high = interval([190.1, 204.7, ...])                # 95 %, of the mean
     found = compare(values_a, values_b)  # found.difference, found.low, found.high, found.p
@@ -20,11 +19,13 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 5000
+Values = Sequence[float] | np.ndarray
 
 
 class Difference(NamedTuple):
-    """Mean of a - b over `images`, its interval, and p: how often chance alone, swapping a and b in
-    each image, does as much.
+    """The mean of a - b over `images`, its interval, and the p-value of the permutation test.
+
+    p is the share of all swaps of a and b within images whose mean differs at least as much.
     """
 
     images: int
@@ -34,20 +35,19 @@ class Difference(NamedTuple):
     p: float
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The bootstrap's interval of the mean (bias-corrected and accelerated, Efron 1987).
+def interval(values: Values) -> tuple[float, float]:
+    """Return the bootstrap interval of the mean (bias-corrected and accelerated, Efron 1987).
 
-    NaN where fewer than 3 images have a value.
+    NaN values are left out; (NaN, NaN) where fewer than 3 images have a value.
     """
-    known = _known(values)
+    known = _finite(values)
     if len(known) < 3:
         return math.nan, math.nan
     if np.ptp(known) == 0:
         return float(known[0]), float(known[0])
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it says so where the acceleration is not defined, and gives NaN then
+        # scipy warns where the acceleration is not defined, and then returns NaN
+        warnings.simplefilter("ignore")
         for method in ("BCa", "percentile"):
             found = stats.bootstrap(
                 (known,),
@@ -64,31 +64,30 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def compare(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """A - b, image by image: a's and b's values are of the same images, in the same order."""
-    difference = _known(np.subtract(a, b))
-    if len(difference) < 3:
-        return Difference(
-            len(difference),
-            float(difference.mean()) if len(difference) else math.nan,
-            math.nan,
-            math.nan,
-            math.nan,
-        )
+def compare(a: Values, b: Values) -> Difference:
+    """Return the mean of a - b with its interval and p-value; both are of the same images in order.
+
+    Interval and p are NaN where fewer than 3 images have both values.
+    """
+    difference = _finite(np.subtract(a, b))
+    num = len(difference)
+    mean = float(difference.mean()) if num else math.nan
+    if num < 3:
+        return Difference(num, mean, math.nan, math.nan, math.nan)
     low, high = interval(difference)
     if not difference.any():
-        return Difference(len(difference), 0.0, low, high, 1.0)
+        return Difference(num, 0.0, low, high, 1.0)
     test = stats.permutation_test(
         (difference,),
         np.mean,
         permutation_type="samples",
         n_resamples=9999,
-        batch=max(1, 10**7 // len(difference)),
+        batch=max(1, 10**7 // num),
         rng=np.random.default_rng(0),
     )
-    return Difference(len(difference), float(difference.mean()), low, high, float(test.pvalue))
+    return Difference(num, mean, low, high, float(test.pvalue))
 
 
-def _known(values: Sequence[float]) -> np.ndarray:
+def _finite(values: Values) -> np.ndarray:
     array = np.asarray(values, np.float64)
     return array[np.isfinite(array)]

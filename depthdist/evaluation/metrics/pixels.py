@@ -1,122 +1,134 @@
-"""Depth metrics per pixel, in millimetres, per image: each one registered function that knows its
-unit, direction and definition.
+"""Depth metrics per pixel, in millimetres, per image.
 
-p is the prediction, g the truth, both in mm, 1-D over the valid pixels of one image; d = ln p - ln
-g. Values are computed in float64. A dataset's value is the mean over its images (those that a
-metric says nothing of are left out, and counted). Definitions that go under one name in the field
-have a name each here. Edges, surfaces and grooves have modules of their own.
+Each metric is one registered function: its name is the function's name, its definition the
+function's docstring. p is the prediction, g the ground truth, both in mm, 1-D over the valid pixels
+of one image; d = ln p - ln g. Values are computed in float64. The value of a dataset is the mean
+over its images (images without a value are left out and counted). Definitions that share a name
+in the literature have a name each here. Edges, surfaces and grooves have modules of their own.
 
     image_metrics(pred_mm, depth_mm, mask)                    # {"abs_rel": 0.047, ...}
-    binned(pred_mm, depth_mm, mask, (250, 750, 1500))         # {"abs_rel@250-750": ..., ...}
+    binned_metrics(pred_mm, depth_mm, mask, (250, 750, 1500)) # {"abs_rel@250-750": ..., ...}
+
+Settings import this module for the names of the metrics, so torch is imported where it is used.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from depthdist.evaluation.metrics.registry import BINS_MM, Metric, metrics_by_name
 
-BINS_MM = (250.0, 750.0, 1500.0, 2500.0, 3910.0)
-HEADLINE = ("abs_rel", "delta1", "rmse_mm", "mae_mm")  # what a terminal has room for
+if TYPE_CHECKING:
+    from torch import Tensor
 
+HEADLINE = ("abs_rel", "delta1", "rmse_mm", "mae_mm")  # those that fit into a terminal's line
 
-class Metric(NamedTuple):
-    """What a number is: `unit` is "" for a ratio, `better` is "lower" or "higher"."""
-
-    name: str
-    unit: str
-    better: str
-    definition: str
-
-
-PixelMetric = Callable[[Tensor, Tensor], Tensor]
-METRICS: dict[str, Metric] = {}
+PixelMetric = Callable[["Tensor", "Tensor"], "Tensor"]
+PIXEL_METRICS: dict[str, Metric] = {}
 FUNCTIONS: dict[str, PixelMetric] = {}
 
 
-def metric(
-    name: str, unit: str, better: str, definition: str
-) -> Callable[[PixelMetric], PixelMetric]:
-    """Register a metric of the valid pixels' prediction and truth, (N,) float64 mm each, all > 0."""
+def register_metric(unit: str, better: str) -> Callable[[PixelMetric], PixelMetric]:
+    """Register a metric of the valid pixels' prediction and ground truth, (N,) float64 mm, > 0.
+
+    The docstring is "Return DEFINITION."
+    """
 
     def register(function: PixelMetric) -> PixelMetric:
-        METRICS[name], FUNCTIONS[name] = Metric(name, unit, better, definition), function
+        name = function.__name__
+        definition = (inspect.getdoc(function) or "").removeprefix("Return ").removesuffix(".")
+        PIXEL_METRICS[name] = Metric(name, unit, better, definition)
+        FUNCTIONS[name] = function
         return function
 
     return register
 
 
-@metric("abs_rel", "", "lower", "mean(|p - g| / g)")
+@register_metric("", "lower")
 def abs_rel(p: Tensor, g: Tensor) -> Tensor:
+    """Return mean(|p - g| / g)."""
     return ((p - g).abs() / g).mean()
 
 
-@metric("delta1", "", "higher", "share of pixels with max(p / g, g / p) < 1.25")
+@register_metric("", "higher")
 def delta1(p: Tensor, g: Tensor) -> Tensor:
+    """Return share of pixels with max(p / g, g / p) < 1.25."""
     return _within(p, g, 1.25)
 
 
-@metric("rmse_mm", "mm", "lower", "sqrt(mean((p - g)^2))")
+@register_metric("mm", "lower")
 def rmse_mm(p: Tensor, g: Tensor) -> Tensor:
+    """Return sqrt(mean((p - g)^2))."""
     return (p - g).square().mean().sqrt()
 
 
-@metric("mae_mm", "mm", "lower", "mean(|p - g|)")
+@register_metric("mm", "lower")
 def mae_mm(p: Tensor, g: Tensor) -> Tensor:
+    """Return mean(|p - g|)."""
     return (p - g).abs().mean()
 
 
-@metric("delta2", "", "higher", "share of pixels with max(p / g, g / p) < 1.25^2")
+@register_metric("", "higher")
 def delta2(p: Tensor, g: Tensor) -> Tensor:
+    """Return share of pixels with max(p / g, g / p) < 1.25^2."""
     return _within(p, g, 1.25**2)
 
 
-@metric("delta3", "", "higher", "share of pixels with max(p / g, g / p) < 1.25^3")
+@register_metric("", "higher")
 def delta3(p: Tensor, g: Tensor) -> Tensor:
+    """Return share of pixels with max(p / g, g / p) < 1.25^3."""
     return _within(p, g, 1.25**3)
 
 
-@metric("sq_rel_eigen_mm", "mm", "lower", "mean((p - g)^2 / g); Eigen et al. 2014")
+@register_metric("mm", "lower")
 def sq_rel_eigen_mm(p: Tensor, g: Tensor) -> Tensor:
+    """Return mean((p - g)^2 / g); Eigen et al. 2014."""
     return ((p - g).square() / g).mean()
 
 
-@metric("sq_rel_kitti", "", "lower", "mean((p - g)^2 / g^2); KITTI devkit")
+@register_metric("", "lower")
 def sq_rel_kitti(p: Tensor, g: Tensor) -> Tensor:
+    """Return mean((p - g)^2 / g^2); KITTI devkit."""
     return ((p - g) / g).square().mean()
 
 
-@metric("rmse_log", "", "lower", "sqrt(mean(d^2))")
+@register_metric("", "lower")
 def rmse_log(p: Tensor, g: Tensor) -> Tensor:
+    """Return sqrt(mean(d^2))."""
     return _log_ratio(p, g).square().mean().sqrt()
 
 
-@metric("log10", "", "lower", "mean(|log10 p - log10 g|)")
+@register_metric("", "lower")
 def log10(p: Tensor, g: Tensor) -> Tensor:
+    """Return mean(|log10 p - log10 g|)."""
     return _log_ratio(p, g).abs().mean() / math.log(10)
 
 
-@metric("silog_dav2", "", "lower", "sqrt(mean(d^2) - 0.5 mean(d)^2); Depth Anything V2's")
+@register_metric("", "lower")
 def silog_dav2(p: Tensor, g: Tensor) -> Tensor:
+    """Return sqrt(mean(d^2) - 0.5 mean(d)^2); Depth Anything V2's."""
     d = _log_ratio(p, g)
     return (d.var(correction=0) + 0.5 * d.mean().square()).sqrt()
 
 
-@metric("silog_kitti", "", "lower", "100 sqrt(mean(d^2) - mean(d)^2); KITTI's, ZoeDepth's")
+@register_metric("", "lower")
 def silog_kitti(p: Tensor, g: Tensor) -> Tensor:
+    """Return 100 sqrt(mean(d^2) - mean(d)^2); KITTI's, ZoeDepth's."""
     return 100 * _log_ratio(p, g).var(correction=0).sqrt()
 
 
-@metric("irmse_per_km", "1/km", "lower", "sqrt(mean((1/p - 1/g)^2)), p and g in km")
+@register_metric("1/km", "lower")
 def irmse_per_km(p: Tensor, g: Tensor) -> Tensor:
+    """Return sqrt(mean((1/p - 1/g)^2)), p and g in km."""
     return 1e6 * (1 / p - 1 / g).square().mean().sqrt()
 
 
 def _within(p: Tensor, g: Tensor, factor: float) -> Tensor:
-    return (torch.maximum(p / g, g / p) < factor).double().mean()
+    return ((p / g).maximum(g / p) < factor).double().mean()
 
 
 def _log_ratio(p: Tensor, g: Tensor) -> Tensor:
@@ -124,50 +136,51 @@ def _log_ratio(p: Tensor, g: Tensor) -> Tensor:
 
 
 def image_metrics(pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> dict[str, float]:
-    """Every registered metric of one image; NaN, all of them, where no pixel is valid.
+    """Return every registered metric of one image; all of them NaN if no pixel is valid.
 
     pred_mm, depth_mm  (H, W) float mm, > 0 in the mask;  mask  (H, W) bool
     """
-    return _of_pixels(pred_mm[mask].double(), depth_mm[mask].double())
+    return _pixel_metrics(pred_mm[mask].double(), depth_mm[mask].double())
 
 
-def binned(
+def binned_metrics(
     pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM
 ) -> dict[str, float]:
-    """The same over the pixels whose truth lies in [low, high) of each bin, as "NAME@low-high"; the
-    last bin has its upper end in it.
+    """Return every registered metric per depth range, as "NAME@low-high".
+
+    A range has the pixels whose ground truth lies in [low, high); the last one includes its upper
+    end. Arguments as in `image_metrics`; edges_mm are the ends of the ranges, rising.
     """
-    p, g = pred_mm[mask].double(), depth_mm[mask].double()
-    bins = (
-        torch.bucketize(g, torch.tensor(edges_mm, dtype=torch.float64, device=g.device), right=True)
-        - 1
-    )
+    import torch
+
+    p = pred_mm[mask].double()
+    g = depth_mm[mask].double()
+    edges = torch.tensor(edges_mm, dtype=torch.float64, device=g.device)
+    bins = torch.bucketize(g, edges, right=True) - 1
     bins[g == edges_mm[-1]] = len(edges_mm) - 2
-    found = {}
-    for i, (low, high) in enumerate(zip(edges_mm, edges_mm[1:])):
-        found |= {
-            f"{name}@{low:g}-{high:g}": value
-            for name, value in _of_pixels(p[bins == i], g[bins == i]).items()
-        }
+    found: dict[str, float] = {}
+    for i, (low, high) in enumerate(pairwise(edges_mm)):
+        values = _pixel_metrics(p[bins == i], g[bins == i])
+        found |= {f"{name}@{low:g}-{high:g}": value for name, value in values.items()}
     return found
 
 
-def _of_pixels(p: Tensor, g: Tensor) -> dict[str, float]:
+def _pixel_metrics(p: Tensor, g: Tensor) -> dict[str, float]:
+    import torch
+
     if not len(g):
-        return dict.fromkeys(METRICS, math.nan)
-    return dict(
-        zip(METRICS, torch.stack([function(p, g) for function in FUNCTIONS.values()]).tolist())
-    )
+        return dict.fromkeys(PIXEL_METRICS, math.nan)
+    values = torch.stack([function(p, g) for function in FUNCTIONS.values()])
+    return dict(zip(PIXEL_METRICS, values.tolist()))
 
 
 def bin_metrics(edges_mm: Sequence[float] = BINS_MM) -> dict[str, Metric]:
-    """What `binned` gives, as metrics."""
-    places = [
-        (f"{low:g}-{high:g}", f"{m.definition}, over {low:g} <= g < {high:g} mm", m)
-        for low, high in zip(edges_mm, edges_mm[1:])
-        for m in METRICS.values()
-    ]
-    return {
-        f"{m.name}@{place}": Metric(f"{m.name}@{place}", m.unit, m.better, words)
-        for place, words, m in places
-    }
+    """Return the metrics that `binned_metrics` computes, by name."""
+    return metrics_by_name(
+        metric._replace(
+            name=f"{metric.name}@{low:g}-{high:g}",
+            definition=f"{metric.definition}, over {low:g} <= g < {high:g} mm",
+        )
+        for low, high in pairwise(edges_mm)
+        for metric in PIXEL_METRICS.values()
+    )

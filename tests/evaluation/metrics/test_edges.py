@@ -2,7 +2,7 @@
 together otherwise, and drawn scenes."""
 
 import math
-from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from skimage.feature import canny
 
 from depthdist.evaluation.metrics import edges
 from depthdist.evaluation.metrics.edges import (
-    METRICS,
+    EDGE_METRICS,
     STEPS_MM,
     boundary_errors,
     depth_pro_f1,
@@ -40,7 +40,7 @@ def scene(seed=0, shape=(24, 30)):
 
 
 def of_one(p, g, mask):
-    """METRICS of one prediction."""
+    """EDGE_METRICS of one prediction."""
     (found,) = edge_metrics([p], g, mask)
     return found
 
@@ -139,14 +139,14 @@ def test_a_prediction_without_edges_is_as_bad_as_it_gets():
     assert found["dbe_acc_px"] == 10 and found["dbe_comp_script_px"] == pytest.approx(
         math.hypot(*g.shape)
     )
-    assert all(found[name] == 0 for name in METRICS if "f1" in name)
+    assert all(found[name] == 0 for name in EDGE_METRICS if "f1" in name)
 
 
 def test_a_perfect_prediction_is_perfect_and_a_flat_truth_says_nothing():
     _, g = scene()
     g[4:12, 5:14] -= 150  # an edge for every ratio up to 1.25 in each direction
     found = of_one(g, g, WHOLE)
-    for name, metric in METRICS.items():
+    for name, metric in EDGE_METRICS.items():
         best = {"higher": 1.0, "lower": 0.0}[metric.better]
         assert found[name] == pytest.approx(best), name
     flat = of_one(g, np.full_like(g, 900.0), WHOLE)
@@ -159,19 +159,17 @@ def test_a_perfect_prediction_is_perfect_and_a_flat_truth_says_nothing():
 def test_several_predictions_are_measured_as_each_alone_and_the_truths_edges_are_found_once(
     monkeypatch,
 ):
-    (p, g), (q, _) = scene(0), scene(1)
-    mask, seen = np.random.default_rng(1).random(g.shape) >= 0.1, []
+    p, g = scene(0)
+    q, _ = scene(1)
+    mask = np.random.default_rng(1).random(g.shape) >= 0.1
     alone = [of_one(z, g, mask) for z in (p, q, g)]
-    for name in ("canny", "jumps_of", "edges_of"):
-        monkeypatch.setattr(
-            edges,
-            name,
-            lambda *args, name=name, real=getattr(edges, name), **more: (
-                seen.append(name) or real(*args, **more)
-            ),
-        )
+    spies = {
+        name: Mock(side_effect=getattr(edges, name)) for name in ("canny", "jumps_of", "edges_of")
+    }
+    for name, spy in spies.items():
+        monkeypatch.setattr(edges, name, spy)
     assert edge_metrics([p, q, g], g, mask) == alone
-    assert Counter(seen) == {
+    assert {name: spy.call_count for name, spy in spies.items()} == {
         "canny": 4,
         "jumps_of": 4,
         "edges_of": 4 * len(STEPS_MM),
@@ -208,7 +206,7 @@ def test_a_step_beside_a_hole_or_the_rim_makes_no_second_one():
 def test_scale_free_ones_do_not_see_a_scale_and_those_in_mm_do():
     p, g = scene()
     one, twice = (of_one(p * k, g * k, WHOLE) for k in (1, 2))
-    for name in METRICS:
+    for name in EDGE_METRICS:
         if "mm" not in name:
             assert one[name] == pytest.approx(twice[name], abs=1e-9), name
     assert [twice[f"edge_f1@{s:g}mm"] for s in STEPS_MM[1:]] == pytest.approx(

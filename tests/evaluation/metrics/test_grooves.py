@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depthdist.evaluation.metrics.grooves import (
-    METRICS,
+    GROOVE_METRICS,
     Groove,
     groove_depths,
     groove_metrics,
@@ -195,4 +195,4 @@ def test_the_summary_counts_every_groove_once():
     assert nothing["grooves"] == 0 and math.isnan(nothing["mae_mm"])
     assert all(math.isnan(value) for value in groove_metrics([]).values()) and set(
         groove_metrics([])
-    ) == set(METRICS)
+    ) == set(GROOVE_METRICS)

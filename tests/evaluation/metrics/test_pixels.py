@@ -1,6 +1,7 @@
-"""Every registered metric: against float64 NumPy by its definition, and what all of them promise."""
+"""Every registered metric: against float64 NumPy by its definition, and what they all promise."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from depthdist.evaluation.metrics.pixels import BINS_MM, METRICS, bin_metrics, binned, image_metrics
+from depthdist.evaluation.metrics.pixels import (
+    PIXEL_METRICS,
+    bin_metrics,
+    binned_metrics,
+    image_metrics,
+)
+from depthdist.evaluation.metrics.registry import BINS_MM
 
 
 def numpy_delta(p, g, limit):
@@ -55,7 +62,7 @@ SCALES = {
     "1/km": 0.5,
 }  # what a scene twice as large makes of a value in that unit
 BEST = {"lower": 0.0, "higher": 1.0}
-every_metric = pytest.mark.parametrize("name", METRICS)
+every_metric = pytest.mark.parametrize("name", PIXEL_METRICS)
 
 
 def images(seed=0, shape=(30, 40)):
@@ -84,10 +91,10 @@ def test_a_perfect_prediction_is_the_best_value_and_any_other_is_not(name):
     pred_mm = torch.where(
         torch.arange(40) < 20, pred_mm * 0.3, pred_mm * 2.5
     )  # also delta3 is not 1
-    best = BEST[METRICS[name].better]
+    best = BEST[PIXEL_METRICS[name].better]
     assert image_metrics(depth_mm, depth_mm, mask)[name] == best
     worse = image_metrics(pred_mm, depth_mm, mask)[name]
-    assert worse > best if METRICS[name].better == "lower" else worse < best
+    assert worse > best if PIXEL_METRICS[name].better == "lower" else worse < best
 
 
 @every_metric
@@ -126,7 +133,7 @@ def test_a_masked_image_equals_the_cropped_one(junk):
     masked = image_metrics(
         torch.where(mask, pred_mm, junk), torch.where(mask, depth_mm, junk), mask
     )
-    assert masked == cropped and set(masked) == set(METRICS)
+    assert masked == cropped and set(masked) == set(PIXEL_METRICS)
 
 
 def test_an_image_without_a_valid_pixel_has_no_metrics():
@@ -151,7 +158,7 @@ def test_sums_over_a_full_picture_are_float64():
 
 @every_metric
 def test_every_metric_knows_unit_direction_and_definition(name):
-    metric = METRICS[name]
+    metric = PIXEL_METRICS[name]
     assert (
         metric.name == name
         and metric.unit in SCALES
@@ -168,7 +175,7 @@ def test_every_metric_knows_unit_direction_and_definition(name):
 def test_the_unit_is_what_it_says(name):
     pred_mm, depth_mm, mask = images()
     in_mm, in_half_mm = (image_metrics(pred_mm * k, depth_mm * k, mask)[name] for k in (1, 2))
-    assert in_half_mm == pytest.approx(in_mm * SCALES[METRICS[name].unit], rel=1e-9)
+    assert in_half_mm == pytest.approx(in_mm * SCALES[PIXEL_METRICS[name].unit], rel=1e-9)
 
 
 @every_metric
@@ -190,8 +197,8 @@ def test_a_bin_is_the_metric_of_its_pixels_and_every_pixel_is_in_one(name):
         BINS_MM[1],
         True,
     )  # the ends
-    found, counted = binned(pred_mm, depth_mm, mask), 0
-    for low, high in zip(BINS_MM, BINS_MM[1:]):
+    found, counted = binned_metrics(pred_mm, depth_mm, mask), 0
+    for low, high in pairwise(BINS_MM):
         inside = (
             mask
             & (depth_mm >= low)
@@ -200,7 +207,7 @@ def test_a_bin_is_the_metric_of_its_pixels_and_every_pixel_is_in_one(name):
         counted += int(inside.sum())
         assert found[f"{name}@{low:g}-{high:g}"] == image_metrics(pred_mm, depth_mm, inside)[name]
     assert counted == int(mask.sum()) and set(found) == set(bin_metrics())
-    nothing = binned(pred_mm, depth_mm, mask & (depth_mm > 750))[f"{name}@250-750"]
+    nothing = binned_metrics(pred_mm, depth_mm, mask & (depth_mm > 750))[f"{name}@250-750"]
     assert math.isnan(nothing)
 
 

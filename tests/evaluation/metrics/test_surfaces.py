@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist
 
 from depthdist.evaluation.metrics import surfaces
 from depthdist.evaluation.metrics.surfaces import (
-    METRICS,
     NEAR_MM,
+    SURFACE_METRICS,
     angles_between,
     cloud_distances,
     normals,
@@ -41,7 +41,7 @@ def plane(normal, distance_mm=1000.0):
 
 
 def of_one(p, g, mask):
-    """METRICS of one prediction."""
+    """SURFACE_METRICS of one prediction."""
     (found,) = surface_metrics([p], g, mask, RAYS)
     return found
 
@@ -130,7 +130,7 @@ def test_perfect_is_best_and_junk_outside_the_mask_is_not_looked_at():
     depth_mm = plane((0.3, 0, 1)) + rng.uniform(0, 2, SIZE)
     mask = rng.random(SIZE) > 0.2
     found = of_one(depth_mm, depth_mm, mask)
-    for name, metric in METRICS.items():
+    for name, metric in SURFACE_METRICS.items():
         assert found[name] == pytest.approx({"lower": 0, "higher": 1}[metric.better], abs=1e-9), (
             name
         )
@@ -139,4 +139,4 @@ def test_perfect_is_best_and_junk_outside_the_mask_is_not_looked_at():
     for junk in (math.nan, math.inf, 0.0):
         assert of_one(np.where(mask, pred_mm, junk), np.where(mask, depth_mm, junk), mask) == clean
     empty = of_one(depth_mm, depth_mm, np.zeros(SIZE, bool))
-    assert all(math.isnan(value) for value in empty.values()) and set(empty) == set(METRICS)
+    assert all(math.isnan(value) for value in empty.values()) and set(empty) == set(SURFACE_METRICS)

@@ -1,0 +1,143 @@
+"""Predictors: functions of a batch that return its normalized inverse depth.
+
+The depth that they return has the size of the ground truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from depthdist.captures.readers import open_rgb
+from depthdist.data.batch import Batch
+from depthdist.data.dataset import Dataset
+from depthdist.geometry.depth_range import DepthRange, normalize_depth
+from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.base_model import load_base
+from depthdist.models.depth_model import DepthModel
+from depthdist.models.refinement import average_with_mirror, refine
+from depthdist.models.settings import Refinement
+
+# normalized inverse depth (B, H, W), where H and W are the ground truth's
+Predictor = Callable[[Batch], Tensor]
+
+
+def network_predictor(model: DepthModel, flip: bool = False) -> Predictor:
+    """Return a predictor of a model.
+
+    flip  average each prediction with that of the mirrored image
+    """
+    network = average_with_mirror(model) if flip else model
+
+    def predict(batch: Batch) -> Tensor:
+        height, width = batch.depth_mm.shape[-2:]
+        return model.upsampled(network(batch.rgb), (height, width))
+
+    return predict
+
+
+def untrained_predictor(
+    model: DepthModel, record: AdapterRecord, device: torch.device
+) -> Predictor:
+    """Return a predictor of the model before training.
+
+    This is `model` without its adapter or, where the whole network was trained, the base model.
+    """
+    if isinstance(model.net, PeftModel):
+        return _predictor_without_adapter(model, model.net)
+    base = load_base(record.model)
+    base.normalise((record.mean, record.std))
+    base.upsampling = model.upsampling
+    return network_predictor(base.to(device).eval())
+
+
+def _predictor_without_adapter(model: DepthModel, net: PeftModel) -> Predictor:
+    predict_with_adapter = network_predictor(model)
+
+    def predict(batch: Batch) -> Tensor:
+        with net.disable_adapter():
+            return predict_with_adapter(batch)
+
+    return predict
+
+
+def constant_predictor(depth_mm: float, bounds: DepthRange) -> Predictor:
+    """Return a predictor of the same depth everywhere: the row that every other must beat."""
+    target, _ = normalize_depth(torch.tensor([[depth_mm]]), bounds)
+    value = float(target)
+    return lambda batch: torch.full_like(batch.depth_mm, value)
+
+
+class TimedPredictor:
+    """A predictor that records the seconds an image of each batch."""
+
+    def __init__(self, predict: Predictor):
+        self.predict = predict
+        self.seconds: list[float] = []
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the prediction and record its time."""
+        started = time.perf_counter()
+        pred = self.predict(batch)
+        if pred.device.type == "cuda":
+            torch.cuda.synchronize(pred.device)
+        self.seconds.append((time.perf_counter() - started) / len(pred))
+        return pred
+
+
+def refined_predictor(
+    model: DepthModel, refinement: Refinement, dataset: Dataset, split: str, raw: Path
+) -> Predictor:
+    """Return a predictor that adds detail from the captures' full-size images below `raw`.
+
+    The predictor raises ValueError if an image is missing, is not the one the shards were made
+    from, or has another size than the ground truth.
+    """
+
+    def predict(batch: Batch) -> Tensor:
+        refined = []
+        for pred, sample in zip(model(batch.rgb), batch.samples):
+            path, rgb = _read_full_image(dataset, split, sample, raw)
+            size = tuple(batch.depth_mm.shape[-2:])
+            if rgb.shape[:2] != size:
+                raise ValueError(
+                    f"{path}: is {rgb.shape[:2]}, the ground truth {size}; --refine needs shards"
+                    " with depth at the camera's size"
+                )
+            image = torch.from_numpy(rgb).to(pred.device)  # (H, W, 3)
+            refined.append(refine(refinement, model, pred, image, model.upsampling))
+        return torch.stack(refined)
+
+    return predict
+
+
+def _read_full_image(
+    dataset: Dataset, split: str, sample: int, raw: Path
+) -> tuple[Path, np.ndarray]:
+    """Return the image (H, W, 3) uint8 that a sample was made from, and its path."""
+    source = dataset.meta(split, sample).get("rgb")
+    if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
+        raise ValueError(
+            "--refine needs shards that record which images they were made from; sample"
+            f" {sample} of {split} does not"
+        )
+    path = raw / source["path"]
+    if not path.is_file():
+        raise ValueError(
+            f"--raw {raw}: it has no {source['path']}, from which sample {sample} of {split} was"
+            " made"
+        )
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != source["sha256"]:
+        raise ValueError(
+            f"{path}: is not the image from which sample {sample} of {split} was made (its sha256"
+            " differs)"
+        )
+    return path, np.array(open_rgb(path, content=content))
