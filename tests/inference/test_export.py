@@ -201,7 +201,7 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
     (tmp_path / "model/weights.bin").write_text("years of work")
     (line,) = command("launch/export.py", run, tmp_path, "--forms", "model").errors
     assert (
-        "is there and no export of ours" in line
+        "exists and is no export of depthdist" in line
         and (tmp_path / "model/weights.bin").read_text() == "years of work"
     )
     for _ in range(2):

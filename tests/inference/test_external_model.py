@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from depthdist.core.settings import Size
-from depthdist.inference.external_model import ExternalAdapterSettings, load_model
+from depthdist.inference.external_model import load_model
+from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.base_model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
@@ -155,14 +156,14 @@ def test_a_whole_model_needs_bounds_too(base):
         load_model(str(base))
 
 
-def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
+def test_what_says_no_normalized_depth_is_refused(base, tmp_path):
     Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(
         tmp_path / "dinov2"
     )
-    with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
+    with pytest.raises(ValueError, match="a backbone alone, without a decoder: it predicts no depth"):
         load_model(str(tmp_path / "dinov2"), GIVEN)
     with pytest.raises(
-        ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"
+        ValueError, match="does not predict normalized depth of 0..1: half of a test image is above"
     ):
         load_model(str(BUILT_IN), GIVEN)
     shutil.copytree(base, tmp_path / "metric")
@@ -170,7 +171,7 @@ def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
     (tmp_path / "metric/config.json").write_text(
         json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20})
     )
-    with pytest.raises(ValueError, match="it says depth itself, up to 20"):
+    with pytest.raises(ValueError, match="it predicts depth itself, up to 20"):
         load_model(str(tmp_path / "metric"), GIVEN)
 
 

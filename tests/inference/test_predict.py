@@ -1,4 +1,4 @@
-"""launch/predict.py: the numbers, the files, and any picture a person may have."""
+"""launch/predict.py: the numbers, the files, and any image a person may have."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def predict(run, tmp_path):
-    """The command on pictures; its results are in tmp_path / "out"."""
+    """The command on images; its results are in tmp_path / "out"."""
     return lambda *words: command(
         "launch/predict.py", "--run", run, "--out", tmp_path / "out", *words
     )
@@ -79,11 +79,11 @@ def names(folder):
 
 
 @pytest.mark.parametrize("size", [(30, 40), (28, 42), (101, 37)])
-def test_depth_is_the_networks_in_mm_at_the_pictures_own_size(size, predict, model, tmp_path):
+def test_depth_is_the_networks_in_mm_at_the_images_own_size(size, predict, model, tmp_path):
     rgb = capture(seed=5, size=size)[0]
     Image.fromarray(rgb).save(tmp_path / "a.png")
     done = predict(tmp_path / "a.png")
-    assert done.code == 0 and "1 of 1 pictures" in done.out, done
+    assert done.code == 0 and "1 of 1 images" in done.out, done
     assert names(tmp_path / "out") == [
         "a_colour.png",
         "a_depth.npy",
@@ -129,7 +129,7 @@ def test_a_figure_has_the_truth_where_the_cloud_is_beside_in_either_layout(predi
     write_capture(tmp_path / "one/b.png", tmp_path / "one/b.npy", seed=1)
     write_capture(tmp_path / "none/c.png", tmp_path / "gone.npy", seed=2)
     done = predict(tmp_path / "two/images", tmp_path / "one", tmp_path / "none")
-    assert done.code == 0 and "3 of 3 pictures" in done.out, done
+    assert done.code == 0 and "3 of 3 images" in done.out, done
     stem = next((tmp_path / "two/images").iterdir()).stem
     width = {
         name: Image.open(tmp_path / f"out/{name}_figure.png").width for name in (stem, "b", "c")
@@ -176,23 +176,23 @@ def test_the_same_name_in_two_folders_is_kept_apart(predict, model, tmp_path):
         assert np.abs(np.load(tmp_path / f"out/{name}_a_png_depth.npy") - wanted).max() < 0.01
     shutil.copytree(tmp_path / "left", tmp_path / "more/left")
     (line,) = predict(tmp_path / "left/a.png", tmp_path / "more/left/a.png").errors
-    assert "two pictures would be written as left_a_png" in line
+    assert "two images would be written as left_a_png" in line
 
 
-def test_a_picture_given_twice_is_predicted_once_and_results_are_no_inputs(predict, tmp_path):
+def test_an_image_given_twice_is_predicted_once_and_results_are_no_inputs(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
     for again in ((), ("--again",), None):
         done = predict(
             tmp_path / "in", tmp_path / "in/a.png", "--out", tmp_path / "in/out", *again or ()
         )
-        assert done.code == 0 and ("\n1 of 1 pictures: depth" in done.out) == (again is not None), (
+        assert done.code == 0 and ("\n1 of 1 images: depth" in done.out) == (again is not None), (
             done
         )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_is_turned_upright(orientation, predict, model, tmp_path):
-    """The upright picture, stored turned as a camera would, with the tag that says so."""
+def test_a_turned_image_is_turned_upright(orientation, predict, model, tmp_path):
+    """The upright image, stored turned as a camera would, with the tag that says so."""
     upright = Image.fromarray(
         np.kron(capture(3)[0][:6, :8], np.ones((5, 5, 1), np.uint8))
     )  # (30, 40), coarse
@@ -217,18 +217,18 @@ def test_a_turned_picture_is_turned_upright(orientation, predict, model, tmp_pat
 
 
 @pytest.mark.skipif(
-    not HOSTILE.exists(), reason=f"the odd pictures are not there: {HOSTILE}/images"
+    not HOSTILE.exists(), reason=f"the odd images are not there: {HOSTILE}/images"
 )
-def test_every_odd_picture_is_predicted_or_is_one_line(predict, tmp_path):
-    pictures = sorted((HOSTILE / "images").iterdir())
+def test_every_odd_image_is_predicted_or_is_one_line(predict, tmp_path):
+    images = sorted((HOSTILE / "images").iterdir())
     done = predict("--save", "npy,png", HOSTILE / "images")
     failed = {line.split(": ")[0] for line in done.errors}
     assert len(failed) == len(done.errors), "one line each"
     predicted = {
         n.removesuffix("_depth.npy") for n in names(tmp_path / "out") if n.endswith(".npy")
     }
-    for picture in pictures:
-        assert (picture.stem in predicted) != (str(picture) in failed), picture
+    for image in images:
+        assert (image.stem in predicted) != (str(image) in failed), image
     unreadable = {
         "broken_data_stream.png",
         "seek_too_large.tif",
@@ -237,23 +237,23 @@ def test_every_odd_picture_is_predicted_or_is_one_line(predict, tmp_path):
         "unknown_compression_method.png",
     }
     assert unreadable <= {p.rsplit("/")[-1] for p in failed} and len(predicted) >= 30
-    assert f"{len(predicted)} of {len(pictures)} pictures" in done.out
+    assert f"{len(predicted)} of {len(images)} images" in done.out
     assert all(np.isfinite(np.load(tmp_path / f"out/{name}_depth.npy")).all() for name in predicted)
 
 
-def test_a_bad_picture_is_one_line_and_the_others_are_done(predict, tmp_path):
+def test_a_bad_image_is_one_line_and_the_others_are_done(predict, tmp_path):
     write_raw(tmp_path / "in", 2)
-    (tmp_path / "in/images/broken.png").write_bytes(b"not a picture")
+    (tmp_path / "in/images/broken.png").write_bytes(b"not an image")
     done = predict("--save", "npy,png", tmp_path / "in/images")
     (line,) = done.errors
     assert (
         str(tmp_path / "in/images/broken.png") in line
         and len(names(tmp_path / "out")) == 4
-        and "2 of 3 pictures" in done.out
+        and "2 of 3 images" in done.out
     )
 
 
-def test_a_one_pixel_picture_has_its_figure_too(predict, tmp_path):
+def test_a_one_pixel_image_has_its_figure_too(predict, tmp_path):
     Image.new("RGB", (1, 1), (9, 9, 9)).save(tmp_path / "dot.png")
     Image.new("RGB", (700, 3)).save(tmp_path / "strip.png")
     assert predict(tmp_path / "dot.png", tmp_path / "strip.png").code == 0
@@ -272,7 +272,7 @@ def test_any_name_and_shape_has_its_figure(predict, tmp_path):
     )
 
 
-def test_a_turned_picture_has_no_truth_from_a_cloud_that_knows_no_turns(predict, tmp_path):
+def test_a_turned_image_has_no_truth_from_a_cloud_that_knows_no_turns(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -281,20 +281,20 @@ def test_a_turned_picture_has_no_truth_from_a_cloud_that_knows_no_turns(predict,
     done = predict(tmp_path / "in", "--save", "figure,ply")
     (line,) = done.errors
     assert (
-        "lies turned (EXIF orientation 3)" in line
+        "is rotated (EXIF orientation 3)" in line
         and "drawn without truth" in line
         and names(tmp_path / "out") == ["a_figure.png"]
     )
 
 
-def test_a_cloud_of_another_size_is_said_and_the_picture_is_predicted(predict, tmp_path):
+def test_a_cloud_of_another_size_is_said_and_the_image_is_predicted(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
     np.save(tmp_path / "in/a.npy", capture(size=(10, 12))[1])
     (line,) = predict(tmp_path / "in").errors
     assert "drawn without truth" in line and (tmp_path / "out/a_figure.png").exists()
 
 
-def test_a_broken_cloud_does_not_stop_its_picture(predict, tmp_path):
+def test_a_broken_cloud_does_not_stop_its_image(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
     (tmp_path / "in/a.npy").write_bytes(b"not numbers")
     done = predict(tmp_path / "in")
@@ -322,7 +322,7 @@ def test_what_is_missing_is_one_clear_line(run, predict, tmp_path):
     assert "no such file or folder" in line
     (tmp_path / "empty").mkdir()
     (line,) = predict(tmp_path / "empty").errors
-    assert "no pictures" in line
+    assert f"{tmp_path / 'empty'}: no " in line and "expected .bmp" in line
     lines = command("launch/predict.py", tmp_path / "a.png", "--rnu", run).errors
     assert any("unknown setting --rnu; did you mean --run" in line for line in lines)
     assert not (tmp_path / "out").exists()
@@ -331,7 +331,7 @@ def test_what_is_missing_is_one_clear_line(run, predict, tmp_path):
 # ------------------------------------------------------------------------------------- more of them
 
 
-def test_pictures_shards_and_patterns_together_in_any_batch_size_are_the_same(
+def test_images_shards_and_patterns_together_in_any_batch_size_are_the_same(
     run, predict, tmp_path
 ):
     for i in range(3):
@@ -347,7 +347,7 @@ def test_pictures_shards_and_patterns_together_in_any_batch_size_are_the_same(
             "--batch",
             batch,
         )
-        assert done.code == 0 and "9 of 9 pictures" in done.out, done
+        assert done.code == 0 and "9 of 9 images" in done.out, done
     first, second = names(tmp_path / "out1"), names(tmp_path / "out4")
     assert first == second and sum(name.endswith("_figure.png") for name in first) == 9
     for name in first:
@@ -367,19 +367,19 @@ def test_what_was_done_is_not_done_again_and_other_settings_are_refused(predict,
         "\n".join(log.read_text().splitlines()[:3]) + '\n{"name": "2", "vers'
     )  # two are done, the third was cut short
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.npy")}
-    write_capture(tmp_path / "in/0.png", tmp_path / "in/0.npy", seed=7)  # another picture now
+    write_capture(tmp_path / "in/0.png", tmp_path / "in/0.npy", seed=7)  # another image now
     done = predict(tmp_path / "in", "--save", "npy")
     assert (
         done.code == 0
-        and "1 of 3 pictures are done already" in done.out
-        and "2 of 2 pictures" in done.out
+        and "1 of 3 images are done already" in done.out
+        and "2 of 2 images" in done.out
     ), done
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.npy")}
     assert [name for name in sorted(after) if after[name] != before[name]] == [
         "0_depth.npy",
         "2_depth.npy",
     ]
-    assert "3 of 3 pictures are done already" in predict(tmp_path / "in", "--save", "npy").out
+    assert "3 of 3 images are done already" in predict(tmp_path / "in", "--save", "npy").out
     (line,) = predict(tmp_path / "in", "--save", "npy", "--flip").errors
     assert "with other settings" in line and "--again" in line
     assert predict(tmp_path / "in", "--save", "npy", "--flip", "--again").code == 0
@@ -393,7 +393,7 @@ def test_what_is_done_is_judged_by_what_is_there(run, predict, tmp_path):
     assert f"a_* there are of {tmp_path / 'day1/a.png'}, not of {tmp_path / 'day2/a.png'}" in line
     (tmp_path / "out/a_depth.npy").unlink()
     assert (
-        "1 of 1 pictures: depth" in predict(tmp_path / "day1", "--save", "npy").out
+        "1 of 1 images: depth" in predict(tmp_path / "day1", "--save", "npy").out
         and (tmp_path / "out/a_depth.npy").exists()
     )
     shutil.copytree(run, tmp_path / "other")
@@ -406,18 +406,18 @@ def test_what_is_done_is_judged_by_what_is_there(run, predict, tmp_path):
     assert "with other settings" in line
 
 
-def test_results_may_lie_beside_the_pictures(predict, tmp_path):
+def test_results_may_lie_beside_the_images(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "gone.npy")
     for _ in range(2):
         done = predict(tmp_path / "in", "--out", tmp_path / "in")
-        assert done.code == 0 and "1 of 1 pictures" in done.out, done
+        assert done.code == 0 and "1 of 1 images" in done.out, done
     Image.new("RGB", (20, 20)).save(tmp_path / "b_figure.png")
     assert predict(tmp_path / "b_figure.png", "--out", tmp_path).code == 0, (
         "what is named is wanted"
     )
     (tmp_path / "in/a.png").unlink()
     (line,) = predict(tmp_path / "in", "--out", tmp_path / "in").errors
-    assert "no pictures beside results of earlier predictions" in line
+    assert "no images beside results of earlier predictions" in line
 
 
 def test_nothing_that_is_read_is_written_over(predict, tmp_path):
@@ -426,12 +426,12 @@ def test_nothing_that_is_read_is_written_over(predict, tmp_path):
     before = (tmp_path / "in/a_depth.npy").read_bytes(), (tmp_path / "b_colour.png").read_bytes()
     (line,) = predict(tmp_path / "in", "--out", tmp_path / "in").errors
     assert (
-        f"{tmp_path / 'in/a_depth.npy'}: is read here and would be written over as a result of"
+        f"{tmp_path / 'in/a_depth.npy'}: is an input and would be overwritten by a result of"
         f" {tmp_path / 'in/a.png'}" in line
     )
     shutil.copy(tmp_path / "in/a.png", tmp_path / "b.png")
     (line,) = predict(tmp_path / "b_colour.png", tmp_path / "b.png", "--out", tmp_path).errors
-    assert f"{tmp_path / 'b_colour.png'}: is read here" in line
+    assert f"{tmp_path / 'b_colour.png'}: is an input" in line
     assert before == (
         (tmp_path / "in/a_depth.npy").read_bytes(),
         (tmp_path / "b_colour.png").read_bytes(),
@@ -439,22 +439,22 @@ def test_nothing_that_is_read_is_written_over(predict, tmp_path):
     assert not list(tmp_path.rglob("a_colour.png")) + list(tmp_path.rglob("b_figure.png"))
 
 
-def test_a_pattern_takes_pictures_alone_and_another_cloud_is_another_figure(predict, tmp_path):
+def test_a_pattern_takes_images_alone_and_another_cloud_is_another_figure(predict, tmp_path):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
     Image.new("L", (32, 24)).save(tmp_path / "in/a_grooves.png")
     for pattern in ("in/*", "in/a_*.png"):
         done = predict(tmp_path / pattern, "--save", "figure")
         assert (
-            "1 of 1 pictures" in done.out
+            "1 of 1 images" in done.out
             if pattern == "in/*"
             else "expected .bmp" in done.errors[0]
         ), done
     assert names(tmp_path / "out") == ["a_figure.png"]
     before = (tmp_path / "out/a_figure.png").read_bytes()
     write_capture(tmp_path / "elsewhere.png", tmp_path / "in/a.npy", seed=5)
-    assert "1 of 1 pictures: depth" in predict(tmp_path / "in", "--save", "figure").out
+    assert "1 of 1 images: depth" in predict(tmp_path / "in", "--save", "figure").out
     assert (tmp_path / "out/a_figure.png").read_bytes() != before
-    assert "1 of 1 pictures are done already" in predict(tmp_path / "in", "--save", "figure").out
+    assert "1 of 1 images are done already" in predict(tmp_path / "in", "--save", "figure").out
 
 
 def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_path):
@@ -465,45 +465,46 @@ def test_a_damaged_sample_is_one_line_and_the_others_are_done(run, predict, tmp_
     tar.write_bytes(content)
     done = predict(shards, "--save", "npy")
     (line,) = done.errors
-    assert "shard" in line and "5 of 6 pictures: depth" in done.out
+    assert "shard" in line and "5 of 6 images: depth" in done.out
     (line,) = predict(shards, "--save", "npy", "--refine", "guided").errors
-    assert "--refine guided needs pictures at their full size" in line
+    assert "--refine guided needs images at their full size" in line
 
 
 def test_several_devices_keep_the_order_and_share_the_work(model):
-    from depthdist.inference.image_sources import Source
-    from depthdist.inference.predict import results
-    from depthdist.inference.predictor import InputImage, Predictor
+    from depthdist.inference.image_sources import ImageSource, InputImage
+    from depthdist.inference.predictor import Predictor, predict_sources
 
     network, record = model
     seen = [[], []]
 
     class Noted(Predictor):
-        def __call__(self, pictures):
-            seen[self.number] += [p.rgb[0, 0, 0] for p in pictures]
-            return super().__call__(pictures)
+        def __call__(self, images):
+            seen[self.number] += [p.rgb[0, 0, 0] for p in images]
+            return super().__call__(images)
 
     predictors = [Noted(network, record), Noted(network, record)]
     for number, predictor in enumerate(predictors):
         predictor.number = number
-    pictures = [InputImage(np.full((28, 42, 3), i, np.uint8), (28, 42)) for i in range(11)]
+    images = [InputImage(np.full((28, 42, 3), i, np.uint8), (28, 42)) for i in range(11)]
     found = list(
-        results(
-            [Source(str(i), "", "", lambda p=p: p) for i, p in enumerate(pictures)], predictors, 2
+        predict_sources(
+            [ImageSource(str(i), "", "", lambda p=p: p) for i, p in enumerate(images)],
+            predictors,
+            2,
         )
     )
     assert [source.name for source, _, _ in found] == [str(i) for i in range(11)] and [
         p.rgb[0, 0, 0] for _, p, _ in found
     ] == list(range(11))
     assert seen == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10]]
-    (alone,) = predictors[0]([pictures[10]])
+    (alone,) = predictors[0]([images[10]])
     assert np.abs(found[10][2] - alone).max() < 0.01
 
 
-def test_a_mirrored_picture_gives_the_mirrored_depth_with_flip(predict, tmp_path):
+def test_a_mirrored_image_gives_the_mirrored_depth_with_flip(predict, tmp_path):
     rgb = capture(4, size=(28, 42))[0]
-    for name, picture in (("a", rgb), ("b", rgb[:, ::-1])):
-        Image.fromarray(np.ascontiguousarray(picture)).save(tmp_path / f"{name}.png")
+    for name, image in (("a", rgb), ("b", rgb[:, ::-1])):
+        Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / f"{name}.png")
     assert predict(tmp_path / "a.png", tmp_path / "b.png", "--save", "npy", "--flip").code == 0
     a, b = (np.load(tmp_path / f"out/{name}_depth.npy") for name in "ab")
     assert np.abs(a - b[:, ::-1]).max() < 0.01
@@ -511,7 +512,7 @@ def test_a_mirrored_picture_gives_the_mirrored_depth_with_flip(predict, tmp_path
     assert np.abs(np.load(tmp_path / "plain/a_depth.npy") - a).max() > 0.5, "it does something"
 
 
-def test_colours_are_comparable_between_pictures(predict, model, tmp_path):
+def test_colours_are_comparable_between_images(predict, model, tmp_path):
     from depthdist.inference.result_files import colorize_depth
 
     _, record = model
@@ -555,7 +556,7 @@ def test_a_field_of_view_or_intrinsics_give_points_and_without_it_is_said(predic
     done = predict(tmp_path / "a.png", "--save", "npy,ply")
     assert (
         done.code == 0
-        and "no .ply of 1 pictures" in done.out
+        and "no .ply of 1 images" in done.out
         and "--fov" in done.out
         and not (tmp_path / "out/a_cloud.ply").exists()
     )
@@ -579,7 +580,7 @@ def test_a_field_of_view_or_intrinsics_give_points_and_without_it_is_said(predic
     )
     (fov, _), (k, _) = read_ply(tmp_path / "fov/a_cloud.ply"), read_ply(tmp_path / "k/a_cloud.ply")
     assert np.abs(fov - k).max() < 1e-3, (
-        "a picture 40 wide that sees 90 degrees has a focal length of 20"
+        "an image 40 wide that sees 90 degrees has a focal length of 20"
     )
     fov = fov.reshape(30, 40, 3)
     assert fov[0, 0, 0] / fov[0, 0, 2] == pytest.approx((0.5 - 20) / 20, rel=1e-5) and fov[
@@ -626,11 +627,11 @@ def many(folder, count, size=(300, 450)):
     return folder
 
 
-def start(pictures, run, out):
+def start(images, run, out):
     words = [
         sys.executable,
         "launch/predict.py",
-        pictures,
+        images,
         "--run",
         run,
         "--out",
@@ -648,22 +649,22 @@ def start(pictures, run, out):
     )
 
 
-def test_a_folder_of_any_number_of_pictures_takes_the_same_memory(run, tmp_path):
+def test_a_folder_of_any_number_of_images_takes_the_same_memory(run, tmp_path):
     used = []
     for count in (20, 400):
         out, err = start(
             many(tmp_path / str(count), count), run, tmp_path / f"out{count}"
         ).communicate()
-        assert f"{count} of {count} pictures" in out, err
+        assert f"{count} of {count} images" in out, err
         used.append(float(re.search(r"([\d.]+) GiB of memory", out)[1]))
     assert used[1] < used[0] + 0.15, (
-        f"400 pictures and their depth are {400 * 300 * 450 * 7 / 2**30:.2f} GiB"
+        f"400 images and their depth are {400 * 300 * 450 * 7 / 2**30:.2f} GiB"
     )
 
 
 def test_a_stopped_command_goes_on_where_it_stopped(run, tmp_path):
-    pictures, out = many(tmp_path / "in", 150), tmp_path / "out"
-    process = start(pictures, run, out)
+    images, out = many(tmp_path / "in", 150), tmp_path / "out"
+    process = start(images, run, out)
     end = time.monotonic() + 60
     while not (out / "done.jsonl").exists() or (out / "done.jsonl").read_text().count("\n") < 5:
         assert time.monotonic() < end and process.poll() is None
@@ -672,10 +673,10 @@ def test_a_stopped_command_goes_on_where_it_stopped(run, tmp_path):
     process.communicate(timeout=30)
     done = (out / "done.jsonl").read_text().count("\n") - 1
     assert process.returncode == 130 and 4 <= done < 150
-    told, _ = start(pictures, run, out).communicate()
+    told, _ = start(images, run, out).communicate()
     assert (
-        f"{done} of 150 pictures are done already" in told
-        and f"{150 - done} of {150 - done} pictures" in told
+        f"{done} of 150 images are done already" in told
+        and f"{150 - done} of {150 - done} images" in told
     )
     assert len(list(out.glob("*_depth.npy"))) == 150
     assert all(np.load(out / f"{i:04d}_depth.npy").shape == (300, 450) for i in (0, done, 149))

@@ -1,5 +1,5 @@
 """launch/serve.py: the page in a real browser, what it hands out, and what it does with anything
-that is not a picture."""
+that is not an image."""
 
 import io
 import json
@@ -137,8 +137,8 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
 @pytest.mark.parametrize(
     ("path", "content", "status", "said"),
     [
-        ("depth?name=notes.txt", b"not a picture", 400, "cannot be read as a picture"),
-        ("depth", b"", 400, "cannot be read as a picture"),
+        ("depth?name=notes.txt", b"not an image", 400, "cannot be read as an image"),
+        ("depth", b"", 400, "cannot be read as an image"),
         ("depth", b"x" * 300_000, 413, "larger than 0.2 MB (--max-mb)"),
         ("depth/nothing.npy", None, 404, "this result is gone: the last 3 are kept"),
         ("depth/nothing.exe", None, 404, "no .exe here"),
@@ -170,7 +170,7 @@ def test_many_at_once_are_answered_or_told_to_wait(server):
         answers = list(pool.map(lambda _: ask(f"{server}/depth", large), range(16)))
     assert {status for status, _ in answers} == {200, 503}
     assert all(
-        "2 pictures are waiting already" in body["error"]
+        "2 images are waiting already" in body["error"]
         for status, body in answers
         if status == 503
     )
@@ -196,15 +196,15 @@ def test_kinds_that_run_programs_or_hide_their_size_are_not_opened(server, kind)
     status, body = ask(f"{server}/depth?name=a%0Ab.{kind}", file.getvalue())
     assert (
         status == 400
-        and "cannot be read as a picture" in body["error"]
+        and "cannot be read as an image" in body["error"]
         and "\n" not in body["error"]
     )
 
 
 @pytest.mark.skipif(
-    not HOSTILE.exists(), reason=f"the odd pictures are not there: {HOSTILE}/images"
+    not HOSTILE.exists(), reason=f"the odd images are not there: {HOSTILE}/images"
 )
-def test_no_odd_picture_takes_it_down(server):
+def test_no_odd_image_takes_it_down(server):
     for path in sorted((HOSTILE / "images").iterdir()):
         status, body = ask(
             f"{server}/depth?name={urllib.request.quote(path.name)}", path.read_bytes()
@@ -234,7 +234,7 @@ def test_settings_that_cannot_work_are_one_line(run, words, said):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
+def test_a_person_drops_an_image_reads_measures_and_turns_it(server, tmp_path):
     rgb = np.kron(capture(5, size=(30, 40))[0], np.ones((4, 4, 1), np.uint8))  # (120, 160)
     with Browser() as page:
         page.open(server)
@@ -246,9 +246,9 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         )
         drop = """(bytes, name) => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], name));
                   document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})); }"""
-        page.run(f"({drop})({list(b'no picture')}, 'bad.png')")
+        page.run(f"({drop})({list(b'no image')}, 'bad.png')")
         page.until("document.querySelector('#told').className === 'bad'")
-        assert "cannot be read as a picture" in page.run(
+        assert "cannot be read as an image" in page.run(
             "document.querySelector('#told').textContent"
         )
         page.run(f"({drop})({list(png(rgb))}, 'pile.png')")
@@ -288,7 +288,7 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
             else f"distance {apart:.1f} mm" in said
         ), (said, apart)
         assert f"depth difference {deeper:.1f} mm" in said and "90 degrees" in said
-        page.picture(tmp_path / "flat.png")
+        page.screenshot(tmp_path / "flat.png")
         page.run("document.querySelector('[data-view=space]').click()")
         assert page.run("drawn.count") == 160 * 120
         lit = (
@@ -304,7 +304,7 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         page.move(x + 60, y, buttons=1, button="left")
         page.move(x + 60, y, "mouseReleased", button="left")
         assert page.run("drawn.yaw") != before
-        page.picture(tmp_path / "space.png")
+        page.screenshot(tmp_path / "space.png")
         assert page.run("document.querySelector('#npy').href").endswith(
             ".npy"
         ) and "fov=90" in page.run("document.querySelector('#ply').href")
