@@ -77,11 +77,9 @@ def test_transformers_own_pipeline_says_the_same(exported, tmp_path):
     _, record = load_model(str(run))
     target, _ = normalize_depth(torch.from_numpy(depth), record.bounds)
     inside = (said > 0.01) & (said < 0.99)  # what lies beyond the bounds is cut off in mm
-    assert (
-        said.shape == depth.shape
-        and inside.float().mean() > 0.2
-        and (said - target)[inside].abs().max() < 1e-4
-    )
+    assert said.shape == depth.shape
+    assert inside.float().mean() > 0.2
+    assert (said - target)[inside].abs().max() < 1e-4
     low, scale = map(
         float,
         re.search(
@@ -121,13 +119,15 @@ def test_onnx_says_the_millimetres_of_pictures_of_the_training_size(exported):
             str(out / f"onnx/depth_{name}.onnx"), providers=["CPUExecutionProvider"]
         )
         (found,) = session.run(None, {"rgb": rgb})
-        assert found.dtype == np.float32 and np.abs(found - wanted).max() < most
+        assert found.dtype == np.float32
+        assert np.abs(found - wanted).max() < most
         assert (
             0
             < float(re.search(rf"depth_{name}.onnx: off by at most ([\d.]+) mm", printed)[1]) + 1e-3
             < most
         )
-    assert [d.name for d in session.get_inputs()] == ["rgb"] and wanted.std() > 1
+    assert [d.name for d in session.get_inputs()] == ["rgb"]
+    assert wanted.std() > 1
 
 
 def test_the_bare_adapter_loads_with_plain_peft(exported):
@@ -136,10 +136,8 @@ def test_the_bare_adapter_loads_with_plain_peft(exported):
 
     run, out, printed = exported
     if not (run / "best/adapter_config.json").exists():
-        assert (
-            not (out / "adapter").exists()
-            and "no adapter: the network trained as a whole" in printed
-        )
+        assert not (out / "adapter").exists()
+        assert "no adapter: the network trained as a whole" in printed
         return
     base = json.loads((out / "adapter/adapter_config.json").read_text())["base_model_name_or_path"]
     net = PeftModel.from_pretrained(
@@ -159,17 +157,13 @@ def test_the_card_says_data_scores_with_intervals_bounds_and_licence(exported):
     text = (out / "model/README.md").read_text()
     head = dict(line.split(": ", 1) for line in text.split("---")[1].strip().splitlines())
     evaluation, record = json.loads((run / "evaluation.json").read_text()), load_model(str(run))[1]
-    assert (
-        json.loads(head["pipeline_tag"]) == "depth-estimation"
-        and json.loads(head["license"]) == "other"
-    )
+    assert json.loads(head["pipeline_tag"]) == "depth-estimation"
+    assert json.loads(head["license"]) == "other"
     row = next(name for name in evaluation["rows"] if name.startswith("adapter"))
     line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
     low, high = evaluation["intervals"][row]["rmse_mm"]
-    assert (
-        evaluation["rows"][row]["images"] > 1
-        and f"{evaluation['rows'][row]['rmse_mm']:.2f} ({low:.2f}..{high:.2f})" in line
-    )
+    assert evaluation["rows"][row]["images"] > 1
+    assert f"{evaluation['rows'][row]['rmse_mm']:.2f} ({low:.2f}..{high:.2f})" in line
     for fact in (
         f"{record.near_mm:.2f} mm",
         f"{record.far_mm:.2f} mm",
@@ -188,11 +182,9 @@ def test_scores_of_another_adapter_are_not_the_cards(exported, tmp_path):
     evaluation = json.loads(path.read_text())
     path.write_text(json.dumps(evaluation | {"adapter": evaluation["adapter"] | {"step": 99}}))
     done = command("launch/export.py", tmp_path / "run", tmp_path / "out", "--forms", "model")
-    assert (
-        done.code == 0
-        and "the card has no scores" in done.out
-        and "rmse_mm" not in (tmp_path / "out/model/README.md").read_text()
-    )
+    assert done.code == 0
+    assert "the card has no scores" in done.out
+    assert "rmse_mm" not in (tmp_path / "out/model/README.md").read_text()
 
 
 def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
@@ -200,10 +192,8 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/weights.bin").write_text("years of work")
     (line,) = command("launch/export.py", run, tmp_path, "--forms", "model").errors
-    assert (
-        "exists and is no export of depthdist" in line
-        and (tmp_path / "model/weights.bin").read_text() == "years of work"
-    )
+    assert "exists and is no export of depthdist" in line
+    assert (tmp_path / "model/weights.bin").read_text() == "years of work"
     for _ in range(2):
         assert command("launch/export.py", run, tmp_path / "new", "--forms", "model").code == 0
 

@@ -25,7 +25,7 @@ from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.base_model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
-GIVEN = ExternalAdapterSettings(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
+EXTERNAL = ExternalAdapterSettings(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
 TARGETS = {  # as somebody who does not know of the other naming writes them
     "suffixes": {"target_modules": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"])},
     "a pattern": {
@@ -60,7 +60,8 @@ for out, settings in {adapters!r}.items():
             torch.nn.init.normal_(p, std=0.05)
     net.eval().save_pretrained(out)
     pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
-    torch.save((transformers.__version__, net(pixel_values=pixels).predicted_depth.detach()), out + "/said.pt")
+    depth = net(pixel_values=pixels).predicted_depth.detach()
+    torch.save((transformers.__version__, depth), out + "/said.pt")
 """
 
 
@@ -111,8 +112,9 @@ def says(model):
 @pytest.mark.parametrize("what", TARGETS)
 def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, base, what, older):
     folder, said = saved(older, what)
-    model, record = load_model(str(folder), GIVEN)
-    assert (says(model) - said).abs().max() < 1e-5 and said.std() > 0.1
+    model, record = load_model(str(folder), EXTERNAL)
+    assert (says(model) - said).abs().max() < 1e-5
+    assert said.std() > 0.1
     assert (record.near_mm, record.far_mm, record.size, record.model) == (
         300.0,
         4000.0,
@@ -126,7 +128,7 @@ def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, 
 @pytest.mark.parametrize("older", [False, True])
 def test_saved_modules_and_ranks_of_their_own_come_along(saved, older):
     folder, said = saved(older, "a saved module and ranks")
-    assert (says(load_model(str(folder), GIVEN)[0]) - said).abs().max() < 1e-5
+    assert (says(load_model(str(folder), EXTERNAL)[0]) - said).abs().max() < 1e-5
 
 
 def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
@@ -143,16 +145,20 @@ def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
         "npy",
     ]
     (line,) = command(*words).errors
-    assert "no depthdist.json" in line and "--near-mm" in line and "--far-mm" in line
+    assert "no depthdist.json" in line
+    assert "--near-mm" in line
+    assert "--far-mm" in line
     assert command(*words, "--near-mm", 300, "--far-mm", 4000, "--size", "28x42").code == 0
     depth = np.load(tmp_path / "out/a_depth.npy")
-    assert depth.min() > 0 and depth.max() <= 4000
+    assert depth.min() > 0
+    assert depth.max() <= 4000
 
 
 def test_a_whole_model_needs_bounds_too(base):
-    model, record = load_model(str(base), GIVEN)
-    assert record.bounds.near_mm == 300.0 and says(model).shape == (1, 28, 42)
-    with pytest.raises(ValueError, match="no depthdist.json"):
+    model, record = load_model(str(base), EXTERNAL)
+    assert record.bounds.near_mm == 300.0
+    assert says(model).shape == (1, 28, 42)
+    with pytest.raises(ValueError, match=r"no depthdist\.json"):
         load_model(str(base))
 
 
@@ -160,19 +166,22 @@ def test_what_says_no_normalized_depth_is_refused(base, tmp_path):
     Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(
         tmp_path / "dinov2"
     )
-    with pytest.raises(ValueError, match="a backbone alone, without a decoder: it predicts no depth"):
-        load_model(str(tmp_path / "dinov2"), GIVEN)
     with pytest.raises(
-        ValueError, match="does not predict normalized depth of 0..1: half of a test image is above"
+        ValueError, match="a backbone alone, without a decoder: it predicts no depth"
     ):
-        load_model(str(BUILT_IN), GIVEN)
+        load_model(str(tmp_path / "dinov2"), EXTERNAL)
+    with pytest.raises(
+        ValueError,
+        match=r"does not predict normalized depth of 0\.\.1: half of a test image is above",
+    ):
+        load_model(str(BUILT_IN), EXTERNAL)
     shutil.copytree(base, tmp_path / "metric")
     config = json.loads((tmp_path / "metric/config.json").read_text())
     (tmp_path / "metric/config.json").write_text(
         json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20})
     )
     with pytest.raises(ValueError, match="it predicts depth itself, up to 20"):
-        load_model(str(tmp_path / "metric"), GIVEN)
+        load_model(str(tmp_path / "metric"), EXTERNAL)
 
 
 def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
@@ -197,8 +206,8 @@ def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
         ),
         before,
     )
-    with pytest.raises(ValueError, match="depthdist.json says what its output is in mm"):
-        load_model(str(tmp_path / "run"), GIVEN)
+    with pytest.raises(ValueError, match=r"depthdist\.json says what its output is in mm"):
+        load_model(str(tmp_path / "run"), EXTERNAL)
 
 
 def edited(folder, change):
@@ -260,8 +269,9 @@ def test_a_broken_adapter_is_one_line(saved, case):
     breaking, said = WRONG[case]
     breaking(folder)
     with pytest.raises(ValueError) as err:
-        load_model(str(folder), GIVEN)
-    assert said in str(err.value) and "\n" not in str(err.value), err.value
+        load_model(str(folder), EXTERNAL)
+    assert said in str(err.value), err.value
+    assert "\n" not in str(err.value), err.value
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
