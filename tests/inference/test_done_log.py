@@ -152,8 +152,8 @@ def test_a_stopped_command_resumes_where_it_stopped(run, tmp_path):
     done = (out / "done.jsonl").read_text().count("\n") - 1
     assert process.returncode == 130
     assert 4 <= done < 150
-    told, _ = start_predict(images, run, out).communicate()
-    assert f"{done} of 150 images are done already" in told
-    assert f"{150 - done} of {150 - done} images" in told
+    text, _ = start_predict(images, run, out).communicate()
+    assert f"{done} of 150 images are done already" in text
+    assert f"{150 - done} of {150 - done} images" in text
     assert len(list(out.glob("*_depth.npy"))) == 150
     assert all(np.load(out / f"{i:04d}_depth.npy").shape == (300, 450) for i in (0, done, 149))

@@ -1,4 +1,4 @@
-"""launch/export.py: every form says what predict says, to people who have no depthdist."""
+"""launch/export.py: every form gives what predict gives, without depthdist."""
 
 import json
 import re
@@ -65,28 +65,30 @@ def predicted(run, tmp_path, rgb):
     return np.load(tmp_path / "out/a_depth.npy")
 
 
-def test_transformers_own_pipeline_says_the_same(exported, tmp_path):
+def test_the_pipeline_of_transformers_predicts_the_same(exported, tmp_path):
     from transformers import pipeline
 
     run, out, _ = exported
     rgb = capture(3, size=(90, 130))[0]
     depth = predicted(run, tmp_path, rgb)
-    said = pipeline("depth-estimation", str(out / "model"), device="cpu")(Image.fromarray(rgb))[
-        "predicted_depth"
-    ]
+    predicted_target = pipeline("depth-estimation", str(out / "model"), device="cpu")(
+        Image.fromarray(rgb)
+    )["predicted_depth"]
     _, record = load_model(str(run))
     target, _ = normalize_depth(torch.from_numpy(depth), record.bounds)
-    inside = (said > 0.01) & (said < 0.99)  # what lies beyond the bounds is cut off in mm
-    assert said.shape == depth.shape
+    inside = (predicted_target > 0.01) & (
+        predicted_target < 0.99
+    )  # what lies beyond the bounds is cut off in mm
+    assert predicted_target.shape == depth.shape
     assert inside.float().mean() > 0.2
-    assert (said - target)[inside].abs().max() < 1e-4
+    assert (predicted_target - target)[inside].abs().max() < 1e-4
     low, scale = map(
         float,
         re.search(
             r"z = 1 / \(([\d.e+-]+) \+ d \* ([\d.e+-]+)\)", (out / "model/README.md").read_text()
         ).groups(),
     )
-    assert np.abs(1 / (low + said.clamp(min=0).numpy() * scale) - depth).max() < 0.05, (
+    assert np.abs(1 / (low + predicted_target.clamp(min=0).numpy() * scale) - depth).max() < 0.05, (
         "the card's formula gives the millimetres"
     )
 
@@ -101,7 +103,7 @@ def test_an_exported_model_is_a_run_of_predict_and_a_base_to_go_on_from(exported
     )
 
 
-def test_onnx_says_the_millimetres_of_pictures_of_the_training_size(exported):
+def test_onnx_predicts_the_same_millimetres_at_the_training_size(exported):
     import onnxruntime
 
     run, out, printed = exported
@@ -152,7 +154,7 @@ def test_the_bare_adapter_loads_with_plain_peft(exported):
         ).abs().max() < 1e-5
 
 
-def test_the_card_says_data_scores_with_intervals_bounds_and_licence(exported):
+def test_the_card_states_data_scores_with_intervals_bounds_and_licence(exported):
     run, out, _ = exported
     text = (out / "model/README.md").read_text()
     head = dict(line.split(": ", 1) for line in text.split("---")[1].strip().splitlines())
@@ -175,7 +177,7 @@ def test_the_card_says_data_scores_with_intervals_bounds_and_licence(exported):
     assert str(run.parent) not in text, "no path of this machine"
 
 
-def test_scores_of_another_adapter_are_not_the_cards(exported, tmp_path):
+def test_scores_of_another_adapter_are_not_in_the_card(exported, tmp_path):
     run, _, _ = exported
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/evaluation.json"
@@ -187,7 +189,7 @@ def test_scores_of_another_adapter_are_not_the_cards(exported, tmp_path):
     assert "rmse_mm" not in (tmp_path / "out/model/README.md").read_text()
 
 
-def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
+def test_a_foreign_folder_is_not_replaced(exported, tmp_path):
     run, _, _ = exported
     (tmp_path / "model").mkdir()
     (tmp_path / "model/weights.bin").write_text("years of work")
@@ -199,7 +201,7 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         (
             ["--forms", "model,onx"],
@@ -208,6 +210,16 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(exported, tmp_path):
         (["--far-mm", "3"], "--near-mm and --far-mm: expected both or neither"),
     ],
 )
-def test_settings_that_cannot_work_are_one_line(tmp_path, words, said):
+def test_settings_that_cannot_work_are_one_line(tmp_path, words, text):
     (line,) = command("launch/export.py", tmp_path, tmp_path / "out", *words).errors
-    assert said in line
+    assert text in line
+
+
+def test_without_the_runs_data_onnx_is_checked_on_the_built_in_image(tmp_path):
+    from depthdist.inference.onnx_export import load_check_images
+
+    images, description = load_check_images(str(tmp_path), (28, 42))
+    assert description == "flips of the built-in image"
+    assert [tuple(rgb.shape) for rgb in images] == [(28, 42, 3)] * 4
+    assert len({rgb.numpy().tobytes() for rgb in images}) == 4
+    assert images[0].float().std() > 20

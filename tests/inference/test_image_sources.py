@@ -60,8 +60,10 @@ def test_a_rotated_image_is_turned_upright(orientation, predict, model, tmp_path
     assert np.abs(depth - predict_by_formula(model, np.asarray(upright))).max() < 0.01
 
 
-@pytest.mark.skipif(not HOSTILE.exists(), reason=f"the odd images are not there: {HOSTILE}/images")
-def test_every_odd_image_is_predicted_or_is_one_line(predict, tmp_path):
+@pytest.mark.skipif(
+    not HOSTILE.exists(), reason=f"the unusual images are missing: {HOSTILE}/images"
+)
+def test_every_unusual_image_is_predicted_or_is_one_line(predict, tmp_path):
     images = sorted((HOSTILE / "images").iterdir())
     done = predict("--save", "npy,png", HOSTILE / "images")
     failed = {line.split(": ")[0] for line in done.errors}

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def read_ply(path):
-    """Points and colors as somebody else's library reads them."""
+    """Return points and colors as another library reads them."""
     import trimesh
 
     cloud = trimesh.load(path)

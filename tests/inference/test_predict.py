@@ -245,7 +245,7 @@ def test_what_is_missing_is_one_clear_line(run, predict, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         (
             ["--save", "npy,colour,plx"],
@@ -266,8 +266,8 @@ def test_what_is_missing_is_one_clear_line(run, predict, tmp_path):
         (["~nobody-of-that-name/x.png"], "no such file or folder"),
     ],
 )
-def test_settings_that_cannot_work_are_one_line(predict, tmp_path, words, said):
+def test_settings_that_cannot_work_are_one_line(predict, tmp_path, words, text):
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     done = predict(tmp_path / "a.png", *words)
     assert len(done.errors) == 1, done
-    assert said in done.errors[0], done
+    assert text in done.errors[0], done

@@ -1,5 +1,4 @@
-"""launch/serve.py: the page in a real browser, what it hands out, and what it does with anything
-that is not an image."""
+"""launch/serve.py: the page in a real browser, its downloads, and its answers to bad input."""
 
 import io
 import json
@@ -68,7 +67,7 @@ def ask(url, content=None):
     return status, json.loads(body) if kind == "application/json" else body
 
 
-def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
+def test_downloads_are_what_predict_writes(server, run, tmp_path):
     rgb = capture(5, size=(30, 40))[0]
     Image.fromarray(rgb).save(tmp_path / "a.png")
     assert (
@@ -117,7 +116,7 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "status", "said"),
+    ("path", "content", "status", "text"),
     [
         ("depth?name=notes.txt", b"not an image", 400, "cannot be read as an image"),
         ("depth", b"", 400, "cannot be read as an image"),
@@ -128,29 +127,29 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
         ("no-such-page", None, 404, "Not Found"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_the_server_goes_on(
-    server, path, content, status, said
+def test_a_bad_request_is_one_line_and_the_server_keeps_running(
+    server, path, content, status, text
 ):
     found, body = ask(f"{server}/{path}", content)
     assert found == status, (found, body)
-    assert said in body["error"], (found, body)
+    assert text in body["error"], (found, body)
     assert "\n" not in body["error"], (found, body)
     assert ask(f"{server}/depth", png(capture(1)[0]))[0] == 200
 
 
-def test_too_many_pixels_are_turned_away_before_they_are_decoded(server):
+def test_too_many_pixels_are_rejected_before_they_are_decoded(server):
     status, body = ask(f"{server}/depth?name=large.png", png(np.zeros((900, 1000, 3), np.uint8)))
     assert status == 400
     assert "1000 x 900" in body["error"]
     assert "--max-megapixels" in body["error"]
 
 
-def test_old_results_are_forgotten(server):
+def test_old_results_are_deleted(server):
     first, *_ = [ask(f"{server}/depth", png(capture(i)[0]))[1]["id"] for i in range(4)]
     assert ask(f"{server}/depth/{first}.npy")[0] == 404
 
 
-def test_many_at_once_are_answered_or_told_to_wait(server):
+def test_many_requests_at_once_are_answered_or_rejected(server):
     large = png(np.zeros((600, 800, 3), np.uint8))
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: ask(f"{server}/depth", large), range(16)))
@@ -164,7 +163,7 @@ def test_many_at_once_are_answered_or_told_to_wait(server):
     ("header", "value"),
     [("Origin", "http://evil.example"), ("Origin", "null"), ("Host", "evil.example")],
 )
-def test_other_pages_may_not_use_it(server, header, value):
+def test_requests_of_other_pages_are_rejected(server, header, value):
     request = urllib.request.Request(
         f"{server}/depth", data=png(capture(1)[0]), headers={header: value}
     )
@@ -183,8 +182,10 @@ def test_kinds_that_run_programs_or_hide_their_size_are_not_opened(server, kind)
     assert "\n" not in body["error"]
 
 
-@pytest.mark.skipif(not HOSTILE.exists(), reason=f"the odd images are not there: {HOSTILE}/images")
-def test_no_odd_image_takes_it_down(server):
+@pytest.mark.skipif(
+    not HOSTILE.exists(), reason=f"the unusual images are missing: {HOSTILE}/images"
+)
+def test_no_unusual_image_stops_the_server(server):
     for path in sorted((HOSTILE / "images").iterdir()):
         status, body = ask(
             f"{server}/depth?name={urllib.request.quote(path.name)}", path.read_bytes()
@@ -198,7 +199,7 @@ def test_no_odd_image_takes_it_down(server):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         (["--port", "70000"], "--port is 70000"),
         (["--fov", "0"], "--fov is 0"),
@@ -208,15 +209,15 @@ def test_no_odd_image_takes_it_down(server):
         (["no-such-run"], "unexpected argument"),
     ],
 )
-def test_settings_that_cannot_work_are_one_line(run, words, said):
+def test_settings_that_cannot_work_are_one_line(run, words, text):
     done = command("launch/serve.py", run, *words)
     assert done.code == 2, done
     assert len(done.errors) == 1, done
-    assert said in done.errors[0], done
+    assert text in done.errors[0], done
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_person_drops_an_image_reads_measures_and_turns_it(server, tmp_path):
+def test_a_person_drops_an_image_reads_depth_measures_and_turns_it(server, tmp_path):
     rgb = np.kron(capture(5, size=(30, 40))[0], np.ones((4, 4, 1), np.uint8))  # (120, 160)
     with Browser() as page:
         page.open(server)
@@ -263,15 +264,15 @@ def test_a_person_drops_an_image_reads_measures_and_turns_it(server, tmp_path):
             np.array([(u + 0.5 - 80) / 80, (v + 0.5 - 60) / 80, 1.0]) * depth[v, u]
             for u, v in ((20, 30), (140, 90))
         )
-        said = page.run("document.querySelector('#measured').textContent")
+        measured = page.run("document.querySelector('#measured').textContent")
         apart, deeper = np.linalg.norm(a - b), abs(a[2] - b[2])
         assert (
-            f"distance {apart:.0f} mm" in said
+            f"distance {apart:.0f} mm" in measured
             if apart >= 1000
-            else f"distance {apart:.1f} mm" in said
-        ), (said, apart)
-        assert f"depth difference {deeper:.1f} mm" in said
-        assert "90 degrees" in said
+            else f"distance {apart:.1f} mm" in measured
+        ), (measured, apart)
+        assert f"depth difference {deeper:.1f} mm" in measured
+        assert "90 degrees" in measured
         page.screenshot(tmp_path / "flat.png")
         page.run("document.querySelector('[data-view=space]').click()")
         assert page.run("drawn.count") == 160 * 120
