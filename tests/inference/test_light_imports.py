@@ -46,29 +46,6 @@ def run_script(*words):
     return done.returncode, done.stderr, set(modules)
 
 
-COMMANDS = {
-    "predict": ["no-such.png", "--run", "no-such-run"],
-    "export": ["no-such-run", "no-such-folder", "--forms", "model"],
-    "serve": ["no-such-run"],
-}
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize(
-    ("words", "code", "text"),
-    [
-        (["--help"], 0, ""),
-        (["--taget", "linear"], 2, "unknown setting --taget; did you mean --target"),
-        (["--far-mm", "3"], 2, "--near-mm and --far-mm: expected both or neither"),
-    ],
-)
-def test_help_and_wrong_settings_are_answered_without_heavy_modules(name, words, code, text):
-    found, stderr, modules = run_script(f"launch/{name}.py", *COMMANDS[name], *words)
-    assert found == code, stderr
-    assert text in stderr
-    assert not HEAVY & modules
-
-
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -90,11 +67,9 @@ def modules_of_a_prediction(run, tmp_path_factory):
     """All modules that predicting one image with a whole model imports."""
     folder = tmp_path_factory.mktemp("light")
     Image.new("RGB", (40, 30)).save(folder / "a.png")
+    paths = [folder / "a.png", "--run", run.parents[1] / "dav2", "--out", folder / "out"]
     words = ["--near-mm", 300, "--far-mm", 4000, "--size", "28x42", "--save", "npy,png"]
-    code, stderr, modules = run_script(
-        "launch/predict.py", folder / "a.png", "--run", run.parents[1] / "dav2", *words,
-        "--out", folder / "out",
-    )  # fmt: skip
+    code, stderr, modules = run_script("launch/predict.py", *paths, *words)
     assert code == 0, stderr
     assert (folder / "out/a_depth.npy").exists()
     return modules
