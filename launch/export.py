@@ -1,6 +1,7 @@
-"""A trained adapter as others take it: python launch/export.py runs/NAME OUT"""
+"""Export a trained adapter in standard forms: python launch/export.py runs/NAME OUT."""
 
-from depthdist.core.command import main_of, run_command
+from depthdist.core.command import run_command
+from depthdist.inference.export_command import main
 
 if __name__ == "__main__":
-    run_command(main_of("depthdist.inference.export"))
+    run_command(main)

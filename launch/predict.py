@@ -1,6 +1,7 @@
-"""Depth in mm for pictures: python launch/predict.py PICTURES --run runs/NAME --out predictions"""
+"""Depth in mm for images: python launch/predict.py IMAGES --run runs/NAME --out predictions."""
 
-from depthdist.core.command import main_of, run_command
+from depthdist.core.command import run_command
+from depthdist.inference.predict_command import main
 
 if __name__ == "__main__":
-    run_command(main_of("depthdist.inference.predict"))
+    run_command(main)

@@ -219,7 +219,8 @@ def test_predictions_are_those_of_the_cpu(way):
     millimetre."""
     import numpy as np
 
-    from depthdist.inference.predictor import InputImage, Predictor
+    from depthdist.inference.image_sources import InputImage
+    from depthdist.inference.predictor import Predictor
     from depthdist.models.adapter_record import AdapterRecord
     from depthdist.models.base_model import load_base
     from depthdist.synthetic.rooms import render as rooms

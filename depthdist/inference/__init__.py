@@ -1,1 +1,1 @@
-"""A model at work: predictions, the page, exports."""
+"""Use a trained model: predict files, serve the page, export to other formats."""

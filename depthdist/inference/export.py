@@ -1,5 +1,4 @@
-"""A trained adapter in the forms that others take: a whole model, the bare adapter with its card,
-ONNX in millimetres.
+"""Export a trained adapter in standard forms: whole model, adapter with a model card, ONNX in mm.
 
     python launch/export.py runs/NAME OUT
 
@@ -7,9 +6,9 @@ ONNX in millimetres.
                    size: transformers.pipeline("depth-estimation", ...)
     OUT/adapter    plain peft files with a model card
     OUT/onnx       depth_fp32.onnx and depth_fp16.onnx: uint8 RGB of the training size in, mm out
-                   (onnx.py checks them against PyTorch)
+                   (onnx_export.py compares them with PyTorch)
 
-Either folder is a `--run` of launch/predict.py.
+OUT/model and OUT/adapter are accepted by `launch/predict.py --run`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,93 +25,100 @@ from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
 from depthdist.core.files import replace_folder
-from depthdist.core.settings import Size, did_you_mean, parse, positional
+from depthdist.core.settings import Size
 from depthdist.evaluation.tables import format_interval, format_value
-from depthdist.inference import onnx_export as onnx
-from depthdist.inference.external_model import ExternalAdapterSettings, find_adapter, load_model
+from depthdist.inference.external_model import load_model
+from depthdist.inference.model_folder import find_model_folder
+from depthdist.inference.settings import ExportSettings, ExternalAdapterSettings
 from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
-from depthdist.runs.run_folder import RUN_FILE as RUN_RECORD
-from depthdist.runs.run_folder import open_run
+from depthdist.models.depth_model import DepthModel
+from depthdist.runs.run_folder import RUN_FILE, open_run
 
-FORMS = ("model", "adapter", "onnx")
-TOLD = ("abs_rel", "delta1", "rmse_mm", "mae_mm")
-# of base models, as their own cards say; another's is for its user to look up
+CARD_METRICS = ("abs_rel", "delta1", "rmse_mm", "mae_mm")
+# of base models, as their own cards say; the user has to look up any other's
 LICENCES = {
     "depth-anything/Depth-Anything-V2-Small-hf": "apache-2.0",
     "depth-anything/Depth-Anything-V2-Base-hf": "cc-by-nc-4.0",
     "depth-anything/Depth-Anything-V2-Large-hf": "cc-by-nc-4.0",
     "built-in": "apache-2.0",
 }
+CARD = """\
+# Depth in millimetres, from {base}
+
+Depth Anything V2 fine-tuned with LoRA by depthdist on images with measured depth; epoch {epoch}, \
+step {step}. It sees images resized to {size}
+(bicubic, aspect not kept) and gives {scale} depth d >= 0. In millimetres:
+
+    z = {formula}
+
+1 is {near_mm:.2f} mm and 0 is {far_mm:.2f} mm, the nearest and farthest depth of its training \
+set: it cannot predict farther depths. It is right for that camera
+and that kind of scene; on others the millimetres are wrong although the image looks right.
+
+## Data
+
+{data}
+
+## Scores
+
+{scores}
+
+## Licence
+
+{licence}
+"""
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """Export"""
-
-    run: str = positional()
-    "Folder of the run, or of an adapter, or a hub id."
-    out: Path = positional()
-    "Folder to write to."
-    forms: tuple[str, ...] = FORMS
-    "What to write, with commas between: model, adapter, onnx."
-
-    def problems(self) -> list[str]:
-        found = [
-            f"--forms has {form}: expected {', '.join(FORMS)}{did_you_mean(form, list(FORMS))}"
-            for form in self.forms
-            if form not in FORMS
-        ]
-        found += (
-            ["--forms is empty: expected some of " + ", ".join(FORMS)] if not self.forms else []
-        )
-        if self.out.exists() and not self.out.is_dir():
-            found.append(f"OUT {self.out}: is a file; expected a folder")
-        if "onnx" in self.forms and (missing := onnx.missing_packages()):
-            found.append(f"--forms has onnx: {missing}")
-        return found
-
-
-def export_model(settings: ExportSettings, given: ExternalAdapterSettings) -> None:
-    """Write every form that is asked for, and say how to use it."""
+@torch.no_grad()
+def export_model(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
+    """Write every form that --forms names, and print how to use it."""
     silence_libraries()
-    for folder in (settings.out / form for form in ("model", "adapter") if form in settings.forms):
-        if folder.exists() and not (folder / ADAPTER_FILE).exists():
-            raise ValueError(
-                f"{folder}: is there and no export of ours; expected a new folder, or one of an"
-                " earlier export"
-            )
-    model, record = load_model(settings.run, given)
+    check_foreign_folders(settings)
+    model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    if {"adapter", "model"} & set(settings.forms) and own_scores(
-        find_adapter(settings.run), record
-    ) is None:
+    warn_without_scores(settings, record)
+    network: Any = model.net
+    if "adapter" in settings.forms:
+        if isinstance(network, PeftModel):
+            export_adapter(settings.run, record, settings.out / "adapter")
+        else:
+            print("no adapter: the network trained as a whole, which `model` holds")
+    if isinstance(network, PeftModel):
+        model.net = network.merge_and_unload()
+    if "model" in settings.forms:
+        export_full_model(model, record, settings.out / "model", settings.run)
+    if "onnx" in settings.forms:
+        from depthdist.inference.onnx_export import export_onnx
+
+        export_onnx(model, record, settings.out / "onnx", settings.run)
+
+
+def check_foreign_folders(settings: ExportSettings) -> None:
+    """Raise ValueError if a folder to replace holds something else than an export."""
+    for form in ("model", "adapter"):
+        folder = settings.out / form
+        if form in settings.forms and folder.exists() and not (folder / ADAPTER_FILE).exists():
+            raise ValueError(
+                f"{folder}: exists and is no export of depthdist; expected a new folder, or one of"
+                " an earlier export"
+            )
+
+
+def warn_without_scores(settings: ExportSettings, record: AdapterRecord) -> None:
+    """Print a warning if the model card will have no scores."""
+    if not {"adapter", "model"} & set(settings.forms):
+        return
+    if read_own_evaluation(find_model_folder(settings.run), record) is None:
         print(
             "WARNING      the card has no scores: no evaluation of this adapter on its run's own"
             f" data is there (`python launch/evaluate.py --run {settings.run}` makes one)"
         )
-    if "adapter" in settings.forms:
-        if isinstance(model.net, PeftModel):
-            bare_adapter(settings.run, record, settings.out / "adapter")
-        else:
-            print("no adapter: the network trained as a whole, which `model` holds")
-    if isinstance(model.net, PeftModel):
-        model.net = model.net.merge_and_unload()
-    if "model" in settings.forms:
-        folder = settings.out / "model"
-        save_full_model(model, {}, record, folder)
-        (folder / "README.md").write_text(model_card(settings.run, record, "transformers"))
-        print(
-            f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
-            " normalised inverse depth; its README.md has the formula for mm"
-        )
-    if "onnx" in settings.forms:
-        onnx.export_onnx(model, record, settings.out / "onnx", settings.run)
 
 
-def bare_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
+def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     """Copy the adapter's own files and write its card beside them."""
-    source = find_adapter(run)
+    source = find_model_folder(run)
     source = source if (source / "adapter_config.json").exists() else source / "best"
     with replace_folder(folder) as fresh:
         for name in ("adapter_config.json", WEIGHTS):
@@ -125,19 +131,21 @@ def bare_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     )
 
 
+def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
+    """Write the model with the adapter merged in, and its card."""
+    save_full_model(model, {}, record, folder)
+    (folder / "README.md").write_text(model_card(run, record, "transformers"))
+    print(
+        f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
+        " normalized inverse depth; its README.md has the formula for mm"
+    )
+
+
 def model_card(run: str, record: AdapterRecord, library: str) -> str:
-    """A model card in the hub's form: data, metrics with intervals, bounds, licence."""
-    folder = find_adapter(run)
-    base = (
-        "depthdist's built-in foundation"
-        if record.model == "built-in"
-        else Path(record.model).name
-        if Path(record.model).is_dir()
-        else record.model
-    )  # a path on this machine says nothing to others
-    facts = open_run(folder).record if (folder / RUN_RECORD).exists() else None
-    evaluation = own_scores(folder, record)
-    licence, size = LICENCES.get(record.model), Size(*record.size)
+    """Return a model card in the hub's form: data, metrics with intervals, bounds, licence."""
+    folder = find_model_folder(run)
+    base = public_name(record.model)
+    licence = LICENCES.get(record.model)
     head = {
         "library_name": library,
         "pipeline_tag": "depth-estimation",
@@ -145,124 +153,100 @@ def model_card(run: str, record: AdapterRecord, library: str) -> str:
         "base_model": record.model if "/" in base else None,
         "tags": ["depth-anything-v2", "lora", "metric-depth"],
     }
-    lines = [
-        "---",
-        *(f"{name}: {json.dumps(value)}" for name, value in head.items() if value),
-        "---",
-        f"# Depth in millimetres, from {base}",
-        "",
-    ]
-    lines += [
-        (
-            "Depth Anything V2 fine-tuned with LoRA by depthdist on pictures with measured depth;"
-            f" epoch {record.epoch}, step {record.step}. It sees pictures resized to {size}"
-        ),
-        (
-            "(bicubic, aspect not kept) and gives"
-            f" {'normalised inverse' if record.target == 'inverse' else 'normalised'} depth d >= 0."
-            " In millimetres:"
-        ),
-        "",
-        f"    z = {formula(record)}",
-        "",
-        (
-            f"1 is {record.near_mm:.2f} mm and 0 is {record.far_mm:.2f} mm, the nearest and"
-            " farthest depth of its training set: farther it cannot say. It is right for that"
-            " camera"
-        ),
-        (
-            "and that kind of scene; on others the millimetres are wrong although the picture looks"
-            " right."
-        ),
-        "",
-        "## Data",
-        "",
-        *data_lines(facts),
-        "",
-        "## Scores",
-        "",
-        *score_lines(evaluation),
-        "",
-        "## Licence",
-        "",
-        (
-            f"{licence}, as its base model {base}."
-            if licence
-            else f"That of its base model, {base}: look it up before passing this on."
-        ),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def own_scores(folder: Path, record: AdapterRecord) -> dict[str, Any] | None:
-    """The run's evaluation; None where there is none of this adapter on the run's own data."""
-    path = folder / "evaluation.json"
-    if not path.exists() or not (folder / RUN_RECORD).exists():
-        return None
-    evaluation = json.loads(path.read_text())
-    of_this = evaluation.get("adapter") == json.loads(json.dumps(asdict(record)))
-    return (
-        evaluation
-        if of_this
-        and evaluation.get("data_sha256") == open_run(folder).record["derived"]["data_sha256"]
-        else None
+    run_record = open_run(folder).record if (folder / RUN_FILE).exists() else None
+    lines = [f"{name}: {json.dumps(value)}" for name, value in head.items() if value]
+    text = CARD.format(
+        base=base,
+        epoch=record.epoch,
+        step=record.step,
+        size=Size(*record.size),
+        scale="normalized inverse" if record.target == "inverse" else "normalized",
+        formula=depth_formula(record),
+        near_mm=record.near_mm,
+        far_mm=record.far_mm,
+        data=describe_data(run_record),
+        scores=score_table(read_own_evaluation(folder, record)),
+        licence=f"{licence}, as its base model {base}."
+        if licence
+        else f"That of its base model, {base}: look it up before passing this on.",
     )
+    return "\n".join(["---", *lines, "---", text])
 
 
-def formula(record: AdapterRecord) -> str:
+def public_name(model: str) -> str:
+    """Return a base model's name for other people, to whom a path on this machine says nothing."""
+    if model == "built-in":
+        return "depthdist's built-in foundation"
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] | None:
+    """Return the run's evaluation.
+
+    None if there is none, or if it is of another adapter or on other data than the run's own.
+    """
+    path = folder / "evaluation.json"
+    if not path.exists() or not (folder / RUN_FILE).exists():
+        return None
+    evaluation: dict[str, Any] = json.loads(path.read_text())
+    if evaluation.get("adapter") != json.loads(json.dumps(asdict(record))):
+        return None
+    own_data = open_run(folder).record["derived"]["data_sha256"]
+    return evaluation if evaluation.get("data_sha256") == own_data else None
+
+
+def depth_formula(record: AdapterRecord) -> str:
+    """Return the formula of depth in mm from the network's output d."""
     if record.target == "linear":
         return f"{record.far_mm:.6g} - d * {record.far_mm - record.near_mm:.6g}"
-    low, high = 1 / record.far_mm, 1 / record.near_mm
+    low = 1 / record.far_mm
+    high = 1 / record.near_mm
     return f"1 / ({low:.9g} + d * {high - low:.9g})"
 
 
-def data_lines(facts: dict[str, Any] | None) -> list[str]:
-    if facts is None:
-        return ["Not on record here."]
-    derived, settings = facts["derived"], facts["settings"]
-    return [
-        (
-            f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate;"
-            f" pictures {derived['picture_size']}, {settings['epochs']} epochs in batches of"
-            f" {derived['global_batch']}, losses `{settings['loss']}`, learning rate"
-            f" {settings['lr']:g}, seed {settings['seed']}, {derived['precision']}."
-        ),
-        f"The data's sha256 is `{derived['data_sha256']}`.",
-    ]
-
-
-def score_lines(evaluation: dict[str, Any] | None) -> list[str]:
-    """Of the run's own evaluation, with the 95 % intervals of the means."""
-    if evaluation is None:
-        return ["Not on record here."]
-    lines = ["| | images | " + " | ".join(TOLD) + " |", "|---" * (2 + len(TOLD)) + "|"]
-    for row, values in evaluation["rows"].items():
-        cells = []
-        for name in TOLD:
-            value, interval = values.get(name), evaluation["intervals"][row].get(name)
-            known = interval and None not in interval
-            cells.append(
-                "-"
-                if value is None or math.isnan(value)
-                else f"{format_value(name, value)}{f' ({format_interval(name, tuple(interval))})' if known else ''}"
-            )
-        lines.append(f"| {row} | {values['images']} | " + " | ".join(cells) + " |")
-    return [
-        *lines,
-        "",
-        (
-            f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
-            " interval of the mean (bootstrap over images)."
-        ),
-    ]
-
-
-def main(argv: list[str] | None = None) -> None:
-    settings, given = parse(
-        "A trained adapter as a whole model, a bare adapter with its card, and ONNX.",
-        ExportSettings,
-        ExternalAdapterSettings,
-        argv=argv,
+def describe_data(run_record: dict[str, Any] | None) -> str:
+    """Return a paragraph on the training data and settings of a run.json."""
+    if run_record is None:
+        return "Not on record here."
+    derived = run_record["derived"]
+    settings = run_record["settings"]
+    return (
+        f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate;"
+        f" images {derived['picture_size']}, {settings['epochs']} epochs in batches of"
+        f" {derived['global_batch']}, losses `{settings['loss']}`, learning rate"
+        f" {settings['lr']:g}, seed {settings['seed']}, {derived['precision']}.\n"
+        f"The data's sha256 is `{derived['data_sha256']}`."
     )
-    with torch.no_grad():
-        export_model(settings, given)
+
+
+def score_table(evaluation: dict[str, Any] | None) -> str:
+    """Return a table of the run's own evaluation, with the 95 % intervals of the means."""
+    if evaluation is None:
+        return "Not on record here."
+    lines = [
+        "| | images | " + " | ".join(CARD_METRICS) + " |",
+        "|---" * (2 + len(CARD_METRICS)) + "|",
+    ]
+    for row, values in evaluation["rows"].items():
+        cells = [
+            score_cell(name, values.get(name), evaluation["intervals"][row].get(name))
+            for name in CARD_METRICS
+        ]
+        lines.append(f"| {row} | {values['images']} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
+        " interval of the mean (bootstrap over images).",
+    ]
+    return "\n".join(lines)
+
+
+def score_cell(metric: str, value: float | None, interval: list[Any] | None) -> str:
+    """Return a mean with its interval (two floats, or None twice), "-" if there is no mean."""
+    if value is None or math.isnan(value):
+        return "-"
+    text = format_value(metric, value)
+    if interval and None not in interval:
+        low, high = interval
+        text += f" ({format_interval(metric, (low, high))})"
+    return text

@@ -1,13 +1,14 @@
-"""What `--run` may name: a run, an adapter's folder, somebody else's adapter or whole model, on
-disk or on the hub.
+"""Load the model that `--run` names: a run, an adapter's folder, a whole model, or a hub id.
 
     model, record = load_model("runs/mine")
-    model, record = load_model("owner/adapter-of-plain-peft", Given(near_mm=250, far_mm=3900,
-    size=Size(756, 1260)))
+    model, record = load_model(
+        "owner/adapter-of-plain-peft",
+        ExternalAdapterSettings(near_mm=250, far_mm=3900, size=Size(756, 1260)),
+    )
 
-An adapter that depthdist saved says all itself (depthdist.json). One saved by plain peft, under
-either naming of the attention layers, or a whole DA-V2, knows no millimetres: the bounds of its
-normalisation have to be given.
+An adapter that depthdist saved records everything itself (depthdist.json). One saved by plain peft,
+under either naming of the attention layers, or a whole DA-V2, has no scale in mm: the depth range
+of its normalization has to be given.
 """
 
 from __future__ import annotations
@@ -16,227 +17,244 @@ import inspect
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
+from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
-from depthdist.core.settings import Size, expand_user
-from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.core.errors import one_line
+from depthdist.inference.model_folder import find_model_folder
+from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.adapter import adapter_state_dict, load_adapter
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.lora import finalize_lora_precision, translate_layer_name
-from depthdist.synthetic.rooms import render as rooms
 
 CONFIG = "adapter_config.json"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+PROBE = Path(__file__).with_name("probe.png")  # a rendered room, (112, 182): for quick checks
+MAX_MEDIAN = 2  # of normalized depth; relative depth, as the published models give it, is 0..10
+NO_EXTERNAL = ExternalAdapterSettings()
 
-
-@dataclass(frozen=True)
-class ExternalAdapterSettings:
-    """What an adapter made elsewhere does not say"""
-
-    near_mm: float | None = None
-    "Depth at which its normalised inverse depth is 1: the nearest of its training, mm."
-    far_mm: float | None = None
-    "Depth at which it is 0: the farthest of its training, mm."
-    size: Size = Size(756, 1260)
-    "Height and width of the pictures that it saw; multiples of 14."
-    target: Literal["inverse", "linear"] = "inverse"
-    "What it learned: normalised 1/depth, or normalised depth."
-    base: str | None = None
-    """Its base model, as launch/train.py takes it. Default: the one that its adapter_config.json
-    names."""
-
-    def problems(self) -> list[str]:
-        found = []
-        for name, value in (("--near-mm", self.near_mm), ("--far-mm", self.far_mm)):
-            if value is not None and not 0 < value < math.inf:
-                found.append(f"{name} is {value:g}: expected > 0 mm")
-        if (self.near_mm is None) != (self.far_mm is None):
-            found.append("--near-mm and --far-mm: expected both or neither")
-        elif self.near_mm is not None and not found and self.near_mm >= self.far_mm:
-            found.append(
-                f"--near-mm is {self.near_mm:g}, --far-mm is {self.far_mm:g}: expected near < far"
-            )
-        if (
-            self.size.height % PATCH_SIZE
-            or self.size.width % PATCH_SIZE
-            or min(self.size) < PATCH_SIZE
-        ):
-            found.append(f"--size is {self.size}: expected multiples of {PATCH_SIZE}")
-        return found
+ModelKind = Literal["adapter", "run", "peft adapter", "full model", "unknown"]
 
 
 def load_model(
-    name: str, given: ExternalAdapterSettings = ExternalAdapterSettings()
+    name: str, external: ExternalAdapterSettings = NO_EXTERNAL
 ) -> tuple[DepthModel, AdapterRecord]:
-    """The model that `name` means and what its millimetres need, in evaluation mode, on the CPU, in
-    float32. ValueError says what is wrong.
+    """Load the model that `name` is and the record of its scale in mm.
+
+    The model is in evaluation mode, on the CPU, in float32. ValueError says what is wrong.
     """
-    folder = find_adapter(name)
-    for own in (folder, folder / "best"):
-        if (own / ADAPTER_FILE).exists():
-            if given != ExternalAdapterSettings(base=given.base):
-                raise ValueError(
-                    f"{name}: its {ADAPTER_FILE} says what its output is in mm; --near-mm, --far-mm,"
-                    " --size and --target are for adapters without one"
-                )
-            return load_adapter(own, given.base)
-    if (folder / CONFIG).exists():
-        model, base = _adapter(folder, given.base)
-    elif (folder / "config.json").exists():
-        model, base = load_base(str(folder)), str(folder)
-        if model.fresh_decoder:
-            raise ValueError(f"{name}: a backbone alone, without a decoder: it says no depth")
+    folder = find_model_folder(name)
+    kind = model_kind(folder)
+    if kind == "adapter":
+        return load_own_adapter(name, folder, external)
+    if kind == "run":
+        return load_own_adapter(name, folder / "best", external)
+    if kind == "unknown":  # a run whose best/ can be recovered after a crash, else a ValueError
+        return load_adapter(folder / "best")
+    if kind == "peft adapter":
+        model, base = load_peft_adapter(folder, external.base)
     else:
-        return load_adapter(folder / "best")  # which says what it misses
-    if given.near_mm is None:
-        raise ValueError(
-            f"{name}: it has no {ADAPTER_FILE}, so nothing says what its output is in mm: give --near-mm"
-            " and --far-mm, the nearest and farthest depth of its training, mm (and --size and"
-            " --target where they are not 756x1260 and inverse)"
-        )
-    if model.net.config.depth_estimation_type == "metric" and model.net.config.max_depth != 1:
-        raise ValueError(
-            f"{name}: it says depth itself, up to {model.net.config.max_depth:g}, not normalised"
-            " depth of 0..1: expected a model that was trained as depthdist trains"
-        )
+        model, base = load_full_model(name, folder)
     model.eval()
-    with torch.no_grad():
-        middle = (
-            model(torch.from_numpy(rooms.render(rooms.Settings(1, (112, 182), 7), 0).rgb)[None])
-            .median()
-            .item()
-        )
-    if middle > 2:  # relative depth, as the published models give it, is 0..10
+    return model, make_record(name, model, base, external)
+
+
+def model_kind(folder: Path) -> ModelKind:
+    """Return what kind of model is in a folder, judged by its files alone."""
+    if (folder / ADAPTER_FILE).exists():
+        return "adapter"
+    if (folder / "best" / ADAPTER_FILE).exists():
+        return "run"
+    if (folder / CONFIG).exists():
+        return "peft adapter"
+    if (folder / "config.json").exists():
+        return "full model"
+    return "unknown"
+
+
+def load_own_adapter(
+    name: str, folder: Path, external: ExternalAdapterSettings
+) -> tuple[DepthModel, AdapterRecord]:
+    """Load an adapter that depthdist saved; ValueError if a scale in mm is given as well."""
+    if external != ExternalAdapterSettings(base=external.base):
         raise ValueError(
-            f"{name}: it does not say normalised depth of 0..1: half of a test picture is above"
-            f" {middle:.1f}; expected a model or an adapter that was trained on normalised depth"
+            f"{name}: its {ADAPTER_FILE} says what its output is in mm; --near-mm, --far-mm,"
+            " --size and --target are for adapters without one"
         )
+    return load_adapter(folder, external.base)
+
+
+def load_full_model(name: str, folder: Path) -> tuple[DepthModel, str]:
+    """Load a whole DA-V2 and return it with the name of its folder as its base."""
+    model = load_base(str(folder))
+    if model.fresh_decoder:
+        raise ValueError(f"{name}: a backbone alone, without a decoder: it predicts no depth")
+    return model, str(folder)
+
+
+def make_record(
+    name: str, model: DepthModel, base: str, external: ExternalAdapterSettings
+) -> AdapterRecord:
+    """Return the record of a model that has none, from the settings.
+
+    ValueError if they lack the depth range, or if the model's output is not normalized depth.
+    """
+    if external.near_mm is None or external.far_mm is None:
+        raise ValueError(
+            f"{name}: it has no {ADAPTER_FILE}, so nothing says what its output is in mm: give"
+            " --near-mm and --far-mm, the nearest and farthest depth of its training, mm (and"
+            " --size and --target where they are not 756x1260 and inverse)"
+        )
+    check_output_range(name, model, load_probe())
     mean, std = model.normalization
-    return model, AdapterRecord(
+    return AdapterRecord(
         base,
-        given.near_mm,
-        given.far_mm,
-        *given.size,
+        external.near_mm,
+        external.far_mm,
+        *external.size,
         mean,
         std,
         step=0,
         epoch=0,
         eval_loss=math.nan,
-        target=given.target,
+        target=external.target,
     )
 
 
-def find_adapter(name: str) -> Path:
-    """The folder that `name` is, or the hub's copy here of what it names.
+def load_probe() -> np.ndarray:
+    """Return the stored test image, (112, 182, 3) uint8."""
+    with Image.open(PROBE) as image:
+        return np.array(image)
 
-    ValueError where it is neither.
-    """
-    path = expand_user(name)
-    if path.is_dir():
-        return path
-    if path.exists() or not HUB_ID.fullmatch(name):
+
+@torch.no_grad()
+def check_output_range(name: str, model: DepthModel, rgb: np.ndarray) -> None:
+    """Raise ValueError if the model's output for an image (h, w, 3) is not normalized depth."""
+    config: Any = model.net.config
+    if config.depth_estimation_type == "metric" and config.max_depth != 1:
         raise ValueError(
-            f"--run {name}: no such folder, and not a hub id (owner/name): expected a run, an"
-            " adapter's folder or a hub id"
+            f"{name}: it predicts depth itself, up to {config.max_depth:g}, not normalized"
+            " depth of 0..1: expected a model that was trained as depthdist trains"
         )
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as err:  # the hub's client has a dozen kinds
+    median = model(torch.from_numpy(rgb)[None]).median().item()
+    if median > MAX_MEDIAN:
         raise ValueError(
-            f"--run {name}: no such folder, and the hub has no such model or cannot be reached"
-            f" ({str(err).splitlines()[0][:160]})"
-        ) from err
+            f"{name}: it does not predict normalized depth of 0..1: half of a test image is above"
+            f" {median:.1f}; expected a model or an adapter that was trained on normalized depth"
+        )
 
 
-def _adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
-    """A base model with plain peft's adapter of `folder` in it, and the base's name.
+def load_peft_adapter(folder: Path, base: str | None) -> tuple[DepthModel, str]:
+    """Load a base model with the adapter that plain peft saved; return it with the base's name.
 
-    The layers are those whose weights are stored, whatever pattern the adapter's configuration
-    chose them by.
+    The adapted layers are those whose weights are stored, whatever pattern the adapter's
+    configuration selected them by. ValueError if the adapter does not fit its base.
     """
-    try:
-        written = json.loads((folder / CONFIG).read_text())
-        stored = load_file(folder / WEIGHTS)
-        if written["peft_type"] != "LORA":
-            raise ValueError(f"it is of the kind {written['peft_type']}; expected LORA")
-        base = base or written["base_model_name_or_path"]
-        if not isinstance(base, str):
-            raise ValueError("it names no base model; give --base")
-    except Exception as err:
-        raise ValueError(
-            f"{folder}: not an adapter of peft's that can be read:"
-            f" {' '.join(str(err).split())[:300]}"
-        ) from err
+    config, stored, base = read_peft_adapter(folder, base)
     model = load_base(base)
     if model.fresh_decoder and not any(".head." in name for name in stored):
         raise ValueError(
-            f"{folder}: its base {base} has no decoder, and the adapter holds none: it says no"
+            f"{folder}: its base {base} has no decoder, and the adapter holds none: it predicts no"
             " depth"
         )
     new = any("q_proj" in name for name, _ in model.net.named_parameters())
-    known = {
-        name: value
-        for name, value in written.items()
-        if name in inspect.signature(LoraConfig).parameters
-    }
-    theirs = sorted(
+    stored_layers = sorted(
         {
             name.partition(".lora_")[0].removeprefix("base_model.model.")
             for name in stored
             if ".lora_" in name
         }
     )
-    layers = [translate_layer_name(name, new) for name in theirs]
-    for pattern, usual in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
-        values = known.get(pattern) or {}
-        known[pattern] = {
-            f"^{re.escape(layer)}": values.get(get_pattern_key(values, name), known.get(usual))
-            for layer, name in zip(layers, theirs)
-        }
+    layers = {name: translate_layer_name(name, new) for name in stored_layers}
+    check_layers_exist(folder, base, list(layers.values()), model)
     stored = {translate_layer_name(name, new): tensor for name, tensor in stored.items()}
-    lost = [name for name in layers if name not in dict(model.net.named_modules())]
-    if lost or not layers:
-        raise ValueError(
-            f"{folder}:"
-            f" {f'it changes {lost[0]} and {len(lost) - 1} more layers that {base} has not' if lost else 'it holds no LoRA weights'}"
-        )
     try:
-        model.net = get_peft_model(
-            model.net,
-            LoraConfig(
-                **{
-                    **known,
-                    "target_modules": layers,
-                    "inference_mode": True,
-                    "layers_to_transform": None,
-                    "layers_pattern": None,
-                }
-            ),
-        )
+        model.net = get_peft_model(model.net, lora_config(config, layers))
         set_peft_model_state_dict(model.net, stored)
     except Exception as err:
+        raise ValueError(f"{folder}: the adapter does not fit {base}: {one_line(err)}") from err
+    check_weights_loaded(folder, base, adapter_state_dict(model.net), stored)
+    return finalize_lora_precision(model).requires_grad_(False), base
+
+
+def read_peft_adapter(
+    folder: Path, base: str | None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Return an adapter's configuration, its tensors by name, and the name of its base model."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        stored = load_file(folder / WEIGHTS)
+        if config["peft_type"] != "LORA":
+            raise ValueError(f"it is of the kind {config['peft_type']}; expected LORA")
+        base = base or config["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise ValueError("it names no base model; give --base")
+    except Exception as err:
         raise ValueError(
-            f"{folder}: the adapter does not fit {base}: {' '.join(str(err).split())[:300]}"
+            f"{folder}: not an adapter of peft's that can be read: {one_line(err)}"
         ) from err
-    inside = adapter_state_dict(model.net)
+    return config, stored, base
+
+
+def check_layers_exist(folder: Path, base: str, layers: list[str], model: DepthModel) -> None:
+    """Raise ValueError if there are no layers, or if the model lacks one of them."""
+    if not layers:
+        raise ValueError(f"{folder}: it holds no LoRA weights")
+    known = dict(model.net.named_modules())
+    missing = [name for name in layers if name not in known]
+    if missing:
+        raise ValueError(
+            f"{folder}: it changes {missing[0]} and {len(missing) - 1} more layers that {base} has"
+            " not"
+        )
+
+
+def lora_config(config: dict[str, Any], layers: dict[str, str]) -> LoraConfig:
+    """Return an adapter's configuration for exactly these layers, {stored name: model's name}.
+
+    Ranks and alphas that its patterns give are resolved per layer by the stored names.
+    """
+    known = inspect.signature(LoraConfig).parameters
+    values = {name: value for name, value in config.items() if name in known}
+    for pattern, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+        by_pattern: dict[str, Any] = values.get(pattern) or {}
+        values[pattern] = {
+            f"^{re.escape(layer)}": by_pattern.get(
+                get_pattern_key(list(by_pattern), stored_name), values.get(default)
+            )
+            for stored_name, layer in layers.items()
+        }
+    return LoraConfig(
+        **{
+            **values,
+            "target_modules": list(layers.values()),
+            "inference_mode": True,
+            "layers_to_transform": None,
+            "layers_pattern": None,
+        }
+    )
+
+
+def check_weights_loaded(
+    folder: Path, base: str, loaded: dict[str, Tensor], stored: dict[str, Tensor]
+) -> None:
+    """Raise ValueError if the model's adapter differs from the stored one: peft only warns."""
     wrong = sorted(
         name
-        for name in inside.keys() | stored.keys()
-        if name not in inside or name not in stored or not inside[name].equal(stored[name])
+        for name in loaded.keys() | stored.keys()
+        if name not in loaded or name not in stored or not loaded[name].equal(stored[name])
     )
     if wrong:
         raise ValueError(
             f"{folder}: the adapter did not enter {base}: {len(wrong)} of {len(stored)} tensors are"
             f" missing or differ, e.g. {wrong[0]}"
         )
-    return finalize_lora_precision(model).requires_grad_(False), base

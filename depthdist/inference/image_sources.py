@@ -1,9 +1,9 @@
-"""What is to be predicted: pictures, folders, patterns, raw captures, shards.
+"""The images to predict, from files, folders, patterns, raw captures and shards.
 
-One source a picture, read when its turn comes.
+Each image is a source that is read only when it is used:
 
-for source in find_sources(["captures", "more/*.png", "data/tires"], leave_out=Path("predictions")):
-    picture = source.read()         # BadFile says what is wrong with it
+    for source in find_sources(["captures", "more/*.png", "data/tires"], out=Path("predictions")):
+        image = source.read()           # raises BadFile if it cannot be read
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,18 +24,42 @@ from depthdist.captures.layouts import IMAGE_SUFFIXES, find_point_maps, is_image
 from depthdist.captures.readers import exif_orientation, read_rgb, read_xyz
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import expand_user
-from depthdist.data.dataset import DataSettings, open_dataset
-from depthdist.data.loader import Loader
 from depthdist.geometry.camera import measured_rays, pixel_rays
-from depthdist.inference.predictor import InputImage
+
+if TYPE_CHECKING:
+    from depthdist.data.loader import Loader
 
 T = TypeVar("T")
 RESULT = re.compile(r"_(depth_[\d.]+mm|colour|figure)\.png$")
 
 
-class Source(NamedTuple):
-    """`name` is that of its results, `origin` where it comes from, `files` what is read and
-    `version` what tells its content from another's.
+@dataclass
+class InputImage:
+    """One image, and what is known of its depth.
+
+    rgb       (h, w, 3) uint8: at its full size or, from shards, at the network's input size
+    size      (H, W) of the depth to predict
+    truth_mm  (H, W) float32 mm, NaN or 0 where nothing was measured; None if there is none
+    rays      (H, W, 2) X / Z and Y / Z; None if the camera is not known
+    note      why an existing point cloud was not used, "" if it was or if there is none
+    """
+
+    rgb: np.ndarray
+    size: tuple[int, int]
+    truth_mm: np.ndarray | None = None
+    rays: np.ndarray | None = None
+    note: str = ""
+
+
+class ImageSource(NamedTuple):
+    """An image to read later.
+
+    name     first part of the names of its results
+    origin   where it comes from, for messages
+    version  changes whenever the content of its files does
+    read     loads the image; raises BadFile
+    files    what is read
+    shard    whether it is a sample of a shard
     """
 
     name: str
@@ -45,58 +70,56 @@ class Source(NamedTuple):
     shard: bool = False
 
 
-def find_sources(inputs: list[str], out: Path) -> list[Source]:
-    """Each picture once, in the order given.
+def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
+    """Return every image once, in the order given.
 
-    BadFile or ValueError where an input is nothing that has pictures.
-
-    out  the folder for results: what is named like one there is none of the pictures of a folder or
-         pattern
+    out  the folder for results: files in it that are named like results are skipped in folders
+         and patterns
+    raises BadFile or ValueError if an input holds no images
     """
-    files: dict[Path, Path] = {}
-    shards: list[Source] = []
-    for given in inputs:
-        named = expand_user(given)
-        for path in _expanded(given):
+    files: dict[Path, Path] = {}  # resolved path -> path as given
+    shards: list[ImageSource] = []
+    for text in inputs:
+        given = expand_user(text)
+        for path in _expand_pattern(text):
             if (path / "index.json").is_file():
-                shards += _of_shards(path)
-            else:
-                files |= {
-                    p.resolve(): p
-                    for p in list_images(path)
-                    if p == named or (is_image(p) and not _is_result(p, out))
-                }
-    names, clouds = output_names(list(files.values())), find_point_maps(list(files.values()))
-    found = []
-    for name, (whole, path) in zip(names, files.items()):
-        cloud = clouds.get(path)
-        if (
-            cloud
-            and cloud.resolve() == out.resolve() / f"{name}_depth.npy"
-            and not _has_points(cloud)
-        ):
-            cloud = None  # an earlier prediction
-        read = (whole, cloud.resolve()) if cloud else (whole,)
-        found.append(
-            Source(
-                name,
-                printable_path(whole),
-                "+".join(map(_version, read)),
-                partial(read_capture, path, cloud),
-                read,
-            )
-        )
-    found += shards
+                shards += _shard_sources(path)
+                continue
+            for image in list_images(path):
+                if image == given or (is_image(image) and not _is_result(image, out)):
+                    files[image.resolve()] = image
+    found = _file_sources(files, out) + shards
     if not found:
         raise ValueError(
-            f"{', '.join(inputs)}: no pictures beside results of earlier predictions and groove"
+            f"{', '.join(inputs)}: no images beside results of earlier predictions and groove"
             f" labels; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return drop_duplicate_names(found, [s.name for s in found])
+    return check_unique_names(found, [source.name for source in found])
 
 
-def _expanded(given: str) -> list[Path]:
-    """The file or folder `given`, or what it matches where it is a pattern."""
+def _file_sources(files: dict[Path, Path], out: Path) -> list[ImageSource]:
+    paths = list(files.values())
+    clouds = find_point_maps(paths)
+    found = []
+    for name, (resolved, path) in zip(output_names(paths), files.items()):
+        cloud = clouds.get(path)
+        if cloud is not None and _is_depth_result(cloud, name, out):
+            cloud = None
+        read = (resolved, cloud.resolve()) if cloud else (resolved,)
+        found.append(
+            ImageSource(
+                name=name,
+                origin=printable_path(resolved),
+                version="+".join(map(_version, read)),
+                read=partial(read_capture, path, cloud),
+                files=read,
+            )
+        )
+    return found
+
+
+def _expand_pattern(given: str) -> list[Path]:
+    """Return the file or folder `given`, or all that it matches if it is a pattern."""
     path = expand_user(given)
     if path.exists() or not glob.has_magic(given):
         return [path]
@@ -110,9 +133,14 @@ def _is_result(path: Path, out: Path) -> bool:
     return path.resolve().parent == out.resolve() and RESULT.search(path.name) is not None
 
 
+def _is_depth_result(path: Path, name: str, out: Path) -> bool:
+    """Return whether `path` is an earlier prediction of the image `name`, not a point cloud."""
+    return path.resolve() == out.resolve() / f"{name}_depth.npy" and not _has_points(path)
+
+
 def _has_points(path: Path) -> bool:
     try:
-        return np.load(path, mmap_mode="r").ndim == 3
+        return bool(np.load(path, mmap_mode="r").ndim == 3)
     except (OSError, ValueError, EOFError):
         return False
 
@@ -121,92 +149,101 @@ def _version(path: Path) -> str:
     try:
         status = path.stat()
     except OSError:
-        return ""  # a link to nothing: reading it says so
+        return ""  # a broken link: reading it raises the error
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def output_names(pictures: list[Path]) -> list[str]:
-    """A name for each picture's results: its stem, with its folder's name where two would be the
-    same.
-    """
-    times = Counter(p.stem for p in pictures)
+def output_names(images: list[Path]) -> list[str]:
+    """Return a name for each image's results: its stem, with its folder's name if not unique."""
+    times = Counter(path.stem for path in images)
     names = [
-        p.stem if times[p.stem] == 1 else f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}"
-        for p in pictures
+        path.stem
+        if times[path.stem] == 1
+        else f"{path.absolute().parent.name}_{path.stem}_{path.suffix[1:]}"
+        for path in images
     ]
-    return drop_duplicate_names(names, names)
+    return check_unique_names(names, names)
 
 
-def drop_duplicate_names(things: list[T], names: list[str]) -> list[T]:
-    """`things`. ValueError where two of their names are the same."""
-    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
+def check_unique_names(things: list[T], names: list[str]) -> list[T]:
+    """Return `things`; ValueError if two of their names are the same."""
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
+    if repeated:
         raise ValueError(
-            f"two pictures would be written as {twice[0]}; predict them into two folders"
+            f"two images would be written as {repeated[0]}; predict them into two folders"
         )
     return things
 
 
 def read_capture(path: Path, cloud: Path | None) -> InputImage:
-    """A picture file, upright, with the truth and the rays of its point `cloud`.
+    """Read an image file, upright, with ground truth and rays from its point `cloud`.
 
-    BadFile where the picture cannot be read.
+    BadFile if the image cannot be read. If the cloud cannot be used, the image's note says why.
     """
     rgb = read_rgb(path, upright=True)
-    picture = InputImage(rgb, rgb.shape[:2])
+    image = InputImage(rgb, rgb.shape[:2])
     if cloud is None:
-        return picture
+        return image
     try:
-        if turned := exif_orientation(path):
-            raise BadFile(
-                cloud,
-                f"{path.name} lies turned (EXIF orientation {turned}) and a point cloud has no"
-                " such tag",
-            )
-        xyz = read_xyz(cloud)
-        if xyz.shape[:2] != picture.size:
-            raise BadFile(
-                cloud, f"xyz is {xyz.shape[:2]}, {path.name} is {picture.size}; expected one size"
-            )
+        xyz = _read_cloud(cloud, path, image.size)
     except BadFile as err:
-        picture.note = f"{err}; {path.name} is drawn without truth"
-        return picture
-    picture.truth_mm, picture.rays = np.ascontiguousarray(xyz[:, :, 2]), measured_rays(xyz)
-    return picture
+        image.note = f"{err}; {path.name} is drawn without truth"
+        return image
+    image.truth_mm = np.ascontiguousarray(xyz[:, :, 2])
+    image.rays = measured_rays(xyz)
+    return image
 
 
-def _of_shards(folder: Path) -> list[Source]:
+def _read_cloud(cloud: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
+    """Return (H, W, 3) mm; BadFile if its pixels are not those of the upright image."""
+    orientation = exif_orientation(image)
+    if orientation:
+        raise BadFile(
+            cloud,
+            f"{image.name} is rotated (EXIF orientation {orientation}) and a point cloud has no"
+            " such tag",
+        )
+    xyz = read_xyz(cloud)
+    if xyz.shape[:2] != size:
+        raise BadFile(cloud, f"xyz is {xyz.shape[:2]}, {image.name} is {size}; expected one size")
+    return xyz
+
+
+def _shard_sources(folder: Path) -> list[ImageSource]:
+    from depthdist.data.dataset import DataSettings, open_dataset
+    from depthdist.data.loader import Loader
+
     settings = DataSettings(data=(str(folder),))
     dataset = open_dataset(settings)
     loader = Loader(dataset, settings)
     found = []
     for split in ("train", "val"):
-        for number in range(
-            dataset.count(split)
-            if any(split in part.raw["splits"] for part in dataset.parts)
-            else 0
-        ):
+        if not any(split in part.raw["splits"] for part in dataset.parts):
+            continue
+        for number in range(dataset.count(split)):
             stem = dataset.find(split, number)[1].stem
-            name = stem.replace("/", "_")
             version = hashlib.sha256(f"{dataset.sha256} {split} {number}".encode()).hexdigest()[:16]
             found.append(
-                Source(
-                    name,
-                    f"{folder.resolve()}: {stem}",
-                    version,
-                    partial(_sample, folder, loader, split, number),
+                ImageSource(
+                    name=stem.replace("/", "_"),
+                    origin=f"{folder.resolve()}: {stem}",
+                    version=version,
+                    read=partial(_read_sample, folder, loader, split, number),
                     shard=True,
                 )
             )
     return found
 
 
-def _sample(folder: Path, loader: Loader, split: str, number: int) -> InputImage:
+def _read_sample(folder: Path, loader: Loader, split: str, number: int) -> InputImage:
+    import torch
+
     try:
-        batch = loader.samples(split, [number]).to("cpu")
-    except ValueError as err:  # which names the shard
+        batch = loader.samples(split, [number]).to(torch.device("cpu"))
+    except ValueError as err:  # it names the shard
         raise BadFile(folder, str(err)) from err
-    depth, size = batch.depth_mm[0].numpy(), tuple(batch.depth_mm.shape[-2:])
-    truth = np.where(batch.mask[0].numpy(), depth, np.nan).astype(np.float32)
-    return InputImage(
-        batch.rgb[0].numpy(), size, truth, pixel_rays(loader.dataset.meta(split, number), size)
-    )
+    depth_mm = batch.depth_mm[0].numpy()
+    size = (depth_mm.shape[0], depth_mm.shape[1])
+    truth_mm = np.where(batch.mask[0].numpy(), depth_mm, np.nan).astype(np.float32)
+    rays = pixel_rays(loader.dataset.meta(split, number), size)
+    return InputImage(batch.rgb[0].numpy(), size, truth_mm, rays)

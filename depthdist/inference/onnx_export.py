@@ -1,20 +1,22 @@
-"""The network as ONNX that says millimetres, and how close to PyTorch's it is.
+"""Export the network as ONNX with output in mm, and compare it with PyTorch.
 
-# writes depth_fp32.onnx and depth_fp16.onnx, prints differences and times
-export(model, record, OUT, run)
+    # writes depth_fp32.onnx and depth_fp16.onnx, prints differences and times
+    export_onnx(model, record, out, run)
 
-rgb       (B, h, w, 3) uint8, resized to the training size as Pillow's bicubic does
-depth_mm  (B, h, w) float32
+Input and output of the network:
+
+    rgb       (B, h, w, 3) uint8, resized to the training size as by Pillow's bicubic filter
+    depth_mm  (B, h, w) float32
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 import warnings
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,51 +26,42 @@ from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth
 from depthdist.geometry.patches import PATCH_SIZE
-from depthdist.inference.external_model import find_adapter
+from depthdist.geometry.resampling import resize_rgb
+from depthdist.inference.external_model import load_probe
+from depthdist.inference.model_folder import find_model_folder
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE, open_run
-from depthdist.synthetic.rooms import render as rooms
 
 OPSET = 20
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 NUM_CHECK_IMAGES = 4  # that PyTorch and onnxruntime are compared on
 
 
-def missing_packages() -> str | None:
-    """What to install before anything can be exported; None where all is there."""
-    lost = [
-        name
-        for name in ("onnx", "onnxscript", "onnxruntime")
-        if importlib.util.find_spec(name) is None
-    ]
-    return f"needs {', '.join(lost)}: python -m pip install -e '.[onnx]'" if lost else None
-
-
 class MillimetreModel(nn.Module):
-    """(B, h, w, 3) uint8 -> (B, h, w) float32 mm.
+    """(B, h, w, 3) uint8 -> (B, h, w) float32 mm, for images of one size.
 
-    The place codes of the one size are computed here, once.
+    The position encodings of that size are computed once, at construction.
     """
 
     def __init__(
         self, model: DepthModel, bounds: DepthRange, size: tuple[int, int], dtype: torch.dtype
     ):
         super().__init__()
-        self.model, self.bounds = deepcopy(model).to(dtype), bounds
-        embeddings = self.model.net.backbone.embeddings
+        self.model = deepcopy(model).to(dtype)
+        self.bounds = bounds
+        backbone: Any = self.model.net.backbone
+        embeddings = backbone.embeddings
         height, width = size
-        tokens = torch.zeros(
-            1,
-            (height // PATCH_SIZE) * (width // PATCH_SIZE) + 1,
-            model.net.backbone.config.hidden_size,
-        )
+        num_tokens = (height // PATCH_SIZE) * (width // PATCH_SIZE) + 1
+        tokens = torch.zeros(1, num_tokens, backbone.config.hidden_size)
         codes = embeddings.float().interpolate_pos_encoding(tokens, height, width).to(dtype)
         self.model.to(dtype)
         embeddings.register_buffer("codes", codes)
         embeddings.interpolate_pos_encoding = lambda *_: embeddings.codes
 
     def forward(self, rgb: Tensor) -> Tensor:
+        """Return depth in mm."""
         return denormalize_depth(self.model(rgb), self.bounds)
 
 
@@ -76,45 +69,43 @@ class MillimetreModel(nn.Module):
 def export_onnx(model: DepthModel, record: AdapterRecord, out: Path, run: str) -> None:
     """Write both precisions.
 
-    Print the largest difference in mm from PyTorch in float32, and times, on pictures of the run's
-    own.
+    Prints the largest difference from PyTorch in float32, mm, and times, on images of the run.
     """
     import onnxruntime
 
     out.mkdir(parents=True, exist_ok=True)
-    pictures, whose = check_images(run, record.size)
+    images, description = load_check_images(run, record.size)
     model = model.eval()
-    model(pictures[0][None])  # the first call of each is slow
-    began = time.perf_counter()
-    wanted = [denormalize_depth(model(p[None]), record.bounds)[0].numpy() for p in pictures]
-    torch_s = (time.perf_counter() - began) / len(pictures)
+    model(images[0][None])  # the first call is slow
+    start = time.perf_counter()
+    expected = [denormalize_depth(model(rgb[None]), record.bounds)[0].numpy() for rgb in images]
+    seconds = (time.perf_counter() - start) / len(images)
     print(
-        f"onnx         against PyTorch in float32 ({torch_s:.2f} s a picture) on {len(pictures)}"
-        f" {whose}, on the CPU:"
+        f"onnx         against PyTorch in float32 ({seconds:.2f} s per image) on {len(images)}"
+        f" {description}, on the CPU:"
     )
     for name, dtype in PRECISIONS.items():
         path = out / f"depth_{name}.onnx"
         write_onnx(MillimetreModel(model, record.bounds, record.size, dtype), record.size, path)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        session.run(None, {"rgb": pictures[0][None].numpy()})
-        began = time.perf_counter()
-        found = [session.run(["depth_mm"], {"rgb": p[None].numpy()})[0][0] for p in pictures]
-        seconds = (time.perf_counter() - began) / len(pictures)
-        off = [np.abs(f - w) for f, w in zip(found, wanted)]
+        session.run(None, {"rgb": images[0][None].numpy()})  # the first call is slow
+        start = time.perf_counter()
+        found = [session.run(["depth_mm"], {"rgb": rgb[None].numpy()})[0][0] for rgb in images]
+        seconds = (time.perf_counter() - start) / len(images)
+        errors = [np.abs(f - e) for f, e in zip(found, expected)]
         print(
-            f"  {path}: off by at most {max(o.max() for o in off):.3f} mm, on average"
-            f" {np.mean([o.mean() for o in off]):.4f} mm; {seconds:.2f} s a picture,"
+            f"  {path}: off by at most {max(e.max() for e in errors):.3f} mm, on average"
+            f" {np.mean([e.mean() for e in errors]):.4f} mm; {seconds:.2f} s per image,"
             f" {path.stat().st_size / 1e6:.1f} MB"
         )
 
 
 def write_onnx(network: MillimetreModel, size: tuple[int, int], path: Path) -> None:
-    """One ONNX file, any number of pictures at a time."""
+    """Write one ONNX file, for batches of any size."""
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     shapes = {"rgb": {0: torch.export.Dim("batch")}}
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it tells of torchvision's operators, which are not in the network
+    # it warns of torchvision's operators, which are not in the network
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own
         program = torch.onnx.export(
@@ -127,25 +118,38 @@ def write_onnx(network: MillimetreModel, size: tuple[int, int], path: Path) -> N
             opset_version=OPSET,
             verbose=False,
         )
+    assert program is not None  # it is None only without dynamo
     program.save(path, external_data=False)
 
 
-def check_images(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
-    """(h, w, 3) uint8 as the network sees them, and what they are: of the run's validation set, or
-    built-in scenes where that is gone.
+def load_check_images(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
+    """Return images (h, w, 3) uint8 of that size and a description of them.
+
+    They are from the run's validation set, or the built-in image if that set is not available.
     """
-    folder = find_adapter(run)
     try:
-        settings = open_run(folder).data if (folder / RUN_FILE).exists() else None
-        dataset = open_dataset(settings) if settings else None
-        if dataset and dataset.size == tuple(size):
-            loader, num = Loader(dataset, settings), min(NUM_CHECK_IMAGES, dataset.count("val"))
-            return [
-                loader.samples("val", [i]).to("cpu").rgb[0] for i in range(num)
-            ], "validation pictures"
-    except ValueError as err:  # the data moved on: any picture shows whether the two agree
-        print(f"onnx         built-in scenes stand in for the run's pictures: {err}")
+        images = load_validation_images(run, size)
+    except ValueError as err:  # the data was moved: any image shows whether the two agree
+        print(f"onnx         the built-in image is used instead of the run's images: {err}")
+        images = []
+    if images:
+        return images, "validation images"
+    probe = resize_rgb(load_probe(), size)
+    flips = [probe, probe[::-1], probe[:, ::-1], probe[::-1, ::-1]]
+    return [torch.from_numpy(rgb.copy()) for rgb in flips], "flips of the built-in image"
+
+
+def load_validation_images(run: str, size: tuple[int, int]) -> list[Tensor]:
+    """Return the first validation images of a run; none if it is no run or has another size."""
+    folder = find_model_folder(run)
+    if not (folder / RUN_FILE).exists():
+        return []
+    settings = open_run(folder).data
+    dataset = open_dataset(settings)
+    if dataset.size != tuple(size):
+        return []
+    loader = Loader(dataset, settings)
     return [
-        torch.from_numpy(rooms.render(rooms.Settings(NUM_CHECK_IMAGES, size, 7), i).rgb)
-        for i in range(NUM_CHECK_IMAGES)
-    ], "built-in scenes"
+        loader.samples("val", [number]).to(torch.device("cpu")).rgb[0]
+        for number in range(min(NUM_CHECK_IMAGES, dataset.count("val")))
+    ]

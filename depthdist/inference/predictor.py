@@ -1,15 +1,25 @@
-"""A model at work on one image: load it, predict depth in mm."""
+"""A model at work: from a batch of images to depth in mm on one device, and on several in parallel.
+
+predictor = Predictor(model, record)
+(depth_mm,) = predictor([InputImage(rgb, rgb.shape[:2])])
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from depthdist.core.environment import pick_device
+from depthdist.core.errors import BadFile
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.geometry.resampling import resize_rgb
+from depthdist.inference.image_sources import ImageSource, InputImage
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refinement import average_with_mirror, refine
@@ -17,9 +27,9 @@ from depthdist.models.settings import REFINEMENTS, Refinement
 
 
 class Predictor:
-    """Depth in mm of pictures, on one device.
+    """Predicts depth in mm of images, on one device.
 
-    way, flip  as --refine and --flip have them
+    refinement, flip  as --refine and --flip
     """
 
     def __init__(
@@ -27,73 +37,98 @@ class Predictor:
         model: DepthModel,
         record: AdapterRecord,
         device: torch.device | str = "cpu",
-        way: Refinement = "plain",
+        refinement: Refinement = "plain",
         flip: bool = False,
     ):
-        assert way in REFINEMENTS, way
-        self.model, self.record, self.device, self.way = (
-            model.to(device),
-            record,
-            torch.device(device),
-            way,
-        )
-        self.see = average_with_mirror(model) if flip else model
+        assert refinement in REFINEMENTS, refinement
+        self.model = model.to(device)
+        self.record = record
+        self.device = torch.device(device)
+        self.refinement = refinement
+        self.network = average_with_mirror(model) if flip else model
 
     @torch.no_grad()
-    def __call__(self, pictures: list[InputImage]) -> list[np.ndarray]:
-        """(H, W) float32 mm of each, at its own `size`."""
-        smalls = [
-            torch.from_numpy(
-                resize_rgb(p.rgb, self.record.size)
-                if p.rgb.shape[:2] != self.record.size
-                else p.rgb
-            )
-            for p in pictures
-        ]
-        pred = self.see(torch.stack(smalls).to(self.device))  # (B, h, w)
+    def __call__(self, images: list[InputImage]) -> list[np.ndarray]:
+        """Return the depth of each, (H, W) float32 mm at its own `size`."""
+        resized = [torch.from_numpy(self._resized(image.rgb)) for image in images]
+        pred = self.network(torch.stack(resized).to(self.device))  # (B, h, w)
         return [
-            denormalize_depth(self._at_size(*one), self.record.bounds).cpu().numpy()
-            for one in zip(pred, pictures)
+            denormalize_depth(self._at_size(target, image), self.record.bounds).cpu().numpy()
+            for target, image in zip(pred, images)
         ]
 
-    def _at_size(self, pred: torch.Tensor, picture: InputImage) -> torch.Tensor:
-        if self.way == "plain":
-            return self.model.upsampled(pred[None], picture.size)[0]
-        assert picture.rgb.shape[:2] == picture.size, (
-            "only the picture at its full size has more detail"
-        )
-        return refine(
-            self.way,
-            self.see,
-            pred,
-            torch.from_numpy(picture.rgb).to(self.device),
-            self.model.upsampling,
-        )
+    def _resized(self, rgb: np.ndarray) -> np.ndarray:
+        return rgb if rgb.shape[:2] == self.record.size else resize_rgb(rgb, self.record.size)
+
+    def _at_size(self, pred: torch.Tensor, image: InputImage) -> torch.Tensor:
+        if self.refinement == "plain":
+            return self.model.upsampled(pred[None], image.size)[0]
+        assert image.rgb.shape[:2] == image.size, "only the image at its full size has more detail"
+        rgb = torch.from_numpy(image.rgb).to(self.device)
+        return refine(self.refinement, self.network, pred, rgb, self.model.upsampling)
 
 
-def devices() -> list[torch.device]:
-    """Every GPU there is, or the CPU."""
+class Prediction(NamedTuple):
+    """A source with its image and depth, or with the reason why it could not be read."""
+
+    source: ImageSource
+    image: InputImage | BadFile
+    depth_mm: np.ndarray | None
+
+
+def list_devices() -> list[torch.device]:
+    """Return every GPU of this machine, or the CPU."""
     first = pick_device()
-    return (
-        [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-        if first.type == "cuda"
-        else [first]
-    )
+    if first.type != "cuda":
+        return [first]
+    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
 
 
-@dataclass
-class InputImage:
-    """One picture, and what is known of its depth.
+def predict_sources(
+    sources: list[ImageSource], predictors: list[Predictor], batch: int
+) -> Iterator[Prediction]:
+    """Predict every source and yield the results in the order of the sources.
 
-    rgb       (h, w, 3) uint8: as it was taken or, from shards, as the network sees it
-    size      (H, W) that depth is wanted at
-    truth_mm  (H, W) float32 mm, NaN or 0 where nothing was measured; None where there is none
-    rays      (H, W, 2) X / Z and Y / Z; None where the camera is not known
-    note      why a truth that is there was not taken, "" where all is well
+    Images are read ahead in threads. Each device has a thread of its own, with one batch in work
+    and one queued, so that it is not idle while results are written. Memory use does not grow with
+    the number of sources.
     """
+    readers = ThreadPoolExecutor(2)
+    workers = [ThreadPoolExecutor(1) for _ in predictors]
+    turns = cycle(zip(predictors, workers))
+    remaining = iter(sources)
+    queue: deque[Future[list[Prediction]]] = deque()
+    try:
+        while True:
+            while len(queue) < 2 * len(predictors):
+                some = list(islice(remaining, batch))
+                if not some:
+                    break
+                predictor, worker = next(turns)
+                reading = [readers.submit(_read, source) for source in some]
+                queue.append(worker.submit(_predict_batch, predictor, some, reading))
+            if not queue:
+                return
+            yield from queue.popleft().result()
+    finally:
+        for pool in (readers, *workers):
+            pool.shutdown(cancel_futures=True)
 
-    rgb: np.ndarray
-    size: tuple[int, int]
-    truth_mm: np.ndarray | None = None
-    rays: np.ndarray | None = None
-    note: str = ""
+
+def _read(source: ImageSource) -> InputImage | BadFile:
+    try:
+        return source.read()
+    except BadFile as err:
+        return err
+
+
+def _predict_batch(
+    predictor: Predictor, sources: list[ImageSource], reading: list[Future[InputImage | BadFile]]
+) -> list[Prediction]:
+    images = [future.result() for future in reading]
+    readable = [image for image in images if isinstance(image, InputImage)]
+    depths = iter(predictor(readable) if readable else [])
+    return [
+        Prediction(source, image, next(depths) if isinstance(image, InputImage) else None)
+        for source, image in zip(sources, images)
+    ]

@@ -8,17 +8,16 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from depthdist.evaluation.figures import NEAR_TO_FAR
 from depthdist.geometry.depth_range import DepthRange
 
-pass
-
-
-RESULT_KINDS = ("npy", "png", "colour", "figure", "ply")
+VERTEX = np.dtype(
+    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+)
+PLY_TYPES = {"f": "float", "u": "uchar"}  # by NumPy's kind
 
 
 def result_suffixes(bounds: DepthRange) -> dict[str, str]:
-    """How the files of each kind end."""
+    """Return how the file names of each of RESULT_KINDS end."""
     return {
         "npy": "depth.npy",
         "png": f"depth_{png_unit(bounds):g}mm.png",
@@ -29,9 +28,7 @@ def result_suffixes(bounds: DepthRange) -> dict[str, str]:
 
 
 def png_unit(bounds: DepthRange) -> float:
-    """Millimetres that one unit of the 16-bit PNG is: the finest of 0.1, 1, 10 ... that the bounds
-    fit into.
-    """
+    """Return the unit of the 16-bit PNG, mm: the finest of 0.1, 1, 10 ... that holds the bounds."""
     unit = 0.1
     while bounds.far_mm >= 65000 * unit:
         unit *= 10
@@ -39,7 +36,7 @@ def png_unit(bounds: DepthRange) -> float:
 
 
 def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: DepthRange) -> None:
-    """The 16-bit PNG, whose unit stands in its text chunk `unit_mm`."""
+    """Write the 16-bit PNG, with its unit in the text chunk `unit_mm`."""
     unit = png_unit(bounds)
     text = PngImagePlugin.PngInfo()
     text.add_text("unit_mm", f"{unit:g}")
@@ -48,35 +45,45 @@ def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: DepthRange) -
 
 
 def colorize_depth(depth_mm: np.ndarray, bounds: DepthRange) -> np.ndarray:
-    """(H, W, 3) uint8: near red, far blue, even in 1/z over the bounds, so that colours of two
-    pictures compare.
+    """Return (H, W, 3) uint8: near red, far blue, linear in 1/z over the bounds.
+
+    The same depth has the same color in every image of a run.
     """
-    low, high = 1 / bounds.far_mm, 1 / bounds.near_mm
+    from depthdist.evaluation.figures import NEAR_TO_FAR  # matplotlib takes half a second
+
+    low = 1 / bounds.far_mm
+    high = 1 / bounds.near_mm
     return NEAR_TO_FAR(1 - np.clip((1 / depth_mm - low) / (high - low), 0, 1), bytes=True)[..., :3]
 
 
-VERTEX = np.dtype(
-    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
-)
+def write_figure(
+    path: Path, rgb: np.ndarray, depth_mm: np.ndarray, truth_mm: np.ndarray | None, title: str
+) -> None:
+    """Write RGB | prediction, with ground truth and error if there is a ground truth."""
+    from depthdist.evaluation.figures import figure, save_figure  # matplotlib takes half a second
+
+    save_figure(figure(rgb, depth_mm, truth_mm, title=title), path)
 
 
 def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> None:
-    """Write the points (..., 3) mm that are finite, with their colours (..., 3) uint8."""
-    path.write_bytes(as_ply(xyz, rgb))
+    """Write the points (..., 3) mm that are finite, with their colors (..., 3) uint8."""
+    path.write_bytes(encode_ply(xyz, rgb))
 
 
-def as_ply(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
-    """The same file's bytes."""
-    xyz, rgb = np.asarray(xyz, np.float32).reshape(-1, 3), np.asarray(rgb, np.uint8).reshape(-1, 3)
+def encode_ply(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
+    """Return the content of the file that `write_ply` writes."""
+    xyz = np.asarray(xyz, np.float32).reshape(-1, 3)
+    rgb = np.asarray(rgb, np.uint8).reshape(-1, 3)
     assert len(xyz) == len(rgb), (xyz.shape, rgb.shape)
-    there = np.isfinite(xyz).all(axis=1)
-    vertices = np.empty(int(there.sum()), VERTEX)
+    finite = np.isfinite(xyz).all(axis=1)
+    vertices = np.empty(int(finite.sum()), VERTEX)
     for axis, name in enumerate(("x", "y", "z")):
-        vertices[name] = xyz[there, axis]
+        vertices[name] = xyz[finite, axis]
     for channel, name in enumerate(("red", "green", "blue")):
-        vertices[name] = rgb[there, channel]
-    kinds = {"f": "float", "u": "uchar"}
-    properties = "".join(f"property {kinds[VERTEX[name].kind]} {name}\n" for name in VERTEX.names)
+        vertices[name] = rgb[finite, channel]
+    properties = "".join(
+        f"property {PLY_TYPES[VERTEX[name].kind]} {name}\n" for name in VERTEX.names or ()
+    )
     header = (
         "ply\nformat binary_little_endian 1.0\ncomment millimetres, camera frame: x right, y down,"
         f" z away from the lens\nelement vertex {len(vertices)}\n{properties}end_header\n"

@@ -1,15 +1,14 @@
-"""A page on this machine: drop a picture, read its depth in mm under the cursor, measure between
-two clicks, turn it in 3-D, take it away.
+"""A page to drop an image on: shows depth in mm, distances and a 3-D view, and offers downloads.
 
     python launch/serve.py runs/NAME            # http://127.0.0.1:8000
 
     GET  /                     the page (page.html)
-    POST /depth                the bytes of a picture -> {"id", "name", "height", "width",
+    POST /depth                the bytes of an image -> {"id", "name", "height", "width",
                                "nearest_mm", "farthest_mm", "fov", "seconds"}, or {"error"}
     GET  /depth/ID.f32         float32 little-endian mm, row by row;  .npy  .png (16 bit)
-         .colour.png  .jpg (the picture)  .ply?fov=55
+         .colour.png  .jpg (the image)  .ply?fov=55
 
-Pictures are worked on one at a time; the last few stay in memory, nothing is written to disk.
+Images are processed one at a time; the last few stay in memory, nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import html
 import io
-import math
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,26 +32,20 @@ from PIL import Image
 from depthdist.captures.readers import open_rgb
 from depthdist.core.environment import pick_device, silence_libraries
 from depthdist.core.errors import BadFile
-from depthdist.core.settings import parse, positional
 from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_depth
-from depthdist.inference.external_model import ExternalAdapterSettings, load_model
-from depthdist.inference.predictor import InputImage, Predictor
-from depthdist.inference.result_files import as_ply, colorize_depth, write_png
+from depthdist.geometry.depth_range import DepthRange
+from depthdist.inference.external_model import load_model
+from depthdist.inference.image_sources import InputImage
+from depthdist.inference.predictor import Predictor
+from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
+from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
 from depthdist.models.adapter import describe_model
-from depthdist.models.settings import Refinement
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "MPO",
-    "TIFF",
-    "WEBP",
-    "BMP",
-    "PPM",
-)  # others run programs, or say another size than they have
-TYPES = {
+# the other formats run programs, or declare another size than they have
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "PPM")
+CONTENT_TYPES = {
     "f32": "application/octet-stream",
     "npy": "application/octet-stream",
     "ply": "application/octet-stream",
@@ -60,54 +53,12 @@ TYPES = {
     "colour.png": "image/png",
     "jpg": "image/jpeg",
 }
-
-
-@dataclass(frozen=True)
-class ServeSettings:
-    """Page"""
-
-    run: str = positional()
-    "Folder of the run, of an adapter, of an exported model, or a hub id."
-    host: str = "127.0.0.1"
-    """Address to listen at. The default is this machine alone; 0.0.0.0 lets everybody on the
-    network in."""
-    port: int = 8000
-    "Port; 0 takes a free one."
-    refine: Refinement = "plain"
-    "Detail from the picture at its full size, as launch/predict.py has it: plain, guided or tiles."
-    flip: bool = False
-    "Average with the mirror image's prediction."
-    fov: float = 55.0
-    """Degrees that the camera sees from left to right, until the page says otherwise: for
-    distances and the 3-D view."""
-    max_mb: float = 32.0
-    "Largest file that is taken, MB."
-    max_megapixels: float = 25.0
-    "Largest picture that is taken."
-    keep: int = 8
-    "Results that stay in memory; older ones are forgotten."
-    waiting: int = 4
-    "Pictures that may wait for their turn; more are turned away."
-
-    def problems(self) -> list[str]:
-        found = (
-            [f"--port is {self.port}: expected 0 to 65535"] if not 0 <= self.port < 65536 else []
-        )
-        found += [
-            f"--{n.replace('_', '-')} is {getattr(self, n):g}: expected above 0, and a number"
-            for n in ("max_mb", "max_megapixels", "keep", "waiting")
-            if not 0 < getattr(self, n) < math.inf
-        ]
-        return (
-            found
-            if 0 < self.fov < 180
-            else [*found, f"--fov is {self.fov:g}: expected degrees above 0 and below 180"]
-        )
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
-class Result:
-    """A picture and its depth: rgb (H, W, 3) uint8, depth_mm (H, W) float32."""
+class MeasuredImage:
+    """An image and its depth: rgb (H, W, 3) uint8, depth_mm (H, W) float32."""
 
     name: str
     rgb: np.ndarray
@@ -115,20 +66,24 @@ class Result:
 
 
 class Service:
-    """The handlers, and what they share.
+    """The request handlers, and what they share.
 
-    Models run in one thread: the page stays quick meanwhile.
+    The model runs in a thread of its own, so that other requests are answered meanwhile.
     """
 
     def __init__(self, settings: ServeSettings, predictor: Predictor):
-        self.settings, self.predictor = settings, predictor
-        self.results: OrderedDict[str, Result] = OrderedDict()
-        self.worker, self.writer, self.busy = ThreadPoolExecutor(1), ThreadPoolExecutor(1), 0
+        self.settings = settings
+        self.predictor = predictor
+        self.results: OrderedDict[str, MeasuredImage] = OrderedDict()
+        self.worker = ThreadPoolExecutor(1)
+        self.writer = ThreadPoolExecutor(1)
+        self.num_pending = 0
 
     def app(self) -> web.Application:
+        """Return the web application."""
         app = web.Application(
             client_max_size=int(self.settings.max_mb * 1e6),
-            middlewares=[plain_errors, self.own_page],
+            middlewares=[answer_errors, self.reject_other_pages],
         )
         app.add_routes(
             [
@@ -140,10 +95,10 @@ class Service:
         return app
 
     @web.middleware
-    async def own_page(self, request: web.Request, handler) -> web.StreamResponse:
-        """Other web pages in the same browser may not send pictures, nor reach this machine under a
-        name of their own.
-        """
+    async def reject_other_pages(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        """Reject requests of other web pages in the same browser, and under foreign host names."""
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise web.HTTPForbidden(text=f"{origin} is another page; open http://{request.host}")
@@ -152,10 +107,12 @@ class Service:
         return await handler(request)
 
     async def page(self, request: web.Request) -> web.Response:
+        """Return the page."""
         bounds = self.predictor.record.bounds
         about = (
-            f"{self.settings.run}: says {bounds.near_mm:.0f} to {bounds.far_mm:.0f} mm. Files of"
-            f" {self.settings.max_mb:g} MB and {self.settings.max_megapixels:g} megapixels at most"
+            f"{self.settings.run}: predicts {bounds.near_mm:.0f} to {bounds.far_mm:.0f} mm. Files"
+            f" of {self.settings.max_mb:g} MB and {self.settings.max_megapixels:g} megapixels at"
+            " most"
         )
         return web.Response(
             text=PAGE.read_text().replace("ABOUT", html.escape(about)),
@@ -164,54 +121,47 @@ class Service:
         )
 
     async def measure(self, request: web.Request) -> web.Response:
-        name = (
-            "".join(
-                c for c in Path(request.query.get("name", "picture")).name[:100] if c.isprintable()
-            )
-            or "picture"
-        )
-        if self.busy > self.settings.waiting:  # one is at work
+        """Predict the depth of the image in the request's body and return what to fetch it by."""
+        name = _printable_name(request.query.get("name", "image"))
+        if self.num_pending > self.settings.waiting:  # one of them is being processed
             raise web.HTTPServiceUnavailable(
-                text=f"{self.settings.waiting} pictures are waiting already; try again in a moment"
+                text=f"{self.settings.waiting} images are waiting already; try again in a moment"
             )
-        self.busy += 1
+        self.num_pending += 1
         try:
             content = await request.read()
-            began = time.monotonic()
+            start = time.monotonic()
             result = await asyncio.get_running_loop().run_in_executor(
-                self.worker, self._measured, name, content
+                self.worker, self._measure, name, content
             )
         finally:
-            self.busy -= 1
+            self.num_pending -= 1
         key = secrets.token_urlsafe(12)
         self.results[key] = result
         while len(self.results) > self.settings.keep:
             self.results.popitem(last=False)
         height, width = result.depth_mm.shape
-        facts = {
-            "id": key,
-            "name": name,
-            "height": height,
-            "width": width,
-            "fov": self.settings.fov,
-            "seconds": round(time.monotonic() - began, 2),
-        }
         return web.json_response(
             {
-                **facts,
+                "id": key,
+                "name": name,
+                "height": height,
+                "width": width,
+                "fov": self.settings.fov,
+                "seconds": round(time.monotonic() - start, 2),
                 "nearest_mm": float(result.depth_mm.min()),
                 "farthest_mm": float(result.depth_mm.max()),
             }
         )
 
-    def _measured(self, name: str, content: bytes) -> Result:
+    def _measure(self, name: str, content: bytes) -> MeasuredImage:
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
-        except Exception as err:  # Pillow has half a dozen kinds
+        except Exception as err:  # Pillow raises half a dozen types
             raise BadFile(
                 Path(name),
-                f"cannot be read as a picture ({' '.join(str(err).split())[:120]}); expected"
+                f"cannot be read as an image ({' '.join(str(err).split())[:120]}); expected"
                 f" {', '.join(FORMATS)}",
             ) from err
         if width * height > self.settings.max_megapixels * 1e6:
@@ -222,19 +172,37 @@ class Service:
             )
         rgb = np.array(open_rgb(name, upright=True, content=content))
         (depth_mm,) = self.predictor([InputImage(rgb, rgb.shape[:2])])
-        return Result(name, rgb, depth_mm)
+        return MeasuredImage(name, rgb, depth_mm)
 
     async def fetch(self, request: web.Request) -> web.Response:
+        """Return a result as a file."""
         key, _, kind = request.match_info["file"].partition(".")
-        if kind not in TYPES:
-            raise web.HTTPNotFound(text=f"no .{kind} here: expected {', '.join(TYPES)}")
+        if kind not in CONTENT_TYPES:
+            raise web.HTTPNotFound(text=f"no .{kind} here: expected {', '.join(CONTENT_TYPES)}")
         if key not in self.results:
             raise web.HTTPNotFound(
                 text=(
-                    f"this result is gone: the last {self.settings.keep} are kept; send the picture"
+                    f"this result is gone: the last {self.settings.keep} are kept; send the image"
                     " again"
                 )
             )
+        fov = self._requested_fov(request)
+        result = self.results[key]
+        content = await asyncio.get_running_loop().run_in_executor(
+            self.writer, encode_result, result, kind, fov, self.predictor.record.bounds
+        )
+        file = f"{Path(result.name).stem}.{kind}"
+        file = file.encode("ascii", "replace").decode().replace('"', "_")
+        return web.Response(
+            body=content,
+            content_type=CONTENT_TYPES[kind],
+            headers={
+                "Content-Disposition": f'inline; filename="{file}"',
+                "Cache-Control": "no-store",
+            },
+        )
+
+    def _requested_fov(self, request: web.Request) -> float:
         try:
             fov = float(request.query.get("fov", self.settings.fov))
         except ValueError:
@@ -243,33 +211,23 @@ class Service:
             raise web.HTTPBadRequest(
                 text=f"fov is {request.query['fov']}: expected degrees above 0 and below 180"
             )
-        result = self.results[key]
-        content = await asyncio.get_running_loop().run_in_executor(
-            self.writer, encoded, result, kind, fov, self.predictor.record.bounds
-        )
-        file = (
-            f"{Path(result.name).stem}.{kind}".encode("ascii", "replace").decode().replace('"', "_")
-        )
-        return web.Response(
-            body=content,
-            content_type=TYPES[kind],
-            headers={
-                "Content-Disposition": f'inline; filename="{file}"',
-                "Cache-Control": "no-store",
-            },
-        )
+        return fov
 
 
-def encoded(result: Result, kind: str, fov: float, bounds) -> bytes:
-    """A result as a file of that kind."""
+def _printable_name(name: str) -> str:
+    """Return a file's name without folders and control characters."""
+    return "".join(c for c in Path(name).name[:100] if c.isprintable()) or "image"
+
+
+def encode_result(result: MeasuredImage, kind: str, fov: float, bounds: DepthRange) -> bytes:
+    """Return the content of a file of that kind."""
     if kind == "f32":
         return result.depth_mm.astype("<f4").tobytes()
     if kind == "ply":
         size = result.depth_mm.shape
-        return as_ply(
-            points_from_depth(result.depth_mm, pixel_rays(pinhole_from_fov(size, fov), size)),
-            result.rgb,
-        )
+        rays = pixel_rays(pinhole_from_fov(size, fov), size)
+        assert rays is not None  # a pinhole without residual always has rays
+        return encode_ply(points_from_depth(result.depth_mm, rays), result.rgb)
     file = io.BytesIO()
     if kind == "npy":
         np.save(file, result.depth_mm)
@@ -283,46 +241,43 @@ def encoded(result: Result, kind: str, fov: float, bounds) -> bytes:
 
 
 @web.middleware
-async def plain_errors(request: web.Request, handler) -> web.StreamResponse:
-    """Whatever goes wrong with a request is one line for its sender; the server goes on."""
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer any error of a request with one line of JSON; the server keeps running."""
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
-        status, text = (
-            413,
-            f"the file is larger than {request.client_max_size / 1e6:g} MB (--max-mb)",
-        )
+        status = 413
+        text = f"the file is larger than {request.client_max_size / 1e6:g} MB (--max-mb)"
     except web.HTTPException as err:
-        status, text = err.status, err.text
+        status = err.status
+        text = err.text or ""
     except BadFile as err:
-        status, text = 400, str(err)
+        status = 400
+        text = str(err)
     except asyncio.CancelledError:
         raise
     except Exception as err:
         print(
             f"WARNING      {request.method} {request.path}: {type(err).__name__}: {err}", flush=True
         )
-        status, text = 500, f"{type(err).__name__}: {str(err)[:200]}"
+        status = 500
+        text = f"{type(err).__name__}: {str(err)[:200]}"
     return web.json_response({"error": text}, status=status)
 
 
-def main(argv: list[str] | None = None) -> None:
-    settings, given = parse(
-        "A page that shows and measures depth.", ServeSettings, ExternalAdapterSettings, argv=argv
-    )
+def serve_page(settings: ServeSettings, external: ExternalAdapterSettings) -> None:
+    """Load the model and serve the page until the program is stopped."""
     silence_libraries()
-    model, record = load_model(settings.run, given)
+    model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    service = Service(
-        settings, Predictor(model, record, pick_device(), settings.refine, settings.flip)
-    )
+    predictor = Predictor(model, record, pick_device(), settings.refine, settings.flip)
     if settings.host not in LOCAL:
         print(
-            f"WARNING      listening at {settings.host}: everybody who reaches it can send"
-            " pictures; there is no password"
+            f"WARNING      listening on {settings.host}: everybody who can reach it can send"
+            " images; there is no password"
         )
     try:
-        asyncio.run(serve(service))
+        asyncio.run(run_service(Service(settings, predictor)))
     except OSError as err:
         raise ValueError(
             f"--host {settings.host} --port {settings.port}: cannot listen there:"
@@ -330,15 +285,15 @@ def main(argv: list[str] | None = None) -> None:
         ) from None
 
 
-async def serve(service: Service) -> None:
-    """Answer until somebody stops the program."""
+async def run_service(service: Service) -> None:
+    """Answer requests until the task is cancelled."""
     runner = web.AppRunner(service.app(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, service.settings.host, service.settings.port)
     await site.start()
-    host, port = site._server.sockets[0].getsockname()[:2]
+    host, port = runner.addresses[0][:2]
     print(
-        f"open         http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C ends it)",
+        f"open         http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C stops it)",
         flush=True,
     )
     try:

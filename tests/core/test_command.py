@@ -83,7 +83,7 @@ def test_ctrl_c_ends_a_command_with_one_line_and_130(monkeypatch, capsys):
 
 def test_ctrl_c_while_a_command_is_still_importing_is_one_line_too():
     command = subprocess.Popen(
-        [sys.executable, "launch/predict.py", "a.png", "--run", "runs/none"],
+        [sys.executable, "launch/predict.py", "depthdist/inference/probe.png", "--run", "o/none"],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -19,10 +19,12 @@ from depthdist.core.settings import Size, as_dict, field_help, hidden, parse, po
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, ReadSettings
 from depthdist.evaluation.settings import EvaluateSettings
-from depthdist.inference.export import ExportSettings
-from depthdist.inference.external_model import ExternalAdapterSettings
-from depthdist.inference.predict import PredictSettings
-from depthdist.inference.server import ServeSettings
+from depthdist.inference.settings import (
+    ExportSettings,
+    ExternalAdapterSettings,
+    PredictSettings,
+    ServeSettings,
+)
 from depthdist.losses.settings import LossSettings
 from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.shards.remote_cache import CacheSettings

@@ -4,7 +4,7 @@ with Browser() as page:
     page.open("http://127.0.0.1:8000")
     page.run("document.title")                       # a JavaScript value, promises waited for
     page.until("!document.querySelector('#result').hidden")
-    page.move(x, y); page.click(x, y); page.picture(path)
+    page.move(x, y); page.click(x, y); page.screenshot(path)
 """
 
 import asyncio
@@ -128,7 +128,7 @@ class Browser:
                 x, y, kind, button="left", buttons=1 if kind == "mousePressed" else 0, clickCount=1
             )
 
-    def picture(self, path: Path) -> None:
+    def screenshot(self, path: Path) -> None:
         path.write_bytes(
             base64.b64decode(
                 self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)[

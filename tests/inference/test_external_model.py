@@ -1,6 +1,6 @@
 """Adapters that plain peft saved, under either naming of the attention layers.
 
-What `--run` may name; what is said where it cannot be.
+What `--run` may name; what is expected where it cannot be.
 """
 
 import json
@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model
 
 from depthdist.core.settings import Size
-from depthdist.inference.external_model import ExternalAdapterSettings, load_model
+from depthdist.inference.external_model import load_model, model_kind
+from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.base_model import BUILT_IN
 
 OLDER = ROOT / ".venv/transformers-4.57"
-GIVEN = ExternalAdapterSettings(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
-TARGETS = {  # as somebody who does not know of the other naming writes them
+EXTERNAL = ExternalAdapterSettings(near_mm=300.0, far_mm=4000.0, size=Size(28, 42))
+TARGETS = {  # as written without knowledge of the other naming
     "suffixes": {"target_modules": (["q_proj", "v_proj", "fc2"], ["query", "value", "fc2"])},
     "a pattern": {
         "target_modules": (
@@ -59,7 +60,8 @@ for out, settings in {adapters!r}.items():
             torch.nn.init.normal_(p, std=0.05)
     net.eval().save_pretrained(out)
     pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
-    torch.save((transformers.__version__, net(pixel_values=pixels).predicted_depth.detach()), out + "/said.pt")
+    depth = net(pixel_values=pixels).predicted_depth.detach()
+    torch.save((transformers.__version__, depth), out + "/expected.pt")
 """
 
 
@@ -70,8 +72,10 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(base, tmp_path_factory):
-    """A function that gives an adapter's folder, a copy of its own: saved by plain peft, under the
-    older transformers or this one."""
+    """A function that returns a fresh copy of an adapter's folder and its expected output.
+
+    Plain peft saved it, under the older transformers or this one.
+    """
     folders = {}
 
     def save(older, case):
@@ -93,14 +97,14 @@ def saved(base, tmp_path_factory):
             )
             assert done.returncode == 0, done.stderr
         out = shutil.copytree(folders[older] / case, tmp_path_factory.mktemp("copy") / "adapter")
-        version, said = torch.load(out / "said.pt")
+        version, expected = torch.load(out / "expected.pt")
         assert version.startswith("4.57.") == older
-        return out, said
+        return out, expected
 
     return save
 
 
-def says(model):
+def output_of(model):
     pixels = torch.randn(1, 3, 28, 42, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return model.net(pixel_values=pixels).predicted_depth
@@ -108,10 +112,11 @@ def says(model):
 
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("what", TARGETS)
-def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, base, what, older):
-    folder, said = saved(older, what)
-    model, record = load_model(str(folder), GIVEN)
-    assert (says(model) - said).abs().max() < 1e-5 and said.std() > 0.1
+def test_an_adapter_of_plain_peft_predicts_the_same_under_either_naming(saved, base, what, older):
+    folder, expected = saved(older, what)
+    model, record = load_model(str(folder), EXTERNAL)
+    assert (output_of(model) - expected).abs().max() < 1e-5
+    assert expected.std() > 0.1
     assert (record.near_mm, record.far_mm, record.size, record.model) == (
         300.0,
         4000.0,
@@ -119,16 +124,16 @@ def test_an_adapter_of_plain_peft_says_the_same_here_under_either_naming(saved, 
         str(base),
     )
     with torch.no_grad(), model.net.disable_adapter():
-        assert (says(model) - said).abs().max() > 1e-4, "the adapter does something"
+        assert (output_of(model) - expected).abs().max() > 1e-4, "the adapter does something"
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_saved_modules_and_ranks_of_their_own_come_along(saved, older):
-    folder, said = saved(older, "a saved module and ranks")
-    assert (says(load_model(str(folder), GIVEN)[0]) - said).abs().max() < 1e-5
+def test_saved_modules_and_ranks_per_layer_are_loaded(saved, older):
+    folder, expected = saved(older, "a saved module and ranks")
+    assert (output_of(load_model(str(folder), EXTERNAL)[0]) - expected).abs().max() < 1e-5
 
 
-def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
+def test_predict_writes_depth_in_mm_of_a_peft_adapter(saved, tmp_path):
     folder, _ = saved(True, "one layer")
     Image.fromarray(capture(2)[0]).save(tmp_path / "a.png")
     words = [
@@ -142,39 +147,46 @@ def test_depth_in_mm_comes_out_of_it(saved, tmp_path):
         "npy",
     ]
     (line,) = command(*words).errors
-    assert "no depthdist.json" in line and "--near-mm" in line and "--far-mm" in line
+    assert "no depthdist.json" in line
+    assert "--near-mm" in line
+    assert "--far-mm" in line
     assert command(*words, "--near-mm", 300, "--far-mm", 4000, "--size", "28x42").code == 0
     depth = np.load(tmp_path / "out/a_depth.npy")
-    assert depth.min() > 0 and depth.max() <= 4000
+    assert depth.min() > 0
+    assert depth.max() <= 4000
 
 
-def test_a_whole_model_needs_bounds_too(base):
-    model, record = load_model(str(base), GIVEN)
-    assert record.bounds.near_mm == 300.0 and says(model).shape == (1, 28, 42)
-    with pytest.raises(ValueError, match="no depthdist.json"):
+def test_a_whole_model_needs_a_depth_range_too(base):
+    model, record = load_model(str(base), EXTERNAL)
+    assert record.bounds.near_mm == 300.0
+    assert output_of(model).shape == (1, 28, 42)
+    with pytest.raises(ValueError, match=r"no depthdist\.json"):
         load_model(str(base))
 
 
-def test_what_says_no_normalised_depth_is_refused(base, tmp_path):
+def test_a_model_that_predicts_no_normalized_depth_is_refused(base, tmp_path):
     Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(
         tmp_path / "dinov2"
     )
-    with pytest.raises(ValueError, match="a backbone alone, without a decoder: it says no depth"):
-        load_model(str(tmp_path / "dinov2"), GIVEN)
     with pytest.raises(
-        ValueError, match="does not say normalised depth of 0..1: half of a test picture is above"
+        ValueError, match="a backbone alone, without a decoder: it predicts no depth"
     ):
-        load_model(str(BUILT_IN), GIVEN)
+        load_model(str(tmp_path / "dinov2"), EXTERNAL)
+    with pytest.raises(
+        ValueError,
+        match=r"does not predict normalized depth of 0\.\.1: half of a test image is above",
+    ):
+        load_model(str(BUILT_IN), EXTERNAL)
     shutil.copytree(base, tmp_path / "metric")
     config = json.loads((tmp_path / "metric/config.json").read_text())
     (tmp_path / "metric/config.json").write_text(
         json.dumps(config | {"depth_estimation_type": "metric", "max_depth": 20})
     )
-    with pytest.raises(ValueError, match="it says depth itself, up to 20"):
-        load_model(str(tmp_path / "metric"), GIVEN)
+    with pytest.raises(ValueError, match="it predicts depth itself, up to 20"):
+        load_model(str(tmp_path / "metric"), EXTERNAL)
 
 
-def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
+def test_an_adapter_of_depthdist_finds_a_moved_base_and_needs_no_depth_range(
     data, batch4, base, tmp_path
 ):
     shutil.copytree(base, tmp_path / "there")
@@ -184,20 +196,20 @@ def test_an_own_adapter_finds_its_base_where_that_is_now_and_needs_no_bounds(
         ).code
         == 0
     )
-    before = says(load_model(str(tmp_path / "run"))[0])
+    before = output_of(load_model(str(tmp_path / "run"))[0])
     (tmp_path / "there").rename(tmp_path / "here")
     with pytest.raises(ValueError, match="there"):
         load_model(str(tmp_path / "run"))
     assert torch.equal(
-        says(
+        output_of(
             load_model(str(tmp_path / "run"), ExternalAdapterSettings(base=str(tmp_path / "here")))[
                 0
             ]
         ),
         before,
     )
-    with pytest.raises(ValueError, match="depthdist.json says what its output is in mm"):
-        load_model(str(tmp_path / "run"), GIVEN)
+    with pytest.raises(ValueError, match=r"depthdist\.json says what its output is in mm"):
+        load_model(str(tmp_path / "run"), EXTERNAL)
 
 
 def edited(folder, change):
@@ -256,11 +268,12 @@ def written(folder, **changes):
 @pytest.mark.parametrize("case", WRONG)
 def test_a_broken_adapter_is_one_line(saved, case):
     folder, _ = saved(False, "one layer")
-    breaking, said = WRONG[case]
-    breaking(folder)
+    damage, text = WRONG[case]
+    damage(folder)
     with pytest.raises(ValueError) as err:
-        load_model(str(folder), GIVEN)
-    assert said in str(err.value) and "\n" not in str(err.value), err.value
+        load_model(str(folder), EXTERNAL)
+    assert text in str(err.value), err.value
+    assert "\n" not in str(err.value), err.value
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
@@ -274,3 +287,21 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
         ),
     ):
         load_model("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["depthdist.json", "adapter_config.json"], "adapter"),
+        (["depthdist.json", "config.json"], "adapter"),
+        (["best/depthdist.json"], "run"),
+        (["adapter_config.json", "config.json"], "peft adapter"),
+        (["config.json"], "full model"),
+        (["run.json"], "unknown"),
+    ],
+)
+def test_a_folders_files_tell_what_kind_of_model_it_holds(tmp_path, files, kind):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    assert model_kind(tmp_path) == kind

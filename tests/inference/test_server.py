@@ -1,5 +1,4 @@
-"""launch/serve.py: the page in a real browser, what it hands out, and what it does with anything
-that is not a picture."""
+"""launch/serve.py: the page in a real browser, its downloads, and its answers to bad input."""
 
 import io
 import json
@@ -17,7 +16,6 @@ import trimesh
 from helpers.browser import CHROMIUM, Browser
 from helpers.captures import HOSTILE, ROOT, capture
 from helpers.commands import ON_CPU, command
-from helpers.runs import make_model, make_shards, train
 from PIL import Image
 
 WORDS = [
@@ -32,23 +30,6 @@ WORDS = [
     "--waiting",
     "2",
 ]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serve")
-    assert (
-        train(
-            make_shards(folder, 6),
-            folder / "runs/first",
-            "--epochs",
-            1,
-            "--model",
-            make_model(folder / "dav2"),
-        ).code
-        == 0
-    )
-    return folder / "runs/first"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +67,7 @@ def ask(url, content=None):
     return status, json.loads(body) if kind == "application/json" else body
 
 
-def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
+def test_downloads_are_what_predict_writes(server, run, tmp_path):
     rgb = capture(5, size=(30, 40))[0]
     Image.fromarray(rgb).save(tmp_path / "a.png")
     assert (
@@ -105,11 +86,11 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
         == 0
     )
     status, facts = ask(f"{server}/depth?name=a.png", png(rgb))
-    assert status == 200 and (facts["height"], facts["width"], facts["name"]) == (30, 40, "a.png")
+    assert status == 200
+    assert (facts["height"], facts["width"], facts["name"]) == (30, 40, "a.png")
     depth = np.load(tmp_path / "out/a_depth.npy")
-    assert facts["nearest_mm"] == pytest.approx(depth.min()) and facts[
-        "farthest_mm"
-    ] == pytest.approx(depth.max())
+    assert facts["nearest_mm"] == pytest.approx(depth.min())
+    assert facts["farthest_mm"] == pytest.approx(depth.max())
     found = {
         kind: ask(f"{server}/depth/{facts['id']}.{kind}")[1]
         for kind in ("f32", "npy", "png", "colour.png", "jpg")
@@ -135,10 +116,10 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "status", "said"),
+    ("path", "content", "status", "text"),
     [
-        ("depth?name=notes.txt", b"not a picture", 400, "cannot be read as a picture"),
-        ("depth", b"", 400, "cannot be read as a picture"),
+        ("depth?name=notes.txt", b"not an image", 400, "cannot be read as an image"),
+        ("depth", b"", 400, "cannot be read as an image"),
         ("depth", b"x" * 300_000, 413, "larger than 0.2 MB (--max-mb)"),
         ("depth/nothing.npy", None, 404, "this result is gone: the last 3 are kept"),
         ("depth/nothing.exe", None, 404, "no .exe here"),
@@ -146,33 +127,35 @@ def test_what_it_hands_out_is_what_predict_writes(server, run, tmp_path):
         ("no-such-page", None, 404, "Not Found"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_the_server_goes_on(
-    server, path, content, status, said
+def test_a_bad_request_is_one_line_and_the_server_keeps_running(
+    server, path, content, status, text
 ):
     found, body = ask(f"{server}/{path}", content)
-    assert found == status and said in body["error"] and "\n" not in body["error"], (found, body)
+    assert found == status, (found, body)
+    assert text in body["error"], (found, body)
+    assert "\n" not in body["error"], (found, body)
     assert ask(f"{server}/depth", png(capture(1)[0]))[0] == 200
 
 
-def test_too_many_pixels_are_turned_away_before_they_are_decoded(server):
+def test_too_many_pixels_are_rejected_before_they_are_decoded(server):
     status, body = ask(f"{server}/depth?name=large.png", png(np.zeros((900, 1000, 3), np.uint8)))
-    assert status == 400 and "1000 x 900" in body["error"] and "--max-megapixels" in body["error"]
+    assert status == 400
+    assert "1000 x 900" in body["error"]
+    assert "--max-megapixels" in body["error"]
 
 
-def test_old_results_are_forgotten(server):
+def test_old_results_are_deleted(server):
     first, *_ = [ask(f"{server}/depth", png(capture(i)[0]))[1]["id"] for i in range(4)]
     assert ask(f"{server}/depth/{first}.npy")[0] == 404
 
 
-def test_many_at_once_are_answered_or_told_to_wait(server):
+def test_many_requests_at_once_are_answered_or_rejected(server):
     large = png(np.zeros((600, 800, 3), np.uint8))
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: ask(f"{server}/depth", large), range(16)))
     assert {status for status, _ in answers} == {200, 503}
     assert all(
-        "2 pictures are waiting already" in body["error"]
-        for status, body in answers
-        if status == 503
+        "2 images are waiting already" in body["error"] for status, body in answers if status == 503
     )
 
 
@@ -180,7 +163,7 @@ def test_many_at_once_are_answered_or_told_to_wait(server):
     ("header", "value"),
     [("Origin", "http://evil.example"), ("Origin", "null"), ("Host", "evil.example")],
 )
-def test_other_pages_may_not_use_it(server, header, value):
+def test_requests_of_other_pages_are_rejected(server, header, value):
     request = urllib.request.Request(
         f"{server}/depth", data=png(capture(1)[0]), headers={header: value}
     )
@@ -194,17 +177,15 @@ def test_kinds_that_run_programs_or_hide_their_size_are_not_opened(server, kind)
     file = io.BytesIO()
     Image.fromarray(capture(1)[0]).save(file, kind)
     status, body = ask(f"{server}/depth?name=a%0Ab.{kind}", file.getvalue())
-    assert (
-        status == 400
-        and "cannot be read as a picture" in body["error"]
-        and "\n" not in body["error"]
-    )
+    assert status == 400
+    assert "cannot be read as an image" in body["error"]
+    assert "\n" not in body["error"]
 
 
 @pytest.mark.skipif(
-    not HOSTILE.exists(), reason=f"the odd pictures are not there: {HOSTILE}/images"
+    not HOSTILE.exists(), reason=f"the unusual images are missing: {HOSTILE}/images"
 )
-def test_no_odd_picture_takes_it_down(server):
+def test_no_unusual_image_stops_the_server(server):
     for path in sorted((HOSTILE / "images").iterdir()):
         status, body = ask(
             f"{server}/depth?name={urllib.request.quote(path.name)}", path.read_bytes()
@@ -218,7 +199,7 @@ def test_no_odd_picture_takes_it_down(server):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         (["--port", "70000"], "--port is 70000"),
         (["--fov", "0"], "--fov is 0"),
@@ -228,27 +209,32 @@ def test_no_odd_picture_takes_it_down(server):
         (["no-such-run"], "unexpected argument"),
     ],
 )
-def test_settings_that_cannot_work_are_one_line(run, words, said):
+def test_settings_that_cannot_work_are_one_line(run, words, text):
     done = command("launch/serve.py", run, *words)
-    assert done.code == 2 and len(done.errors) == 1 and said in done.errors[0], done
+    assert done.code == 2, done
+    assert len(done.errors) == 1, done
+    assert text in done.errors[0], done
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
+def test_a_person_drops_an_image_reads_depth_measures_and_turns_it(server, tmp_path):
     rgb = np.kron(capture(5, size=(30, 40))[0], np.ones((4, 4, 1), np.uint8))  # (120, 160)
     with Browser() as page:
         page.open(server)
-        assert page.run("document.title") == "depthdist" and page.run(
-            "document.querySelector('#result').hidden"
-        )
+        assert page.run("document.title") == "depthdist"
+        assert page.run("document.querySelector('#result').hidden")
         assert "Files of 0.2 MB and 0.5 megapixels at most" in page.run(
             "document.querySelector('#told').textContent"
         )
-        drop = """(bytes, name) => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], name));
-                  document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})); }"""
-        page.run(f"({drop})({list(b'no picture')}, 'bad.png')")
+        drop = """(bytes, name) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name));
+            const options = {dataTransfer: data, bubbles: true, cancelable: true};
+            document.dispatchEvent(new DragEvent("drop", options));
+        }"""
+        page.run(f"({drop})({list(b'no image')}, 'bad.png')")
         page.until("document.querySelector('#told').className === 'bad'")
-        assert "cannot be read as a picture" in page.run(
+        assert "cannot be read as an image" in page.run(
             "document.querySelector('#told').textContent"
         )
         page.run(f"({drop})({list(png(rgb))}, 'pile.png')")
@@ -266,10 +252,8 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         page.move(*place(100, 50))
         shown = page.run("document.querySelector('#mm').textContent")
         z = depth[50, 100]
-        assert (
-            shown.startswith(f"{z:.0f} mm" if z >= 1000 else f"{z:.1f} mm")
-            and "column 100, row 50" in shown
-        ), (shown, z)
+        assert shown.startswith(f"{z:.0f} mm" if z >= 1000 else f"{z:.1f} mm"), (shown, z)
+        assert "column 100, row 50" in shown, (shown, z)
         page.run(
             "document.querySelector('#fov').value = 90;"
             " document.querySelector('#fov').dispatchEvent(new Event('input'))"
@@ -280,15 +264,16 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
             np.array([(u + 0.5 - 80) / 80, (v + 0.5 - 60) / 80, 1.0]) * depth[v, u]
             for u, v in ((20, 30), (140, 90))
         )
-        said = page.run("document.querySelector('#measured').textContent")
+        measured = page.run("document.querySelector('#measured').textContent")
         apart, deeper = np.linalg.norm(a - b), abs(a[2] - b[2])
         assert (
-            f"distance {apart:.0f} mm" in said
+            f"distance {apart:.0f} mm" in measured
             if apart >= 1000
-            else f"distance {apart:.1f} mm" in said
-        ), (said, apart)
-        assert f"depth difference {deeper:.1f} mm" in said and "90 degrees" in said
-        page.picture(tmp_path / "flat.png")
+            else f"distance {apart:.1f} mm" in measured
+        ), (measured, apart)
+        assert f"depth difference {deeper:.1f} mm" in measured
+        assert "90 degrees" in measured
+        page.screenshot(tmp_path / "flat.png")
         page.run("document.querySelector('[data-view=space]').click()")
         assert page.run("drawn.count") == 160 * 120
         lit = (
@@ -304,8 +289,7 @@ def test_a_person_drops_a_picture_reads_measures_and_turns_it(server, tmp_path):
         page.move(x + 60, y, buttons=1, button="left")
         page.move(x + 60, y, "mouseReleased", button="left")
         assert page.run("drawn.yaw") != before
-        page.picture(tmp_path / "space.png")
-        assert page.run("document.querySelector('#npy').href").endswith(
-            ".npy"
-        ) and "fov=90" in page.run("document.querySelector('#ply').href")
+        page.screenshot(tmp_path / "space.png")
+        assert page.run("document.querySelector('#npy').href").endswith(".npy")
+        assert "fov=90" in page.run("document.querySelector('#ply').href")
         assert not page.errors, page.errors

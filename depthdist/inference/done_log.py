@@ -1,0 +1,91 @@
+"""The list of finished images in the folder of results, done.jsonl.
+
+Its first line holds the settings and a hash of settings and weights; then each finished image has a
+line with the names of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from depthdist.core.settings import as_dict, to_json_value
+from depthdist.inference.image_sources import ImageSource
+from depthdist.inference.settings import PredictSettings
+from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.depth_model import DepthModel
+
+DONE = "done.jsonl"
+NOT_IN_RESULTS = ("run", "inputs", "out", "batch", "again")  # settings that results do not show
+
+
+def read_done_log(
+    settings: PredictSettings, model: DepthModel, record: AdapterRecord
+) -> dict[str, dict[str, Any]]:
+    """Return the last line of each finished image in --out by its name; start the list if new.
+
+    ValueError if the results there come from other settings or weights.
+    """
+    path = settings.out / DONE
+    values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
+    made_with = hash_inputs(values, model, record)
+    lines = path.read_text().splitlines() if path.exists() and not settings.again else []
+    if not lines:
+        head = {"made_with": made_with, "run": settings.run, **values}
+        path.write_text(json.dumps(head, default=str) + "\n")
+        return {}
+    try:
+        first, *rest = (json.loads(line) for line in lines if line.endswith("}"))
+        done = {
+            line["name"]: line
+            for line in rest
+            if None not in (line["version"], line["origin"], line["files"])
+        }
+        made_with_before = first["made_with"]
+        run_before = first["run"]
+    except (KeyError, TypeError, ValueError) as err:
+        raise ValueError(
+            f"{path}: not a list of finished images ({err}); give another folder, or --again"
+        ) from None
+    if made_with_before != made_with:
+        raise ValueError(
+            f"--out {settings.out}: holds predictions of {run_before} with other settings; give"
+            " another folder, or --again to replace them"
+        )
+    if not lines[-1].endswith("}"):  # cut off: that image is not finished
+        path.write_text("\n".join(lines[:-1]) + "\n")
+    return done
+
+
+def hash_inputs(values: dict[str, Any], model: DepthModel, record: AdapterRecord) -> str:
+    """Return 16 hex digits that identify settings, adapter record and weights."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    content = [values, to_json_value(record), weights.hexdigest()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
+
+
+def is_done(out: Path, source: ImageSource, line: dict[str, Any] | None) -> bool:
+    """Return whether `line` of the list is of the image as it is now and its files still exist."""
+    return (
+        line is not None
+        and line["version"] == source.version
+        and all((out / file).exists() for file in line["files"])
+    )
+
+
+def append_done(log: TextIO, source: ImageSource, files: list[str]) -> None:
+    """Write the line of a finished image and flush it."""
+    line = {
+        "name": source.name,
+        "version": source.version,
+        "origin": source.origin,
+        "files": files,
+    }
+    log.write(json.dumps(line) + "\n")
+    log.flush()

@@ -1,0 +1,31 @@
+"""The command launch/predict.py: parse settings and find the images before torch is imported."""
+
+from __future__ import annotations
+
+from depthdist.core.settings import parse
+from depthdist.inference.image_sources import find_sources
+from depthdist.inference.model_folder import find_local_folder
+from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Predict depth in mm for images; ValueError names the images that could not be read."""
+    settings, external = parse(
+        "Depth in mm for images, with a trained adapter.",
+        PredictSettings,
+        ExternalAdapterSettings,
+        argv=argv,
+    )
+    sources = find_sources(settings.inputs, settings.out)
+    if settings.refine != "plain" and any(source.shard for source in sources):
+        raise ValueError(
+            f"--refine {settings.refine} needs images at their full size; shards have them at the"
+            " network's size: give the captures"
+        )
+    find_local_folder(settings.run)
+
+    from depthdist.inference.predict import predict_images
+
+    problems = predict_images(settings, external, sources)
+    if problems:
+        raise ValueError("\n".join(problems))

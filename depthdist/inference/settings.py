@@ -1,0 +1,195 @@
+"""Settings of launch/predict.py, launch/export.py and launch/serve.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from depthdist.core.settings import Size, did_you_mean, positional
+from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.models.settings import Refinement
+
+RESULT_KINDS = ("npy", "png", "colour", "figure", "ply")
+FORMS = ("model", "adapter", "onnx")
+DEFAULT_SIZE = Size(756, 1260)
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Prediction."""
+
+    run: str
+    """Folder of the run, of an adapter (a run's best/, or one that plain peft saved elsewhere),
+    of an exported model, or a hub id."""
+    inputs: list[str] = positional(())  # noqa: RUF009 - makes a dataclasses.field
+    """Images, folders of them or of raw captures, patterns such as 'day1/*.png', folders of
+    shards."""
+    out: Path = Path("predictions")
+    "Folder for the results, created if it is missing."
+    save: tuple[str, ...] = RESULT_KINDS[:4]
+    """What to write for each image, separated by commas: npy, png, colour, figure, ply (15
+    bytes per pixel)."""
+    refine: Refinement = "plain"
+    """Detail from the image at its full size: guided (moves depth edges onto the image's edges)
+    or tiles (overlapping tiles, each shown to the network at the size of the whole)."""
+    flip: bool = False
+    "Average with the prediction of the mirrored image: takes twice the time."
+    fov: float | None = None
+    """For ply, if there is no point cloud beside the image: horizontal field of view of the
+    camera, degrees."""
+    intrinsics: tuple[float, ...] = ()
+    "The same, exactly: fx,fy,cx,cy in pixels of the image; column + 0.5 = fx X / Z + cx."
+    batch: int = 1
+    "Images in a batch on each device."
+    again: bool = False
+    "Ignore what is finished in --out and predict everything again."
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, one line for each problem."""
+        found = [] if self.inputs else ["INPUTS is missing: images, or folders of them"]
+        if self.out.exists() and not self.out.is_dir():
+            found.append(f"--out {self.out}: is a file; expected a folder")
+        found += check_choices("--save", self.save, RESULT_KINDS)[:1]
+        if self.fov is not None and not 0 < self.fov < 180:
+            found.append(f"--fov is {self.fov:g}: expected degrees above 0 and below 180")
+        if self.intrinsics and not self._intrinsics_valid():
+            found.append(
+                f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected"
+                " fx,fy,cx,cy in pixels, fx and fy above 0"
+            )
+        if self.intrinsics and self.fov is not None:
+            found.append("--intrinsics and --fov: expected one of them")
+        if (self.intrinsics or self.fov) and "ply" not in self.save:
+            found.append("--intrinsics and --fov are for ply: name it in --save")
+        if self.batch < 1:
+            found.append(f"--batch is {self.batch}: expected >= 1")
+        return found
+
+    def _intrinsics_valid(self) -> bool:
+        return (
+            len(self.intrinsics) == 4
+            and all(map(math.isfinite, self.intrinsics))
+            and min(self.intrinsics[:2]) > 0
+        )
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Export."""
+
+    run: str = positional()
+    "Folder of the run, or of an adapter, or a hub id."
+    out: Path = positional()  # noqa: RUF009 - makes a dataclasses.field
+    "Folder to write to."
+    forms: tuple[str, ...] = FORMS
+    "What to write, separated by commas: model, adapter, onnx."
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, one line for each problem."""
+        found = check_choices("--forms", self.forms, FORMS)
+        if self.out.exists() and not self.out.is_dir():
+            found.append(f"OUT {self.out}: is a file; expected a folder")
+        if "onnx" in self.forms and (missing := missing_packages()):
+            found.append(f"--forms has onnx: {missing}")
+        return found
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Page."""
+
+    run: str = positional()
+    "Folder of the run, of an adapter, of an exported model, or a hub id."
+    host: str = "127.0.0.1"
+    """Address to listen on. By default only this machine can connect; with 0.0.0.0 everybody on
+    the network can."""
+    port: int = 8000
+    "Port; 0 takes a free one."
+    refine: Refinement = "plain"
+    "Detail from the image at its full size, as in launch/predict.py: plain, guided or tiles."
+    flip: bool = False
+    "Average with the prediction of the mirrored image."
+    fov: float = 55.0
+    """Horizontal field of view of the camera, degrees, until the page sets another: for
+    distances and the 3-D view."""
+    max_mb: float = 32.0
+    "Largest file that is accepted, MB."
+    max_megapixels: float = 25.0
+    "Largest image that is accepted."
+    keep: int = 8
+    "Number of results kept in memory; older ones are deleted."
+    waiting: int = 4
+    "Number of images that may wait in the queue; more are rejected."
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, one line for each problem."""
+        found = []
+        if not 0 <= self.port < 65536:
+            found.append(f"--port is {self.port}: expected 0 to 65535")
+        for name in ("max_mb", "max_megapixels", "keep", "waiting"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                flag = name.replace("_", "-")
+                found.append(f"--{flag} is {value:g}: expected above 0, and a number")
+        if not 0 < self.fov < 180:
+            found.append(f"--fov is {self.fov:g}: expected degrees above 0 and below 180")
+        return found
+
+
+@dataclass(frozen=True)
+class ExternalAdapterSettings:
+    """What an adapter made elsewhere does not record."""
+
+    near_mm: float | None = None
+    "Depth at which its normalized inverse depth is 1: the nearest of its training, mm."
+    far_mm: float | None = None
+    "Depth at which it is 0: the farthest of its training, mm."
+    size: Size = DEFAULT_SIZE
+    "Height and width of its training images; multiples of 14."
+    target: Literal["inverse", "linear"] = "inverse"
+    "What it learned: normalized 1/depth, or normalized depth."
+    base: str | None = None
+    """Its base model, as in launch/train.py. Default: the one that its adapter_config.json
+    names."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, one line for each problem."""
+        near, far = self.near_mm, self.far_mm
+        found = [
+            f"{name} is {value:g}: expected > 0 mm"
+            for name, value in (("--near-mm", near), ("--far-mm", far))
+            if value is not None and not 0 < value < math.inf
+        ]
+        if (near is None) != (far is None):
+            found.append("--near-mm and --far-mm: expected both or neither")
+        elif near is not None and far is not None and not found and near >= far:
+            found.append(f"--near-mm is {near:g}, --far-mm is {far:g}: expected near < far")
+        if any(side < PATCH_SIZE or side % PATCH_SIZE for side in self.size):
+            found.append(f"--size is {self.size}: expected multiples of {PATCH_SIZE}")
+        return found
+
+
+def check_choices(flag: str, chosen: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return a line for each of `chosen` that is not in `known`, or one if none is chosen."""
+    expected = ", ".join(known)
+    if not chosen:
+        return [f"{flag} is empty: expected some of {expected}"]
+    return [
+        f"{flag} has {name}: expected {expected}{did_you_mean(name, list(known))}"
+        for name in chosen
+        if name not in known
+    ]
+
+
+def missing_packages() -> str | None:
+    """Return which packages the ONNX export lacks and how to install them, None if none."""
+    missing = [
+        name
+        for name in ("onnx", "onnxscript", "onnxruntime")
+        if importlib.util.find_spec(name) is None
+    ]
+    return f"needs {', '.join(missing)}: python -m pip install -e '.[onnx]'" if missing else None
