@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class Pair(NamedTuple):
+class CapturePair(NamedTuple):
     """One capture's files.
 
     `stem` names it: relative to the root, `/` between folders, unique under the root.
@@ -55,7 +55,7 @@ class Pair(NamedTuple):
         return {kind: path for kind, path in zip(self._fields[1:], self[1:]) if path}
 
 
-class Reject(NamedTuple):
+class RejectedFile(NamedTuple):
     """A file that no sample is made of, and why."""
 
     path: Path
@@ -114,7 +114,7 @@ LAYOUTS: tuple[Layout, ...] = (
 )  # the first that gives a file a twin wins
 
 
-def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
+def find_pairs(root: Path | str) -> tuple[list[CapturePair], list[RejectedFile]]:
     """All pairs under `root`, sorted by stem, and the files that have no twin or more than one.
 
     Hidden files and folders, and folders called `truth`, are never looked into; links to folders
@@ -127,15 +127,15 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
             root,
             f"{'is a file' if root.exists() else 'no such folder'}; expected a folder of captures",
         )
-    pairs: dict[str, Pair] = {}
-    rejects: list[Reject] = []
+    pairs: dict[str, CapturePair] = {}
+    rejects: list[RejectedFile] = []
     left = sorted(_walk(root))
     if not left:
         raise BadFile(root, f"no pictures and no .npy files; {EXPECTED}")
     for path in [p for p in left if not str(p).isprintable()]:
         left.remove(path)
         rejects.append(
-            Reject(root / path, "the name holds characters that cannot be printed; rename it")
+            RejectedFile(root / path, "the name holds characters that cannot be printed; rename it")
         )
     for layout in LAYOUTS:
         groups: dict[str, dict[str, list[PurePosixPath]]] = defaultdict(
@@ -148,7 +148,7 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
             pictures, clouds, labels = group["rgb"], group["xyz"], group["grooves"]
             if not pictures or not clouds:
                 continue  # another layout may know the twin
-            pair = Pair(
+            pair = CapturePair(
                 stem, root / pictures[0], root / clouds[0], root / labels[0] if labels else None
             )
             if len(pictures) > 1 or len(clouds) > 1 or len(labels) > 1:
@@ -158,10 +158,10 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
                     f" pictures{f', {len(labels)} groove labels' if len(labels) > 1 else ''} and"
                     f" {len(clouds)} point clouds share the stem {stem} ({names})"
                 )
-                rejects.append(Reject(pair.rgb, f"{found}; expected one of each"))
+                rejects.append(RejectedFile(pair.rgb, f"{found}; expected one of each"))
             elif stem in pairs:
                 rejects.append(
-                    Reject(
+                    RejectedFile(
                         pair.rgb,
                         f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them",
                     )
@@ -177,7 +177,7 @@ def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
         "xyz": "a point cloud without its picture",
         "grooves": "a groove label without its capture",
     }
-    rejects += [Reject(root / p, f"{lonely[_kind(p)]}; {EXPECTED}") for p in left]
+    rejects += [RejectedFile(root / p, f"{lonely[_kind(p)]}; {EXPECTED}") for p in left]
     return sorted(pairs.values()), sorted(rejects)
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from depthdist.captures.layouts import Pair
+from depthdist.captures.layouts import CapturePair
 from depthdist.core.errors import BadFile
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -132,7 +132,7 @@ def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dty
     return shape[:2], fortran, dtype
 
 
-def read_size(pair: Pair) -> tuple[int, int]:
+def read_size(pair: CapturePair) -> tuple[int, int]:
     """(H, W) of a pair from the two headers alone: cheap, and enough to turn most bad pairs away
     before any work.
 
@@ -161,7 +161,7 @@ def read_size(pair: Pair) -> tuple[int, int]:
     return size
 
 
-def _same_size(pair: Pair, rgb: tuple[int, int], xyz: tuple[int, int]) -> None:
+def _same_size(pair: CapturePair, rgb: tuple[int, int], xyz: tuple[int, int]) -> None:
     if rgb != xyz:
         raise BadFile(
             pair.rgb,
@@ -256,7 +256,7 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
 
 
 def read_pair(
-    pair: Pair, contents: tuple[bytes, bytes] | None = None
+    pair: CapturePair, contents: tuple[bytes, bytes] | None = None
 ) -> tuple[Image.Image, np.ndarray]:
     """The picture in RGB and xyz (H, W, 3) float32 mm of one capture.
 

@@ -7,7 +7,7 @@ import pytest
 from helpers.captures import HOSTILE, capture, write_capture, write_raw
 from PIL import Image
 
-from depthdist.captures.layouts import LAYOUTS, Pair, find_pairs, list_images
+from depthdist.captures.layouts import LAYOUTS, CapturePair, find_pairs, list_images
 from depthdist.captures.readers import read_label, read_pair, read_rgb, read_size, read_xyz
 from depthdist.captures.sessions import capture_time, number_sessions
 from depthdist.core.errors import BadFile
@@ -38,7 +38,7 @@ def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):
 )
 def test_layouts_need_no_configuration(tmp_path, rgb, xyz, stem):
     write_capture(tmp_path / rgb, tmp_path / xyz)
-    assert find_pairs(tmp_path) == ([Pair(stem, tmp_path / rgb, tmp_path / xyz)], [])
+    assert find_pairs(tmp_path) == ([CapturePair(stem, tmp_path / rgb, tmp_path / xyz)], [])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
