@@ -84,7 +84,9 @@ def test_normals_face_the_lens_and_are_the_surfaces_own():
         same &= hits.item[dv : dv + 82, du : du + 138] == hits.item[1:-1, 1:-1]
     same &= hits.item[1:-1, 1:-1] < len(scene.kind)
     agree = abs((across * hits.normal[1:-1, 1:-1]).sum(-1))[same]
-    assert same.mean() > 0.3 and np.median(agree) > 0.999 and (agree > 0.95).mean() > 0.9
+    assert same.mean() > 0.3
+    assert np.median(agree) > 0.999
+    assert (agree > 0.95).mean() > 0.9
 
 
 def test_what_the_lamp_does_not_reach_is_what_something_hides():
@@ -110,7 +112,8 @@ def test_what_the_lamp_does_not_reach_is_what_something_hides():
 def test_a_scene_follows_from_seed_and_number_alone_and_is_exact_everywhere():
     first = [rooms.render(SETTINGS, i) for i in range(8)]
     again = rooms.render(replace(SETTINGS, scenes=100), 5)
-    assert (again.rgb == first[5].rgb).all() and (again.xyz == first[5].xyz).all()
+    assert (again.rgb == first[5].rgb).all()
+    assert (again.xyz == first[5].xyz).all()
     assert not (rooms.render(replace(SETTINGS, seed=4), 5).rgb == first[5].rgb).all()
     for scene in first:
         assert scene.rgb.shape == (42, 70, 3)

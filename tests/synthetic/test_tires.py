@@ -201,8 +201,10 @@ def test_the_distance_of_every_pattern_never_oversteps(pattern):
     row = np.array([tire])[0]
     f = np.array([signed_distance(row, rows, *p) for p in a])
     near = np.abs(f) < 0.4
-    assert near.sum() > 300 and np.allclose(f[near], fa[near], atol=1e-9)
-    assert (f <= fa + 1e-9).all() and ((f < 0) == (fa < 0)).all()
+    assert near.sum() > 300
+    assert np.allclose(f[near], fa[near], atol=1e-9)
+    assert (f <= fa + 1e-9).all()
+    assert ((f < 0) == (fa < 0)).all()
     assert (rows["depth_mm"] >= 1.0).all()
     assert (rows["depth_mm"] <= 9.0).all()
     assert (rows["half_mm"] <= MAX_HALF_MM).all()
@@ -221,7 +223,8 @@ def test_tires_rest_on_something_and_not_inside_each_other():
                     gaps.append(solid(shapes[j], np.zeros(0, GROOVE), there).min())
                     here = (points[j] @ turns[j].T + places[j] - places[i]) @ turns[i]
                     gaps.append(solid(shapes[i], np.zeros(0, GROOVE), here).min())
-            assert min(gaps) > -1.5 and lowest > -8.0
+            assert min(gaps) > -1.5
+            assert lowest > -8.0
             assert min(*gaps, lowest) < 8.0
         assert 4 <= len(shapes) <= 20
 
@@ -241,7 +244,8 @@ def test_any_set_of_four_holds_the_gripper_and_the_far_room():
     for seed in range(3):
         settings = tires.Settings(pairs=4, size=Size(60, 98), seed=seed)
         z = np.stack([tires.render(settings, i).xyz[..., 2] for i in range(4)])  # (4, 60, 98)
-        assert 251 < np.nanmin(z) < 256 and 3850 < np.nanmax(z) < 3915
+        assert 251 < np.nanmin(z) < 256
+        assert 3850 < np.nanmax(z) < 3915
         assert 0.5 < np.isfinite(z).mean() < 0.85
 
 
