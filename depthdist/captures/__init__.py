@@ -1,1 +1,1 @@
-"""A camera's raw files: which belong together, and what is in them."""
+"""A camera's raw files: which belong to one capture, how they are read, near-duplicates."""

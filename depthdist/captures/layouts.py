@@ -1,25 +1,18 @@
-"""Raw captures: which files of a folder belong together, and what is in them.
+"""Find the files of each capture in a folder of raw captures.
 
-    find_pairs(folder)  ->  Pair(stem, rgb, xyz, grooves), Reject(path, reason)
-    read_pair(pair)     ->  a picture in RGB, xyz (H, W, 3) float32 mm
-    read_label(path)    ->  (H, W) uint16: which groove is seen where, where somebody marked it
-                        beside the picture
+    pairs, rejects = find_pairs(folder)  # CapturePair(stem, rgb, xyz, grooves), RejectedFile
 
-Everything that reads a user's file is here; what cannot be read correctly raises `BadFile`, one
-line that starts with the file's path. A new camera's layout is one function in `LAYOUTS`. Used by
-`python tools/shard.py RAW OUT` and by predict.
+The layout of a new camera is one function in `LAYOUTS`; nothing else needs to be changed.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from depthdist.core.errors import BadFile
 
@@ -30,16 +23,17 @@ EXPECTED = (
     "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side"
     " by side"
 )
-# Chatter about odd but readable files; what cannot be read is an error here, never a warning.
-warnings.filterwarnings(
-    "ignore", message="Reading `.npy` or `.npz` file required additional header parsing"
-)  # Python 2 wrote it
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+Kind = Literal["rgb", "xyz", "grooves"]
+UNPAIRED = {
+    "rgb": "a picture without its point cloud",
+    "xyz": "a point cloud without its picture",
+    "grooves": "a groove label without its capture",
+}
 
 
-class Pair(NamedTuple):
-    """One capture's files.
+class CapturePair(NamedTuple):
+    """The files of one capture.
 
     `stem` names it: relative to the root, `/` between folders, unique under the root.
     """
@@ -51,196 +45,212 @@ class Pair(NamedTuple):
 
     @property
     def files(self) -> dict[str, Path]:
-        """Those there are, by kind."""
+        """The existing files by kind."""
         return {kind: path for kind, path in zip(self._fields[1:], self[1:]) if path}
 
 
-class Reject(NamedTuple):
-    """A file that no sample is made of, and why."""
+class RejectedFile(NamedTuple):
+    """A file that no sample is made from, and why."""
 
     path: Path
     reason: str
 
 
-# ------------------------------------------------------------------------------------------ finding
+# ------------------------------------------------------------------------------------------ layouts
 
 
-def _kind(path: PurePosixPath) -> str | None:
-    suffix = path.suffix.lower()
+def _kind(path: PurePosixPath) -> Kind | None:
+    """Return what a file is by its name, None where it is none of a capture's."""
     if path.name.lower().endswith(GROOVE_LABEL_ENDING):
         return "grooves"
-    return "rgb" if suffix in IMAGE_SUFFIXES else "xyz" if suffix in POINT_MAP_SUFFIXES else None
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "rgb"
+    return "xyz" if suffix in POINT_MAP_SUFFIXES else None
 
 
-def _bare(name: str) -> str:
-    """`name` without the suffix a camera's software puts on:
-    21-12-03-18-50-31_Zivid_acquisition_color -> ..._acquisition.
-    """
-    return (
-        re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE) or name
-    )
+def _without_camera_suffix(name: str) -> str:
+    """Return `name` without what camera software appends: X_color, X_rawDepth -> X."""
+    bare = re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE)
+    return bare or name
 
 
-def two_folders(path: PurePosixPath) -> tuple[str, str] | None:
+def two_folders(path: PurePosixPath) -> tuple[Kind, str] | None:
     """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
-    kind, folder = _kind(path), path.parent.name.lower()
-    if (kind in ("rgb", "grooves") and folder in ("images", "rgb", "color")) or (
-        kind == "xyz" and folder in ("depth", "xyz")
-    ):
-        return kind, str(path.parent.parent / _bare(path.stem))
-    return None
+    kind = _kind(path)
+    folders = ("depth", "xyz") if kind == "xyz" else ("images", "rgb", "color")
+    if kind is None or path.parent.name.lower() not in folders:
+        return None
+    return kind, str(path.parent.parent / _without_camera_suffix(path.stem))
 
 
-def same_name(path: PurePosixPath) -> tuple[str, str] | None:
+def same_name(path: PurePosixPath) -> tuple[Kind, str] | None:
     """name.png + name.npy: side by side."""
     kind = _kind(path)
-    return kind and (
-        kind,
-        str(path)[: -len(GROOVE_LABEL_ENDING if kind == "grooves" else path.suffix)],
-    )
+    if kind is None:
+        return None
+    ending = GROOVE_LABEL_ENDING if kind == "grooves" else path.suffix
+    return kind, str(path)[: -len(ending)]
 
 
-def same_folder(path: PurePosixPath) -> tuple[str, str] | None:
+def same_folder(path: PurePosixPath) -> tuple[Kind, str] | None:
     """X_color.png + X_rawDepth.npy: side by side with the camera's suffixes."""
     kind = _kind(path)
-    return kind and (kind, str(path.parent / _bare(path.stem)))
+    return kind and (kind, str(path.parent / _without_camera_suffix(path.stem)))
 
 
-Layout = Callable[[PurePosixPath], "tuple[str, str] | None"]
-LAYOUTS: tuple[Layout, ...] = (
-    two_folders,
-    same_name,
-    same_folder,
-)  # the first that gives a file a twin wins
+# A layout returns a file's kind and its capture's stem, or None where the file is not of that
+# layout. The first one that finds both an image and a point map of a capture is used.
+Layout = Callable[[PurePosixPath], "tuple[Kind, str] | None"]
+LAYOUTS: tuple[Layout, ...] = (two_folders, same_name, same_folder)
 
 
-def find_pairs(root: Path | str) -> tuple[list[Pair], list[Reject]]:
-    """All pairs under `root`, sorted by stem, and the files that have no twin or more than one.
+# ------------------------------------------------------------------------------------------- search
 
-    Hidden files and folders, and folders called `truth`, are never looked into; links to folders
-    are followed once. raises BadFile when `root` is no folder, or holds neither pictures nor point
-    clouds
+
+class _Group(NamedTuple):
+    """Files that share a stem in one layout."""
+
+    rgb: list[PurePosixPath]
+    xyz: list[PurePosixPath]
+    grooves: list[PurePosixPath]
+
+
+def find_pairs(root: Path | str) -> tuple[list[CapturePair], list[RejectedFile]]:
+    """Return all pairs under `root`, sorted by stem, and the files without exactly one counterpart.
+
+    Hidden files and folders, and folders called `truth`, are skipped; links to folders are followed
+    once. Raise BadFile when `root` is no folder, or contains neither images nor point maps.
     """
     root = Path(root)
     if not root.is_dir():
-        raise BadFile(
-            root,
-            f"{'is a file' if root.exists() else 'no such folder'}; expected a folder of captures",
-        )
-    pairs: dict[str, Pair] = {}
-    rejects: list[Reject] = []
-    left = sorted(_walk(root))
-    if not left:
+        problem = "is a file" if root.exists() else "no such folder"
+        raise BadFile(root, f"{problem}; expected a folder of captures")
+    found = sorted(_walk(root))
+    if not found:
         raise BadFile(root, f"no pictures and no .npy files; {EXPECTED}")
-    for path in [p for p in left if not str(p).isprintable()]:
-        left.remove(path)
-        rejects.append(
-            Reject(root / path, "the name holds characters that cannot be printed; rename it")
-        )
+    left = [path for path in found if str(path).isprintable()]
+    rejects = [
+        RejectedFile(root / path, "the name holds characters that cannot be printed; rename it")
+        for path in found
+        if not str(path).isprintable()
+    ]
+    pairs: dict[str, CapturePair] = {}
     for layout in LAYOUTS:
-        groups: dict[str, dict[str, list[PurePosixPath]]] = defaultdict(
-            lambda: {"rgb": [], "xyz": [], "grooves": []}
-        )
-        for path in left:
-            if found := layout(path):
-                groups[found[1]][found[0]].append(path)
-        for stem, group in groups.items():
-            pictures, clouds, labels = group["rgb"], group["xyz"], group["grooves"]
-            if not pictures or not clouds:
-                continue  # another layout may know the twin
-            pair = Pair(
-                stem, root / pictures[0], root / clouds[0], root / labels[0] if labels else None
-            )
-            if len(pictures) > 1 or len(clouds) > 1 or len(labels) > 1:
-                names = ", ".join(str(p) for p in (*pictures, *clouds, *labels[1:]))
-                found = (
-                    f"{len(pictures)}"
-                    f" pictures{f', {len(labels)} groove labels' if len(labels) > 1 else ''} and"
-                    f" {len(clouds)} point clouds share the stem {stem} ({names})"
-                )
-                rejects.append(Reject(pair.rgb, f"{found}; expected one of each"))
-            elif stem in pairs:
-                rejects.append(
-                    Reject(
-                        pair.rgb,
-                        f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them",
-                    )
-                )
+        paired: set[PurePosixPath] = set()
+        for stem, group in _group_by_stem(layout, left).items():
+            if not group.rgb or not group.xyz:
+                continue  # another layout may find the counterpart
+            paired.update(*group)
+            pair = _first_of_each(root, stem, group)
+            reason = _ambiguity(stem, group) or _collision(stem, pairs)
+            if reason:
+                rejects.append(RejectedFile(pair.rgb, reason))
             else:
                 pairs[stem] = pair
-        claimed = {
-            p for g in groups.values() if g["rgb"] and g["xyz"] for ours in g.values() for p in ours
-        }
-        left = [p for p in left if p not in claimed]
-    lonely = {
-        "rgb": "a picture without its point cloud",
-        "xyz": "a point cloud without its picture",
-        "grooves": "a groove label without its capture",
-    }
-    rejects += [Reject(root / p, f"{lonely[_kind(p)]}; {EXPECTED}") for p in left]
+        left = [path for path in left if path not in paired]
+    rejects += [_unpaired(root, path) for path in left]
     return sorted(pairs.values()), sorted(rejects)
 
 
+def _group_by_stem(layout: Layout, paths: Iterable[PurePosixPath]) -> dict[str, _Group]:
+    """Return the files of one layout by the stem of their capture."""
+    groups: dict[str, _Group] = defaultdict(lambda: _Group([], [], []))
+    for path in paths:
+        match = layout(path)
+        if match:
+            kind, stem = match
+            getattr(groups[stem], kind).append(path)
+    return groups
+
+
+def _first_of_each(root: Path, stem: str, group: _Group) -> CapturePair:
+    grooves = root / group.grooves[0] if group.grooves else None
+    return CapturePair(stem, root / group.rgb[0], root / group.xyz[0], grooves)
+
+
+def _ambiguity(stem: str, group: _Group) -> str | None:
+    """Return the reason to reject a group that has more than one file of a kind."""
+    images, clouds, labels = group
+    if max(map(len, group)) == 1:
+        return None
+    names = ", ".join(str(path) for path in (*images, *clouds, *labels[1:]))
+    extra_labels = f", {len(labels)} groove labels" if len(labels) > 1 else ""
+    return (
+        f"{len(images)} pictures{extra_labels} and {len(clouds)} point clouds share the stem {stem}"
+        f" ({names}); expected one of each"
+    )
+
+
+def _collision(stem: str, pairs: dict[str, CapturePair]) -> str | None:
+    """Return the reason to reject a pair whose stem an earlier layout has used."""
+    if stem not in pairs:
+        return None
+    return f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them"
+
+
+def _unpaired(root: Path, path: PurePosixPath) -> RejectedFile:
+    kind = _kind(path)
+    assert kind is not None, "_walk returns only files of a known kind"
+    return RejectedFile(root / path, f"{UNPAIRED[kind]}; {EXPECTED}")
+
+
+def _walk(root: Path) -> list[PurePosixPath]:
+    """Return the images, point maps and labels under `root`, relative to it."""
+
+    def stop(err: OSError) -> None:
+        raise BadFile(Path(err.filename), f"cannot be listed: {err.strerror}")
+
+    files: list[PurePosixPath] = []
+    visited = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=stop):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:  # a link to a parent
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n != "truth")
+        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        files += [
+            relative / name
+            for name in names
+            if not name.startswith(".") and _kind(PurePosixPath(name))
+        ]
+    return files
+
+
 def is_image(path: Path) -> bool:
-    """Whether that is a picture's name: no point cloud's, no groove label's."""
+    """Return whether a file is an image by its name: no point map, no groove label."""
     return _kind(PurePosixPath(path)) == "rgb"
 
 
 def list_images(path: Path) -> list[Path]:
-    """The picture `path`, or every picture under the folder `path`. BadFile where there is none."""
+    """Return the image `path`, or every image under the folder `path`; raise BadFile if none."""
     if not path.exists():
         raise BadFile(path, "no such file or folder; expected pictures, or folders of them")
-    found = [path] if path.is_file() else sorted(path / p for p in _walk(path) if is_image(p))
+    if path.is_file():
+        return [path]
+    found = sorted(path / name for name in _walk(path) if is_image(path / name))
     if not found:
         raise BadFile(path, f"no pictures; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
 
 
-def find_point_maps(pictures: list[Path]) -> dict[Path, Path]:
-    """The point cloud that belongs to each picture that has exactly one."""
-    parents = {p: p.absolute().parent for p in pictures}
-    folders = {
-        near
-        for here in parents.values()
-        for near in (here, here.parent / "depth", here.parent / "xyz")
-    }
+def find_point_maps(images: list[Path]) -> dict[Path, Path]:
+    """Return the point map of each image that has exactly one."""
+    parents = {image: image.absolute().parent for image in images}
+    folders = set()
+    for parent in parents.values():
+        folders |= {parent, parent.parent / "depth", parent.parent / "xyz"}
     clouds = [cloud for folder in sorted(folders) for cloud in sorted(folder.glob("*.npy"))]
     found: dict[Path, Path] = {}
     for layout in LAYOUTS:
-        twins = defaultdict(list)
-        for cloud in clouds:
-            if claimed := layout(PurePosixPath(cloud)):
-                twins[claimed[1]].append(cloud)
-        for picture, here in parents.items():
-            claimed = layout(PurePosixPath(here / picture.name))
-            if picture not in found and claimed and len(twins[claimed[1]]) == 1:
-                (found[picture],) = twins[claimed[1]]
+        groups = _group_by_stem(layout, map(PurePosixPath, clouds))
+        for image, parent in parents.items():
+            match = layout(PurePosixPath(parent / image.name))
+            if image in found or not match or match[1] not in groups:
+                continue
+            candidates = groups[match[1]].xyz
+            if len(candidates) == 1:
+                found[image] = Path(candidates[0])
     return found
-
-
-def _walk(root: Path) -> list[PurePosixPath]:
-    """Pictures and clouds under `root`, relative to it."""
-
-    def stop(err: OSError) -> None:
-        raise BadFile(err.filename, f"cannot be listed: {err.strerror}")
-
-    files, seen = [], set()
-    for folder, names, here in os.walk(root, followlinks=True, onerror=stop):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back up
-            names.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        names[:] = sorted(n for n in names if not n.startswith(".") and n != "truth")
-        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        files += [relative / n for n in here if not n.startswith(".") and _kind(PurePosixPath(n))]
-    return files
-
-
-# ----------------------------------------------------------------------------------------- sessions
-
-
-# ----------------------------------------------------------------------------------------- pictures
-
-
-# ------------------------------------------------------------------------------------- point clouds

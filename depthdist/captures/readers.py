@@ -1,93 +1,101 @@
-"""Read an image, a point map or a groove label from a file."""
+"""Read an image, a point map or a groove label from a user's file.
+
+    image, xyz = read_pair(pair)  # Pillow image in RGB, (H, W, 3) float32 mm
+    label = read_label(path, size)  # (H, W) uint16: which groove is seen where
+
+A file that cannot be read correctly raises `BadFile`: one line that starts with its path.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from depthdist.captures.layouts import Pair
+from depthdist.captures.layouts import CapturePair
 from depthdist.core.errors import BadFile
 
 ORIENTATION = 0x0112  # the EXIF tag
-
-
+TURNED = range(2, 9)  # its values for an image that is not upright
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
-
-
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
+def silence_image_warnings() -> None:
+    """Suppress warnings about unusual but readable files, for the whole process.
+
+    A file that cannot be read raises BadFile, it never only warns. Call this once at the start of a
+    command and of each of its worker processes.
+    """
+    warnings.filterwarnings(  # of a file that Python 2 wrote
+        "ignore", message="Reading `.npy` or `.npz` file required additional header parsing"
+    )
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logger = logging.getLogger("PIL")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+# ------------------------------------------------------------------------------------------- images
+
+
 def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
-    """The picture as (H, W, 3) uint8 RGB; the rest is `open_rgb`'s."""
+    """Return the image as (H, W, 3) uint8 RGB; see `open_rgb`."""
     return np.array(open_rgb(path, upright))
 
 
 def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = None) -> Image.Image:
-    """The picture in RGB, 8 bits a channel, whatever kind of picture it is.
+    """Return the image in RGB, 8 bits a channel, whatever its format.
 
-    `content` are the file's bytes, where they are at hand.
+    upright  rotate the image as its EXIF orientation says. Without it such an image raises BadFile:
+             a point map has no such tag, so the two grids could disagree
+    content  the file's bytes, if already read
 
     16 bits become 8 by dropping the low byte, alpha is dropped, CMYK, palettes and grey are
-    converted, and of several frames the first counts. `upright` turns a picture as its EXIF
-    orientation says; without it such a picture raises, for a point cloud has no such tag and the
-    two grids could disagree.
-
-    raises BadFile: cannot be decoded, truncated, turned, 32 bits a channel, more pixels than
-    Pillow's decompression-bomb guard
+    converted, and only the first of several frames is used. Raise BadFile: cannot be decoded,
+    truncated, rotated, 32 bits a channel, more pixels than Pillow's decompression-bomb limit.
     """
     path = Path(path)
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
-            turned = image.getexif().get(
-                ORIENTATION, 1
-            )  # before load(): Pillow turns a TIFF and drops the tag while loading
-            if turned in range(2, 9) and not upright:
+            # before load(), in which Pillow rotates a TIFF and drops the tag
+            orientation = image.getexif().get(ORIENTATION, 1)
+            if orientation in TURNED and not upright:
                 raise BadFile(
                     path,
-                    f"EXIF orientation is {turned}; expected 1 (the picture must lie as the"
+                    f"EXIF orientation is {orientation}; expected 1 (the picture must lie as the"
                     " camera's grid does)",
                 )
             image.load()
             return _as_rgb(path, ImageOps.exif_transpose(image) if upright else image)
     except BadFile:
         raise
-    except (
-        Exception
-    ) as err:  # Pillow raises OSError, SyntaxError, TypeError, struct.error ... on broken files
-        reason = (
-            getattr(err, "strerror", None)
-            or str(err).replace(repr(str(path)), "it")
-            or type(err).__name__
-        )
+    except Exception as err:  # Pillow raises OSError, SyntaxError, TypeError, struct.error, ...
+        text = str(err).replace(repr(str(path)), "it")
+        reason = getattr(err, "strerror", None) or text or type(err).__name__
         raise BadFile(
             path, f"cannot be read as a picture ({reason}); expected a whole PNG, JPEG or TIFF"
         ) from err
 
 
 def exif_orientation(path: Path) -> int:
-    """How a picture that can be read lies, by its EXIF tag: 2 to 8, or 0 where it is upright."""
+    """Return the EXIF orientation of a readable image: 2 to 8, or 0 where it is upright."""
     with Image.open(path) as image:
-        turned = image.getexif().get(ORIENTATION, 1)
-    return turned if turned in range(2, 9) else 0
+        orientation = image.getexif().get(ORIENTATION, 1)
+    return orientation if orientation in TURNED else 0
 
 
 def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format in ("PNG", "PPM")
-    ):  # grey, 16 bits
-        grey = np.asarray(image).astype(np.int64)
-        if 0 < grey.max() < 256:  # dropping the low byte would leave a black picture
-            raise BadFile(
-                path,
-                f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to"
-                " 65535",
-            )
-        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    """Return a decoded image in RGB."""
+    grey_16_bit = image.mode == "I" and image.format in ("PNG", "PPM")
+    if grey_16_bit or image.mode.startswith("I;16"):
+        return _grey_as_rgb(path, np.asarray(image).astype(np.int64))
     if image.mode in ("I", "F"):
         raise BadFile(
             path, f"32 bits a channel (mode {image.mode}); expected a picture of 8 or 16 bits"
@@ -97,17 +105,67 @@ def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dtype]:
-    """Height and width, Fortran order, and dtype from the header of a `.npy`.
+def _grey_as_rgb(path: Path, grey: np.ndarray) -> Image.Image:
+    """Return grey values of 16 bits, (H, W) int64, as an RGB image."""
+    if 0 < grey.max() < 256:  # dropping the low byte would leave a black image
+        raise BadFile(
+            path,
+            f"16 bits a pixel, but the highest value is {grey.max()}; expected values up to 65535",
+        )
+    return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
 
-    `file` is left where the numbers start.
+
+# --------------------------------------------------------------------------------------- point maps
+
+
+class _Header(NamedTuple):
+    """The header of a point map's .npy file."""
+
+    size: tuple[int, int]  # (H, W)
+    fortran: bool  # column-major order
+    dtype: np.dtype
+
+
+def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
+    """Return the point map as (H, W, 3) float32 mm: X, Y, Z, +Z away from the lens.
+
+    NaN (or Z 0) where nothing was measured.
+
+    content  the file's bytes, if already read; the array may then be read-only
+
+    Raise BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z
+    negative, looks like metres.
     """
-    start = file.read(6)
+    path = Path(path)
+    try:
+        with open(path, "rb") if content is None else BytesIO(content) as file:
+            size, fortran, dtype = _read_header(path, file)
+            count = size[0] * size[1] * 3
+            if content is None:
+                flat = np.fromfile(file, dtype, count)
+            else:
+                flat = np.frombuffer(content, dtype, count, file.tell())
+    except BadFile:
+        raise
+    except (OSError, ValueError, SyntaxError, MemoryError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise BadFile(path, f"not a .npy file that can be read ({reason})") from err
+    xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
+    with np.errstate(over="ignore", invalid="ignore"):
+        # a float64 beyond float32 becomes inf, which is not a valid pixel
+        xyz = np.ascontiguousarray(xyz, np.float32)
+        _check_depth(path, np.ascontiguousarray(xyz[:, :, 2]))
+    return xyz
+
+
+def _read_header(path: Path, file: BinaryIO) -> _Header:
+    """Read the header of a .npy file and leave `file` where the numbers start."""
+    magic = file.read(6)
     file.seek(0)
-    if start[:4] == b"PK\x03\x04":
+    if magic[:4] == b"PK\x03\x04":
         raise BadFile(path, "is an .npz archive; expected one array in a .npy file")
-    if start != np.lib.format.MAGIC_PREFIX:
-        raise BadFile(path, f"starts with {start!r}; expected a .npy file")
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise BadFile(path, f"starts with {magic!r}; expected a .npy file")
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise BadFile(path, f".npy format {version}; expected 1.0 or 2.0")
@@ -122,115 +180,55 @@ def _open_xyz(path: Path, file: BinaryIO) -> tuple[tuple[int, int], bool, np.dty
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
         raise BadFile(path, f"dtype is {dtype}; expected float32 or float64, in mm")
     start = file.tell()
-    found, wanted = (
-        file.seek(0, os.SEEK_END),
-        start + int(np.prod(shape, dtype=object)) * dtype.itemsize,
-    )
-    if found < wanted:
-        raise BadFile(path, f"truncated: {found:,} bytes; expected {wanted:,} for {shape} {dtype}")
+    num_bytes = file.seek(0, os.SEEK_END)
+    expected = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if num_bytes < expected:
+        raise BadFile(
+            path, f"truncated: {num_bytes:,} bytes; expected {expected:,} for {shape} {dtype}"
+        )
     file.seek(start)
-    return shape[:2], fortran, dtype
+    return _Header(shape[:2], fortran, dtype)
 
 
-def read_size(pair: Pair) -> tuple[int, int]:
-    """(H, W) of a pair from the two headers alone: cheap, and enough to turn most bad pairs away
-    before any work.
-
-    raises BadFile as `read_pair` would, for what a header tells
-    """
-    try:
-        with open(pair.xyz, "rb") as file:
-            size = _open_xyz(pair.xyz, file)[0]
-    except (OSError, SyntaxError) as err:
-        raise BadFile(
-            pair.xyz, f"cannot be read ({err.strerror if isinstance(err, OSError) else err})"
-        ) from err
-    except ValueError as err:
-        raise (
-            err
-            if isinstance(err, BadFile)
-            else BadFile(pair.xyz, f"not a .npy file that can be read ({err})")
-        ) from err
-    try:
-        with Image.open(pair.rgb) as image:
-            width, height = image.size
-    except Exception:  # Pillow raises half a dozen kinds; read_rgb turns each into one line
-        read_rgb(pair.rgb)
-        raise
-    _same_size(pair, (height, width), size)
-    return size
-
-
-def _same_size(pair: Pair, rgb: tuple[int, int], xyz: tuple[int, int]) -> None:
-    if rgb != xyz:
-        raise BadFile(
-            pair.rgb,
-            f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come"
-            " from one capture",
-        )
-
-
-def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
-    """The point cloud as (H, W, 3) float32 mm: X, Y, Z, +Z away from the lens, NaN (or Z 0) where
-    nothing was measured.
-
-    content  the file's bytes, where they are at hand; what comes back may then be read-only
-    raises BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z
-    negative, looks like metres
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") if content is None else BytesIO(content) as file:
-            size, fortran, dtype = _open_xyz(path, file)
-            count = size[0] * size[1] * 3
-            flat = (
-                np.fromfile(file, dtype, count)
-                if content is None
-                else np.frombuffer(content, dtype, count, file.tell())
-            )
-    except BadFile:
-        raise
-    except (OSError, ValueError, SyntaxError, MemoryError) as err:
-        raise BadFile(
-            path, f"not a .npy file that can be read ({getattr(err, 'strerror', None) or err})"
-        ) from err
-    xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # a float64 beyond float32 becomes inf, which is not a valid pixel
-        xyz = np.ascontiguousarray(xyz, np.float32)
-        z = np.ascontiguousarray(xyz[:, :, 2])
-        negative, count = (
-            np.count_nonzero((z < 0) & (z > -np.inf)),
-            np.count_nonzero((z > 0) & (z < np.inf)),
-        )
-        stride = max(1, min(size) // 100)
-        some = z[::stride, ::stride]  # enough for a median that tells metres from millimetres
-        some = some[(some > 0) & (some < np.inf)]
-    if negative > count:
+def _check_depth(path: Path, z: np.ndarray) -> None:
+    """Raise BadFile unless Z (H, W) has valid pixels, is positive, and is in mm."""
+    negative = np.count_nonzero((z < 0) & (z > -np.inf))
+    valid = np.count_nonzero((z > 0) & (z < np.inf))
+    if negative > valid:
         raise BadFile(
             path,
-            f"Z is negative in {negative:,} of {negative + count:,} measured pixels; expected +Z"
+            f"Z is negative in {negative:,} of {negative + valid:,} measured pixels; expected +Z"
             " away from the lens",
         )
-    if not count:
+    if not valid:
+        size = f"{z.shape[0]}x{z.shape[1]}"
         raise BadFile(
-            path, f"no valid pixel: Z is NaN or 0 in all of {size[0]}x{size[1]}; expected Z in mm"
+            path,
+            f"no valid pixel: Z is NaN or 0 in all of {size}; expected Z in mm",
         )
-    if some.size and (median := float(np.median(some))) < METRES_BELOW_MM:
+    stride = max(1, min(z.shape) // 100)
+    some = z[::stride, ::stride]  # enough for a median that distinguishes metres from millimetres
+    some = some[(some > 0) & (some < np.inf)]
+    if not some.size:
+        return
+    median = float(np.median(some))
+    if median < METRES_BELOW_MM:
         raise BadFile(
             path, f"looks like metres: the median Z is {median:.4g}; expected millimetres"
         )
-    return xyz
+
+
+# ----------------------------------------------------------------------------- groove labels, pairs
 
 
 def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) -> np.ndarray:
-    """The groove label as (H, W) uint16: 0 no groove, else the number of the groove that is seen
-    there.
+    """Return the groove label as (H, W) uint16: 0 no groove, else the number of the groove seen.
 
-    content  the file's bytes, where they are at hand
-    raises BadFile: not a grey picture of 8 or 16 bits (a palette's numbers count as they are), or
-    not of the capture's size
+    size     (H, W) of the capture
+    content  the file's bytes, if already read
+
+    Raise BadFile: not a grey image of 8 or 16 bits (a palette's indices are the numbers), or not of
+    the capture's size.
     """
     try:
         with Image.open(path if content is None else BytesIO(content), formats=["PNG"]) as image:
@@ -256,15 +254,48 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
 
 
 def read_pair(
-    pair: Pair, contents: tuple[bytes, bytes] | None = None
+    pair: CapturePair, contents: tuple[bytes, bytes] | None = None
 ) -> tuple[Image.Image, np.ndarray]:
-    """The picture in RGB and xyz (H, W, 3) float32 mm of one capture.
+    """Return the image in RGB and xyz (H, W, 3) float32 mm of one capture, raise BadFile if wrong.
 
-    BadFile says what is wrong with which file.
-
-    contents  the bytes of both files, where they are at hand
+    contents  the bytes of both files, if already read
     """
-    contents = contents or (None, None)
-    picture, xyz = open_rgb(pair.rgb, content=contents[0]), read_xyz(pair.xyz, contents[1])
-    _same_size(pair, picture.size[::-1], xyz.shape[:2])
-    return picture, xyz
+    rgb_content, xyz_content = contents or (None, None)
+    image = open_rgb(pair.rgb, content=rgb_content)
+    xyz = read_xyz(pair.xyz, xyz_content)
+    _check_same_size(pair, image.size[::-1], xyz.shape[:2])
+    return image, xyz
+
+
+def read_size(pair: CapturePair) -> tuple[int, int]:
+    """Return (H, W) of a pair from the two headers: cheap, and enough to find most bad pairs.
+
+    Raise BadFile as `read_pair` would, for what a header contains.
+    """
+    try:
+        with open(pair.xyz, "rb") as file:
+            size = _read_header(pair.xyz, file).size
+    except BadFile:
+        raise
+    except (OSError, SyntaxError) as err:
+        reason = err.strerror if isinstance(err, OSError) else err
+        raise BadFile(pair.xyz, f"cannot be read ({reason})") from err
+    except ValueError as err:
+        raise BadFile(pair.xyz, f"not a .npy file that can be read ({err})") from err
+    try:
+        with Image.open(pair.rgb) as image:
+            width, height = image.size
+    except Exception:  # Pillow raises half a dozen kinds; read_rgb turns each into one line
+        read_rgb(pair.rgb)
+        raise
+    _check_same_size(pair, (height, width), size)
+    return size
+
+
+def _check_same_size(pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...]) -> None:
+    if rgb != xyz:
+        raise BadFile(
+            pair.rgb,
+            f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come"
+            " from one capture",
+        )

@@ -1,4 +1,4 @@
-"""Capture times and sessions, read from the names of captures."""
+"""Read capture times from the names of captures, and group captures into sessions."""
 
 from __future__ import annotations
 
@@ -8,29 +8,40 @@ from pathlib import PurePosixPath
 
 
 def capture_time(stem: str) -> datetime | None:
-    """When the capture was taken, read out of `[20]YY-MM-DD-hh-mm-ss...`, or None."""
+    """Return when a capture was taken, from a name `[20]YY-MM-DD-hh-mm-ss...`, or None."""
     match = re.match(r"(?:20)?(\d\d)" + r"-(\d\d)" * 5 + r"(?!\d)", PurePosixPath(stem).name)
+    if not match:
+        return None
+    year, month, day, hour, minute, second = map(int, match.groups())
     try:
-        return datetime(2000 + int(match[1]), *map(int, match.groups()[1:])) if match else None
+        return datetime(2000 + year, month, day, hour, minute, second)
     except ValueError:  # month 13
         return None
 
 
 def number_sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
-    """The session's number for each stem, from 0: captures less than `gap_minutes` after one
-    another share one.
+    """Return the session's number, from 0, of each stem.
 
-    Time decides across folders: two cameras over one crate see one scene. Stems without a time
-    share their folder's session.
+    Captures less than `gap_minutes` after one another share a session, also across folders: two
+    cameras over one crate see one scene. Stems without a time share their folder's session.
     """
-    times = {stem: capture_time(stem) for stem in stems}
-    number: dict[str, int] = {}
-    count, last = 0, None
-    for stem in sorted((s for s in times if times[s]), key=lambda s: (times[s], s)):
-        count += last is None or times[stem] - last > timedelta(minutes=gap_minutes)
-        number[stem], last = count - 1, times[stem]
-    folders = sorted({PurePosixPath(s).parent for s in times if not times[s]})
-    number.update(
-        {s: count + folders.index(PurePosixPath(s).parent) for s in times if not times[s]}
-    )
-    return [number[stem] for stem in stems]
+    numbers: dict[str, int] = {}
+    timed = []
+    untimed = []
+    for stem in set(stems):
+        time = capture_time(stem)
+        if time:
+            timed.append((time, stem))
+        else:
+            untimed.append(stem)
+    count = 0
+    last = None
+    for time, stem in sorted(timed):
+        if last is None or time - last > timedelta(minutes=gap_minutes):
+            count += 1
+        numbers[stem] = count - 1
+        last = time
+    folders = sorted({PurePosixPath(stem).parent for stem in untimed})
+    for stem in untimed:
+        numbers[stem] = count + folders.index(PurePosixPath(stem).parent)
+    return [numbers[stem] for stem in stems]

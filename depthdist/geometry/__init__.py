@@ -1,1 +1,1 @@
-"""Depth ranges, cameras and resampling: arrays in, arrays out."""
+"""Depth ranges, cameras, lines and resampling: arrays in, arrays out."""

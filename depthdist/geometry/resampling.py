@@ -1,9 +1,9 @@
-"""Images and depth maps at another size."""
+"""Resample images and depth maps to another size."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def resize_rgb(rgb: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """`rgb` (H, W, 3) uint8, or a picture in RGB, as (*size, 3) uint8: bicubic, aspect not kept.
+    """Return an RGB image, (H, W, 3) uint8 or Pillow's, as (*size, 3) uint8: bicubic, any aspect.
 
     Pillow's antialiased bicubic on uint8, which is what transformers' DPTImageProcessor does
     (keep_aspect_ratio=False).
@@ -24,92 +24,72 @@ def resize_rgb(rgb: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarr
 
 
 def upsample(
-    pred: Tensor, size: tuple[int, int], way: Literal["bicubic", "bilinear"] = "bicubic"
+    pred: Tensor, size: tuple[int, int], mode: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:
-    """(B, h, w) resampled bicubically (a = -0.75, align_corners=False, as F.interpolate does) or
-    bilinearly in float32 to (B, H, W).
+    """Return (B, h, w) resampled to `size` (H, W), as F.interpolate does with align_corners=False.
 
-    Rows and columns are weighted sums of at most four others, so the way there and back are two
-    small sparse products: three times as fast as F.interpolate's on a CPU, and without the atomics
-    of its way back on a GPU, whose sums differ from run to run.
+    Computed in float32; bicubic with a = -0.75. Rows and columns are weighted sums of at most four
+    others, so forward and backward are two small sparse products: three times as fast as
+    F.interpolate on a CPU, and deterministic on a GPU, where the atomic sums of its backward differ
+    from run to run.
     """
     pred = pred.float()
     if pred.shape[-2:] == tuple(size):
         return pred
-    rows, columns = (
-        _resampling(old, new, way, pred.device) for old, new in zip(pred.shape[-2:], size)
-    )
+    rows = _resampling(pred.shape[-2], size[0], mode, pred.device)
+    columns = _resampling(pred.shape[-1], size[1], mode, pred.device)
     return _Resample.apply(pred, rows, columns)
 
 
 class _Taps(NamedTuple):
-    """A sparse matrix (new, old) by its rows: `index` and `weight`, both (new, taps), and the same
-    of its transpose.
+    """A sparse matrix (new, old) by its rows, and the same of its transpose.
+
+    source and weight  (new, taps): the nonzero columns of each row and their values
     """
 
-    index: Tensor
+    source: Tensor
     weight: Tensor
-    index_back: Tensor
+    source_back: Tensor
     weight_back: Tensor
 
 
 class _Resample(torch.autograd.Function):
-    """(B, h, w) -> (B, H, W) along both axes.
-
-    Linear, so its way back is the transposed matrices.
-    """
+    """(B, h, w) -> (B, H, W) along both axes; the backward uses the transposed matrices."""
 
     @staticmethod
-    def forward(ctx, pred: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
+    def forward(ctx: Any, pred: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
         ctx.taps = rows, columns
-        return torch.stack(
-            [
-                _sums(_sums(image.T, columns.index, columns.weight).T, rows.index, rows.weight)
-                for image in pred
-            ]
-        )
+        resampled = []
+        for image in pred:
+            wide = _sums(image.T, columns.source, columns.weight).T  # (h, W)
+            resampled.append(_sums(wide, rows.source, rows.weight))  # (H, W)
+        return torch.stack(resampled)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         rows, columns = ctx.taps
-        return (
-            torch.stack(
-                [
-                    _sums(
-                        _sums(image, rows.index_back, rows.weight_back).T,
-                        columns.index_back,
-                        columns.weight_back,
-                    ).T
-                    for image in grad
-                ]
-            ),
-            None,
-            None,
-        )
+        resampled = []
+        for image in grad:
+            wide = _sums(image, rows.source_back, rows.weight_back)  # (h, W)
+            resampled.append(_sums(wide.T, columns.source_back, columns.weight_back).T)  # (h, w)
+        return torch.stack(resampled), None, None
 
 
 def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Row i of what comes back is the sum over k of weight[i, k] * table[index[i, k]], always added
-    in that order.
-    """
+    """Return rows i: the sum over k, in that order, of weight[i, k] * table[index[i, k]]."""
     return F.embedding_bag(index, table.contiguous(), per_sample_weights=weight, mode="sum")
 
 
 @lru_cache(maxsize=16)
-def _resampling(old: int, new: int, way: str, device: torch.device) -> _Taps:
-    """Weights from `old` to `new` pixels, in float64 until the end: F.interpolate itself, asked
-    what it does to each unit vector.
-    """
+def _resampling(old: int, new: int, mode: str, device: torch.device) -> _Taps:
+    """Return the weights from `old` to `new` pixels: F.interpolate of unit vectors in float64."""
     unit = torch.eye(old, dtype=torch.float64)[None, None]
-    matrix = F.interpolate(unit, size=(new, old), mode=way, align_corners=False)[0, 0]
+    matrix = F.interpolate(unit, size=(new, old), mode=mode, align_corners=False)[0, 0]
     return _Taps(*(part.to(device) for part in (*_sparse(matrix), *_sparse(matrix.T))))
 
 
 def _sparse(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's nonzero columns in rising order, and their values.
-
-    Shorter rows are filled up with zeros.
-    """
+    """Return each row's nonzero columns in rising order, and their values, padded with zeros."""
     taps = int((matrix != 0).sum(1).max())
     index = matrix.abs().topk(taps, dim=1).indices.sort(dim=1).values
     return index, matrix.gather(1, index).float()

@@ -25,7 +25,7 @@ from depthdist.shards.statistics import depth_stats
 pass
 import hashlib
 
-from depthdist.captures.layouts import Pair
+from depthdist.captures.layouts import CapturePair
 
 
 def encode_sample(
@@ -202,7 +202,7 @@ def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
     return measured, farther
 
 
-def _sources(pair: Pair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
+def _sources(pair: CapturePair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
     """Relative path and sha256 of the capture's files, and their bytes: each is read once."""
     sources, contents = {}, []
     for kind, path in pair.files.items():

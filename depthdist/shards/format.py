@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from isal import isal_zlib
 
-from depthdist.captures.layouts import Pair
+from depthdist.captures.layouts import CapturePair
 from depthdist.core.settings import Size
 
 
@@ -38,7 +38,7 @@ class Item(NamedTuple):
     """A pair in the plan. `key` names its sample in the whole dataset."""
 
     key: str
-    pair: Pair
+    pair: CapturePair
     session: int
 
 

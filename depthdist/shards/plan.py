@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from depthdist.captures.layouts import Reject, find_pairs
+from depthdist.captures.layouts import RejectedFile, find_pairs
 from depthdist.captures.readers import read_size
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import BadFile, printable_path
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
     jobs: list[Job]
     splits: dict[str, list[str]]
-    rejects: list[Reject]
+    rejects: list[RejectedFile]
     hash: str
     encoding: Encoding
     note: str
@@ -99,7 +99,7 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
         try:
             sizes[pair.stem] = read_size(pair)
         except BadFile as err:
-            rejects.append(Reject(err.path, err.reason))
+            rejects.append(RejectedFile(err.path, err.reason))
     pairs = [p for p in pairs if p.stem in sizes]
     camera = held.depth_size or (Counter(sizes.values()).most_common(1) or [(None, 0)])[0][0]
     if settings.depth_size == "camera":
@@ -107,7 +107,7 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
             found, wanted = ("x".join(map(str, size)) for size in (sizes[pair.stem], camera))
             count = len(held.sides) + sum(size == camera for size in sizes.values())
             rejects.append(
-                Reject(
+                RejectedFile(
                     pair.xyz,
                     f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one"
                     " size (or take --depth-size train)",

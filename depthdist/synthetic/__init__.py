@@ -1,1 +1,1 @@
-"""Built-in captures and scenes with known truth."""
+"""Synthetic captures with exact ground truth: tires piled in a crate, rooms to pretrain on."""

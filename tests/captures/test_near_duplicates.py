@@ -105,9 +105,8 @@ def test_a_twin_is_found_through(what, family, prints):
     for change in CHANGES[what]:
         changed = [change(rgb) for rgb in changed]
     twins = find_near_duplicates(np.stack([fingerprint(rgb) for rgb in changed]), prints)
-    assert sorted((t.a, t.b) for t in twins) == [(i, i) for i in range(NUM)] and not any(
-        t.exact for t in twins
-    )
+    assert sorted((t.a, t.b) for t in twins) == [(i, i) for i in range(NUM)]
+    assert not any(t.exact for t in twins)
 
 
 def test_pictures_of_one_family_are_no_twins_though_their_plain_thumbnails_resemble_each_other(
@@ -145,11 +144,9 @@ def test_exact_ones_are_those_of_the_same_pixels(family):
         np.stack([fingerprint(rgb) for rgb in (nearly, family[3], Image.fromarray(family[3]))]),
         np.stack([fingerprint(rgb) for rgb in family]),
     )
-    assert (
-        [(t.a, t.b, t.exact) for t in found] == [(1, 3, True), (2, 3, True), (0, 3, False)]
-        and found[0].similarity == 1.0
-        and found[2].similarity > 0.99
-    )
+    assert [(t.a, t.b, t.exact) for t in found] == [(1, 3, True), (2, 3, True), (0, 3, False)]
+    assert found[0].similarity == 1.0
+    assert found[2].similarity > 0.99
 
 
 def test_within_one_set_each_is_told_with_an_earlier_one(family):
@@ -170,9 +167,9 @@ def test_a_picture_without_contrast_resembles_nothing_not_even_a_second_one():
     flat, faint = np.full((40, 60, 3), 90, np.uint8), np.full((40, 60, 3), 90, np.uint8)
     faint[3, 4] = 92
     prints = np.stack([fingerprint(flat), fingerprint(faint)])
-    assert (
-        not prints["grey"].any() and find_near_duplicates(prints) == [] and similarity(*prints) == 0
-    )
+    assert not prints["grey"].any()
+    assert find_near_duplicates(prints) == []
+    assert similarity(*prints) == 0
     assert [t.exact for t in find_near_duplicates(prints[:1], prints[:1])] == [True], (
         "but the very same file does"
     )
@@ -190,10 +187,8 @@ def test_a_negative_is_no_twin(family):
 
 @pytest.mark.parametrize("nums", [(0, 3), (3, 0), (0, 0)])
 def test_of_nothing_nothing_is_found(nums, prints):
-    assert (
-        find_near_duplicates(prints[: nums[0]], prints[: nums[1]]) == []
-        and find_near_duplicates(prints[:0]) == []
-    )
+    assert find_near_duplicates(prints[: nums[0]], prints[: nums[1]]) == []
+    assert find_near_duplicates(prints[:0]) == []
 
 
 # ------------------------------------------------------------------------------------------ numbers
@@ -260,19 +255,16 @@ def test_blocks_give_what_a_double_loop_gives_to_the_last_bit(monkeypatch, block
     a, b = random_prints(16, 1), random_prints(37, 2)
     b["pixels"][5], a["grey"][3] = a["pixels"][2], 0
     expected = brute(a, b, 0.5)
-    assert (
-        find_near_duplicates(a, b, 0.5) == expected
-        and {t.exact for t in expected} == {True, False}
-        and 4 < len(expected) < 16
-    )
+    assert find_near_duplicates(a, b, 0.5) == expected
+    assert {t.exact for t in expected} == {True, False}
+    assert 4 < len(expected) < 16
     assert find_near_duplicates(b, threshold=0.5) == brute(b, None, 0.5)
 
 
 def test_the_worst_come_first_and_exact_ones_before_all():
     twins = find_near_duplicates(random_prints(60, 1), random_prints(60, 2), 0.3)
-    assert len(twins) > 20 and [t.similarity for t in twins] == sorted(
-        (t.similarity for t in twins), reverse=True
-    )
+    assert len(twins) > 20
+    assert [t.similarity for t in twins] == sorted((t.similarity for t in twins), reverse=True)
 
 
 def test_products_of_fingerprints_are_exact_in_float32():
@@ -281,13 +273,10 @@ def test_products_of_fingerprints_are_exact_in_float32():
     extreme["grey"][:, ::2] = -127
     extreme["grey"][1, 5, 5] = 3
     x = extreme["grey"].reshape(2, -1)
+    assert SIDE * SIDE * 127**2 < 2**24
     assert (
-        SIDE * SIDE * 127**2 < 2**24
-        and (
-            x.astype(np.float32) @ x.astype(np.float32).T
-            == x.astype(np.int64) @ x.astype(np.int64).T
-        ).all()
-    )
+        x.astype(np.float32) @ x.astype(np.float32).T == x.astype(np.int64) @ x.astype(np.int64).T
+    ).all()
 
 
 def test_a_fingerprint_is_the_grey_less_its_local_mean_over_its_local_contrast(family):
@@ -322,16 +311,17 @@ def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints
     found = summarize_split(
         prints[:6], train, [f"v{i}" for i in range(6)], [f"t{i}" for i in range(5)]
     )
-    assert (found["val_with_twin"], found["exact"]) == (3, 1) and found["worst"][0] == [
+    assert (found["val_with_twin"], found["exact"]) == (3, 1)
+    assert found["worst"][0] == [
         "v0",
         "t0",
         1.0,
     ]
-    assert [w[:2] for w in found["worst"][1:]] == [["v1", "t2"], ["v2", "t3"]] and 1 > found[
-        "worst"
-    ][1][2] > found["worst"][2][2] > THRESHOLD
+    assert [w[:2] for w in found["worst"][1:]] == [["v1", "t2"], ["v2", "t3"]]
+    assert 1 > found["worst"][1][2] > found["worst"][2][2] > THRESHOLD
     text = format_warning(found)
-    assert "\n" not in text and all(
+    assert "\n" not in text
+    assert all(
         part in text
         for part in (
             "3 of 6 validation pictures",
@@ -341,17 +331,16 @@ def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints
             "--split file",
         )
     )
-    assert text.count(" and t") == 3 and "..." not in text
+    assert text.count(" and t") == 3
+    assert "..." not in text
     assert format_warning(summarize_split(prints[:6], prints[6:], "abcdef", range(18))) is None
 
 
 def test_a_summary_names_no_more_than_three(prints):
     found = summarize_split(prints, prints, range(NUM), range(NUM))
-    assert (
-        found["val_with_twin"] == NUM
-        and len(found["worst"]) == 3
-        and ", ...:" in format_warning(found)
-    )
+    assert found["val_with_twin"] == NUM
+    assert len(found["worst"]) == 3
+    assert ", ...:" in format_warning(found)
 
 
 @pytest.mark.skipif(
@@ -364,9 +353,8 @@ def test_real_pictures_of_one_table_are_told_apart_and_a_shaken_second_look_is_n
     shaken = np.stack(
         [fingerprint(jpeg(80)(exposed(0.5)(moved(0.02, 0.02)(rgb)))) for rgb in pictures]
     )
-    assert len(pictures) > 20 and sum(
-        t.a == t.b for t in find_near_duplicates(shaken, prints)
-    ) >= 0.95 * len(pictures)
+    assert len(pictures) > 20
+    assert sum(t.a == t.b for t in find_near_duplicates(shaken, prints)) >= 0.95 * len(pictures)
     assert (
         np.mean([similarity(a, b) > THRESHOLD for i, a in enumerate(prints) for b in prints[:i]])
         < 0.02
@@ -390,7 +378,8 @@ def test_of_many_pictures_some_are_looked_at_and_it_says_how_many(monkeypatch):
         "val_with_twin": 1,
         "exact": 1,
         "worst": [[0, 0, 1.0]],
-    } and "1 of 3 validation pictures" in format_warning(found)
+    }
+    assert "1 of 3 validation pictures" in format_warning(found)
     assert summarize_split(prints, prints[4:5], range(9), range(1))["val_with_twin"] == 1, (
         "with one to compare with, all are"
     )

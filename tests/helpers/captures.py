@@ -1,7 +1,4 @@
-"""Small raw captures for tests: a tilted plane with holes, seen through a known pinhole.
-
-And shards of them.
-"""
+"""Small raw captures: a tilted plane with holes, seen through a known pinhole; shards of them."""
 
 import sys
 from pathlib import Path
@@ -22,8 +19,10 @@ SMALL = {"size": Size(28, 42), "workers": 1}
 
 
 def capture(seed: int = 0, size: tuple[int, int] = (30, 40)) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm: fx 50, fy 60, cx 21, cy 14, about 1000 mm
-    away, some holes."""
+    """Return rgb (H, W, 3) uint8 and xyz (H, W, 3) float32 mm, about 1000 mm away, some holes.
+
+    The pinhole is fx 50, fy 60, cx 21, cy 14.
+    """
     rng = np.random.default_rng(seed)
     rgb = rng.integers(0, 256, (*size, 3), np.uint8)
     row, column = np.mgrid[: size[0], : size[1]] + 0.5
@@ -36,6 +35,7 @@ def capture(seed: int = 0, size: tuple[int, int] = (30, 40)) -> tuple[np.ndarray
 def write_capture(
     rgb_path: Path, xyz_path: Path, seed: int = 0, size: tuple[int, int] = (30, 40)
 ) -> None:
+    """Write `capture` to two files, and make their folders."""
     rgb, xyz = capture(seed, size)
     for path in (rgb_path, xyz_path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,23 @@ def write_capture(
     np.save(xyz_path, xyz)
 
 
+def write_label(
+    path: Path, size: tuple[int, int] = (30, 40), dtype: type = np.uint16
+) -> np.ndarray:
+    """Write a groove label with the groove 3, and return it."""
+    label = np.zeros(size, dtype)
+    label[5:9, 10:30] = 3
+    Image.fromarray(label).save(path)
+    return label
+
+
 def stem_of(i: int, minutes: int = 1) -> str:
-    """Of capture `i`, taken `minutes` after the one before."""
+    """Return the stem of capture `i`, taken `minutes` after the previous one."""
     return f"21-12-03-{10 + i * minutes // 60:02d}-{i * minutes % 60:02d}-00_Zivid_acquisition"
 
 
 def write_raw(folder: Path, count: int = 6, minutes: int = 1) -> Path:
-    """`count` captures in the real two-folder layout, `minutes` apart."""
+    """Write `count` captures in the two-folder layout, `minutes` apart, and return `folder`."""
     for i in range(count):
         stem = stem_of(i, minutes)
         write_capture(folder / f"images/{stem}_color.png", folder / f"depth/{stem}_rawDepth.npy", i)
@@ -57,5 +67,7 @@ def write_raw(folder: Path, count: int = 6, minutes: int = 1) -> Path:
 
 
 def make(raw: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    """The index of OUT, small shards of RAW."""
-    return build_shards(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))
+    """Write small shards of RAW to OUT and return their index."""
+    index = build_shards(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))
+    assert index is not None, "a single process writes the index"
+    return index

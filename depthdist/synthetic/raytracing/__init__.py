@@ -1,1 +1,1 @@
-"""Rays, shapes and noise that all built-in scenes share."""
+"""Rays, shapes, noise and the camera's output: what both kinds of synthetic scenes share."""

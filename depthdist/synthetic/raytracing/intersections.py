@@ -1,5 +1,6 @@
-"""Where a ray o + t d (tuples, mm) meets one shape: closed form for boxes and cylinders, a march
-for a tire.
+"""Intersections of a ray o + t d (tuples, mm) with one shape.
+
+Boxes and cylinders are solved in closed form, a tire is marched along its signed distance.
 """
 
 from __future__ import annotations
@@ -7,14 +8,14 @@ from __future__ import annotations
 import math
 
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.tire_shape import distance
+from depthdist.synthetic.raytracing.tire_shape import signed_distance
 
 
 @kernel
-def hull(tire, o, d, grow):
-    """The stretch (t0, t1) of a ray inside the cylinder around a tire, widened by `grow` mm.
+def hull_interval(tire, o, d, grow):
+    """Return where a ray enters and leaves the cylinder around a tire, widened by `grow` mm.
 
-    T0 > t1 where it misses.
+    The entry t0 is larger than the exit t1 where the ray misses.
     """
     half, radius = tire.half_mm + grow, tire.radius_mm + grow
     t0, t1 = -math.inf, math.inf
@@ -39,18 +40,17 @@ def hull(tire, o, d, grow):
 
 @kernel
 def march(tire, grooves, o, d, t, end, floor_mm):
-    """The first t where the ray o + t d goes into the tire, inf if it does not before `end`.
+    """Return the first t where the ray o + t d enters the tire, inf if it does not before `end`.
 
-    The start must be outside.
-
-    A step is longer than the distance allows by what a flat surface at this slope would bear; where
-    the free balls around its two ends do not overlap it is taken back (Keinert et al. 2014,
-    Enhanced sphere tracing), so nothing is skipped.
+    The start must be outside. Over-relaxed sphere tracing (Keinert et al. 2014, Enhanced sphere
+    tracing): a step is longer than the distance allows, by what a flat surface at this slope
+    permits, and is taken back where the free balls around its two ends do not overlap. Nothing is
+    skipped.
     """
     speed = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
     before, stride, longer = 0.0, 0.0, False
     while t < end:
-        now = distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
+        now = signed_distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
         if longer and now + before < stride:
             t, stride, longer = t - (stride - before) / speed, before, False
             continue
@@ -62,17 +62,19 @@ def march(tire, grooves, o, d, t, end, floor_mm):
             stride, longer = now * 1.96 / (1.0 + max(nearing, 0.3)), True
         t += stride / speed
     if longer and t - (stride - before) / speed < end:
-        return march_plainly(tire, grooves, o, d, t - (stride - before) / speed, end, floor_mm)
+        return march_in_safe_steps(
+            tire, grooves, o, d, t - (stride - before) / speed, end, floor_mm
+        )
     return math.inf
 
 
 @kernel
-def march_plainly(tire, grooves, o, d, t, end, floor_mm):
-    """As `march`, by no more than the distance at a step."""
+def march_in_safe_steps(tire, grooves, o, d, t, end, floor_mm):
+    """March like `march`, but never farther than the distance in one step."""
     speed = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
     before, stride = 0.0, 0.0
     while t < end:
-        now = distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
+        now = signed_distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
         if now <= 0.0:
             return t - stride / speed * now / (now - before) if before > 0.0 else t
         before, stride = now, max(now, floor_mm)
@@ -81,10 +83,10 @@ def march_plainly(tire, grooves, o, d, t, end, floor_mm):
 
 
 @kernel
-def meet_box(box, o, d, grow):
-    """Where a ray enters a box grown by `grow` mm, and through which of the axes' faces.
+def intersect_box(box, o, d, grow):
+    """Return where a ray enters a box grown by `grow` mm, and the axis of the face it enters by.
 
-    Inf where it misses.
+    Infinite where it misses.
     """
     t0, t1, axis = -math.inf, math.inf, 0
     for i in range(3):
@@ -102,8 +104,8 @@ def meet_box(box, o, d, grow):
 
 
 @kernel
-def meet_cylinder(cylinder, o, d):
-    """Where a ray enters a closed cylinder; inf where it misses."""
+def intersect_cylinder(cylinder, o, d):
+    """Return where a ray enters a closed cylinder, inf where it misses."""
     ax, ay, az, radius, half = cylinder[3], cylinder[4], cylinder[5], cylinder[6], cylinder[7]
     px, py, pz = o[0] - cylinder[0], o[1] - cylinder[1], o[2] - cylinder[2]
     along, height = d[0] * ax + d[1] * ay + d[2] * az, px * ax + py * ay + pz * az
@@ -132,17 +134,18 @@ def meet_cylinder(cylinder, o, d):
 
 
 @kernel
-def thick_tire(tire, grooves, o, d, spread, reach):
-    """From which t < reach on any ray within `spread * t` of this one could meet the tire.
+def march_cone(tire, grooves, o, d, spread, reach):
+    """Return from which t < reach on a ray within `spread * t` of this one could meet the tire.
 
-    Inf if none can.
+    Infinite if none can.
     """
     speed = math.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) + spread
-    t, end = hull(tire, o, d, spread * reach)
+    t, end = hull_interval(tire, o, d, spread * reach)
     t, end = max(t, 0.0), min(end, reach)
     while t < end:
         room = (
-            distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]) - spread * t
+            signed_distance(tire, grooves, o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2])
+            - spread * t
         )
         if room < 0.5:
             return t

@@ -1,1 +1,1 @@
-"""Rooms with boxes, balls, cylinders and tires, to pretrain on."""
+"""Rooms with boxes, ellipsoids, cylinders and tires, to pretrain on."""

@@ -1,8 +1,7 @@
-"""Where rays meet a room and the things in it: exact depth, normals and shadows, in closed form but
-for tires, which are marched.
+"""Cast rays into a room with objects: exact depth, normals and shadows.
 
-World frame: x, y along the floor, z up, mm. Each thing has a frame of its own with its middle at 0
-and z its axis. Shapes:
+All shapes are solved in closed form except tires, which are marched. World frame: x, y along the
+floor, z up, mm. Each object has a frame of its own with its middle at 0 and z its axis. Shapes:
 
     BOX        half sides a, b, c
     BALL       half axes a, b, c of an ellipsoid
@@ -17,44 +16,44 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.intersections import hull, march
+from depthdist.synthetic.raytracing.intersections import hull_interval, march
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.tire_shape import groove_at, slope
-from depthdist.synthetic.raytracing.transforms import rotate, rotate_back
+from depthdist.synthetic.raytracing.tire_shape import groove_at, surface_normal
+from depthdist.synthetic.raytracing.transforms import rotate_back, transform
 
 BOX, BALL, CYLINDER, ROOM, TIRE = range(5)
 
 
-class World(NamedTuple):
-    """All that can be seen. S things, T tires, G rows of grooves."""
+class RoomScene(NamedTuple):
+    """Everything that can be seen. S objects, T tires, G rows of grooves."""
 
     kind: np.ndarray  # (S,) int64
     half: np.ndarray  # (S, 3) mm
-    to_thing: np.ndarray  # (S, 3, 4) world frame to the thing's
+    to_object: np.ndarray  # (S, 3, 4) world frame to the object's
     tires: np.ndarray  # (T,) TIRE
     grooves: np.ndarray  # (G,) GROOVE
-    to_tire: np.ndarray  # (T, 3, 4)
+    to_tire: np.ndarray  # (T, 3, 4) world frame to the tire's
     camera: np.ndarray  # (3, 4) world frame to the camera's: X right, Y down, Z forward
     light: np.ndarray  # (3,) the lamp, world frame
 
 
-class Hits(NamedTuple):
-    """What each pixel sees; (H, W) but where it says more."""
+class RoomHits(NamedTuple):
+    """What the rays hit; (H, W) unless stated."""
 
     z: np.ndarray  # float64 mm along the camera's Z
-    item: np.ndarray  # int64: a thing, or S + a tire
-    place: np.ndarray  # (H, W, 3) float32: the point in the world's frame
+    item: np.ndarray  # int64: an object, S + a tire, or -1
+    place: np.ndarray  # (H, W, 3) float32: the point, world frame
     normal: np.ndarray  # (H, W, 3) float32, towards the camera, world frame
-    local: np.ndarray  # (H, W, 3) float32: the point in the thing's own frame
+    local: np.ndarray  # (H, W, 3) float32: the point in the object's own frame
     groove: np.ndarray  # uint16, 0 none
     lit: np.ndarray  # bool: the lamp's light arrives
 
 
 @kernel
-def meet_thing(kind, half, o, d):
-    """Where o + t d enters a thing (leaves it, for ROOM), in its own frame.
+def intersect_object(kind, half, o, d):
+    """Return where o + t d enters an object (leaves it, for ROOM), in its own frame.
 
-    Inf where it misses or starts inside.
+    Infinite where it misses or starts inside.
     """
     if kind == BALL:
         ox, oy, oz = o[0] / half[0], o[1] / half[1], o[2] / half[2]
@@ -94,8 +93,8 @@ def meet_thing(kind, half, o, d):
 
 
 @kernel
-def normal_of(kind, half, p):
-    """The direction out of a thing at a point of its surface, its own frame, not of unit length."""
+def object_normal(kind, half, p):
+    """Return an object's outward normal at a surface point, its own frame, not of unit length."""
     if kind == BALL:
         return p[0] / (half[0] * half[0]), p[1] / (half[1] * half[1]), p[2] / (half[2] * half[2])
     if kind == CYLINDER:
@@ -107,103 +106,108 @@ def normal_of(kind, half, p):
 
 
 @kernel
-def nearest(world, o, d, floor_mm):
-    """The first thing on a ray: (t, item); item is S + the tire for a tire, -1 for nothing."""
+def nearest_hit(scene, o, d, floor_mm):
+    """Return (t, item) of the first hit on a ray; item is an object, S + a tire, or -1 for none."""
     best, item = math.inf, -1
-    for s in range(len(world.kind)):
-        m = world.to_thing[s]
-        t = meet_thing(world.kind[s], world.half[s], rotate(m, o, 1.0), rotate(m, d, 0.0))
+    for s in range(len(scene.kind)):
+        m = scene.to_object[s]
+        t = intersect_object(
+            scene.kind[s], scene.half[s], transform(m, o, 1.0), transform(m, d, 0.0)
+        )
         if t < best:
             best, item = t, s
-    for k in range(len(world.tires)):
-        m = world.to_tire[k]
-        to, td = rotate(m, o, 1.0), rotate(m, d, 0.0)
-        start, end = hull(world.tires[k], to, td, 0.0)
+    for k in range(len(scene.tires)):
+        m = scene.to_tire[k]
+        to, td = transform(m, o, 1.0), transform(m, d, 0.0)
+        start, end = hull_interval(scene.tires[k], to, td, 0.0)
         start, end = max(start, 0.0), min(end, best)
         if start < end:
-            t = march(world.tires[k], world.grooves, to, td, start, end, floor_mm)
+            t = march(scene.tires[k], scene.grooves, to, td, start, end, floor_mm)
             if t < best:
-                best, item = t, len(world.kind) + k
+                best, item = t, len(scene.kind) + k
     return best, item
 
 
 @kernel
-def shaded(world, o, d):
-    """Whether something stands between the lamp `o` and the point o + d.
+def is_shadowed(scene, o, d):
+    """Return whether something stands between the lamp `o` and the point o + d.
 
     The room itself never does.
     """
-    for s in range(len(world.kind)):
-        m = world.to_thing[s]
+    for s in range(len(scene.kind)):
+        m = scene.to_object[s]
         if (
-            world.kind[s] != ROOM
-            and meet_thing(world.kind[s], world.half[s], rotate(m, o, 1.0), rotate(m, d, 0.0)) < 1.0
+            scene.kind[s] != ROOM
+            and intersect_object(
+                scene.kind[s], scene.half[s], transform(m, o, 1.0), transform(m, d, 0.0)
+            )
+            < 1.0
         ):
             return True
-    for k in range(len(world.tires)):
-        m = world.to_tire[k]
-        to, td = rotate(m, o, 1.0), rotate(m, d, 0.0)
-        start, end = hull(world.tires[k], to, td, 0.0)
+    for k in range(len(scene.tires)):
+        m = scene.to_tire[k]
+        to, td = transform(m, o, 1.0), transform(m, d, 0.0)
+        start, end = hull_interval(scene.tires[k], to, td, 0.0)
         start, end = max(start, 0.0), min(end, 1.0)
-        if start < end and march(world.tires[k], world.grooves, to, td, start, end, 0.25) < 1.0:
+        if start < end and march(scene.tires[k], scene.grooves, to, td, start, end, 0.25) < 1.0:
             return True
     return False
 
 
 @kernel
-def lens_of(world):
-    """Where the camera is, world frame."""
-    c = world.camera
+def camera_position(scene):
+    """Return where the camera is, world frame."""
+    c = scene.camera
     return rotate_back(c, (-c[0, 3], -c[1, 3], -c[2, 3]))
 
 
 @kernel
-def _see(world, fx, fy, cx, cy, hits):
+def _cast(scene, fx, fy, cx, cy, hits):
     height, width = hits.z.shape
-    c = world.camera
-    o = lens_of(world)
+    c = scene.camera
+    o = camera_position(scene)
     for v in range(height):
         for u in range(width):
             d = rotate_back(c, ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1.0))
-            t, item = nearest(world, o, d, 0.02)
+            t, item = nearest_hit(scene, o, d, 0.02)
             hits.z[v, u], hits.item[v, u] = t, item
             if item < 0:
                 continue
             x, y, z = o[0] + t * d[0], o[1] + t * d[1], o[2] + t * d[2]
-            if item < len(world.kind):
-                m = world.to_thing[item]
-                p = rotate(m, (x, y, z), 1.0)
-                n = rotate_back(m, normal_of(world.kind[item], world.half[item], p))
+            if item < len(scene.kind):
+                m = scene.to_object[item]
+                p = transform(m, (x, y, z), 1.0)
+                n = rotate_back(m, object_normal(scene.kind[item], scene.half[item], p))
             else:
-                k = item - len(world.kind)
-                m = world.to_tire[k]
-                p = rotate(m, (x, y, z), 1.0)
-                row, repeat, cut = groove_at(world.tires[k], world.grooves, p[0], p[1], p[2])
-                hits.groove[v, u] = world.grooves[row].line + repeat if row >= 0 else 0
-                n = rotate_back(m, slope(world.tires[k], world.grooves, p[0], p[1], p[2], cut))
+                k = item - len(scene.kind)
+                m = scene.to_tire[k]
+                p = transform(m, (x, y, z), 1.0)
+                row, repeat, cut = groove_at(scene.tires[k], scene.grooves, p[0], p[1], p[2])
+                hits.groove[v, u] = scene.grooves[row].line + repeat if row >= 0 else 0
+                n = rotate_back(
+                    m, surface_normal(scene.tires[k], scene.grooves, p[0], p[1], p[2], cut)
+                )
             size = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-30
             size = -size if n[0] * d[0] + n[1] * d[1] + n[2] * d[2] > 0.0 else size
             n = (n[0] / size, n[1] / size, n[2] / size)
             lx, ly, lz = (
-                x + 0.3 * n[0] - world.light[0],
-                y + 0.3 * n[1] - world.light[1],
-                z + 0.3 * n[2] - world.light[2],
+                x + 0.3 * n[0] - scene.light[0],
+                y + 0.3 * n[1] - scene.light[1],
+                z + 0.3 * n[2] - scene.light[2],
             )
             facing = lx * n[0] + ly * n[1] + lz * n[2] < 0.0
-            hits.lit[v, u] = facing and not shaded(
-                world, (world.light[0], world.light[1], world.light[2]), (lx, ly, lz)
+            hits.lit[v, u] = facing and not is_shadowed(
+                scene, (scene.light[0], scene.light[1], scene.light[2]), (lx, ly, lz)
             )
             for a in range(3):
-                hits.place[v, u, a], hits.normal[v, u, a], hits.local[v, u, a] = (
-                    (x, y, z)[a],
-                    n[a],
-                    p[a],
-                )
+                hits.place[v, u, a] = (x, y, z)[a]
+                hits.normal[v, u, a] = n[a]
+                hits.local[v, u, a] = p[a]
 
 
-def cast(world: World, k: np.ndarray, height: int, width: int) -> Hits:
-    """What each pixel of a (height, width) picture with intrinsics `k` (3, 3) sees."""
-    hits = Hits(
+def raycast_room(scene: RoomScene, k: np.ndarray, height: int, width: int) -> RoomHits:
+    """Return what each pixel of a (height, width) image with intrinsics `k` (3, 3) sees."""
+    hits = RoomHits(
         z=np.zeros((height, width)),
         item=np.zeros((height, width), np.int64),
         place=np.zeros((height, width, 3), np.float32),
@@ -212,5 +216,5 @@ def cast(world: World, k: np.ndarray, height: int, width: int) -> Hits:
         groove=np.zeros((height, width), np.uint16),
         lit=np.zeros((height, width), np.bool_),
     )
-    _see(world, k[0, 0], k[1, 1], k[0, 2], k[1, 2], hits)
+    _cast(scene, k[0, 0], k[1, 1], k[0, 2], k[1, 2], hits)
     return hits

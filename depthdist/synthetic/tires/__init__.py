@@ -1,1 +1,1 @@
-"""Captures of piled tires as a structured-light camera sees them."""
+"""Captures of piled tires as a structured-light camera records them."""

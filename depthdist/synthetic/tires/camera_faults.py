@@ -1,10 +1,9 @@
-"""What a structured-light camera does to exact depth.
+"""Depth errors of a structured-light camera.
 
-* noise that grows with z squared, more where little light comes back
-* holes where the projector does not reach, on dark rubber that returns too little, on glare that
-returns too much, and
-  on surfaces seen at a grazing angle
-* shadowed strips beside edges, as the projector stands beside the lens
+* noise that grows with z squared, and where little light returns
+* holes where the projector does not reach, on rubber too dark, on glare too bright, and on surfaces
+  seen at a grazing angle
+* shadowed strips beside edges, because the projector stands beside the lens
 * flying pixels: at an edge some pixels see both sides and report a depth between them
 """
 
@@ -16,15 +15,15 @@ import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.noise import cloud_noise
-from depthdist.synthetic.tires.raycast import CHROME, Hits, cone_at
+from depthdist.synthetic.tires.raycast import CHROME, CrateHits, projector_light
 
 WEAK, GLARE = 0.0026, 1.6  # echoes below and above which a pixel is lost
-GRAZING, MIRROR = 0.14, 0.975  # the least cosine of the angle of sight, on chrome
+GRAZING, MIRROR = 0.14, 0.975  # the least cosine of the viewing angle; on chrome
 EDGE_MM = 14.0  # a step in z that makes flying pixels, at 1 m
 
 
 @kernel
-def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
+def _measure_depth(hits, echo, rays, baseline, normal, chance, seed, out):
     fx, fy, px, py = rays
     height, width = hits.z.shape
     per_mm = width / 1944.0
@@ -39,7 +38,7 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
                 cloud_noise(u / per_mm / 21.0, v / per_mm / 21.0, seed) * 0.7
                 + cloud_noise(u / per_mm / 6.0, v / per_mm / 6.0, seed + 1) * 0.3
             )
-            if cone_at(dx * z, dy * z, z, baseline) < 0.25 + 0.2 * patch:
+            if projector_light(dx * z, dy * z, z, baseline) < 0.25 + 0.2 * patch:
                 continue
             nx, ny, nz = hits.normal[v, u]
             towards = -(nx * dx + ny * dy + nz)
@@ -59,9 +58,8 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
                         near, far = min(near, hits.z[a, b]), max(far, hits.z[a, b])
                     dim += not hits.lit[a, b]
             luck = chance[v, u]
-            level = (
-                2.0 * z * (abs(nx) / fx + abs(ny) / fy) / towards
-            )  # what a surface at this slope spans without an edge
+            # the range of z that a surface at this slope spans without an edge
+            level = 2.0 * z * (abs(nx) / fx + abs(ny) / fy) / towards
             if far - near > EDGE_MM * z / 1000.0 + 1.5 * level:
                 if luck < 0.55:
                     continue
@@ -75,22 +73,16 @@ def _spoil(hits, echo, rays, baseline, normal, chance, seed, out):
 
 
 def add_camera_faults(
-    hits: Hits, echo: np.ndarray, k: np.ndarray, baseline_mm: float, rng: np.random.Generator
+    hits: CrateHits, echo: np.ndarray, k: np.ndarray, baseline_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Depth (H, W) float32 mm as the camera would measure it, NaN where it finds nothing."""
+    """Return depth (H, W) float32 mm as the camera would measure it, NaN where it finds nothing.
+
+    echo  (H, W) float32, the projector's light that returns to the camera
+    """
     out = np.empty(hits.z.shape, np.float32)
-    normal, chance = (
-        rng.standard_normal(hits.z.shape, np.float32),
-        rng.random(hits.z.shape, np.float32),
-    )
-    _spoil(
-        hits,
-        echo,
-        (k[0, 0], k[1, 1], k[0, 2], k[1, 2]),
-        baseline_mm,
-        normal,
-        chance,
-        int(rng.integers(1 << 20)),
-        out,
-    )
+    normal = rng.standard_normal(hits.z.shape, np.float32)
+    chance = rng.random(hits.z.shape, np.float32)
+    rays = (k[0, 0], k[1, 1], k[0, 2], k[1, 2])
+    seed = int(rng.integers(1 << 20))
+    _measure_depth(hits, echo, rays, baseline_mm, normal, chance, seed, out)
     return out

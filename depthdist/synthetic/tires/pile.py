@@ -1,42 +1,68 @@
-"""How tires come to lie in a crate: each is dropped until it touches, then shaken into a lower
-rest.
+"""Pile tires in a crate: each is dropped until it touches, then shaken into a lower rest.
 
-Tires are told apart by points on their surface: two are clear of each other by at least the
-smallest distance from the points of one to the body of the other. Going down by that clearance
-never goes too far.
+Collisions are detected with points on the tires' surfaces: the clearance of two tires is the least
+distance from the points of one to the body of the other. Lowering a tire by its clearance never
+makes it pass through another.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.tire_shape import body
+from depthdist.synthetic.raytracing.tire_shape import body_distance
 
 TOUCH_MM = 0.6
-RINGS = 28  # points around each of a tire's edges
+POINTS_PER_RING = 28
+
+
+class Pile(NamedTuple):
+    """The tires in a crate while they are placed; rows are changed in place. T tires."""
+
+    shapes: np.ndarray  # (T,) TIRE
+    points: np.ndarray  # (T, N, 3) mm, on each tire's surface, in its own frame
+    rotations: np.ndarray  # (T, 3, 3) the tire's frame to the crate's
+    positions: np.ndarray  # (T, 3) mm, crate frame
+    inner: tuple[float, float, float]  # width, depth, height of the crate's inside, mm
+
+
+class Start(NamedTuple):
+    """Where a tire is dropped from."""
+
+    rotation: np.ndarray  # (3, 3)
+    x: float
+    y: float
+
+
+def empty_pile(shapes: np.ndarray, inner: tuple[float, float, float]) -> Pile:
+    """Return a pile of `shapes` (T,) TIRE that are not placed yet."""
+    points = np.stack([surface_points(shape) for shape in shapes])
+    num = len(shapes)
+    return Pile(shapes, points, np.zeros((num, 3, 3)), np.zeros((num, 3)), inner)
 
 
 def surface_points(tire: np.ndarray) -> np.ndarray:
-    """Points on the edges and the tread of a tire, (N, 3) mm in its own frame."""
-    half, radius = float(tire["half_mm"]), float(tire["radius_mm"])
-    rings = [(radius, 0.0)]
+    """Return points on the edges and the tread of a tire, (N, 3) mm in its own frame."""
+    half = float(tire["half_mm"])
+    radius = float(tire["radius_mm"])
+    rings = [(radius, 0.0)]  # radius, axial
     for end in (-1, 1):
         rings += [
             (radius - 4.0, end * half * 0.5),
             (radius - 14.0, end * (half - 22.0)),
             (float(tire["middle_mm"]), end * half),
+            (float(tire["bore_mm"]), end * half * 0.75),
         ]
-        rings += [(float(tire["bore_mm"]), end * half * 0.75)]
-    angles = np.arange(RINGS) * (2 * math.pi / RINGS)
+    angles = np.arange(POINTS_PER_RING) * (2 * math.pi / POINTS_PER_RING)
     return np.array([(r * math.cos(a), r * math.sin(a), z) for r, z in rings for a in angles])
 
 
 @kernel
-def _to_body(points, turn, place, other, other_turn, other_place, most):
-    """The smallest distance, at most `most`, from the points of one tire to the body of another."""
+def _distance_to_body(points, turn, place, other, other_turn, other_place, most):
+    """Return the least distance, at most `most`, from points of one tire to the body of another."""
     for i in range(len(points)):
         x = (
             turn[0, 0] * points[i, 0]
@@ -62,16 +88,17 @@ def _to_body(points, turn, place, other, other_turn, other_place, most):
         along = other_turn[0, 2] * x + other_turn[1, 2] * y + other_turn[2, 2] * z
         r = math.sqrt(max(x * x + y * y + z * z - along * along, 0.0))
         if max(r - other.radius_mm, abs(along) - other.half_mm) < most:
-            most = min(most, body(other, r, along)[1])
+            most = min(most, body_distance(other, r, along)[1])
     return most
 
 
 @kernel
-def clearance(tires, points, turns, places, i, num):
-    """How far tire `i` is at least from all of the first `num` tires, mm.
+def clearance(pile, i, num):
+    """Return a lower bound of the distance from tire `i` to the first `num` tires, mm.
 
     1000 where none is near.
     """
+    shapes, points, turns, places = pile.shapes, pile.points, pile.rotations, pile.positions
     least = 1000.0
     for j in range(num):
         dx, dy, dz = (
@@ -80,35 +107,40 @@ def clearance(tires, points, turns, places, i, num):
             places[i, 2] - places[j, 2],
         )
         apart = math.sqrt(dx * dx + dy * dy + dz * dz)
-        reach_i = math.hypot(tires[i].radius_mm, tires[i].half_mm)
-        reach_j = math.hypot(tires[j].radius_mm, tires[j].half_mm)
+        reach_i = math.hypot(shapes[i].radius_mm, shapes[i].half_mm)
+        reach_j = math.hypot(shapes[j].radius_mm, shapes[j].half_mm)
         if apart - reach_i - reach_j < least:
-            least = _to_body(points[i], turns[i], places[i], tires[j], turns[j], places[j], least)
-            least = _to_body(points[j], turns[j], places[j], tires[i], turns[i], places[i], least)
+            least = _distance_to_body(
+                points[i], turns[i], places[i], shapes[j], turns[j], places[j], least
+            )
+            least = _distance_to_body(
+                points[j], turns[j], places[j], shapes[i], turns[i], places[i], least
+            )
     return least
 
 
 @kernel
-def _reach(tire, turn, axis):
-    """How far a tire reaches from its middle along one of the crate's axes."""
+def _half_extent(tire, turn, axis):
+    """Return how far a tire reaches from its middle along one of the crate's axes."""
     a = abs(turn[axis, 2])
     return (tire.half_mm - 4.0) * a + tire.radius_mm * math.sqrt(max(1.0 - a * a, 0.0))
 
 
 @kernel
-def drop(tires, points, turns, places, i, inner):
-    """Push tire `i` inside the crate and lower it until it touches.
+def drop_tire(pile, i):
+    """Push tire `i` inside the crate, lower it until it touches, and return its height.
 
-    Its height then, or inf where it has no room.
+    Infinite where it has no room.
     """
+    places = pile.positions
     for axis in range(2):
-        slack = 0.5 * inner[axis] - _reach(tires[i], turns[i], axis)
+        slack = 0.5 * pile.inner[axis] - _half_extent(pile.shapes[i], pile.rotations[i], axis)
         if slack < 0.0:
             return math.inf
         places[i, axis] = min(max(places[i, axis], -slack), slack)
-    ground = _reach(tires[i], turns[i], 2)
+    ground = _half_extent(pile.shapes[i], pile.rotations[i], 2)
     for _ in range(60):
-        room = min(clearance(tires, points, turns, places, i, i), places[i, 2] - ground)
+        room = min(clearance(pile, i, i), places[i, 2] - ground)
         if room < -TOUCH_MM:
             return math.inf
         places[i, 2] -= max(room, 0.0)
@@ -117,34 +149,42 @@ def drop(tires, points, turns, places, i, inner):
     return places[i, 2]
 
 
-def _tilt(turn: np.ndarray, about: np.ndarray) -> np.ndarray:
-    """`turn` tilted by the small rotation vector `about`, radians."""
-    angle = float(np.linalg.norm(about)) + 1e-12
-    x, y, z = about / angle
+def _tilted(rotation: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Return `rotation` tilted by the small rotation vector `vector`, radians."""
+    angle = float(np.linalg.norm(vector)) + 1e-12
+    x, y, z = vector / angle
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return (np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * (k @ k)) @ turn
+    return (np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * (k @ k)) @ rotation
 
 
-def settle(rng, tires, points, turns, places, i, inner, starts, shakes: int, tilt: float) -> bool:
-    """Try tire `i` at each of `starts` (rotation, x, y), keep the lowest, shake it lower.
+def settle_tire(
+    rng: np.random.Generator, pile: Pile, i: int, starts: list[Start], shakes: int, tilt: float
+) -> bool:
+    """Drop tire `i` from each of `starts`, keep the lowest rest, and shake it into lower ones.
 
-    False where none has room.
+    tilt     radians by which the first shakes rotate it, about
+    returns  False where none of the starts has room
     """
-    best, top = math.inf, (max((p[2] for p in places[:i]), default=0.0)) + 900.0
-    kept = None
-    for turn, x, y in starts:
-        turns[i], places[i] = turn, (x, y, top)
-        height = drop(tires, points, turns, places, i, inner)
-        if height < best:
-            best, kept = height, (turns[i].copy(), places[i].copy())
-    if kept is None:
+    rotations, positions = pile.rotations, pile.positions
+    top = max((p[2] for p in positions[:i]), default=0.0) + 900.0
+    lowest = math.inf
+    rest = None
+    for start in starts:
+        rotations[i] = start.rotation
+        positions[i] = (start.x, start.y, top)
+        height = drop_tire(pile, i)
+        if height < lowest:
+            lowest = height
+            rest = rotations[i].copy(), positions[i].copy()
+    if rest is None:
         return False
-    for s in range(shakes):
-        size = 1.0 - 0.85 * s / shakes
-        turns[i] = _tilt(kept[0], rng.normal(0.0, tilt * size, 3))
-        places[i] = kept[1] + np.array([*rng.normal(0.0, 35.0 * size, 2), 45.0 * size])
-        height = drop(tires, points, turns, places, i, inner)
-        if height < best:
-            best, kept = height, (turns[i].copy(), places[i].copy())
-    turns[i], places[i] = kept
+    for shake in range(shakes):
+        size = 1.0 - 0.85 * shake / shakes
+        rotations[i] = _tilted(rest[0], rng.normal(0.0, tilt * size, 3))
+        positions[i] = rest[1] + np.array([*rng.normal(0.0, 35.0 * size, 2), 45.0 * size])
+        height = drop_tire(pile, i)
+        if height < lowest:
+            lowest = height
+            rest = rotations[i].copy(), positions[i].copy()
+    rotations[i], positions[i] = rest
     return True

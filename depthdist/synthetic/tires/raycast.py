@@ -1,14 +1,13 @@
-"""Where each pixel's ray meets the scene: exact depth, what was hit, its normal, and whether the
-projector sees it.
+"""Cast a ray per pixel: exact depth, what was hit, its normal, and whether the projector lights it.
 
 Camera frame: X right, Y down, Z forward, mm. A ray is ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1)
 * t, so t is Z, in every object's frame as well. Boxes, cylinders and planes are solved in closed
-form. A tire is marched along its signed distance until the sign changes within FLOOR_MM, and the
-crossing is interpolated: far below 0.01 mm.
+form. A tire is marched along its signed distance until the sign changes within MIN_STEP_MM, and
+the crossing is interpolated: the error is far below 0.01 mm.
 
-Pixels are taken in tiles. For each tile a thick ray tells which objects it can meet and from where
-on: most of a pixel's march is done once for its tile, and nothing is lost, as the thick ray covers
-all of the tile's rays.
+Pixels are processed in tiles. For each tile a cone that covers all of its rays determines which
+objects they can meet and from where on: most of a pixel's march is done once for its tile, and
+nothing is missed.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ from typing import NamedTuple
 import numpy as np
 
 from depthdist.synthetic.raytracing.intersections import (
-    hull,
+    hull_interval,
+    intersect_box,
+    intersect_cylinder,
     march,
-    meet_box,
-    meet_cylinder,
-    thick_tire,
+    march_cone,
 )
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.tire_shape import groove_at, slope
-from depthdist.synthetic.raytracing.transforms import rotate, rotate_back
+from depthdist.synthetic.raytracing.tire_shape import groove_at, surface_normal
+from depthdist.synthetic.raytracing.transforms import rotate_back, transform
 
 NONE, TIRE_HIT, WALL, WOOD, FLOOR, CHROME, ROOM = range(7)
-FLOOR_MM = 8e-3  # the shortest step of a march
+MIN_STEP_MM = 8e-3  # of a march
 TILE = 8  # pixels a side
-REACH_MM = 4500.0  # past all there is
+REACH_MM = 4500.0  # beyond every object
 LENS = (0.0, 0.0, 0.0)
-CONE = (0.486, 0.304)  # half width and height of what the projector lights, at Z = 1 around its aim
-AIM_MM = 1450.0  # where the projector's and the lens's middles cross
+CONE = (0.486, 0.304)  # half width and height of the projector's light at Z = 1
+AIM_MM = 1450.0  # Z where the axes of projector and lens cross
 
 
-class Scene(NamedTuple):
+class CrateScene(NamedTuple):
     """Everything the rays can meet, as arrays. T tires, G groove rows, B boxes, C cylinders."""
 
     tires: np.ndarray  # (T,) TIRE
@@ -47,17 +46,16 @@ class Scene(NamedTuple):
     boxes: np.ndarray  # (B, 6) crate frame: low corner, high corner
     box_kind: np.ndarray  # (B,) uint8
     to_crate: np.ndarray  # (3, 4) camera frame to the crate's frame
-    cylinders: (
-        np.ndarray
-    )  # (C, 8) camera frame: middle, unit axis, radius, half length: the chrome gripper
-    room: np.ndarray  # (P, 4) planes n . p = d in the camera frame, the room's floor and walls
+    # (C, 8) camera frame, the chrome gripper: middle, unit axis, radius, half length
+    cylinders: np.ndarray
+    room: np.ndarray  # (P, 4) planes n . p = d in the camera frame: the room's walls and floor
     projector: np.ndarray  # (3,) camera frame
 
 
-class Hits(NamedTuple):
-    """What the rays met; all (H, W) but normal."""
+class CrateHits(NamedTuple):
+    """What the rays hit; (H, W) unless stated."""
 
-    z: np.ndarray  # float64 mm, NaN where nothing was met
+    z: np.ndarray  # float64 mm, NaN where nothing was hit
     kind: np.ndarray  # uint8, NONE .. ROOM
     item: np.ndarray  # uint8: the row of the tire or box
     groove: np.ndarray  # uint16: groove id, 0 none
@@ -66,9 +64,10 @@ class Hits(NamedTuple):
 
 
 @kernel
-def cone_at(x, y, z, baseline):
-    """How much of the projector's light reaches a point: 1 inside its cone, 0 outside, a soft edge
-    between.
+def projector_light(x, y, z, baseline):
+    """Return the share of the projector's light at a point: 1 inside its cone, 0 outside.
+
+    The edge between is soft.
     """
     across, down = (x - baseline) / z + baseline / AIM_MM, y / z
     edge = ((across / CONE[0]) ** 2) ** 2.5 + ((down / CONE[1]) ** 2) ** 2.5
@@ -77,13 +76,14 @@ def cone_at(x, y, z, baseline):
 
 @kernel
 def _candidates(scene, o, d, spread, reach, tires, starts, boxes):
-    """Fill in what a thick ray can meet before `reach`: tires, nearest first, with their starts,
-    and boxes; how many of each.
+    """Write what a cone can meet before `reach` into the last three arrays, return the two counts.
+
+    Tires come nearest first, with the t from which each can be met.
     """
     num_tires, num_boxes = 0, 0
     for k in range(len(scene.tires)):
-        to, td = rotate(scene.to_tire[k], o, 1.0), rotate(scene.to_tire[k], d, 0.0)
-        start = thick_tire(scene.tires[k], scene.grooves, to, td, spread, reach)
+        to, td = transform(scene.to_tire[k], o, 1.0), transform(scene.to_tire[k], d, 0.0)
+        start = march_cone(scene.tires[k], scene.grooves, to, td, spread, reach)
         if start < math.inf:
             at = num_tires
             while at > 0 and starts[at - 1] > start:
@@ -91,17 +91,17 @@ def _candidates(scene, o, d, spread, reach, tires, starts, boxes):
                 at -= 1
             tires[at], starts[at] = k, start
             num_tires += 1
-    co, cd = rotate(scene.to_crate, o, 1.0), rotate(scene.to_crate, d, 0.0)
+    co, cd = transform(scene.to_crate, o, 1.0), transform(scene.to_crate, d, 0.0)
     for b in range(len(scene.boxes)):
-        if meet_box(scene.boxes[b], co, cd, spread * reach)[0] < reach:
+        if intersect_box(scene.boxes[b], co, cd, spread * reach)[0] < reach:
             boxes[num_boxes] = b
             num_boxes += 1
     return num_tires, num_boxes
 
 
 @kernel
-def _pixel(scene, d, tires, starts, boxes):
-    """One ray from the lens: (t, kind, item, face) of the nearest thing among a tile's candidates."""
+def _cast_ray(scene, d, tires, starts, boxes):
+    """Return (t, kind, item, face) of the nearest of a tile's candidates on a ray from the lens."""
     best, kind, item, axis = math.inf, NONE, 0, 0
     for p in range(len(scene.room)):
         n = scene.room[p]
@@ -109,19 +109,19 @@ def _pixel(scene, d, tires, starts, boxes):
         if 0.0 < t < best:
             best, kind, item = t, ROOM, p
     for c in range(len(scene.cylinders)):
-        t = meet_cylinder(scene.cylinders[c], LENS, d)
+        t = intersect_cylinder(scene.cylinders[c], LENS, d)
         if 0.0 < t < best:
             best, kind, item = t, CHROME, c
-    o, cd = rotate(scene.to_crate, LENS, 1.0), rotate(scene.to_crate, d, 0.0)
+    o, cd = transform(scene.to_crate, LENS, 1.0), transform(scene.to_crate, d, 0.0)
     for b in boxes:
-        t, face = meet_box(scene.boxes[b], o, cd, 0.0)
+        t, face = intersect_box(scene.boxes[b], o, cd, 0.0)
         if 0.0 < t < best:
             best, kind, item, axis = t, scene.box_kind[b], b, face
     for i in range(len(tires)):
         if starts[i] < best:
             k = tires[i]
-            to, td = rotate(scene.to_tire[k], LENS, 1.0), rotate(scene.to_tire[k], d, 0.0)
-            start, end = hull(scene.tires[k], to, td, 0.0)
+            to, td = transform(scene.to_tire[k], LENS, 1.0), transform(scene.to_tire[k], d, 0.0)
+            start, end = hull_interval(scene.tires[k], to, td, 0.0)
             t = march(
                 scene.tires[k],
                 scene.grooves,
@@ -129,7 +129,7 @@ def _pixel(scene, d, tires, starts, boxes):
                 td,
                 max(start, starts[i]),
                 min(end, best),
-                FLOOR_MM,
+                MIN_STEP_MM,
             )
             if t < best:
                 best, kind, item = t, TIRE_HIT, k
@@ -137,19 +137,19 @@ def _pixel(scene, d, tires, starts, boxes):
 
 
 @kernel
-def _blocked(scene, o, d, tires, starts, boxes):
-    """Whether one of the candidates stands between the projector `o` and the point o + d."""
+def _is_shadowed(scene, o, d, tires, starts, boxes):
+    """Return whether a candidate stands between the projector `o` and the point o + d."""
     for c in range(len(scene.cylinders)):
-        if 0.0 < meet_cylinder(scene.cylinders[c], o, d) < 1.0:
+        if 0.0 < intersect_cylinder(scene.cylinders[c], o, d) < 1.0:
             return True
-    co, cd = rotate(scene.to_crate, o, 1.0), rotate(scene.to_crate, d, 0.0)
+    co, cd = transform(scene.to_crate, o, 1.0), transform(scene.to_crate, d, 0.0)
     for b in boxes:
-        if 0.0 < meet_box(scene.boxes[b], co, cd, 0.0)[0] < 1.0:
+        if 0.0 < intersect_box(scene.boxes[b], co, cd, 0.0)[0] < 1.0:
             return True
     for i in range(len(tires)):
         k = tires[i]
-        to, td = rotate(scene.to_tire[k], o, 1.0), rotate(scene.to_tire[k], d, 0.0)
-        start, end = hull(scene.tires[k], to, td, 0.0)
+        to, td = transform(scene.to_tire[k], o, 1.0), transform(scene.to_tire[k], d, 0.0)
+        start, end = hull_interval(scene.tires[k], to, td, 0.0)
         start, end = max(start, starts[i]), min(end, 1.0)
         if start < end and march(scene.tires[k], scene.grooves, to, td, start, end, 0.25) < 1.0:
             return True
@@ -158,9 +158,7 @@ def _blocked(scene, o, d, tires, starts, boxes):
 
 @kernel
 def _cylinder_normal(c, x, y, z):
-    """Normal of a closed cylinder at a point of its surface: away from its axis, or along it on its
-    ends.
-    """
+    """Return the outward normal of a closed cylinder at a surface point, not of unit length."""
     px, py, pz = x - c[0], y - c[1], z - c[2]
     along = px * c[3] + py * c[4] + pz * c[5]
     if abs(along) > c[7] - 1e-6:
@@ -169,15 +167,15 @@ def _cylinder_normal(c, x, y, z):
 
 
 @kernel
-def _surface(scene, kind, item, axis, point):
-    """The groove id (0 none) and the unit normal towards the lens at a hit, camera frame."""
+def _groove_and_normal(scene, kind, item, axis, point):
+    """Return the groove id (0 none) and the unit normal towards the lens at a hit, camera frame."""
     groove, n = 0, (0.0, 0.0, 0.0)
     if kind == TIRE_HIT:
         m = scene.to_tire[item]
-        x, y, axial = rotate(m, point, 1.0)
+        x, y, axial = transform(m, point, 1.0)
         row, repeat, cut = groove_at(scene.tires[item], scene.grooves, x, y, axial)
         groove = scene.grooves[row].line + repeat if row >= 0 else 0
-        n = rotate_back(m, slope(scene.tires[item], scene.grooves, x, y, axial, cut))
+        n = rotate_back(m, surface_normal(scene.tires[item], scene.grooves, x, y, axial, cut))
     elif kind == ROOM:
         n = (scene.room[item, 0], scene.room[item, 1], scene.room[item, 2])
     elif kind == CHROME:
@@ -190,30 +188,26 @@ def _surface(scene, kind, item, axis, point):
 
 
 @kernel
-def _see(scene, rays, corner, tires, starts, boxes, hits):
+def _cast_tile(scene, rays, corner, tires, starts, boxes, hits):
     """Cast the rays of one tile."""
     fx, fy, cx, cy = rays
     height, width = hits.z.shape
     for v in range(corner[0], min(corner[0] + TILE, height)):
         for u in range(corner[1], min(corner[1] + TILE, width)):
             d = ((u + 0.5 - cx) / fx, (v + 0.5 - cy) / fy, 1.0)
-            t, kind, item, axis = _pixel(scene, d, tires, starts, boxes)
-            hits.kind[v, u], hits.item[v, u], hits.z[v, u] = (
-                kind,
-                item,
-                t if kind != NONE else math.nan,
-            )
+            t, kind, item, axis = _cast_ray(scene, d, tires, starts, boxes)
+            hits.kind[v, u] = kind
+            hits.item[v, u] = item
+            hits.z[v, u] = t if kind != NONE else math.nan
             if kind != NONE:
-                groove, n = _surface(scene, kind, item, axis, (d[0] * t, d[1] * t, t))
+                groove, n = _groove_and_normal(scene, kind, item, axis, (d[0] * t, d[1] * t, t))
                 hits.groove[v, u] = groove
                 hits.normal[v, u, 0], hits.normal[v, u, 1], hits.normal[v, u, 2] = n
 
 
 @kernel
-def _light(scene, rays, corner, tires, starts, boxes, hits):
-    """Find which points of one tile the projector reaches, with one thick ray for all of them
-    first.
-    """
+def _light_tile(scene, rays, corner, tires, starts, boxes, hits):
+    """Find which points of one tile the projector lights; one cone selects the candidates."""
     fx, fy, cx, cy = rays
     height, width = hits.z.shape
     px, py, pz = scene.projector
@@ -222,7 +216,7 @@ def _light(scene, rays, corner, tires, starts, boxes, hits):
         for u in range(corner[1], min(corner[1] + TILE, width)):
             z = hits.z[v, u]
             x, y, n = (u + 0.5 - cx) / fx * z, (v + 0.5 - cy) / fy * z, hits.normal[v, u]
-            if hits.kind[v, u] == NONE or cone_at(x, y, z, px) == 0.0:
+            if hits.kind[v, u] == NONE or projector_light(x, y, z, px) == 0.0:
                 continue
             if (px - x) * n[0] + (py - y) * n[1] + (pz - z) * n[2] > 0.0:
                 aims[num, 0], aims[num, 1], aims[num, 2] = (
@@ -247,7 +241,7 @@ def _light(scene, rays, corner, tires, starts, boxes, hits):
     num_tires, num_boxes = _candidates(scene, o, middle, spread + 1e-6, 1.0, tires, starts, boxes)
     for i in range(num):
         d = (aims[i, 0], aims[i, 1], aims[i, 2])
-        hits.lit[pixels[i, 0], pixels[i, 1]] = not _blocked(
+        hits.lit[pixels[i, 0], pixels[i, 1]] = not _is_shadowed(
             scene, o, d, tires[:num_tires], starts[:num_tires], boxes[:num_boxes]
         )
 
@@ -255,11 +249,9 @@ def _light(scene, rays, corner, tires, starts, boxes, hits):
 @kernel
 def _cast(scene, rays, hits):
     fx, fy, cx, cy = rays
-    tires, starts, boxes = (
-        np.empty(len(scene.tires), np.int64),
-        np.empty(len(scene.tires)),
-        np.empty(len(scene.boxes), np.int64),
-    )
+    tires = np.empty(len(scene.tires), np.int64)
+    starts = np.empty(len(scene.tires))
+    boxes = np.empty(len(scene.boxes), np.int64)
     spread = 0.5 * math.hypot(TILE / fx, TILE / fy)
     for v in range(0, hits.z.shape[0], TILE):
         for u in range(0, hits.z.shape[1], TILE):
@@ -267,15 +259,15 @@ def _cast(scene, rays, hits):
             num_tires, num_boxes = _candidates(
                 scene, LENS, d, spread, REACH_MM, tires, starts, boxes
             )
-            _see(
+            _cast_tile(
                 scene, rays, (v, u), tires[:num_tires], starts[:num_tires], boxes[:num_boxes], hits
             )
-            _light(scene, rays, (v, u), tires, starts, boxes, hits)
+            _light_tile(scene, rays, (v, u), tires, starts, boxes, hits)
 
 
-def cast(scene: Scene, k: np.ndarray, height: int, width: int) -> Hits:
-    """What each pixel of a (height, width) picture with intrinsics `k` (3, 3) sees."""
-    hits = Hits(
+def raycast_crate(scene: CrateScene, k: np.ndarray, height: int, width: int) -> CrateHits:
+    """Return what each pixel of a (height, width) image with intrinsics `k` (3, 3) sees."""
+    hits = CrateHits(
         z=np.zeros((height, width)),
         kind=np.zeros((height, width), np.uint8),
         item=np.zeros((height, width), np.uint8),

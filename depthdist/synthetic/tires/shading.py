@@ -1,9 +1,6 @@
-"""The picture: black rubber, wood, grey steel and chrome, lit by the projector beside the lens and
-a little room light.
+"""Shade a crate of tires: black rubber, wood, grey steel and chrome.
 
-`paint` gives each pixel's linear colour and its echo, the projector's light alone: what the depth
-camera works with. `develop` makes the camera's 8-bit picture of it: soft lens, vignette, exposure,
-colour cast, sensor noise, gamma.
+They are lit by the projector beside the lens and a little ambient light.
 """
 
 from __future__ import annotations
@@ -13,7 +10,8 @@ import math
 import numpy as np
 
 from depthdist.synthetic.raytracing.kernel import kernel
-from depthdist.synthetic.raytracing.noise import blur, cloud_noise, hash_noise
+from depthdist.synthetic.raytracing.noise import cloud_noise, hash_noise, surrounding_depth
+from depthdist.synthetic.tires.crate import Session
 from depthdist.synthetic.tires.raycast import (
     CHROME,
     FLOOR,
@@ -21,11 +19,13 @@ from depthdist.synthetic.tires.raycast import (
     ROOM,
     TIRE_HIT,
     WOOD,
-    Hits,
-    Scene,
-    cone_at,
+    CrateHits,
+    CrateScene,
+    projector_light,
 )
+from depthdist.synthetic.tires.scene import TireAppearance
 
+# The lettering on the sidewalls: a digit for each row of a glyph, its bits are the columns.
 GLYPHS = {
     "D": "65556",
     "E": "74647",
@@ -48,32 +48,38 @@ GLYPHS = {
     " ": "00000",
 }
 WORDS = "DEPTHDIST   205/55 R16   TUBELESS   RADIAL    "
-LETTERS = np.array(
-    [
-        [int(GLYPHS[c][row]) * 2 >> bit & 1 for c in WORDS for bit in (3, 2, 1, 0)]
-        for row in range(5)
-    ],
-    np.uint8,
-)
+
+
+def _lettering() -> np.ndarray:
+    """Return WORDS as a bitmap (5, columns) uint8, four columns a letter."""
+    bitmap = np.zeros((5, 4 * len(WORDS)), np.uint8)
+    for row in range(5):
+        for column in range(bitmap.shape[1]):
+            glyph_row = int(GLYPHS[WORDS[column // 4]][row])
+            bitmap[row, column] = glyph_row * 2 >> (3 - column % 4) & 1
+    return bitmap
+
+
+LETTERS = _lettering()
 
 
 @kernel
-def _rubber(scene, look, letters, k, groove, x, y, z):
-    """Colour (r, g, b), gloss of a point of tire `k`; `groove` is its groove id or 0."""
+def _rubber_color(scene, appearance, letters, k, groove, x, y, z):
+    """Return color (r, g, b) and gloss of a point of tire `k`; `groove` is its groove id or 0."""
     m, tire = scene.to_tire[k], scene.tires[k]
     px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
     py = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
     axial = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     r, angle = math.sqrt(px * px + py * py), math.atan2(py, px)
     arc = angle * tire.radius_mm
-    dark, gloss = look.dark[k], look.gloss[k]
+    dark, gloss = appearance.dark[k], appearance.gloss[k]
     tread = r > tire.radius_mm - 16.0
     dirt = (
-        look.dust[k]
+        appearance.dust[k]
         * cloud_noise(arc / 60.0, axial / 35.0 + r / 40.0, k)
         * (0.35 + 0.65 * cloud_noise(arc / 9.0, axial / 7.0, k + 50))
     )
-    aside = (angle - look.label_angle[k] + math.pi) % (2 * math.pi) - math.pi
+    aside = (angle - appearance.label_angle[k] + math.pi) % (2 * math.pi) - math.pi
     if tread:
         dark, gloss = dark * (0.9 if groove else 1.25), gloss * (0.3 if groove else 0.6)
         dirt *= 1.6 if groove else 0.9
@@ -84,12 +90,12 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
         col = math.floor(-side * arc / 3.6) % letters.shape[1]
         row = math.floor((tire.middle_mm + 20.0 - r) / 4.6)
         rise, bulge = r - tire.middle_mm, max(abs(axial) - tire.half_mm + tire.side_mm, 0.0)
-        outside = rise * rise + bulge * bulge > (tire.side_mm - 3.0) ** 2  # not the hollow inside
+        outside = rise * rise + bulge * bulge > (tire.side_mm - 3.0) ** 2  # not the inner surface
         if outside and 0 <= row < 5 and letters[row, int(col)]:
             dark, gloss = dark * 1.9, min(gloss + 0.25, 1.0)
         dark *= 1.0 + 0.22 * math.sin(r * 0.9) * (1.0 if abs(r - tire.middle_mm - 34) < 9 else 0.15)
     if (
-        look.label[k] == (0 if tread else 1)
+        appearance.label[k] == (0 if tread else 1)
         and groove == 0
         and abs(across) < wide
         and abs(along) < high
@@ -98,11 +104,11 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
         bars = (
             abs(along) < high * 0.55
             and abs(across) < wide * 0.8
-            and hash_noise(int(math.floor(across / 2.6)), 3, k) > 0.5
+            and hash_noise(math.floor(across / 2.6), 3, k) > 0.5
         )
         lines = (
             along > high * 0.66
-            and hash_noise(int(math.floor(across / 4.0)), 9, k) > 0.35
+            and hash_noise(math.floor(across / 4.0), 9, k) > 0.35
             and along < high * 0.82
         )
         ink = 0.07 if bars or lines else 0.72
@@ -117,8 +123,8 @@ def _rubber(scene, look, letters, k, groove, x, y, z):
 
 
 @kernel
-def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
-    """Colour and gloss of the crate, the room and the gripper."""
+def _static_color(scene, kind, item, grey, x, y, z, nx, ny, nz):
+    """Return color (r, g, b) and gloss of a point of the crate, the room or the gripper."""
     m = scene.to_crate
     cx = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
     cy = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
@@ -172,7 +178,7 @@ def _still(scene, kind, item, grey, x, y, z, nx, ny, nz):
 
 
 @kernel
-def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo):
+def _shade(scene, hits, appearance, letters, grey, ambient, rays, surroundings, color, echo):
     fx, fy, px, py = rays
     height, width = hits.z.shape
     lx, ly, lz = scene.projector
@@ -184,9 +190,11 @@ def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo)
             x, y = (u + 0.5 - px) / fx * z, (v + 0.5 - py) / fy * z
             nx, ny, nz = hits.normal[v, u, 0], hits.normal[v, u, 1], hits.normal[v, u, 2]
             if kind == TIRE_HIT:
-                r, g, b, gloss = _rubber(scene, look, letters, item, hits.groove[v, u], x, y, z)
+                r, g, b, gloss = _rubber_color(
+                    scene, appearance, letters, item, hits.groove[v, u], x, y, z
+                )
             else:
-                r, g, b, gloss = _still(scene, kind, item, grey, x, y, z, nx, ny, nz)
+                r, g, b, gloss = _static_color(scene, kind, item, grey, x, y, z, nx, ny, nz)
             tx, ty, tz = lx - x, ly - y, lz - z
             far, eye = math.sqrt(tx * tx + ty * ty + tz * tz), math.sqrt(x * x + y * y + z * z)
             tx, ty, tz = tx / far, ty / far, tz / far
@@ -197,21 +205,20 @@ def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo)
             rim = graze * graze * graze * graze
             half = half * half
             half = half * half
-            wide = half * half * half  # a power of 12
+            wide = half * half * half  # the power of 12
             sharp = wide * wide
-            sharp = sharp * sharp * sharp * sharp  # and of 96
+            sharp = sharp * sharp * sharp * sharp  # and the power of 96
             shine = (0.006 + 0.02 * gloss) * wide + 0.3 * gloss * gloss * sharp + rim * 0.04
-            arrives = hits.lit[v, u] * cone_at(x, y, z, lx) * (1450.0 / far) ** 2
+            arrives = hits.lit[v, u] * projector_light(x, y, z, lx) * (1450.0 / far) ** 2
             arrives = min(arrives, 1.3 if kind == CHROME else 5.0)
-            open_sky = math.exp(-max(z - hollow[v, u], 0.0) / 55.0)
+            open_sky = math.exp(-max(z - surroundings[v, u], 0.0) / 55.0)
             if kind == TIRE_HIT and hits.groove[v, u]:
                 open_sky *= 0.6
             up = scene.to_crate[2, 0] * nx + scene.to_crate[2, 1] * ny + scene.to_crate[2, 2] * nz
             room = ambient * open_sky * (0.62 + 0.38 * up)
             sheen = room * (0.05 + 0.25 * gloss) * max(up, 0.0) ** 6 + room * rim * 0.12
-            bounce = (
-                0.10 * min((1450.0 / far) ** 2, 4.0) * cone_at(x, y, z, lx) * open_sky
-            )  # the crate lights itself a little
+            # light that the crate scatters back
+            bounce = 0.10 * min((1450.0 / far) ** 2, 4.0) * projector_light(x, y, z, lx) * open_sky
             light = arrives * facing + bounce
             spec = arrives * shine * (1.0 if facing > 0.0 else 0.0) + sheen
             color[v, u, 0] = r * (light + room * 0.94) + spec
@@ -220,62 +227,31 @@ def _paint(scene, hits, look, letters, grey, ambient, rays, hollow, color, echo)
             echo[v, u] = arrives * (0.333 * (r + g + b) * facing + shine)
 
 
-def paint(
-    scene: Scene, hits: Hits, look, grey: float, ambient: float, k: np.ndarray
+def shade_crate(
+    scene: CrateScene,
+    hits: CrateHits,
+    appearance: TireAppearance,
+    session: Session,
+    k: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Linear colour (H, W, 3) float32, about 0 to 1, and the projector's echo (H, W) float32."""
+    """Return linear color (H, W, 3) float32, about 0 to 1, and the echo (H, W) float32.
+
+    The echo is the projector's light alone that returns, from which the camera measures depth.
+    """
     height, width = hits.z.shape
-    color, echo = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
-    near = np.nan_to_num(hits.z, nan=4000.0).astype(np.float32)
-    small, large = np.empty_like(near), np.empty_like(near)
-    blur(near, max(1, width // 120), small)
-    blur(small, max(1, width // 60), large)
-    _paint(
+    color = np.zeros((height, width, 3), np.float32)
+    echo = np.zeros((height, width), np.float32)
+    depth = np.nan_to_num(hits.z, nan=4000.0).astype(np.float32)
+    _shade(
         scene,
         hits,
-        look,
+        appearance,
         LETTERS,
-        grey,
-        ambient,
+        session.grey,
+        session.ambient,
         (k[0, 0], k[1, 1], k[0, 2], k[1, 2]),
-        np.minimum(small, large),
+        surrounding_depth(depth),
         color,
         echo,
     )
     return color, echo
-
-
-@kernel
-def _develop(color, gain, noise, out):
-    height, width, _ = color.shape
-    for v in range(height):
-        for u in range(width):
-            a, b = (u + 0.5) / width * 2 - 1, (v + 0.5) / height * 2 - 1
-            shade = 1.0 - 0.16 * (a * a + 0.5 * b * b)
-            for c in range(3):
-                total = 2.0 * color[v, u, c]  # a soft lens: 1 2 1 in both directions
-                for dv in range(-1, 2):
-                    for du in range(-1, 2):
-                        weight = 2.0 if dv == 0 or du == 0 else 1.0
-                        total += (
-                            weight
-                            * color[
-                                min(max(v + dv, 0), height - 1), min(max(u + du, 0), width - 1), c
-                            ]
-                        )
-                value = total / 16.0 * gain[c] * shade
-                value += noise[v, u, c] * math.sqrt(1.2e-6 + 1.4e-4 * max(value, 0.0))
-                value = 1.0 - math.exp(
-                    -1.15 * max(value, 0.0)
-                )  # a soft shoulder instead of clipping
-                out[v, u, c] = np.uint8(255.0 * value ** (1 / 2.2) + 0.5)
-
-
-def expose_image(
-    color: np.ndarray, exposure: float, white: tuple[float, float, float], rng: np.random.Generator
-) -> np.ndarray:
-    """The 8-bit picture (H, W, 3) of linear colour."""
-    out = np.empty(color.shape, np.uint8)
-    noise = rng.standard_normal(color.shape, np.float32)
-    _develop(color, exposure * np.asarray(white), noise, out)
-    return out

@@ -1,0 +1,10 @@
+"""Odd but readable files are read without a warning, as in a command."""
+
+import pytest
+
+from depthdist.captures.readers import silence_image_warnings
+
+
+@pytest.fixture(autouse=True)
+def no_image_warnings():
+    silence_image_warnings()

@@ -1,0 +1,225 @@
+"""Every way in which an image, a point map or a groove label can be unusual or wrong."""
+
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from helpers.captures import HOSTILE, ROOT, capture, write_capture, write_label
+from PIL import Image
+
+from depthdist.captures.layouts import find_pairs
+from depthdist.captures.readers import (
+    read_label,
+    read_pair,
+    read_rgb,
+    read_size,
+    read_xyz,
+    silence_image_warnings,
+)
+from depthdist.core.errors import BadFile
+
+
+@pytest.mark.parametrize(
+    "mode, value, expected",
+    [
+        ("L", 200, (200, 200, 200)),
+        ("1", 1, (255, 255, 255)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("RGBA", (1, 2, 3, 0), (1, 2, 3)),
+        ("LA", (7, 0), (7, 7, 7)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("I;16", 0x80FF, (0x80, 0x80, 0x80)),
+        ("P", 0, (0, 0, 0)),
+    ],
+)
+def test_every_mode_becomes_8_bit_rgb(tmp_path, mode, value, expected):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.new(mode, (5, 4), value).save(path)
+    rgb = read_rgb(path)
+    assert rgb.shape == (4, 5, 3)
+    assert rgb.dtype == np.uint8
+    assert (rgb == expected).all()
+
+
+def test_a_turned_picture_is_rejected_for_training_and_turned_for_prediction(tmp_path):
+    for name in ("a.jpg", "a.tif"):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture = np.zeros((8, 16, 3), np.uint8)
+        picture[:, :8] = 255  # white on the left; orientation 6 turns it clockwise: on top
+        Image.fromarray(picture).save(tmp_path / name, exif=exif)
+        with pytest.raises(BadFile, match="EXIF orientation is 6; expected 1"):
+            read_rgb(tmp_path / name)
+        turned = read_rgb(tmp_path / name, upright=True)
+        assert turned.shape == (16, 8, 3)
+        assert turned[:6].min() > 200
+        assert turned[10:].max() < 50
+
+
+def test_pillows_bomb_guard_holds(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BadFile, match="exceeds limit"):
+        read_rgb(tmp_path / "a.png")
+
+
+def changed(xyz, **how):
+    xyz = xyz.astype(how.get("dtype", np.float32)) * how.get("times", 1)
+    return how.get("then", lambda x: x)(xyz)
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"times": 1e-3}, "looks like metres: the median Z is 1"),
+        ({"times": -1}, "Z is negative"),
+        ({"times": 0}, "no valid pixel"),
+        ({"times": np.nan}, "no valid pixel"),
+        ({"dtype": np.float16}, "dtype is float16"),
+        ({"then": lambda x: np.nan_to_num(x).astype(np.int32)}, "dtype is int32"),
+        ({"then": lambda x: np.zeros(x.shape, np.uint8)}, "dtype is uint8"),
+        ({"then": lambda x: x[:, :, 2:]}, r"shape is \(30, 40, 1\); expected \(H, W, 3\)"),
+        ({"then": lambda x: x[:, :, 2]}, r"shape is \(30, 40\)"),
+        ({"then": lambda x: np.moveaxis(x, 2, 0)}, r"shape is \(3, 30, 40\)"),
+        ({"then": lambda x: x[:0]}, "shape is"),
+        ({"dtype": object}, "pickled"),
+        ({"then": lambda x: x.astype(np.complex64)}, "dtype is complex64"),
+    ],
+)
+def test_point_clouds_that_cannot_be_used_say_why(tmp_path, how, words):
+    path = tmp_path / "a.npy"
+    np.save(path, changed(capture()[1], **how), allow_pickle=True)
+    with pytest.raises(BadFile, match=f"^{re.escape(str(path))}: .*{words}"):
+        read_xyz(path)
+
+
+@pytest.mark.parametrize(
+    "how", [{"dtype": np.float64}, {"dtype": ">f4"}, {"then": np.asfortranarray}]
+)
+def test_other_float_layouts_read_the_same(tmp_path, how):
+    xyz = capture()[1]
+    np.save(tmp_path / "a.npy", changed(xyz, **how))
+    found = read_xyz(tmp_path / "a.npy")
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, xyz)
+
+
+def test_cut_archived_and_empty_clouds_say_so(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, capture()[1])
+    whole = path.read_bytes()
+    for content, words in (
+        (whole[:-1], "truncated"),
+        (whole[:40], "that can be read"),
+        (b"", "starts with"),
+        (b"P6 nonsense", "starts with"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(BadFile, match=words):
+            read_xyz(path)
+    with open(path, "wb") as file:
+        np.savez(file, xyz=capture()[1])
+    with pytest.raises(BadFile, match=r"\.npz archive"):
+        read_xyz(path)
+
+
+def test_sizes_that_differ_are_seen_from_the_headers(tmp_path):
+    write_capture(tmp_path / "a.png", tmp_path / "a.npy")
+    Image.new("RGB", (41, 30)).save(tmp_path / "a.png")
+    (pair,), _ = find_pairs(tmp_path)
+    for read in (read_size, read_pair):
+        with pytest.raises(BadFile, match="rgb is 30x41, xyz is 30x40"):
+            read(pair)
+
+
+def hostile(folder):
+    return (
+        sorted((HOSTILE / folder).iterdir())
+        if HOSTILE.is_dir()
+        else [pytest.param(None, marks=pytest.mark.skip("../shared/hostile is absent"))]
+    )
+
+
+BROKEN = (
+    "broken_data",
+    "12in16bit",
+    "orientation_",
+    "i_trns",
+    "oom-",
+    "seek_too",
+    "chessboard_GRAY_U16",
+    "truncated_",
+    "unknown_compression",
+)
+
+
+@pytest.mark.parametrize("path", hostile("images"), ids=lambda p: getattr(p, "name", "absent"))
+def test_hostile_pictures_are_read_or_refused_in_one_line(path):
+    if not any(path.name.startswith(b) or b in path.name for b in BROKEN):
+        rgb = read_rgb(path)
+        assert rgb.ndim == 3
+        assert rgb.shape[2] == 3
+        assert rgb.dtype == np.uint8
+        return
+    with pytest.raises(BadFile) as caught:
+        read_rgb(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "expected" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", hostile("npy"), ids=lambda p: getattr(p, "name", "absent"))
+def test_hostile_arrays_are_refused_in_one_line(path):
+    with pytest.raises(BadFile) as caught:
+        read_xyz(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "expected" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_8_bits_and_palettes_count_as_they_are_and_others_are_refused(tmp_path):
+    path = tmp_path / "a_grooves.png"
+    label = write_label(path, dtype=np.uint8)
+    assert np.array_equal(read_label(path, (30, 40)), label)
+    image = Image.fromarray(label, "P")
+    image.putpalette([255, 0, 0] * 256)
+    image.save(path)
+    assert np.array_equal(read_label(path, (30, 40)), label)
+    with pytest.raises(BadFile, match="30x40; expected 15x20"):
+        read_label(path, (15, 20))
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path)
+    with pytest.raises(BadFile, match="mode is RGB; expected a grey PNG"):
+        read_label(path, (30, 40))
+    path.write_bytes(b"no picture")
+    with pytest.raises(BadFile, match="cannot be read as a groove label"):
+        read_label(path, (30, 40))
+
+
+def test_silencing_suppresses_the_warning_of_a_readable_file_of_python_2(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1L, 2L, 3L)}"
+    header = header.ljust(117) + b"\n"
+    magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    (tmp_path / "a.npy").write_bytes(magic + header + np.full(6, 1000, "<f4").tobytes())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_xyz(tmp_path / "a.npy")
+    assert "Python 2" in str(caught[0].message)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        silence_image_warnings()
+        read_xyz(tmp_path / "a.npy")
+    assert not caught
+
+
+def test_importing_the_readers_changes_no_filter_and_no_logger():
+    code = (
+        "import logging, warnings; import numpy, PIL.Image; before = list(warnings.filters)\n"
+        "import depthdist.captures.readers, depthdist.captures.near_duplicates\n"
+        "assert warnings.filters == before and not logging.getLogger('PIL').handlers"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
