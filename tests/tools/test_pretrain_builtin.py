@@ -114,13 +114,9 @@ def test_a_few_steps_of_lora_alone_improve_it_on_held_out_captures_and_not_the_r
     captures, start, tmp_path
 ):
     errors = {}
+    flags = "--recipe near --lora linear --lr 1e-3 --epochs 6"
     for name, model in (("built-in", "built-in"), ("start", start)):
-        flags = [
-            "--model",
-            model,
-            *["--recipe", "near", "--lora", "linear", "--lr", "1e-3", "--epochs", "6"],
-        ]
-        assert train(captures, tmp_path / name, *flags).code == 0
+        assert train(captures, tmp_path / name, "--model", model, *flags.split()).code == 0
         errors[name] = [line["eval/rmse_mm"] for line in log(tmp_path / name, of="eval/rmse_mm")]
     assert min(errors["built-in"]) < 0.93 * errors["built-in"][0]
     assert min(errors["built-in"]) < 0.93 * min(errors["start"])
@@ -190,7 +186,7 @@ def test_a_pause_between_two_starts_is_no_time_at_work():
         ),
     ],
 )
-def test_settings_that_cannot_work_are_said_before_anything_is_made(tmp_path, words, said):
+def test_settings_that_cannot_work_are_reported_before_anything_is_made(tmp_path, words, said):
     with pytest.raises(ValueError, match=said):
         pretrain_builtin.main([str(tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()

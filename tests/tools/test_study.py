@@ -88,32 +88,16 @@ def test_one_session_alone_cannot_be_left_out(tmp_path):
         list(study_plans.leave_one_out(settings(write_raw(tmp_path / "raw", 4))))
 
 
-def test_what_is_wrong_is_said_at_once():
+def test_all_problems_of_the_settings_are_reported_at_once():
     with pytest.raises(
         ValueError, match=r"'curv' is not a study; expected recipes, curve, .*did you mean curve"
     ):
         study.main(["curv"])
+    wrong = "curve --recipe far --epochs 0 --train-subset 0,5 --split date"
     with pytest.raises(ValueError) as err:
-        study.main(
-            [
-                "curve",
-                "--recipe",
-                "far",
-                "--epochs",
-                "0",
-                "--train-subset",
-                "0,5",
-                "--split",
-                "date",
-            ]
-        )
-    assert [line.split()[0] for line in str(err.value).splitlines()] == [
-        "RAW",
-        "--epochs",
-        "--train-subset",
-        "--split",
-        "--recipe",
-    ]
+        study.main(wrong.split())
+    named = [line.split()[0] for line in str(err.value).splitlines()]
+    assert named == ["RAW", "--epochs", "--train-subset", "--split", "--recipe"]
 
 
 def test_a_study_done_to_the_end_goes_on_where_it_stopped_and_prints_its_rows(
