@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.captures import ROOT
 from transformers import DPTImageProcessor
 
 from depthdist.geometry.depth_range import DepthRange
@@ -16,34 +15,15 @@ from depthdist.geometry.resampling import upsample
 from depthdist.losses.settings import LossSettings
 from depthdist.losses.terms import compute_losses
 from depthdist.models.base_model import load_base
+from tools import bench
+from tools.benchmarks import loader_rows, step, trainer_path, turns
 
-sys.path.append(str(ROOT))
-
-from tools import bench  # noqa: E402
-from tools.benchmarks import data, paths, step  # noqa: E402
-
-TINY = [
-    "--samples",
-    "10",
-    "--captures",
-    "2",
-    "--capture-size",
-    "48x78",
-    "--size",
-    "28x42",
-    "--peers",
-    "none",
-    "--repeats",
-    "1",
-    "--raw-samples",
-    "0",
-]
+TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1"
 
 
-def row(label: str = "ours", **changes) -> data.Row:
-    delivered = {"rgb": 1000, "depth": 5, "valid": 2} | {
-        k: v for k, v in changes.items() if k in ("rgb", "depth", "valid")
-    }
+def row(label: str = "ours", **changes) -> loader_rows.Row:
+    """A measured row, with other values of its measurement."""
+    delivered = {"rgb": 1000, "depth": 5, "valid": 2}
     run = {
         "samples": 8,
         "lost": 0,
@@ -53,18 +33,14 @@ def row(label: str = "ours", **changes) -> data.Row:
         "first_batch_s": 0.1,
         "delivered": delivered,
     }
-    return data.Row(
-        label, Path(sys.executable), {}, runs=[run | {k: v for k, v in changes.items() if k in run}]
-    )
+    for name, value in changes.items():
+        (delivered if name in delivered else run)[name] = value
+    return loader_rows.Row(label, Path(sys.executable), {}, runs=[run])
 
 
 def test_tiny_captures_give_a_table_of_webdataset_and_ours(tmp_path, capsys):
-    assert (
-        bench.main(
-            ["data", "--work", str(tmp_path / "work"), "--json", str(tmp_path / "out.json"), *TINY]
-        )
-        == 0
-    )
+    words = ["data", "--work", str(tmp_path / "work"), "--json", str(tmp_path / "out.json")]
+    assert bench.main([*words, *TINY.split(), "--raw-samples", "0"]) == 0
     out = capsys.readouterr().out
     for text in (
         "webdataset + DataLoader  ",
@@ -75,12 +51,13 @@ def test_tiny_captures_give_a_table_of_webdataset_and_ours(tmp_path, capsys):
         "not measured >= 1 x each peer",
     ):
         assert text in out
-    assert "skipped" not in out and "WRONG" not in out
-    runs = [
-        loader["runs"][0] for loader in json.loads((tmp_path / "out.json").read_text())["loaders"]
-    ]
+    assert "skipped" not in out
+    assert "WRONG" not in out
+    loaders = json.loads((tmp_path / "out.json").read_text())["loaders"]
+    runs = [loader["runs"][0] for loader in loaders]
     assert [(run["samples"], run["lost"], run["repeated"]) for run in runs] == [(10, 0, 0)] * 4
-    assert runs[0]["delivered"]["depth"] > 0 and all(data.alike(run, runs[0], 0.01) for run in runs)
+    assert runs[0]["delivered"]["depth"] > 0
+    assert all(loader_rows.same_values(run, runs[0], 0.01) for run in runs)
 
 
 @pytest.mark.parametrize(
@@ -96,65 +73,47 @@ def test_tiny_captures_give_a_table_of_webdataset_and_ours(tmp_path, capsys):
 )
 def test_a_loader_that_delivers_something_else_is_marked(changes, said):
     judged = row(**changes)
-    data.judge([judged], row("webdataset"))
-    assert judged.note.startswith(said) and bool(judged.note) == bool(said)
+    loader_rows.mark_wrong([judged], row("webdataset"), lossless="")
+    assert judged.note.startswith(said)
+    assert bool(judged.note) == bool(said)
 
 
 def test_ratios_are_taken_repeat_by_repeat():
     slow, fast = row(), row()
-    slow.runs, fast.runs = (
-        [row(seconds=s).runs[0] for s in seconds] for seconds in ((2.0, 8.0, 2.0), (1.0, 2.0, 1.0))
-    )
-    assert fast.times(slow) == 2.0
+    slow.runs = [row(seconds=s).runs[0] for s in (2.0, 8.0, 2.0)]
+    fast.runs = [row(seconds=s).runs[0] for s in (1.0, 2.0, 1.0)]
+    assert fast.speedup(slow) == 2.0
 
 
 def test_an_unknown_benchmark_or_peer_is_named_with_what_there_is():
     with pytest.raises(
-        ValueError, match="'dta' cannot be measured; expected data, .*; did you mean data"
+        ValueError, match=r"'dta' cannot be measured; expected data, .*; did you mean data"
     ):
         bench.main(["dta"])
-    with pytest.raises(ValueError, match="--peers has 'litdat'.*did you mean litdata"):
+    with pytest.raises(ValueError, match=r"--peers has 'litdat'.*did you mean litdata"):
         bench.main(["data", "--peers", "litdat"])
 
 
 def test_planning_small_datasets_gives_a_row_each_and_leaves_nothing(tmp_path, capsys):
     assert bench.main(["plan", "--work", str(tmp_path), "--samples", "58,3000"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[:2] for row in rows if row and row[0].isdigit()] == [
-        ["58", "1"],
-        ["3000", "27"],
-    ] and not list(tmp_path.iterdir())
+    found = [row[:2] for row in rows if row and row[0].isdigit()]
+    assert found == [["58", "1"], ["3000", "27"]]
+    assert not list(tmp_path.iterdir())
 
 
 def test_sharding_is_compared_with_reading_and_encoding_alone(tmp_path, capsys):
-    words = [
-        "--pairs",
-        "4",
-        "--captures",
-        "2",
-        "--capture-size",
-        "48x78",
-        "--repeats",
-        "1",
-        "--workers",
-        "1",
-    ]
-    assert bench.main(["shard", "--work", str(tmp_path), *words]) == 0
+    words = "--pairs 4 --captures 2 --capture-size 48x78 --repeats 1 --workers 1"
+    assert bench.main(["shard", "--work", str(tmp_path), *words.split()]) == 0
     assert "at least 85 % of reading and encoding alone" in capsys.readouterr().out
 
 
 def test_every_codec_has_a_row_and_the_lossless_ones_are_exact(tmp_path, capsys):
-    assert (
-        bench.main(
-            ["codecs", "--work", str(tmp_path), "--captures", "2", "--capture-size", "48x78"]
-        )
-        == 0
-    )
+    words = ["codecs", "--work", str(tmp_path), "--captures", "2", "--capture-size", "48x78"]
+    assert bench.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        sum(line.startswith("jpeg") for line in lines) == 5
-        and sum("lossless" in line and "exact" in line for line in lines) == 2
-    )
+    assert sum(line.startswith("jpeg") for line in lines) == 5
+    assert sum("lossless" in line and "exact" in line for line in lines) == 2
 
 
 def test_steps_of_both_paths_are_measured_and_begin_with_the_same_loss(
@@ -162,36 +121,13 @@ def test_steps_of_both_paths_are_measured_and_begin_with_the_same_loss(
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     load_base("tiny").net.save_pretrained(tmp_path / "model")
-    DPTImageProcessor(
+    processor = DPTImageProcessor(
         size={"height": 56, "width": 56}, resample=3, ensure_multiple_of=14
-    ).save_pretrained(tmp_path / "model")
-    words = [
-        "--work",
-        str(tmp_path),
-        "--model",
-        str(tmp_path / "model"),
-        "--json",
-        str(tmp_path / "out.json"),
-    ]
-    assert (
-        bench.main(
-            [
-                "step",
-                *words,
-                *[
-                    "--captures",
-                    "8",
-                    "--capture-size",
-                    "96x156",
-                    "--size",
-                    "56x84",
-                    "--repeats",
-                    "1",
-                ],
-            ]
-        )
-        == 0
     )
+    processor.save_pretrained(tmp_path / "model")
+    folders = ["--work", tmp_path, "--model", tmp_path / "model", "--json", tmp_path / "out.json"]
+    sizes = "--captures 8 --capture-size 96x156 --size 56x84 --repeats 1"
+    assert bench.main(["step", *map(str, folders), *sizes.split()]) == 0
     out = capsys.readouterr().out
     for text in (
         "\nwhole step, with data ",
@@ -202,25 +138,25 @@ def test_steps_of_both_paths_are_measured_and_begin_with_the_same_loss(
     ):
         assert text in out
     found = json.loads((tmp_path / "out.json").read_text())
-    assert all(
-        len(found["runs"][supply][path]) == 1 and found["runs"][supply][path][0]["seconds"] > 0
-        for supply in step.SUPPLIES
-        for path in step.PATHS
-    )
-    theirs, ours = found["ready"]["ordinary"]["losses"], found["ready"]["ours"]["lossless"]
-    assert (
-        theirs.keys() == ours.keys()
-        and len(theirs) == paths.CHECKED
-        and len(set(theirs.values())) == paths.CHECKED
-    )
+    for supply in step.SUPPLIES:
+        for path in step.PATHS:
+            (turn,) = found["runs"][supply][path]
+            assert turn["seconds"] > 0
+    theirs = found["ready"]["ordinary"]["losses"]
+    ours = found["ready"]["ours"]["lossless"]
+    assert theirs.keys() == ours.keys()
+    assert len(theirs) == turns.NUM_COMPARED
+    assert len(set(theirs.values())) == turns.NUM_COMPARED
     assert ours == pytest.approx(theirs, rel=1e-4)  # depth is stored in steps of 0.061 mm
 
 
 def test_the_documents_loss_as_the_bench_writes_it_is_ours():
     torch.manual_seed(0)
-    pred, target, mask = torch.rand(2, 14, 28), torch.rand(2, 30, 50), torch.rand(2, 30, 50) > 0.3
+    pred = torch.rand(2, 14, 28)
+    target = torch.rand(2, 30, 50)
+    mask = torch.rand(2, 30, 50) > 0.3
     inputs = {"pixel_values": None, "target": target * mask, "mask": mask.float()}
-    written = paths.document_loss(
+    written = trainer_path.document_loss(
         lambda pixel_values: SimpleNamespace(predicted_depth=pred), inputs
     )
     ours = compute_losses(
@@ -230,5 +166,5 @@ def test_the_documents_loss_as_the_bench_writes_it_is_ours():
 
 
 def test_a_path_that_fails_says_why():
-    with pytest.raises(ValueError, match="the ours path ended: TypeError: .*unexpected keyword"):
+    with pytest.raises(ValueError, match=r"the ours path ended: TypeError: .*unexpected keyword"):
         step.Process("ours", {"nonsense": 1})

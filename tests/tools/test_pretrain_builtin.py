@@ -1,8 +1,4 @@
-"""The built-in foundation: what it is, that it sees depth, and that one command makes such a model
-from nothing."""
-
-import sys
-from pathlib import Path
+"""The built-in model: what it is, that it sees depth, and that one command makes such a model."""
 
 import numpy as np
 import pytest
@@ -12,22 +8,17 @@ from helpers.runs import log, train
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, DepthAnythingForDepthEstimation
 
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tools"))
-
-import foundation  # noqa: E402
-import make_tires  # noqa: E402
-
-from depthdist.data.dataset import DataSettings, open_dataset  # noqa: E402
-from depthdist.data.loader import Loader  # noqa: E402
-from depthdist.evaluation.metrics.alignment import align  # noqa: E402
-from depthdist.losses.terms import to_relative_depth  # noqa: E402
-from depthdist.models.adapter import load_adapter, save_full_model  # noqa: E402
-from depthdist.models.base_model import BUILT_IN, load_base  # noqa: E402
+from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.data.loader import Loader
+from depthdist.evaluation.metrics.alignment import align
+from depthdist.losses.terms import to_relative_depth
+from depthdist.models.adapter import load_adapter, save_full_model
+from depthdist.models.base_model import BUILT_IN, load_base
 from depthdist.models.lora import add_lora
-from depthdist.models.settings import LoraSettings  # noqa: E402
+from depthdist.models.settings import LoraSettings
 from depthdist.synthetic.rooms import render as rooms
-from depthdist.synthetic.tires import render as tires  # noqa: E402
+from depthdist.synthetic.tires import render as tires
+from tools import make_tires, pretrain_builtin
 
 SIZE = (224, 364)
 
@@ -36,7 +27,7 @@ SIZE = (224, 364)
 def start(tmp_path_factory):
     """The network before pretraining, as a folder."""
     folder = tmp_path_factory.mktemp("start") / "start"
-    save_full_model(foundation.start(0), {}, None, folder)
+    save_full_model(pretrain_builtin.initial_model(0), {}, None, folder)
     return str(folder)
 
 
@@ -45,19 +36,8 @@ def captures(tmp_path_factory):
     """Shards of built-in captures of tires in a crate: 12 for training, 4 for validation."""
     folder = tmp_path_factory.mktemp("captures")
     make_tires.main([str(folder / "raw"), "--pairs", "16", "--size", "300x486", "--seed", "5"])
-    done = command(
-        "tools/shard.py",
-        folder / "raw",
-        folder / "data",
-        "--size",
-        "196x308",
-        "--depth-size",
-        "train",
-        "--split",
-        "random",
-        "--val",
-        0.25,
-    )
+    flags = ["--size", "196x308", "--depth-size", "train", "--split", "random", "--val", 0.25]
+    done = command("tools/shard.py", folder / "raw", folder / "data", *flags)
     assert done.code == 0, done.err
     return folder / "data"
 
@@ -76,41 +56,31 @@ def abs_rel(model, pairs):
 
 
 @torch.no_grad()
-def off(model):
-    """Mean distance from the truth of what pretraining teaches, a range of 1 to 9, over 100 scenes
-    that no run has seen."""
+def distance(model):
+    """Mean distance from the target of pretraining, a range of 1 to 9, over 100 unseen scenes."""
     scenes = [rooms.render(rooms.Settings(100, (28, 42), 77), i) for i in range(100)]
     truth = 1 / torch.from_numpy(np.stack([s.xyz[..., 2] for s in scenes])).float()
     mask = torch.isfinite(truth)
-    return float(
-        (
-            model.raw(torch.from_numpy(np.stack([s.rgb for s in scenes])))
-            - to_relative_depth(truth, mask)
-        )[mask]
-        .abs()
-        .mean()
-    )
+    output = model.raw(torch.from_numpy(np.stack([s.rgb for s in scenes])))
+    return float((output - to_relative_depth(truth, mask))[mask].abs().mean())
 
 
 def test_it_is_a_small_depth_anything_in_half_precision_with_its_card():
     stored = load_file(BUILT_IN / "model.safetensors")
-    assert {t.dtype for t in stored.values()} == {torch.float16} and (
-        BUILT_IN / "model.safetensors"
-    ).stat().st_size <= 4_000_000
+    assert {t.dtype for t in stored.values()} == {torch.float16}
+    assert (BUILT_IN / "model.safetensors").stat().st_size <= 4_000_000
     base = load_base("built-in")
     trained, total = base.parameter_counts()
-    assert (
-        trained == 0
-        and 1e6 < total < 3e6
-        and not base.fresh_decoder
-        and isinstance(base.head.activation2, torch.nn.ReLU)
-    )
+    assert trained == 0
+    assert 1e6 < total < 3e6
+    assert not base.fresh_decoder
+    assert isinstance(base.head.activation2, torch.nn.ReLU)
     model = add_lora(base, LoraSettings(), seed=0)
-    assert sum("lora_A" in name for name, _ in model.named_parameters()) == 36 and all(
-        "lora_" in n for n, p in model.named_parameters() if p.requires_grad
-    )
+    assert sum("lora_A" in name for name, _ in model.named_parameters()) == 36
+    assert all("lora_" in name for name, p in model.named_parameters() if p.requires_grad)
     card = (BUILT_IN / "README.md").read_text()
-    assert "tools/foundation.py" in card and "seed" in card and "license: apache-2.0" in card
+    for text in ("tools/pretrain_builtin.py", "seed", "license: apache-2.0"):
+        assert text in card
 
 
 def test_plain_transformers_reads_it_alike():
@@ -124,17 +94,14 @@ def test_plain_transformers_reads_it_alike():
             .predicted_depth
         )
         ours = load_base("built-in")(torch.from_numpy(rgb)[None])
-    assert (
-        (plain - ours).abs().max() < 1e-4
-        and ours.min() >= 0
-        and ours.max() < 20
-        and ours.std() > 0.5
-    )
+    assert (plain - ours).abs().max() < 1e-4
+    assert ours.min() >= 0
+    assert ours.max() < 20
+    assert ours.std() > 0.5
 
 
 def test_it_sees_depth_in_scenes_and_captures_that_it_never_saw(start):
-    """The start, which knows nothing, gives what a constant gives: it shows that the alignment
-    alone is not what sees."""
+    """The random start scores like a constant: the alignment alone does not see depth."""
     scenes = [rooms.render(rooms.Settings(8, SIZE, 99), i) for i in range(8)]
     crates = [tires.render(tires.Settings(8, (294, 476), seed=31), i) for i in range(8)]
     for pairs, better in (
@@ -148,24 +115,9 @@ def test_a_few_steps_of_lora_alone_improve_it_on_held_out_captures_and_not_the_r
     captures, start, tmp_path
 ):
     errors = {}
+    flags = "--recipe near --lora linear --lr 1e-3 --epochs 6"
     for name, model in (("built-in", "built-in"), ("start", start)):
-        assert (
-            train(
-                captures,
-                tmp_path / name,
-                "--model",
-                model,
-                "--recipe",
-                "near",
-                "--lora",
-                "linear",
-                "--lr",
-                1e-3,
-                "--epochs",
-                6,
-            ).code
-            == 0
-        )
+        assert train(captures, tmp_path / name, "--model", model, *flags.split()).code == 0
         errors[name] = [line["eval/rmse_mm"] for line in log(tmp_path / name, of="eval/rmse_mm")]
     assert min(errors["built-in"]) < 0.93 * errors["built-in"][0]
     assert min(errors["built-in"]) < 0.93 * min(errors["start"])
@@ -174,24 +126,9 @@ def test_a_few_steps_of_lora_alone_improve_it_on_held_out_captures_and_not_the_r
 def test_one_command_pretrains_such_a_model_from_nothing_and_again_it_is_the_same(
     tmp_path, monkeypatch
 ):
-    words = [
-        str(tmp_path),
-        "--size",
-        "56x84",
-        "--small-scenes",
-        "200",
-        "--scenes",
-        "100",
-        "--small-epochs",
-        "6",
-        "--small-lr",
-        "1e-3",
-        "--epochs",
-        "1",
-        "--warmup",
-        "5",
-    ]
-    foundation.main(words)
+    small = "--small-scenes 200 --small-epochs 6 --small-lr 1e-3"
+    words = [str(tmp_path), *f"--size 56x84 {small} --scenes 100 --epochs 1 --warmup 5".split()]
+    pretrain_builtin.main(words)
     made = tmp_path / "foundation"
     assert sorted(p.name for p in made.iterdir()) == [
         "README.md",
@@ -199,35 +136,31 @@ def test_one_command_pretrains_such_a_model_from_nothing_and_again_it_is_the_sam
         "model.safetensors",
         "preprocessor_config.json",
     ]
-    begun, learned = (
-        load_base(str(tmp_path / "start")),
-        load_adapter(tmp_path / "small/run/best")[0],
-    )
-    assert off(learned) < 0.98 * off(begun), (
-        "78 steps learn a little of where things usually are, no more"
-    )
+    begun = load_base(str(tmp_path / "start"))
+    learned = load_adapter(tmp_path / "small/run/best")[0]
+    assert distance(learned) < 0.98 * distance(begun), "78 steps learn only where things often are"
     assert len(log(tmp_path / "full/run", of="eval/loss")) == 2
     settings = DataSettings(data=(str(tmp_path / "full/data"),))
-    model, batches = (
-        load_base(str(made)),
-        Loader(open_dataset(settings), settings).evaluate("val", 2, 0, 1),
-    )
+    model = load_base(str(made))
+    batches = Loader(open_dataset(settings), settings).evaluate("val", 2, 0, 1)
     seen = torch.cat([model.raw(batch.to("cpu").rgb).flatten() for batch in batches])
     assert torch.quantile(seen, torch.tensor([0.001, 0.999])).tolist() == pytest.approx(
         [0.5, 10.0], abs=0.5
     ), "but for half precision"
     card = (made / "README.md").read_text()
-    assert (
-        "| 28x42 | `--scenes 200 --size 42x63 --seed 0` | 196 + 4 |" in card
-        and "disparity-aligned" in card
-        and "tools/foundation.py OUT" in card
-    )
-    before, asked = (made / "model.safetensors").read_bytes(), []
-    monkeypatch.setattr(
-        foundation, "do", lambda *words: asked.append(words)
-    )  # each of them sees itself that it is done: its own tests
-    foundation.main(words)
-    assert len(asked) == 7 and (made / "model.safetensors").read_bytes() == before
+    for text in (
+        "| 28x42 | `--scenes 200 --size 42x63 --seed 0` | 196 + 4 |",
+        "disparity-aligned",
+        "tools/pretrain_builtin.py OUT",
+    ):
+        assert text in card
+    before = (made / "model.safetensors").read_bytes()
+    asked = []
+    # each of the commands sees itself that it is done: their own tests
+    monkeypatch.setattr(pretrain_builtin, "run_shown", lambda *words: asked.append(words))
+    pretrain_builtin.main(words)
+    assert len(asked) == 7
+    assert (made / "model.safetensors").read_bytes() == before
 
 
 def test_a_pause_between_two_starts_is_no_time_at_work():
@@ -235,8 +168,9 @@ def test_a_pause_between_two_starts_is_no_time_at_work():
         {"step": 0, "time": "1970-01-01T00:01:30+0000"},
         {"step": 2, "time": "1970-01-01T01:00:00+0000"},
     ]
-    assert foundation.at_work([100.0, 130.0, 170.0, 3660.0, 3700.0], starts) == 30 + 40 + 40
-    assert foundation.at_work([100.0, 130.0, 170.0], starts[:1]) == 70
+    seconds = pretrain_builtin.training_seconds
+    assert seconds([100.0, 130.0, 170.0, 3660.0, 3700.0], starts) == 30 + 40 + 40
+    assert seconds([100.0, 130.0, 170.0], starts[:1]) == 70
 
 
 @pytest.mark.parametrize(
@@ -248,14 +182,12 @@ def test_a_pause_between_two_starts_is_no_time_at_work():
         (["--size", "42x84"], "--size is 42x84: expected multiples of 28"),
         (
             ["--scenes", "100"],
-            (
-                "--warmup is 200: expected fewer than the 36 optimizer steps that the shorter"
-                " stage has"
-            ),
+            "--warmup is 200: expected fewer than the 36 optimizer steps that the shorter stage"
+            " has",
         ),
     ],
 )
-def test_settings_that_cannot_work_are_said_before_anything_is_made(tmp_path, words, said):
+def test_settings_that_cannot_work_are_reported_before_anything_is_made(tmp_path, words, said):
     with pytest.raises(ValueError, match=said):
-        foundation.main([str(tmp_path / "out"), *words])
+        pretrain_builtin.main([str(tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()

@@ -1,18 +1,13 @@
-"""tools/study.py: what each study would run, worked out by hand, and one done to the end."""
+"""tools/study.py: the runs of each study, worked out by hand, and one study done to the end."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 from helpers.captures import ROOT, write_capture, write_raw
 
 from depthdist.models.base_model import load_base
-
-spec = importlib.util.spec_from_file_location("study", ROOT / "tools/study.py")
-study = sys.modules["study"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(study)
+from tools import pretrain_builtin, study, study_plans
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +32,15 @@ def groups(run):
 
 
 def settings(raw, **changes):
-    return study.Study(raw=str(raw), deepspeed=ROOT / "ds_configs/fp16.json", **changes)
+    return study_plans.StudySettings(
+        raw=str(raw), deepspeed=ROOT / "ds_configs/fp16.json", **changes
+    )
 
 
 def test_each_session_is_left_out_once(raw):
-    runs = list(study.leave_one_out(settings(raw)))
-    assert [len(groups(run)["val"]) for run in runs] == [2, 3, 7] and not any(
-        groups(run)["skip"] for run in runs
-    )
+    runs = list(study_plans.leave_one_out(settings(raw)))
+    assert [len(groups(run)["val"]) for run in runs] == [2, 3, 7]
+    assert not any(groups(run)["skip"] for run in runs)
     assert (
         set.union(*(groups(run)["val"] for run in runs))
         == groups(runs[0])["train"] | groups(runs[0])["val"]
@@ -52,45 +48,36 @@ def test_each_session_is_left_out_once(raw):
 
 
 def test_the_curve_has_one_validation_set_growing_training_sets_and_as_many_steps(raw):
-    runs = list(study.curve(settings(raw, train_subset=(2, 5, 10), epochs=6)))
+    runs = list(study_plans.curve(settings(raw, train_subset=(2, 5, 10), epochs=6)))
     sides = [groups(run) for run in runs]
-    assert all(side["val"] == sides[0]["val"] and len(side["val"]) == 2 for side in sides), (
-        "the smallest session, a sixth of all"
-    )
-    assert [len(side["train"]) for side in sides] == [2, 5, 10] and sides[0]["train"] < sides[1][
-        "train"
-    ] < sides[2]["train"]
-    assert [run.train.split("--epochs ")[1] for run in runs] == [
-        "12",
-        "12",
-        "6",
-    ]  # 2 steps an epoch with 10 captures in batches of 8, 1 with 2 or 5
+    assert all(side["val"] == sides[0]["val"] for side in sides)
+    assert len(sides[0]["val"]) == 2, "the smallest session, a sixth of all"
+    assert [len(side["train"]) for side in sides] == [2, 5, 10]
+    assert sides[0]["train"] < sides[1]["train"] < sides[2]["train"]
+    # 2 steps an epoch with 10 captures in batches of 8, 1 with 2 or 5
+    assert [run.train.split("--epochs ")[1] for run in runs] == ["12", "12", "6"]
     with pytest.raises(
         ValueError, match="--train-subset has 11: the training side has 10 captures"
     ):
-        list(study.curve(settings(raw, train_subset=(11,))))
+        list(study_plans.curve(settings(raw, train_subset=(11,))))
 
 
 def test_the_first_few_of_the_curve_are_spread_over_the_sessions(raw):
-    (run,) = study.curve(settings(raw, train_subset=(2,)))
+    (run,) = study_plans.curve(settings(raw, train_subset=(2,)))
     assert len({stem[:11] for stem in groups(run)["train"]}) == 2
 
 
 def test_the_foundation_is_beside_the_weights_that_its_pretraining_began_with(raw, tmp_path):
-    from tools import foundation
-
-    built_in, random = study.foundation(
+    built_in, random = study_plans.foundation(
         settings(raw, model="built-in", split="random", out=tmp_path)
     )
-    assert (
-        built_in.train == "--recipe near"
-        and built_in.shard == random.shard == "--split random"
-        and built_in.row.startswith("built-in")
-    )
+    assert built_in.train == "--recipe near"
+    assert built_in.shard == random.shard == "--split random"
+    assert built_in.row.startswith("built-in")
     begun = load_base(random.train.split("--model ")[1])
     assert all(
         torch.equal(a, b)
-        for a, b in zip(begun.net.parameters(), foundation.start(0).net.parameters())
+        for a, b in zip(begun.net.parameters(), pretrain_builtin.initial_model(0).net.parameters())
     )
 
 
@@ -98,71 +85,41 @@ def test_one_session_alone_cannot_be_left_out(tmp_path):
     with pytest.raises(
         ValueError, match="4 captures of 1 session; expected captures of two or more"
     ):
-        list(study.leave_one_out(settings(write_raw(tmp_path / "raw", 4))))
+        list(study_plans.leave_one_out(settings(write_raw(tmp_path / "raw", 4))))
 
 
-def test_what_is_wrong_is_said_at_once():
+def test_all_problems_of_the_settings_are_reported_at_once():
     with pytest.raises(
-        ValueError, match="'curv' is no study; expected recipes, curve, .*did you mean curve"
+        ValueError, match=r"'curv' is not a study; expected recipes, curve, .*did you mean curve"
     ):
         study.main(["curv"])
+    wrong = "curve --recipe far --epochs 0 --train-subset 0,5 --split date"
     with pytest.raises(ValueError) as err:
-        study.main(
-            [
-                "curve",
-                "--recipe",
-                "far",
-                "--epochs",
-                "0",
-                "--train-subset",
-                "0,5",
-                "--split",
-                "date",
-            ]
-        )
-    assert [line.split()[0] for line in str(err.value).splitlines()] == [
-        "RAW",
-        "--epochs",
-        "--train-subset",
-        "--split",
-        "--recipe",
-    ]
+        study.main(wrong.split())
+    named = [line.split()[0] for line in str(err.value).splitlines()]
+    assert named == ["RAW", "--epochs", "--train-subset", "--split", "--recipe"]
 
 
 def test_a_study_done_to_the_end_goes_on_where_it_stopped_and_prints_its_rows(
     raw, tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    words = [
-        "splits",
-        str(raw),
-        "--model",
-        "tiny",
-        "--epochs",
-        "1",
-        "--size",
-        "28x42",
-        "--val",
-        "0.3",
-        "--deepspeed",
-        "ds_configs/fp32.json",
-        "--out",
-        str(tmp_path),
-    ]
+    flags = "--model tiny --epochs 1 --size 28x42 --val 0.3 --deepspeed ds_configs/fp32.json"
+    words = ["splits", str(raw), *flags.split(), "--out", str(tmp_path)]
     study.main(words)
     out = capfd.readouterr().out
     found = json.loads((tmp_path / "splits/study.json").read_text())
-    assert (
-        list(found) == ["split random", "split session"]
-        and found["split random"]["data_sha256"] != found["split session"]["data_sha256"]
-    )
+    assert list(found) == ["split random", "split session"]
+    assert found["split random"]["data_sha256"] != found["split session"]["data_sha256"]
     for row, content in found.items():
         value = content["rows"]["adapter, epoch 1"]["rmse_mm"]
         assert any(line.startswith(row) and f"{value:.2f}" in line for line in out.splitlines())
     last = out[out.rindex("rmse_mm@750-1500") :]
     assert last.count("\nuntrained  ") == 2, "one for each validation set"
     done = []
-    monkeypatch.setattr(study, "do", lambda *words: done.append([str(word) for word in words]))
+    monkeypatch.setattr(
+        study, "run_shown", lambda *words: done.append([str(word) for word in words])
+    )
     study.main(words)
     again = capfd.readouterr().out
     assert again[again.rindex("rmse_mm@750-1500") :] == last

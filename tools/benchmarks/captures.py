@@ -1,64 +1,53 @@
-"""Captures to measure with: a few built-in ones at the real size, linked under other names until
-there are enough.
-"""
+"""Captures to measure with: a few rendered ones at the real size, linked under many names."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from depthdist.core.settings import Size
+from tools.benchmarks.processes import print_progress, run_tool
 
-MAKE_TIRES = Path(__file__).resolve().parents[1] / "make_tires.py"
+CAPTURE_SIZE = Size(1200, 1944)
+IMAGE_SIZE = Size(756, 1260)
 
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """Captures"""
+    """Captures."""
 
     work: Path = Path("data/bench")
-    "Folder for all that is made to measure with, kept for the next time."
+    "Folder for everything that is made to measure with; it is kept for the next time."
     captures: int = 16
-    "Different captures, by tools/make_tires.py."
-    capture_size: Size = Size(1200, 1944)
+    "Number of different captures, by tools/make_tires.py."
+    capture_size: Size = CAPTURE_SIZE
     "Their height and width."
 
 
 def make_raw(settings: CaptureSettings, count: int) -> Path:
-    """A folder of `count` captures in the real layout."""
+    """Return a folder of `count` captures in the real layout; the different ones repeat."""
     captures = settings.work / f"captures-{settings.captures}-{settings.capture_size}"
-    say(f"{settings.captures} captures of {settings.capture_size} in {captures}")
-    subprocess.run(
-        [
-            sys.executable,
-            MAKE_TIRES,
-            captures,
-            "--pairs",
-            str(settings.captures),
-            "--size",
-            str(settings.capture_size),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    print_progress(f"{settings.captures} captures of {settings.capture_size} in {captures}")
+    size = ["--size", settings.capture_size]
+    run_tool("make_tires.py", captures, "--pairs", settings.captures, *size)
     raw = settings.work / f"raw-{count}-of-{captures.name}"
-    pairs = list(
-        zip(
-            sorted(captures.glob("images/*_color.png")),
-            sorted(captures.glob("depth/*_rawDepth.npy")),
-        )
-    )
+    images = sorted(captures.glob("images/*_color.png"))
+    depths = sorted(captures.glob("depth/*_rawDepth.npy"))
     for number in range(count):
-        for path in pairs[number % len(pairs)]:
-            link = raw / f"{number // len(pairs):03d}" / path.parent.name / path.name
+        repeat, which = divmod(number, len(images))
+        for path in (images[which], depths[which]):
+            link = raw / f"{repeat:03d}" / path.parent.name / path.name
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.exists():
                 os.link(path, link)
     return raw
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def check_lowest(settings: object, lowest: dict[str, int]) -> list[str]:
+    """Return a problem for each setting that is below its lowest value."""
+    return [
+        f"--{name.replace('_', '-')} is {getattr(settings, name)}: expected {low} or more"
+        for name, low in lowest.items()
+        if getattr(settings, name) < low
+    ]

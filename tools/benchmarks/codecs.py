@@ -1,148 +1,194 @@
-"""What each way of storing a sample costs and changes: bytes, time, error, and the loss of a
-trained run.
-"""
+"""Measure what each way of storing a sample costs and changes: bytes, time, error, a run's loss."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from tools.benchmarks.captures import CaptureSettings, make_raw, say
+from tools.benchmarks.captures import IMAGE_SIZE, CaptureSettings, make_raw
+from tools.benchmarks.processes import print_progress
+from tools.tables import format_table
 
-PICTURES = [
-    ("jpeg", q, s) for q, s in ((75, "420"), (90, "420"), (95, "420"), (95, "444"), (98, "444"))
-] + [("png", 95, "420"), ("raw", 95, "420")]
-STORED = "jpeg 95 4:2:0"  # tools/shard.py's default
+if TYPE_CHECKING:
+    from depthdist.data.batch import Batch
+    from depthdist.data.loader import Loader
+    from depthdist.shards.settings import ShardSettings
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class ImageCodec(NamedTuple):
+    """A way to store images, as tools/shard.py's --rgb, --quality and --subsampling."""
+
+    codec: Literal["jpeg", "png", "raw"]
+    quality: int = 95
+    subsampling: Literal["420", "444"] = "420"
+
+    def __str__(self) -> str:
+        if self.codec == "jpeg":
+            return f"jpeg {self.quality} {':'.join(self.subsampling)}"
+        return f"{self.codec}, lossless"
+
+
+DEFAULT = ImageCodec("jpeg", 95, "420")  # tools/shard.py's
+LOSSLESS = ImageCodec("png")
+IMAGE_CODECS = (
+    ImageCodec("jpeg", 75, "420"),
+    ImageCodec("jpeg", 90, "420"),
+    DEFAULT,
+    ImageCodec("jpeg", 95, "444"),
+    ImageCodec("jpeg", 98, "444"),
+    LOSSLESS,
+    ImageCodec("raw"),
+)
+FAR_MM = 4000.0
 
 
 @dataclass(frozen=True)
 class CodecSettings(CaptureSettings):
-    """Codecs"""
+    """Codecs."""
 
     run: Path | None = None
     """Also score this run with its validation captures stored each way; --raw are the captures
-    it learned from."""
+    that it was trained on."""
     raw: str = "data/tires_raw"
     "Captures for --run."
 
     def problems(self) -> list[str]:
-        return (
-            [f"--run {self.run}: expected a run's folder"]
-            if self.run and not (self.run / "run.json").exists()
-            else []
-        )
+        """Return what is wrong with the values."""
+        if self.run and not (self.run / "run.json").exists():
+            return [f"--run {self.run}: expected a run's folder"]
+        return []
 
 
-def codecs(settings: CodecSettings) -> int:
-    """Both tables."""
+def compare_codecs(settings: CodecSettings) -> int:
+    """Print both tables."""
     from depthdist.captures.layouts import find_pairs
     from depthdist.captures.readers import read_pair
-    from depthdist.core.settings import Size
     from depthdist.geometry.resampling import resize_rgb
-    from depthdist.shards.encoding import encode_depth, encode_rgb, quantize
 
-    pairs = find_pairs(make_raw(settings, settings.captures))[0]
-    size = Size(756, 1260)
-    raw = [
-        (resize_rgb(rgb, size), np.ascontiguousarray(xyz[:, :, 2]))
-        for rgb, xyz in map(read_pair, pairs)
-    ]
-    effect = loss_effects(settings) if settings.run else {}
+    images = []
+    depths_mm = []
+    for pair in find_pairs(make_raw(settings, settings.captures))[0]:
+        rgb, xyz = read_pair(pair)
+        images.append(resize_rgb(rgb, IMAGE_SIZE))
+        depths_mm.append(np.ascontiguousarray(xyz[:, :, 2]))
+    effects: dict[str, str] = {}
+    of_run = ""
+    if settings.run:
+        effects, count = loss_effects(settings, settings.run)
+        of_run = f"; loss of {settings.run} on its {count} validation captures"
+    print(f"images at {IMAGE_SIZE}, {len(images)} captures, one thread, means{of_run}")
+    print(image_table(images, effects))
+    print(f"\ndepth at {settings.capture_size}, far 4000 mm, in steps of 0.061 mm")
+    print(depth_table(depths_mm, effects))
     print(
-        f"pictures at {size}, {len(raw)} captures, one thread, means"
-        + (
-            f"; loss of {settings.run} on its {effect['count']} validation captures"
-            if effect
-            else ""
-        )
-    )
-    print(
-        f"{'':<16}{'KiB':>8}{'encode ms':>11}{'decode ms':>11}{'PSNR dB':>9}{'loss, against lossless':>24}"
-    )
-    for codec, quality, subsampling in PICTURES:
-        name = picture_name(codec, quality, subsampling)
-        made, encode_ms = timed(
-            lambda rgb: encode_rgb(rgb, size, codec, quality, subsampling), [rgb for rgb, _ in raw]
-        )
-        back, decode_ms = timed(decode_picture, made)
-        errors = [np.square(a.astype(float) - b).mean() for a, (b, _) in zip(back, raw)]
-        psnr = f"{mean(10 * np.log10(255**2 / e) for e in errors):.1f}" if max(errors) else "exact"
-        print(
-            f"{name:<16}{mean(map(len, made)) / 1024:>8.0f}{encode_ms:>11.1f}{decode_ms:>11.1f}{psnr:>9}{effect.get(name, ''):>24}"
-        )
-    print(
-        f"\ndepth at {settings.capture_size}, far 4000 mm, in steps of 0.061"
-        f" mm\n{'':<16}{'KiB':>8}{'encode ms':>11}{'decode ms':>11}{'most off mm':>12}{'loss, against float32':>24}"
-    )
-    for codec in ("npy", "png"):
-        made, encode_ms = timed(
-            lambda z: encode_depth(quantize(z, 0.0, 4000.0)[0], codec), [z for _, z in raw]
-        )
-        back, decode_ms = timed(lambda content: decode_depth(codec, content), made)
-        off = max(
-            float(np.nanmax(np.abs(np.where(q > 0, q * (4000 / 65535), np.nan) - z)))
-            for q, (_, z) in zip(back, raw)
-        )
-        print(
-            f"{codec:<16}{mean(map(len, made)) / 1024:>8.0f}{encode_ms:>11.1f}{decode_ms:>11.1f}{off:>12.4f}{effect.get('depth', ''):>24}"
-        )
-    z = [z for _, z in raw]
-    print(f"{'float32 npy':<16}{mean(a.nbytes for a in z) / 1024:>8.0f}{'':>11}{'':>11}{0:>12.4f}")
-    print(
-        "\nencoding a depth includes quantising it; the loss of the default, jpeg 95 4:2:0 and npy,"
+        "\nencoding depth includes quantizing it; the loss of the default, jpeg 95 4:2:0 and npy,"
         " is what the last column says for both"
     )
     return 0
 
 
-def picture_name(codec: str, quality: int, subsampling: str) -> str:
-    return f"{codec}, lossless" if codec != "jpeg" else f"jpeg {quality} {':'.join(subsampling)}"
+def image_table(images: list[np.ndarray], effects: dict[str, str]) -> str:
+    """Return a row for each way to store images."""
+    from depthdist.shards.encoding import encode_rgb
+
+    rows = []
+    for codec in IMAGE_CODECS:
+        encode = partial(
+            encode_rgb,
+            size=IMAGE_SIZE,
+            codec=codec.codec,
+            quality=codec.quality,
+            subsampling=codec.subsampling,
+        )
+        encoded, encode_ms = timed(encode, images)
+        decoded, decode_ms = timed(decode_image, encoded)
+        errors = [np.square(a.astype(float) - b).mean() for a, b in zip(decoded, images)]
+        psnr = "exact"
+        if max(errors):
+            psnr = f"{mean(10 * np.log10(255**2 / e) for e in errors):.1f}"
+        times = [f"{encode_ms:.1f}", f"{decode_ms:.1f}"]
+        rows.append([codec, _mean_kib(encoded), *times, psnr, effects.get(str(codec), "")])
+    header = ["", "KiB", "encode ms", "decode ms", "PSNR dB", "loss, against lossless"]
+    return format_table(header, rows)
 
 
-def timed(function: Callable[[Any], Any], inputs: list[Any]) -> tuple[list[Any], float]:
-    """What the function gives for each input, and its CPU time for one, ms."""
+def depth_table(depths_mm: list[np.ndarray], effects: dict[str, str]) -> str:
+    """Return a row for each way to store depth."""
+    from depthdist.shards.encoding import encode_depth, quantize
+
+    def encode(depth_mm: np.ndarray, codec: Literal["npy", "png"]) -> bytes:
+        return encode_depth(quantize(depth_mm, 0.0, FAR_MM)[0], codec)
+
+    rows = []
+    codecs: tuple[Literal["npy", "png"], ...] = ("npy", "png")
+    for codec in codecs:
+        encoded, encode_ms = timed(partial(encode, codec=codec), depths_mm)
+        decoded, decode_ms = timed(partial(decode_depth, codec), encoded)
+        error_mm = 0.0
+        for steps, depth_mm in zip(decoded, depths_mm):
+            stored_mm = np.where(steps > 0, steps * (FAR_MM / 65535), np.nan)
+            error_mm = max(error_mm, float(np.nanmax(np.abs(stored_mm - depth_mm))))
+        times = [f"{encode_ms:.1f}", f"{decode_ms:.1f}"]
+        loss = effects.get("depth", "")
+        rows.append([codec, _mean_kib(encoded), *times, f"{error_mm:.4f}", loss])
+    float32_kib = mean(depth_mm.nbytes for depth_mm in depths_mm) / 1024
+    rows.append(["float32 npy", f"{float32_kib:.0f}", "", "", f"{0:.4f}", ""])
+    header = ["", "KiB", "encode ms", "decode ms", "max error mm", "loss, against float32"]
+    return format_table(header, rows)
+
+
+def _mean_kib(encoded: list[bytes]) -> str:
+    return f"{mean(map(len, encoded)) / 1024:.0f}"
+
+
+def timed(function: Callable[[T], U], inputs: list[T]) -> tuple[list[U], float]:
+    """Return what the function gives for each input, and its mean CPU time, ms."""
     function(inputs[0])
-    began = time.thread_time()
-    found = [function(value) for value in inputs]
-    return found, (time.thread_time() - began) / len(inputs) * 1000
+    start = time.thread_time()
+    outputs = [function(value) for value in inputs]
+    return outputs, (time.thread_time() - start) / len(inputs) * 1000
 
 
-def decode_picture(content: bytes) -> np.ndarray:
-    from io import BytesIO
-
+def decode_image(content: bytes) -> np.ndarray:
+    """Return the RGB image of a JPEG, PNG or .npy."""
     import simplejpeg
     from PIL import Image
 
     if content[:2] == b"\xff\xd8":
-        return simplejpeg.decode_jpeg(content)
-    return (
-        np.load(BytesIO(content))
-        if content[:6] == np.lib.format.MAGIC_PREFIX
-        else np.asarray(Image.open(BytesIO(content)))
-    )
+        return np.asarray(simplejpeg.decode_jpeg(content))
+    if content[:6] == np.lib.format.MAGIC_PREFIX:
+        return np.asarray(np.load(BytesIO(content)))
+    return np.asarray(Image.open(BytesIO(content)))
 
 
 def decode_depth(codec: str, content: bytes) -> np.ndarray:
-    from io import BytesIO
-
+    """Return the quantized depth of a .npy or PNG."""
     from PIL import Image
 
-    return np.load(BytesIO(content)) if codec == "npy" else np.asarray(Image.open(BytesIO(content)))
+    return np.asarray(np.load(BytesIO(content)) if codec == "npy" else Image.open(BytesIO(content)))
 
 
-def loss_effects(settings: CodecSettings) -> dict[str, Any]:
-    """By name of a codec the run's loss, and how far it is from the lossless one.
+# ------------------------------------------------------------------------------ the loss of a run
 
-    "depth": the same for quantised depth.
+
+def loss_effects(settings: CodecSettings, run_folder: Path) -> tuple[dict[str, str], int]:
+    """Return the run's loss by name of the codec, and the number of validation captures.
+
+    Each is a text with the difference from the lossless one; "depth" is that of quantized depth
+    from float32.
     """
     from depthdist.core.environment import pick_device, silence_libraries
-    from depthdist.data.batch import Batch
     from depthdist.data.dataset import open_dataset
     from depthdist.data.loader import Loader
     from depthdist.evaluation.predictors import network_predictor
@@ -150,70 +196,77 @@ def loss_effects(settings: CodecSettings) -> dict[str, Any]:
     from depthdist.models.adapter import load_adapter
     from depthdist.runs.run_folder import open_run
     from depthdist.shards.build import build_shards
-    from depthdist.shards.settings import ShardSettings
 
     silence_libraries()
-    run, device = open_run(settings.run), pick_device()
-    model, record = load_adapter(settings.run / "best")
+    run = open_run(run_folder)
+    device = pick_device()
+    model, record = load_adapter(run_folder / "best")
     model.to(device)
-    made = open_dataset(run.data).parts[0].raw["settings"]
+    original: dict[str, Any] = open_dataset(run.data).parts[0].raw["settings"]
     losses: dict[str, float] = {}
+    float32_loss = 0.0
+    count = 0
 
     def loss(loader: Loader, change: Callable[[Batch], Batch] = lambda batch: batch) -> float:
-        batches = (change(packed.to(device)) for packed in loader.evaluate("val", 1, 0, 1))
-        return score(
+        batches = (change(encoded.to(device)) for encoded in loader.evaluate("val", 1, 0, 1))
+        scores = score(
             network_predictor(model),
             batches,
             loader.dataset.count("val"),
             record.bounds,
             run.loss,
             device,
-        )["none"].means()["loss"]
-
-    for codec, quality, subsampling in PICTURES:
-        name = picture_name(codec, quality, subsampling)
-        say(f"scoring {settings.run} with {name}")
-        out = settings.work / "codecs"
-        how = {
-            key: made[key]
-            for key in ("split", "val", "seed", "session_gap", "near", "far", "depth_size")
-        }
-        size = type(ShardSettings().size)(*record.size)
-        build_shards(
-            ShardSettings(
-                raw=settings.raw,
-                out=str(out),
-                size=size,
-                rgb=codec,
-                quality=quality,
-                subsampling=subsampling,
-                **how,
-            )
         )
+        return scores["none"].means()["loss"]
+
+    for codec in IMAGE_CODECS:
+        print_progress(f"scoring {run_folder} with {codec}")
+        out = settings.work / "codecs"
+        build_shards(shard_settings(codec, settings.raw, out, original, record.size))
         loader = Loader(open_dataset(replace(run.data, data=(str(out),))), device=device)
-        losses[name] = loss(loader)
-        if name == STORED:
-            losses["depth"], count = (
-                loss(loader, lambda batch: unquantised(batch, Path(settings.raw), loader)),
-                loader.dataset.count("val"),
-            )
-    exact = losses[picture_name("png", 95, "420")]
-    effects = {name: f"{value:.6f} {value / exact - 1:+.4%}" for name, value in losses.items()}
-    return {
-        **effects,
-        "depth": f"{losses[STORED]:.6f} {losses[STORED] / losses['depth'] - 1:+.4%}",
-        "count": count,
-    }
+        losses[str(codec)] = loss(loader)
+        if codec == DEFAULT:
+            float32_loss = loss(loader, with_float32_depth(Path(settings.raw)))
+            count = loader.dataset.count("val")
+    lossless = losses[str(LOSSLESS)]
+    effects = {name: f"{value:.6f} {value / lossless - 1:+.4%}" for name, value in losses.items()}
+    quantized = losses[str(DEFAULT)]
+    effects["depth"] = f"{quantized:.6f} {quantized / float32_loss - 1:+.4%}"
+    return effects, count
 
 
-def unquantised(batch: Any, raw: Path, loader: Any) -> Any:
-    """The batch with the captures' own float32 depth where it is valid."""
+def shard_settings(
+    codec: ImageCodec, raw: str, out: Path, original: dict[str, Any], size: tuple[int, int]
+) -> ShardSettings:
+    """Return the settings of shards with that codec, split and cut as the `original` ones."""
+    from depthdist.core.settings import Size
+    from depthdist.shards.settings import ShardSettings
+
+    names = ("split", "val", "seed", "session_gap", "near", "far", "depth_size")
+    return ShardSettings(
+        raw=raw,
+        out=str(out),
+        size=Size(*size),
+        rgb=codec.codec,
+        quality=codec.quality,
+        subsampling=codec.subsampling,
+        **{name: original[name] for name in names},
+    )
+
+
+def with_float32_depth(raw: Path) -> Callable[[Batch], Batch]:
+    """Return a function that gives a batch the captures' own float32 depth where it is valid."""
     import torch
 
     from depthdist.captures.layouts import find_pairs
     from depthdist.captures.readers import read_xyz
 
-    clouds = {pair.stem: pair.xyz for pair in find_pairs(raw)[0]}
-    z = np.stack([read_xyz(clouds[key])[:, :, 2] for key in batch.stems])
-    batch.depth_mm = torch.where(batch.mask, torch.from_numpy(z).to(batch.mask.device), 0.0)
-    return batch
+    point_maps = {pair.stem: pair.xyz for pair in find_pairs(raw)[0]}
+
+    def change(batch: Batch) -> Batch:
+        depth_mm = np.stack([read_xyz(point_maps[key])[:, :, 2] for key in batch.stems])
+        stored = torch.from_numpy(depth_mm).to(batch.mask.device)
+        batch.depth_mm = torch.where(batch.mask, stored, 0.0)
+        return batch
+
+    return change

@@ -1,35 +1,25 @@
-"""Data loaders side by side: one function a loader, one a conversion to its own format.
+"""The compared data loaders: a function for each, and one for the conversion to its own format.
 
-Run by `tools/bench.py data`.
+They run in the loaders' own environments (measure_loader.py), so nothing of depthdist is imported
+here but in `depthdist` itself. A loader is a generator that sets up, yields the batches of one
+epoch and cleans up:
 
-    PYTHON tools/benchmarks/loaders.py convert '{"loader": "litdata", "shards": "data/mine", "data":
-    "data/mine_litdata", ...}'
-    # a warm-up epoch, a timed one, one line of JSON
-    PYTHON tools/benchmarks/loaders.py measure '{"loader": "litdata", ...}'
-
-PYTHON is that of the loader's own environment, so nothing of depthdist is imported here but in
-`depthdist` itself. A loader is a generator that sets up, yields the batches of one epoch and cleans
-up:
-
-    rgb (B, h, w, 3) uint8; depth (B, H, W) uint16; mask (B, H, ceil(W / 8)) uint8 packed, or (B, H,
-    W) bool; the samples' numbers
+    rgb      (B, h, w, 3) uint8
+    depth    (B, H, W) uint16
+    mask     (B, H, ceil(W / 8)) uint8 packed, or (B, H, W) bool
+    numbers  of the samples
 
 Its code is what its documentation tells users to write; where the user supplies the JPEG decoder it
-is simplejpeg. All of them convert and read the same bytes, that are JPEG and uint16 .npy and packed
-masks in the tars of tools/shard.py.
+is simplejpeg. All of them convert and read the same bytes: JPEG, uint16 .npy and packed masks in
+the tars of tools/shard.py.
 """
 
 from __future__ import annotations
 
-import gc
 import io
-import json
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +30,11 @@ import numpy as np
 class Job(NamedTuple):
     """What to load and how.
 
-    `shards` is a dataset of tools/shard.py, all of it in train; `data` the same in the loader's
-    format.
+    shards      a dataset of tools/shard.py, all of it in train
+    data        the same in the loader's format; the captures of the raw files
+    size        height and width of the RGB; of the network's input for the raw files
+    depth_size  height and width of the depth
+    look        whether to add up all that is delivered in the warm-up epoch
     """
 
     loader: str
@@ -51,33 +44,35 @@ class Job(NamedTuple):
     workers: int
     samples: int
     size: tuple[int, int]
-    "Height and width of the RGB; of the network's input on the raw path."
     depth_size: tuple[int, int]
     look: bool = False
-    "Whether to add up all that is delivered while warming up."
 
     @property
     def tars(self) -> list[str]:
+        """The paths of the dataset's tars."""
         return sorted(map(str, Path(self.shards, "train").glob("*.tar")))
 
 
 Batches = Iterator[tuple[Any, Any, Any, Iterable[Any]]]
 
 
-def jpeg(content: bytes) -> np.ndarray:
+def decode_jpeg(content: bytes) -> np.ndarray:
+    """Return the RGB image (H, W, 3) uint8 of a JPEG."""
     import simplejpeg
 
-    return simplejpeg.decode_jpeg(content)
+    return np.asarray(simplejpeg.decode_jpeg(content))
 
 
 def read_tars(paths: list[str]) -> Iterator[tuple[int, bytes, np.ndarray, np.ndarray]]:
-    """The samples of tars by tools/shard.py for conversion: number, JPEG, depth (H, W) uint16, mask
-    packed along W.
+    """Yield the samples of tars by tools/shard.py: number, JPEG, depth, mask.
+
+    depth is (H, W) uint16, mask packed along W.
     """
     import webdataset as wds
 
     for sample in wds.WebDataset(paths, shardshuffle=False):
-        depth, mask = (np.load(io.BytesIO(sample[name])) for name in ("depth.npy", "mask.npy"))
+        depth = np.load(io.BytesIO(sample["depth.npy"]))
+        mask = np.load(io.BytesIO(sample["mask.npy"]))
         yield int(sample["__key__"]), sample["rgb.jpg"], depth, mask
 
 
@@ -85,9 +80,9 @@ def read_tars(paths: list[str]) -> Iterator[tuple[int, bytes, np.ndarray, np.nda
 
 
 def depthdist(job: Job, consumed: int = 0) -> Batches:
-    """Ours, shuffled, as it is stored; the buffers are used again.
+    """Load with depthdist, shuffled, values as they are stored; the buffers are used again.
 
-    Goes on after `consumed` samples of the epoch.
+    consumed  samples of the epoch that are skipped, as after a resume
     """
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.loader import Loader
@@ -97,18 +92,17 @@ def depthdist(job: Job, consumed: int = 0) -> Batches:
     dataset = open_dataset(settings)
     plan = TrainPlan(dataset.count("train"), job.batch, job.batch, world=1)
     for packed in Loader(dataset, settings).train(plan, 0, 0, Position(0, consumed), epochs=1):
-        samples = [
-            loaded.sample for loaded in packed.loaded if loaded.weight
-        ]  # the last batch may be filled up
-        rgb, depth, mask = (
-            part[: len(samples)].numpy()
-            for part in (packed.buffers.rgb, packed.buffers.depth, packed.buffers.mask)
-        )
+        # the last batch may be filled up with samples of weight 0
+        samples = [loaded.sample for loaded in packed.loaded if loaded.weight]
+        buffers = packed.buffers
+        rgb = buffers.rgb[: len(samples)].numpy()
+        depth = buffers.depth[: len(samples)].numpy()
+        mask = buffers.mask[: len(samples)].numpy()
         yield rgb, depth.view(np.uint16), mask, samples
 
 
 def depthdist_raw_pictures(job: Job) -> Batches:
-    """The same on shards without JPEG."""
+    """Load with depthdist from shards without JPEG."""
     yield from depthdist(job)
 
 
@@ -116,17 +110,21 @@ def depthdist_raw_pictures(job: Job) -> Batches:
 
 
 def webdataset_as_written(job: Job) -> Batches:
-    """The README's lines: pictures by Pillow."""
+    """Load with the lines of webdataset's README: images are decoded by Pillow."""
     yield from webdataset(job, "rgb8")
 
 
 def webdataset_simplejpeg(job: Job) -> Batches:
-    yield from webdataset(
-        job, lambda name, content: jpeg(content) if name.endswith("jpg") else None
-    )
+    """Load with webdataset; images are decoded by simplejpeg."""
+
+    def decode(name: str, content: bytes) -> np.ndarray | None:
+        return decode_jpeg(content) if name.endswith("jpg") else None
+
+    yield from webdataset(job, decode)
 
 
 def webdataset(job: Job, decoder: Any) -> Batches:
+    """Load with webdataset and that decoder of images."""
     import webdataset as wds
     from torch.utils.data import DataLoader
 
@@ -138,29 +136,32 @@ def webdataset(job: Job, decoder: Any) -> Batches:
     yield from DataLoader(dataset, batch_size=job.batch, num_workers=job.workers)
 
 
-def decoded(row: dict) -> tuple:
-    """A row that came out of a format with a column for each of these."""
-    return jpeg(row["rgb"]), row["depth"], row["mask"], row["number"]
+def decode_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the sample of a row of a format that has columns."""
+    return decode_jpeg(row["rgb"]), row["depth"], row["mask"], row["number"]
 
 
 # ------------------------------------------------------------------------------------------ LitData
 
 
-def litdata_rows(tar: str) -> Iterator[dict]:
+def litdata_rows(tar: str) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a tar as LitData's rows."""
     for number, rgb, depth, mask in read_tars([tar]):
         yield {"number": number, "rgb": rgb, "depth": depth, "mask": mask}
 
 
 def litdata_convert(job: Job) -> None:
+    """Write LitData's chunks."""
     from litdata import optimize
 
     optimize(litdata_rows, inputs=job.tars, output_dir=job.data, chunk_bytes="64MB", num_workers=1)
 
 
 def litdata(job: Job) -> Batches:
+    """Load with LitData."""
     from litdata import StreamingDataLoader, StreamingDataset
 
-    dataset = StreamingDataset(job.data, transform=decoded)
+    dataset = StreamingDataset(job.data, transform=decode_row)
     yield from StreamingDataLoader(dataset, batch_size=job.batch, num_workers=job.workers)
 
 
@@ -168,6 +169,7 @@ def litdata(job: Job) -> Batches:
 
 
 def mosaicml_convert(job: Job) -> None:
+    """Write MosaicML Streaming's MDS shards."""
     from streaming import MDSWriter
 
     columns = {"number": "int", "rgb": "bytes", "depth": "ndarray:uint16", "mask": "ndarray:uint8"}
@@ -177,12 +179,13 @@ def mosaicml_convert(job: Job) -> None:
 
 
 def mosaicml(job: Job) -> Batches:
+    """Load with MosaicML Streaming."""
     from streaming import StreamingDataset
     from torch.utils.data import DataLoader
 
     class Samples(StreamingDataset):
-        def __getitem__(self, index):
-            return decoded(super().__getitem__(index))
+        def __getitem__(self, index: int) -> tuple[Any, ...]:
+            return decode_row(super().__getitem__(index))
 
     yield from DataLoader(
         Samples(local=job.data, batch_size=job.batch), batch_size=job.batch, num_workers=job.workers
@@ -193,7 +196,7 @@ def mosaicml(job: Job) -> Batches:
 
 
 def energon_convert(job: Job) -> None:
-    """The very tars, and what `energon prepare` adds to them."""
+    """Link the same tars, and add what `energon prepare` writes beside them."""
     from megatron.energon.flavors import BaseWebdatasetFactory
 
     for tar in job.tars:
@@ -207,6 +210,7 @@ def energon_convert(job: Job) -> None:
 
 
 def energon(job: Job) -> Batches:
+    """Load with Megatron Energon."""
     import torch
     from megatron.energon import (
         Cooker,
@@ -218,26 +222,22 @@ def energon(job: Job) -> Batches:
     )
 
     @stateless
-    def cook(sample: dict) -> dict:
-        depth, mask = (
-            torch.from_numpy(np.load(io.BytesIO(sample[name])))
-            for name in ("depth.npy", "mask.npy")
-        )
+    def cook(sample: dict[str, Any]) -> dict[str, Any]:
         return {
-            "rgb": torch.from_numpy(jpeg(sample["rgb.jpg"])),
-            "depth": depth,
-            "mask": mask,
+            "rgb": torch.from_numpy(decode_jpeg(sample["rgb.jpg"])),
+            "depth": torch.from_numpy(np.load(io.BytesIO(sample["depth.npy"]))),
+            "mask": torch.from_numpy(np.load(io.BytesIO(sample["mask.npy"]))),
             "key": sample["__key__"],
         }
 
     class Task(DefaultTaskEncoder):
-        cookers = [Cooker(cook)]
+        cookers = (Cooker(cook),)
         decoder = None
 
-        def batch(self, samples):
-            return {
-                name: torch.stack([s[name] for s in samples]) for name in ("rgb", "depth", "mask")
-            } | {"key": [s["key"] for s in samples]}
+        def batch(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+            names = ("rgb", "depth", "mask")
+            stacked = {name: torch.stack([s[name] for s in samples]) for name in names}
+            return {**stacked, "key": [s["key"] for s in samples]}
 
     dataset = get_train_dataset(
         job.data,
@@ -256,7 +256,7 @@ def energon(job: Job) -> Batches:
 
 
 def dali_convert(job: Job) -> None:
-    """Tars with the arrays' bare bytes, which DALI maps without a copy, and an index beside each."""
+    """Write tars with the arrays' bare bytes, which DALI maps without a copy, and their indexes."""
     import webdataset as wds
 
     for tar in job.tars:
@@ -277,13 +277,14 @@ def dali_convert(job: Job) -> None:
 
 
 def dali(job: Job) -> Batches:
+    """Load with DALI, on the CPU."""
     from nvidia.dali import fn, pipeline_def, types
 
     tars = sorted(map(str, Path(job.data).glob("*.tar")))
     height, width = job.depth_size
 
     @pipeline_def(batch_size=job.batch, num_threads=job.workers, device_id=None)
-    def pipeline():
+    def pipeline() -> tuple[Any, ...]:
         content, depth, mask, number = fn.readers.webdataset(
             name="reader",
             paths=tars,
@@ -314,17 +315,16 @@ def dali(job: Job) -> Batches:
 
 
 def raw_path(job: Job) -> Batches:
-    """The captures themselves, as the model's documentation has it: Pillow, `np.load`,
-    transformers' processor, inverse depth.
+    """Load the captures themselves, as the model's documentation does.
 
-    rgb is (B, 3, h, w) float32 then, normalised, and depth the normalised inverse (B, H, W)
-    float32.
+    That is Pillow, `np.load`, transformers' processor and inverse depth. Here rgb is (B, 3, h, w)
+    float32, normalized, and depth the normalized inverse depth (B, H, W) float32.
     """
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from transformers import DPTImageProcessor
 
-    pictures = sorted(Path(job.data).glob("*/images/*_color.png"))[: job.samples]
+    images = sorted(Path(job.data).glob("*/images/*_color.png"))[: job.samples]
     near_mm, far_mm = 250.0, 4000.0
     processor = DPTImageProcessor(
         do_resize=True,
@@ -336,30 +336,24 @@ def raw_path(job: Job) -> Batches:
         image_std=[0.229, 0.224, 0.225],
     )
 
-    class Captures(Dataset):
-        def __len__(self):
-            return len(pictures)
+    class Captures(Dataset[tuple[Any, ...]]):
+        def __len__(self) -> int:
+            return len(images)
 
-        def __getitem__(self, i):
-            rgb = processor(images=Image.open(pictures[i]).convert("RGB"), return_tensors="pt")[
-                "pixel_values"
-            ][0]
-            path = (
-                str(pictures[i])
-                .replace("/images/", "/depth/")
-                .replace("_color.png", "_rawDepth.npy")
-            )
-            depth_mm = np.load(path)[..., 2]
+        def __getitem__(self, i: int) -> tuple[Any, ...]:
+            image = Image.open(images[i]).convert("RGB")
+            rgb = processor(images=image, return_tensors="pt")["pixel_values"][0]
+            path = str(images[i]).replace("/images/", "/depth/")
+            depth_mm = np.load(path.replace("_color.png", "_rawDepth.npy"))[..., 2]
             mask = np.isfinite(depth_mm) & (depth_mm > near_mm) & (depth_mm < far_mm)
-            inverse = (1 / np.where(mask, depth_mm, far_mm) - 1 / far_mm) / (
-                1 / near_mm - 1 / far_mm
-            )
-            return rgb, inverse.astype(np.float32), mask, i
+            inv_depth = 1 / np.where(mask, depth_mm, far_mm) - 1 / far_mm
+            target = inv_depth / (1 / near_mm - 1 / far_mm)
+            return rgb, target.astype(np.float32), mask, i
 
     yield from DataLoader(Captures(), batch_size=job.batch, shuffle=True, num_workers=job.workers)
 
 
-# ---------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- by name
 
 CONVERT: dict[str, Callable[[Job], None]] = {
     "litdata": litdata_convert,
@@ -381,66 +375,3 @@ LOADERS: dict[str, Callable[[Job], Batches]] = {
         raw_path,
     )
 }
-
-
-def measure(job: Job) -> dict[str, Any]:
-    """One epoch to warm up and one epoch timed; the loader is built anew for each.
-
-    The raw path needs half to touch all files.
-    """
-    sums: Counter = Counter()
-    warm = job._replace(samples=-(-job.samples // 2)) if job.loader == "raw_path" else job
-    epoch(warm, lambda *batch: sums.update(totals(*batch)) if job.look else None)
-    found = epoch(job, lambda *batch: None) | {"delivered": dict(sums)}
-    if job.loader == "depthdist":
-        start = time.perf_counter()
-        next(depthdist(job, job.samples // 2))
-        found["resume_s"] = time.perf_counter() - start
-    return found
-
-
-def epoch(job: Job, look: Callable[[Any, Any, Any], Any]) -> dict[str, Any]:
-    """Time and count one epoch.
-
-    CPU seconds are this process's and its workers', which are joined before the clock is read.
-    """
-    numbers, first_batch_s = Counter(), None
-    cpu_before, start = cpu_seconds(), time.perf_counter()
-    for rgb, depth, mask, keys in LOADERS[job.loader](job):
-        first_batch_s = first_batch_s or time.perf_counter() - start
-        look(rgb, depth, mask)
-        numbers.update(map(int, keys))
-    seconds = time.perf_counter() - start
-    gc.collect()
-    for worker in multiprocessing.active_children():
-        worker.join(20)
-    return {
-        "samples": numbers.total(),
-        "lost": job.samples - len(numbers),
-        "repeated": numbers.total() - len(numbers),
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds() - cpu_before,
-        "first_batch_s": first_batch_s,
-    }
-
-
-def totals(rgb: Any, depth: Any, mask: Any) -> dict[str, int]:
-    """Sums that do not depend on the order: of the pictures, of depth in steps, of the valid
-    pixels.
-    """
-    rgb, depth, mask = (np.asarray(part) for part in (rgb, depth, mask))
-    valid = mask.sum() if mask.dtype == bool else np.unpackbits(mask).sum()
-    return {
-        "rgb": int(rgb.sum(dtype=np.int64)),
-        "depth": int(depth.sum(dtype=np.int64)),
-        "valid": int(valid),
-    }
-
-
-def cpu_seconds() -> float:
-    return sum(os.times()[:4])
-
-
-if __name__ == "__main__":
-    what, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
-    print(json.dumps(measure(job) if what == "measure" else CONVERT[job.loader](job)))

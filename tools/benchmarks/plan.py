@@ -1,5 +1,6 @@
-"""What planning costs as datasets grow: indexes are made up, of 58 to ten million samples, and
-opened by a process each.
+"""Measure what opening and shuffling cost as datasets grow, from 58 to ten million samples.
+
+The indexes are generated, and each is opened by a process of its own.
 """
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -17,118 +17,91 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE_BYTES, SHARD_SAMPLES = 2_240_000, 115  # at 756x1260, in shards of 256 MiB
+from tools.benchmarks.bars import print_check
+from tools.benchmarks.processes import run_module
+from tools.tables import format_table
+
+SAMPLE_BYTES = 2_240_000  # at 756x1260
+SHARD_SAMPLES = 115  # in shards of 256 MiB
 STEADY = 20_000  # samples over which the cost of one is measured
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """Planning"""
+    """Planning."""
 
     work: Path = Path("data/bench")
-    "Folder for the made-up indexes; 1.5 GB for ten million samples, removed afterwards."
+    "Folder for the generated indexes; 1.5 GB for ten million samples, removed afterwards."
     samples: tuple[int, ...] = (58, 10_000, 1_000_000, 10_000_000)
     "Sizes of the datasets."
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the values."""
         return [f"--samples has {n}: expected 1 or more" for n in self.samples if n < 1]
 
 
-def plan(settings: PlanSettings) -> int:
-    """The table, and whether this run met the bars."""
-    rows = []
+def measure_planning(settings: PlanSettings) -> int:
+    """Print the table, and whether this run met the bars."""
+    measured = []
     for count in settings.samples:
         folder = settings.work / f"plan-{count}"
-        made_up(folder, count)
+        write_dataset(folder, count)
         try:
-            rows.append(
-                json.loads(
-                    subprocess.run(
-                        [sys.executable, "-m", "tools.benchmarks.plan", folder.resolve()],
-                        check=True,
-                        capture_output=True,
-                        text=True,
-                        cwd=ROOT,
-                    ).stdout
-                )
+            measured.append(
+                json.loads(run_module(Path(sys.executable), "plan", str(folder.resolve())))
             )
         finally:
             shutil.rmtree(folder)
+    columns = {
+        "shards": ("shards", "d"),
+        "index MB": ("index_mb", ".1f"),
+        "open s": ("open_s", ".3f"),
+        "order s": ("order_s", ".3f"),
+        "start s": ("start_s", ".3f"),
+        "resume s": ("resume_s", ".3f"),
+        "MiB more": ("more_mib", ".0f"),
+        "us a sample": ("us", ".1f"),
+    }
+    rows = [
+        [count, *(format(values[name], spec) for name, spec in columns.values())]
+        for count, values in zip(settings.samples, measured)
+    ]
+    print(format_table(["samples", *columns], rows))
     print(
-        f"{'samples':>10}{'shards':>8}{'index MB':>10}{'open s':>9}{'order s':>9}{'start s':>9}{'resume s':>10}{'MiB more':>10}{'us a sample':>13}"
+        "open: index and every shard's size; order: the epoch's shuffle; start, resume: everything"
+        " until the first sample's place is known,\nfrom the beginning and from the middle; MiB"
+        " more: peak of the process beyond its imports; the last column over"
+        f" {STEADY} samples or all\n"
     )
-    for count, r in zip(settings.samples, rows):
-        print(
-            f"{count:>10}{r['shards']:>8}{r['index_mb']:>10.1f}{r['open_s']:>9.3f}{r['order_s']:>9.3f}{r['start_s']:>9.3f}{r['resume_s']:>10.3f}{r['more_mib']:>10.0f}{r['us']:>13.1f}"
-        )
-    print(
-        "open: index and every shard's size; order: the epoch's shuffle; start, resume: all until"
-        " the first sample's place is known,"
-    )
-    print(
-        "from the beginning and from the middle; MiB more: peak of the process beyond its imports;"
-        f" the last over {STEADY} samples or all\n"
-    )
-    largest, costs = rows[-1], [r["us"] for r in rows if r["steady"] > 1000]
-    for text, met, found in (
-        (
-            "start under 5 s",
-            max(largest["start_s"], largest["resume_s"]) < 5,
-            f"{largest['start_s']:.2f} s at {settings.samples[-1]}",
-        ),
-        ("under 1 GiB", largest["more_mib"] < 1024, f"{largest['more_mib']:.0f} MiB"),
-        (
-            "flat cost a sample: within 2 x",
-            not costs or max(costs) < 2 * min(costs),
-            f"{min(costs, default=0):.1f} .. {max(costs, default=0):.1f} us",
-        ),
-    ):
-        print(f"{'met' if met else 'MISSED':<8}{text}: {found}")
+    largest = measured[-1]
+    slowest_start = max(largest["start_s"], largest["resume_s"])
+    largest_start = f"{largest['start_s']:.2f} s at {settings.samples[-1]}"
+    print_check(slowest_start < 5, f"start under 5 s: {largest_start}")
+    print_check(largest["more_mib"] < 1024, f"under 1 GiB: {largest['more_mib']:.0f} MiB")
+    costs = [values["us"] for values in measured if values["steady"] > 1000]
+    flat = not costs or max(costs) < 2 * min(costs)
+    found = f"{min(costs, default=0):.1f} .. {max(costs, default=0):.1f} us"
+    print_check(flat, f"flat cost a sample: within 2 x: {found}")
     return 0
 
 
-def made_up(folder: Path, count: int) -> None:
-    """An index of `count` samples whose shards are empty files of the right size (they take no
-    space on the disk).
+def write_dataset(folder: Path, count: int) -> None:
+    """Write the index of a dataset of `count` samples.
+
+    Its shards are empty files of the right size, which take no space on the disk.
     """
     from depthdist.shards import SCHEMA, VERSION
-    from depthdist.shards.encoding import as_npy
-    from depthdist.shards.index import named_by_content, table_dtype
 
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "train").mkdir(parents=True)
-    number = np.arange(count)
-    rows = np.zeros(count, table_dtype(4))
-    rows["shard"], rows["start"], rows["length"] = (
-        number // SHARD_SAMPLES,
-        number % SHARD_SAMPLES * SAMPLE_BYTES,
-        SAMPLE_BYTES,
-    )
-    lines = np.array(
-        [b"%08d 21-12-03-18-50-31_Zivid_acquisition_%08d\n" % (i, i) for i in range(count)]
-    )
-    rows["name"] = number * lines.dtype.itemsize
-    entries = {}
-    for what, kind, suffix, content in (
-        ("table", "samples", ".npy", as_npy(rows)),
-        ("names", "names", ".txt", lines.tobytes()),
-    ):
-        entries[what] = named_by_content(kind, suffix, content)
-        (folder / entries[what]["name"]).write_bytes(content)
     shards = []
     for i in range(-(-count // SHARD_SAMPLES)):
-        held = min(SHARD_SAMPLES, count - i * SHARD_SAMPLES)
-        shards.append(
-            {
-                "name": f"train/shard-{i:06d}.tar",
-                "bytes": held * SAMPLE_BYTES,
-                "sha256": "0" * 64,
-                "count": held,
-            }
-        )
-        with open(folder / shards[-1]["name"], "wb") as file:
-            file.truncate(shards[-1]["bytes"])
+        num_samples = min(SHARD_SAMPLES, count - i * SHARD_SAMPLES)
+        name = f"train/shard-{i:06d}.tar"
+        num_bytes = num_samples * SAMPLE_BYTES
+        shards.append({"name": name, "bytes": num_bytes, "sha256": "0" * 64, "count": num_samples})
+        with open(folder / name, "wb") as file:
+            file.truncate(num_bytes)
     stats = {
         "min_mm": 250.0,
         "max_mm": 3900.0,
@@ -145,75 +118,101 @@ def made_up(folder: Path, count: int) -> None:
         "near_mm": 0.0,
         "far_mm": 4000.0,
     }
-    (folder / "index.json").write_text(
-        json.dumps(
-            {
-                "schema": SCHEMA,
-                "version": VERSION,
-                "size": [756, 1260],
-                "depth": depth,
-                "mask": {"member": "mask.npy", "packed": True},
-                "meta": {"member": "meta.json"},
-                "rgb": {"member": "rgb.jpg", "codec": "jpeg"},
-                "members": ["depth.npy", "mask.npy", "meta.json", "rgb.jpg"],
-                "splits": {"train": {"count": count, "stats": stats}},
-                "shards": shards,
-                **entries,
-            }
-        )
+    index = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "size": [756, 1260],
+        "depth": depth,
+        "mask": {"member": "mask.npy", "packed": True},
+        "meta": {"member": "meta.json"},
+        "rgb": {"member": "rgb.jpg", "codec": "jpeg"},
+        "members": ["depth.npy", "mask.npy", "meta.json", "rgb.jpg"],
+        "splits": {"train": {"count": count, "stats": stats}},
+        "shards": shards,
+        **write_sample_table(folder, count),
+    }
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def write_sample_table(folder: Path, count: int) -> dict[str, Any]:
+    """Write each sample's place and name, return the index's entries of the two files."""
+    from depthdist.shards.encoding import as_npy
+    from depthdist.shards.index import named_by_content, table_dtype
+
+    number = np.arange(count)
+    rows = np.zeros(count, table_dtype(4))
+    rows["shard"] = number // SHARD_SAMPLES
+    rows["start"] = number % SHARD_SAMPLES * SAMPLE_BYTES
+    rows["length"] = SAMPLE_BYTES
+    lines = np.array(
+        [b"%08d 21-12-03-18-50-31_Zivid_acquisition_%08d\n" % (i, i) for i in range(count)]
     )
+    rows["name"] = number * lines.dtype.itemsize
+    table = as_npy(rows)
+    names = lines.tobytes()
+    entries = {
+        "table": named_by_content("samples", ".npy", table),
+        "names": named_by_content("names", ".txt", names),
+    }
+    (folder / entries["table"]["name"]).write_bytes(table)
+    (folder / entries["names"]["name"]).write_bytes(names)
+    return entries
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """In a process of its own: how long until the first sample's place is known, and what one costs
-    from then on.
+    """Return how long it takes until the first sample's place is known, and what one costs then.
+
+    To be called in a new process.
     """
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.sample_order import Position, TrainPlan, train_groups
 
-    before = peak_mib()
+    settings = DataSettings(data=(str(folder),))
     clock = time.perf_counter
-    began = clock()
-    dataset = open_dataset(DataSettings(data=(str(folder),)))
+    memory_before = peak_mib()
+
+    start = clock()
+    dataset = open_dataset(settings)
     opened = clock()
     order = dataset.order(0)
     order.epoch(0)
     ordered = clock()
-    groups = train_groups(order, TrainPlan(order.num_samples, 8, 1, 1), 0)
+    plan = TrainPlan(order.num_samples, 8, 1, 1)
+    groups = train_groups(order, plan, 0)
     dataset.find("train", next(groups).slots[0].sample)
-    started = clock() - ordered + opened - began
-    again = clock()
-    middle = open_dataset(DataSettings(data=(str(folder),)))
-    resumed = train_groups(
-        middle.order(0),
-        TrainPlan(order.num_samples, 8, 1, 1),
-        0,
-        Position(3, order.num_samples // 2),
-    )
+    started = clock()
+
+    resume_start = clock()
+    middle = open_dataset(settings)
+    position = Position(3, order.num_samples // 2)
+    resumed = train_groups(middle.order(0), plan, 0, position)
     middle.find("train", next(resumed).slots[0].sample)
-    resume_s = clock() - again
+    resume_s = clock() - resume_start
+
     steady = min(STEADY, order.num_samples - 1)
-    began_steady = clock()
+    steady_start = clock()
     for group in islice(groups, steady):
         dataset.find("train", group.slots[0].sample)
-    us = (clock() - began_steady) / steady * 1e6
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    steady_s = clock() - steady_start
     return {
         "shards": len(dataset.parts[0].shards),
-        "index_mb": size / 1e6,
-        "open_s": opened - began,
+        "index_mb": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6,
+        "open_s": opened - start,
         "order_s": ordered - opened,
-        "start_s": started,
+        # the groups compute the epoch's order again
+        "start_s": (started - ordered) + (opened - start),
         "resume_s": resume_s,
-        "more_mib": peak_mib() - before,
-        "us": us,
+        "more_mib": peak_mib() - memory_before,
+        "us": steady_s / steady * 1e6,
         "steady": steady,
     }
 
 
 def peak_mib() -> float:
-    """Of this process's memory so far."""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    """Return the peak of this process's memory so far."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match, "Linux reports it"
+    return int(match[1]) / 1024
 
 
 if __name__ == "__main__":
