@@ -30,10 +30,10 @@ def module_name(path: Path) -> str:
 PATHS = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports_of(name: str) -> set[str]:
-    """Our modules that a module imports, wherever in its source."""
+def imports_of(name: str, nodes=None) -> set[str]:
+    """Our modules that a module imports, wherever in its source or in those nodes of it."""
     found = set()
-    for node in ast.walk(ast.parse(PATHS[name].read_text())):
+    for node in nodes or ast.walk(ast.parse(PATHS[name].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
@@ -62,7 +62,12 @@ def test_imports_point_to_lower_floors(name):
 
 
 def test_within_a_package_imports_point_one_way():
-    graph = {name: imports_of(name) for name in MODULES}
+    graph = {}
+    for name in MODULES:  # what a function imports when it is called may stand above it
+        top = [
+            n for n in ast.parse(PATHS[name].read_text()).body if not isinstance(n, ast.FunctionDef)
+        ]
+        graph[name] = imports_of(name, top)
     assert list(
         TopologicalSorter(graph).static_order()
     )  # raises CycleError, which names the circle
@@ -77,7 +82,7 @@ def test_no_module_of_ours_is_found_through_sys_modules(name):
 
 IMPORT_ALL = """
 import glob, importlib, json, logging, os, signal, sys, warnings
-import torch, numpy, PIL.Image, transformers, peft, deepspeed, webdataset, fsspec  # may change what they like
+import torch, numpy, PIL.Image, transformers, peft, deepspeed, webdataset, fsspec  # not ours
 
 def switches():
     return {

@@ -53,7 +53,7 @@ def untrained_predictor(
     if isinstance(model.net, PeftModel):
         return _predictor_without_adapter(model, model.net)
     base = load_base(record.model)
-    base.normalise((record.mean, record.std))
+    base.set_normalization((record.mean, record.std))
     base.upsampling = model.upsampling
     return network_predictor(base.to(device).eval())
 

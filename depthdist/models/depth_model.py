@@ -138,9 +138,10 @@ class DepthModel(nn.Module):
         dtype = next(self.net.parameters()).dtype
         return self.net(pixel_values=pixels.to(dtype)).predicted_depth.float()
 
-    def upsampled(self, pred: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsampled(self, pred: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
         """Return `pred` (B, h, w), of `forward` or `raw`, at the ground truth's size (B, H, W)."""
-        return upsample(pred, size, self.upsampling)
+        height, width = size
+        return upsample(pred, (height, width), self.upsampling)
 
     @property
     def base_net(self) -> Any:

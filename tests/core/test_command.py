@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from helpers.captures import ROOT
 
-pass
 from depthdist.core.command import run_command
 from depthdist.core.errors import SettingsError
 

@@ -179,7 +179,7 @@ class Lens:
 
 @dataclass(frozen=True)
 class Shot:
-    """Shot of the tests"""
+    """Shot of the tests."""
 
     pictures: list[Path] = positional(())
     "Pictures."

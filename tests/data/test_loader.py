@@ -56,7 +56,9 @@ def streams(out, data, token):
             found.append([(loaded.sample, loaded.weight) for loaded in packed.loaded])
             if packed.group.position == most:
                 break
-        return sum(found, []), packed.group.position.token(sha256, 0)
+        return [sample for batch in found for sample in batch], packed.group.position.token(
+            sha256, 0
+        )
 
     found = {
         "train": seen(loader.train(plan, 0, world.rank, epochs=1)),

@@ -16,7 +16,6 @@ import pytest
 from helpers.commands import LAUNCHER, Launch, Typed, free_port, on_ranks, on_srun, script
 from helpers.runs import deepspeed_json, log, make_shards
 
-pass
 from depthdist.core.command import run_command
 from depthdist.core.errors import Stopped
 from depthdist.distributed import launchers as slurm
@@ -147,7 +146,8 @@ def test_torchrun_on_two_nodes_starts_a_killed_rank_again_and_the_run_goes_on(
 
 FAKE_SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
-export SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2 SLURM_NODEID=0 SLURM_STEP_NODELIST=127.0.0.1
+export SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2
+export SLURM_NODEID=0 SLURM_STEP_NODELIST=127.0.0.1
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
 SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
 wait $first; code=$?
@@ -328,7 +328,7 @@ def test_what_all_ranks_find_wrong_is_said_once(tmp_path):
     assert (done[0].err + done[1].err).count("shard 7 is broken") == 1
 
 
-def test_a_rank_that_hangs_is_waited_for_as_long_as_the_environment_says_and_then_what_was_waited_for(
+def test_a_rank_that_hangs_is_waited_for_as_the_environment_says_and_what_for_is_printed(
     tmp_path,
 ):
     done, _ = failed(tmp_path, "hanging", DEPTHDIST_TIMEOUT=10)

@@ -99,17 +99,16 @@ class Typed:
     """
 
     def __init__(self, *words: Any, **env: Any):
-        self.files = (
-            tempfile.TemporaryFile("w+"),
-            tempfile.TemporaryFile("w+"),
-        )  # a pipe that nobody reads would fill up
-        out, err = self.files
+        # files, as a pipe that nobody reads would fill up; `done` reads them, then they go
+        out = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        err = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.files = out, err
         known = {**os.environ, **ON_CPU, **{name: str(value) for name, value in env.items()}}
         self.process = subprocess.Popen(
             [*map(str, words)], cwd=ROOT, env=known, stdout=out, stderr=err, start_new_session=True
         )
 
-    @functools.cache
+    @functools.cache  # noqa: B019  a handful of commands a test
     def done(self, timeout: float = 240) -> Done:
         """How it ended. After `timeout` seconds all its processes are killed."""
         try:
