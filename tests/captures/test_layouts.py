@@ -44,7 +44,7 @@ def test_each_layouts_own_example_is_read(tmp_path, layout):
     assert len(find_pairs(tmp_path)[0]) == 1
 
 
-def test_truth_and_hidden_files_are_never_looked_into(tmp_path):
+def test_truth_and_hidden_files_are_skipped(tmp_path):
     write_capture(tmp_path / "a.png", tmp_path / "a.npy")
     for folder in ("truth", ".cache", "sub/truth"):
         write_capture(tmp_path / folder / "b.png", tmp_path / folder / "b.npy")
@@ -54,7 +54,7 @@ def test_truth_and_hidden_files_are_never_looked_into(tmp_path):
     assert not find_pairs(tmp_path)[1]
 
 
-def test_files_without_one_twin_are_rejected_by_name(tmp_path):
+def test_files_without_exactly_one_counterpart_are_rejected_by_name(tmp_path):
     for stem in "abcd":
         write_capture(tmp_path / f"{stem}.png", tmp_path / f"{stem}.npy")
     (tmp_path / "a.npy").unlink()
@@ -106,7 +106,7 @@ def test_a_root_without_captures_raises(tmp_path, make, words):
         ("a_color.png", "a_color.npy", "a_color_grooves.png"),
     ],
 )
-def test_a_groove_label_beside_the_picture_belongs_to_the_capture(tmp_path, rgb, xyz, grooves):
+def test_a_groove_label_beside_the_image_belongs_to_the_capture(tmp_path, rgb, xyz, grooves):
     write_capture(tmp_path / rgb, tmp_path / xyz)
     label = write_label(tmp_path / grooves)
     (pair,), rejects = find_pairs(tmp_path)
@@ -114,7 +114,7 @@ def test_a_groove_label_beside_the_picture_belongs_to_the_capture(tmp_path, rgb,
     assert pair.grooves == tmp_path / grooves
     assert list(pair.files) == ["rgb", "xyz", "grooves"]
     assert np.array_equal(read_label(pair.grooves, (30, 40)), label)
-    assert list_images(tmp_path) == [tmp_path / rgb], "a label is no picture to predict from"
+    assert list_images(tmp_path) == [tmp_path / rgb], "a label is no image to predict from"
 
 
 def test_a_groove_label_without_a_capture_is_rejected(tmp_path):

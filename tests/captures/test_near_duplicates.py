@@ -1,6 +1,6 @@
-"""Near-twins are found through exposure, motion, noise and JPEG.
+"""Near-duplicates are found through exposure, motion, noise and JPEG.
 
-Other pictures of the same kind are not; every number is a plain loop's.
+Other images of the same kind are not; every number agrees with a plain loop.
 """
 
 import io
@@ -26,7 +26,7 @@ from depthdist.captures.near_duplicates import (
 NUM = 24
 
 
-def picture(seed, size=(150, 243)):
+def crate_image(seed, size=(150, 243)):
     """One of a family (H, W, 3) uint8: a crate of discs, lit from above, each in its own place and
     of its own size."""
     rng = np.random.default_rng(seed)
@@ -91,7 +91,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def family():
-    return [picture(seed) for seed in range(NUM)]
+    return [crate_image(seed) for seed in range(NUM)]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def prints(family):
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_twin_is_found_through(what, family, prints):
+def test_a_near_duplicate_is_found_through(what, family, prints):
     changed = family
     for change in CHANGES[what]:
         changed = [change(rgb) for rgb in changed]
@@ -109,10 +109,10 @@ def test_a_twin_is_found_through(what, family, prints):
     assert not any(t.exact for t in twins)
 
 
-def test_pictures_of_one_family_are_no_twins_though_their_plain_thumbnails_resemble_each_other(
+def test_images_of_one_family_are_no_duplicates_though_their_plain_thumbnails_resemble_each_other(
     family, prints
 ):
-    others = np.stack([fingerprint(picture(seed)) for seed in range(100, 100 + NUM)])
+    others = np.stack([fingerprint(crate_image(seed)) for seed in range(100, 100 + NUM)])
     assert find_near_duplicates(prints) == find_near_duplicates(prints, others) == []
     assert max(similarity(a, b) for a in prints for b in others) < THRESHOLD - 0.1
     plain = np.corrcoef(
@@ -149,7 +149,7 @@ def test_exact_ones_are_those_of_the_same_pixels(family):
     assert found[2].similarity > 0.99
 
 
-def test_within_one_set_each_is_told_with_an_earlier_one(family):
+def test_within_one_set_each_is_paired_with_an_earlier_one(family):
     prints = np.stack(
         [
             fingerprint(rgb)
@@ -163,7 +163,7 @@ def test_within_one_set_each_is_told_with_an_earlier_one(family):
     ]
 
 
-def test_a_picture_without_contrast_resembles_nothing_not_even_a_second_one():
+def test_an_image_without_contrast_resembles_nothing_not_even_a_second_one():
     flat, faint = np.full((40, 60, 3), 90, np.uint8), np.full((40, 60, 3), 90, np.uint8)
     faint[3, 4] = 92
     prints = np.stack([fingerprint(flat), fingerprint(faint)])
@@ -175,7 +175,7 @@ def test_a_picture_without_contrast_resembles_nothing_not_even_a_second_one():
     )
 
 
-def test_a_negative_is_no_twin(family):
+def test_a_negative_is_no_near_duplicate(family):
     assert (
         find_near_duplicates(
             np.stack([fingerprint(255 - rgb) for rgb in family]),
@@ -230,7 +230,7 @@ def random_prints(num, seed):
 
 
 def brute(a, b, threshold):
-    """What `find` promises, as a double loop; `b` None within one set."""
+    """Return what `find_near_duplicates` promises, by a double loop; `b` None within one set."""
     found = []
     for i in range(len(a)):
         candidates = range(i) if b is None else range(len(b))
@@ -295,7 +295,7 @@ def test_a_fingerprint_is_the_grey_less_its_local_mean_over_its_local_contrast(f
 # --------------------------------------------------------------------------------------- of a split
 
 
-def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints):
+def test_a_summary_counts_validation_images_and_names_the_worst(family, prints):
     train = np.stack(
         [
             fingerprint(rgb)
@@ -304,7 +304,7 @@ def test_a_summary_counts_validation_pictures_and_names_the_worst(family, prints
                 family[0],
                 jpeg(30)(family[1]),
                 noisy(20)(family[2]),
-                picture(500),
+                crate_image(500),
             )
         ]
     )
@@ -346,22 +346,22 @@ def test_a_summary_names_no_more_than_three(prints):
 @pytest.mark.skipif(
     not (SHARED / "data/_compact/pcl_mosd").is_dir(), reason="../shared/data is absent"
 )
-def test_real_pictures_of_one_table_are_told_apart_and_a_shaken_second_look_is_not():
+def test_real_images_of_one_table_are_told_apart_and_a_shaken_second_look_is_not():
     paths = sorted((SHARED / "data/_compact/pcl_mosd").glob("*.webp"))
-    pictures = [np.array(Image.open(path).convert("RGB")) for path in paths[::4]]
-    prints = np.stack([fingerprint(rgb) for rgb in pictures])
+    images = [np.array(Image.open(path).convert("RGB")) for path in paths[::4]]
+    prints = np.stack([fingerprint(rgb) for rgb in images])
     shaken = np.stack(
-        [fingerprint(jpeg(80)(exposed(0.5)(moved(0.02, 0.02)(rgb)))) for rgb in pictures]
+        [fingerprint(jpeg(80)(exposed(0.5)(moved(0.02, 0.02)(rgb)))) for rgb in images]
     )
-    assert len(pictures) > 20
-    assert sum(t.a == t.b for t in find_near_duplicates(shaken, prints)) >= 0.95 * len(pictures)
+    assert len(images) > 20
+    assert sum(t.a == t.b for t in find_near_duplicates(shaken, prints)) >= 0.95 * len(images)
     assert (
         np.mean([similarity(a, b) > THRESHOLD for i, a in enumerate(prints) for b in prints[:i]])
         < 0.02
     )
 
 
-def test_of_many_pictures_some_are_looked_at_and_it_says_how_many(monkeypatch):
+def test_of_many_images_some_are_compared_and_the_summary_says_how_many(monkeypatch):
     monkeypatch.setattr("depthdist.captures.near_duplicates.MOST_PAIRS", 12)
     prints = np.array(
         [

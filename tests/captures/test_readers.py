@@ -44,13 +44,13 @@ def test_every_mode_becomes_8_bit_rgb(tmp_path, mode, value, expected):
     assert (rgb == expected).all()
 
 
-def test_a_turned_picture_is_rejected_for_training_and_turned_for_prediction(tmp_path):
+def test_a_rotated_image_is_rejected_for_training_and_turned_upright_for_prediction(tmp_path):
     for name in ("a.jpg", "a.tif"):
         exif = Image.Exif()
         exif[0x0112] = 6
-        picture = np.zeros((8, 16, 3), np.uint8)
-        picture[:, :8] = 255  # white on the left; orientation 6 turns it clockwise: on top
-        Image.fromarray(picture).save(tmp_path / name, exif=exif)
+        image = np.zeros((8, 16, 3), np.uint8)
+        image[:, :8] = 255  # white on the left; orientation 6 turns it clockwise: on top
+        Image.fromarray(image).save(tmp_path / name, exif=exif)
         with pytest.raises(BadFile, match="EXIF orientation is 6; expected 1"):
             read_rgb(tmp_path / name)
         turned = read_rgb(tmp_path / name, upright=True)
@@ -89,7 +89,7 @@ def changed(xyz, **how):
         ({"then": lambda x: x.astype(np.complex64)}, "dtype is complex64"),
     ],
 )
-def test_point_clouds_that_cannot_be_used_say_why(tmp_path, how, words):
+def test_point_maps_that_cannot_be_used_are_refused_with_the_reason(tmp_path, how, words):
     path = tmp_path / "a.npy"
     np.save(path, changed(capture()[1], **how), allow_pickle=True)
     with pytest.raises(BadFile, match=f"^{re.escape(str(path))}: .*{words}"):
@@ -109,7 +109,7 @@ def test_other_float_layouts_read_the_same(tmp_path, how):
     np.testing.assert_array_equal(found, xyz)
 
 
-def test_cut_archived_and_empty_clouds_say_so(tmp_path):
+def test_truncated_archived_and_empty_point_maps_are_refused(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, capture()[1])
     whole = path.read_bytes()
@@ -159,7 +159,7 @@ BROKEN = (
 
 
 @pytest.mark.parametrize("path", hostile("images"), ids=lambda p: getattr(p, "name", "absent"))
-def test_hostile_pictures_are_read_or_refused_in_one_line(path):
+def test_hostile_images_are_read_or_refused_in_one_line(path):
     if not any(path.name.startswith(b) or b in path.name for b in BROKEN):
         rgb = read_rgb(path)
         assert rgb.ndim == 3

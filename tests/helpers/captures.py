@@ -47,7 +47,7 @@ def write_label(
     path: Path, size: tuple[int, int] = (30, 40), dtype: type = np.uint16
 ) -> np.ndarray:
     """Write a groove label with the groove 3, and return it."""
-    label = np.zeros(size, dtype)
+    label: np.ndarray = np.zeros(size, dtype)
     label[5:9, 10:30] = 3
     Image.fromarray(label).save(path)
     return label
