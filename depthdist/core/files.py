@@ -59,8 +59,9 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as err:
-        unfinished.unlink(missing_ok=True)
         raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
+    finally:
+        unfinished.unlink(missing_ok=True)  # after an error, Ctrl-C included
     sync_folder(path.parent)
 
 
