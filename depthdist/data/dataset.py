@@ -18,60 +18,58 @@ from typing import Any, Literal
 
 import numpy as np
 
+from depthdist.core.environment import count_workers
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
-from depthdist.shards.index import Index, SampleRef, read_index
+from depthdist.shards.index import Index, SampleRef, Samples, read_index
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote
 from depthdist.shards.sample_arrays import Arrays, empty_arrays
+
+MAX_DEFAULT_THREADS = 4
 
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """Reading"""
+    """Reading."""
 
     threads: int = 0
     "Threads a rank that read and decode samples ahead. 0: one a core that the rank has, 4 at most."
     processes: int = 0
     "Processes a rank that decode training samples instead of threads: for heavy augmentation."
     damaged: Literal["stop", "quarantine"] = "stop"
-    """stop: end at the first damaged sample. quarantine: go on with the next one in its place,
-    count and report it."""
+    """stop: end at the first damaged sample. quarantine: replace it by the next one, count and
+    report it."""
     max_damaged: int = 10
-    "Damaged samples a rank that quarantine takes before it stops all the same."
+    "Damaged samples a rank that quarantine accepts before it stops as well."
     stall: float = 60.0
-    "Seconds without a sample after which it is said what is waited for."
+    "Seconds without a sample after which a warning names what is being waited for."
 
     def problems(self) -> list[str]:
-        found = [
-            f"--{name.replace('_', '-')} is {value}: expected >= 0"
-            for name in ("threads", "processes", "max_damaged")
-            if (value := getattr(self, name)) < 0
-        ]
-        return (
-            found
-            if self.stall > 0
-            else [*found, f"--stall is {self.stall:g}: expected > 0 seconds"]
-        )
+        """Return what is wrong with the values, a line each."""
+        found = []
+        for name in ("threads", "processes", "max_damaged"):
+            value = getattr(self, name)
+            if value < 0:
+                found.append(f"--{name.replace('_', '-')} is {value}: expected >= 0")
+        if not self.stall > 0:
+            found.append(f"--stall is {self.stall:g}: expected > 0 seconds")
+        return found
 
     @property
     def num_threads(self) -> int:
-        ranks = int(
+        """Threads of this rank; by default its share of the machine's cores, 4 at most."""
+        ranks_here = int(
             os.environ.get("LOCAL_WORLD_SIZE")
             or os.environ.get("LOCAL_SIZE")
             or os.environ.get("WORLD_SIZE")
             or 1
         )
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        return self.threads or max(1, min(4, cores // ranks))
+        return self.threads or count_workers(0, MAX_DEFAULT_THREADS, ranks_here)
 
 
 @dataclass(frozen=True)
 class DataSettings(ReadSettings, CacheSettings):
-    """Data"""
+    """Data."""
 
     data: tuple[str, ...] = ("data/tires",)
     """Folder of shards that tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://);
@@ -86,6 +84,7 @@ class DataSettings(ReadSettings, CacheSettings):
     shards at a time; for remote data that the cache cannot hold."""
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the values and with the data they name, a line each."""
         found = [*ReadSettings.problems(self), *CacheSettings.problems(self)]
         if self.shuffle_shards < 0:
             found.append(f"--shuffle-shards is {self.shuffle_shards}: expected >= 0")
@@ -94,30 +93,29 @@ class DataSettings(ReadSettings, CacheSettings):
                 f"--weights has {len(self.weights)} values, --data {len(self.data)}: expected one"
                 " for each"
             )
-        found += [
-            f"--weights has {w:g}: expected > 0" for w in self.weights if not 0 < w < math.inf
-        ]
+        for weight in self.weights:
+            if not 0 < weight < math.inf:
+                found.append(f"--weights has {weight:g}: expected > 0")
         try:
             dataset = open_dataset(self)
             num_train = dataset.count("train")
         except ValueError as err:
-            return [*found, f"--data {err}{self._hint()}"]
+            return [*found, f"--data {err}{self._advice()}"]
         if self.size not in (None, dataset.size):
             found.append(
-                f"--size is {self.size}, the pictures in {dataset.place} are {dataset.size}: leave"
+                f"--size is {self.size}, the images in {dataset.place} are {dataset.size}: leave"
                 f" it out, or shard again with --size {self.size}"
             )
         if not num_train:
             found.append(f"--data {dataset.place}: there is no training sample")
         return found
 
-    def _hint(self) -> str:
-        folder = (
-            Path(self.data[0].removeprefix("file://"))
-            if len(self.data) == 1 and not is_remote(self.data[0])
-            else None
-        )
-        if folder is None or folder.exists():
+    def _advice(self) -> str:
+        """Return how to make a dataset, if the only one is a folder that does not exist."""
+        if len(self.data) != 1 or is_remote(self.data[0]):
+            return ""
+        folder = Path(self.data[0].removeprefix("file://"))
+        if folder.exists():
             return ""
         raw = folder.parent / f"{folder.name}_raw"
         return (
@@ -139,48 +137,60 @@ class Dataset:
     block: int = 0
 
     @property
+    def places(self) -> list[str]:
+        """Folder or URL of each part."""
+        return [part.place for part in self.parts]
+
+    @property
     def place(self) -> str:
-        return ",".join(part.place for part in self.parts)
+        """Folders and URLs of all parts, for messages."""
+        return ",".join(self.places)
 
     @property
     def size(self) -> Size:
+        """Height and width of the RGB."""
         return self.parts[0].size
 
     @property
     def depth_size(self) -> Size:
+        """Height and width of depth and mask."""
         return self.parts[0].depth_size
 
     @property
     def remote(self) -> bool:
+        """Whether a part is behind a URL."""
         return any(part.cache for part in self.parts)
 
     @property
+    def splits(self) -> list[str]:
+        """Names of the splits that a part has."""
+        return list(dict.fromkeys(split for part in self.parts for split in part.raw["splits"]))
+
+    @property
     def sha256(self) -> str:
-        """Of everything that decides which sample comes when and what is in it."""
+        """Hash of everything that decides which sample comes when and what is in it."""
         names = [part.sha256 for part in self.parts]
         mixed = [*names, self.weights, self.block]
-        return (
-            names[0]
-            if mixed == [names[0], (), 0]
-            else hashlib.sha256(repr(mixed).encode()).hexdigest()
-        )
+        if mixed == [names[0], (), 0]:
+            return names[0]
+        return hashlib.sha256(repr(mixed).encode()).hexdigest()
 
     def count(self, split: str) -> int:
-        """Samples of a split. ValueError where no part has it."""
-        return sum(len(samples) for _, samples in self._splits(split))
+        """Return the number of samples of a split, raise ValueError if no part has it."""
+        return sum(len(samples) for _, samples in self._parts_with(split))
 
     def find(self, split: str, number: int) -> tuple[Index, SampleRef]:
-        """The index and the place of that sample of a split."""
-        for part, samples in self._splits(split):
+        """Return the index and the place of a sample of a split."""
+        for part, samples in self._parts_with(split):
             if number < len(samples):
                 return part, samples[number]
             number -= len(samples)
         raise IndexError(number)
 
     def meta(self, split: str, number: int) -> dict[str, Any]:
-        """What is known of a sample besides its arrays (its meta.json).
+        """Read what is known of a sample besides its arrays (its meta.json).
 
-        {} where others wrote the shards and there is none.
+        It is {} where others wrote the shards and there is none.
         """
         index, ref = self.find(split, number)
         member = index.raw["meta"]["member"]
@@ -188,110 +198,174 @@ class Dataset:
             return {}
         offset, size, _ = ref.members[member]
         with open(index.shard_path(ref.number), "rb", buffering=0) as file:
-            return json.loads(os.pread(file.fileno(), size, offset))
+            content: dict[str, Any] = json.loads(os.pread(file.fileno(), size, offset))
+        return content
 
-    def _splits(self, split: str) -> list[tuple[Index, Any]]:
+    def groove_label(self, split: str, number: int) -> np.ndarray | None:
+        """Return a sample's groove label (H, W) uint16, 0 where no groove is, None without one."""
+        from depthdist.shards.decoding import decode_label  # imports torch
+
+        meta = self.meta(split, number)
+        return decode_label(meta["grooves"]) if "grooves" in meta else None
+
+    def full_image(self, split: str, number: int, raw: Path) -> np.ndarray:
+        """Return the image (H, W, 3) uint8 that a sample was made of, at the camera's size.
+
+        raw  the folder of captures that was sharded
+        raises ValueError: the image is not there, is another one, or not of the depth's size
+        """
+        from depthdist.captures.readers import open_rgb  # imports Pillow
+
+        source = self.meta(split, number).get("rgb")
+        if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
+            raise ValueError(
+                f"--refine needs shards that say which pictures they were made of; sample {number}"
+                f" of {split} does not"
+            )
+        path = raw / source["path"]
+        if not path.is_file():
+            raise ValueError(
+                f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was"
+                " made of"
+            )
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != source["sha256"]:
+            raise ValueError(
+                f"{path}: is not the picture that sample {number} of {split} was made of (its"
+                " sha256 differs)"
+            )
+        image = np.array(open_rgb(path, content=content))
+        if image.shape[:2] != self.depth_size:
+            raise ValueError(
+                f"{path}: is {image.shape[:2]}, the truth {tuple(self.depth_size)}; --refine needs"
+                " shards with depth at the camera's size"
+            )
+        return image
+
+    def _parts_with(self, split: str) -> list[tuple[Index, Samples]]:
+        """Return the parts that have a split, and its samples in each."""
         if split not in self._found:
-            have = [part for part in self.parts if split in part.raw["splits"]]
-            if not have:
-                self.parts[0].samples(split)  # raises, and names those there are
-            self._found[split] = [(part, part.samples(split)) for part in have]
+            having = [part for part in self.parts if split in part.raw["splits"]]
+            if not having:
+                self.parts[0].samples(split)  # raises ValueError that names the existing splits
+            self._found[split] = [(part, part.samples(split)) for part in having]
         return self._found[split]
 
     @cached_property
-    def _found(self) -> dict[str, list[tuple[Index, Any]]]:
+    def _found(self) -> dict[str, list[tuple[Index, Samples]]]:
         return {}
 
     def stats(self, split: str) -> dict[str, float]:
-        """min_mm, max_mm, mean_mm, std_mm, valid_pixels over all parts' samples of a split, each
-        once.
+        """Return statistics over all parts' samples of a split, each counted once.
+
+        They are min_mm, max_mm, mean_mm, std_mm and valid_pixels.
         """
-        parts = [part.stats[split] for part, _ in self._splits(split)]
-        pixels = np.array([s["valid_pixels"] for s in parts], np.float64)
-        means, stds = (np.array([s[name] for s in parts]) for name in ("mean_mm", "std_mm"))
+        parts = [part.stats[split] for part, _ in self._parts_with(split)]
+        pixels = np.array([part["valid_pixels"] for part in parts], np.float64)
+        means = np.array([part["mean_mm"] for part in parts])
+        stds = np.array([part["std_mm"] for part in parts])
         mean = float((pixels * means).sum() / pixels.sum())
         std = math.sqrt((pixels * (stds**2 + (means - mean) ** 2)).sum() / pixels.sum())
-        bounds = {
-            "min_mm": min(s["min_mm"] for s in parts),
-            "max_mm": max(s["max_mm"] for s in parts),
+        return {
+            "min_mm": min(part["min_mm"] for part in parts),
+            "max_mm": max(part["max_mm"] for part in parts),
+            "mean_mm": mean,
+            "std_mm": std,
+            "valid_pixels": int(pixels.sum()),
         }
-        return {**bounds, "mean_mm": mean, "std_mm": std, "valid_pixels": int(pixels.sum())}
 
     def order(self, seed: int) -> Order:
-        """In which order an epoch shows the training samples."""
-        parts, shards, before = self._splits("train"), [], 0
-        if self.block:
-            for part, samples in parts:
-                shards.append(before + samples.shard_numbers.astype(np.int64))
-                before += len(part.shards)
-        weights = tuple(
-            w for part, w in zip(self.parts, self.weights) if "train" in part.raw["splits"]
-        )
+        """Return the order in which an epoch shows the training samples."""
+        parts = self._parts_with("train")
+        weights = [
+            weight
+            for part, weight in zip(self.parts, self.weights)
+            if "train" in part.raw["splits"]
+        ]
         return Order(
-            seed,
-            tuple(len(s) for _, s in parts),
-            weights,
-            self.block,
-            np.concatenate(shards) if shards else None,
+            seed=seed,
+            counts=tuple(len(samples) for _, samples in parts),
+            weights=tuple(weights),
+            block=self.block,
+            shards=self._shard_numbers(parts) if self.block else None,
         )
 
+    @staticmethod
+    def _shard_numbers(parts: list[tuple[Index, Samples]]) -> np.ndarray:
+        """Return (N,) the shard of each sample, counted through all parts."""
+        numbers = []
+        num_before = 0
+        for part, samples in parts:
+            numbers.append(num_before + samples.shard_numbers.astype(np.int64))
+            num_before += len(part.shards)
+        return np.concatenate(numbers)
+
     def arrays(self, *batch: int) -> Arrays:
-        """Room for a sample, or for (B,) of them."""
+        """Return buffers for a sample, or for (B,) of them."""
         return empty_arrays(self.parts[0], *batch)
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
-    """The dataset that the settings name.
+    """Open the dataset that the settings name.
 
-    Where damage stops the run, with every local shard there and of its size.
+    Where damage stops the run, also check that every local shard is there and has its size.
 
     raises ValueError: a part cannot be opened, parts of different sizes, a cache that cannot hold
     what is shuffled
     """
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
+    check_shards = settings.damaged == "stop"
     parts = tuple(
-        read_index(place, cache if is_remote(place) else None, settings.damaged == "stop")
+        read_index(place, cache if is_remote(place) else None, check_shards)
         for place in settings.data
     )
     if not parts:
         raise ValueError("is empty; expected a folder of shards")
-    for part in parts[1:]:
-        for what, flag in (
-            ("size", "--size"),
-            ("depth_size", "--depth-size train, or --depth-size"),
-        ):
-            if getattr(part, what) != getattr(parts[0], what):
-                ours, theirs = getattr(part, what), getattr(parts[0], what)
-                raise ValueError(
-                    f"{part.place}: {what.replace('_', ' ')} is {ours}, that of {parts[0].place}"
-                    f" {theirs}; what is mixed must have one size: shard again with {flag}"
-                )
-    if len(set(p.sha256 for p in parts)) < len(parts):
+    _check_same_sizes(parts)
+    if len({part.sha256 for part in parts}) < len(parts):
         raise ValueError(
             f"{','.join(settings.data)}: the same data twice; --weights 2 shows it twice"
         )
-    weights = () if all(w == 1 for w in settings.weights) else settings.weights
+    weights = () if all(weight == 1 for weight in settings.weights) else settings.weights
     dataset = Dataset(parts, weights, settings.shuffle_shards)
-    _see_that_it_fits(dataset, settings)
+    _check_cache_size(dataset, settings)
     return dataset
 
 
-def _see_that_it_fits(dataset: Dataset, settings: DataSettings) -> None:
-    """ValueError where the cache would have to fetch a shard for every sample."""
+def _check_same_sizes(parts: tuple[Index, ...]) -> None:
+    """Raise ValueError if parts differ in the size of their images or depths."""
+    first = parts[0]
+    for part in parts[1:]:
+        for what, ours, theirs, flag in (
+            ("size", part.size, first.size, "--size"),
+            (
+                "depth size",
+                part.depth_size,
+                first.depth_size,
+                "--depth-size train, or --depth-size",
+            ),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"{part.place}: {what} is {ours}, that of {first.place} {theirs}; what is mixed"
+                    f" must have one size: shard again with {flag}"
+                )
+
+
+def _check_cache_size(dataset: Dataset, settings: DataSettings) -> None:
+    """Raise ValueError if the cache would have to fetch a shard for every sample."""
     sizes = sorted(
-        (s["bytes"] for part in dataset.parts if part.cache for s in part.shards), reverse=True
+        (shard["bytes"] for part in dataset.parts if part.cache for shard in part.shards),
+        reverse=True,
     )
-    needed, room = (
-        sum(sizes[: 2 * settings.shuffle_shards] if settings.shuffle_shards else sizes),
-        settings.cache_gb * 1e9,
-    )
-    if needed > room:
-        way = (
-            f"two times {settings.shuffle_shards} shards"
-            if settings.shuffle_shards
-            else "they are shuffled over all shards, so all"
-        )
+    if settings.shuffle_shards:
+        needed = sum(sizes[: 2 * settings.shuffle_shards])
+        which = f"two times {settings.shuffle_shards} shards"
+    else:
+        needed = sum(sizes)
+        which = "they are shuffled over all shards, so all"
+    if needed > settings.cache_gb * 1e9:
         raise ValueError(
-            f"{dataset.place}: samples need {way} at hand, {needed / 1e9:.3g} GB; --cache-gb is"
+            f"{dataset.place}: samples need {which} at hand, {needed / 1e9:.3g} GB; --cache-gb is"
             f" {settings.cache_gb:g}: give more, or shuffle fewer at a time with --shuffle-shards"
         )

@@ -68,6 +68,21 @@ def test_samples_are_counted_through_all_parts_that_have_the_split(places):
         dataset.count("test")
 
 
+def test_it_names_its_places_and_the_splits_of_all_parts(places):
+    dataset = opened(*places)
+    assert dataset.places == [str(place) for place in places]
+    assert dataset.splits == ["train", "val"] and opened(places[0]).splits == ["train"]
+
+
+def test_a_full_image_is_the_capture_that_the_sample_was_made_of(places, tmp_path):
+    dataset = opened(*places)
+    raw = places[0].parent / "raw"
+    assert np.array_equal(dataset.full_image("train", 1, raw), capture(1)[0])
+    with pytest.raises(ValueError, match=r"--raw .*: it has no images/a1_color.png"):
+        dataset.full_image("train", 1, tmp_path)
+    assert dataset.groove_label("train", 1) is None
+
+
 def test_statistics_are_those_of_all_parts_pixels_in_float64(places):
     dataset = opened(*places)
     for split, parts in (("train", [0, 1]), ("val", [1])):

@@ -53,12 +53,10 @@ def streams(out, data, token):
             assert sum_over_ranks([1.0]) == [
                 world.size
             ]  # all are here, or this would wait for ever
-            found.append([(loaded.sample, loaded.weight) for loaded in packed.loaded])
+            found += [(loaded.sample, loaded.weight) for loaded in packed.loaded]
             if packed.group.position == most:
                 break
-        return [sample for batch in found for sample in batch], packed.group.position.token(
-            sha256, 0
-        )
+        return found, packed.group.position.token(sha256, 0)
 
     found = {
         "train": seen(loader.train(plan, 0, world.rank, epochs=1)),

@@ -159,8 +159,9 @@ def test_quarantine_goes_on_with_the_next_samples_and_tells_of_each_once(two, co
             "never RGB of one with depth of another"
         )
     told = [[t["sample"] for t in source.told] for source in sources]
-    assert all(len(set(samples)) == len(samples) for samples in told)
-    assert {sample for samples in told for sample in samples} == set(lost)
+    assert all(len(set(samples)) == len(samples) for samples in told) and {
+        sample for samples in told for sample in samples
+    } == set(lost)
     first = next(t for source in sources for t in source.told if t["sample"] == lost[0])
     assert [first[name] for name in ("split", "shard", "key", "stem", "offset")] == [
         "train",

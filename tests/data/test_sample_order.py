@@ -12,6 +12,7 @@ import torch
 
 from depthdist.data.sample_order import (
     MAX_REPLACEMENTS,
+    START,
     Order,
     Position,
     TrainPlan,
@@ -22,7 +23,7 @@ from depthdist.data.sample_order import (
 DATA = "0123456789abcdef" * 4  # a sha256
 
 
-def rounds(plan, start=Position(), epochs=1, order=None):
+def rounds(plan, start=START, epochs=1, order=None):
     """What all ranks are given at the same time, micro-batch by micro-batch: a list of one group a
     rank for each."""
     order = order or Order(5, (plan.num_samples,))
@@ -324,7 +325,7 @@ def test_stopped_anywhere_and_gone_on_with_in_any_shape_an_epoch_is_every_sample
 ):
     for position, before in stops(TrainPlan(num, BATCH, micro, world), Position(), 2):
         for (ranks, size), batch in itertools.product(
-            SHAPES[::2] + [(world, micro)], (BATCH, 2 * BATCH)
+            [*SHAPES[::2], (world, micro)], (BATCH, 2 * BATCH)
         ):
             after = rounds(TrainPlan(num, batch, size, ranks), position, 2)
             for epoch in (0, 1):

@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that serves CONTENT, and can drop, cut, damage and refuse it."""
+"""A local HTTP server that serves CONTENT and can drop, stall, cut, damage and refuse."""
 
 import contextlib
 import hashlib

@@ -693,7 +693,7 @@ def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
     folder = write(tmp_path / "theirs")
     for content in (b'{"shardlist": []}', b"[]", b"not json"):
         (folder / "index.json").write_bytes(content)
-        with pytest.raises(ValueError, match="index.json: was not written by tools/shard.py"):
+        with pytest.raises(ValueError, match=r"index\.json: was not written by tools/shard.py"):
             index(folder)
         assert (folder / "index.json").read_bytes() == content
     monkeypatch.setattr(
@@ -703,7 +703,7 @@ def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
         ShardSettings(raw=str(write_raw(tmp_path / "raw", 3)), out=str(tmp_path / "ours"), size=NET)
     )
     before = (tmp_path / "ours/index.json").read_bytes()
-    with pytest.raises(ValueError, match="belongs to shards that tools/shard.py wrote"):
+    with pytest.raises(ValueError, match=r"belongs to shards that tools/shard\.py wrote"):
         index(tmp_path / "ours")
     assert (tmp_path / "ours/index.json").read_bytes() == before
     (tmp_path / "ours/index.json").unlink()  # lost: its packed masks betray it
@@ -713,7 +713,7 @@ def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
 
 def test_folders_without_tars_are_one_line(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(b"")
-    with pytest.raises(ValueError, match="no .tar files; a.tar.gz is compressed"):
+    with pytest.raises(ValueError, match=r"no .tar files; a.tar.gz is compressed"):
         index(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         index(tmp_path / "nowhere")

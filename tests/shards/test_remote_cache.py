@@ -300,7 +300,8 @@ FETCH = """
 import sys
 from pathlib import Path
 from depthdist.shards.remote_cache import Cache, CacheSettings
-print(Cache(CacheSettings(cache=Path(sys.argv[1]))).fetch(sys.argv[2], sys.argv[3], int(sys.argv[4])))
+cache = Cache(CacheSettings(cache=Path(sys.argv[1])))
+print(cache.fetch(sys.argv[2], sys.argv[3], int(sys.argv[4])))
 """
 
 
