@@ -8,9 +8,7 @@ A file that cannot be read correctly raises `BadFile`: one line that starts with
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -25,21 +23,6 @@ ORIENTATION = 0x0112  # the EXIF tag
 TURNED = range(2, 9)  # its values for an image that is not upright
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-def silence_image_warnings() -> None:
-    """Suppress warnings about unusual but readable files, for the whole process.
-
-    A file that cannot be read raises BadFile, it never only warns. Call this once at the start of a
-    command and of each of its worker processes.
-    """
-    warnings.filterwarnings(  # of a file that Python 2 wrote
-        "ignore", message="Reading `.npy` or `.npz` file required additional header parsing"
-    )
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logger = logging.getLogger("PIL")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
 
 
 # ------------------------------------------------------------------------------------------- images

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from depthdist.core.environment import local_rank, rank
+from depthdist.core.environment import local_rank, rank, silence_image_warnings
 from depthdist.core.errors import SettingsError, Stopped, os_error_text
 
 STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
@@ -54,10 +54,11 @@ def unregister_ranks() -> None:
 
 
 def prepare_process() -> None:
-    """Set what must be set before torch is imported.
+    """Set what holds for the whole process, before torch is imported.
 
-    Without it, a rank whose store is gone would fill the screen with torch's C++ stack.
+    Without the variable, a rank whose store is gone would fill the screen with torch's C++ stack.
     """
+    silence_image_warnings()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 

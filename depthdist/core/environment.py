@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import platform
@@ -116,3 +117,18 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def silence_image_warnings() -> None:
+    """Suppress warnings about unusual but readable files, for the whole process.
+
+    A file that cannot be read raises BadFile, it never only warns. Call this once at the start of a
+    command and of each of its worker processes.
+    """
+    warnings.filterwarnings(  # of a file that Python 2 wrote
+        "ignore", message="Reading `.npy` or `.npz` file required additional header parsing"
+    )
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logger = logging.getLogger("PIL")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())

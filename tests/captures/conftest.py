@@ -2,7 +2,7 @@
 
 import pytest
 
-from depthdist.captures.readers import silence_image_warnings
+from depthdist.core.environment import silence_image_warnings
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,8 @@ from helpers.captures import HOSTILE, ROOT, capture, write_capture, write_label
 from PIL import Image
 
 from depthdist.captures.layouts import find_pairs
-from depthdist.captures.readers import (
-    read_label,
-    read_pair,
-    read_rgb,
-    read_size,
-    read_xyz,
-    silence_image_warnings,
-)
+from depthdist.captures.readers import read_label, read_pair, read_rgb, read_size, read_xyz
+from depthdist.core.environment import silence_image_warnings
 from depthdist.core.errors import BadFile
 
 
