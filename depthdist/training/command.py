@@ -33,7 +33,7 @@ def work(settings: Settings) -> None:
 
     silence_libraries()
     if settings.keep.dry_run:
-        from depthdist.training.train import dry_run
+        from depthdist.training.dry_run import dry_run
 
         return dry_run(settings)
     world = start()  # before DeepSpeed is imported: it must know which devices there are

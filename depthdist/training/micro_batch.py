@@ -12,12 +12,15 @@ import psutil
 import torch
 
 from depthdist.core.environment import local_world_size
-from depthdist.distributed.process_group import gather_from_all_ranks
+from depthdist.distributed.process_group import World, gather_from_all_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.losses.settings import LossSettings
 from depthdist.losses.terms import compute_losses
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.training_memory import training_memory
+from depthdist.training.parts import TrainingData
+from depthdist.training.settings import Settings
+from depthdist.training.training_data import make_plan
 
 CPU_SHARE = 0.8  # of the memory that is free: other processes come and go
 GPU_SHARE = 0.95  # of all memory
@@ -101,3 +104,27 @@ def _try_step(
     target, mask = normalize_depth(depth_mm, depth_range)
     pred = model.upsampled(model(rgb, draws), truth)
     compute_losses(loss, pred, target, mask, depth_range)["loss"].sum().backward()
+
+
+def choose_micro_batch(
+    settings: Settings, data: TrainingData, model: DepthModel, world: World, precision_name: str
+) -> None:
+    """With --micro-batch auto, put the largest one that fits on every rank into the plan."""
+    if settings.engine.micro_batch != "auto":
+        return
+    dataset = data.dataset
+
+    def fits(micro_batch: int) -> bool:
+        return fits_in_memory(
+            model,
+            micro_batch,
+            dataset.size,
+            dataset.depth_size,
+            settings.loss,
+            data.depth_range,
+            world.device,
+            precision_name,
+        )
+
+    micro_batch = find_micro_batch(settings.engine.micro_batches(world.size), fits)
+    data.plan = make_plan(dataset, settings, micro_batch, world.size)

@@ -13,21 +13,15 @@ from typing import Any
 
 import torch
 
-from depthdist.core.environment import rank, world_size
 from depthdist.core.files import write_json
-from depthdist.data.dataset import open_dataset
-from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
-from depthdist.models.base_model import load_base
-from depthdist.models.lora import add_lora
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
-from depthdist.training import build
-from depthdist.training.deepspeed_config import precision
 from depthdist.training.keeping import finish
+from depthdist.training.learner import build_learner, build_model
 from depthdist.training.loop import run_loop
-from depthdist.training.micro_batch import step_memory
 from depthdist.training.parts import Output, Run
+from depthdist.training.resume import read_saved, restore
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
@@ -36,6 +30,7 @@ from depthdist.training.run_facts import (
     run_record,
 )
 from depthdist.training.settings import Settings
+from depthdist.training.training_data import build_data, open_training_data
 from depthdist.training.validation import near_duplicates_warning
 
 
@@ -44,14 +39,14 @@ def train(settings: Settings, world: World) -> None:
 
     raises ValueError on bad input, Stopped after a stop request
     """
-    dataset = build.open_training_data(settings, world)
+    dataset = open_training_data(settings, world)
     ds_config, remarks = settings.engine.resolved()
     folder = make_run_folder(settings, world)
-    saved = build.read_saved(folder, settings.keep.resume, world)
-    data = build.build_data(dataset, settings, world, folder)
-    model = build.build_model(settings, data, world, saved.state)
-    learner = build.build_learner(settings, data, model, world, ds_config)
-    build.restore(learner, saved, world, folder)
+    saved = read_saved(folder, settings.keep.resume, world)
+    data = build_data(dataset, settings, world, folder)
+    model = build_model(settings, data, world, saved.state)
+    learner = build_learner(settings, data, model, world, ds_config)
+    restore(learner, saved, world, folder)
 
     facts = derive_facts(
         dataset, data.plan, data.loader, model, settings.train.epochs, learner.engine.precision
@@ -117,34 +112,3 @@ def describe_finished(run: Run) -> str:
         f" {run.settings.schedule.best_by} {state.best:.4f} at epoch {state.best_epoch}. More"
         " --epochs would go on"
     )
-
-
-def dry_run(settings: Settings) -> None:
-    """Print all that follows from the settings; compute and write nothing."""
-    if rank():
-        return
-    dataset = open_dataset(settings.data)
-    ds_config, remarks = settings.engine.resolved()
-    plan = build.make_plan(
-        dataset, settings, settings.engine.micro_batches(world_size())[0], world_size()
-    )
-    model = add_lora(load_base(settings.model.model), settings.lora, settings.train.seed)
-    loader = Loader(dataset, settings.data, settings.augment)
-    facts = derive_facts(dataset, plan, loader, model, settings.train.epochs, precision(ds_config))
-    memory = step_memory(
-        model, plan.micro_batch, dataset.size, dataset.depth_size, facts["precision"]
-    )
-    parts = ", ".join(f"{name} {num_bytes / 2**20:.0f} MiB" for name, num_bytes in memory.items())
-    lines = [
-        *describe_facts(facts),
-        f"memory       about {sum(memory.values()) / 2**30:.2f} GiB a rank: {parts}",
-    ]
-    if settings.engine.micro_batch == "auto":
-        lines.append(
-            "micro-batch  the largest that fits is found when training starts; shown is the largest"
-            " that the global batch allows"
-        )
-    for name, value in settings.as_dict().items():
-        if value is not None:
-            lines.append(f"setting      {name} = {value}")
-    print("\n".join([*lines, *remarks, "dry run: nothing was computed or written"]))

@@ -22,13 +22,15 @@ from depthdist.losses.settings import LossSettings
 from depthdist.losses.terms import compute_losses
 from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.runs.tracker import Tracker
-from depthdist.training import build, loop
+from depthdist.training import loop
 from depthdist.training.deepspeed_config import EngineSettings
+from depthdist.training.learner import build_learner, build_model
 from depthdist.training.parts import Output, Run
 from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, Settings, TrainSettings
 from depthdist.training.step_timer import StepTimer
 from depthdist.training.train_state import TrainState
+from depthdist.training.training_data import build_data
 from tools.benchmarks.turns import LEARNING_RATE, NUM_COMPARED, STEPS, Job, Turns, wait_for_gpu
 
 EPOCHS = 2  # read in one turn of reading
@@ -88,10 +90,10 @@ def build_run(job: Job, folder: Path, world: World) -> Run:
         ),
     )
     state = TrainState()
-    data = build.build_data(open_dataset(settings.data), settings, world, folder)
-    model = build.build_model(settings, data, world, state)
+    data = build_data(open_dataset(settings.data), settings, world, folder)
+    model = build_model(settings, data, world, state)
     ds_config, _ = settings.engine.resolved()
-    learner = build.build_learner(settings, data, model, world, ds_config)
+    learner = build_learner(settings, data, model, world, ds_config)
     output = Output(folder, Tracker(folder, True, None, STEPS))
     return Run(settings, world, data, learner, state, output)
 
