@@ -11,7 +11,8 @@ from depthdist.losses.terms import compute_losses
 
 SETTINGS = LossSettings()
 BOUNDS = DepthRange(251.74, 3907.45)
-LO, SPAN = 1 / BOUNDS.far_mm, 1 / BOUNDS.near_mm - 1 / BOUNDS.far_mm
+LO = 1 / BOUNDS.far_mm
+SPAN = 1 / BOUNDS.near_mm - 1 / BOUNDS.far_mm
 EPS = 1e-6
 
 
@@ -20,7 +21,8 @@ def loop_l1(pred, target, mask, settings):
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
             if mask[y, x]:
-                total, count = total + abs(pred[y, x] - target[y, x]), count + 1
+                total = total + abs(pred[y, x] - target[y, x])
+                count = count + 1
     return total / (count + EPS)
 
 
@@ -32,15 +34,12 @@ def loop_steps(pred, target, mask, gamma, is_edge):
         for y in range(mask.shape[0] - dy):
             for x in range(mask.shape[1] - dx):
                 if mask[y, x] and mask[y + dy, x + dx]:
-                    d_pred, d_target = (
-                        pred[y + dy, x + dx] - pred[y, x],
-                        target[y + dy, x + dx] - target[y, x],
+                    d_pred = pred[y + dy, x + dx] - pred[y, x]
+                    d_target = target[y + dy, x + dx] - target[y, x]
+                    total = total + abs(d_pred - d_target) * (
+                        1 + gamma * is_edge(y, x, y + dy, x + dx)
                     )
-                    total, count = (
-                        total
-                        + abs(d_pred - d_target) * (1 + gamma * is_edge(y, x, y + dy, x + dx)),
-                        count + 1,
-                    )
+                    count = count + 1
         value += total / (count + EPS)
     return value
 

@@ -1,5 +1,4 @@
-"""Small models for tests: a DA-V2 as a folder, with weights that let the picture through, trained
-in every way there is.
+"""Small models for tests: a DA-V2 in a folder, trained in every configuration.
 
 folder = save_dav2(tmp_path / "da-v2")
 model = trained(folder, "conv + dora")
@@ -46,7 +45,7 @@ PROCESSOR = {
 }
 
 
-def pictures(batch: int = 2, size: tuple[int, int] = (28, 42), seed: int = 0) -> torch.Tensor:
+def images(batch: int = 2, size: tuple[int, int] = (28, 42), seed: int = 0) -> torch.Tensor:
     """(batch, h, w, 3) uint8 of noise."""
     return torch.randint(
         0, 256, (batch, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
@@ -54,7 +53,7 @@ def pictures(batch: int = 2, size: tuple[int, int] = (28, 42), seed: int = 0) ->
 
 
 def lively(model):
-    """The model with weights that let the picture through: an untrained decoder gives nearly the
+    """The model with weights that let the image through: an untrained decoder gives nearly the
     same everywhere."""
     with torch.no_grad():
         for tensor in (t for t in [*model.parameters(), *model.net.buffers()] if t.dim() > 1):
@@ -144,7 +143,7 @@ def masters(model) -> dict[str, torch.nn.Parameter]:
 
 @torch.no_grad()
 def output(model) -> torch.Tensor:
-    return model(pictures())
+    return model(images())
 
 
 def bytes_kept_for_backward(model, size, batch):
@@ -157,5 +156,5 @@ def bytes_kept_for_backward(model, size, batch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(pictures(batch, size), draw_keys(0, 0, range(batch)))
+        model.train()(images(batch, size), draw_keys(0, 0, range(batch)))
     return sum(t.untyped_storage().nbytes() for place, t in held.items() if place not in own)

@@ -13,10 +13,8 @@ from depthdist.losses.terms import to_relative_depth
 
 def test_an_edge_counts_1_plus_gamma_only_above_tau():
     target = torch.tensor([[[0.0, 0.5, 0.625, 0.625]]])
-    pred, mask = (
-        target + torch.tensor([[[0.0, 0.25, 0.5, 0.75]]]),
-        torch.ones(1, 1, 4, dtype=torch.bool),
-    )
+    pred = target + torch.tensor([[[0.0, 0.25, 0.5, 0.75]]])
+    mask = torch.ones(1, 1, 4, dtype=torch.bool)
     weights = [
         sum(1 + gamma * (step > tau) for step in (0.5, 0.125, 0.0))
         for gamma, tau in ((10, 0.125), (10, 0.1), (0, 0.0), (4, 0.0))
@@ -48,15 +46,14 @@ def extra(name, pred, target, mask, **settings):
 
 
 @pytest.mark.parametrize("depth_mm", [700.0, 1500.0, 3000.0])
-def test_a_groove_of_8_mm_is_an_edge_in_mm_at_every_distance_and_none_on_the_normalised_scale(
+def test_a_groove_of_8_mm_is_an_edge_in_mm_at_every_distance_and_none_on_the_normalized_scale(
     depth_mm,
 ):
     given = groove(depth_mm)
     assert extra("grad", *given) == 1.0
     assert extra("grad_mm", *given) == extra("grad_trusted", *given) == pytest.approx(11.0)
-    assert extra("grad_mm", *groove(depth_mm, 3.0)) == 1.0 and extra(
-        "grad_mm", *groove(depth_mm, 3.0), tau_mm=2.0
-    ) == pytest.approx(11.0)
+    assert extra("grad_mm", *groove(depth_mm, 3.0)) == 1.0
+    assert extra("grad_mm", *groove(depth_mm, 3.0), tau_mm=2.0) == pytest.approx(11.0)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +78,8 @@ def test_a_hole_of_one_pixel_takes_trust_from_its_square_and_no_more():
     target, mask = normalize_depth((1000.0 + 10.0 * torch.arange(10.0)).repeat(1, 6, 1), BOUNDS)
     pred = target + 0.001 * torch.arange(10.0)
     mask[0, 2, 5] = False
-    pairs, trusted = (
-        6 * 9 - 2,
-        6 * 9 - 3 * 4,
-    )  # rows 1 to 3 lose the pairs that touch columns 4 to 6
+    pairs = 6 * 9 - 2
+    trusted = 6 * 9 - 3 * 4  # rows 1 to 3 lose the pairs that touch columns 4 to 6
     assert extra("grad_trusted", pred, target, mask, trusted_radius=1) == pytest.approx(
         1 + 10 * trusted / pairs, rel=1e-4
     )
@@ -92,7 +87,8 @@ def test_a_hole_of_one_pixel_takes_trust_from_its_square_and_no_more():
 
 def test_a_tilted_prediction_weighs_twice_as_much_at_each_scale():
     target = torch.full((1, 33, 33), 0.25)
-    pred, mask = target + torch.arange(33) / 256, torch.ones(1, 33, 33, dtype=torch.bool)
+    pred = target + torch.arange(33) / 256
+    mask = torch.ones(1, 33, 33, dtype=torch.bool)
     found = [
         value("multiscale", pred, target, mask, scales=k).item() * 256
         for k in (1, 2, 3, 4, 5, 6, 16)
@@ -136,14 +132,13 @@ def test_the_relative_range_is_numpys_percentiles(valid):
     found = to_relative_depth(target, mask)
     for moved, truth, seen in zip(found.numpy(), target.double().numpy(), mask.numpy()):
         low, high = np.percentile(truth[seen], [2, 98])
-        assert (
-            moved[seen] == pytest.approx(1 + 8 * (truth[seen] - low) / (high - low), abs=1e-4)
-            and (moved[~seen] == 0).all()
-        )
+        assert moved[seen] == pytest.approx(1 + 8 * (truth[seen] - low) / (high - low), abs=1e-4)
+        assert (moved[~seen] == 0).all()
 
 
-def test_a_flat_a_lone_and_an_unseen_picture_have_a_relative_truth_too():
-    target, mask = torch.full((3, 4, 5), 0.3), torch.ones(3, 4, 5, dtype=torch.bool)
+def test_a_flat_a_lone_and_an_unseen_image_have_a_relative_truth_too():
+    target = torch.full((3, 4, 5), 0.3)
+    mask = torch.ones(3, 4, 5, dtype=torch.bool)
     mask[1], mask[2] = False, False
     mask[1, 2, 2] = True
     assert torch.equal(to_relative_depth(target, mask), mask.float())
@@ -153,18 +148,21 @@ def test_silog_pulls_as_much_close_to_perfect_as_farther_off():
     """It is of degree 1 in a small error, however steep the root is there: 0.15 um at 1.5 m pulls
     as 0.15 mm does."""
     _, target, mask = groove(1500.0)
-    sides, pulls = torch.where(torch.arange(24) % 3 == 0, 1.0, -1.0), []
+    sides = torch.where(torch.arange(24) % 3 == 0, 1.0, -1.0)
+    pulls = []
     for error in (1e-4, 1e-7):
         pred = (target + error * sides).requires_grad_()
         found = value("silog", pred, target, mask)
         found.sum().backward()
         assert found.tolist() == pytest.approx(loops("silog", pred, target, mask), rel=1e-4)
         pulls.append(pred.grad)
-    assert pulls[0].abs().min() > 1e-3 and torch.allclose(*pulls, rtol=0.1)
+    assert pulls[0].abs().min() > 1e-3
+    assert torch.allclose(*pulls, rtol=0.1)
 
 
 def test_silog_pulls_on_predictions_beyond_the_far_bound_as_much_as_at_it():
-    target, mask = torch.full((1, 1, 1), 0.2), torch.ones(1, 1, 1, dtype=torch.bool)
+    target = torch.full((1, 1, 1), 0.2)
+    mask = torch.ones(1, 1, 1, dtype=torch.bool)
     pulls = []
     for start in (1e-7, 0.0, -1e-7, -0.5):
         pred = torch.full((1, 1, 1), start, requires_grad=True)

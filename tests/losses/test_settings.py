@@ -25,8 +25,10 @@ from depthdist.losses.terms import LOSSES, compute_losses
     ],
 )
 def test_the_loss_is_the_weighted_sum_of_the_named(spec, weights):
-    settings, given = LossSettings(loss=spec), images()
-    assert settings.problems() == [] and settings.weights() == weights
+    settings = LossSettings(loss=spec)
+    given = images()
+    assert settings.problems() == []
+    assert settings.weights() == weights
     parts = compute_losses(settings, *given, BOUNDS)
     assert set(parts) == {*weights, "loss"}
     expected = sum(w * value(name, *given).double() for name, w in weights.items())
@@ -34,11 +36,9 @@ def test_the_loss_is_the_weighted_sum_of_the_named(spec, weights):
 
 
 def test_the_default_is_the_recipes_loss():
-    assert (
-        SETTINGS.weights() == {"l1": 1.0, "grad": 3.0}
-        and (SETTINGS.gamma, SETTINGS.tau) == (10.0, 0.02)
-        and not SETTINGS.problems()
-    )
+    assert SETTINGS.weights() == {"l1": 1.0, "grad": 3.0}
+    assert (SETTINGS.gamma, SETTINGS.tau) == (10.0, 0.02)
+    assert not SETTINGS.problems()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_all_that_is_wrong_is_listed():
 
 
 def test_the_default_losses_are_registered():
-    assert set(DEFAULT_NAMES) <= set(LOSSES) and set(NEEDS_MILLIMETERS) <= set(LOSSES)
+    assert set(DEFAULT_NAMES) <= set(LOSSES)
+    assert set(NEEDS_MILLIMETERS) <= set(LOSSES)
 
 
 def test_the_default_settings_are_checked_without_torch():

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.models import lively, masters, output, pictures
+from helpers.models import images, lively, masters, output
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -74,7 +74,8 @@ def saved(request, base, tmp_path_factory):
     """(model, record, folder): a trained model and its adapter, on a whole DA-V2 and where the
     decoder was fresh."""
     record = replace(RECORD, model=str(base) if request.param == "whole" else "tiny")
-    model, folder = trained(record.model), tmp_path_factory.mktemp("run") / "best"
+    model = trained(record.model)
+    folder = tmp_path_factory.mktemp("run") / "best"
     save_adapter(model, masters(model), record, folder)
     return model, record, folder
 
@@ -91,11 +92,9 @@ def damaged(saved, tmp_path):
 def test_our_own_loading_gives_the_same_output_and_record(saved):
     model, record, folder = saved
     loaded, found = load_adapter(folder)
-    assert (
-        found == record
-        and not loaded.training
-        and {p.dtype for p in loaded.parameters()} == {torch.float32}
-    )
+    assert found == record
+    assert not loaded.training
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert torch.equal(output(loaded), output(model))
     assert (output(model) - output(load_base(record.model))).std() > 1e-3, (
         "the adapter does something"
@@ -111,7 +110,7 @@ def test_plain_peft_gives_the_same_output(saved):
         else DepthAnythingForDepthEstimation.from_pretrained(record.model)
     )
     plain = PeftModel.from_pretrained(net, str(folder)).eval()
-    pixels = (pictures().permute(0, 3, 1, 2).float() / 255 - model.mean) / model.std
+    pixels = (images().permute(0, 3, 1, 2).float() / 255 - model.mean) / model.std
     with torch.no_grad():
         assert (plain(pixel_values=pixels).predicted_depth - output(model)).abs().max() < 1e-6, (
             "but for the order of the decoder's sums"
@@ -129,10 +128,9 @@ def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_pat
     idle = {n for n, p in load_base(str(base)).named_parameters() if p.requires_grad is False} - {
         n for n, p in model.named_parameters()
     }
-    assert idle and all(
-        "mask_token" in n or "fusion_stage.layers.0.residual_layer1" in n for n in idle
-    )
-    model(pictures()).sum().backward()
+    assert idle
+    assert all("mask_token" in n or "fusion_stage.layers.0.residual_layer1" in n for n in idle)
+    model(images()).sum().backward()
     assert all(p.requires_grad and p.grad is not None for p in model.parameters())
     with torch.no_grad():
         for i, parameter in enumerate(masters(model).values()):
@@ -141,18 +139,16 @@ def test_a_network_that_trained_as_a_whole_is_kept_as_the_hubs_are(base, tmp_pat
             )
     save_adapter(model.eval(), masters(model), replace(RECORD, model=str(base)), tmp_path / "best")
     loaded, found = load_adapter(tmp_path / "best")
-    assert (
-        found == replace(RECORD, model=str(base))
-        and torch.equal(output(loaded), output(model))
-        and torch.equal(output(load_base(str(tmp_path / "best"))), output(model))
-    )
+    assert found == replace(RECORD, model=str(base))
+    assert torch.equal(output(loaded), output(model))
+    assert torch.equal(output(load_base(str(tmp_path / "best"))), output(model))
     assert all(
         name == translate_layer_name(name, new=False)
         for name in load_file(tmp_path / "best/model.safetensors")
     )
     plain = DepthAnythingForDepthEstimation.from_pretrained(tmp_path / "best").eval()
     seen = AutoImageProcessor.from_pretrained(tmp_path / "best")(
-        list(pictures().numpy()), return_tensors="pt"
+        list(images().numpy()), return_tensors="pt"
     )["pixel_values"]
     with torch.no_grad():
         assert (plain(pixel_values=seen).predicted_depth - output(model)).abs().max() < 1e-5
@@ -163,9 +159,8 @@ def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
     stored = load_file(folder / WEIGHTS)
     for new in (True, False):
         keys = {translate_layer_name(name, new) for name in stored}
-        assert keys <= set(stored) and all(
-            torch.equal(stored[translate_layer_name(n, new)], t) for n, t in stored.items()
-        )
+        assert keys <= set(stored)
+        assert all(torch.equal(stored[translate_layer_name(n, new)], t) for n, t in stored.items())
         letters = [
             f".attention.{word}.lora_{ab}.weight"
             for word in (
@@ -187,7 +182,8 @@ def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
     }
     assert all(torch.equal(stored[n], p) for n, p in inside.items())
     decoder = [n for n in stored if ".neck." in n or ".head." in n]
-    assert bool(decoder) == model.fresh_decoder and len(stored) == 2 * 36 + len(decoder)
+    assert bool(decoder) == model.fresh_decoder
+    assert len(stored) == 2 * 36 + len(decoder)
     assert not any(
         p.startswith("base_model.model.backbone") and "lora_" not in p for p in stored
     ), "nothing frozen"
@@ -195,11 +191,9 @@ def test_every_tensor_is_stored_in_both_spellings_in_float32(saved):
 
 def test_the_configuration_is_pefts_own_and_fits_both_spellings(saved):
     config = json.loads((saved[2] / "adapter_config.json").read_text())
-    assert (
-        config["peft_type"] == "LORA"
-        and config["r"] == 4
-        and isinstance(config["target_modules"], str)
-    )
+    assert config["peft_type"] == "LORA"
+    assert config["r"] == 4
+    assert isinstance(config["target_modules"], str)
     assert sorted(p.name for p in saved[2].iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -224,9 +218,8 @@ def test_masters_are_stored_and_not_the_half_precision_copies(base, tmp_path):
         exact = {n: p.detach().clone() for n, p in masters(model).items()}
         save_adapter(model.half(), exact, replace(RECORD, model=name), tmp_path / "best")
         loaded = dict(load_adapter(tmp_path / "best")[0].named_parameters())
-        assert all(torch.equal(loaded[n], t) for n, t in exact.items()) and any(
-            (t != t.half().float()).any() for t in exact.values()
-        )
+        assert all(torch.equal(loaded[n], t) for n, t in exact.items())
+        assert any((t != t.half().float()).any() for t in exact.values())
 
 
 def test_a_loaded_adapter_can_be_saved_again(saved, tmp_path):
@@ -234,15 +227,16 @@ def test_a_loaded_adapter_can_be_saved_again(saved, tmp_path):
     loaded, _ = load_adapter(folder)
     weights = {n: p for n, p in loaded.named_parameters() if n in masters(model)}
     save_adapter(loaded, weights, record, tmp_path / "again")
-    first, second = load_file(folder / WEIGHTS), load_file(tmp_path / "again" / WEIGHTS)
-    assert first.keys() == second.keys() and all(
-        torch.equal(t, second[n]) for n, t in first.items()
-    )
+    first = load_file(folder / WEIGHTS)
+    second = load_file(tmp_path / "again" / WEIGHTS)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(t, second[n]) for n, t in first.items())
 
 
 def test_the_record_gives_bounds_and_size(saved):
     record = read_record(saved[2])
-    assert record.bounds == DepthRange(251.74, 3907.45) and record.size == (28, 42)
+    assert record.bounds == DepthRange(251.74, 3907.45)
+    assert record.size == (28, 42)
     with pytest.raises(ValueError, match="near < far"):
         replace(record, far_mm=1.0)
 
@@ -254,7 +248,8 @@ def refused(folder, *said):
     with pytest.raises(ValueError) as caught:
         load_adapter(folder)
     text = str(caught.value)
-    assert "\n" not in text and all(part in text for part in said), text
+    assert "\n" not in text
+    assert all(part in text for part in said), text
     return text
 
 
@@ -382,16 +377,16 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     write(folder, "old")
     (folder / "other").write_text("goes with the old")
     write(folder, "new")
-    assert {p.name: p.read_text() for p in folder.iterdir()} == {"file": "new"} and [
-        p.name for p in folder.parent.iterdir()
-    ] == ["best"]
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"file": "new"}
+    assert [p.name for p in folder.parent.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_kill_at_either_rename_leaves_a_whole_folder(renames, tmp_path, monkeypatch):
     folder = tmp_path / "best"
     write(folder, "old")
-    done, rename = [], os.rename
+    done = []
+    rename = os.rename
 
     def killed(*names):
         if len(done) == renames:
@@ -407,9 +402,8 @@ def test_a_kill_at_either_rename_leaves_a_whole_folder(renames, tmp_path, monkey
         raise RuntimeError("the next saving fails as well")
     assert (folder / "file").read_text() == "old"
     write(folder, "newer")
-    assert (folder / "file").read_text() == "newer" and [p.name for p in tmp_path.iterdir()] == [
-        "best"
-    ]
+    assert (folder / "file").read_text() == "newer"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
 def test_what_a_kill_left_behind_does_not_get_into_the_next(tmp_path):
@@ -427,6 +421,5 @@ def test_what_a_kill_left_behind_does_not_get_into_the_next(tmp_path):
 
 def test_an_adapter_is_found_where_a_crash_came_between_the_renames(saved, damaged):
     damaged.rename(damaged.with_name("best.old"))
-    assert read_record(damaged) == saved[1] and torch.equal(
-        output(load_adapter(damaged)[0]), output(saved[0])
-    )
+    assert read_record(damaged) == saved[1]
+    assert torch.equal(output(load_adapter(damaged)[0]), output(saved[0]))

@@ -12,8 +12,8 @@ import torch
 from helpers.captures import SHARED
 from helpers.models import (
     dav2_small,
+    images,
     masters,
-    pictures,
 )
 from safetensors.torch import load_file, save_file
 
@@ -37,11 +37,9 @@ def broken(dav2_folder, tmp_path):
 def refused(name, said):
     with pytest.raises(ValueError) as caught:
         load_base(str(name))
-    assert (
-        type(caught.value) is ValueError
-        and "\n" not in str(caught.value)
-        and said in str(caught.value)
-    ), caught.value
+    assert type(caught.value) is ValueError
+    assert "\n" not in str(caught.value)
+    assert said in str(caught.value), caught.value
     return str(caught.value)
 
 
@@ -53,9 +51,11 @@ def test_the_recipe_trains_442368_of_25227457_parameters(tmp_path):
     model = add_lora(load_base(str(tmp_path / "da-v2")), LoraSettings(), seed=0)
     assert model.parameter_counts() == (442_368, 25_227_457)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert len(trained) == 2 * 36 and all("lora_" in name for name in trained)
+    assert len(trained) == 2 * 36
+    assert all("lora_" in name for name in trained)
     adapted = {name.split(".lora_")[0] for name in trained}
-    assert len(adapted) == 36 and all(
+    assert len(adapted) == 36
+    assert all(
         re.search(r"\.\d+\.attention\.(attention\.(query|key|value)|[qkv]_proj)$", name)
         for name in adapted
     )
@@ -64,16 +64,15 @@ def test_the_recipe_trains_442368_of_25227457_parameters(tmp_path):
 
 def test_an_untrained_model_is_the_base_model_and_frozen():
     base = load_base("tiny")
-    assert not any(p.requires_grad for p in base.parameters()) and base.fresh_decoder
-    before = base(pictures())
-    assert torch.equal(add_lora(base, LoraSettings(), 0).eval()(pictures()), before)
+    assert not any(p.requires_grad for p in base.parameters())
+    assert base.fresh_decoder
+    before = base(images())
+    assert torch.equal(add_lora(base, LoraSettings(), 0).eval()(images()), before)
 
 
 def test_a_name_that_cannot_work_is_found_with_the_settings():
-    assert (
-        ModelSettings().problems() == []
-        and "no such folder" in ModelSettings("nothing").problems()[0]
-    )
+    assert ModelSettings().problems() == []
+    assert "no such folder" in ModelSettings("nothing").problems()[0]
 
 
 # -------------------------------------------------------------------------------------- base models
@@ -112,13 +111,12 @@ def test_tiny_is_the_same_in_every_process_and_version():
 
 
 def test_a_folder_gives_what_was_saved_in_it(dav2_folder):
-    stored, folder = load_file(dav2_folder / "model.safetensors"), load_base(str(dav2_folder))
+    stored = load_file(dav2_folder / "model.safetensors")
+    folder = load_base(str(dav2_folder))
     state = {translate_layer_name(n, True): t for n, t in folder.net.state_dict().items()}
-    assert (
-        not folder.fresh_decoder
-        and len(stored) == len(state)
-        and all(torch.equal(state[translate_layer_name(n, True)], t) for n, t in stored.items())
-    )
+    assert not folder.fresh_decoder
+    assert len(stored) == len(state)
+    assert all(torch.equal(state[translate_layer_name(n, True)], t) for n, t in stored.items())
     assert not any(p.requires_grad for p in folder.parameters())
     assert folder.normalization == ((0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
 
@@ -136,11 +134,13 @@ def test_a_dinov2_backbone_keeps_its_weights_and_gets_a_fresh_decoder_that_train
         translate_layer_name("." + n, True)[1:]: t
         for n, t in load_file(DINOV2 / "model.safetensors").items()
     }
-    assert len(stored) > 200 and all(torch.equal(inside[n], t.float()) for n, t in stored.items())
+    assert len(stored) > 200
+    assert all(torch.equal(inside[n], t.float()) for n, t in stored.items())
     assert not any(inside[n].requires_grad for n in stored)
     decoder = {n for n in model.state_dict() if "modules_to_save" in n}
     idle = {n for n in decoder if "fusion_stage.layers.0.residual_layer1" in n}
-    assert len(idle) == 4 and {n for n in masters(model) if "lora_" not in n} == decoder - idle
+    assert len(idle) == 4
+    assert {n for n in masters(model) if "lora_" not in n} == decoder - idle
     num_decoder = sum(model.state_dict()[n].numel() for n in decoder - idle)
     assert model.parameter_counts() == (442_368 + num_decoder, 25_227_457)
     assert model.normalization == IMAGENET
@@ -218,15 +218,19 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_the_ways_out_and_at_once(
     started = time.monotonic()
     line = refused("nobody/no-such-model", "--model nobody/no-such-model")
     assert time.monotonic() - started < 5
-    assert (
-        all(
-            part in line
-            for part in (
-                "hf download nobody/no-such-model",
-                "HF_HOME",
-                "--model FOLDER",
-                "--model built-in",
-            )
+    assert all(
+        part in line
+        for part in (
+            "hf download nobody/no-such-model",
+            "HF_HOME",
+            "--model FOLDER",
+            "--model built-in",
         )
-        and len(line) < 500
     )
+    assert len(line) < 500
+
+
+def test_loading_a_model_switches_tf32_off(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    load_base("tiny")
+    assert not torch.backends.cudnn.allow_tf32

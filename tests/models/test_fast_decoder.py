@@ -22,7 +22,8 @@ def test_the_neck_equals_transformers_own_in_values_and_gradients(images, height
     net = load_base("tiny").net.double()
     torch.manual_seed(0)
     tokens = [torch.randn(images, height * width + 1, 96, dtype=torch.float64) for _ in range(4)]
-    values, gradients = [], []
+    values = []
+    gradients = []
     for neck in (net.neck, transformers_neck(net)):
         leaves = [part.clone().requires_grad_() for part in tokens]
         out = neck(leaves, height, width)
@@ -36,4 +37,5 @@ def test_the_neck_equals_transformers_own_in_values_and_gradients(images, height
     assert not isinstance(stage, DepthAnythingReassembleStage), "nothing was compared"
     assert all(part.abs().max() > 1e-3 for part in values[0] + gradients[0])
     for a, b in zip(values[0] + gradients[0], values[1] + gradients[1]):
-        assert a.shape == b.shape and (a - b).abs().max() < 1e-12 * b.abs().max().clamp(min=1)
+        assert a.shape == b.shape
+        assert (a - b).abs().max() < 1e-12 * b.abs().max().clamp(min=1)

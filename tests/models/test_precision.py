@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from helpers.models import masters, pictures, stirred, with_way
+from helpers.models import images, masters, stirred, with_way
 from torch import nn
 
 from depthdist.models.depth_model import Float32Conv2d, to_buffers, to_parameters
@@ -46,16 +46,13 @@ def test_no_cast_reaches_the_frozen_end_of_the_head(way, to, dav2_folder):
     model = with_way(dav2_folder, way)
     before = {n: t.clone() for n, t in exact(model).items()}
     to(model)
-    assert len(before) == (6 if way == "calibrated" else 4) and any(
-        (t != t.half().float()).any() for t in before.values()
-    )
+    assert len(before) == (6 if way == "calibrated" else 4)
+    assert any((t != t.half().float()).any() for t in before.values())
     assert all(
         t.dtype == torch.float32 and torch.equal(t, before[n]) for n, t in exact(model).items()
     )
-    assert (
-        next(model.net.parameters()).dtype != torch.float32
-        and model.head.conv1.weight.dtype != torch.float32
-    )
+    assert next(model.net.parameters()).dtype != torch.float32
+    assert model.head.conv1.weight.dtype != torch.float32
 
 
 @pytest.mark.parametrize(
@@ -84,10 +81,8 @@ def test_deepspeed_in_real_fp16_leaves_it_exactly_float32_and_trains(
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
     model = stirred(with_way(dav2_folder, way, lora_dropout=0.1))
-    before, full = (
-        {n: t.clone() for n, t in exact(model).items()},
-        model.eval()(pictures()).detach(),
-    )
+    before = {n: t.clone() for n, t in exact(model).items()}
+    full = model.eval()(images()).detach()
     config = {
         "train_batch_size": 2,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
@@ -98,21 +93,20 @@ def test_deepspeed_in_real_fp16_leaves_it_exactly_float32_and_trains(
         model=model, model_parameters=list(masters(model).values()), config=config
     )[0]
     with torch.no_grad():
-        half = engine(pictures())
-    assert (
-        0 < (half - full).abs().max() < 0.02
-        and half.dtype == torch.float32
-        and (half != half.half().float()).float().mean() > 0.5
-    )
+        half = engine(images())
+    assert 0 < (half - full).abs().max() < 0.02
+    assert half.dtype == torch.float32
+    assert (half != half.half().float()).float().mean() > 0.5
     model.train()
     for _ in range(2):
-        engine.backward(engine(pictures(), draw_keys(0, 0, [0, 1])).mean())
+        engine.backward(engine(images(), draw_keys(0, 0, [0, 1])).mean())
         engine.step()
-    assert engine.skipped_steps == 0 and (model.eval()(pictures()) - half).abs().max() > 1e-3
-    assert (
-        all(t.dtype == torch.float32 and torch.equal(t, before[n]) for n, t in exact(model).items())
-        and len(before) >= 4
+    assert engine.skipped_steps == 0
+    assert (model.eval()(images()) - half).abs().max() > 1e-3
+    assert all(
+        t.dtype == torch.float32 and torch.equal(t, before[n]) for n, t in exact(model).items()
     )
+    assert len(before) >= 4
 
 
 @pytest.mark.parametrize("way", ["conv", "conv + dora"])
@@ -122,27 +116,24 @@ def test_lora_on_the_heads_end_computes_in_float32(way, dav2_folder):
     Then, in float32, every operation of conv3 and its LoRA on the input as it came.
     """
     model = stirred(with_way(dav2_folder, way)).half().eval()
-    layer, seen = model.head.conv3, {}
+    layer = model.head.conv3
+    seen = {}
     layer.base_layer.register_forward_pre_hook(lambda _, args: seen.update(base=args[0]))
     layer.lora_A["default"].register_forward_pre_hook(lambda _, args: seen.update(lora=args[0]))
     layer.register_forward_hook(lambda _, args, result: seen.update(result=result))
     with torch.no_grad():
-        model(pictures())
-        a, b, base = (
-            layer.lora_A["default"].weight,
-            layer.lora_B["default"].weight,
-            layer.base_layer,
-        )
+        model(images())
+        a = layer.lora_A["default"].weight
+        b = layer.lora_B["default"].weight
+        base = layer.base_layer
         assert (a.dtype, b.dtype, base.weight.dtype) == (
             torch.float16,
             torch.float16,
             torch.float32,
         )
-        assert (
-            torch.equal(seen["base"], seen["lora"])
-            and seen["base"].dtype == torch.float32
-            and (seen["base"] != seen["base"].half().float()).any()
-        )
+        assert torch.equal(seen["base"], seen["lora"])
+        assert seen["base"].dtype == torch.float32
+        assert (seen["base"] != seen["base"].half().float()).any()
         delta = 8.0 * torch.einsum("or,ri->oi", b[:, :, 0, 0].double(), a[:, :, 0, 0].double())
         weight = base.weight[:, :, 0, 0].double() + delta
         if "dora" in way:
@@ -153,7 +144,8 @@ def test_lora_on_the_heads_end_computes_in_float32(way, dav2_folder):
             torch.einsum("oi,bihw->bohw", weight, seen["base"].double())
             + base.bias.double()[:, None, None]
         )
-    assert seen["result"].dtype == torch.float32 and torch.allclose(
+    assert seen["result"].dtype == torch.float32
+    assert torch.allclose(
         seen["result"].double(), wanted, rtol=1e-3 if "dora" in way else 1e-5, atol=1e-5
     )
 
@@ -162,8 +154,8 @@ def test_frozen_weights_become_buffers_and_parameters_again():
     conv = nn.Sequential(Float32Conv2d(2, 3, 3, bias=False), nn.Linear(3, 2))
     before = {n: t.clone() for n, t in conv.state_dict().items()}
     to_buffers(conv)
-    assert list(conv.parameters()) == [] and conv.state_dict().keys() == before.keys()
+    assert list(conv.parameters()) == []
+    assert conv.state_dict().keys() == before.keys()
     to_parameters(conv)
-    assert {n for n, p in conv.named_parameters() if p.requires_grad} == before.keys() and all(
-        torch.equal(t, before[n]) for n, t in conv.state_dict().items()
-    )
+    assert {n for n, p in conv.named_parameters() if p.requires_grad} == before.keys()
+    assert all(torch.equal(t, before[n]) for n, t in conv.state_dict().items())

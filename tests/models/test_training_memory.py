@@ -26,24 +26,24 @@ def test_memory_of_weights_and_optimizer_is_counted_by_hand(tiny_with_lora):
     full, half = (
         training_memory(tiny_with_lora, (28, 42), 1, precision) for precision in ("fp32", "fp16")
     )
-    assert full["weights"] == 4 * total and half["weights"] == 2 * total
+    assert full["weights"] == 4 * total
+    assert half["weights"] == 2 * total
     # gradient, and Adam's two moments; in fp16 the gradient is half, and there is the master
-    assert (
-        full["gradients, masters and optimizer"] == 12 * trained
-        and half["gradients, masters and optimizer"] == 14 * trained
-    )
+    assert full["gradients, masters and optimizer"] == 12 * trained
+    assert half["gradients, masters and optimizer"] == 14 * trained
     assert half["activations"] == full["activations"] // 2 > 0
     assert next(tiny_with_lora.parameters()).device.type == "cpu", (
         "the model itself stays where it is"
     )
 
 
-def test_memory_of_activations_grows_with_the_micro_batch_and_the_picture(tiny_with_lora):
+def test_memory_of_activations_grows_with_the_micro_batch_and_the_image(tiny_with_lora):
     one, two, four = (
         training_memory(tiny_with_lora, (224, 336), batch, "fp32")["activations"]
         for batch in (1, 2, 4)
     )
-    assert (four - two) == pytest.approx(2 * (two - one), rel=1e-3) and two > 1.8 * one
+    assert (four - two) == pytest.approx(2 * (two - one), rel=1e-3)
+    assert two > 1.8 * one
     assert training_memory(tiny_with_lora, (224, 672), 1, "fp32")["activations"] > 1.8 * one
 
 

@@ -21,7 +21,7 @@ OLDER = ROOT / ".venv/transformers-4.57"
 PRESETS = {
     "qkv": {},
     "linear with DoRA": {"lora": "linear", "dora": True},
-    "conv, rank-stabilised": {"lora": "conv", "rslora": True},
+    "conv, rank-stabilized": {"lora": "conv", "rslora": True},
     "decoder trained": {"decoder": "trained"},
     "conv with DoRA": {"lora": "conv", "dora": True},
     "targets": {"lora_targets": r".*\.(fc2|conv2)"},
@@ -105,7 +105,8 @@ def outputs(tmp_path_factory):
     (version it was saved under, its name)."""
     assert OLDER.is_dir(), f"{OLDER} is missing; bash tests/run.sh makes it"
     folder = tmp_path_factory.mktemp("transformers")
-    model, found = str(make_model(folder / "dav2")), {}
+    model = str(make_model(folder / "dav2"))
+    found = {}
     for older in (False, True):
         python(
             SAVE.format(
@@ -130,16 +131,13 @@ def outputs(tmp_path_factory):
 
 
 def test_both_versions_really_took_part(outputs):
-    assert outputs[True]["version"].startswith("4.57.") and not outputs[False][
-        "version"
-    ].startswith("4.")
+    assert outputs[True]["version"].startswith("4.57.")
+    assert not outputs[False]["version"].startswith("4.")
 
 
 def test_the_built_in_foundation_says_the_same_under_both(outputs):
-    assert (
-        torch.equal(outputs[False]["built-in"], outputs[True]["built-in"])
-        and outputs[True]["built-in"].std() > 0.5
-    )
+    assert torch.equal(outputs[False]["built-in"], outputs[True]["built-in"])
+    assert outputs[True]["built-in"].std() > 0.5
 
 
 @pytest.mark.parametrize("name", PRESETS)
