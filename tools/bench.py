@@ -26,7 +26,8 @@ if not __package__:  # run as a script: see tools/__init__.py
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from depthdist.core.command import run_command
-from depthdist.core.settings import did_you_mean, parse
+from depthdist.core.command_line import parse
+from depthdist.core.settings import did_you_mean
 
 BENCHMARKS = {
     "data": ("DataBenchSettings", "compare_loaders"),

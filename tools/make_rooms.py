@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from depthdist.core.command import run_command
+from depthdist.core.command_line import parse
 from depthdist.core.files import write_atomic
-from depthdist.core.settings import as_dict, parse
+from depthdist.core.settings import as_dict
 from depthdist.synthetic.capture_files import (
     npy_bytes,
     png_bytes,

@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image
 
 from depthdist.core.command import run_command
+from depthdist.core.command_line import parse
 from depthdist.core.files import write_atomic
-from depthdist.core.settings import as_dict, parse
+from depthdist.core.settings import as_dict
 from depthdist.synthetic.capture_files import (
     npy_bytes,
     npz_bytes,

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthdist.core.command import run_command
-from depthdist.core.settings import did_you_mean, parse, positional
+from depthdist.core.command_line import parse
+from depthdist.core.settings import did_you_mean, positional
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from depthdist.captures.near_duplicates import format_warning
 from depthdist.core.command import run_command
+from depthdist.core.command_line import parse
 from depthdist.core.environment import count_workers
 from depthdist.core.errors import printable_path
-from depthdist.core.settings import parse
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.build import build_shards
 from depthdist.shards.external_tars import index_in_place

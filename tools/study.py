@@ -32,7 +32,8 @@ if not __package__:  # run as a script: see tools/__init__.py
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from depthdist.core.command import run_command
-from depthdist.core.settings import did_you_mean, parse
+from depthdist.core.command_line import parse
+from depthdist.core.settings import did_you_mean
 from tools.run_commands import deepspeed_launcher, flags, run_shown
 from tools.study_plans import STUDIES, Run, StudySettings
 from tools.tables import format_table

@@ -23,31 +23,26 @@ together.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import difflib
 import inspect
-import json
 import os
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import (
     Any,
     Literal,
     NamedTuple,
-    NoReturn,
     TypeVar,
     Union,
     get_args,
     get_origin,
     get_type_hints,
 )
-
-from depthdist.core.errors import SettingsError
 
 T = TypeVar("T")
 Field = dataclasses.Field[Any]
@@ -61,10 +56,6 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
-
-
-METAVARS = {Size: "HxW", Path: "PATH", int: "N", float: "X"}
-"""What `--help` shows for a value, by its type."""
 
 
 def positional(default: Any = dataclasses.MISSING) -> Any:
@@ -105,7 +96,7 @@ def parse_value(kind: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):  # only `X | None` is used
         if value is None or value in ("none", "None"):
             return None
-        return parse_value(_without_none(kind), value)
+        return parse_value(without_none(kind), value)
     if origin is Literal:
         if value not in inner:
             raise ValueError(f"expected one of {', '.join(map(str, inner))}")
@@ -125,7 +116,7 @@ def parse_value(kind: Any, value: Any) -> Any:
     return kind(value)
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     """Return the first of a type's arguments that is not None, or the type where it has none."""
     return next((k for k in get_args(kind) if k is not type(None)), kind)
 
@@ -223,199 +214,3 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------ command line
-
-
-def parse(
-    description: str,
-    *groups: Any,
-    argv: list[str] | None = None,
-    epilog: str = "",
-    together: Callable[..., list[str]] | None = None,
-    presets: tuple[str, dict[str, dict[str, Any]]] = ("", {}),
-) -> tuple[Any, ...]:
-    """Return one instance of each dataclass in `groups`, from defaults, `--config` and `argv`.
-
-    together  lists what is wrong with the values of all groups as a whole; it is called when each
-              group alone is valid
-    presets   a setting's name, and the defaults of other settings that each of its values brings
-    raises SettingsError with every problem found: unknown names (with similar ones), values of the
-    wrong type, missing positionals, and what the groups' own `problems()` list
-    """
-    parser = _Parser(description, epilog, groups)
-    given, unknown = parser.parse_known_intermixed_args(argv)
-    flags = {name: value for name, value in vars(given).items() if value not in (None, [])}
-    problems = _unknown_flags(unknown, parser.fields)
-    from_file = _read_json(flags.pop("config", None), list(parser.fields), problems)
-    preset_name, by_value = presets
-    chosen = flags.get(preset_name, from_file.get(preset_name, ""))
-    sources = {"preset": by_value.get(chosen, {}), "--config": from_file, "": flags}
-    values = _collect(parser.fields, sources, problems)
-    for name, (group, field, _) in parser.fields.items():
-        if _is_required(field) and name not in values[group]:
-            problems.append(f"{_label(field)} is missing: {field_help(group)[name]}")
-            values[group][name] = None
-    required = [name for name, setting in parser.fields.items() if _is_required(setting.field)]
-    if any(values[parser.fields[name].group][name] is None for name in required):
-        raise SettingsError(problems)
-    made = tuple(group(**values[group]) for group in groups)
-    for instance in made:
-        problems += getattr(instance, "problems", list)()
-    if not problems and together:
-        problems = together(*made)
-    if problems:
-        raise SettingsError(problems)
-    return made
-
-
-class _Setting(NamedTuple):
-    group: Any
-    field: Field
-    kind: Any
-
-
-def _unknown_flags(words: list[str], fields: Mapping[str, _Setting]) -> list[str]:
-    known = [flag_name(name) for name, setting in fields.items() if not setting.field.metadata]
-    problems = []
-    for word in words:
-        name = word.split("=")[0]
-        if word.startswith("--"):
-            problems.append(f"unknown setting {name}{did_you_mean(name, known)}")
-        else:
-            problems.append(f"unexpected argument {word!r}")
-    return problems
-
-
-def _collect(
-    fields: Mapping[str, _Setting], sources: dict[str, dict[str, Any]], problems: list[str]
-) -> dict[Any, dict[str, Any]]:
-    """Return the values by group and name; a later source wins over an earlier one."""
-    values: dict[Any, dict[str, Any]] = {setting.group: {} for setting in fields.values()}
-    for source, settings in sources.items():
-        for name, value in settings.items():
-            group, field, kind = fields[name]
-            try:
-                values[group][name] = parse_value(kind, value)
-            except ValueError as err:
-                where = f"{source}: " if source else ""
-                label = name if field.metadata.get("positional") else flag_name(name)
-                problems.append(f"{where}{label} is {value!r}: {err}")
-                values[group].setdefault(name, None if _is_required(field) else _default(field))
-    return values
-
-
-def _label(field: Field) -> str:
-    return field.name.upper() if field.metadata.get("positional") else flag_name(field.name)
-
-
-def _is_required(field: Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _default(field: Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help whose names, such as `built-in`, are never cut at a hyphen."""
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser with a flag for each field; its errors are SettingsErrors."""
-
-    def __init__(self, description: str, epilog: str, groups: tuple[Any, ...]):
-        super().__init__(
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=_HelpFormatter,
-        )
-        text = "settings by name, as a JSON object; flags win"
-        self.add_argument("--config", metavar="FILE.json", help=text)
-        self.fields: dict[str, _Setting] = {}
-        for group in groups:
-            self._add_group(group)
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError([message])
-
-    def _add_group(self, group: Any) -> None:
-        title = (inspect.getdoc(group) or group.__name__).splitlines()[0].rstrip(".")
-        kinds, texts = get_type_hints(group), field_help(group)
-        arguments = self.add_argument_group(title)
-        for field in dataclasses.fields(group):
-            assert field.name not in self.fields, f"two groups have the setting {field.name}"
-            kind = kinds[field.name]
-            self.fields[field.name] = _Setting(group, field, kind)
-            if field.metadata.get("hidden"):
-                names = [flag_name(field.name), f"--{field.name}"]
-                arguments.add_argument(*names, dest=field.name, help=argparse.SUPPRESS)
-                continue
-            text = texts[field.name].replace("%", "%%")
-            if field.metadata.get("positional"):
-                nargs = "*" if get_origin(kind) is list else "?"
-                metavar = field.name.upper()
-                arguments.add_argument(field.name, nargs=nargs, metavar=metavar, help=text)
-            else:
-                arguments.add_argument(
-                    flag_name(field.name),
-                    dest=field.name,
-                    help=text + _default_text(field),
-                    **_argument_options(field.name, kind),
-                )
-
-
-def _argument_options(name: str, kind: Any) -> dict[str, Any]:
-    """Return argparse's options for a flag of that type."""
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    if get_origin(kind) is Literal:
-        return {"metavar": "|".join(map(str, get_args(kind)))}
-    bare = _without_none(kind)
-    if get_origin(bare) is tuple and Ellipsis not in get_args(bare):
-        return {"metavar": name.upper(), "nargs": len(get_args(bare))}
-    return {"metavar": METAVARS.get(bare, name.upper())}
-
-
-def _default_text(field: Field) -> str:
-    """Return ` [default]` for `--help`, "" where there is none to show."""
-    if _is_required(field):
-        return ""
-    default = to_json_value(_default(field))
-    if default in (None, ""):
-        return ""
-    if isinstance(default, bool):
-        return " [yes]" if default else " [no]"
-    return f" [{','.join(map(str, default)) if isinstance(default, list) else default}]"
-
-
-def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[str, Any]:
-    """Return the settings in a JSON file, or in a run's record."""
-    if path is None:
-        return {}
-    try:
-        content = json.loads(Path(path).read_text())
-    except OSError as err:
-        problems.append(f"--config {path}: {err.strerror}")
-        return {}
-    except (ValueError, RecursionError) as err:
-        problems.append(f"--config {path}: not JSON ({err})")
-        return {}
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        content = content["settings"]  # a run's record
-    if not isinstance(content, dict):
-        found = type(content).__name__
-        problems.append(f"--config {path}: expected an object of settings, found {found}")
-        return {}
-    settings = {}
-    for key, value in content.items():
-        name = key.replace("-", "_")
-        if name in known:
-            settings[name] = value
-        else:
-            problems.append(f"--config {path}: unknown setting {name}{did_you_mean(name, known)}")
-    return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from depthdist.core.settings import parse
+from depthdist.core.command_line import parse
 from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.runs.run_folder import Run, label_runs, open_run
 

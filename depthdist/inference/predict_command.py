@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from depthdist.core.settings import parse
+from depthdist.core.command_line import parse
 from depthdist.inference.image_sources import find_sources
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from depthdist.core.settings import parse
+from depthdist.core.command_line import parse
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
 

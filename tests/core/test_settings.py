@@ -14,8 +14,9 @@ from typing import Literal
 import pytest
 from helpers.captures import ROOT
 
+from depthdist.core.command_line import parse
 from depthdist.core.errors import SettingsError
-from depthdist.core.settings import Size, as_dict, field_help, hidden, parse, positional
+from depthdist.core.settings import Size, as_dict, field_help, hidden, positional
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, ReadSettings
 from depthdist.evaluation.settings import EvaluateSettings

@@ -9,8 +9,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from depthdist.core.command_line import parse
 from depthdist.core.errors import SettingsError
-from depthdist.core.settings import field_help, parse
+from depthdist.core.settings import field_help
 from depthdist.data.augmentation import (
     LIMITS,
     Augmentation,

@@ -17,9 +17,9 @@ import pytest
 from helpers.captures import SMALL, capture, make, stem_of, write_capture, write_raw
 from PIL import Image
 
+from depthdist.core.command_line import parse
 from depthdist.core.environment import count_workers
 from depthdist.core.errors import SettingsError
-from depthdist.core.settings import parse
 from depthdist.geometry.camera import fit_intrinsics
 from depthdist.geometry.resampling import resize_rgb
 from depthdist.shards.decoding import decode_label, decode_sample

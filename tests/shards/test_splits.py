@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from helpers.captures import SMALL, make, stem_of, write_raw
 
+from depthdist.core.command_line import parse
 from depthdist.core.errors import SettingsError
-from depthdist.core.settings import field_help, parse
+from depthdist.core.settings import field_help
 from depthdist.shards.index import read_index
 from depthdist.shards.plan import make_plan
 from depthdist.shards.settings import ShardSettings
