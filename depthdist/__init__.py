@@ -6,10 +6,4 @@
 README.md has the chapters; `launch/train.py --help` lists every setting.
 """
 
-import os
-
-os.environ.setdefault(
-    "TORCH_CPP_LOG_LEVEL", "ERROR"
-)  # before torch: a rank whose store is gone would fill the screen with torch's stack
-
 __version__ = "0.1.0"

@@ -161,7 +161,7 @@ def test_the_micro_batch_is_halved_until_it_fits(data):
         (LossSettings(), DepthRange(250, 3900), torch.device("cuda"), "fp16"),
     )
     assert fits_in_memory(model, 1, *sizes, *rest)
-    free, total = torch.cuda.mem_get_info()
+    _free, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(
         min(1.0, (torch.cuda.memory_reserved() + 3 * 2**30) / total)
     )

@@ -66,7 +66,7 @@ FULL_SIZE = Size(224, 364)
 class PretrainSettings:
     """Pretraining."""
 
-    out: Path = positional()  # noqa: RUF009 (it returns a dataclass field)
+    out: Path = positional()
     "Folder for everything that is made."
     size: Size = FULL_SIZE
     "Height and width of the images at full size; half of that must be a multiple of 14."

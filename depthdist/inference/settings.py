@@ -25,7 +25,7 @@ class PredictSettings:
     run: str
     """Folder of the run, of an adapter (a run's best/, or one that plain peft saved elsewhere),
     of an exported model, or a hub id."""
-    inputs: list[str] = positional(())  # noqa: RUF009 - makes a dataclasses.field
+    inputs: list[str] = positional(())
     """Images, folders of them or of raw captures, patterns such as 'day1/*.png', folders of
     shards."""
     out: Path = Path("predictions")
@@ -83,7 +83,7 @@ class ExportSettings:
 
     run: str = positional()
     "Folder of the run, or of an adapter, or a hub id."
-    out: Path = positional()  # noqa: RUF009 - makes a dataclasses.field
+    out: Path = positional()
     "Folder to write to."
     forms: tuple[str, ...] = FORMS
     "What to write, separated by commas: model, adapter, onnx."

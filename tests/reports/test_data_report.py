@@ -14,7 +14,7 @@ from depthdist.reports.data_report import flying_share
 def test_raw_captures_are_told_with_what_was_rejected_and_why(tmp_path):
     raw = write_raw(tmp_path / "raw", 5, minutes=20)
     (raw / "images/21-12-03-10-20-00_Zivid_acquisition_color.png").write_bytes(b"cut off")
-    rgb, xyz = capture(7)
+    _rgb, xyz = capture(7)
     write_capture(raw / "images/m_color.png", raw / "depth/m_rawDepth.npy")
     np.save(raw / "depth/m_rawDepth.npy", xyz / 1000)
     (raw / "images/alone_color.png").write_bytes((raw / "images/m_color.png").read_bytes())
@@ -122,7 +122,7 @@ def test_a_damaged_sample_is_one_line_of_the_page(tmp_path):
 
 
 def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
-    rgb, xyz = capture(1)
+    _rgb, xyz = capture(1)
     for name, z in (("a", 1000.0), ("b", 1000.0)):
         write_capture(tmp_path / f"flat/{name}.png", tmp_path / f"flat/{name}.npy", 1)
         np.save(
