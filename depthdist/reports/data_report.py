@@ -15,8 +15,9 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -44,6 +45,9 @@ from depthdist.reports.html_page import (
     table,
 )
 from depthdist.shards.decoding import decode_label
+
+if TYPE_CHECKING:
+    from depthdist.data.loader import Loader
 
 BIN_MM, BINS = 10.0, 1000  # of the histogram: up to 10 m, the last bin has all beyond
 GRID = (30, 48)  # of the map of holes
@@ -186,15 +190,10 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
             1 if pair.grooves else 0,
             fit_intrinsics(xyz),
         )
-    import torch
-
-    from depthdist.data.loader import Loader
-
-    torch.set_num_threads(1)
-    settings = DataSettings(data=(job[1],), threads=1)
-    dataset = open_dataset(settings)
+    loader = _loader(job[1])
+    dataset = loader.dataset
     try:
-        batch = Loader(dataset, settings).samples(job[2], [job[3]]).to("cpu")
+        batch = loader.samples(job[2], [job[3]]).to("cpu")
     except ValueError as err:  # Damaged
         return f"{job[2]} sample {job[3]}", str(err)
     if not batch.mask.any():
@@ -205,6 +204,18 @@ def _look(job: tuple) -> Seen | tuple[str, str]:
     return look(
         batch.keys[0], job[2], ref.session, batch.rgb[0].numpy(), z, count, meta.get("intrinsics")
     )
+
+
+@cache
+def _loader(folder: str) -> Loader:
+    """Open the dataset in `folder`, once per worker process."""
+    import torch
+
+    from depthdist.data.loader import Loader
+
+    torch.set_num_threads(1)
+    settings = DataSettings(data=(folder,), threads=1)
+    return Loader(open_dataset(settings), settings)
 
 
 def look(

@@ -8,6 +8,7 @@ from helpers.html_pages import read
 from helpers.runs import make_shards
 from PIL import Image
 
+from depthdist.reports import data_report
 from depthdist.reports.data_report import flying_share
 
 
@@ -137,3 +138,16 @@ def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
     assert command("tools/report.py", "data", tmp_path / "far", "--workers", 1).code == 0
     z = far[..., 2][np.isfinite(far[..., 2])].astype(float)
     assert f"mean {z.mean():.0f}, std {z.std():.0f}" in read(tmp_path / "far-report.html")
+
+
+def test_a_worker_opens_the_dataset_once_for_all_its_samples(tmp_path, monkeypatch):
+    data = make_shards(tmp_path)
+    jobs, _, _ = data_report.shard_jobs(data)
+    opened = []
+    open_dataset = data_report.open_dataset
+    monkeypatch.setattr(
+        data_report, "open_dataset", lambda settings: opened.append(1) or open_dataset(settings)
+    )
+    found = [data_report._look(job) for job in jobs]
+    assert len(found) == 14 and all(isinstance(one, data_report.Seen) for one in found)
+    assert len(opened) == 1
