@@ -8,14 +8,11 @@ from helpers.html_pages import read
 from helpers.runs import make_shards
 from PIL import Image
 
-from depthdist.reports import data_report
-from depthdist.reports.data_report import flying_share
-
 
 def test_raw_captures_are_told_with_what_was_rejected_and_why(tmp_path):
     raw = write_raw(tmp_path / "raw", 5, minutes=20)
     (raw / "images/21-12-03-10-20-00_Zivid_acquisition_color.png").write_bytes(b"cut off")
-    rgb, xyz = capture(7)
+    _, xyz = capture(7)
     write_capture(raw / "images/m_color.png", raw / "depth/m_rawDepth.npy")
     np.save(raw / "depth/m_rawDepth.npy", xyz / 1000)
     (raw / "images/alone_color.png").write_bytes((raw / "images/m_color.png").read_bytes())
@@ -89,17 +86,6 @@ def test_of_what_many_captures_have_the_worst_are_named(tmp_path):
     assert f"and 4 more of 9 down to: {shares[0]}" in text
 
 
-def test_flying_pixels_are_those_alone_in_space():
-    z = np.full((40, 50), 1000.0, np.float32)
-    z[:, 25:] = 1500.0  # an edge is none
-    valid = np.ones(z.shape, bool)
-    assert flying_share(z, valid) == 0
-    z[10, 10], z[20, 24], z[30, 40] = 1300.0, 1250.0, 1400.0
-    assert flying_share(z, valid) == pytest.approx(3 / 2000)
-    valid[30, 40] = False
-    assert flying_share(z, valid) == pytest.approx(2 / 1999)
-
-
 def test_hostile_files_are_rejected_and_never_stop_the_page(tmp_path):
     if not HOSTILE.exists():
         pytest.skip("../shared/hostile is absent")
@@ -123,7 +109,7 @@ def test_a_damaged_sample_is_one_line_of_the_page(tmp_path):
 
 
 def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
-    rgb, xyz = capture(1)
+    _, xyz = capture(1)
     for name, z in (("a", 1000.0), ("b", 1000.0)):
         write_capture(tmp_path / f"flat/{name}.png", tmp_path / f"flat/{name}.npy", 1)
         np.save(
@@ -138,16 +124,3 @@ def test_one_single_depth_is_said_and_far_depths_count(tmp_path):
     assert command("tools/report.py", "data", tmp_path / "far", "--workers", 1).code == 0
     z = far[..., 2][np.isfinite(far[..., 2])].astype(float)
     assert f"mean {z.mean():.0f}, std {z.std():.0f}" in read(tmp_path / "far-report.html")
-
-
-def test_a_worker_opens_the_dataset_once_for_all_its_samples(tmp_path, monkeypatch):
-    data = make_shards(tmp_path)
-    jobs, _, _ = data_report.shard_jobs(data)
-    opened = []
-    open_dataset = data_report.open_dataset
-    monkeypatch.setattr(
-        data_report, "open_dataset", lambda settings: opened.append(1) or open_dataset(settings)
-    )
-    found = [data_report._look(job) for job in jobs]
-    assert len(found) == 14 and all(isinstance(one, data_report.Seen) for one in found)
-    assert len(opened) == 1
