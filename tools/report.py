@@ -21,22 +21,23 @@ from depthdist.core.settings import did_you_mean, positional
 
 @dataclass(frozen=True)
 class RunReport:
-    """Report of runs"""
+    """Report of runs."""
 
-    runs: list[Path] = positional(())
+    runs: list[Path] = positional(())  # noqa: RUF009  (returns a dataclasses.field)
     "Folders of runs that were evaluated; the first decides which images are shown."
     out: Path | None = None
     "The file to write. Default: report.html in the first run's folder."
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
         return [] if self.runs else ["RUNS is missing: folders of runs"]
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """Report of data"""
+    """Report of data."""
 
-    data: Path | None = positional(None)
+    data: Path | None = positional(None)  # noqa: RUF009  (returns a dataclasses.field)
     "A folder of captures, or of shards that tools/shard.py wrote."
     out: Path | None = None
     "The file to write. Default: beside the folder, named after it: DATA-report.html."
@@ -46,6 +47,7 @@ class DataReport:
     "Processes that read captures. 0: one a core."
 
     def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
         found = [] if self.data else ["DATA is missing: a folder of captures or of shards"]
         return found + [
             f"--{name} is {getattr(self, name)}: expected >= 0"
@@ -55,52 +57,70 @@ class DataReport:
 
 
 def main(argv: list[str]) -> None:
-    if not argv or argv[0] not in ("run", "data"):
-        if argv and argv[0] in ("-h", "--help"):
-            print(__doc__.strip())
-            return
-        raise ValueError(
-            f"{f'{argv[0]!r} has no report' if argv else 'what to report on is missing'}; expected"
-            f" `run` or `data`{did_you_mean(argv[0], ['run', 'data']) if argv else ''}"
-        )
-    if argv[0] == "run":
-        (settings,) = parse(
-            "Write the report of one run, or of several side by side.", RunReport, argv=argv[1:]
-        )
-        from depthdist.reports.run_report import run_report
-
-        out = writable(settings.out or settings.runs[0] / "report.html", settings.runs[0])
-        content = run_report(list(settings.runs))
+    """Write the report that the command line asks for."""
+    reports = {"run": write_run_report, "data": write_data_report}
+    if not argv:
+        raise ValueError("what to report on is missing; expected `run` or `data`")
+    name, *rest = argv
+    if name in ("-h", "--help"):
+        print((__doc__ or "").strip())
+    elif name in reports:
+        reports[name](rest)
     else:
-        (settings,) = parse(
-            "Write the report of a folder of captures or shards.", DataReport, argv=argv[1:]
-        )
-        from depthdist.reports.data_report import data_report
-
-        place = settings.data.resolve()
-        out = writable(settings.out or place.with_name(f"{place.name}-report.html"), settings.data)
-        content = data_report(settings.data, settings.images, settings.workers)
-    out.write_text(content, "utf-8", errors="replace")
-    print(f"written to {out} ({len(content) / 2**20:.1f} MiB): open it in a browser")
+        hint = did_you_mean(name, list(reports))
+        raise ValueError(f"{name!r} has no report; expected `run` or `data`{hint}")
 
 
-def writable(out: Path, source: Path) -> Path:
-    """`out`, once it is known that it can be written: before the work, not after it."""
+def write_run_report(argv: list[str]) -> None:
+    """Write the report of one or more runs."""
+    (settings,) = parse(
+        "Write the report of one run, or of several side by side.", RunReport, argv=argv
+    )
+    out = settings.out or settings.runs[0] / "report.html"
+    check_writable(out, source=settings.runs[0])
+
+    from depthdist.reports.run_report import build_run_report
+
+    write_page(out, build_run_report(settings.runs))
+
+
+def write_data_report(argv: list[str]) -> None:
+    """Write the report of a folder of captures or shards."""
+    (settings,) = parse(
+        "Write the report of a folder of captures or shards.", DataReport, argv=argv
+    )
+    assert settings.data is not None, "problems() has said so"
+    place = settings.data.resolve()
+    out = settings.out or place.with_name(f"{place.name}-report.html")
+    check_writable(out, source=settings.data)
+
+    from depthdist.reports.data_report import build_data_report
+
+    write_page(out, build_data_report(settings.data, settings.images, settings.workers))
+
+
+def check_writable(out: Path, source: Path) -> None:
+    """Raise ValueError before the work if `source` is no folder or `out` cannot be written."""
     if not source.is_dir():
-        raise ValueError(
-            f"{source}: {'is a file' if source.exists() else 'no such folder'}; expected a folder"
-        )
+        found = "is a file" if source.exists() else "no such folder"
+        raise ValueError(f"{source}: {found}; expected a folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        there = out.exists()
-        open(out, "a").close()
-        if not there:
+        existed = out.exists()
+        with open(out, "a"):
+            pass
+        if not existed:
             out.unlink()
     except OSError as err:
         raise ValueError(
             f"{out}: cannot be written ({err.strerror}); --out takes another file"
         ) from err
-    return out
+
+
+def write_page(out: Path, content: str) -> None:
+    """Write a page and print where it is."""
+    out.write_text(content, "utf-8", errors="replace")
+    print(f"written to {out} ({len(content) / 2**20:.1f} MiB): open it in a browser")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What is on record of a run that was evaluated, for its report.
+"""The files of a run that was evaluated: its record, logged metrics and evaluation.
 
-# run.lines is RUN/metrics.jsonl, run.evaluation RUN/evaluation.json
-run = told(Path("runs/mine"), "mine")
+run = read_evaluated_run(Path("runs/mine"), "mine")
+run.logged                           # the lines of RUN/metrics.jsonl
+run.evaluation["rows"][run.row]      # mean metrics of the adapter, from RUN/evaluation.json
 """
 
 from __future__ import annotations
@@ -12,69 +13,67 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdist.evaluation.row_kinds import RowKind, adapter_row, row_kinds
 from depthdist.models.adapter_record import read_record
 from depthdist.runs.run_folder import Run, open_run
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """What is on record of a run: its folder, run.json, what to call it, logged lines, and
-    evaluation.json with null as NaN.
+    """What is recorded of an evaluated run.
+
+    run         its folder and run.json
+    name        its label on the page, unique there
+    logged      the lines of metrics.jsonl that have a step
+    evaluation  evaluation.json, null read as NaN
     """
 
     run: Run
     name: str
-    lines: list[dict[str, Any]]
+    logged: list[dict[str, Any]]
     evaluation: dict[str, Any]
 
     @property
     def row(self) -> str:
-        """The adapter's own row."""
-        return next(
-            row
-            for row in self.evaluation["rows"]
-            if row.startswith("adapter") and not row.endswith("-aligned")
-        )
+        """Return the label of the adapter's own row; raise KeyError if there is none."""
+        return adapter_row(self.evaluation)
 
-    def basis(self, row: str) -> str:
-        """What a fixed row follows from besides its name and the images: the base model, and how
-        its output becomes millimetres.
+    def row_settings(self, row: str) -> str:
+        """Return what a row without training depends on besides its label and the images, as JSON.
+
+        Two runs share the row if these are equal: the base model, and how its output becomes
+        millimeters; of a constant only the latter.
         """
-        names = (
-            ("near_mm", "far_mm", "target")
-            if row.startswith("constant")
-            else self.evaluation["adapter"].keys() - {"step", "epoch", "eval_loss"}
-        )
-        return json.dumps({name: self.evaluation["adapter"][name] for name in sorted(names)})
+        adapter = self.evaluation["adapter"]
+        if row_kinds(self.evaluation)[row] is RowKind.CONSTANT:
+            names = {"near_mm", "far_mm", "target"}
+        else:
+            names = adapter.keys() - {"step", "epoch", "eval_loss"}
+        return json.dumps({name: adapter[name] for name in sorted(names)})
 
 
 def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
-    """ValueError where the run or its evaluation is missing, or the evaluation is of another
-    adapter than best/ now.
+    """Read a run and its evaluation.
+
+    raises ValueError: one of them is missing or damaged, or the evaluation is of another adapter
+    than the one in best/ now
     """
-    run, path = open_run(folder), folder / "evaluation.json"
+    run = open_run(folder)
+    path = folder / "evaluation.json"
     if not path.exists():
         raise ValueError(
             f"{folder}: not evaluated yet; first `python launch/evaluate.py --run {folder}`"
         )
     try:
-        evaluation = json.loads(path.read_text())
-        evaluation |= {
-            name: _numbers(evaluation[name]) for name in ("rows", "intervals", "images", "grooves")
-        }
-        adapter, _, _, _ = (
-            evaluation["adapter"],
-            evaluation["settings"]["tread_limit"],
-            evaluation["data_sha256"],
-            evaluation["device"],
-        )
-        found = EvaluatedRun(run, name, _logged(folder / "metrics.jsonl"), evaluation)
-        found.row
+        evaluation = _read_evaluation(path)
+        found = EvaluatedRun(run, name, _read_log(folder / "metrics.jsonl"), evaluation)
+        _ = found.row
     except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
         raise ValueError(
             f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it"
             " again"
         ) from None
+    adapter = evaluation["adapter"]
     if adapter != json.loads(json.dumps(asdict(read_record(folder / "best")))):
         raise ValueError(
             f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step"
@@ -83,24 +82,36 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
     return found
 
 
-def _logged(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl.
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    """Return evaluation.json with NaN for null, and raise KeyError if a needed part is missing."""
+    evaluation: dict[str, Any] = json.loads(path.read_text())
+    for name in ("rows", "intervals", "images", "grooves"):
+        evaluation[name] = _null_to_nan(evaluation[name])
+    for name in ("adapter", "settings", "data_sha256", "device"):
+        if name not in evaluation:
+            raise KeyError(name)
+    if "tread_limit" not in evaluation["settings"]:
+        raise KeyError("tread_limit")
+    return evaluation
 
-    One that a crash cut off is left out, none where the file is missing.
-    """
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, without any that a crash cut off; [] if it is missing."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text().splitlines() if path.exists() else []:
         try:
-            lines.append(dict(json.loads(line)))
+            line = dict(json.loads(text))
         except (TypeError, ValueError):
             continue
-    return [line for line in lines if "step" in line]
+        if "step" in line:
+            lines.append(line)
+    return lines
 
 
-def _numbers(value: Any) -> Any:
-    """Where JSON has null for a number that was not finite, NaN."""
+def _null_to_nan(value: Any) -> Any:
+    """Return parsed JSON with NaN for null, which stands for numbers that were not finite."""
     if isinstance(value, dict):
-        return {name: _numbers(one) for name, one in value.items()}
+        return {name: _null_to_nan(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_numbers(one) for one in value]
+        return [_null_to_nan(one) for one in value]
     return math.nan if value is None else value

@@ -1,260 +1,352 @@
-"""The images of a run's report, or of several runs': picture, truth, prediction, error, edges, and
-a cut through the treads.
+"""The images of a run's report, predicted again: RGB, ground truth, prediction, error, edges, cut.
 
-    # the best, the median and the worst of the first run
-    html = images([told(folder, name), ...], most=3)
-
-They are predicted again.
+# the best, the median and the worst of the first run
+blocks = image_blocks([read_evaluated_run(folder, name), ...], num_images=3)
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
 from depthdist.core.environment import pick_device, silence_libraries
-from depthdist.data.dataset import Dataset, open_dataset
+from depthdist.data.batch import Batch
+from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.data.loader import Loader
-from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED
 from depthdist.evaluation.metrics.edges import jumps_of
 from depthdist.evaluation.predictors import network_predictor
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.models.adapter import load_adapter
-from depthdist.reports import html_page as html
-from depthdist.reports.evaluated_run import EvaluatedRun
-from depthdist.reports.html_page import (
+from depthdist.reports.drawings import (
     INK,
     SERIES,
-    axes,
-    drawing,
-    grid,
-    image_tag,
-    legend,
-    paragraph,
+    add_legend,
+    colorize,
+    depth_colormap,
+    error_colormap,
+    jpeg_figure,
+    make_stacked_axes,
+    svg_figure,
 )
+from depthdist.reports.evaluated_run import EvaluatedRun
+from depthdist.reports.html_page import Block, Drawing, Grid, Heading, Paragraph, Photo
 from depthdist.shards.decoding import decode_label
 
-STEP_MM = 4.0  # edges that are drawn
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EDGE_STEP_MM = 4.0  # edges that are drawn: steps beyond the slope
+BOTH = (60, 220, 110)  # RGB of an edge
+TRUTH_ONLY = (255, 140, 0)
+PREDICTION_ONLY = (70, 140, 255)
+GREY_SHARE = 0.6  # how bright the image is below the edges
+SHAPE_MM = 12.0  # half the height of a cut's lower axes
 
 
-def images(runs: list[EvaluatedRun], most: int) -> str:
-    """The best, median and worst of the first run, by RMSE."""
+class RankedImage(NamedTuple):
+    """An image of the evaluation: its rank's name, and its position among the evaluated images."""
+
+    rank: str
+    position: int
+
+
+@dataclass(frozen=True)
+class PredictedImage:
+    """One image's maps in mm at the size of the ground truth, and what each run predicts there.
+
+    rgb  (h, w, 3) uint8
+    truth, mask and each of `predictions`, in the order of the runs: (H, W); mask is True where
+    depth was measured
+    groove_label  (H, W) uint16, 0 outside grooves; None where nothing was labeled
+    """
+
+    rgb: np.ndarray
+    truth: np.ndarray
+    mask: np.ndarray
+    groove_label: np.ndarray | None
+    predictions: Sequence[np.ndarray]
+
+
+class Cut(NamedTuple):
+    """A piece of an image row: columns from `first` to before `end`."""
+
+    row: int
+    first: int
+    end: int
+
+
+def image_blocks(runs: Sequence[EvaluatedRun], num_images: int) -> list[Block]:
+    """Return the first run's best, median and worst image by RMSE, with each run's prediction.
+
+    raises ValueError: the data is no longer what the first run was evaluated on
+    """
     silence_libraries()
-    first, parts = runs[0], []
-    keys, errors = (
-        first.evaluation["images"][first.row]["keys"],
-        first.evaluation["images"][first.row]["values"]["rmse_mm"],
-    )
+    first = runs[0]
+    evaluated = first.evaluation["images"][first.row]
+    errors = evaluated["values"]["rmse_mm"]
+    chosen = rank_images(errors)[:num_images]
+    names = [run.name for run in runs]
+    blocks: list[Block] = [
+        Paragraph(
+            f"The best, the median and the worst image of {first.name}, by RMSE. Error is"
+            f" prediction - truth: red is too far. Edges are steps of more than {EDGE_STEP_MM:g} mm"
+            " beyond the slope."
+        )
+    ]
+    images = predict_images(runs, [image.position for image in chosen])
+    for (rank, position), image in zip(chosen, images):
+        key = evaluated["keys"][position]
+        blocks.append(Heading(f"{rank}: {key}, RMSE {errors[position]:.1f} mm"))
+        blocks.append(Grid(panels(names, image)))
+        blocks.append(Grid([cut_figure(names, image)]))
+    return blocks
+
+
+def rank_images(errors: Sequence[float]) -> list[RankedImage]:
+    """Return the images with the lowest, the median and the highest error; NaN never counts.
+
+    Without the median where there are only two images; [] where there is none.
+    """
     order = [i for i in np.argsort(errors).tolist() if not math.isnan(errors[i])]
-    chosen = (
-        dict(zip(("best", "median", "worst"), (order[0], order[len(order) // 2], order[-1])))
-        if len(order) > 2
-        else dict(zip(("best", "worst"), order))
-    )
-    given, split = first.evaluation["settings"]["data"], first.evaluation["split"]
-    data = replace(first.run.data, data=tuple(given), weights=()) if given else first.run.data
-    dataset, device = open_dataset(data), pick_device()
+    if len(order) > 2:
+        return [
+            RankedImage("best", order[0]),
+            RankedImage("median", order[len(order) // 2]),
+            RankedImage("worst", order[-1]),
+        ]
+    return [RankedImage(rank, i) for rank, i in zip(("best", "worst"), order)]
+
+
+# --------------------------------------------------------------------------------------- prediction
+
+
+def predict_images(runs: Sequence[EvaluatedRun], positions: Sequence[int]) -> list[PredictedImage]:
+    """Read the images at these positions of the first run's evaluation, and predict their depth."""
+    first = runs[0]
+    split = first.evaluation["split"]
+    settings = _evaluated_data(first)
+    dataset = open_dataset(settings)
     if dataset.sha256 != first.evaluation["data_sha256"]:
         raise ValueError(
             f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python"
             f" launch/evaluate.py --run {first.run.folder}` again"
         )
-    loader = Loader(dataset, data, device=device)
-    numbers = {keys[i]: i for i in list(chosen.values())[:most]}
-    place = {}
-    for number in range(dataset.count(split)):
-        ref = dataset.find(split, number)[1]
-        place |= {key: number for key in (ref.stem, ref.key) if key in numbers}
-    predicted: dict[str, list[np.ndarray]] = {key: [] for key in numbers}
-    for run in tqdm(runs, "predicting images", leave=False, disable=not sys.stderr.isatty()):
-        model, record = load_adapter(run.run.folder / "best")
-        model.to(device)
-        for key in numbers:
-            batch = loader.samples(split, [place[key]]).to(device)
-            with torch.no_grad():
-                predicted[key].append(
-                    denormalize_depth(network_predictor(model)(batch), record.bounds)[0]
-                    .cpu()
-                    .numpy()
-                )
-    for word, i in list(chosen.items())[:most]:
-        key = keys[i]
-        batch = loader.samples(split, [place[key]]).to("cpu")
-        parts.append(f"<h3>{html.escape(word)}: {html.escape(key)}, RMSE {errors[i]:.1f} mm</h3>")
-        parts.append(
-            one_image(
-                runs,
-                dataset,
-                place[key],
-                batch.rgb[0].numpy(),
-                batch.depth_mm[0].numpy(),
-                batch.mask[0].numpy(),
-                predicted[key],
+    device = pick_device()
+    loader = Loader(dataset, settings, device=device)
+    numbers = sample_numbers(first, dataset, positions)
+    batches = [loader.samples(split, [number]).to(device) for number in numbers]
+    predictions = _predict(runs, batches, device)
+    images = []
+    for number, batch, predicted in zip(numbers, batches, predictions):
+        meta = dataset.meta(split, number)
+        images.append(
+            PredictedImage(
+                rgb=batch.rgb[0].cpu().numpy(),
+                truth=batch.depth_mm[0].cpu().numpy(),
+                mask=batch.mask[0].cpu().numpy(),
+                groove_label=decode_label(meta["grooves"]) if "grooves" in meta else None,
+                predictions=predicted,
             )
         )
-    return paragraph(
-        f"The best, the median and the worst image of {first.name}, by RMSE. Error is prediction -"
-        f" truth: red is too far. Edges are steps of more than {STEP_MM:g} mm beyond the slope."
-    ) + "".join(parts)
+    return images
 
 
-def one_image(
-    runs: list[EvaluatedRun],
-    dataset: Dataset,
-    number: int,
-    rgb: np.ndarray,
-    truth: np.ndarray,
-    mask: np.ndarray,
-    predictions: list[np.ndarray],
-) -> str:
-    known = truth[mask]
-    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
-    panels = [
-        image_tag(rgb, "RGB, as the network sees it"),
-        image_tag(
-            _colors(np.where(mask, truth, np.nan), low, high),
+def _evaluated_data(run: EvaluatedRun) -> DataSettings:
+    """Return the settings of the data that the run was evaluated on."""
+    given = run.evaluation["settings"]["data"]
+    return replace(run.run.data, data=tuple(given), weights=()) if given else run.run.data
+
+
+def sample_numbers(run: EvaluatedRun, dataset: Dataset, positions: Sequence[int]) -> list[int]:
+    """Return the numbers in their split of the images at these positions of the evaluation."""
+    evaluated = run.evaluation["images"][run.row]
+    if "samples" in evaluated:
+        return [evaluated["samples"][position] for position in positions]
+    # older evaluations have only names: search the split for them
+    keys = [evaluated["keys"][position] for position in positions]
+    split = run.evaluation["split"]
+    found: dict[str, int] = {}
+    for number in range(dataset.count(split)):
+        _, ref = dataset.find(split, number)
+        found |= {name: number for name in (ref.stem, ref.key) if name in keys}
+    return [found[key] for key in keys]
+
+
+def _predict(
+    runs: Sequence[EvaluatedRun], batches: Sequence[Batch], device: torch.device
+) -> list[list[np.ndarray]]:
+    """Return for each batch of one image each run's depth in mm, (H, W)."""
+    predictions: list[list[np.ndarray]] = [[] for _ in batches]
+    progress = tqdm(runs, "predicting images", leave=False, disable=not sys.stderr.isatty())
+    for run in progress:
+        model, record = load_adapter(run.run.folder / "best")
+        model.to(device)
+        predict = network_predictor(model)
+        for batch, predicted in zip(batches, predictions):
+            with torch.no_grad():
+                depth_mm = denormalize_depth(predict(batch), record.bounds)
+            predicted.append(depth_mm[0].cpu().numpy())
+    return predictions
+
+
+# ------------------------------------------------------------------------------------------- panels
+
+
+def panels(names: Sequence[str], image: PredictedImage) -> list[Photo]:
+    """Return RGB and ground truth, then each run's prediction, error and edges.
+
+    names  of the runs, shown where there are several
+    """
+    truth = np.where(image.mask, image.truth, np.nan)
+    measured = image.truth[image.mask]
+    low, high = np.percentile(measured, (1, 99)) if measured.size else (0.0, 1.0)
+    found = [
+        jpeg_figure(image.rgb, "RGB, as the network sees it"),
+        jpeg_figure(
+            colorize(truth, low, high, depth_colormap()),
             f"truth, {low:.0f} mm (red) .. {high:.0f} mm (blue); grey: not measured",
         ),
     ]
-    for run, pred in zip(runs, predictions):
-        off = np.where(mask, pred - truth, np.nan)
-        limit = max(float(np.nanpercentile(np.abs(off), 95)), 0.1)
-        title = f"{run.name}: " if len(runs) > 1 else ""
-        panels.append(image_tag(_colors(pred, low, high), f"{title}prediction, same colours"))
-        panels.append(
-            image_tag(
-                _colors(off, -limit, limit, SIGNED),
+    for name, prediction in zip(names, image.predictions):
+        title = f"{name}: " if len(names) > 1 else ""
+        error = np.where(image.mask, prediction - image.truth, np.nan)
+        limit = max(float(np.nanpercentile(np.abs(error), 95)), 0.1)
+        found += [
+            jpeg_figure(
+                colorize(prediction, low, high, depth_colormap()),
+                f"{title}prediction, same colours",
+            ),
+            jpeg_figure(
+                colorize(error, -limit, limit, error_colormap()),
                 f"{title}error, -{limit:.1f} mm (blue) .. +{limit:.1f} mm (red)",
-            )
-        )
-        panels.append(
-            image_tag(
-                overlay(rgb, truth, pred, mask),
+            ),
+            jpeg_figure(
+                draw_edges(image.rgb, image.truth, prediction, image.mask),
                 f"{title}edges: green in both, orange in truth only, blue in the prediction only",
-            )
-        )
-    meta = dataset.meta(run.evaluation["split"], number)
-    label = decode_label(meta["grooves"]) if "grooves" in meta else None
-    return grid(panels) + "<br>" + grid([cut(runs, truth, mask, predictions, label)])
+            ),
+        ]
+    return found
 
 
-def _colors(image: np.ndarray, low: float, high: float, colormap=NEAR_TO_FAR) -> np.ndarray:
-    """(H, W) mm as (H, W, 3) uint8; NaN is grey."""
-    shown = np.ma.masked_invalid((image - low) / max(high - low, 1e-9))
-    return (colormap(shown)[..., :3] * 255).astype(np.uint8)
+def draw_edges(
+    rgb: np.ndarray, truth: np.ndarray, prediction: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
+    """Return the image in dark grey at the ground truth's size with both maps' edges on it.
 
+    (H, W, 3) uint8; an edge is drawn three pixels wide
+    """
+    from PIL import Image
 
-def overlay(rgb: np.ndarray, truth: np.ndarray, pred: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture in grey at the truth's size with both maps' edges on it."""
-    grey = np.asarray(Image.fromarray(rgb).convert("L").resize(truth.shape[::-1]))
-    shown = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
-    lines = []
-    for z_mm in (pred, truth):
-        edge = np.zeros(truth.shape, bool)
-        for jumps in jumps_of(z_mm.astype(np.float64), mask):
-            where = np.abs(jumps) > STEP_MM
-            edge[: where.shape[0], : where.shape[1]] |= where
-        lines.append(edge)
-    p, g = (ndimage.binary_dilation(edge) for edge in lines)
-    for where, color in (
-        (g & ~p, (255, 140, 0)),
-        (p & ~g, (70, 140, 255)),
-        (p & g, (60, 220, 110)),
-    ):
-        shown[where] = color
+    height, width = truth.shape
+    grey = np.asarray(Image.fromarray(rgb).convert("L").resize((width, height)))
+    shown = np.repeat((grey * GREY_SHARE).astype(np.uint8)[..., None], 3, axis=2)
+    in_truth = ndimage.binary_dilation(_edges(truth, mask))
+    in_prediction = ndimage.binary_dilation(_edges(prediction, mask))
+    shown[in_truth & ~in_prediction] = TRUTH_ONLY
+    shown[in_prediction & ~in_truth] = PREDICTION_ONLY
+    shown[in_prediction & in_truth] = BOTH
     return shown
 
 
-def cut(
-    runs: list[EvaluatedRun],
-    truth: np.ndarray,
-    mask: np.ndarray,
-    predictions: list[np.ndarray],
-    label: np.ndarray | None,
-) -> str:
-    """Truth and predictions along one row: through the most grooves where they are known, else
-    through the nearest surface.
-    """
-    row, first, last = cut_place(truth, mask, label)
-    columns = np.arange(first, last)
-    fig, (whole, shape) = axes(f"Cut along row {row}", "column, pixels", "depth, mm", 5.0, rows=2)
-    fig.set_size_inches(9.2, 5.0)
+def _edges(depth_mm: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return where a step to the next column or row begins, (H, W) bool."""
+    edge = np.zeros(depth_mm.shape, bool)
+    for jumps in jumps_of(depth_mm.astype(np.float64), mask):
+        where = np.abs(jumps) > EDGE_STEP_MM
+        edge[: where.shape[0], : where.shape[1]] |= where
+    return edge
+
+
+# ---------------------------------------------------------------------------------------------- cut
+
+
+def cut_figure(names: Sequence[str], image: PredictedImage) -> Drawing:
+    """Return depth along one row: through the most grooves, else through the nearest surface."""
+    cut = find_cut(image.truth, image.mask, image.groove_label)
+    has_grooves = image.groove_label is not None and image.groove_label.any()
+    through = (
+        ": through the tread that shows most grooves there; below, within 12 mm, whether the"
+        " grooves are in the prediction"
+    )
+    return svg_figure(
+        plot_cut(names, image, cut),
+        f"Truth and prediction in mm along row {cut.row}, columns {cut.first} to"
+        f" {cut.end}{through if has_grooves else ''}. Near is up.",
+    )
+
+
+def plot_cut(names: Sequence[str], image: PredictedImage, cut: Cut) -> Figure:
+    """Plot ground truth and predictions along a cut; below, each minus its own running median."""
+    fig, (whole, shape) = make_stacked_axes(
+        f"Cut along row {cut.row}", "column, pixels", "depth, mm", size=(9.2, 5.0), num_rows=2
+    )
     shape.set_title("The same, each less its own running median", fontsize=10, color=INK)
-    lines = [
-        ("truth", np.where(mask[row], truth[row], np.nan)[first:last], INK),
-        *(
-            (run.name, pred[row, first:last], color)
-            for run, pred, color in zip(runs, predictions, cycle(SERIES))
-        ),
-    ]
-    for name, z, color in lines:
-        known = np.isfinite(z)
-        whole.plot(columns, z, color=color, linewidth=1.2, label=name)
-        if known.any():
-            filled = np.interp(columns, columns[known], z[known])
-            shape.plot(
-                columns,
-                np.where(
-                    known, filled - ndimage.median_filter(filled, max(len(columns) // 6, 3)), np.nan
-                ),
-                color=color,
-                linewidth=1.2,
-            )
-    shape.set_ylim(-12, 12)
-    for ax in (whole, shape):
-        if label is not None:
-            ax.fill_between(
+    part = (cut.row, slice(cut.first, cut.end))
+    columns = np.arange(cut.first, cut.end)
+    lines = [("truth", np.where(image.mask, image.truth, np.nan)[part], INK)]
+    for name, prediction, color in zip(names, image.predictions, cycle(SERIES)):
+        lines.append((name, prediction[part], color))
+    for name, depth_mm, color in lines:
+        whole.plot(columns, depth_mm, color=color, linewidth=1.2, label=name)
+        if np.isfinite(depth_mm).any():
+            shape.plot(columns, _minus_running_median(depth_mm), color=color, linewidth=1.2)
+    shape.set_ylim(-SHAPE_MM, SHAPE_MM)
+    for axes in (whole, shape):
+        if image.groove_label is not None:
+            axes.fill_between(
                 columns,
                 0,
                 1,
-                where=label[row, first:last] > 0,
-                transform=ax.get_xaxis_transform(),
+                where=image.groove_label[part] > 0,
+                transform=axes.get_xaxis_transform(),
                 color=INK,
                 alpha=0.1,
                 linewidth=0,
                 label="grooves",
             )
-        ax.invert_yaxis()
-    legend(whole)
-    through = (
-        ": through the tread that shows most grooves there; below, within 12 mm, whether the"
-        " grooves are in the prediction"
-        if label is not None and label.any()
-        else ""
-    )
-    return drawing(
-        fig,
-        f"Truth and prediction in mm along row {row}, columns {first} to {last}{through}. Near"
-        " is up.",
-    )
+        axes.invert_yaxis()
+    add_legend(whole)
+    return fig
 
 
-def cut_place(
-    truth: np.ndarray, mask: np.ndarray, label: np.ndarray | None
-) -> tuple[int, int, int]:
-    """Row, first and last column of the cut: a third of the picture wide."""
+def _minus_running_median(depth_mm: np.ndarray) -> np.ndarray:
+    """Return depth minus its median over a sixth of the cut; NaN stays NaN."""
+    columns = np.arange(len(depth_mm))
+    known = np.isfinite(depth_mm)
+    filled = np.interp(columns, columns[known], depth_mm[known])
+    median = ndimage.median_filter(filled, max(len(columns) // 6, 3))
+    return np.where(known, filled - median, np.nan)
+
+
+def find_cut(truth: np.ndarray, mask: np.ndarray, groove_label: np.ndarray | None) -> Cut:
+    """Return a third of the row that crosses the most grooves.
+
+    Without a groove label: of the row with most pixels of the nearest surface, which is the nearest
+    fifth of the measured pixels.
+    """
     width = max(truth.shape[1] // 3, 2)
-    wanted = (
-        mask & (label > 0)
-        if label is not None and (mask & (label > 0)).any()
-        else mask & (truth < np.percentile(truth[mask], 20))
-        if mask.any()
-        else mask
-    )
-    starts = (
-        np.count_nonzero(np.diff(wanted.astype(np.int8), axis=1) == 1, axis=1)
-        if label is not None and label.any()
-        else wanted.sum(axis=1)
-    )
-    row = int(np.argmax(starts * 1000 + wanted.sum(axis=1)))
-    hits = np.convolve(wanted[row], np.ones(width), "valid")
-    first = int(np.argmax(hits))
-    return row, first, first + width
+    is_labeled = groove_label is not None and bool(groove_label.any())
+    wanted = mask
+    if groove_label is not None and (mask & (groove_label > 0)).any():
+        wanted = mask & (groove_label > 0)
+    elif mask.any():
+        wanted = mask & (truth < np.percentile(truth[mask], 20))
+    num_pixels = wanted.sum(axis=1)
+    if is_labeled:
+        starts = np.diff(wanted.astype(np.int8), axis=1) == 1
+        score = np.count_nonzero(starts, axis=1) * 1000 + num_pixels
+    else:
+        score = num_pixels * 1000 + num_pixels
+    row = int(np.argmax(score))
+    in_window = np.convolve(wanted[row], np.ones(width), "valid")
+    first = int(np.argmax(in_window))
+    return Cut(row, first, first + width)

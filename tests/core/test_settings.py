@@ -525,7 +525,14 @@ PRESETS = ("mount", {"screw": {}, "bayonet": {"focal": 85.0, "blades": 9}})
 
 @pytest.mark.parametrize(
     ("words", "in_file", "focal", "blades"),
-    [([], {}, 50, 7), (["--mount", "bayonet"], {}, 85, 9), (["--mount", "bayonet", "--blades", "5"], {}, 85, 5), ([], {"mount": "bayonet"}, 85, 9), (["--mount", "screw"], {"mount": "bayonet"}, 50, 7), (["--mount", "bayonet"], {"focal": 35}, 35, 9)],
+    [
+        ([], {}, 50, 7),
+        (["--mount", "bayonet"], {}, 85, 9),
+        (["--mount", "bayonet", "--blades", "5"], {}, 85, 5),
+        ([], {"mount": "bayonet"}, 85, 9),
+        (["--mount", "screw"], {"mount": "bayonet"}, 50, 7),
+        (["--mount", "bayonet"], {"focal": 35}, 35, 9),
+    ],
 )
 def test_a_preset_brings_defaults_that_files_and_flags_win_over(
     words, in_file, focal, blades, tmp_path

@@ -1,5 +1,4 @@
-"""A report's page as a reader meets it: `text = read(path)`, once it is known that the page needs
-no other file."""
+"""The text of a report's page: `text = read(path)` also checks that it needs no other file."""
 
 import re
 from html.parser import HTMLParser
@@ -36,9 +35,7 @@ def read(path):
     assert all(address.startswith(("#", "data:image/")) for address in page.addresses), (
         "the page asks for another file"
     )
-    assert (
-        not page.open
-        and "http" not in re.sub(r"http://www.w3.org/\S+", "", path.read_text())
-        and "<script" not in path.read_text()
-    )
+    assert not page.open
+    assert "http" not in re.sub(r"http://www.w3.org/\S+", "", path.read_text())
+    assert "<script" not in path.read_text()
     return page.text

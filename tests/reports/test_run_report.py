@@ -1,5 +1,4 @@
-"""tools/report.py run: what the page says of one run and of several, that it needs nothing else,
-and what is said when there is none."""
+"""tools/report.py run: the page of one run and of several, and the errors when there is none."""
 
 import json
 import shutil
@@ -34,10 +33,12 @@ def run(tmp_path_factory):
 
 def test_a_runs_page_has_its_numbers_and_stands_alone(run):
     done = command("tools/report.py", "run", run)
-    assert done.code == 0 and f"written to {run}/report.html" in done.out, done
+    assert done.code == 0, done
+    assert f"written to {run}/report.html" in done.out, done
     text, evaluation = read(run / "report.html"), json.loads((run / "evaluation.json").read_text())
     for row, means in evaluation["rows"].items():
-        assert row in text and f"{means['rmse_mm']:.2f}" in text
+        assert row in text
+        assert f"{means['rmse_mm']:.2f}" in text
         low, high = evaluation["intervals"][row]["rmse_mm"]
         assert f"{low:.2f}..{high:.2f}" in text
     worst = max(
@@ -57,14 +58,12 @@ def test_a_runs_page_has_its_numbers_and_stands_alone(run):
         "How it was made",
     ):
         assert section in text
-    assert (
-        evaluation["data_sha256"][:16] in text
-        and "Learning rate" in text
-        and "Cut along row" in text
-    )
+    assert evaluation["data_sha256"][:16] in text
+    assert "Learning rate" in text
+    assert "Cut along row" in text
 
 
-def test_several_runs_stand_side_by_side_and_a_restart_is_told(run, tmp_path):
+def test_several_runs_stand_side_by_side_and_restarts_are_listed(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     record = json.loads((other / "run.json").read_text())
@@ -73,12 +72,10 @@ def test_several_runs_stand_side_by_side_and_a_restart_is_told(run, tmp_path):
     (other / "run.json").write_text(json.dumps(record))
     done = command("tools/report.py", "run", run, other, "--out", tmp_path / "both.html")
     text = read(tmp_path / "both.html")
-    assert (
-        done.code == 0
-        and "2 (again at step 3)" in text
-        and "other: adapter, epoch 2" in text
-        and "run: adapter, epoch 2" in text
-    )
+    assert done.code == 0
+    assert "2 (again at step 3)" in text
+    assert "other: adapter, epoch 2" in text
+    assert "run: adapter, epoch 2" in text
     assert "no difference shown" in text or "too few images" in text
 
 
@@ -108,20 +105,18 @@ def namesakes(run, tmp_path):
     return [Path(shutil.copytree(run, tmp_path / day / "first")) for day in ("monday", "tuesday")]
 
 
-def test_runs_of_one_name_are_told_apart_on_a_page(namesakes, run, tmp_path):
+def test_runs_of_one_name_have_different_labels_on_a_page(namesakes, run, tmp_path):
     done = command("tools/report.py", "run", *namesakes, run, "--out", tmp_path / "page.html")
     assert done.code == 0, done
     text = read(tmp_path / "page.html")
     for name in ("monday/first", "tuesday/first", "run"):
         assert f" {name}: adapter, epoch 2" in text
     assert "Depth: monday/first, tuesday/first, run" in text
-    assert (
-        "A monday/first: adapter, epoch 2 B tuesday/first: adapter, epoch 2" in text
-        and "A monday/first: adapter, epoch 2 B run: adapter, epoch 2" in text
-    )
+    assert "A monday/first: adapter, epoch 2 B tuesday/first: adapter, epoch 2" in text
+    assert "A monday/first: adapter, epoch 2 B run: adapter, epoch 2" in text
 
 
-def test_runs_of_one_name_are_told_apart_when_compared(namesakes, monkeypatch):
+def test_runs_of_one_name_have_different_labels_when_compared(namesakes, monkeypatch):
     monkeypatch.chdir(namesakes[0])
     done = command("launch/evaluate.py", "--compare", ".", namesakes[1], "--no-details")
     assert done.code == 0, done
@@ -158,12 +153,11 @@ def test_fixed_rows_that_differ_stand_each_under_its_runs(run, tmp_path):
         *(json.loads((folder / "evaluation.json").read_text())["rows"] for folder in (run, other)),
     )
     for mine, theirs in zip(list(rows)[:3], list(others)[:3]):
-        assert (
-            f"run, same: {mine} " in text
-            and f"other: {theirs} " in text
-            and rows[mine]["rmse_mm"] != others[theirs]["rmse_mm"]
-        )
-        assert f"{rows[mine]['rmse_mm']:.2f}" in text and f"{others[theirs]['rmse_mm']:.2f}" in text
+        assert f"run, same: {mine} " in text
+        assert f"other: {theirs} " in text
+        assert rows[mine]["rmse_mm"] != others[theirs]["rmse_mm"]
+        assert f"{rows[mine]['rmse_mm']:.2f}" in text
+        assert f"{others[theirs]['rmse_mm']:.2f}" in text
     assert command("tools/report.py", "run", run, same, "--out", tmp_path / "page.html").code == 0
     assert "run, same:" not in read(tmp_path / "page.html"), "what all share needs no name"
 
@@ -184,7 +178,8 @@ def test_other_ranges_a_copied_run_and_a_strange_name_make_a_page(run, tmp_path)
     done = command("tools/report.py", "run", odd, run, "--out", tmp_path / "page.html")
     assert done.code == 0, done
     text = read(tmp_path / "page.html")
-    assert "rmse_mm@1000-2000" in text and "$x{$y <b>" in text
+    assert "rmse_mm@1000-2000" in text
+    assert "$x{$y <b>" in text
 
 
 def test_numbers_of_an_older_adapter_or_of_other_data_are_refused(run, tmp_path):
@@ -201,6 +196,7 @@ def test_numbers_of_an_older_adapter_or_of_other_data_are_refused(run, tmp_path)
     assert "the data changed since" in line
 
 
-def test_a_page_that_cannot_be_written_is_said_before_the_work(run):
+def test_a_page_that_cannot_be_written_is_an_error_before_the_work(run):
     (line,) = command("tools/report.py", "run", run, "--out", "/proc/nowhere/page.html").errors
-    assert "cannot be written" in line and "--out takes another file" in line
+    assert "cannot be written" in line
+    assert "--out takes another file" in line

@@ -1,0 +1,179 @@
+"""Read the captures of a data report, in worker processes: raw captures, or samples of shards."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from depthdist.captures.layouts import Pair, find_pairs
+from depthdist.captures.readers import read_pair
+from depthdist.captures.sessions import number_sessions
+from depthdist.core.environment import count_workers, exit_with_parent
+from depthdist.core.errors import BadFile, printable_path
+from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.reports.capture_summary import CaptureSummary, summarize_capture
+from depthdist.shards.decoding import decode_label
+
+if TYPE_CHECKING:
+    from depthdist.data.loader import Loader
+
+
+class Rejection(NamedTuple):
+    """A file or sample that cannot be used, and why."""
+
+    path: str
+    reason: str
+
+
+class RawJob(NamedTuple):
+    """One capture's files to read, and its session."""
+
+    pair: Pair
+    session: int
+
+
+class ShardJob(NamedTuple):
+    """One sample to read of the shards in a folder."""
+
+    folder: str
+    split: str
+    number: int
+
+
+class Source(NamedTuple):
+    """What there is to read in a folder, and what was rejected before."""
+
+    kind: str
+    jobs: Sequence[RawJob | ShardJob]
+    rejections: list[Rejection]
+
+
+def find_captures(folder: Path) -> Source:
+    """Return what to read in a folder of shards or of raw captures."""
+    return _find_samples(folder) if (folder / "index.json").exists() else _find_raw(folder)
+
+
+def _find_raw(folder: Path) -> Source:
+    pairs, rejects = find_pairs(folder)
+    sessions = number_sessions([pair.stem for pair in pairs])
+    return Source(
+        "raw captures",
+        [RawJob(pair, session) for pair, session in zip(pairs, sessions)],
+        [Rejection(printable_path(reject.path), reject.reason) for reject in rejects],
+    )
+
+
+def _find_samples(folder: Path) -> Source:
+    dataset = open_dataset(DataSettings(data=(str(folder),)))
+    jobs = [
+        ShardJob(str(folder), split, number)
+        for split in dataset.parts[0].raw["splits"]
+        for number in range(dataset.count(split))
+    ]
+    path = folder / "rejects.jsonl"
+    rejections = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        line = json.loads(text)
+        rejections.append(
+            Rejection(
+                line.get("path") or f"{line.get('shard')}: {line.get('key')}",
+                line.get("reason") or line.get("why") or "?",
+            )
+        )
+    return Source("shards", jobs, rejections)
+
+
+def read_captures(
+    jobs: Sequence[RawJob | ShardJob], workers: int
+) -> tuple[list[CaptureSummary], list[Rejection]]:
+    """Summarize captures in `workers` processes (0: one per core), in the order of the jobs.
+
+    Returns those that can be read, and why each of the others cannot.
+    """
+    summaries = []
+    rejections = []
+    context = multiprocessing.get_context("spawn")
+    num_workers = count_workers(workers, len(jobs))
+    with ProcessPoolExecutor(num_workers, context, initializer=exit_with_parent) as pool:
+        progress = tqdm(
+            pool.map(read_capture, jobs),
+            desc="looking",
+            total=len(jobs),
+            unit="capture",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+        )
+        for found in progress:
+            if isinstance(found, CaptureSummary):
+                summaries.append(found)
+            else:
+                rejections.append(found)
+    return summaries, rejections
+
+
+def read_capture(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
+    """Return a capture's summary, or why it cannot be read."""
+    return _read_raw(job) if isinstance(job, RawJob) else _read_sample(job)
+
+
+def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
+    from depthdist.geometry.camera import fit_intrinsics
+
+    try:
+        rgb, xyz = read_pair(job.pair)
+    except BadFile as err:
+        return Rejection(printable_path(err.path), err.reason)
+    return summarize_capture(
+        name=job.pair.stem,
+        split="",
+        session=job.session,
+        rgb=np.asarray(rgb),
+        depth_mm=xyz[..., 2],
+        num_grooves=1 if job.pair.grooves else 0,
+        intrinsics=fit_intrinsics(xyz),
+    )
+
+
+def _read_sample(job: ShardJob) -> CaptureSummary | Rejection:
+    import torch
+
+    loader = _open_loader(job.folder)
+    try:
+        batch = loader.samples(job.split, [job.number]).to(torch.device("cpu"))
+    except ValueError as err:  # Damaged
+        return Rejection(f"{job.split} sample {job.number}", str(err))
+    if not batch.mask.any():
+        return Rejection(batch.keys[0], "no valid pixel")
+    meta = loader.dataset.meta(job.split, job.number)
+    _, ref = loader.dataset.find(job.split, job.number)
+    num_grooves = len(np.unique(decode_label(meta["grooves"]))) - 1 if "grooves" in meta else 0
+    return summarize_capture(
+        name=batch.keys[0],
+        split=job.split,
+        session=ref.session,
+        rgb=batch.rgb[0].numpy(),
+        depth_mm=np.where(batch.mask[0].numpy(), batch.depth_mm[0].numpy(), np.nan),
+        num_grooves=num_grooves,
+        intrinsics=meta.get("intrinsics"),
+    )
+
+
+@cache
+def _open_loader(folder: str) -> Loader:
+    """Open the shards in `folder`, once per worker process."""
+    import torch
+
+    from depthdist.data.loader import Loader
+
+    torch.set_num_threads(1)
+    settings = DataSettings(data=(folder,), threads=1)
+    return Loader(open_dataset(settings), settings)
