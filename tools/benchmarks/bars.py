@@ -17,7 +17,7 @@ def format_bar(bar: dict[str, Any]) -> str:
         verdict, found = "not measured", ""
     else:
         verdict, found = "met" if bar["met"] else "MISSED", f"{bar['found']:.3g}"
-    return f"{verdict:<13}{bar['bar']:<40}{found:>7}  {bar.get('remark', '')}".rstrip()
+    return f"{verdict:<13}{bar['bar']:<43}{found:>7}  {bar.get('remark', '')}".rstrip()
 
 
 def print_check(met: bool, text: str) -> None:
