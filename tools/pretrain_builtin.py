@@ -33,6 +33,7 @@ if not __package__:  # run as a script: see tools/__init__.py
 from depthdist.core.command import run_command
 from depthdist.core.command_line import parse
 from depthdist.core.settings import Size, positional
+from depthdist.evaluation.row_kinds import RowKind, row_kinds
 from tools.run_commands import deepspeed_launcher, flags, run_shown
 
 if TYPE_CHECKING:
@@ -350,9 +351,10 @@ where you can.
 def score_rows(evaluation: Path) -> str:
     """Return the card's lines of scores: a constant, and the model aligned to each image."""
     lines = []
-    for name, row in json.loads(evaluation.read_text())["rows"].items():
-        aligned = name.startswith("adapter") and name.endswith("aligned")
-        if aligned or name.startswith("constant"):
+    content = json.loads(evaluation.read_text())
+    for name, kind in row_kinds(content).items():
+        if kind in (RowKind.CONSTANT, RowKind.ADAPTER_ALIGNED):
+            row = content["rows"][name]
             label = name.replace("adapter", "this model")
             lines.append(f"| {label} | {row['abs_rel']:.3f} | {row['delta1']:.3f} |")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from depthdist.core.settings import did_you_mean, positional
 class RunReport:
     """Report of runs."""
 
-    runs: list[Path] = positional(())  # noqa: RUF009  (returns a dataclasses.field)
+    runs: list[Path] = positional(())
     "Folders of runs that were evaluated; the first decides which images are shown."
     out: Path | None = None
     "The file to write. Default: report.html in the first run's folder."
@@ -37,7 +37,7 @@ class RunReport:
 class DataReport:
     """Report of data."""
 
-    data: Path | None = positional(None)  # noqa: RUF009  (returns a dataclasses.field)
+    data: Path | None = positional(None)
     "A folder of captures, or of shards that tools/shard.py wrote."
     out: Path | None = None
     "The file to write. Default: beside the folder, named after it: DATA-report.html."

@@ -34,6 +34,7 @@ if not __package__:  # run as a script: see tools/__init__.py
 from depthdist.core.command import run_command
 from depthdist.core.command_line import parse
 from depthdist.core.settings import did_you_mean
+from depthdist.evaluation.row_kinds import adapter_row, row_kinds
 from tools.run_commands import deepspeed_launcher, flags, run_shown
 from tools.study_plans import STUDIES, Run, StudySettings
 from tools.tables import format_table
@@ -153,12 +154,12 @@ def study_table(evaluations: dict[str, dict[str, Any]]) -> str:
     rows: list[tuple[str, dict[str, Any], str]] = []  # its label, evaluation and name in there
     datasets = set()
     for label, evaluation in evaluations.items():
-        names = list(evaluation["rows"])
         if evaluation["data_sha256"] not in datasets:
-            rows += [(name, evaluation, name) for name in names if not name.startswith("adapter")]
+            for name, kind in row_kinds(evaluation).items():
+                if not kind.is_adapter:
+                    rows.append((name, evaluation, name))
         datasets.add(evaluation["data_sha256"])
-        trained = next(name for name in names if name.startswith("adapter"))
-        rows.append((label, evaluation, trained))
+        rows.append((label, evaluation, adapter_row(evaluation)))
     metrics = [
         metric
         for metric in METRICS

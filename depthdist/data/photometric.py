@@ -62,7 +62,7 @@ def _apply_tone_and_noise(
     for y in range(rgb.shape[0]):
         for x in range(rgb.shape[1]):
             state += INCREMENT
-            bits = _mix(state)
+            bits = _mix(state)  # type: ignore[var-annotated, arg-type]  # compiled by numba
             for c in range(3):
                 value = curves[c, rgb[y, x, c]] + deviates[bits & np.uint64(4095)]
                 out[y, x, c] = np.uint8(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from depthdist.captures.layouts import Pair, find_pairs
+from depthdist.captures.layouts import CapturePair, find_pairs
 from depthdist.captures.readers import read_pair
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, exit_with_parent
@@ -37,7 +37,7 @@ class Rejection(NamedTuple):
 class RawJob(NamedTuple):
     """One capture's files to read, and its session."""
 
-    pair: Pair
+    pair: CapturePair
     session: int
 
 
@@ -152,12 +152,12 @@ def _read_sample(job: ShardJob) -> CaptureSummary | Rejection:
     except ValueError as err:  # Damaged
         return Rejection(f"{job.split} sample {job.number}", str(err))
     if not batch.mask.any():
-        return Rejection(batch.keys[0], "no valid pixel")
+        return Rejection(batch.stems[0], "no valid pixel")
     meta = loader.dataset.meta(job.split, job.number)
     _, ref = loader.dataset.find(job.split, job.number)
     num_grooves = len(np.unique(decode_label(meta["grooves"]))) - 1 if "grooves" in meta else 0
     return summarize_capture(
-        name=batch.keys[0],
+        name=batch.stems[0],
         split=job.split,
         session=ref.session,
         rgb=batch.rgb[0].numpy(),

@@ -68,7 +68,7 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
         evaluation = _read_evaluation(path)
         found = EvaluatedRun(run, name, _read_log(folder / "metrics.jsonl"), evaluation)
         _ = found.row
-    except (AttributeError, KeyError, StopIteration, TypeError, json.JSONDecodeError) as err:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as err:
         raise ValueError(
             f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it"
             " again"
