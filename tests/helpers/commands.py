@@ -54,7 +54,7 @@ class Done(NamedTuple):
 def command(script: str, *words: Any) -> Done:
     """The script of that name in this process, with `words` on its command line, from the
     repository's root or where we are."""
-    import depthdist.training.train
+    import depthdist.training.train  # noqa: F401  so that patches find its modules
 
     joined()
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -100,15 +100,15 @@ class Typed:
 
     def __init__(self, *words: Any, **env: Any):
         # files, as a pipe that nobody reads would fill up; `done` reads them, then they go
-        out = tempfile.TemporaryFile("w+")
-        err = tempfile.TemporaryFile("w+")
+        out = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        err = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.files = out, err
         known = {**os.environ, **ON_CPU, **{name: str(value) for name, value in env.items()}}
         self.process = subprocess.Popen(
             [*map(str, words)], cwd=ROOT, env=known, stdout=out, stderr=err, start_new_session=True
         )
 
-    @functools.cache
+    @functools.cache  # noqa: B019  a handful of commands a test
     def done(self, timeout: float = 240) -> Done:
         """How it ended. After `timeout` seconds all its processes are killed."""
         try:

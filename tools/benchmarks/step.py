@@ -91,7 +91,7 @@ class Process:
 
     def __init__(self, path: str, job: dict[str, Any]):
         self.path = path
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (close() closes it)
         command = [sys.executable, "-m", "tools.benchmarks.step_process", path, json.dumps(job)]
         self.process = subprocess.Popen(
             command,
