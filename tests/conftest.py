@@ -5,15 +5,15 @@ import signal
 
 import pytest
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job ignores it, and so would every child
+# a shell's background job ignores it, and so would every child
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = (
     "test_process_group.py",
     "test_pretrain_builtin.py",
     "test_same_on_any_ranks.py",
     "test_evaluate.py",
+    "test_evaluate_details.py",
     "test_study.py",
     "test_engine.py",
     "test_resume.py",

@@ -215,7 +215,7 @@ def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
 
 @pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
 def test_predictions_are_those_of_the_cpu(way):
-    """TF32 is off (network.py): at 4 m a last digit of the network's output is a tenth of a
+    """TF32 is off (depth_model.py): at 4 m a last digit of the network's output is a tenth of a
     millimetre."""
     import numpy as np
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
@@ -60,14 +59,6 @@ def prepare_process() -> None:
     """
     silence_image_warnings()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
-
-def main_of(module: str) -> Callable[[], Any]:
-    """Return the `main` of a module that is imported when it is called.
-
-    So Ctrl-C during the import is one line as well.
-    """
-    return lambda: importlib.import_module(module).main()
 
 
 def run_command(main: Callable[[], Any]) -> NoReturn:

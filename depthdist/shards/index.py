@@ -137,7 +137,7 @@ class Index:
     @cached_property
     def _table(self) -> tuple[BinaryIO, int]:
         """The open table, and the byte its rows begin at."""
-        file = open(self.file("table"), "rb", buffering=0)
+        file = open(self.file("table"), "rb", buffering=0)  # noqa: SIM115  (stays open)
         try:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -157,7 +157,7 @@ class _Pipe:
     """The output of a shell command as a file; closing it kills the command and its children."""
 
     def __init__(self, command: str):
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
         self.process = subprocess.Popen(
             command,
             shell=True,
