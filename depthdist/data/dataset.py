@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from depthdist.core.environment import count_workers
+from depthdist.core.environment import count_workers, local_world_size
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
 from depthdist.shards.index import Index, SampleRef, Samples, read_index
@@ -58,13 +58,7 @@ class ReadSettings:
     @property
     def num_threads(self) -> int:
         """Threads of this rank; by default its share of the machine's cores, 4 at most."""
-        ranks_here = int(
-            os.environ.get("LOCAL_WORLD_SIZE")
-            or os.environ.get("LOCAL_SIZE")
-            or os.environ.get("WORLD_SIZE")
-            or 1
-        )
-        return self.threads or count_workers(0, MAX_DEFAULT_THREADS, ranks_here)
+        return self.threads or count_workers(0, MAX_DEFAULT_THREADS, local_world_size())
 
 
 @dataclass(frozen=True)
@@ -219,26 +213,26 @@ class Dataset:
         source = self.meta(split, number).get("rgb")
         if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
             raise ValueError(
-                f"--refine needs shards that say which pictures they were made of; sample {number}"
-                f" of {split} does not"
+                "--refine needs shards that record which images they were made from; sample"
+                f" {number} of {split} does not"
             )
         path = raw / source["path"]
         if not path.is_file():
             raise ValueError(
-                f"--raw {raw}: it has no {source['path']}, which sample {number} of {split} was"
-                " made of"
+                f"--raw {raw}: it has no {source['path']}, from which sample {number} of {split} was"
+                " made"
             )
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != source["sha256"]:
             raise ValueError(
-                f"{path}: is not the picture that sample {number} of {split} was made of (its"
-                " sha256 differs)"
+                f"{path}: is not the image from which sample {number} of {split} was made (its sha256"
+                " differs)"
             )
         image = np.array(open_rgb(path, content=content))
         if image.shape[:2] != self.depth_size:
             raise ValueError(
-                f"{path}: is {image.shape[:2]}, the truth {tuple(self.depth_size)}; --refine needs"
-                " shards with depth at the camera's size"
+                f"{path}: is {image.shape[:2]}, the ground truth {tuple(self.depth_size)}; --refine"
+                " needs shards with depth at the camera's size"
             )
         return image
 

@@ -5,17 +5,14 @@ The depth that they return has the size of the ground truth.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from depthdist.captures.readers import open_rgb
 from depthdist.data.batch import Batch
 from depthdist.data.dataset import Dataset
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
@@ -104,40 +101,9 @@ def refined_predictor(
     def predict(batch: Batch) -> Tensor:
         refined = []
         for pred, sample in zip(model(batch.rgb), batch.samples):
-            path, rgb = _read_full_image(dataset, split, sample, raw)
-            size = tuple(batch.depth_mm.shape[-2:])
-            if rgb.shape[:2] != size:
-                raise ValueError(
-                    f"{path}: is {rgb.shape[:2]}, the ground truth {size}; --refine needs shards"
-                    " with depth at the camera's size"
-                )
+            rgb = dataset.full_image(split, sample, raw)
             image = torch.from_numpy(rgb).to(pred.device)  # (H, W, 3)
             refined.append(refine(refinement, model, pred, image, model.upsampling))
         return torch.stack(refined)
 
     return predict
-
-
-def _read_full_image(
-    dataset: Dataset, split: str, sample: int, raw: Path
-) -> tuple[Path, np.ndarray]:
-    """Return the image (H, W, 3) uint8 that a sample was made from, and its path."""
-    source = dataset.meta(split, sample).get("rgb")
-    if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
-        raise ValueError(
-            "--refine needs shards that record which images they were made from; sample"
-            f" {sample} of {split} does not"
-        )
-    path = raw / source["path"]
-    if not path.is_file():
-        raise ValueError(
-            f"--raw {raw}: it has no {source['path']}, from which sample {sample} of {split} was"
-            " made"
-        )
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != source["sha256"]:
-        raise ValueError(
-            f"{path}: is not the image from which sample {sample} of {split} was made (its sha256"
-            " differs)"
-        )
-    return path, np.array(open_rgb(path, content=content))

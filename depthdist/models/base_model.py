@@ -40,7 +40,9 @@ from depthdist.models.hub import is_hub_reachable
 from depthdist.models.lora import translate_layer_name
 from depthdist.models.settings import model_kind
 
-BUILT_IN = Path(__file__).with_name("foundation")  # `--model built-in`, from tools/pretrain_builtin.py
+BUILT_IN = Path(__file__).with_name(
+    "foundation"
+)  # `--model built-in`, from tools/pretrain_builtin.py
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what DA-V2 and DINOv2 were trained with
 # hidden size of DINOv2 -> layers read, neck and fusion channels of DA-V2's own decoders (Yang et
 # al. 2024, its config files)
