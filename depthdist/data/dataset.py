@@ -219,14 +219,14 @@ class Dataset:
         path = raw / source["path"]
         if not path.is_file():
             raise ValueError(
-                f"--raw {raw}: it has no {source['path']}, from which sample {number} of {split} was"
-                " made"
+                f"--raw {raw}: it has no {source['path']}, from which sample {number} of {split}"
+                " was made"
             )
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != source["sha256"]:
             raise ValueError(
-                f"{path}: is not the image from which sample {number} of {split} was made (its sha256"
-                " differs)"
+                f"{path}: is not the image from which sample {number} of {split} was made"
+                " (its sha256 differs)"
             )
         image = np.array(open_rgb(path, content=content))
         if image.shape[:2] != self.depth_size:

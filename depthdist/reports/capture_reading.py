@@ -21,7 +21,6 @@ from depthdist.core.environment import count_workers, exit_with_parent
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.reports.capture_summary import CaptureSummary, summarize_capture
-from depthdist.shards.decoding import decode_label
 
 if TYPE_CHECKING:
     from depthdist.data.loader import Loader
@@ -155,7 +154,8 @@ def _read_sample(job: ShardJob) -> CaptureSummary | Rejection:
         return Rejection(batch.stems[0], "no valid pixel")
     meta = loader.dataset.meta(job.split, job.number)
     _, ref = loader.dataset.find(job.split, job.number)
-    num_grooves = len(np.unique(decode_label(meta["grooves"]))) - 1 if "grooves" in meta else 0
+    label = loader.dataset.groove_label(job.split, job.number)
+    num_grooves = 0 if label is None else len(np.unique(label)) - 1
     return summarize_capture(
         name=batch.stems[0],
         split=job.split,

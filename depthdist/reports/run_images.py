@@ -39,7 +39,6 @@ from depthdist.reports.drawings import (
 )
 from depthdist.reports.evaluated_run import EvaluatedRun
 from depthdist.reports.html_page import Block, Drawing, Grid, Heading, Paragraph, Photo
-from depthdist.shards.decoding import decode_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,13 +146,12 @@ def predict_images(runs: Sequence[EvaluatedRun], positions: Sequence[int]) -> li
     predictions = _predict(runs, batches, device)
     images = []
     for number, batch, predicted in zip(numbers, batches, predictions):
-        meta = dataset.meta(split, number)
         images.append(
             PredictedImage(
                 rgb=batch.rgb[0].cpu().numpy(),
                 truth=batch.depth_mm[0].cpu().numpy(),
                 mask=batch.mask[0].cpu().numpy(),
-                groove_label=decode_label(meta["grooves"]) if "grooves" in meta else None,
+                groove_label=dataset.groove_label(split, number),
                 predictions=predicted,
             )
         )
