@@ -5,7 +5,6 @@ Runs as well where transformers is older than 5.18.
 
 import json
 import math
-import os
 import shutil
 from dataclasses import replace
 
@@ -21,7 +20,6 @@ from transformers import (
     Dinov2Config,
 )
 
-from depthdist.core.files import recover_folder, replace_folder
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models import adapter as checkpoint
 from depthdist.models.adapter import load_adapter, save_adapter
@@ -365,58 +363,6 @@ def test_a_crash_while_saving_leaves_the_old_adapter_whole(error, saved, damaged
         save_adapter(model, masters(model), replace(record, step=91), damaged)
     assert {p.name: p.read_bytes() for p in damaged.iterdir()} == before
     assert [p.name for p in damaged.parent.iterdir()] == ["best"], "nothing is left beside it"
-
-
-def write(folder, text):
-    with replace_folder(folder) as fresh:
-        (fresh / "file").write_text(text)
-
-
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
-    folder = tmp_path / "deep" / "best"
-    write(folder, "old")
-    (folder / "other").write_text("goes with the old")
-    write(folder, "new")
-    assert {p.name: p.read_text() for p in folder.iterdir()} == {"file": "new"}
-    assert [p.name for p in folder.parent.iterdir()] == ["best"]
-
-
-@pytest.mark.parametrize("renames", [0, 1])
-def test_a_kill_at_either_rename_leaves_a_whole_folder(renames, tmp_path, monkeypatch):
-    folder = tmp_path / "best"
-    write(folder, "old")
-    done = []
-    rename = os.rename
-
-    def killed(*names):
-        if len(done) == renames:
-            raise SystemExit
-        done.append(rename(*names))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", killed)
-        with pytest.raises(SystemExit):
-            write(folder, "new")
-    assert folder.exists() is (renames == 0)
-    with pytest.raises(RuntimeError), replace_folder(folder):
-        raise RuntimeError("the next saving fails as well")
-    assert (folder / "file").read_text() == "old"
-    write(folder, "newer")
-    assert (folder / "file").read_text() == "newer"
-    assert [p.name for p in tmp_path.iterdir()] == ["best"]
-
-
-def test_what_a_kill_left_behind_does_not_get_into_the_next(tmp_path):
-    for leftover in ("best.tmp", "best.old"):
-        (tmp_path / leftover).mkdir()
-        (tmp_path / leftover / "junk").write_text("x")
-    (tmp_path / "best").mkdir()
-    recover_folder(tmp_path / "best")
-    assert list((tmp_path / "best").iterdir()) == [], (
-        "a whole folder is not replaced by an older one"
-    )
-    write(tmp_path / "best", "new")
-    assert [p.name for p in tmp_path.rglob("*")] == ["best", "file"]
 
 
 def test_an_adapter_is_found_where_a_crash_came_between_the_renames(saved, damaged):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from io import BytesIO
 
 import numpy as np
@@ -15,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from depthdist.core.files import write_json
 from depthdist.runs.tracker import Tracker
 
 
@@ -188,19 +186,3 @@ def test_the_progress_line_of_a_log_file_comes_now_and_then_and_shows_what_matte
     log.say("a line for people")
     assert "a line for people" in capsys.readouterr().out
     log.close()
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_json(path, {"a": [1, 2]})
-    assert json.loads(path.read_text()) == {"a": [1, 2]} and path.read_text().endswith("\n")
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-
-    def killed(*names):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_json(path, {"a": 3})
-    assert json.loads(path.read_text()) == {"a": [1, 2]}
