@@ -1,5 +1,4 @@
-"""Make a dataset of shards from a folder of captures, add to one, check one, or index tars that
-others made.
+"""Make a dataset of shards from a folder of captures, extend one, verify one, or index tars.
 
     python tools/shard.py RAW OUT --workers 8
     python tools/shard.py RAW OUT --append                # captures that came since
@@ -10,47 +9,50 @@ others made.
     # or torchrun, srun: many processes on many machines
     deepspeed --hostfile hosts tools/shard.py RAW OUT
 
-Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is there all the
-same), or problems found.
+Exit code 0: done; 2: bad input, or more bad pairs than --max-rejects (the dataset is written all
+the same), or problems found.
 """
 
 from __future__ import annotations
 
-from tqdm import tqdm
+from pathlib import Path
+from typing import Any
 
-from depthdist.captures.near_duplicates import format_warning
+from depthdist.captures.layouts import find_pairs
 from depthdist.core.command import run_command
 from depthdist.core.command_line import parse
 from depthdist.core.environment import count_workers
 from depthdist.core.errors import printable_path
 from depthdist.distributed.cpu_group import CpuGroup
-from depthdist.shards.build import build_shards
-from depthdist.shards.external_tars import index_in_place
-from depthdist.shards.index import read_index
 from depthdist.shards.settings import ShardSettings
-from depthdist.shards.verify import verify_dataset
+
+MAX_SHOWN = 5  # rejects that are printed
+MANY_JOBS = 1 << 30  # more than there are cores: the number of jobs sets no limit
 
 
 def main(argv: list[str] | None = None) -> int:
-    (settings,) = parse(
-        __doc__.splitlines()[0], ShardSettings, argv=argv, epilog=__doc__.split("\n\n", 1)[1]
-    )
-    return (
-        check(settings)
-        if settings.verify
-        else index_others(settings)
-        if settings.index
-        else make(settings)
-    )
+    """Parse the command line and do what it asks for; libraries are imported after that."""
+    summary, epilog = __doc__.split("\n\n", 1)
+    (settings,) = parse(summary, ShardSettings, argv=argv, epilog=epilog)
+    if settings.verify:
+        return verify(settings)
+    if settings.index:
+        return index_tars(settings)
+    return make(settings)
 
 
 def make(settings: ShardSettings) -> int:
+    """Shard the captures in RAW, print what OUT holds, and return the exit code."""
     ranks = CpuGroup()
+    if ranks.size == 1 and not Path(settings.raw).is_dir():
+        find_pairs(settings.raw)  # raises the error, before the libraries are imported
+    from depthdist.shards.build import build_shards
+
     index = build_shards(settings, ranks)
     ranks.leave()
-    if index is None:  # rank 0 speaks
+    if index is None:  # rank 0 prints
         return 0
-    out, rejected = settings.out, index["rejected"]
+    out = settings.out
     if index["held"]:
         print(
             f"{index['held']} captures are in {out} already, by their names; they were not looked"
@@ -58,36 +60,64 @@ def make(settings: ShardSettings) -> int:
         )
     if not index["changed"]:
         print(f"nothing to do: {out} is complete and of these captures and settings")
-    return summary(index, settings, out, [f"{r['path']}: {r['reason']}" for r in rejected], "files")
+    rejected = [f"{reject['path']}: {reject['reason']}" for reject in index["rejected"]]
+    return print_summary(index, settings, out, rejected, "files")
 
 
-def index_others(settings: ShardSettings) -> int:
+def index_tars(settings: ShardSettings) -> int:
+    """Index existing tars in place, print what they hold, and return the exit code."""
+    from tqdm import tqdm
+
+    from depthdist.shards.external_tars import index_in_place
+
     with tqdm(desc="indexing", unit=" samples", delay=1) as bar:
-        index = index_in_place(settings, count_workers(settings.workers, 1 << 30), bar.update)
+        index = index_in_place(settings, count_workers(settings.workers, MANY_JOBS), bar.update)
     for note in index["notes"]:
         print(note)
-    return summary(
-        index,
-        settings,
-        settings.index,
-        [f"{r['shard']}: {printable_path(r['key'])}: {r['why']}" for r in index["rejected"]],
-        "samples",
+    rejected = [
+        f"{reject['shard']}: {printable_path(reject['key'])}: {reject['why']}"
+        for reject in index["rejected"]
+    ]
+    return print_summary(index, settings, settings.index, rejected, "samples")
+
+
+def verify(settings: ShardSettings) -> int:
+    """Verify every byte of a dataset; raise ValueError where problems were found."""
+    from tqdm import tqdm
+
+    from depthdist.shards.index import read_index
+    from depthdist.shards.verify import verify_dataset
+
+    folder = settings.verify
+    with tqdm(desc="verifying", unit=" samples", delay=1) as bar:
+        num_workers = count_workers(settings.workers, MANY_JOBS)
+        problems = verify_dataset(folder, num_workers, bar.update)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{folder}: {len(problems)} problem{'s' * (len(problems) > 1)} found")
+    index = read_index(folder)
+    megabytes = sum(shard["bytes"] for shard in index.shards) / 1e6
+    print(
+        f"{folder}: all right: {len(index.shards)} shards, {index.num_samples} samples,"
+        f" {megabytes:.1f} MB (every size, sha256, CRC-32 and tar header, every sample decoded)"
     )
+    return 0
 
 
-def summary(index: dict, settings: ShardSettings, out: str, rejected: list[str], what: str) -> int:
-    """Say what the dataset in `out` is, and what was left out.
+def print_summary(
+    index: dict[str, Any], settings: ShardSettings, out: str, rejected: list[str], what: str
+) -> int:
+    """Print what the dataset in `out` holds and what was rejected.
 
-    ValueError where that is too much.
+    raises ValueError where more was rejected than --max-rejects
     """
-    for line in [
-        *table(index),
-        *warnings(index, settings),
-        *(f"rejected  {line}" for line in rejected[:5]),
-    ]:
-        print(line)
-    print(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
-    print(f"dataset   {out}/index.json\nnext      python tools/shard.py --verify {out}")
+    lines = [*format_table(index), *format_warnings(index, settings)]
+    lines += [f"rejected  {line}" for line in rejected[:MAX_SHOWN]]
+    lines.append(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
+    lines.append(f"dataset   {out}/index.json")
+    lines.append(f"next      python tools/shard.py --verify {out}")
+    print("\n".join(lines))
     if len(rejected) > settings.max_rejects:
         raise ValueError(
             f"{len(rejected)} bad {what}, --max-rejects is {settings.max_rejects}; the dataset in"
@@ -96,78 +126,60 @@ def summary(index: dict, settings: ShardSettings, out: str, rejected: list[str],
     return 0
 
 
-def table(index: dict) -> list[str]:
-    """The summary: a line a split, mm and MiB."""
+def format_table(index: dict[str, Any]) -> list[str]:
+    """Return the summary of a dataset: a line per split, in MiB and mm, and how depth is stored."""
     lines = [
-        f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"
+        f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}"
+        f"{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"
     ]
     for name, split in index["splits"].items():
         stats = split["stats"]
-        row = f"{name:<6}{split['count']:>9}{split['shards']:>8}{split['bytes'] / 2**20:>10.1f}{100 * stats['valid_fraction']:>9.1f}"
         lines.append(
-            row
-            + f"{stats['min_mm']:>10.2f}{stats['mean_mm']:>10.1f}{stats['std_mm']:>9.1f}{stats['max_mm']:>10.2f}"
+            f"{name:<6}{split['count']:>9}{split['shards']:>8}{split['bytes'] / 2**20:>10.1f}"
+            f"{100 * stats['valid_fraction']:>9.1f}{stats['min_mm']:>10.2f}"
+            f"{stats['mean_mm']:>10.1f}{stats['std_mm']:>9.1f}{stats['max_mm']:>10.2f}"
         )
-    depth, rgb = index["depth"], "x".join(map(str, index["size"]))
-    size, codec = "x".join(map(str, depth["size"])), index["rgb"]["codec"]
-    return [
-        *lines,
-        (
-            f"depth {size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm"
-            f" at most; rgb {rgb} {codec}"
-        ),
-    ]
+    depth = index["depth"]
+    depth_size = "x".join(map(str, depth["size"]))
+    rgb_size = "x".join(map(str, index["size"]))
+    lines.append(
+        f"depth {depth_size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm"
+        f" at most; rgb {rgb_size} {index['rgb']['codec']}"
+    )
+    return lines
 
 
-def warnings(index: dict, settings: ShardSettings) -> list[str]:
-    """What a reader must not miss: depths left out, and a split that flatters."""
-    found, measured = [], index["measured"]
-    for side, flag, bound, wanted in (
-        ("farther", "far", settings.far, f"{-(-measured['measured_max_mm'] // 1):.0f}"),
-        ("nearer", "near", settings.near, "0"),
-    ):
-        if count := measured[side]:
-            share, edge = (
-                100 * count / measured["measured"],
-                "measured_max_mm" if side == "farther" else "measured_min_mm",
-            )
-            kept = (
-                f"--{flag} {wanted} keeps them"
-                if flag == "far" or settings.near
-                else "they round to 0"
-            )
-            masked = (
-                f"{count:,} measured pixels ({share:.2f} %) are {side} than {bound:g} mm and were"
-                " masked"
-            )
-            found.append(f"WARNING   {masked}, to {measured[edge]:.1f} mm: {kept}")
-    twins = format_warning(index["near_duplicates"]) if "near_duplicates" in index else None
+def format_warnings(index: dict[str, Any], settings: ShardSettings) -> list[str]:
+    """Return what a reader must not miss: masked depths, and a split that is optimistic."""
+    from depthdist.captures.near_duplicates import format_warning
+
+    measured = index["measured"]
+    lines = []
+    if measured["farther"]:
+        most = measured["measured_max_mm"]
+        advice = f"--far {-(-most // 1):.0f} keeps them"
+        lines.append(_masked(measured, "farther", settings.far, most, advice))
+    if measured["nearer"]:
+        least = measured["measured_min_mm"]
+        advice = "--near 0 keeps them" if settings.near else "they round to 0"
+        lines.append(_masked(measured, "nearer", settings.near, least, advice))
+    duplicates = format_warning(index["near_duplicates"]) if "near_duplicates" in index else None
+    if duplicates:
+        lines.append(f"WARNING   {duplicates}")
+    if index["note"]:
+        lines.append(index["note"])
+    return lines
+
+
+def _masked(
+    measured: dict[str, Any], side: str, bound_mm: float, extreme_mm: float, advice: str
+) -> str:
+    """Return the warning that pixels were masked because of --near or --far."""
+    share = 100 * measured[side] / measured["measured"]
     return (
-        found
-        + ([f"WARNING   {twins}"] if twins else [])
-        + ([index["note"]] if index["note"] else [])
+        f"WARNING   {measured[side]:,} measured pixels ({share:.2f} %) are {side} than"
+        f" {bound_mm:g} mm and were masked, to {extreme_mm:.1f} mm: {advice}"
     )
-
-
-def check(settings: ShardSettings) -> int:
-    with tqdm(desc="verifying", unit=" samples", delay=1) as bar:
-        problems = verify_dataset(
-            settings.verify, count_workers(settings.workers, 1 << 30), bar.update
-        )
-    for problem in problems:
-        print(problem)
-    if problems:
-        raise ValueError(
-            f"{settings.verify}: {len(problems)} problem{'s' * (len(problems) > 1)} found"
-        )
-    index = read_index(settings.verify)
-    count, size = index.num_samples, sum(s["bytes"] for s in index.shards)
-    checked = "every size, sha256, CRC-32 and tar header, every sample decoded"
-    print(
-        f"{settings.verify}: all right: {len(index.shards)} shards, {count} samples,"
-        f" {size / 1e6:.1f} MB ({checked})"
-    )
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ import simplejpeg
 from numba import njit
 from PIL import Image
 
+from depthdist.captures.layouts import CapturePair
 from depthdist.captures.near_duplicates import fingerprint
 from depthdist.captures.readers import read_label, read_pair
 from depthdist.core.errors import BadFile
@@ -22,20 +24,16 @@ from depthdist.geometry.resampling import resize_rgb
 from depthdist.shards.format import LEVELS, Encoding, Item, as_json
 from depthdist.shards.statistics import depth_stats
 
-pass
-import hashlib
-
-from depthdist.captures.layouts import CapturePair
-
 
 def encode_sample(
     item: Item, root: Path, encoding: Encoding
 ) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
-    """The members of one sample in the tar's order, its share of the statistics, and the picture's
-    fingerprint; BadFile where it cannot be used.
+    """Return one sample's members in the tar's order, its statistics and the image's fingerprint.
+
+    raises BadFile where the capture cannot be used
     """
     sources, contents = _sources(item.pair, root)
-    rgb, xyz = read_pair(item.pair, contents[:2])
+    rgb, xyz = read_pair(item.pair, (contents[0], contents[1]))
     z = np.ascontiguousarray(xyz[:, :, 2])
     if z.shape != encoding.depth_size:
         z = resize_nearest(z, encoding.depth_size)
@@ -64,51 +62,39 @@ def encode_sample(
         "intrinsics": fit_intrinsics(xyz),
     }
     if item.pair.grooves:
-        meta["grooves"] = encode_label(
-            resize_nearest(
-                read_label(item.pair.grooves, xyz.shape[:2], contents[2]), encoding.depth_size
-            )
-        )
-    picture = encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling)
-    return (
-        dict(
-            zip(
-                encoding.members,
-                (
-                    encode_depth(depth, encoding.depth_codec),
-                    encode_mask(mask),
-                    as_json(meta),
-                    picture,
-                ),
-            )
-        ),
-        stats,
-        fingerprint(rgb),
-    )
+        label = read_label(item.pair.grooves, xyz.shape[:2], contents[2])
+        meta["grooves"] = encode_label(resize_nearest(label, encoding.depth_size))
+    content = [
+        encode_depth(depth, encoding.depth_codec),
+        encode_mask(mask),
+        as_json(meta),
+        encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling),
+    ]
+    return dict(zip(encoding.members, content)), stats, fingerprint(rgb)
 
 
 def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:
-    """Depth as uint16 steps of far_mm / 65535, and what was left out.
+    """Return depth as uint16 levels of far_mm / 65535, and counts of what was masked.
 
     z         (H, W) float32 mm; NaN, inf, 0 and less where nothing was measured
-    returns   (H, W) uint16: 0 where invalid, else within half a step of z, where near_mm < z <=
-              far_mm; and the counts {measured, nearer, farther, measured_min_mm, measured_max_mm},
-              and in `histogram` (65536,) those of each value; bounds are exact where something was
-              left out, else to half a step
+    returns   (H, W) uint16: within half a step of z where near_mm < z <= far_mm, else 0; and the
+              counts {measured, nearer, farther, measured_min_mm, measured_max_mm, histogram}.
+              histogram (65536,) int64 counts each level; the bounds are exact where pixels were
+              masked by near_mm or far_mm, else to half a step
 
-    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so the bound on the error
-    has no exception.
+    A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so that the bound on the
+    error holds without exception.
     """
-    value, histogram = np.empty(z.shape, np.uint16), np.zeros(LEVELS + 1, np.int64)
-    pass  # not before it is needed: numba takes a quarter of a second to import
-
+    value = np.empty(z.shape, np.uint16)
+    histogram = np.zeros(LEVELS + 1, np.int64)
     measured, farther = fill_steps(z, near_mm, far_mm, LEVELS / far_mm, value, histogram)
-    kept, least, most = z.size - int(histogram[0]), np.inf, 0.0
-    if kept == measured:  # as ever: then the stored bounds say it to half a step
-        found = np.flatnonzero(histogram[1:]) + 1
-        least, most = (
-            (float(found[i] * far_mm / LEVELS) for i in (0, -1)) if kept else (least, most)
-        )
+    kept = z.size - int(histogram[0])
+    least, most = np.inf, 0.0
+    if kept == measured:  # the usual case: the bounds of the stored levels are enough
+        if kept:
+            found = np.flatnonzero(histogram[1:]) + 1
+            least = float(found[0] * far_mm / LEVELS)
+            most = float(found[-1] * far_mm / LEVELS)
     else:
         known = z[(z > 0) & (z < np.inf)]
         least, most = float(known.min()), float(known.max())
@@ -122,8 +108,9 @@ def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
 
 
 def resize_nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`image` (H, W) at `size`, each pixel that of the nearest centre: depths are never averaged
-    across an edge.
+    """Return `image` (H, W) at `size`, each pixel copied from the nearest center.
+
+    Depths are never averaged across an edge.
     """
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
@@ -134,7 +121,7 @@ def resize_nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def encode_rgb(
     rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str
 ) -> bytes:
-    """`rgb` (H, W, 3) uint8, resized to the network's size, as bytes of RGB_MEMBERS[codec]."""
+    """Return `rgb` (H, W, 3) uint8 at the network's size, as bytes of RGB_MEMBERS[codec]."""
     rgb = resize_rgb(rgb, size)
     if codec == "jpeg":
         return simplejpeg.encode_jpeg(rgb, quality, colorspace="RGB", colorsubsampling=subsampling)
@@ -142,18 +129,19 @@ def encode_rgb(
 
 
 def encode_depth(depth: np.ndarray, codec: str) -> bytes:
-    """`depth` (H, W) uint16 as bytes of depth.npy or depth.png."""
+    """Return `depth` (H, W) uint16 as bytes of depth.npy or depth.png."""
     return as_npy(depth) if codec == "npy" else _png(depth)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """Of `mask` (H, W) bool."""
+    """Return `mask` (H, W) bool as bytes of mask.npy, eight pixels to a byte."""
     return as_npy(np.packbits(mask, axis=1))
 
 
 def encode_label(label: np.ndarray) -> str:
-    """`label` (H, W) uint16 as text for meta.json: base64 of a PNG, some KiB, so that no reader of
-    shards needs another member.
+    """Return `label` (H, W) uint16 as text for meta.json: base64 of a PNG, a few KiB.
+
+    In meta.json, because a further member would concern every reader of shards.
     """
     return base64.b64encode(_png(label, 6)).decode()
 
@@ -166,7 +154,7 @@ def _png(image: np.ndarray, level: int = 1) -> bytes:
 
 @lru_cache
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """The bytes before the numbers in a `.npy` of ours."""
+    """Return the header of a `.npy` with that shape and dtype."""
     file = BytesIO()
     np.lib.format.write_array_header_1_0(
         file, {"descr": dtype, "fortran_order": False, "shape": shape}
@@ -175,7 +163,7 @@ def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
 
 
 def as_npy(array: np.ndarray) -> bytes:
-    """`array` as the bytes of a `.npy`."""
+    """Return `array` as the bytes of a `.npy`."""
     file = BytesIO()
     np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
     return file.getvalue()
@@ -183,12 +171,9 @@ def as_npy(array: np.ndarray) -> bytes:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
-    """Fills value and histogram.
-
-    Returns how many pixels were measured, and how many of them lie beyond far_mm.
-    """
+    """Fill value and histogram; return how many pixels were measured, how many beyond far_mm."""
     measured, farther = 0, 0
-    for row in range(z.shape[0]):  # a loop that the compiler makes vectors of
+    for row in range(z.shape[0]):  # a loop that the compiler vectorizes
         for column in range(z.shape[1]):
             mm = z[row, column]
             measured += mm > 0 and mm < np.inf
@@ -203,7 +188,7 @@ def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
 
 
 def _sources(pair: CapturePair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
-    """Relative path and sha256 of the capture's files, and their bytes: each is read once."""
+    """Return path and sha256 of the capture's files, and their bytes; each is read once."""
     sources, contents = {}, []
     for kind, path in pair.files.items():
         try:

@@ -1,4 +1,4 @@
-"""What a shard holds: names, versions, and the records that describe it."""
+"""The shard format: member names, depth levels, and the records that describe what is written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from isal import isal_zlib
 from depthdist.captures.layouts import CapturePair
 from depthdist.core.settings import Size
 
+LEVELS = 65535  # of uint16 depth; 0 means invalid
+RGB_MEMBERS = {"jpeg": "rgb.jpg", "png": "rgb.png", "raw": "rgb.npy"}  # by codec
+crc32 = isal_zlib.crc32  # zlib's, three times as fast
+
 
 class Encoding(NamedTuple):
-    """How a capture becomes a sample: what of the settings the bytes depend on."""
+    """How a capture becomes a sample: the settings that its bytes depend on."""
 
     size: Size
     depth_size: Size
@@ -26,16 +30,17 @@ class Encoding(NamedTuple):
 
     @property
     def step_mm(self) -> float:
+        """Return the depth that one level stands for."""
         return self.far_mm / LEVELS
 
     @property
     def members(self) -> list[str]:
-        """Of a sample, in the order that they stand in the tar."""
+        """Return the names of a sample's members, in the order of the tar."""
         return [f"depth.{self.depth_codec}", "mask.npy", "meta.json", RGB_MEMBERS[self.codec]]
 
 
 class Item(NamedTuple):
-    """A pair in the plan. `key` names its sample in the whole dataset."""
+    """A capture in the plan; `key` names its sample in the whole dataset."""
 
     key: str
     pair: CapturePair
@@ -43,10 +48,7 @@ class Item(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One shard to write: `name` (train/shard-000000.tar) under `folder`.
-
-    Captures lie under `root`.
-    """
+    """One shard to write: `name` (train/shard-000000.tar) under `folder`, captures under `root`."""
 
     name: str
     items: list[Item]
@@ -57,19 +59,7 @@ class Job(NamedTuple):
 
 
 def as_json(value: Any, indent: int | None = None) -> bytes:
-    """`value` as JSON bytes that are the same for the same value."""
-    return (
-        json.dumps(
-            value, sort_keys=True, indent=indent, separators=(",", ": " if indent else ":")
-        ).encode()
-        + b"\n"
-    )
-
-
-LEVELS = 65535  # of uint16 depth; 0 is kept for invalid
-
-
-crc32 = isal_zlib.crc32  # zlib's, three times as fast
-
-
-RGB_MEMBERS = {"jpeg": "rgb.jpg", "png": "rgb.png", "raw": "rgb.npy"}  # by codec
+    """Return `value` as JSON with a line end; equal values give equal bytes."""
+    separators = (",", ": " if indent else ":")
+    text = json.dumps(value, sort_keys=True, indent=indent, separators=separators)
+    return text.encode() + b"\n"

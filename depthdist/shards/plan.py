@@ -1,10 +1,9 @@
-"""What a dataset will be, decided before any work: settings, which pairs, which side of the split,
-which shard.
+"""Plan a dataset before any work: which pairs, which side of the split, which shard.
 
-    plan(settings)  ->  Plan: the jobs, one a shard
+    make_plan(settings)  ->  Plan: the jobs, one per shard
 
-The same files and settings give the same plan, whatever the number of workers: sizes decide, and a
-seed.
+The same files and settings give the same plan, whatever the number of workers: file sizes and a
+seed decide.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from depthdist.captures.layouts import RejectedFile, find_pairs
+from depthdist.captures.layouts import CapturePair, RejectedFile, find_pairs
 from depthdist.captures.readers import read_size
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import BadFile, printable_path
@@ -34,15 +34,18 @@ from depthdist.shards.splits import (
     split_note,
 )
 
-# --------------------------------------------------------------------------------------------- plan
+RGB_BYTES = {"jpeg": 0.33, "png": 1.5, "raw": 3}  # a pixel, measured; by codec
+TAR_BYTES = 8 * 512  # a sample's tar headers and padding
 
 
 class Plan(NamedTuple):
-    """What a dataset will be, or what is added to one: jobs in order, each of a split, and what the
-    headers already rule out.
+    """What a dataset will be, or what is appended to one.
 
-    held    captures in RAW that the dataset has already
-    groups  with --split file, whether for validation, of every group that the dataset has
+    jobs     in order, one per shard
+    splits   names of the shards by split
+    rejects  what the headers already rule out
+    held     how many captures in RAW the dataset has already
+    groups   with --split file, of every group of the dataset whether it is for validation
     """
 
     jobs: list[Job]
@@ -56,179 +59,288 @@ class Plan(NamedTuple):
 
 
 class ExistingDataset(NamedTuple):
-    """What a dataset holds that more is added to: by stem the session's number and whether it is
-    for validation.
+    """The dataset that captures are appended to.
 
-    num_shards  by split;  next_key  the first number that no sample has;  depth_size  of all of
-                them;  groups  as in Plan
+    sides       by stem: the session's number, and whether it is for validation
+    num_shards  by split
+    next_key    the first number that no sample has
+    depth_size  of all samples, None without a dataset
+    groups      as in Plan
     """
 
     sides: dict[str, tuple[int, bool]]
     num_shards: dict[str, int]
     next_key: int
-    depth_size: Size
+    depth_size: Size | None
     groups: dict[str, bool]
 
 
-NO_DATASET = ExistingDataset({}, {}, 0, None, {})
+NO_DATASET = ExistingDataset(sides={}, num_shards={}, next_key=0, depth_size=None, groups={})
+
+
+class UsablePairs(NamedTuple):
+    """The captures to shard, those that cannot be used, and how many the dataset has already."""
+
+    pairs: list[CapturePair]
+    rejects: list[RejectedFile]
+    num_held: int
+    groups: dict[str, str]  # by stem, with --split file
+    depth_size: Size | None  # None without pairs
+
+
+class SplitSides(NamedTuple):
+    """Of each capture the number of its session, and whether it goes to validation."""
+
+    sessions: list[int]
+    in_val: list[bool]
+    groups: dict[str, bool]  # as in Plan
+    note: str  # for the user
 
 
 def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Plan:
-    """The plan for RAW.
-
-    The same files and settings give the same plan. raises ValueError where nothing can be made.
-    """
-    root, build = Path(settings.raw), Path(settings.out) / ".build"
-    pairs, rejects = find_pairs(root)
-    num_found = len(pairs)
-    pairs = [pair for pair in pairs if pair.stem not in held.sides]
-    num_held = num_found - len(pairs)
-    groups = (
-        read_groups(Path(settings.groups), [p.stem for p in pairs], held.sides)
-        if settings.split == "file"
-        else {}
-    )
-    pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
-    if not pairs and groups and not held.sides:
-        raise ValueError(
-            f"{printable_path(settings.groups)}: all {len(groups)} captures are of the group {SKIP};"
-            " expected some for train and some for val"
+    """Return the plan for RAW; raise ValueError where nothing can be made of it."""
+    usable = usable_pairs(settings, held)
+    encoding = _encoding(settings, usable.depth_size)
+    if not usable.pairs:
+        return Plan(
+            jobs=[],
+            splits={},
+            rejects=usable.rejects,
+            hash="",
+            encoding=encoding,
+            note="",
+            held=usable.num_held,
+            groups=held.groups,
         )
+    sides = _choose_sides(usable, held, settings)
+    splits = cut_into_shards(usable.pairs, sides, held, settings, encoding)
+    jobs = [job for of_split in splits.values() for job in of_split]
+    return Plan(
+        jobs=jobs,
+        splits={name: [job.name for job in of_split] for name, of_split in splits.items()},
+        rejects=usable.rejects,
+        hash=_plan_hash(settings, jobs, usable),
+        encoding=encoding,
+        note=sides.note,
+        held=usable.num_held,
+        groups=sides.groups,
+    )
+
+
+def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
+    """Return the captures of RAW that are new, not skipped, and whose headers are valid."""
+    found, rejects = find_pairs(Path(settings.raw))
+    pairs = [pair for pair in found if pair.stem not in held.sides]
+    num_held = len(found) - len(pairs)
+    groups: dict[str, str] = {}
+    if settings.split == "file":
+        groups = read_groups(Path(settings.groups), [pair.stem for pair in pairs], held.sides)
+        pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
+        if not pairs and groups and not held.sides:
+            raise ValueError(
+                f"{printable_path(settings.groups)}: all {len(groups)} captures are of the group"
+                f" {SKIP}; expected some for train and some for val"
+            )
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
             sizes[pair.stem] = read_size(pair)
         except BadFile as err:
             rejects.append(RejectedFile(err.path, err.reason))
-    pairs = [p for p in pairs if p.stem in sizes]
-    camera = held.depth_size or (Counter(sizes.values()).most_common(1) or [(None, 0)])[0][0]
+    pairs = [pair for pair in pairs if pair.stem in sizes]
+    depth_size = held.depth_size
+    if pairs and not depth_size:
+        depth_size = Size(*Counter(sizes.values()).most_common(1)[0][0])
     if settings.depth_size == "camera":
-        for pair in [p for p in pairs if sizes[p.stem] != camera]:
-            found, wanted = ("x".join(map(str, size)) for size in (sizes[pair.stem], camera))
-            count = len(held.sides) + sum(size == camera for size in sizes.values())
-            rejects.append(
-                RejectedFile(
-                    pair.xyz,
-                    f"xyz is {found}; expected {wanted} as the other {count}: a dataset has one"
-                    " size (or take --depth-size train)",
-                )
-            )
-        pairs = [p for p in pairs if sizes[p.stem] == camera]
-    rejects = sorted(rejects)
-    depth_size = settings.size if settings.depth_size == "train" else camera and Size(*camera)
-    encoding = Encoding(
-        settings.size,
-        depth_size,
-        settings.near,
-        settings.far,
-        settings.rgb,
-        settings.quality,
-        settings.subsampling,
-        settings.depth_codec,
+        rejects += _other_sizes(pairs, sizes, depth_size, len(held.sides))
+        pairs = [pair for pair in pairs if sizes[pair.stem] == depth_size]
+    return UsablePairs(
+        pairs=pairs,
+        rejects=sorted(rejects),
+        num_held=num_held,
+        groups=groups,
+        depth_size=depth_size,
     )
-    if not pairs:
-        return Plan([], {}, rejects, "", encoding, "", num_held, held.groups)
-    number, in_val = _sides([p.stem for p in pairs], held, settings)
-    note, settled = split_note(number, in_val, settings), {}
-    if settings.split == "file":
-        in_val, settled, note = _by_file([p.stem for p in pairs], groups, held, settings)
-    items = [Item(f"{held.next_key + i:08d}", pair, number[i]) for i, pair in enumerate(pairs)]
-    jobs, splits = [], {}
-    for name in ["train"] if settings.split == "none" else ["train", "val"]:
-        ours = [item for item, val in zip(items, in_val) if val == (name == "val")]
-        num_shards, first = (
-            -(-len(ours) // samples_per_shard(encoding, settings.shard_mb)),
-            held.num_shards.get(name, 0),
+
+
+def _other_sizes(
+    pairs: list[CapturePair],
+    sizes: dict[str, tuple[int, int]],
+    expected: tuple[int, int] | None,
+    num_held: int,
+) -> list[RejectedFile]:
+    """Return a reject for each pair whose point map has another size than most have."""
+    num_expected = num_held + sum(size == expected for size in sizes.values())
+    rejects = []
+    for pair in pairs:
+        if sizes[pair.stem] == expected:
+            continue
+        assert expected is not None  # the most common of these sizes
+        found = "x".join(map(str, sizes[pair.stem]))
+        reason = (
+            f"xyz is {found}; expected {'x'.join(map(str, expected))} as the other {num_expected}:"
+            " a dataset has one size (or take --depth-size train)"
         )
-        cuts = [len(ours) * i // num_shards for i in range(num_shards + 1)] if num_shards else []
-        made = [
-            _job(f"{name}/shard-{first + i:06d}.tar", ours[a:b], root, build, encoding)
-            for i, (a, b) in enumerate(zip(cuts, cuts[1:]))
+        rejects.append(RejectedFile(pair.xyz, reason))
+    return rejects
+
+
+def _encoding(settings: ShardSettings, camera_size: Size | None) -> Encoding:
+    """Return how captures are encoded; without a capture its depth size means nothing."""
+    depth_size = settings.size
+    if settings.depth_size == "camera" and camera_size is not None:
+        depth_size = camera_size
+    return Encoding(
+        size=settings.size,
+        depth_size=depth_size,
+        near_mm=settings.near,
+        far_mm=settings.far,
+        codec=settings.rgb,
+        quality=settings.quality,
+        subsampling=settings.subsampling,
+        depth_codec=settings.depth_codec,
+    )
+
+
+def cut_into_shards(
+    pairs: list[CapturePair],
+    sides: SplitSides,
+    held: ExistingDataset,
+    settings: ShardSettings,
+    encoding: Encoding,
+) -> dict[str, list[Job]]:
+    """Return the jobs of each split, with equal numbers of samples up to one."""
+    items = [
+        Item(key=f"{held.next_key + i:08d}", pair=pair, session=sides.sessions[i])
+        for i, pair in enumerate(pairs)
+    ]
+    splits = {}
+    for name in ["train"] if settings.split == "none" else ["train", "val"]:
+        chosen = [item for item, val in zip(items, sides.in_val) if val == (name == "val")]
+        num_shards = -(-len(chosen) // samples_per_shard(encoding, settings.shard_mb))
+        first = held.num_shards.get(name, 0)
+        cuts = [len(chosen) * i // max(num_shards, 1) for i in range(num_shards + 1)]
+        splits[name] = [
+            _job(f"{name}/shard-{first + i:06d}.tar", chosen[start:end], settings, encoding)
+            for i, (start, end) in enumerate(pairwise(cuts))
         ]
-        splits[name] = [job.name for job in made]
-        jobs += made
+    return splits
+
+
+def _plan_hash(settings: ShardSettings, jobs: list[Job], usable: UsablePairs) -> str:
+    """Return the hash of all that the plan depends on."""
+    root = Path(settings.raw)
     content = [
         settings.content(),
         [job.hash for job in jobs],
-        [[str(r.path.relative_to(root)), r.reason] for r in rejects],
+        [[str(reject.path.relative_to(root)), reject.reason] for reject in usable.rejects],
     ]
-    whole = hashlib.sha256(as_json([*content, groups] if groups else content))
-    return Plan(jobs, splits, rejects, whole.hexdigest(), encoding, note, num_held, settled)
+    if usable.groups:
+        content.append(usable.groups)
+    return hashlib.sha256(as_json(content)).hexdigest()
 
 
-def _sides(
+def _choose_sides(
+    usable: UsablePairs, held: ExistingDataset, settings: ShardSettings
+) -> SplitSides:
+    """Return session and side of each capture, as --split says."""
+    stems = [pair.stem for pair in usable.pairs]
+    joint = _joint_sessions(stems, held, settings)
+    sessions = _session_numbers(stems, held, joint)
+    if settings.split == "file":
+        return _sides_by_file(stems, sessions, usable.groups, held, settings)
+    if not held.sides:
+        in_val = split(sessions, settings)
+    elif settings.split == "session":
+        in_val = _append_by_session(stems, held, joint, settings)
+    else:
+        num_held_val = sum(val for _, val in held.sides.values())
+        wanted = math.floor(settings.val * (len(held.sides) + len(stems)) + 0.5) - num_held_val
+        in_val = split(sessions, settings, min(len(stems), max(0, wanted)))
+    note = split_note(sessions, in_val, settings)
+    return SplitSides(sessions=sessions, in_val=in_val, groups={}, note=note)
+
+
+def _joint_sessions(
     stems: list[str], held: ExistingDataset, settings: ShardSettings
-) -> tuple[list[int], list[bool]]:
-    """For each stem the number of its session, and whether it goes to validation: where its session
-    is already, if it is.
-    """
+) -> dict[str, int]:
+    """Return the session of each capture, old and new, numbered as if all were sharded at once."""
     together = [*held.sides, *stems]
-    joint = dict(zip(together, number_sessions(together, settings.session_gap)))
-    known = {
-        joint[stem]: side for stem, side in held.sides.items()
-    }  # joint number -> (number in the dataset, side)
-    fresh = sorted({joint[stem] for stem in stems} - known.keys())
+    return dict(zip(together, number_sessions(together, settings.session_gap)))
+
+
+def _session_numbers(stems: list[str], held: ExistingDataset, joint: dict[str, int]) -> list[int]:
+    """Return each stem's session number in the dataset; new sessions follow the existing ones."""
+    number = {joint[stem]: session for stem, (session, _) in held.sides.items()}
     first = 1 + max((session for session, _ in held.sides.values()), default=-1)
-    number = {
-        **{j: first + i for i, j in enumerate(fresh)},
-        **{j: session for j, (session, _) in known.items()},
-    }
-    numbers = [number[joint[stem]] for stem in stems]
-    if not held.sides or settings.split == "file":
-        return numbers, split(numbers, settings)
-    if settings.split != "session":
-        there = sum(val for _, val in held.sides.values())
-        wanted = math.floor(settings.val * (len(held.sides) + len(stems)) + 0.5) - there
-        return numbers, split(numbers, settings, min(len(stems), max(0, wanted)))
-    settled = {stem: known[joint[stem]][1] for stem in stems if joint[stem] in known}
-    free = [stem for stem in stems if stem not in settled]
-    if len({joint[stem] for stem in free}) > 1:
-        settled |= dict(zip(free, split([fresh.index(joint[stem]) for stem in free], settings)))
-    return numbers, [
-        settled.get(stem, False) for stem in stems
-    ]  # one new session alone: more to learn from
+    fresh = sorted({joint[stem] for stem in stems} - number.keys())
+    number |= {session: first + i for i, session in enumerate(fresh)}
+    return [number[joint[stem]] for stem in stems]
 
 
-def _by_file(
-    stems: list[str], groups: dict[str, str], held: ExistingDataset, settings: ShardSettings
-) -> tuple[list[bool], dict[str, bool], str]:
-    """For each stem whether it goes to validation, as --groups says; the same of all groups.
+def _append_by_session(
+    stems: list[str], held: ExistingDataset, joint: dict[str, int], settings: ShardSettings
+) -> list[bool]:
+    """Return for each stem whether it goes to validation: the side where its session is already.
 
-    And how many there are, for people.
+    New sessions are split among themselves; a single one goes to train.
     """
-    path, there = Path(settings.groups), {stem: val for stem, (_, val) in held.sides.items()}
-    settled = known_group_sides(path, groups, there, held.groups)
+    side = {joint[stem]: val for stem, (_, val) in held.sides.items()}
+    free = [stem for stem in stems if joint[stem] not in side]
+    fresh = sorted({joint[stem] for stem in free})
+    chosen = {}
+    if len(fresh) > 1:
+        chosen = dict(zip(free, split([fresh.index(joint[stem]) for stem in free], settings)))
+    return [side.get(joint[stem], chosen.get(stem, False)) for stem in stems]
+
+
+def _sides_by_file(
+    stems: list[str],
+    sessions: list[int],
+    groups: dict[str, str],
+    held: ExistingDataset,
+    settings: ShardSettings,
+) -> SplitSides:
+    """Return the sides as --groups says."""
+    path = Path(settings.groups)
+    held_sides = {stem: val for stem, (_, val) in held.sides.items()}
+    settled = known_group_sides(path, groups, held_sides, held.groups)
     chosen = choose_groups(
         path,
         [groups[stem] for stem in stems],
         settled,
-        Counter(there.values()),
-        settings.val,
-        settings.seed,
+        counts=Counter(held_sides.values()),
+        val=settings.val,
+        seed=settings.seed,
     )
-    num_val, skipped = sum(chosen.values()), sum(group == SKIP for group in groups.values())
-    note = (
-        f"split by {printable_path(path)}: {len(chosen) - num_val} groups in train, {num_val} in val;"
-        f" {skipped} captures skipped"
+    num_val = sum(chosen.values())
+    num_skipped = sum(group == SKIP for group in groups.values())
+    return SplitSides(
+        sessions=sessions,
+        in_val=[chosen[groups[stem]] for stem in stems],
+        groups=settled | chosen,
+        note=(
+            f"split by {printable_path(path)}: {len(chosen) - num_val} groups in train, {num_val}"
+            f" in val; {num_skipped} captures skipped"
+        ),
     )
-    return [chosen[groups[stem]] for stem in stems], settled | chosen, note
 
 
 def samples_per_shard(encoding: Encoding, shard_mb: float) -> int:
-    """How many samples are planned for one shard.
+    """Return how many samples are planned for one shard.
 
-    From sizes alone, for the plan must not depend on what is in the files.
+    From sizes alone, because the plan must not depend on the content of files.
     """
     height, width = encoding.depth_size
-    rgb = (
-        encoding.size[0] * encoding.size[1] * {"jpeg": 0.33, "png": 1.5, "raw": 3}[encoding.codec]
-    )  # bytes a pixel, measured
-    return max(
-        1, int(shard_mb * 2**20 // (2 * height * width + height * -(-width // 8) + rgb + 8 * 512))
-    )
+    rgb = encoding.size[0] * encoding.size[1] * RGB_BYTES[encoding.codec]
+    depth = 2 * height * width
+    mask = height * -(-width // 8)
+    return max(1, int(shard_mb * 2**20 // (depth + mask + rgb + TAR_BYTES)))
 
 
-def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encoding) -> Job:
+def _job(name: str, items: list[Item], settings: ShardSettings, encoding: Encoding) -> Job:
+    """Return the job of one shard; its hash covers name, size and time of each file."""
+    root = Path(settings.raw)
     inputs = []
     for item in items:
         for path in item.pair.files.values():
@@ -244,13 +356,10 @@ def _job(name: str, items: list[Item], root: Path, build: Path, encoding: Encodi
                 ]
             )
     return Job(
-        name,
-        items,
-        hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(),
-        root,
-        build,
-        encoding,
+        name=name,
+        items=items,
+        hash=hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(),
+        root=root,
+        folder=Path(settings.out) / ".build",
+        encoding=encoding,
     )
-
-
-# -------------------------------------------------------------------------------------------- split

@@ -6,14 +6,33 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from depthdist.core.settings import Size, as_dict, field_help, hidden, positional
+from depthdist.core.settings import (
+    Size,
+    as_dict,
+    field_help,
+    hidden,
+    positional,
+    range_problems,
+)
+from depthdist.geometry.patches import PATCH_SIZE
 
-PATCH = 14  # pixels a side of the network's patches
+MAX_SIDE = 8192  # pixels
+NOT_CONTENT = {
+    "raw",
+    "out",
+    "append",
+    "groups",
+    "verify",
+    "index",
+    "unit",
+    "workers",
+    "max_rejects",
+}  # where files are and how fast the dataset is made; what --groups says is in the plan
 
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """Sharding"""
+    """Sharding."""
 
     raw: str = positional("")
     "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
@@ -23,29 +42,29 @@ class ShardSettings:
     """Add the captures in RAW that OUT does not hold yet (by name); what OUT holds is not
     written again."""
     verify: str = ""
-    "Check every byte of this dataset folder instead; RAW and OUT are not needed."
+    "Verify every byte of this dataset folder instead; RAW and OUT are not needed."
     index: str = ""
-    """Index this folder of somebody else's webdataset tars instead, in place; RAW and OUT are
-    not needed."""
+    """Index this folder of existing webdataset tars instead, in place; RAW and OUT are not
+    needed."""
     unit: float | None = None
-    """With --index: mm that one unit of the depth member is, 1000 for metres. Default: 1; floats
+    """With --index: millimetres per unit of the depth member, 1000 for metres. Default: 1; floats
     that look like metres are refused."""
     workers: int = 0
-    "Processes, each writing one whole shard; 0: one a core. The output is the same for any number."
+    "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
-    "More bad pairs than this make the exit code 2, after everything was looked at."
+    "With more bad pairs than this the exit code is 2, after all pairs were processed."
     split: Literal["random", "session", "file", "none"] = "random"
-    """random: any pair to either side; session: captures close in time stay on one side; file:
-    those of a group in --groups do; none: all in train."""
+    """random: each pair may go to either side; session: captures close in time stay on one side;
+    file: captures of a group in --groups stay on one side; none: all in train."""
     groups: str = ""
-    """With --split file: text with a line `stem,group` for each capture; groups train and val
-    have their side, skip leaves a capture out; in capitals or not."""
+    """With --split file: text with a line `stem,group` for each capture; the groups train and val
+    go to their side, skip leaves a capture out; upper and lower case are equal."""
     val: float = 0.2
     "Fraction of the pairs for validation."
     seed: int = 42
-    "Decides which."
+    "Seed of the split."
     session_gap: float = 10.0
-    "Minutes without a capture that end a session."
+    "A session ends after so many minutes without a capture."
     size: Size = Size(756, 1260)
     "Height and width the RGB is resized to, multiples of 14."
     near: float = 0.0
@@ -55,8 +74,8 @@ class ShardSettings:
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
     rgb: Literal["jpeg", "png", "raw"] = "jpeg"
-    """Picture codec; png and raw are lossless: png is small and slow to read, raw large and the
-    fastest by far."""
+    """Image codec; png and raw are lossless: png is smaller and slow to read, raw is large and by
+    far the fastest."""
     quality: int = 95
     "JPEG quality."
     subsampling: Literal["420", "444"] = "420"
@@ -64,31 +83,47 @@ class ShardSettings:
     depth_codec: Literal["npy", "png"] = "npy"
     "Depth as plain .npy, or as 16-bit PNG: smaller, and slower to read."
     shard_mb: float = 256.0
-    "MiB a shard is planned for."
+    "Planned size of a shard in MiB."
     local_rank: int = hidden(-1)
     "Set by the launcher."
 
     def problems(self) -> list[str]:
+        """Return one line for each setting that is missing, out of range or in conflict."""
+        ranges = range_problems(
+            self,
+            ("workers", self.workers >= 0, "0 or more"),
+            ("max_rejects", self.max_rejects >= 0, "0 or more"),
+            ("val", 0 < self.val < 1, "between 0 and 1 (for no validation: --split none)"),
+            ("seed", 0 <= self.seed < 2**64, "0 or more"),
+            ("session_gap", 0 < self.session_gap < math.inf, "more than 0 minutes"),
+            ("near", 0 <= self.near < math.inf, "0 or more mm"),
+            ("far", self.near < self.far < math.inf, "more than --near, in mm"),
+            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
+            ("quality", 1 <= self.quality <= 100, "1 to 100"),
+            ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
+        )
+        return self._folder_problems() + self._split_problems() + self._size_problems() + ranges
+
+    def _folder_problems(self) -> list[str]:
+        """Return what is wrong with RAW, OUT, --verify and --index taken together."""
+        given = [name.upper() for name in ("raw", "out") if getattr(self, name)]
+        modes = [f"--{name}" for name in ("verify", "index") if getattr(self, name)]
+        if modes:
+            return [
+                f"{modes[0]} and {name} are both given; expected {modes[0]} DIR alone, or RAW OUT"
+                for name in [*given, *modes[1:]]
+            ]
+        texts = field_help(ShardSettings)
+        return [
+            f"{name.upper()} is missing: {texts[name]}"
+            for name in ("raw", "out")
+            if not getattr(self, name)
+        ]
+
+    def _split_problems(self) -> list[str]:
+        """Return what is wrong with --split and --groups taken together."""
         found = []
-        alone = [name for name in ("verify", "index") if getattr(self, name)]
-        if not alone:
-            texts = field_help(ShardSettings)
-            found += [
-                f"{name.upper()} is missing: {texts[name]}"
-                for name in ("raw", "out")
-                if not getattr(self, name)
-            ]
-        else:
-            others = [
-                *(name.upper() for name in ("raw", "out") if getattr(self, name)),
-                *(f"--{name}" for name in alone[1:]),
-            ]
-            found += [
-                f"--{alone[0]} and {name} are both given; expected --{alone[0]} DIR alone, or"
-                " RAW OUT"
-                for name in others
-            ]
-        if self.split == "file" and not self.groups and not alone:
+        if self.split == "file" and not (self.groups or self.verify or self.index):
             found.append(
                 "--split is file and --groups is missing: expected --groups FILE, text with a line"
                 " a capture: stem,group"
@@ -103,53 +138,24 @@ class ShardSettings:
                 f"--groups is {self.groups} and --split is {self.split}: expected --split file"
                 " with it"
             )
-        if max(self.size) > 8192:
-            found.append(f"--size is {self.size}: expected at most 8192 pixels a side")
-        elif any(side < PATCH or side % PATCH for side in self.size):
-            near = [
-                sorted({max(PATCH, side // PATCH * PATCH), -(-side // PATCH) * PATCH})
-                for side in self.size
-            ]
-            height, width = (" or ".join(map(str, sides)) for sides in near)
-            found.append(
-                f"--size is {self.size}: expected multiples of {PATCH}; nearest are height"
-                f" {height}, width {width}"
-            )
-        for name, good, expected in (
-            ("workers", self.workers >= 0, "0 or more"),
-            ("max_rejects", self.max_rejects >= 0, "0 or more"),
-            ("val", 0 < self.val < 1, "between 0 and 1 (for no validation: --split none)"),
-            ("seed", 0 <= self.seed < 2**64, "0 or more"),
-            ("session_gap", 0 < self.session_gap < math.inf, "more than 0 minutes"),
-            ("near", 0 <= self.near < math.inf, "0 or more mm"),
-            ("far", self.near < self.far < math.inf, "more than --near, in mm"),
-            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
-            ("quality", 1 <= self.quality <= 100, "1 to 100"),
-            ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
-        ):
-            if not good:
-                found.append(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}: expected {expected}"
-                )
         return found
 
+    def _size_problems(self) -> list[str]:
+        """Return what is wrong with --size."""
+        if max(self.size) > MAX_SIDE:
+            return [f"--size is {self.size}: expected at most {MAX_SIDE} pixels a side"]
+        if all(side >= PATCH_SIZE and side % PATCH_SIZE == 0 for side in self.size):
+            return []
+        nearest = []
+        for side in self.size:
+            below = max(PATCH_SIZE, side // PATCH_SIZE * PATCH_SIZE)
+            above = -(-side // PATCH_SIZE) * PATCH_SIZE
+            nearest.append(" or ".join(map(str, sorted({below, above}))))
+        return [
+            f"--size is {self.size}: expected multiples of {PATCH_SIZE}; nearest are height"
+            f" {nearest[0]}, width {nearest[1]}"
+        ]
+
     def content(self) -> dict[str, Any]:
-        """The settings that the dataset depends on: not where files lie (what --groups says is in
-        the plan), nor how fast it is made.
-        """
-        return {
-            k: v
-            for k, v in as_dict(self).items()
-            if k
-            not in (
-                "raw",
-                "out",
-                "append",
-                "groups",
-                "verify",
-                "index",
-                "unit",
-                "workers",
-                "max_rejects",
-            )
-        }
+        """Return the settings that the content of the dataset depends on."""
+        return {name: value for name, value in as_dict(self).items() if name not in NOT_CONTENT}

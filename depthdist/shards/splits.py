@@ -1,4 +1,4 @@
-"""Groups of captures that a person names: all of a group go to one side of the split.
+"""Split captures into train and validation: by groups in a file, by session, or at random.
 
     # shift A, the crate was refilled in between
     stem,group
@@ -6,12 +6,13 @@
     monday/a,train
     monday/b,skip
 
-    read_groups(path, stems)     ->  {stem: group}
-    choose(path, groups, ...)    ->  {group: True for validation}
+    read_groups(path, stems)          ->  {stem: group}
+    choose_groups(path, groups, ...)  ->  {group: True for validation}
 
-A line a capture, a comma or a tab between the fields; the header may be missing. The groups train
-and val are fixed to their side, captures of skip are left out, in capitals or not; the others are
-dealt so that validation gets as near to --val as whole groups allow.
+All captures of a group go to one side. The file has one line per capture, with a comma or a tab
+between the fields; the header may be missing. The groups train and val are fixed to their side,
+captures of skip are left out, in upper or lower case; the others are assigned so that validation
+gets as near to --val as whole groups allow.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from depthdist.shards.settings import ShardSettings
 
 FIXED = {"train": False, "val": True}  # whether for validation
 SKIP = "skip"
-MOST = 5  # problems told at once
+MAX_SHOWN = 5  # problems in one message
 
 
 def read_groups(
     path: Path, stems: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, str]:
-    """The group of each capture, by stem.
+    """Return the group of each capture, by stem.
 
     A stem's folder may be left out in the file where the name alone is unique.
 
@@ -44,11 +45,15 @@ def read_groups(
     listed twice, a capture not listed
     """
     known = {*stems, *optional}
-    by_name, lines, groups, problems = defaultdict(list), {}, {}, []
+    by_name: dict[str, list[str]] = defaultdict(list)
     for stem in sorted(known):
         by_name[PurePosixPath(stem).name].append(stem)
+    line_of: dict[str, int] = {}
+    groups: dict[str, str] = {}
+    problems: list[str] = []
     for number, fields in _lines(path):
-        if not lines and not problems and fields[0].lower() == "stem" and fields[0] not in known:
+        first = not line_of and not problems
+        if first and fields[0].lower() == "stem" and fields[0] not in known:
             continue  # the header
         if len(fields) != 2 or not all(fields):
             problems.append(
@@ -58,27 +63,15 @@ def read_groups(
             continue
         stem, group = fields
         found = [stem] if stem in known else by_name.get(stem, [])
-        if len(found) > 1:
-            problems.append(
-                f"line {number}: {stem} could be {' or '.join(found[:3])}; expected its folder"
-                " with it"
-            )
-        elif not found:
-            problems.append(
-                f"line {number}: {stem} is no capture; expected a stem such as"
-                f" {min(known, default='folder/name')}"
-            )
-        elif found[0] in lines:
-            problems.append(
-                f"line {number}: {found[0]} is on line {lines[found[0]]} already; expected one line"
-                " a capture"
-            )
-        else:
-            lines[found[0]], groups[found[0]] = (
-                number,
-                group.lower() if group.lower() in (*FIXED, SKIP) else group,
-            )
-    if missing := sorted(set(stems) - groups.keys()):
+        problem = _line_problem(stem, found, line_of, known)
+        if problem:
+            problems.append(f"line {number}: {problem}")
+            continue
+        line_of[found[0]] = number
+        reserved = group.lower() in (*FIXED, SKIP)
+        groups[found[0]] = group.lower() if reserved else group
+    missing = sorted(set(stems) - groups.keys())
+    if missing:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         problems.append(
             f"{len(missing)} of {len(stems)} captures have no line ({names}); expected one each"
@@ -88,72 +81,79 @@ def read_groups(
     return groups
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is no comment.
+def _line_problem(
+    stem: str, found: list[str], line_of: dict[str, int], known: Collection[str]
+) -> str:
+    """Return what is wrong with a line that may mean the captures `found`, "" if nothing is."""
+    if len(found) > 1:
+        return f"{stem} could be {' or '.join(found[:3])}; expected its folder with it"
+    if not found:
+        example = min(known, default="folder/name")
+        return f"{stem} is no capture; expected a stem such as {example}"
+    if found[0] in line_of:
+        return f"{found[0]} is on line {line_of[found[0]]} already; expected one line a capture"
+    return ""
 
-    ValueError where the file cannot be read
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and fields of each line that is no comment.
+
+    raises ValueError where the file cannot be read
     """
+    expected = "expected a text file with a line a capture: stem,group"
     try:
         text = path.read_text("utf-8-sig")
     except OSError as err:
         raise ValueError(
-            f"{printable_path(path)}: cannot be read: {err.strerror}; expected a text file with a line a"
-            " capture: stem,group"
+            f"{printable_path(path)}: cannot be read: {err.strerror}; {expected}"
         ) from err
     except UnicodeDecodeError as err:
         raise ValueError(
-            f"{printable_path(path)}: byte {err.start} is not UTF-8; expected a text file with a line a"
-            " capture: stem,group"
+            f"{printable_path(path)}: byte {err.start} is not UTF-8; {expected}"
         ) from err
-    for number, line in enumerate(text.split("\n"), 1):
-        if (line := line.strip()) and not line.startswith("#"):
-            try:
-                yield (
-                    number,
-                    [
-                        field.strip()
-                        for field in next(
-                            csv.reader([line], delimiter="\t" if "\t" in line else ",")
-                        )
-                    ],
-                )
-            except csv.Error:
-                yield number, [line]
+    for number, raw_line in enumerate(text.split("\n"), 1):
+        line = raw_line.strip()
+        if not line or line.startswith("#"):
+            continue
+        delimiter = "\t" if "\t" in line else ","
+        try:
+            fields = [field.strip() for field in next(csv.reader([line], delimiter=delimiter))]
+        except csv.Error:
+            fields = [line]
+        yield number, fields
 
 
 def _raise(path: Path, problems: list[str]) -> None:
-    if problems:
-        more = (
-            [f"{printable_path(path)}: {len(problems) - MOST} more problems"]
-            if len(problems) > MOST
-            else []
-        )
-        raise ValueError(
-            "\n".join(
-                [*(f"{printable_path(path)}: {problem}" for problem in problems[:MOST]), *more]
-            )
-        )
+    """Raise ValueError with the first problems, a line each, if there are any."""
+    if not problems:
+        return
+    shown = problems[:MAX_SHOWN]
+    if len(problems) > MAX_SHOWN:
+        shown.append(f"{len(problems) - MAX_SHOWN} more problems")
+    raise ValueError("\n".join(f"{printable_path(path)}: {problem}" for problem in shown))
 
 
 def known_group_sides(
-    path: Path, groups: dict[str, str], held: dict[str, bool], before: dict[str, bool]
+    path: Path, groups: dict[str, str], held: dict[str, bool], held_groups: dict[str, bool]
 ) -> dict[str, bool]:
-    """The groups whose side is settled: by their name, by an earlier run, or by captures that the
-    dataset holds already.
+    """Return the groups whose side is known: by name, by an earlier run, or by existing captures.
 
-    held    by stem, the side of captures in the dataset;  before  the sides of groups as the
-            dataset has them
-    raises ValueError where the file wants a capture elsewhere than it is: it stays where it was
-    written
+    held         by stem, the side of captures that the dataset has already
+    held_groups  the sides of groups as the dataset has them
+    raises ValueError where the file wants a capture on another side than the dataset has it
     """
-    sides, problems = {**before, **FIXED}, []
+    sides = {**held_groups, **FIXED}
+    problems = []
     for stem in sorted(groups.keys() & held.keys()):
-        group, there = groups[stem], "val" if held[stem] else "train"
+        group = groups[stem]
+        split_name = "val" if held[stem] else "train"
         if group == SKIP:
-            problems.append(f"{stem} is in the dataset's {there} already; --append cannot skip it")
+            problems.append(
+                f"{stem} is in the dataset's {split_name} already; --append cannot skip it"
+            )
         elif sides.setdefault(group, held[stem]) != held[stem]:
             problems.append(
-                f"{stem} is in the dataset's {there} already, and its group {group} is for"
+                f"{stem} is in the dataset's {split_name} already, and its group {group} is for"
                 f" {'val' if sides[group] else 'train'}; expected one side a group"
             )
     _raise(path, problems)
@@ -164,41 +164,44 @@ def choose_groups(
     path: Path,
     groups: list[str],
     sides: dict[str, bool],
-    there: Counter[bool],
+    counts: Counter[bool],
     val: float,
     seed: int,
 ) -> dict[str, bool]:
-    """The side of each group: as `sides` has it, else so that validation is as near to `val` of all
-    captures as it can be.
+    """Return the side of each group: as in `sides`, else so that validation gets nearest to `val`.
 
-    groups  of each capture;  there  how many captures each side has already
+    groups  of each capture
+    counts  how many captures each side has already
+    val     fraction of all captures
     raises ValueError where one side would be empty
     """
     free = Counter(group for group in sorted(groups) if group not in sides)
-    have = there + Counter(sides[group] for group in groups if group in sides)  # captures by side
-    wanted = math.floor(val * (there.total() + len(groups)) + 0.5) - have[True]
+    have = counts + Counter(sides[group] for group in groups if group in sides)
+    wanted = math.floor(val * (counts.total() + len(groups)) + 0.5) - have[True]
     allowed = range(0 if have[True] else 1, free.total() + (1 if have[False] else 0))
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(free)).tolist()
-    names, chosen = list(free), choose_subset(list(free.values()), wanted, order, allowed)
+    chosen = choose_subset(list(free.values()), wanted, order, allowed)
     if chosen is None:
         empty = "train" if have[True] else "val"
-        named = (
+        found = (
             f"{len(free)} group{'s' * (len(free) != 1)} that can go to either side, {have[False]}"
             f" captures fixed to train and {have[True]} to val"
         )
         raise ValueError(
-            f"{printable_path(path)}: {empty} would be empty: found {named}; expected two groups or more, or"
-            f" one named {empty} (no validation: --split none)"
+            f"{printable_path(path)}: {empty} would be empty: found {found}; expected two groups or"
+            f" more, or one named {empty} (no validation: --split none)"
         )
-    return {group: sides.get(group, group in {names[i] for i in chosen}) for group in set(groups)}
+    names = list(free)
+    in_val = {names[i] for i in chosen}
+    return {group: sides.get(group, group in in_val) for group in set(groups)}
 
 
 def choose_subset(
     sizes: list[int], wanted: int, order: list[int], allowed: range
 ) -> set[int] | None:
-    """The indices whose sizes add up, within `allowed`, as near to `wanted` as any do, or None.
+    """Return the indices whose sizes add up nearest to `wanted` within `allowed`, or None.
 
-    `order` decides between equals.
+    order  of preference between sets that are equally near
     """
     reach = [1]  # bit s of reach[k]: some of the first k in `order` add up to s
     for index in order:
@@ -217,11 +220,11 @@ def choose_subset(
 
 
 def split(session: list[int], settings: ShardSettings, wanted: int | None = None) -> list[bool]:
-    """For each pair whether it goes to validation, given its session's number.
+    """Return for each pair whether it goes to validation, given its session's number.
 
-    Seeded; 58 pairs give 46 and 12.
+    Seeded; with --val 0.2, 58 pairs give 46 and 12.
 
-    wanted  how many shall; by default --val of them, and at least one on each side
+    wanted  how many go to validation; by default --val of them, and at least one on each side
     raises ValueError where one side would be empty
     """
     count = len(session)
@@ -243,28 +246,26 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
             f"{settings.raw}: all {count} pairs are of one session; --split session needs two"
             " (--session-gap, or --split random)"
         )
-    chosen = choose_subset(
-        [sizes[i] for i in range(len(sizes))],
-        wanted,
-        random.permutation(len(sizes)).tolist(),
-        range(1, count),
+    order = random.permutation(len(sizes)).tolist()
+    numbers = choose_subset(
+        [sizes[i] for i in range(len(sizes))], wanted, order, allowed=range(1, count)
     )
-    return [number in chosen for number in session]
+    assert numbers is not None  # two sessions or more: each alone is a subset of allowed size
+    return [number in numbers for number in session]
 
 
 def split_note(session: list[int], in_val: list[bool], settings: ShardSettings) -> str:
-    """What a reader of validation scores should know about the split."""
+    """Return what a reader of validation scores should know about the split, "" if nothing."""
     train = {n for n, val in zip(session, in_val) if not val}
     if settings.split == "session":
         return (
             f"split by session: {len(train)} sessions in train, {len(set(session)) - len(train)}"
             " in val"
         )
-    near = sum(val and n in train for n, val in zip(session, in_val))
-    if not near or len(set(session)) < 2:
+    shared = sum(val and n in train for n, val in zip(session, in_val))
+    if not shared or len(set(session)) < 2:
         return ""
-    text = (
-        "validation pairs were taken in a session that is also in train, which flatters; --split"
-        " session keeps sessions apart"
+    return (
+        f"note: {shared} of {sum(in_val)} validation pairs were taken in a session that is also in"
+        " train, so validation scores are optimistic; --split session keeps sessions apart"
     )
-    return f"note: {near} of {sum(in_val)} {text}"

@@ -9,17 +9,19 @@ import numpy as np
 
 from depthdist.shards.format import LEVELS
 
-BIN = 64  # depth values a histogram bin: 1024 bins from 0 to far
+BIN = 64  # depth levels in a histogram bin: 1024 bins from 0 to far
+PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
 
 
 def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """A sample's share of the statistics out of what `quantise` counted: whole numbers and bounds,
-    for `merge_stats`.
+    """Return a sample's statistics, integers and bounds for `merge_stats`.
 
-    Exact, for every value has its own count. DepthRange are as stored: the pixel that sets one is
-    inside it.
+    counts  the second value of `quantize`
+
+    Exact, because every depth level has its own count. The bounds are those of the stored depth.
     """
-    histogram, values = counts["histogram"].copy(), np.arange(LEVELS + 1)
+    histogram = counts["histogram"].copy()
+    values = np.arange(LEVELS + 1)
     histogram[0] = 0  # invalid
     found = np.flatnonzero(histogram)
     return {
@@ -35,9 +37,9 @@ def depth_stats(counts: dict[str, Any], step_mm: float) -> dict[str, Any]:
 
 
 def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of all parts together: integers add, bounds widen.
+    """Return the statistics of all parts together: integers are added, bounds widened.
 
-    Exact, so the order and the cuts do not matter.
+    Exact, so the result does not depend on how samples are grouped or ordered.
     """
     total: dict[str, Any] = {}
     for part in parts:
@@ -55,28 +57,19 @@ def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-PERCENTILES = (0.1, 1, 5, 50, 95, 99, 99.9)
-
-
 def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
-    """Merged integer sums as millimetres: mean and (population) std, bounds and percentiles of the
-    stored depth.
+    """Return merged statistics in mm: bounds, mean, population std, percentiles and histogram.
 
-    A percentile is exact to a bin of the histogram, within which depths count as evenly spread.
+    A percentile is exact to a bin of the histogram; depths are taken as uniform within a bin.
     """
-    count, first, second, bin_mm = (
-        total["valid"],
-        total["sum"],
-        total["sum_of_squares"],
-        step_mm * BIN,
-    )
-    upto = np.cumsum([0, *total["histogram"]])
-    edges = (
-        np.arange(len(upto)) * BIN - 0.5
-    ) * step_mm  # a bin holds whole steps, each the depths that round to it
-    percentiles = np.interp(np.array(PERCENTILES) / 100 * count, upto, edges).clip(
-        total["min_mm"], total["max_mm"]
-    )
+    count = total["valid"]
+    first = total["sum"]
+    second = total["sum_of_squares"]
+    cumulative = np.cumsum([0, *total["histogram"]])
+    # a bin holds whole levels, each of the depths that round to it
+    edges = (np.arange(len(cumulative)) * BIN - 0.5) * step_mm
+    percentiles = np.interp(np.array(PERCENTILES) / 100 * count, cumulative, edges)
+    percentiles = percentiles.clip(total["min_mm"], total["max_mm"])
     return {
         "min_mm": total["min_mm"],
         "max_mm": total["max_mm"],
@@ -85,5 +78,5 @@ def statistics(total: dict[str, Any], step_mm: float) -> dict[str, Any]:
         "percentiles_mm": {f"{p:g}": float(value) for p, value in zip(PERCENTILES, percentiles)},
         "valid_pixels": count,
         "valid_fraction": count / total["pixels"],
-        "histogram": {"bin_mm": bin_mm, "counts": total["histogram"]},
+        "histogram": {"bin_mm": step_mm * BIN, "counts": total["histogram"]},
     }

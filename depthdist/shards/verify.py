@@ -1,4 +1,4 @@
-"""Every byte of a dataset folder against its index: `python tools/shard.py --verify DIR`."""
+"""Verify every byte of a dataset folder: `python tools/shard.py --verify DIR`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,37 +20,27 @@ from depthdist.shards.index import Index, SampleRef, load_index
 def verify_dataset(
     folder: Path | str, workers: int = 1, progress: Callable[[int], Any] = lambda samples: None
 ) -> list[str]:
-    """What is wrong with a dataset folder, one line each naming shard, key and member.
+    """Return what is wrong with a dataset folder, a line each; empty when everything is correct.
 
-    Empty when all is well.
+    progress  is called with the number of samples verified since the last call
 
     Every byte is read: sha256 of the table, the names and each tar, tar headers against the index,
     CRC-32 and decoding of every member, depth against mask, commit records, keys used twice, files
-    that do not belong. `progress` is told of samples.
+    that do not belong. A line names shard, key and member.
     """
-    folder, problems = Path(folder), []
+    folder = Path(folder)
+    problems: list[str] = []
     try:
         index = load_index(folder)
-        for what in ("table", "names"):
-            if (found := hashlib.sha256(index.file(what).read_bytes()).hexdigest()) != index.raw[
-                what
-            ]["sha256"]:
-                problems.append(
-                    f"{index.raw[what]['name']}: sha256 is {found[:16]}..., expected"
-                    f" {index.raw[what]['sha256'][:16]}..."
-                )
+        for part in ("table", "names"):
+            problems += _verify_file(index, part)
         refs = [index.row(i) for i in range(index.num_samples)]
     except ValueError as err:
         return [*problems, str(err)]
     by_shard: dict[int, list[SampleRef]] = {number: [] for number in range(len(index.shards))}
-    seen: dict[str, int] = {}
     for ref in refs:
         by_shard[ref.number].append(ref)
-        if seen.setdefault(ref.key, ref.number) != ref.number:
-            problems.append(
-                f"{index.shards[ref.number]['name']}: {ref.key}: the key is also in"
-                f" {index.shards[seen[ref.key]]['name']}"
-            )
+    problems += _repeated_keys(index, refs)
     for number, shard in enumerate(index.shards):
         if shard["count"] != len(by_shard[number]):
             problems.append(
@@ -58,11 +48,7 @@ def verify_dataset(
                 " are listed"
             )
     if not index.raw.get("foreign"):
-        known = {s["name"] for s in index.shards}
-        for path in sorted(p for split in ("train", "val") for p in (folder / split).glob("*")):
-            name = path.relative_to(folder).as_posix()
-            if name not in known and str(Path(name).with_suffix(".tar")) not in known:
-                problems.append(f"{name}: does not belong here; the index does not list it")
+        problems += _unlisted_files(folder, index)
     with ThreadPoolExecutor(max(1, workers)) as pool:  # hashing and decoding release the GIL
         for found in pool.map(
             lambda number: _verify_shard(index, number, by_shard[number], progress), by_shard
@@ -71,16 +57,52 @@ def verify_dataset(
     return problems
 
 
+def _verify_file(index: Index, part: str) -> list[str]:
+    """Return whether the table or the names are not what the index says."""
+    found = hashlib.sha256(index.file(part).read_bytes()).hexdigest()
+    expected = index.raw[part]["sha256"]
+    return [] if found == expected else [_sha256_problem(index.raw[part]["name"], found, expected)]
+
+
+def _sha256_problem(name: str, found: str, expected: str) -> str:
+    return f"{name}: sha256 is {found[:16]}..., expected {expected[:16]}..."
+
+
+def _repeated_keys(index: Index, refs: list[SampleRef]) -> list[str]:
+    """Return which keys stand in more than one shard."""
+    problems = []
+    seen: dict[str, int] = {}
+    for ref in refs:
+        first = seen.setdefault(ref.key, ref.number)
+        if first != ref.number:
+            problems.append(
+                f"{index.shards[ref.number]['name']}: {ref.key}: the key is also in"
+                f" {index.shards[first]['name']}"
+            )
+    return problems
+
+
+def _unlisted_files(folder: Path, index: Index) -> list[str]:
+    """Return which files in the folders of the splits the index does not list."""
+    known = {shard["name"] for shard in index.shards}
+    problems = []
+    for path in sorted([*folder.glob("train/*"), *folder.glob("val/*")]):
+        name = path.relative_to(folder).as_posix()
+        if name not in known and str(Path(name).with_suffix(".tar")) not in known:
+            problems.append(f"{name}: does not belong here; the index does not list it")
+    return problems
+
+
 def _verify_shard(
     index: Index, number: int, refs: list[SampleRef], progress: Callable[[int], Any]
 ) -> list[str]:
-    shard, path = index.shards[number], index.shard_path(number)
-    name, problems = (
-        shard["name"],
-        [] if index.raw.get("foreign") else _verify_record(index, number, refs),
-    )
+    """Return what is wrong with one tar, its record and its samples."""
+    shard = index.shards[number]
+    name = shard["name"]
+    foreign = index.raw.get("foreign", False)
+    problems = [] if foreign else _verify_record(index, number, refs)
     try:
-        with open(path, "rb") as file:
+        with open(index.shard_path(number), "rb") as file:
             sha256, size = hashlib.sha256(), 0
             while block := file.read(1 << 20):
                 sha256.update(block)
@@ -88,27 +110,22 @@ def _verify_shard(
             if size != shard["bytes"]:
                 problems.append(f"{name}: {size:,} bytes; expected {shard['bytes']:,}")
             if sha256.hexdigest() != shard["sha256"]:
-                problems.append(
-                    f"{name}: sha256 is {sha256.hexdigest()[:16]}..., expected"
-                    f" {shard['sha256'][:16]}..."
-                )
+                problems.append(_sha256_problem(name, sha256.hexdigest(), shard["sha256"]))
             file.seek(0)
-            problems += [
-                f"{name}: {p}" for p in _verify_headers(file, refs, index.raw.get("foreign", False))
-            ]
+            problems += [f"{name}: {problem}" for problem in _verify_headers(file, refs, foreign)]
             for ref in refs:
-                problems += [f"{name}: {ref.key}: {p}" for p in _verify_sample(index, file, ref)]
+                found = _verify_sample(index, file, ref)
+                problems += [f"{name}: {ref.key}: {problem}" for problem in found]
                 progress(1)
+    except FileNotFoundError:
+        problems.append(f"{name}: the shard is missing")
     except OSError as err:
-        problems.append(
-            f"{name}:"
-            f" {'the shard is missing' if isinstance(err, FileNotFoundError) else err.strerror}"
-        )
+        problems.append(f"{name}: {err.strerror}")
     return problems
 
 
 def _verify_record(index: Index, number: int, refs: list[SampleRef]) -> list[str]:
-    """The shard's commit record against the index."""
+    """Return where the shard's commit record and the index differ."""
     shard = index.shards[number]
     path = index.shard_path(number).with_suffix(".json")
     samples = [
@@ -117,17 +134,16 @@ def _verify_record(index: Index, number: int, refs: list[SampleRef]) -> list[str
     ]
     try:
         record = json.loads(path.read_bytes())
-        if any(
-            record.get(part) != wanted for part, wanted in {**shard, "samples": samples}.items()
-        ):
+        expected = {**shard, "samples": samples}
+        if any(record.get(part) != value for part, value in expected.items()):
             return [f"{shard['name']}: its commit record {path.name} and index.json disagree"]
     except (OSError, ValueError, AttributeError) as err:
         return [f"{shard['name']}: its commit record {path.name} cannot be read ({err})"]
     return []
 
 
-def _verify_headers(file, refs: list[SampleRef], foreign: bool) -> list[str]:
-    """What tarfile finds, which any plain tool will see, against what the index lists."""
+def _verify_headers(file: BinaryIO, refs: list[SampleRef], foreign: bool) -> list[str]:
+    """Return the first difference between the tar's headers and the index."""
     listed = sorted(
         (offset, size, f"{ref.stem if foreign else ref.key}.{name}")
         for ref in refs
@@ -140,26 +156,26 @@ def _verify_headers(file, refs: list[SampleRef], foreign: bool) -> list[str]:
         return [f"not a tar that can be read ({err})"]
     for offset, size, name in listed:
         if found.get(offset) != (offset, size, name):
-            there = (
-                "nothing"
-                if offset not in found
-                else f"{found[offset][2]} with {found[offset][1]} bytes"
-            )
+            _, found_size, found_name = found.get(offset, (0, 0, ""))
+            member = f"{found_name} with {found_size} bytes" if offset in found else "nothing"
             return [
-                f"the tar shows {there} at {offset}; expected {name} with {size} bytes"
+                f"the tar shows {member} at {offset}; expected {name} with {size} bytes"
                 f" ({len(found)} members, {len(listed)} listed)"
             ]
     return []
 
 
-def _verify_sample(index: Index, file, ref: SampleRef) -> list[str]:
-    problems, members = [], {}
+def _verify_sample(index: Index, file: BinaryIO, ref: SampleRef) -> list[str]:
+    """Return what is wrong with one sample's bytes, or with what they decode to."""
+    problems: list[str] = []
+    members: dict[str, bytes] = {}
     for member, (offset, size, crc) in ref.members.items():
         file.seek(offset)
-        members[member] = file.read(size)
-        if len(members[member]) != size:
-            problems.append(f"{member}: {len(members[member]):,} bytes; expected {size:,}")
-        elif (found := crc32(members[member])) != crc:
+        content = members[member] = file.read(size)
+        found = crc32(content)
+        if len(content) != size:
+            problems.append(f"{member}: {len(content):,} bytes; expected {size:,}")
+        elif found != crc:
             problems.append(
                 f"{member}: crc32 is {found:08x}, expected {crc:08x} (offset {offset:,})"
             )
@@ -175,5 +191,5 @@ def _verify_sample(index: Index, file, ref: SampleRef) -> list[str]:
         sample = decode_sample(members, index)
     except Exception as err:  # whatever the decoders raise on bytes that cannot be right
         return [f"cannot be decoded: {' '.join(str(err).split())}"]
-    differ = int(np.count_nonzero((sample["depth"] > 0) != sample["mask"]))
-    return [f"mask and depth > 0 differ in {differ} pixels"] if differ else []
+    num_different = int(np.count_nonzero((sample["depth"] > 0) != sample["mask"]))
+    return [f"mask and depth > 0 differ in {num_different} pixels"] if num_different else []

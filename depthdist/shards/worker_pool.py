@@ -1,5 +1,4 @@
-"""Shards written in parallel: one process a whole shard, progress, and one clear line when
-something breaks.
+"""Write shards in parallel: one process per shard, with progress and one-line errors.
 
     write_shards(jobs, workers, ranks)
 
@@ -16,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext
+from typing import Any
 
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job
 from depthdist.shards.writer import write_shard
 
-_SHARED = None  # in a worker: [samples, raw bytes, rejects, stop], of all workers together
+_SHARED: Any = None  # in a worker: [samples, raw bytes, rejects, stop], of all workers together
 
 
 class _Stopped(Exception):
@@ -32,8 +33,9 @@ class _Stopped(Exception):
 
 
 def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
-    """Write every job's shard. raises ValueError, one line, from the first that cannot be written
-    or was killed.
+    """Write every job's shard.
+
+    raises ValueError, one line, when a shard cannot be written or a worker was killed
     """
     if not jobs:
         return
@@ -53,11 +55,8 @@ def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 samples, num_bytes, rejects, _ = shared[:]
-                bar.set_postfix_str(
-                    f"{num_bytes / 1e6 / max(1e-9, bar.format_dict['elapsed']):.0f} MB/s, {rejects}"
-                    " rejects",
-                    refresh=False,
-                )
+                mb_per_s = num_bytes / 1e6 / max(1e-9, bar.format_dict["elapsed"])
+                bar.set_postfix_str(f"{mb_per_s:.0f} MB/s, {rejects} rejects", refresh=False)
                 bar.update(samples + rejects - bar.n)
                 for future in done:
                     future.result()
@@ -73,12 +72,11 @@ def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, which reaches the whole group: the command tells
-    them to stop.
+    """Start processes that ignore Ctrl-C, which reaches the whole group: the command stops them.
 
-    They inherit the mask, from their first instruction on. This process has other threads without
-    it, so its handler only takes a note until they are started: a worker whose start is cut off
-    would print a traceback.
+    They inherit the signal mask, from their first instruction on. Other threads of this process do
+    not have it, so the handler only records the signal until all are started: a worker interrupted
+    at its start would print a traceback.
     """
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
@@ -92,7 +90,8 @@ def _no_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _shared_counts(context):
+def _shared_counts(context: SpawnContext) -> Any:
+    """Return the array of _SHARED."""
     try:
         return context.Array("q", 4)
     except OSError as err:  # no /dev/shm, or no right to start a process
@@ -100,10 +99,8 @@ def _shared_counts(context):
 
 
 def _bar(total: int, ranks: CpuGroup) -> tqdm:
-    live, name = (
-        sys.stderr.isatty(),
-        "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}",
-    )
+    live = sys.stderr.isatty()
+    name = "sharding" if ranks.size == 1 else f"sharding, rank 0 of {ranks.size}"
     return tqdm(
         total=total,
         desc=name,
@@ -114,7 +111,7 @@ def _bar(total: int, ranks: CpuGroup) -> tqdm:
     )
 
 
-def _start(shared) -> None:
+def _start(shared: Any) -> None:
     global _SHARED
     _SHARED = shared
     exit_with_parent()

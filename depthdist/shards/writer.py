@@ -1,4 +1,4 @@
-"""One shard: captures in, one tar and its commit record out.
+"""Write one shard: captures in, one tar and its commit record out.
 
 Runs in a worker process, one whole shard at a time.
 
@@ -12,49 +12,55 @@ the disk. `build.py` plans the jobs.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import tarfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from depthdist.core.errors import BadFile
 from depthdist.core.files import write_atomic
-from depthdist.shards.encoding import (
-    encode_sample,
-)
-from depthdist.shards.format import Job, as_json, crc32
+from depthdist.shards.encoding import encode_sample
+from depthdist.shards.format import Item, Job, as_json, crc32
 from depthdist.shards.statistics import merge_stats
 
-SYNC_BYTES = 32 << 20  # after so many the disk is told to write
+SYNC_BYTES = 32 << 20  # written before the disk is asked to store them
 
-
-# --------------------------------------------------------------------------------------- one sample
-
-
-# ---------------------------------------------------------------------------------------- one shard
+Report = Callable[[int, int, int], None]  # samples made, raw bytes read, rejects
 
 
 class _Tar:
     """A USTAR file that is hashed while it is written, and knows where each member's bytes lie."""
 
     def __init__(self, path: Path):
-        self.file, self.sha256, self.bytes, self.crc = open(path, "wb"), hashlib.sha256(), 0, 0
-        self.disk, self.synced, self.syncing = ThreadPoolExecutor(1), 0, None
+        self.file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+        self.crc = 0
+        self.disk = ThreadPoolExecutor(1)
+        self.synced = 0
+        self.syncing: Future[None] | None = None
 
     def write(self, data: bytes) -> None:
+        """Append bytes."""
         self.sha256.update(data)
         self.crc = crc32(data, self.crc)
         self.bytes += len(data)
         self.file.write(data)
 
     def add(self, key: str, members: dict[str, bytes]) -> list[Any]:
-        """Write a sample: [start, length, CRC-32 of all its bytes, [[offset, size, CRC-32] of each
-        member]].
+        """Append a sample and return where it is.
+
+        returns  [start, length, CRC-32 of all its bytes, [[offset, size, CRC-32] of each member]]
         """
-        start, places, self.crc = self.bytes, [], 0
+        start = self.bytes
+        places = []
+        self.crc = 0
         for name, content in members.items():
             info = tarfile.TarInfo(f"{key}.{name}")
             info.size, info.mode = len(content), 0o444  # mtime, uid and gid are 0
@@ -64,12 +70,13 @@ class _Tar:
             self.write(bytes(-len(content) % tarfile.BLOCKSIZE))
         if self.bytes - self.synced > SYNC_BYTES:  # the disk works while pairs are encoded
             self._wait()
-            self.synced, self.syncing = self.bytes, self.disk.submit(os.fsync, self.file.fileno())
+            self.synced = self.bytes
+            self.syncing = self.disk.submit(os.fsync, self.file.fileno())
         return [start, self.bytes - start, self.crc, places]
 
     def _wait(self) -> None:
         if self.syncing:
-            self.syncing.result()  # raises what the disk said
+            self.syncing.result()  # raises the disk's error
 
     def finish(self) -> None:
         """Write the end, and wait until all is on the disk."""
@@ -80,69 +87,81 @@ class _Tar:
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self.disk.shutdown()
         self.file.close()
 
 
-def write_shard(
-    job: Job, report: Callable[[int, int, int], None] = lambda samples, num_bytes, rejects: None
-) -> None:
+def write_shard(job: Job, report: Report = lambda samples, num_bytes, rejects: None) -> None:
     """Write the job's tar, then its commit record.
 
-    `report` hears of each pair: samples made, raw bytes read, rejects.
+    report  is called after each pair
 
     A bad pair is left out and listed in the record. raises ValueError, one line, when the shard
     cannot be written
     """
     path = job.folder / job.name
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    samples, rejects, stats, prints = [], [], [], []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tar = _Tar(unfinished)
         try:
-            for item in job.items:
-                try:
-                    members, share, seen = encode_sample(item, job.root, job.encoding)
-                except BadFile as err:
-                    rejects.append(
-                        {"path": err.path.relative_to(job.root).as_posix(), "reason": err.reason}
-                    )
-                    report(0, 0, 1)
-                    continue
-                except Exception as err:  # ours, or no memory: one line that says at which pair
-                    raise ValueError(
-                        f"{item.pair.xyz}: cannot be made a sample ({type(err).__name__}: {err})"
-                    ) from err
-                samples.append(
-                    [item.key, item.pair.stem, item.session, *tar.add(item.key, members)]
-                )
-                stats.append(share)
-                prints.append(base64.b64encode(seen.tobytes()).decode())
-                report(1, share["raw_bytes"], 0)
+            record = _write_samples(job, tar, report)
             tar.finish()
         finally:
             tar.close()
         os.replace(unfinished, path)
-        facts = {
-            "count": len(samples),
+        record |= {
+            "hash": job.hash,
+            "name": job.name,
             "bytes": tar.bytes,
             "sha256": tar.sha256.hexdigest(),
-            "samples": samples,
-            "fingerprints": prints,
-            "rejects": rejects,
         }
-        write_atomic(
-            path.with_suffix(".json"),
-            as_json({"hash": job.hash, "name": job.name, **facts, "stats": merge_stats(stats)}),
-        )
+        write_atomic(path.with_suffix(".json"), as_json(record))
     except OSError as err:
         raise ValueError(
             f"{err.filename or path}: the shard cannot be written: {err.strerror}; finished shards"
             " are kept, run again"
         ) from err
     finally:
-        try:
+        with contextlib.suppress(OSError):  # the first error is the one to report
             unfinished.unlink(missing_ok=True)
-        except OSError:
-            pass  # the first error is the one to tell
+
+
+def _write_samples(job: Job, tar: _Tar, report: Report) -> dict[str, Any]:
+    """Write a sample for each usable pair, and return the record's entries about them."""
+    samples: list[list[Any]] = []
+    rejects: list[dict[str, str]] = []
+    stats: list[dict[str, Any]] = []
+    fingerprints: list[str] = []
+    for item in job.items:
+        try:
+            members, counts, fingerprint = _encode(item, job)
+        except BadFile as err:
+            path = err.path.relative_to(job.root).as_posix()
+            rejects.append({"path": path, "reason": err.reason})
+            report(0, 0, 1)
+            continue
+        samples.append([item.key, item.pair.stem, item.session, *tar.add(item.key, members)])
+        stats.append(counts)
+        fingerprints.append(base64.b64encode(fingerprint.tobytes()).decode())
+        report(1, counts["raw_bytes"], 0)
+    return {
+        "count": len(samples),
+        "samples": samples,
+        "fingerprints": fingerprints,
+        "rejects": rejects,
+        "stats": merge_stats(stats),
+    }
+
+
+def _encode(item: Item, job: Job) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
+    """Return members, statistics and fingerprint; raise ValueError that names the pair."""
+    try:
+        return encode_sample(item, job.root, job.encoding)
+    except BadFile:
+        raise
+    except Exception as err:  # a bug, or no memory: one line that says at which pair
+        raise ValueError(
+            f"{item.pair.xyz}: cannot be made a sample ({type(err).__name__}: {err})"
+        ) from err

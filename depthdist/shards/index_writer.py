@@ -1,0 +1,158 @@
+"""Compose index.json, and the table and names beside it, from the commit records of all shards."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from depthdist import __version__
+from depthdist.captures.near_duplicates import FINGERPRINT, summarize_split
+from depthdist.shards import SCHEMA, VERSION
+from depthdist.shards.encoding import as_npy
+from depthdist.shards.format import Encoding
+from depthdist.shards.index import as_rows, named_by_content
+from depthdist.shards.plan import Plan
+from depthdist.shards.settings import ShardSettings
+from depthdist.shards.splits import FIXED
+from depthdist.shards.statistics import merge_stats, statistics
+
+Record = dict[str, Any]  # the commit record of one shard
+
+
+def compose_index(
+    settings: ShardSettings,
+    plan: Plan,
+    records: dict[str, Record],
+    num_rejects: int,
+    old: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the content of index.json, and the files of table and names by name.
+
+    records  by shard, of the whole dataset
+    old      the content of index.json that captures are appended to; else empty
+    """
+    encoding = plan.encoding
+    added = any(records[job.name]["count"] for job in plan.jobs)
+    splits = _by_split(records)
+    entries, files = _table_and_names(splits)
+    in_order = [record for shards in splits.values() for record in shards]
+    total = merge_stats([record["stats"] for record in in_order])
+    index = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "created_by": f"depthdist {__version__}",
+        "config_hash": _config_hash(plan, old, added),
+        "settings": settings.content(),
+        "size": list(encoding.size),
+        **_member_entries(encoding),
+        "splits": {name: _split_entry(shards, encoding) for name, shards in splits.items()},
+        "shards": [
+            {part: record[part] for part in ("name", "bytes", "sha256", "count")}
+            for record in in_order
+        ],
+        **entries,
+        "out_of_range_pixels": total["nearer"] + total["farther"],
+        "measured": {
+            name: total[name]
+            for name in ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")
+        },
+        "rejects": num_rejects,
+    }
+    optional = {
+        "near_duplicates": _near_duplicates(splits),
+        "groups": {**old.get("groups", {}), **_named_groups(plan.groups)},
+        "appended": old.get("appended", 0) + bool(old and added),
+    }
+    return index | {name: value for name, value in optional.items() if value}, files
+
+
+def _by_split(records: dict[str, Record]) -> dict[str, list[Record]]:
+    """Return the records of each split, train before val, shards by number."""
+    splits: dict[str, list[Record]] = {}
+    for name in sorted(records, key=lambda name: (name.split("/")[0], len(name), name)):
+        splits.setdefault(name.split("/")[0], []).append(records[name])
+    return splits
+
+
+def _table_and_names(
+    splits: dict[str, list[Record]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, bytes]]:
+    """Return the index's entries for table and names, and the content of both files by name."""
+    in_order = [record for shards in splits.values() for record in shards]
+    samples = [
+        (number, *sample) for number, record in enumerate(in_order) for sample in record["samples"]
+    ]
+    rows, text = as_rows(samples)
+    table = as_npy(rows)
+    entries = {
+        "table": named_by_content("samples", ".npy", table),
+        "names": named_by_content("names", ".txt", text),
+    }
+    return entries, {entries["table"]["name"]: table, entries["names"]["name"]: text}
+
+
+def _config_hash(plan: Plan, old: dict[str, Any], added: bool) -> str:
+    """Return the hash of everything that the dataset was made from."""
+    if not old:
+        return plan.hash
+    if not added:
+        return old["config_hash"]
+    return hashlib.sha256((old["config_hash"] + plan.hash).encode()).hexdigest()
+
+
+def _member_entries(encoding: Encoding) -> dict[str, Any]:
+    """Return the entries that say how each member of a sample is encoded."""
+    rgb: dict[str, Any] = {"member": encoding.members[-1], "codec": encoding.codec}
+    if encoding.codec == "jpeg":
+        rgb |= {"quality": encoding.quality, "subsampling": encoding.subsampling}
+    return {
+        "members": encoding.members,
+        "depth": {
+            "member": f"depth.{encoding.depth_codec}",
+            "codec": encoding.depth_codec,
+            "steps": True,
+            "size": list(encoding.depth_size),
+            "step_mm": encoding.step_mm,
+            "max_error_mm": encoding.step_mm / 2,
+            "near_mm": encoding.near_mm,
+            "far_mm": encoding.far_mm,
+            "invalid": 0,
+        },
+        "mask": {"member": "mask.npy", "packed": True},
+        "meta": {"member": "meta.json"},
+        "rgb": rgb,
+    }
+
+
+def _split_entry(records: list[Record], encoding: Encoding) -> dict[str, Any]:
+    """Return the number of samples, bytes and shards of one split, and its depth statistics."""
+    return {
+        "count": sum(record["count"] for record in records),
+        "bytes": sum(record["bytes"] for record in records),
+        "shards": len(records),
+        "stats": statistics(merge_stats([record["stats"] for record in records]), encoding.step_mm),
+    }
+
+
+def _near_duplicates(splits: dict[str, list[Record]]) -> dict[str, Any]:
+    """Return the summary of validation images that have a near-duplicate in train.
+
+    Empty without validation, or where a shard was written before there were fingerprints.
+    """
+    in_order = [record for shards in splits.values() for record in shards]
+    if "val" not in splits or not all("fingerprints" in record for record in in_order):
+        return {}
+    stems, prints = {}, {}
+    for split, records in splits.items():
+        stems[split] = [stem for record in records for _, stem, *_ in record["samples"]]
+        encoded = [text for record in records for text in record["fingerprints"]]
+        prints[split] = np.frombuffer(b"".join(map(base64.b64decode, encoded)), FINGERPRINT)
+    return summarize_split(prints["val"], prints["train"], stems["val"], stems["train"])
+
+
+def _named_groups(groups: dict[str, bool]) -> dict[str, str]:
+    """Return the side of each group whose name does not say it, for captures appended later."""
+    return {group: "val" if val else "train" for group, val in groups.items() if group not in FIXED}

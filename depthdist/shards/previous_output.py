@@ -1,0 +1,170 @@
+"""Read what OUT holds before a run: nothing, a dataset to replace, or one to append to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from depthdist.core.errors import printable_path
+from depthdist.core.settings import flag_name
+from depthdist.shards import SCHEMA, VERSION
+from depthdist.shards.index import Index, read_index
+from depthdist.shards.plan import NO_DATASET, ExistingDataset
+from depthdist.shards.settings import ShardSettings
+
+
+@dataclass(frozen=True)
+class PreviousOutput:
+    """What OUT holds already.
+
+    content  of its index.json, None without one
+    The others are set where --append adds to it: its index, the commit records by shard, the lines
+    of rejects.jsonl, and what the plan must respect.
+    """
+
+    content: bytes | None
+    index: Index | None = None
+    records: dict[str, Any] = field(default_factory=dict)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    held: ExistingDataset = NO_DATASET
+
+
+def read_previous_output(settings: ShardSettings) -> PreviousOutput:
+    """Return what OUT holds.
+
+    raises ValueError where OUT cannot be appended to, or would be overwritten although captures
+    were appended to it
+    """
+    out = Path(settings.out)
+    content = read_if_present(out / "index.json") if out.is_dir() else None
+    if not _is_current_version(content):
+        if settings.append:
+            _refuse_incomplete(out, content)
+        return PreviousOutput(content)
+    if not settings.append:
+        times = json.loads(content or b"").get("appended", 0)
+        if times:
+            raise ValueError(
+                f"{printable_path(out)}: captures were added to it {times} times; --append adds"
+                " more, or take another OUT (or remove this one) to begin anew"
+            )
+        return PreviousOutput(content)
+    index = read_index(out)
+    if index.raw.get("foreign"):
+        raise ValueError(
+            f"{printable_path(out)}: holds somebody else's tars; --append adds to what"
+            " tools/shard.py wrote"
+        )
+    _refuse_other_settings(out, index, settings)
+    records = _read_records(out, index)
+    lines = (read_if_present(out / "rejects.jsonl") or b"").splitlines()
+    return PreviousOutput(
+        content=content,
+        index=index,
+        records=records,
+        rejects=[json.loads(line) for line in lines],
+        held=_existing_dataset(index, records),
+    )
+
+
+def refuse_foreign_index(path: Path) -> None:
+    """Raise ValueError when OUT's index.json was not written by tools/shard.py, or indexes tars.
+
+    Both would be lost.
+    """
+    content = read_if_present(path) or b""
+    try:
+        old = json.loads(content)
+        ours = old["schema"] == SCHEMA
+        foreign = old.get("foreign", False)
+    except (ValueError, KeyError, TypeError):
+        ours = not content.strip(b"\0")  # absent, or what a power cut leaves
+        foreign = False
+    if foreign:
+        raise ValueError(
+            f"{printable_path(path.parent)}: holds somebody else's tars, with an index by --index;"
+            " take another OUT"
+        )
+    if not ours:
+        raise ValueError(
+            f"{printable_path(path)}: was not written by tools/shard.py; take another OUT"
+        )
+
+
+def read_if_present(path: Path) -> bytes | None:
+    """Return the content of a file, None where there is none."""
+    return path.read_bytes() if path.exists() else None
+
+
+def _is_current_version(content: bytes | None) -> bool:
+    try:
+        raw = json.loads(content or b"")
+        return raw["schema"] == SCHEMA and raw["version"] == VERSION
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _refuse_incomplete(out: Path, content: bytes | None) -> None:
+    """Raise ValueError where there are shards without an index, or an index of another version."""
+    if content is not None:
+        found = "is not one of this version"
+    elif any(out.glob("*/shard-*.tar")):
+        found = "is missing, though there are shards"
+    else:
+        return
+    raise ValueError(
+        f"{printable_path(out / 'index.json')}: {found}; --append adds to a whole dataset only:"
+        " shard all captures again, into another OUT"
+    )
+
+
+def _refuse_other_settings(out: Path, index: Index, settings: ShardSettings) -> None:
+    """Raise ValueError where the dataset was made with other settings."""
+    old = index.raw["settings"]
+    new = settings.content()
+    changed = [
+        f"{flag_name(name)} was {old.get(name)}, is {new.get(name)}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{printable_path(out)}: was made with other settings: {'; '.join(changed)}; --append"
+            " needs the same"
+        )
+
+
+def _read_records(out: Path, index: Index) -> dict[str, Any]:
+    """Return the commit record of each shard by its name."""
+    records = {}
+    for entry in index.shards:
+        path = (out / entry["name"]).with_suffix(".json")
+        try:
+            records[entry["name"]] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as err:
+            raise ValueError(
+                f"{path}: the commit record cannot be read ({err}); --append needs it"
+            ) from err
+    return records
+
+
+def _existing_dataset(index: Index, records: dict[str, Any]) -> ExistingDataset:
+    """Return what a plan must know of the dataset that it adds to."""
+    sides: dict[str, tuple[int, bool]] = {}
+    num_shards: dict[str, int] = {}
+    next_key = 0
+    for name, record in records.items():
+        split = name.split("/")[0]
+        num_shards[split] = num_shards.get(split, 0) + 1
+        for key, stem, session, *_ in record["samples"]:
+            sides[stem] = (session, split == "val")
+            next_key = max(next_key, int(key) + 1)
+    return ExistingDataset(
+        sides=sides,
+        num_shards=num_shards,
+        next_key=next_key,
+        depth_size=index.depth_size,
+        groups={group: side == "val" for group, side in index.raw.get("groups", {}).items()},
+    )
