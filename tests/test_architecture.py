@@ -82,7 +82,7 @@ def test_no_module_of_ours_is_found_through_sys_modules(name):
 
 IMPORT_ALL = """
 import glob, importlib, json, logging, os, signal, sys, warnings
-import torch, numpy, PIL.Image, transformers, peft, deepspeed, webdataset, fsspec, aiohttp
+import torch, numpy, PIL.Image, transformers, peft, deepspeed, webdataset, fsspec, aiohttp.web
 
 def switches():
     return {
