@@ -37,9 +37,8 @@ def compose_index(
     encoding = plan.encoding
     added = any(records[job.name]["count"] for job in plan.jobs)
     splits = _by_split(records)
-    entries, files = _table_and_names(splits)
     in_order = [record for shards in splits.values() for record in shards]
-    total = merge_stats([record["stats"] for record in in_order])
+    entries, files = _table_and_names(in_order)
     index = {
         "schema": SCHEMA,
         "version": VERSION,
@@ -49,16 +48,9 @@ def compose_index(
         "size": list(encoding.size),
         **_member_entries(encoding),
         "splits": {name: _split_entry(shards, encoding) for name, shards in splits.items()},
-        "shards": [
-            {part: record[part] for part in ("name", "bytes", "sha256", "count")}
-            for record in in_order
-        ],
+        "shards": [_shard_entry(record) for record in in_order],
         **entries,
-        "out_of_range_pixels": total["nearer"] + total["farther"],
-        "measured": {
-            name: total[name]
-            for name in ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")
-        },
+        **_measured_entries(in_order),
         "rejects": num_rejects,
     }
     optional = {
@@ -78,12 +70,11 @@ def _by_split(records: dict[str, Record]) -> dict[str, list[Record]]:
 
 
 def _table_and_names(
-    splits: dict[str, list[Record]],
+    records: list[Record],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, bytes]]:
     """Return the index's entries for table and names, and the content of both files by name."""
-    in_order = [record for shards in splits.values() for record in shards]
     samples = [
-        (number, *sample) for number, record in enumerate(in_order) for sample in record["samples"]
+        (number, *sample) for number, record in enumerate(records) for sample in record["samples"]
     ]
     rows, text = as_rows(samples)
     table = as_npy(rows)
@@ -134,6 +125,20 @@ def _split_entry(records: list[Record], encoding: Encoding) -> dict[str, Any]:
         "bytes": sum(record["bytes"] for record in records),
         "shards": len(records),
         "stats": statistics(merge_stats([record["stats"] for record in records]), encoding.step_mm),
+    }
+
+
+def _shard_entry(record: Record) -> dict[str, Any]:
+    return {part: record[part] for part in ("name", "bytes", "sha256", "count")}
+
+
+def _measured_entries(records: list[Record]) -> dict[str, Any]:
+    """Return how many pixels were measured, and how many of them --near and --far mask."""
+    total = merge_stats([record["stats"] for record in records])
+    names = ("measured", "nearer", "farther", "measured_min_mm", "measured_max_mm")
+    return {
+        "out_of_range_pixels": total["nearer"] + total["farther"],
+        "measured": {name: total[name] for name in names},
     }
 
 

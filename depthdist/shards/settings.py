@@ -58,7 +58,7 @@ class ShardSettings:
     file: captures of a group in --groups stay on one side; none: all in train."""
     groups: str = ""
     """With --split file: text with a line `stem,group` for each capture; the groups train and val
-    go to their side, skip leaves a capture out; upper and lower case are equal."""
+    go to their side, skip leaves a capture out; these three in upper or lower case."""
     val: float = 0.2
     "Fraction of the pairs for validation."
     seed: int = 42

@@ -71,9 +71,8 @@ def test_append_adds_new_captures_and_touches_no_old_shard(tmp_path, in_this_pro
     sides = stems(out, "train"), stems(out, "val")
     more(raw, 8, 15)
     index = make(raw, out, val=0.25, append=True)
-    assert (index["held"], index["changed"], index["appended"]) == (8, True, 1) and verify_dataset(
-        out
-    ) == []
+    assert (index["held"], index["changed"], index["appended"]) == (8, True, 1)
+    assert verify_dataset(out) == []
     assert all(
         contents(out)[name] == content
         for name, content in old.items()
@@ -101,7 +100,9 @@ def test_append_with_nothing_new_changes_nothing(tmp_path, in_this_process):
     make(raw, out)
     old = contents(out)
     index = make(raw, out, append=True)
-    assert not index["changed"] and index["held"] == 6 and contents(out) == old
+    assert not index["changed"]
+    assert index["held"] == 6
+    assert contents(out) == old
 
 
 def test_append_to_nothing_is_an_ordinary_start(tmp_path, in_this_process):
@@ -121,9 +122,8 @@ def test_captures_of_a_known_session_join_its_side(tmp_path, in_this_process):
         stem = f"21-12-03-{hour}-{i:02d}-00_Zivid_acquisition"
         write_capture(raw / f"images/{stem}_color.png", raw / f"depth/{stem}_rawDepth.npy", i)
     make(raw, out, split="session", val=0.2, append=True)
-    assert {stem.split("-")[3] for stem in stems(out, "val")} == {hour} and len(
-        stems(out, "val")
-    ) == 6
+    assert {stem.split("-")[3] for stem in stems(out, "val")} == {hour}
+    assert len(stems(out, "val")) == 6
     refs = [ref for split in ("train", "val") for ref in read_index(out).samples(split)]
     joint = dict(zip([r.stem for r in refs], number_sessions([r.stem for r in refs])))
     assert len({(r.session, joint[r.stem]) for r in refs}) == 5, "one number a session, old and new"
@@ -181,10 +181,11 @@ def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(
     with monkeypatch.context() as patch:
         patch.setattr(build, "make_plan", slow)
         with pytest.raises(
-            ValueError, match="another tools/shard.py changed it since this one began"
+            ValueError, match=r"another tools/shard\.py changed it since this one began"
         ):
             make(raw, out, append=True)
-    assert verify_dataset(out) == [] and len(stems(out, "train")) + len(stems(out, "val")) == 8
+    assert verify_dataset(out) == []
+    assert len(stems(out, "train")) + len(stems(out, "val")) == 8
 
 
 def test_bad_new_captures_are_rejected_and_the_old_rejects_stay(tmp_path, in_this_process):
@@ -195,11 +196,9 @@ def test_bad_new_captures_are_rejected_and_the_old_rejects_stay(tmp_path, in_thi
     (raw / "alone.png").write_bytes((raw / "odd.png").read_bytes())
     index = make(raw, out, append=True)
     lines = [json.loads(line)["path"] for line in (out / "rejects.jsonl").read_text().splitlines()]
-    assert (
-        sorted(lines) == ["alone.png", "odd.npy"]
-        and index["rejects"] == 2
-        and verify_dataset(out) == []
-    )
+    assert sorted(lines) == ["alone.png", "odd.npy"]
+    assert index["rejects"] == 2
+    assert verify_dataset(out) == []
 
 
 # ------------------------------------------------------------------------------- codecs, statistics
@@ -308,10 +307,8 @@ def test_ranks_share_the_work_and_leave_the_bytes_of_one_process(tmp_path, launc
         ).returncode
         == 0
     )
-    assert (
-        contents(tmp_path / "many") == contents(tmp_path / "one")
-        and len(contents(tmp_path / "one")) > 10
-    )
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    assert len(contents(tmp_path / "one")) > 10
 
 
 def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
@@ -322,9 +319,11 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
     done = subprocess.run(
         words, env={**os.environ, **ON_CPU}, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "shard.py: error:" in line]
-    assert "rank 0: " in line and "is a file; expected a folder for the dataset" in line
+    assert "rank 0: " in line
+    assert "is a file; expected a folder for the dataset" in line
 
 
 # ------------------------------------------------------------------------------------------ kill -9
@@ -388,10 +387,11 @@ def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_n
             break
     assert kills == 6
     subprocess.run(words, check=True, capture_output=True)
-    assert contents(out) == contents(whole) and verify_dataset(out) == []
+    assert contents(out) == contents(whole)
+    assert verify_dataset(out) == []
 
 
-def test_a_folder_of_somebody_elses_tars_is_never_written_over(tmp_path, in_this_process):
+def test_a_folder_of_indexed_tars_is_never_written_over(tmp_path, in_this_process):
     raw, out = write_raw(tmp_path / "raw", 6), tmp_path / "out"
     make(raw, out)
     raw_index = json.loads((out / "index.json").read_text())

@@ -45,18 +45,14 @@ def test_captures_of_one_group_stay_on_one_side_and_skipped_ones_away(tmp_path, 
         val=0.3,
     )
     sides = side_of(out)
-    assert (
-        sides.keys() == {stem_of(i) for i in range(10) if i != 2}
-        and sides[stem_of(6)] == "train"
-        and sides[stem_of(8)] == "val"
-    )
+    assert sides.keys() == {stem_of(i) for i in range(10) if i != 2}
+    assert sides[stem_of(6)] == "train"
+    assert sides[stem_of(8)] == "val"
     assert all(sides[stem_of(i)] == sides[stem_of(j)] for i, j in ((0, 3), (1, 5), (4, 7), (4, 9)))
     assert index["splits"]["val"]["count"] == 3, "0.3 of 9: val and either a or b"
     assert index["groups"] == {name: sides[stem_of(names.index(name))] for name in "abc"}
-    assert (
-        "3 groups in train, 2 in val; 1 captures skipped" in index["note"]
-        and verify_dataset(out) == []
-    )
+    assert "3 groups in train, 2 in val; 1 captures skipped" in index["note"]
+    assert verify_dataset(out) == []
     assert not make(
         raw, out, split="file", groups=groups_file(tmp_path / "g.csv", names), seed=seed, val=0.3
     )["changed"], "another name, the same content"
@@ -71,7 +67,8 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
         Counter({True: 3, False: 5} if seed % 3 else {}),
     )
     found = choose_groups(tmp_path, groups, sides, there, 0.3, seed)
-    assert set(found) == set(groups) and all(found[g] == sides[g] for g in sides if g in found)
+    assert set(found) == set(groups)
+    assert all(found[g] == sides[g] for g in sides if g in found)
     free = sorted(set(groups) - sides.keys())
 
     def off(chosen):
@@ -86,9 +83,8 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
         {**sides, **dict(zip(free, picks))}
         for picks in itertools.product((True, False), repeat=len(free))
     ]
-    assert off({**sides, **found}) == min(
-        off(chosen) for chosen in every if whole(chosen)
-    ) and whole({**sides, **found})
+    assert off({**sides, **found}) == min(off(chosen) for chosen in every if whole(chosen))
+    assert whole({**sides, **found})
     assert choose_groups(tmp_path, groups[::-1], sides, there, 0.3, seed) == found, (
         "the order of captures does not matter"
     )
@@ -121,7 +117,7 @@ def test_the_three_fixed_names_mean_the_same_in_capitals(tmp_path):
     assert set(index["groups"]) == {"A", "a"} and sides[stem_of(3)] != sides[stem_of(4)], (
         "other names are as they are written"
     )
-    assert "in capitals or not" in field_help(ShardSettings)["groups"]
+    assert "in upper or lower case" in field_help(ShardSettings)["groups"]
 
 
 @pytest.mark.parametrize(
@@ -159,9 +155,8 @@ def test_many_problems_are_five_lines_and_their_number(tmp_path):
     (tmp_path / "g").write_text("".join(f"no{i},g\n" for i in range(30)))
     with pytest.raises(ValueError) as caught:
         read_groups(tmp_path / "g", [f"s{i}" for i in range(9)])
-    assert len(str(caught.value).split("\n")) == 6 and str(caught.value).endswith(
-        "26 more problems"
-    )
+    assert len(str(caught.value).split("\n")) == 6
+    assert str(caught.value).endswith("26 more problems")
     with pytest.raises(ValueError, match=r"9 of 9 captures have no line \(s0, s1, s2, ...\)"):
         (tmp_path / "g").write_text("")
         read_groups(tmp_path / "g", [f"s{i}" for i in range(9)])
@@ -172,7 +167,8 @@ def test_many_problems_are_five_lines_and_their_number(tmp_path):
     [
         (
             ["a"] * 4,
-            "val would be empty: found 1 group that can go to either side, 0 captures fixed to train and 0 to val",
+            "val would be empty: found 1 group that can go to either side, 0 captures fixed to"
+            " train and 0 to val",
         ),
         (["val", "skip", "val", "val"], "train would be empty: found 0 groups"),
         (["train"] * 4, "val would be empty"),
@@ -219,9 +215,8 @@ def test_a_plan_reacts_to_what_the_groups_file_says(tmp_path):
     first = planned(["train"] * 5 + ["val"])
     assert planned(["train"] * 5 + ["val"]).hash == first.hash
     moved = planned(["train"] * 4 + ["val", "val"])
-    assert moved.hash != first.hash and not {job.hash for job in moved.jobs} & {
-        job.hash for job in first.jobs
-    }
+    assert moved.hash != first.hash
+    assert not {job.hash for job in moved.jobs} & {job.hash for job in first.jobs}
     renamed = planned(["train"] * 5 + ["b"])
     assert renamed.hash != first.hash and [job.hash for job in renamed.jobs] == [
         job.hash for job in first.jobs
@@ -232,7 +227,8 @@ def test_moving_a_group_makes_the_dataset_again(tmp_path):
     raw, out = write_raw(tmp_path / "raw", 6), tmp_path / "out"
     for names in (["train"] * 4 + ["val"] * 2, ["val"] * 2 + ["train"] * 4):
         assert make(raw, out, split="file", groups=groups_file(tmp_path / "g", names))["changed"]
-        assert [side_of(out)[stem_of(i)] for i in range(6)] == names and verify_dataset(out) == []
+        assert [side_of(out)[stem_of(i)] for i in range(6)] == names
+        assert verify_dataset(out) == []
 
 
 def test_appended_captures_join_the_side_of_their_group(tmp_path):
@@ -243,7 +239,8 @@ def test_appended_captures_join_the_side_of_their_group(tmp_path):
     )
     make(raw, out, split="file", groups=groups_file(tmp_path / "g", old), val=0.4)
     before = side_of(out)
-    assert before[stem_of(3)] == "val" and before[stem_of(0)] == "train"
+    assert before[stem_of(3)] == "val"
+    assert before[stem_of(0)] == "train"
     write_raw(raw, 13)
     new = [
         "b",
@@ -259,7 +256,8 @@ def test_appended_captures_join_the_side_of_their_group(tmp_path):
     )  # the old captures need no line
     index = make(raw, out, split="file", groups=str(tmp_path / "new"), val=0.4, append=True)
     after = side_of(out)
-    assert {stem: after[stem] for stem in before} == before and len(after) == 12
+    assert {stem: after[stem] for stem in before} == before
+    assert len(after) == 12
     assert [after[stem_of(i)] for i in (6, 7, 8, 9, 10, 12)] == [
         "val",
         "val",
@@ -268,7 +266,8 @@ def test_appended_captures_join_the_side_of_their_group(tmp_path):
         "train",
         "val",
     ]
-    assert index["groups"] == {"a": "train", "b": "val", "c": "train"} and verify_dataset(out) == []
+    assert index["groups"] == {"a": "train", "b": "val", "c": "train"}
+    assert verify_dataset(out) == []
     again = make(
         raw, out, split="file", groups=groups_file(tmp_path / "g", old + new), val=0.4, append=True
     )
