@@ -273,11 +273,11 @@ def session_blocks(captures: Captures) -> list[Block]:
     prints = np.array([capture.fingerprint for capture in captures], FINGERPRINT)
     rows = [_duplicate_row(captures, found) for found in find_near_duplicates(prints)]
     num_across = sum(" and " in splits for *_, splits in rows)
-    across = f", {num_across} of them across the split: validation scores flatter."
+    across = f", {num_across} of them across the split: validation scores are optimistic."
     blocks: list[Block] = [
         Paragraph(
-            "A session's captures show one scene; a split between them flatters (tools/shard.py"
-            " --split session)."
+            "A session's captures show one scene; a split between them gives optimistic scores"
+            " (tools/shard.py --split session)."
         ),
         _session_table(captures),
         Paragraph(
