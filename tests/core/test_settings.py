@@ -30,9 +30,12 @@ from depthdist.losses.settings import LossSettings
 from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.shards.settings import ShardSettings
+from depthdist.synthetic.settings import OutputSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, TrainSettings
+from tools.pretrain_builtin import PretrainSettings
+from tools.study_plans import StudySettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's
 # type allows another value.
@@ -134,6 +137,34 @@ CHANGED = [
     ),
     ExternalAdapterSettings(
         near_mm=250.5, far_mm=3900.0, size=Size(28, 42), target="linear", base="built-in"
+    ),
+    OutputSettings(out=Path("some/where"), workers=3),
+    StudySettings(
+        raw="some/where",
+        model="tiny",
+        recipe="document",
+        epochs=3,
+        size=Size(28, 42),
+        val=0.5,
+        split="random",
+        train_subset=(5, 10),
+        deepspeed=ROOT / "ds_configs/fp32.json",
+        ranks=2,
+        train="--lr 1e-4",
+        out=Path("else/where"),
+    ),
+    PretrainSettings(
+        out=Path("some/where"),
+        size=Size(28, 56),
+        small_scenes=60,
+        small_epochs=2,
+        small_lr=1e-3,
+        scenes=70,
+        epochs=3,
+        lr=1e-3,
+        warmup=5,
+        ranks=2,
+        seed=9,
     ),
 ]
 GROUPS = list(dict.fromkeys(type(s) for s in CHANGED))
