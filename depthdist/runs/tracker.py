@@ -79,10 +79,6 @@ class Tracker:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def holds(self, name: str) -> bool:
-        """Return whether a value of that name was ever logged in this run."""
-        return self.active and self.lines.exists() and f'"{name}"' in self.lines.read_text()
-
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Write an image (h, w, 3) uint8 to TensorBoard's images."""
         if self.active:
