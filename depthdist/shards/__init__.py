@@ -19,7 +19,7 @@
 
 settings, format            what can be chosen, and what is written
 plan, splits                which captures, which side of the split, which shard
-encoding, statistics        one capture becomes a sample
+encoding, quantize_kernel, statistics  one capture becomes a sample
 writer, worker_pool, build  captures become shards (`python tools/shard.py RAW OUT`)
 previous_output, index_writer  what OUT holds before a run, and its index after it
 index, index_schema         where the bytes of every sample are; opening it takes little time

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from numba import njit
 from PIL import Image
 
 from depthdist.captures.layouts import CapturePair
@@ -85,6 +84,9 @@ def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
     A z that rounds to 0 (below half a step: 0.03 mm) counts as nearer, so that the bound on the
     error holds without exception.
     """
+    # imported here because numba takes long, and processes that only decode seldom quantize
+    from depthdist.shards.quantize_kernel import fill_steps
+
     value = np.empty(z.shape, np.uint16)
     histogram = np.zeros(LEVELS + 1, np.int64)
     measured, farther = fill_steps(z, near_mm, far_mm, LEVELS / far_mm, value, histogram)
@@ -167,24 +169,6 @@ def as_npy(array: np.ndarray) -> bytes:
     file = BytesIO()
     np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
     return file.getvalue()
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
-    """Fill value and histogram; return how many pixels were measured, how many beyond far_mm."""
-    measured, farther = 0, 0
-    for row in range(z.shape[0]):  # a loop that the compiler vectorizes
-        for column in range(z.shape[1]):
-            mm = z[row, column]
-            measured += mm > 0 and mm < np.inf
-            farther += mm > far_mm and mm < np.inf
-            value[row, column] = (
-                np.int64(mm * steps_a_mm + 0.5) if mm > near_mm and mm <= far_mm else 0
-            )
-    for row in range(z.shape[0]):
-        for column in range(z.shape[1]):
-            histogram[value[row, column]] += 1
-    return measured, farther
 
 
 def _sources(pair: CapturePair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:

@@ -8,13 +8,15 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from io import BytesIO
 
 import numpy as np
 import pytest
-from helpers.captures import SMALL, capture, make, stem_of, write_capture, write_raw
+from helpers.captures import ROOT, SMALL, capture, make, stem_of, write_capture, write_raw
 from PIL import Image
 
 from depthdist.core.command_line import parse
@@ -167,6 +169,13 @@ def test_out_of_range_pixels_are_counted(raw, tmp_path):
     assert index["out_of_range_pixels"] == ((z <= 1020) | (z > 1150)).sum() > 0
     assert index["measured"]["farther"] == (z > 1150).sum()
     assert index["measured"]["measured_max_mm"] == np.nanmax(z)
+
+
+def test_numba_is_not_imported_before_depth_is_quantized():
+    code = "import sys, depthdist.shards.decoding, depthdist.shards.writer; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "numba" not in done.stdout.split()
 
 
 def test_nearest_takes_the_pixel_of_the_nearest_centre():
