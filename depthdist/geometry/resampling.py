@@ -5,22 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-
-
-def resize_rgb(rgb: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Return an RGB image, (H, W, 3) uint8 or Pillow's, as (*size, 3) uint8: bicubic, any aspect.
-
-    Pillow's antialiased bicubic on uint8, which is what transformers' DPTImageProcessor does
-    (keep_aspect_ratio=False).
-    """
-    height, width = size
-    image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
-    return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def upsample(

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth
+from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.geometry.patches import PATCH_SIZE
-from depthdist.geometry.resampling import resize_rgb
 from depthdist.inference.external_model import load_probe
 from depthdist.inference.model_folder import find_model_folder
 from depthdist.models.adapter_record import AdapterRecord

@@ -34,7 +34,7 @@ from depthdist.core.environment import silence_libraries
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.geometry.camera import pinhole, pinhole_from_fov, pixel_rays, points_from_depth
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.geometry.resampling import resize_rgb
+from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.done_log import DONE, append_done, is_done, read_done_log
 from depthdist.inference.external_model import load_model
 from depthdist.inference.image_sources import ImageSource, InputImage

@@ -18,7 +18,7 @@ import torch
 from depthdist.core.environment import pick_device
 from depthdist.core.errors import BadFile
 from depthdist.geometry.depth_range import denormalize_depth
-from depthdist.geometry.resampling import resize_rgb
+from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.image_sources import ImageSource, InputImage
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthdist.geometry.resampling import resize_rgb, upsample
+from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.geometry.resampling import upsample
 from depthdist.models.settings import Refinement
 
 # chosen on training captures: RMSE, and F1 of edges of 4 to 32 mm

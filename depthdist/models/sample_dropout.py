@@ -21,15 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-# The multipliers are below 2^31: times 32 bits they do not overflow an int64, which a C++ compiler
-# may assume never to happen.
-M1 = 0x21F0AAAD
-M2 = 0x735A2D97
-u32 = np.uint32
+from depthdist.models.dropout_hash import M1, M2
+
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
 
 
@@ -154,12 +150,17 @@ def _dropped(x: Tensor, keys: Tensor, p: float) -> Tensor:
         return torch.where(_hashes(keys, x[0].numel()).view(x.shape) >= threshold, y, 0)
     y = y.contiguous()
     bits = y.view(INTEGERS[y.element_size()]).view(len(y), -1)  # (B, N)
-    _zero(bits.numpy(), keys.numpy(), u32(threshold))
+    # imported here because numba takes long, and only training on a CPU needs it
+    from depthdist.models.dropout_kernel import zero_dropped
+
+    zero_dropped(bits.numpy(), keys.numpy(), np.uint32(threshold))
     return y
 
 
 def _hashes(keys: Tensor, num: int) -> Tensor:
-    """Return the hash of each index in each sample, (B, num) int64 of 32 bits, as in `_zero`.
+    """Return the hash of each index in each sample, (B, num) int64 of 32 bits.
+
+    It is that of `zero_dropped`.
 
     torch.compile fuses it into its consumer.
     """
@@ -181,26 +182,3 @@ def _mix(x: Tensor) -> Tensor:
     """Return the two multiplications of the hash, of int64 that hold 32 bits."""
     x = x * M1 & 0xFFFFFFFF
     return (x ^ x >> 15) * M2 & 0xFFFFFFFF
-
-
-@njit(nogil=True, error_model="numpy")
-def _mix_uint32(x: np.uint32) -> np.uint32:
-    """Return what `_mix` does, of a uint32."""
-    x = u32(x * u32(M1))
-    return u32(u32(x ^ u32(x >> u32(15))) * u32(M2))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _zero(bits: np.ndarray, keys: np.ndarray, threshold: np.uint32) -> None:
-    """Set what is dropped in bits (B, N), of any integer type, to zero.
-
-    One pass in registers: a fifth of nn.Dropout's time.
-    """
-    for sample in range(bits.shape[0]):
-        row = bits[sample]
-        key = u32(keys[sample])
-        for place in range(bits.shape[1]):  # the compiler vectorizes this loop
-            x = u32(place)
-            x = _mix_uint32(u32(x ^ u32(x >> u32(16))))
-            x = _mix_uint32(u32(x ^ u32(x >> u32(15)) ^ key))
-            row[place] = row[place] if x >= threshold else 0

@@ -19,7 +19,7 @@ from depthdist.captures.readers import read_label, read_pair
 from depthdist.core.errors import BadFile
 from depthdist.core.settings import Size
 from depthdist.geometry.camera import fit_intrinsics
-from depthdist.geometry.resampling import resize_rgb
+from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.shards.format import LEVELS, Encoding, Item, as_json
 from depthdist.shards.statistics import depth_stats
 

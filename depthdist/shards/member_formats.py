@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image
 
 from depthdist.captures.readers import HEADERS
-from depthdist.geometry.resampling import resize_rgb
+from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.shards.encoding import resize_nearest
 
 MAX_NPY_HEADER = 20000  # bytes; NumPy takes no header of more than 10000

@@ -29,7 +29,7 @@ from depthdist.core.settings import Size
 from depthdist.data.batch import Buffers
 from depthdist.data.sample_order import Position, TrainPlan, eval_groups, train_groups
 from depthdist.data.sample_reader import read_batch
-from depthdist.geometry.resampling import resize_rgb
+from depthdist.geometry.image_resizing import resize_rgb
 
 # ------------------------------------------------------------------------------- ranks of their own
 

@@ -8,7 +8,8 @@ import torch
 from helpers.captures import capture
 from PIL import Image
 
-from depthdist.geometry.resampling import resize_rgb, upsample
+from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.geometry.resampling import upsample
 
 
 @pytest.mark.parametrize("size", [(70, 140), (14, 14), (30, 40)])

@@ -83,6 +83,5 @@ def test_a_prediction_imports_neither_renderer_nor_plots_nor_data(modules_of_a_p
     assert name not in modules_of_a_prediction
 
 
-@pytest.mark.xfail(reason="models/sample_dropout.py imports numba for training", strict=False)
 def test_a_prediction_compiles_nothing(modules_of_a_prediction):
     assert "numba" not in modules_of_a_prediction

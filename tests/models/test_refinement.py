@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.geometry.resampling import resize_rgb, upsample
+from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.geometry.resampling import upsample
 from depthdist.models.refinement import (
     average_with_mirror,
     refine,

@@ -74,7 +74,7 @@ def compare_codecs(settings: CodecSettings) -> int:
     """Print both tables."""
     from depthdist.captures.layouts import find_pairs
     from depthdist.captures.readers import read_pair
-    from depthdist.geometry.resampling import resize_rgb
+    from depthdist.geometry.image_resizing import resize_rgb
 
     images = []
     depths_mm = []
