@@ -16,7 +16,7 @@ import pytest
 from helpers.commands import LAUNCHER, Launch, Typed, free_port, on_ranks, on_srun, script
 from helpers.runs import deepspeed_json, log, make_shards
 
-from depthdist.core.command import run_command
+from depthdist.core.command import register_ranks, run_command, unregister_ranks
 from depthdist.core.errors import Stopped
 from depthdist.distributed import launchers as slurm
 from depthdist.distributed import process_group as world
@@ -473,7 +473,7 @@ def test_a_second_sigterm_counts_once_those_of_the_first_wish_are_over(monkeypat
             assert request.signal == "SIGTERM" and ended == [], (
                 "a launcher passes on what its ranks have got already"
             )
-            monkeypatch.setattr(world, "AGAIN", 0)
+            monkeypatch.setattr(world, "REPEATED_SIGNAL_S", 0)
             signal.raise_signal(signal.SIGTERM)
             assert ended == [signal.SIGTERM]
     finally:
@@ -486,9 +486,10 @@ def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypa
         raise Stopped("stopped at step 3")
 
     left = []
-    monkeypatch.setattr(world, "stop", lambda: left.append(True))
+    register_ranks(lambda: left.append(True), judge=None)
     monkeypatch.setattr(sys, "argv", ["some/thing.py"])
     monkeypatch.setenv("RANK", str(rank))
     with pytest.raises(SystemExit) as end:
         run_command(stops)
+    unregister_ranks()
     assert (end.value.code, capsys.readouterr().err, left) == (75, said, [True])
