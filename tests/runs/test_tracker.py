@@ -6,6 +6,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from helpers.runs import make_curves_older
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import (
     IMAGES,
@@ -112,12 +113,7 @@ def interrupted(run):
     log.close()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "epo')
-    # begun a minute ago: TensorBoard reads files by the second in their names, and within one in no
-    # order
-    for curves in (run / "tensorboard").iterdir():
-        words = curves.name.split(".")
-        words[3] = f"{int(words[3]) - 60:010d}"
-        curves.rename(curves.with_name(".".join(words)))
+    make_curves_older(run)
 
 
 def test_a_resumed_run_drops_later_lines_and_a_line_cut_off(tmp_path):

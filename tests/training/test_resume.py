@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.captures import ROOT
 from helpers.commands import ON_CPU, Launch
-from helpers.runs import deepspeed_json, log, train
+from helpers.runs import deepspeed_json, log, make_curves_older, train
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_very_same_end(place, data, batch4
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         stop_at(place, patch)
         train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
+    make_curves_older(run)
     assert 0 < len(log(run)) < len(log(whole))
     done = train(data, run, "--epochs", 3, "--save-every", 1, "--resume", "auto", deepspeed=batch4)
     assert done.code == 0 and f"going on     from {run}/last/step-" in done.out
@@ -124,6 +125,7 @@ def test_a_run_stopped_twice_goes_on_to_the_very_same_end(data, batch4, whole, t
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             stop_at(place, patch)
             train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
+        make_curves_older(run)
     assert train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4).code == 0
     ended_alike(run, whole)
 
