@@ -86,26 +86,17 @@ def deepspeed_json(path: Path, name: str = "fp32", **changes: Any) -> Path:
     return path
 
 
+def train_words(data: Path, run: Path, deepspeed: Path) -> list[Any]:
+    """Return the words of launch/train.py for `tiny`, without figures."""
+    where = ["--data", data, "--run", run, "--deepspeed", deepspeed]
+    return ["launch/train.py", *where, "--model", "tiny", "--pictures", 0, "--lr", 1e-3]
+
+
 def train(
     data: Path, run: Path, *words: Any, deepspeed: Path = ROOT / "ds_configs/fp32.json"
 ) -> Done:
-    """launch/train.py of `tiny`, in this process, without pictures."""
-    return command(
-        "launch/train.py",
-        "--data",
-        data,
-        "--run",
-        run,
-        "--model",
-        "tiny",
-        "--deepspeed",
-        deepspeed,
-        "--pictures",
-        0,
-        "--lr",
-        1e-3,
-        *words,
-    )
+    """launch/train.py of `tiny`, in this process, without figures."""
+    return command(*train_words(data, run, deepspeed), *words)
 
 
 def log(run: Path, *, of: str = "") -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.captures import ROOT
 from helpers.commands import ON_CPU, Launch
-from helpers.runs import deepspeed_json, log, make_curves_older, train
+from helpers.runs import deepspeed_json, log, make_curves_older, train, train_words
 
 
 @pytest.fixture(scope="module")
@@ -136,23 +136,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(data, batch4, whole, tmp_path)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         stop_at("before the state in the middle of epoch 2", patch)
         train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
-    words = [
-        "launch/train.py",
-        "--data",
-        data,
-        "--run",
-        run,
-        "--model",
-        "tiny",
-        "--deepspeed",
-        batch4,
-        "--pictures",
-        0,
-        "--lr",
-        1e-3,
-        "--epochs",
-        3,
-    ]
+    words = [*train_words(data, run, batch4), "--epochs", 3]
     assert Launch(2, *words, "--micro-batch", 2).done().code == 0
     (mine, counters), (its, its_counters) = state(run), state(whole)
     assert (
@@ -170,24 +154,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(data, batch4, whole, tmp_path)
 
 def started(run, data, batch4, *words):
     """The command in a process of its own, once it has logged a first step since now."""
-    typed = [
-        *words,
-        "launch/train.py",
-        "--data",
-        data,
-        "--run",
-        run,
-        "--model",
-        "tiny",
-        "--deepspeed",
-        batch4,
-        "--pictures",
-        0,
-        "--lr",
-        1e-3,
-        "--epochs",
-        3,
-    ]
+    typed = [*words, *train_words(data, run, batch4), "--epochs", 3]
     return subprocess.Popen(
         [*map(str, typed)],
         cwd=ROOT,
