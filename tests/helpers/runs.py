@@ -114,3 +114,22 @@ def make_curves_older(run: Path) -> None:
         words = curves.name.split(".")
         words[3] = f"{int(words[3]) - 60:010d}"
         curves.rename(curves.with_name(".".join(words)))
+
+
+def saved_state(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the newest of RUN/last holds: tensors of weights and optimizer; counters."""
+    from depthdist.runs.training_state import load_state
+
+    return load_state(run / "last", print)[:2]
+
+
+def saved_weights(run: Path) -> dict[str, Any]:
+    """The fp32 weights of the newest state, by parameter name."""
+    tensors, _ = saved_state(run)
+    return {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")}
+
+
+def largest_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """Over all elements of tensors that must have the same names."""
+    assert a.keys() == b.keys() and a
+    return max(float((a[name] - b[name]).abs().max()) for name in a)

@@ -24,17 +24,9 @@ from depthdist.shards.decoding import decode_sample
 from depthdist.shards.index import read_index
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.verify import verify_dataset
-from depthdist.shards.writer import write_shard
 
 SMALL = {"size": Size(28, 42), "workers": 1, "shard_mb": 0.015}
 FLAGS = ["--size", "28x42", "--shard-mb", "0.015"]
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(
-        "depthdist.shards.build.write_shards", lambda jobs, *how: [write_shard(job) for job in jobs]
-    )
 
 
 def make(raw, out, **settings):

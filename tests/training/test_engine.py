@@ -8,7 +8,15 @@ import pytest
 import torch
 from helpers.captures import ROOT
 from helpers.commands import joined, on_ranks
-from helpers.runs import deepspeed_json, log, make_loader, make_model, make_shards, train
+from helpers.runs import (
+    deepspeed_json,
+    largest_difference,
+    log,
+    make_loader,
+    make_model,
+    make_shards,
+    train,
+)
 
 CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
 RGB = torch.randint(
@@ -154,11 +162,6 @@ def weights(engine):
     return {name: tensor.clone() for name, tensor in engine.masters().items()}
 
 
-def farthest(a, b):
-    assert a.keys() == b.keys() and a
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
-
-
 # ----------------------------------------------------------------------------------- configurations
 
 
@@ -181,7 +184,7 @@ def test_every_shipped_configuration_trains_two_steps_on_the_cpu(path, world):
     before = weights(made)
     assert learn(made, 16) == [*[False] * 7, True] * 2
     assert made.skipped_steps == 0 and made.loss_scale == 1 and made.grad_norm > 0
-    assert farthest(weights(made), before) > 1e-3
+    assert largest_difference(weights(made), before) > 1e-3
     assert {t.dtype for t in made.masters().values()} == {torch.float32}
 
 
@@ -255,10 +258,10 @@ def test_an_overflow_halves_the_loss_scale_and_nothing_else(stage, world, real_f
     before = weights(made)
     assert learn(made, 2, scale=1e30) == [False, False]
     assert (made.skipped_steps, made.loss_scale) == (1, 2**13)
-    assert farthest(weights(made), before) == 0
+    assert largest_difference(weights(made), before) == 0
     assert learn(made, 2) == [False, True]
     assert (made.skipped_steps, made.loss_scale) == (1, 2**13)
-    assert farthest(weights(made), before) > 1e-5
+    assert largest_difference(weights(made), before) > 1e-5
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
@@ -280,7 +283,9 @@ def test_masters_keep_what_the_half_copies_round_away(
     }
     assert learn(made) == [True]
     after = weights(made)
-    assert 1e-7 < farthest(after, before) < 2e-6  # one step of Adam moves a weight by lr at most
+    assert (
+        1e-7 < largest_difference(after, before) < 2e-6
+    )  # one step of Adam moves a weight by lr at most
     if stage == 3:
         return  # the half copies lie in pieces
     halves = {key: p for key, p in made.model.named_parameters() if p.requires_grad}
@@ -295,7 +300,7 @@ def test_masters_keep_what_the_half_copies_round_away(
     assert all(
         torch.equal(after[key].to(dtype), before[key].to(dtype)) or name == "fp16" for key in kept
     )
-    assert farthest(after, {key: p.detach().float() for key, p in halves.items()}) > 0
+    assert largest_difference(after, {key: p.detach().float() for key, p in halves.items()}) > 0
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
@@ -465,7 +470,7 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
         if p.requires_grad
     }
     largest = max(float(g.abs().max()) for g in wanted.values())
-    assert largest > 1e-3 and farthest(moved, wanted) < 1e-4 * largest
+    assert largest > 1e-3 and largest_difference(moved, wanted) < 1e-4 * largest
     norm = torch.stack([g.norm() for g in wanted.values()]).norm()
     assert made.grad_norm == pytest.approx(float(norm), rel=1e-4)
 
@@ -477,14 +482,17 @@ def test_every_zero_stage_on_two_ranks_learns_the_same(two):
     _, ranks = two
     plain = ranks[0][0]
     assert (
-        min(farthest(a, b) for a, b in zip(plain["steps"], [plain["first"], *plain["steps"]]))
+        min(
+            largest_difference(a, b)
+            for a, b in zip(plain["steps"], [plain["first"], *plain["steps"]])
+        )
         > 2e-5
     )
     for found in ranks:
         for stage in range(4):
-            assert farthest(found[stage]["first"], plain["first"]) == 0
+            assert largest_difference(found[stage]["first"], plain["first"]) == 0
             for mine, its in zip(found[stage]["steps"], plain["steps"]):
-                assert farthest(mine, its) < 1e-6, stage
+                assert largest_difference(mine, its) < 1e-6, stage
 
 
 def test_state_restores_weights_and_optimizer_exactly(two):
@@ -496,8 +504,10 @@ def test_state_restores_weights_and_optimizer_exactly(two):
                 "exp_avg",
                 "exp_avg_sq",
             } and one["values"]["optimizer_step"] == 2
-            assert farthest(one["restored"], one["steps"][1]) == 0
-            assert farthest(one["third"], one["steps"][2]) == 0, "Adam's moments were lost"
+            assert largest_difference(one["restored"], one["steps"][1]) == 0
+            assert largest_difference(one["third"], one["steps"][2]) == 0, (
+                "Adam's moments were lost"
+            )
 
 
 @pytest.mark.parametrize("source", range(4))
@@ -512,11 +522,11 @@ def test_state_of_two_ranks_goes_on_on_one_in_any_stage(source, stage, two, worl
         0, 256, (3, 4, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )[2]
     made.restore(saved["tensors"], saved["values"])
-    assert farthest(weights(made), saved["steps"][1]) == 0
+    assert largest_difference(weights(made), saved["steps"][1]) == 0
     for i in range(4):
         made.backward((made.forward(rgb[[i]]) - 0.5).abs().mean() / 4)
         made.step(1 - 2 / 4)
-    assert farthest(weights(made), saved["steps"][2]) < 1e-6
+    assert largest_difference(weights(made), saved["steps"][2]) < 1e-6
 
 
 def test_state_of_another_model_is_one_clear_error(two, world):
@@ -553,8 +563,8 @@ def test_state_goes_round_in_every_precision_with_the_loss_scale(
     for one in (made, again):
         learn(one, 2)
     assert (
-        farthest(weights(made), weights(again)) == 0
-        and farthest(
+        largest_difference(weights(made), weights(again)) == 0
+        and largest_difference(
             weights(made),
             {k.removeprefix("weights/"): t for k, t in tensors.items() if "weights/" in k},
         )

@@ -9,31 +9,16 @@ import pytest
 import torch
 from helpers.captures import ROOT
 from helpers.commands import command, joined
-from helpers.runs import deepspeed_json, log, make_loader, make_model, make_shards, train
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A small DA-V2 whose decoder counts as pretrained: it is frozen, and ends in a ReLU."""
-    return make_model(tmp_path_factory.mktemp("model") / "dav2")
-
-
-def state(run):
-    from depthdist.runs.training_state import load_state
-
-    return load_state(run / "last", print)[:2]
-
-
-def weights(run):
-    return {
-        n.removeprefix("weights/"): t for n, t in state(run)[0].items() if n.startswith("weights/")
-    }
-
-
-def farthest(a, b):
-    assert a.keys() == b.keys() and a
-    return max(float((a[n] - b[n]).abs().max()) for n in a)
-
+from helpers.runs import (
+    deepspeed_json,
+    largest_difference,
+    log,
+    make_loader,
+    make_shards,
+    saved_state,
+    saved_weights,
+    train,
+)
 
 # -------------------------------------------------------------------------------------- calibration
 
@@ -95,7 +80,7 @@ def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
     with torch.no_grad():
         pixels = (rgb.permute(0, 3, 1, 2).float() / 255 - ours.mean) / ours.std
         assert torch.allclose(ours(rgb), alone(pixel_values=pixels).predicted_depth, atol=1e-6)
-    assert len(state(calibrated)[1]["train"]["line"]) == 3
+    assert len(saved_state(calibrated)[1]["train"]["line"]) == 3
 
 
 def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, batch4, tmp_path):
@@ -113,8 +98,8 @@ def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, bat
             == 0
         )
     assert (
-        farthest(weights(run), weights(whole)) == 0
-        and state(run)[1]["train"]["line"] == state(whole)[1]["train"]["line"]
+        largest_difference(saved_weights(run), saved_weights(whole)) == 0
+        and saved_state(run)[1]["train"]["line"] == saved_state(whole)[1]["train"]["line"]
     )
 
 
@@ -143,7 +128,7 @@ def test_a_network_pretrained_here_is_a_base_model_for_the_next_run(data, model,
     assert train(data, whole, "--epochs", 4, *words, deepspeed=batch4).code == 0
     for epochs in (1, 4):
         assert train(data, run, "--epochs", epochs, *words, deepspeed=batch4).code == 0
-    assert farthest(weights(run), weights(whole)) == 0
+    assert largest_difference(saved_weights(run), saved_weights(whole)) == 0
     losses = [record["eval/loss"] for record in log(run, of="eval/loss")]
     assert losses[-1] < 0.8 * losses[0]
     assert load_base(str(run / "best")).parameter_counts()[0] == 0
@@ -161,14 +146,14 @@ def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batc
     assert train(data, whole, "--epochs", 2, *words, deepspeed=batch4).code == 0
     for epochs in (1, 2):
         assert train(data, run, "--epochs", epochs, *words, deepspeed=batch4).code == 0
-    tensors, counters = state(run)
+    tensors, counters = saved_state(run)
     assert (
-        all(torch.equal(t, state(whole)[0][n]) for n, t in tensors.items())
+        all(torch.equal(t, saved_state(whole)[0][n]) for n, t in tensors.items())
         and int(tensors["ema/updates"]) == 4
     )
     assert (
-        farthest(
-            weights(run),
+        largest_difference(
+            saved_weights(run),
             {
                 n.removeprefix("ema/"): t
                 for n, t in tensors.items()
@@ -186,7 +171,7 @@ def test_averaged_weights_are_what_is_evaluated_kept_and_gone_on_from(data, batc
         )
     plain = tmp_path / "plain"
     assert train(data, plain, "--epochs", 2, "--schedule", "constant", deepspeed=batch4).code == 0
-    assert farthest(weights(plain), weights(run)) == 0, (
+    assert largest_difference(saved_weights(plain), saved_weights(run)) == 0, (
         "the average must not touch the weights that learn"
     )
     assert log(plain, of="eval/loss")[1]["eval/loss"] != log(run, of="eval/loss")[1]["eval/loss"]
@@ -222,7 +207,7 @@ def test_training_stops_early_where_nothing_gets_better_and_keeps_that_best(
         and "stopped early: no better eval rmse_mm for 2 epochs" in done.out
         and "best adapter, epoch 1" in done.out
     )
-    assert state(tmp_path / "run")[1]["train"]["epoch"] == 3
+    assert saved_state(tmp_path / "run")[1]["train"]["epoch"] == 3
     again = train(
         data,
         tmp_path / "run",
@@ -252,7 +237,7 @@ def test_the_decoder_learns_at_its_own_rate(data, batch4, tmp_path):
     }
     decoder = [n for n in start if "lora_" not in n]
     for run, least, most in ((still, 0, 1e-9), (moving, 1e-4, 1)):
-        found = weights(run)
+        found = saved_weights(run)
         assert least <= max(float((found[n] - start[n]).abs().max()) for n in decoder) <= most
         assert max(float((found[n] - start[n]).abs().max()) for n in start if "lora_B" in n) > 1e-4
 
@@ -313,8 +298,8 @@ def test_checkpointing_changes_no_bit_and_auto_no_more_than_rounding(data, model
         data, auto, "--epochs", 2, "--model", model, "--micro-batch", "auto", deepspeed=batch4
     )
     assert done.code == 0 and "4 = 1 ranks x micro-batch 4 x 1 accumulated" in done.out
-    assert farthest(weights(plain), weights(other)) == 0
-    assert farthest(weights(plain), weights(auto)) < 0.1 * 1e-3
+    assert largest_difference(saved_weights(plain), saved_weights(other)) == 0
+    assert largest_difference(saved_weights(plain), saved_weights(auto)) < 0.1 * 1e-3
 
 
 def test_compiling_is_refused_on_a_cpu_where_it_would_learn_nothing(data, tmp_path):
@@ -450,7 +435,7 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_moves_and_names_the_sa
     run = tmp_path / "run"
     (line,) = train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4).errors
     assert line.startswith(f"step 4: the loss is nan for {broken[0]};")
-    found, counters = state(run)
+    found, counters = saved_state(run)
     assert counters["train"]["step"] == 3 and all(torch.isfinite(t).all() for t in found.values())
     monkeypatch.setattr(loop, "forward", real)
     assert train(data, run, "--epochs", 3, deepspeed=batch4).code == 0

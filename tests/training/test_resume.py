@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.captures import ROOT
 from helpers.commands import ON_CPU, Launch
-from helpers.runs import deepspeed_json, log, make_curves_older, train, train_words
+from helpers.runs import deepspeed_json, log, make_curves_older, saved_state, train, train_words
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,6 @@ def numbers(run):
         {k: v for k, v in line.items() if k != "time" and not k.startswith(("speed/", "memory/"))}
         for line in log(run)
     ]
-
-
-def state(run):
-    """What the newest of last/ holds: weights and optimizer; counters."""
-    from depthdist.runs.training_state import load_state
-
-    return load_state(run / "last", print)[:2]
 
 
 def curves(run):
@@ -68,7 +61,7 @@ def same(a, b):
 def ended_alike(run, whole):
     """Bit for bit: numbers, weights, optimizer, and no file more or less."""
     assert numbers(run) == numbers(whole)
-    assert same(state(run), state(whole)) and curves(run) == curves(whole)
+    assert same(saved_state(run), saved_state(whole)) and curves(run) == curves(whole)
     for name in ("best/adapter_model.safetensors", "best/depthdist.json"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())
@@ -138,7 +131,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(data, batch4, whole, tmp_path)
         train(data, run, "--epochs", 3, "--save-every", 1, deepspeed=batch4)
     words = [*train_words(data, run, batch4), "--epochs", 3]
     assert Launch(2, *words, "--micro-batch", 2).done().code == 0
-    (mine, counters), (its, its_counters) = state(run), state(whole)
+    (mine, counters), (its, its_counters) = saved_state(run), saved_state(whole)
     assert (
         mine.keys() == its.keys()
         and max(float((mine[n] - its[n]).abs().max()) for n in mine if n.startswith("weights/"))
@@ -185,7 +178,7 @@ def test_a_signal_saves_leaves_with_75_and_the_same_command_goes_on(
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    step = state(run)[1]["train"]["step"]
+    step = saved_state(run)[1]["train"]["step"]
     assert (
         f"train.py: stopped by {name} at step {step} of 6, saved in {run}/last; the same command"
         " goes on"
@@ -255,10 +248,12 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(data, batch4,
 
 
 def test_a_finished_run_says_so_and_changes_nothing(data, batch4, whole):
-    before = (whole / "metrics.jsonl").read_bytes(), state(whole)
+    before = (whole / "metrics.jsonl").read_bytes(), saved_state(whole)
     done = train(data, whole, "--epochs", 3, deepspeed=batch4)
     assert done.code == 0 and "is finished: 3 epochs, best eval loss" in done.out
-    assert (whole / "metrics.jsonl").read_bytes() == before[0] and same(state(whole), before[1])
+    assert (whole / "metrics.jsonl").read_bytes() == before[0] and same(
+        saved_state(whole), before[1]
+    )
 
 
 def test_a_begun_run_is_never_overwritten_by_accident(data, batch4, whole):
@@ -376,7 +371,7 @@ def test_a_run_without_any_whole_state_is_one_clear_line(data, batch4, whole, tm
 
 
 def test_a_state_is_small_and_holds_nothing_frozen(whole):
-    tensors, counters = state(whole)
+    tensors, counters = saved_state(whole)
     assert {name.partition("/")[0] for name in tensors} == {
         "weights",
         "exp_avg",
