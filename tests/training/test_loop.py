@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.captures import ROOT
-from helpers.commands import command, joined
+from helpers.commands import command
 from helpers.runs import (
     deepspeed_json,
     largest_difference,
@@ -19,89 +18,6 @@ from helpers.runs import (
     saved_weights,
     train,
 )
-
-# -------------------------------------------------------------------------------------- calibration
-
-
-def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, model):
-    """Depth that is made from the model's own raw output, by a known scale and shift of the target:
-    the fit gives both back."""
-    from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
-    from depthdist.geometry.resampling import upsample
-    from depthdist.models.base_model import load_base
-    from depthdist.training.calibration import fit_calibration
-
-    bounds, loader, base = DepthRange(500.0, 3000.0), make_loader(data), load_base(str(model))
-    scale, shift, real = 0.004, 0.3, loader.evaluate
-
-    class Planted:
-        def __init__(self, packed):
-            self.packed = packed
-
-        def to(self, device):
-            batch = self.packed.to(device)
-            with torch.no_grad():
-                target = scale * upsample(base.raw(batch.rgb), batch.depth_mm.shape[-2:]) + shift
-            assert target.min() > 0 and target.max() < 1
-            batch.depth_mm = denormalize_depth(target, bounds)
-            return batch
-
-    loader.evaluate = lambda *a: map(Planted, real(*a))
-    line = fit_calibration(base, loader, bounds, joined())
-    assert line == pytest.approx((scale, shift, 1.0), rel=1e-4)
-    batch = next(iter(loader.evaluate("train", 1, 0, 1))).to("cpu")
-    target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
-    base.rescale(*line[:2])
-    with torch.no_grad():
-        off = (upsample(base(batch.rgb), target.shape[-2:]) - target)[mask]
-    assert off.abs().max() < 1e-4
-
-
-def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
-    data, model, batch4, tmp_path
-):
-    from peft import PeftModel
-    from transformers import AutoModelForDepthEstimation
-
-    from depthdist.models.adapter import load_adapter
-
-    plain, calibrated = tmp_path / "plain", tmp_path / "calibrated"
-    for run, words in ((plain, []), (calibrated, ["--calibrate"])):
-        assert train(data, run, "--epochs", 1, "--model", model, *words, deepspeed=batch4).code == 0
-    start = [log(run, of="eval/loss")[0]["eval/loss"] for run in (plain, calibrated)]
-    assert start[1] < 0.5 * start[0]
-    rgb = torch.randint(
-        0, 256, (1, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    ours, _ = load_adapter(calibrated / "best")
-    alone = PeftModel.from_pretrained(
-        AutoModelForDepthEstimation.from_pretrained(model), calibrated / "best"
-    ).eval()
-    with torch.no_grad():
-        pixels = (rgb.permute(0, 3, 1, 2).float() / 255 - ours.mean) / ours.std
-        assert torch.allclose(ours(rgb), alone(pixel_values=pixels).predicted_depth, atol=1e-6)
-    assert len(saved_state(calibrated)[1]["train"]["line"]) == 3
-
-
-def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, batch4, tmp_path):
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    words = ["--model", model, "--calibrate"]
-    assert (
-        train(data, whole, "--epochs", 2, *words, "--schedule", "constant", deepspeed=batch4).code
-        == 0
-    )
-    for epochs in (1, 2):
-        assert (
-            train(
-                data, run, "--epochs", epochs, *words, "--schedule", "constant", deepspeed=batch4
-            ).code
-            == 0
-        )
-    assert (
-        largest_difference(saved_weights(run), saved_weights(whole)) == 0
-        and saved_state(run)[1]["train"]["line"] == saved_state(whole)[1]["train"]["line"]
-    )
-
 
 # -------------------------------------------------------------------------------- the whole network
 
@@ -316,103 +232,6 @@ def test_a_new_word_of_settings_may_not_be_saved_too_seldom_or_nonsense(data, tm
         )
 
 
-# --------------------------------------------------------------------------- micro-batches that fit
-
-
-def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkeypatch):
-    from depthdist.training.deepspeed_config import EngineSettings
-    from depthdist.training.micro_batch import find_micro_batch
-
-    joined()
-    settings = EngineSettings(deepspeed=ROOT / "ds_configs/fp32.json", micro_batch="auto")
-    assert (
-        settings.micro_batches(1) == [8, 4, 2, 1]
-        and settings.micro_batches(2) == [4, 2, 1]
-        and settings.micro_batches(3) == [1]
-    )
-    tried = []
-    assert find_micro_batch([8, 4, 2, 1], lambda n: tried.append(n) or n <= 2) == 2 and tried == [
-        8,
-        4,
-        2,
-    ]
-    with pytest.raises(ValueError, match="not even 1 image at a time fits"):
-        find_micro_batch([2, 1], lambda n: False)
-
-
-def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatch):
-    import psutil
-
-    from depthdist.geometry.depth_range import DepthRange
-    from depthdist.losses.settings import LossSettings
-    from depthdist.models.base_model import load_base
-    from depthdist.models.lora import add_lora
-    from depthdist.models.settings import LoraSettings
-    from depthdist.training.micro_batch import CPU_SHARE, fits_in_memory, step_memory
-
-    network = add_lora(load_base(str(model)), LoraSettings(), 0)
-    needed = {
-        n: sum(step_memory(network, n, (28, 42), (30, 40), "fp32").values()) for n in (1, 2, 4)
-    }
-    assert needed[1] < needed[2] < needed[4]
-    monkeypatch.setattr(
-        psutil, "virtual_memory", lambda: type("", (), {"available": needed[2] / CPU_SHARE + 1})()
-    )
-    joined(), monkeypatch.setenv("WORLD_SIZE", "1")
-    assert [
-        fits_in_memory(
-            network,
-            n,
-            (28, 42),
-            (30, 40),
-            LossSettings(),
-            DepthRange(500, 3000),
-            torch.device("cpu"),
-            "fp32",
-        )
-        for n in (1, 2, 4)
-    ] == [True, True, False]
-
-
-def test_the_gradient_is_the_same_in_micro_batches_of_any_size(data, model, tmp_path):
-    """One step of SGD at rate 1 moves the weights by the gradient."""
-    sgd = {"type": "SGD", "params": {}}
-    found = {}
-    for n in (1, 2, 4):
-        path = deepspeed_json(
-            tmp_path / "sgd.json", train_batch_size=4, optimizer=sgd, gradient_clipping=0.0
-        )
-        words = [
-            "--epochs",
-            1,
-            "--model",
-            model,
-            "--lr",
-            1.0,
-            "--schedule",
-            "constant",
-            "--micro-batch",
-            n,
-            "--save-every",
-            1,
-            "--keep",
-            9,
-        ]
-        assert train(data, tmp_path / f"run{n}", *words, deepspeed=path).code == 0
-        from safetensors.torch import load_file
-
-        found[n] = load_file(tmp_path / f"run{n}/last/step-000001/state.safetensors")
-    largest = max(
-        float(found[1][name].abs().max()) for name in found[1] if "lora_B" in name
-    )  # from 0: it is the gradient
-    assert largest > 1e-3
-    for n in (2, 4):
-        assert (
-            max(float((found[n][name] - found[1][name]).abs().max()) for name in found[1])
-            < 1e-5 * largest
-        )
-
-
 # --------------------------------------------------------------- what must stop a run, and warnings
 
 
@@ -480,64 +299,6 @@ def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path
     assert all(stem in line for stem in stems), "the samples of the step are named"
     if stage == 0:
         assert factors == [(), (), ()], "no optimizer step was taken"
-
-
-def test_bf16_is_watched_in_mm_and_said_where_it_costs_more_than_one(data, model, tmp_path):
-    path = deepspeed_json(tmp_path / "json", "bf16", train_batch_size=4)
-    done = train(
-        data,
-        tmp_path / "run",
-        "--epochs",
-        2,
-        "--model",
-        model,
-        "--calibrate",
-        "--watch-every",
-        2,
-        deepspeed=path,
-    )
-    assert done.code == 0
-    seen = log(tmp_path / "run", of="eval/precision_mm")
-    assert [line["step"] for line in seen] == [2, 4] and all(
-        line["eval/precision_mm"] > 0.01 for line in seen
-    )
-    assert done.out.count("WARNING      bf16 moves a depth by up to") == sum(
-        line["eval/precision_mm"] > 1 for line in seen
-    )
-    assert all(
-        0 <= line["train/underflow_share"] <= 1 for line in log(tmp_path / "run", of="train/loss")
-    )
-
-
-def test_float32_needs_no_watch(data, batch4, tmp_path):
-    assert (
-        train(data, tmp_path / "run", "--epochs", 1, "--watch-every", 1, deepspeed=batch4).code == 0
-    )
-    assert log(
-        tmp_path / "run", of="eval/precision_mm"
-    ) == [] and "train/underflow_share" not in json.dumps(log(tmp_path / "run"))
-
-
-def test_underflow_is_counted_where_the_loss_scale_is_too_small(data, model, tmp_path, monkeypatch):
-    from deepspeed.accelerator import get_accelerator
-
-    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-    monkeypatch.setattr("depthdist.training.deepspeed_config.fp16_pays", lambda: True)
-    shares = {}
-    for power in (0, 14):
-        fp16 = {
-            "enabled": True,
-            "loss_scale": 0,
-            "initial_scale_power": power,
-            "loss_scale_window": 100,
-            "hysteresis": 1,
-            "min_loss_scale": 1,
-        }
-        path = deepspeed_json(tmp_path / "json", "fp16", train_batch_size=4, fp16=fp16)
-        words = ["--epochs", 1, "--model", model, "--loss", "l1=1e-5,grad=3e-5"]
-        assert train(data, tmp_path / f"run{power}", *words, deepspeed=path).code == 0
-        shares[power] = log(tmp_path / f"run{power}", of="train/loss")[-1]["train/underflow_share"]
-    assert shares[14] < 0.2 * shares[0] and shares[0] > 0.01
 
 
 def test_the_same_scene_in_both_splits_is_said(tmp_path):
