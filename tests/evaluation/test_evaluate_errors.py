@@ -60,6 +60,15 @@ def test_wrong_settings_are_all_named_at_once(run):
     assert "expected one of them" in line
 
 
+def test_a_wrong_second_run_is_found_before_the_first_is_scored(run, monkeypatch):
+    def scored(*given, **named):
+        raise AssertionError("the first run was scored")
+
+    monkeypatch.setattr("depthdist.evaluation.evaluate.evaluate_run", scored)
+    (line,) = command("launch/evaluate.py", "--compare", run, "no-such-run").errors
+    assert "no-such-run" in line
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

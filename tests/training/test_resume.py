@@ -3,6 +3,7 @@
 On other ranks; and what is refused.
 """
 
+import json
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,6 +256,19 @@ def test_a_finished_run_says_so_and_changes_nothing(data, batch4, whole):
     assert (whole / "metrics.jsonl").read_bytes() == before[0] and same(
         saved_state(whole), before[1]
     )
+
+
+def test_a_run_finished_by_an_older_version_is_scored_once_more(data, batch4, whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    assert record.pop("scored_at_epoch") == 3
+    (run / "run.json").write_text(json.dumps(record))
+    done = train(data, run, "--epochs", 3, deepspeed=batch4)
+    assert done.code == 0 and "best adapter, epoch 3" in done.out
+    assert json.loads((run / "run.json").read_text()) == {**record, "scored_at_epoch": 3}
+    assert same(saved_state(run), saved_state(whole))
+    done = train(data, run, "--epochs", 3, deepspeed=batch4)
+    assert done.code == 0 and "is finished: 3 epochs, best eval loss" in done.out
 
 
 def test_a_begun_run_is_never_overwritten_by_accident(data, batch4, whole):
