@@ -107,8 +107,9 @@ def count_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
     return max(1, min(wanted or usable_cores() // ranks, num_jobs))
 
 
-def exit_with_parent() -> None:
-    """End this worker process as soon as the command that started it is gone."""
+def start_worker() -> None:
+    """Prepare this worker process as its command was, and end it when that command is gone."""
+    silence_image_warnings()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from depthdist.captures.layouts import CapturePair, find_pairs
 from depthdist.captures.readers import read_pair
 from depthdist.captures.sessions import number_sessions
-from depthdist.core.environment import count_workers, exit_with_parent
+from depthdist.core.environment import count_workers, start_worker
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.reports.capture_summary import CaptureSummary, summarize_capture
@@ -102,7 +102,7 @@ def read_captures(
     rejections = []
     context = multiprocessing.get_context("spawn")
     num_workers = count_workers(workers, len(jobs))
-    with ProcessPoolExecutor(num_workers, context, initializer=exit_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, context, initializer=start_worker) as pool:
         progress = tqdm(
             pool.map(read_capture, jobs),
             desc="looking",

@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from depthdist.core.environment import count_workers, exit_with_parent
+from depthdist.core.environment import count_workers, start_worker
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job
 from depthdist.shards.writer import write_shard
@@ -114,7 +114,7 @@ def _bar(total: int, ranks: CpuGroup) -> tqdm:
 def _start(shared: Any) -> None:
     global _SHARED
     _SHARED = shared
-    exit_with_parent()
+    start_worker()
 
 
 def _report(samples: int, num_bytes: int, rejects: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from depthdist.core.environment import count_workers, exit_with_parent
+from depthdist.core.environment import count_workers, start_worker
 from depthdist.synthetic.raytracing.kernel_cache import use_fresh_kernels
 
 
@@ -85,7 +85,7 @@ def _rendered(render: Callable[[int], None], indices: list[int], workers: int) -
             yield
         return
     use_fresh_kernels()  # before the workers, which would remove each other's
-    with ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
         jobs = [pool.submit(render, index) for index in indices]
         try:
             for job in as_completed(jobs):

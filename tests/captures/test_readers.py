@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers.captures import HOSTILE, ROOT, capture, write_capture, write_label
+from helpers.captures import HOSTILE, ROOT, capture, write_capture, write_label, write_python_2_npy
 from PIL import Image
 
 from depthdist.captures.layouts import find_pairs
@@ -195,10 +195,7 @@ def test_labels_of_8_bits_and_palettes_count_as_they_are_and_others_are_refused(
 
 
 def test_silencing_suppresses_the_warning_of_a_readable_file_of_python_2(tmp_path):
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1L, 2L, 3L)}"
-    header = header.ljust(117) + b"\n"
-    magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
-    (tmp_path / "a.npy").write_bytes(magic + header + np.full(6, 1000, "<f4").tobytes())
+    write_python_2_npy(tmp_path / "a.npy", np.full((1, 2, 3), 1000, "<f4"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         read_xyz(tmp_path / "a.npy")

@@ -71,3 +71,12 @@ def make(raw: Path, out: Path, **settings: Any) -> dict[str, Any]:
     index = build_shards(ShardSettings(raw=str(raw), out=str(out), **{**SMALL, **settings}))
     assert index is not None, "a single process writes the index"
     return index
+
+
+def write_python_2_npy(path: Path, array: np.ndarray) -> None:
+    """Write the array as NumPy did under Python 2: readable, with a warning."""
+    shape = ", ".join(f"{side}L" for side in array.shape)
+    header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': ({shape})}}"
+    padded = header.encode().ljust(117) + b"\n"
+    magic = b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little")
+    path.write_bytes(magic + padded + array.tobytes())

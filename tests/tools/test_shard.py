@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.captures import HOSTILE, SHARD, capture, write_capture, write_raw
+from helpers.captures import HOSTILE, SHARD, capture, write_capture, write_python_2_npy, write_raw
 from PIL import Image
 
 SMALL = ["--size", "28x42"]
@@ -43,6 +43,16 @@ def final_files(out: Path):
         for p in out.rglob("*")
         if p.is_file() and ".build" not in p.parts and p.name != ".lock"
     )
+
+
+def test_odd_but_readable_files_print_no_warning_in_any_process(tmp_path):
+    raw = write_raw(tmp_path / "raw", 4)
+    for path in raw.rglob("*.npy"):
+        write_python_2_npy(path, np.load(path))
+    words = [raw, tmp_path / "out", "--size", "28x42", "--workers", "2"]
+    done = subprocess.run([*SHARD, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert "Warning" not in done.stderr + done.stdout
 
 
 def test_shards_summary_and_verify(raw, tmp_path):
