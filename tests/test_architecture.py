@@ -46,6 +46,7 @@ def package_of(name: str) -> str:
     return name.split(".")[1]
 
 
+ACCELERATOR = "depthdist.distributed.accelerator"
 MODULES = [name for name in PATHS if name != "depthdist"]
 
 
@@ -167,3 +168,20 @@ def test_settings_are_answered_before_heavy_libraries_are_imported(script, words
     last = done.stdout.splitlines()[-1].split()
     assert last[:3] == ["CODE", "0" if words == "help" else "2", "LOADED"], done
     assert last[3:] == [], done
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != ACCELERATOR])
+def test_deepspeed_is_imported_in_one_place_that_names_the_device_first(name):
+    for node in ast.walk(ast.parse(PATHS[name].read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(other.split(".")[0] == "deepspeed" for other in names), name
+
+
+def test_deepspeed_is_loaded_without_a_warning_on_a_machine_without_a_gpu():
+    code = f"import {ACCELERATOR} as a; print(a.accelerator().device_name())"
+    environment = {k: v for k, v in os.environ.items() if k != "DS_ACCELERATOR"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PACKAGE.parent)}
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("cpu\n", 0), done

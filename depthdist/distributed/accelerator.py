@@ -1,4 +1,4 @@
-"""DeepSpeed's accelerator: which kind of device there is, chosen without a warning."""
+"""DeepSpeed, imported without a warning: it must be told where there is no GPU."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import os
 from typing import Any
 
 
-def accelerator() -> Any:
-    """Return DeepSpeed's accelerator; "cpu" where torch sees no GPU.
+def load_deepspeed() -> Any:
+    """Return the module deepspeed; nothing else imports it.
 
-    DeepSpeed reads DS_ACCELERATOR when it is imported, and warns where it is not set and it finds
-    no GPU. Call this before any other use of DeepSpeed.
+    It reads DS_ACCELERATOR while it is imported, and prints a warning where that is not set and
+    it finds no GPU.
     """
     import torch
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from deepspeed.accelerator import get_accelerator
+    import deepspeed
 
-    return get_accelerator()
+    return deepspeed
+
+
+def accelerator() -> Any:
+    """Return DeepSpeed's accelerator; "cpu" where torch sees no GPU."""
+    return load_deepspeed().accelerator.get_accelerator()

@@ -29,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous
 from depthdist.core.command import register_ranks, unregister_ranks
 from depthdist.core.environment import local_rank, local_world_size, usable_cores, world_size
 from depthdist.core.errors import one_line
-from depthdist.distributed.accelerator import accelerator
+from depthdist.distributed.accelerator import accelerator, load_deepspeed
 from depthdist.distributed.failure_watch import FailureWatch
 from depthdist.distributed.launchers import adopt_slurm_variables
 
@@ -140,8 +140,7 @@ def _meet(backend: str, limit: timedelta, device: torch.device) -> None:
 
 
 def _start_deepspeed(backend: str, limit: timedelta) -> None:
-    import deepspeed
-
+    deepspeed = load_deepspeed()
     # DeepSpeed would compile a shared-memory all-reduce for the CPU: half a minute and a compiler,
     # for 2 MB of gradients
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

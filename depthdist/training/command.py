@@ -36,8 +36,7 @@ def work(settings: Settings) -> None:
         from depthdist.training.dry_run import dry_run
 
         return dry_run(settings)
-    world = start()  # before DeepSpeed is imported: it must know which devices there are
     from depthdist.training.train import train
 
-    train(settings, world)
+    train(settings, start())
     stop()  # not after an error: under NCCL it would wait for ranks that wait for this one

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from depthdist.core.errors import one_line
+from depthdist.distributed.accelerator import load_deepspeed
 from depthdist.distributed.process_group import World
 from depthdist.training.deepspeed_config import precision
 from depthdist.training.master_weights import MasterWeights
@@ -228,7 +228,7 @@ def _initialize(
     parameters = [{"params": parameters, "lr": lr} for parameters, lr in groups]
     refusals = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
     try:
-        made = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
+        made = load_deepspeed().initialize(model=model, model_parameters=parameters, config=config)
     except refusals as err:  # each of its checks has its own
         raise ValueError(
             f"--deepspeed: DeepSpeed refuses this configuration: {one_line(err)}"

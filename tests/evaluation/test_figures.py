@@ -1,6 +1,7 @@
 """Pictures of depth: what is drawn where, with and without a truth, and that a picture file comes
 of it."""
 
+import gc
 import warnings
 
 import numpy as np
@@ -16,6 +17,7 @@ GREY = np.round(np.array(to_rgb("0.25")) * 255)
 @pytest.fixture(autouse=True)
 def no_warning():
     """Nothing here is worth a remark: no all-NaN slice, no division, no identical limits."""
+    gc.collect()  # files that other tests left open are theirs to close
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
