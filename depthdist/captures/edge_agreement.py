@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 WIDTH = 200  # pixels of the maps that are compared
-SAMPLES = 4  # pixels that are read in each direction of a map's cell
+SAMPLES = 3  # pixels that are read in each direction of a map's cell
 EDGE_SHARE = 0.04  # of the map: the strongest bends of the depth
 MIN_MEASURED = 0.3  # share of a cell's samples; a mean of fewer moves on a slanted plane
 MIN_BEND = 0.01  # second difference of inverse depth, as a share of it
@@ -60,7 +60,8 @@ def edge_scores(image: Image.Image, depth_mm: Array) -> EdgeScores | None:
         return None
     edges = _image_edges(image, bends.shape)
     turned = (edges, edges[:, ::-1], edges[::-1], edges[::-1, ::-1])
-    correlations = [_correlate(bends, one) for one in turned]
+    spectrum = np.conj(np.fft.rfft2(bends))
+    correlations = [_correlate(spectrum, one) for one in turned]
     found = tuple(_around_no_shift(one) for one in correlations)
     here = correlations[0]
     height, width = here.shape
@@ -126,21 +127,20 @@ def _depth_edges(depth_mm: Array) -> Array | None:
     """
     height, width = depth_mm.shape
     cell = max(1, round(width / WIDTH))
-    step = max(1, cell // SAMPLES)
     size = (height // cell, width // cell)
     if min(size) < MEAN_WINDOW:
         return None
-    per_cell = -(-cell // step)
-    rows, columns = (_sampled(count, cell, step) for count in size)
-    part = depth_mm[rows[:, None], columns].astype(np.float64)
+    step = -(-cell // SAMPLES)
+    whole = depth_mm[: size[0] * cell, : size[1] * cell]
+    cells = whole.reshape(size[0], cell, size[1], cell)[:, ::step, :, ::step].astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.where(np.isfinite(part) & (part > 0), 1 / part, 0)
-    cells = inverse.reshape(size[0], per_cell, size[1], per_cell)
-    counts = (cells > 0).sum(axis=(1, 3))
+        inverse = np.where((cells > 0) & (cells < np.inf), 1 / cells, 0)
+    per_cell = cells.shape[1]
+    counts = (inverse > 0).sum(axis=(1, 3))
     known = counts >= max(1, MIN_MEASURED * per_cell**2)
     if not known.any():
         return None
-    mean = np.where(known, cells.sum(axis=(1, 3)) / np.maximum(counts, 1), np.nan)
+    mean = np.where(known, inverse.sum(axis=(1, 3)) / np.maximum(counts, 1), np.nan)
     bends = np.zeros(size)
     bends[:, 1:-1] = _bend(mean[:, :-2], mean[:, 1:-1], mean[:, 2:])
     bends[1:-1] = np.maximum(bends[1:-1], _bend(mean[:-2], mean[1:-1], mean[2:]))
@@ -149,11 +149,6 @@ def _depth_edges(depth_mm: Array) -> Array | None:
     if np.count_nonzero(edges) < MIN_EDGES:
         return None
     return edges - _local_mean(edges, MEAN_WINDOW)
-
-
-def _sampled(count: int, cell: int, step: int) -> Array:
-    """Return the pixels that are read of `count` cells along one axis."""
-    return (np.arange(count)[:, None] * cell + np.arange(0, cell, step)).reshape(-1)
 
 
 def _bend(before: Array, here: Array, after: Array) -> Array:
@@ -194,10 +189,12 @@ def _local_mean(values: Array, window: int) -> Array:
     return values
 
 
-def _correlate(first: Array, second: Array) -> Array:
-    """Return the circular cross-correlation in standard deviations over all shifts, (h, w)."""
-    spectrum = np.fft.rfft2(second) * np.conj(np.fft.rfft2(first))
-    correlation = np.fft.irfft2(spectrum, s=first.shape)
+def _correlate(spectrum: Array, edges: Array) -> Array:
+    """Return the circular cross-correlation in standard deviations over all shifts, (h, w).
+
+    spectrum  conjugate of the transform of the map that `edges` (h, w) is compared with
+    """
+    correlation = np.fft.irfft2(np.fft.rfft2(edges) * spectrum, s=edges.shape)
     spread = float(correlation.std())
     return (correlation - correlation.mean()) / (spread or 1.0)
 

@@ -18,6 +18,8 @@ def fill_flying(depth_mm, flying_mm, flying_share, min_valid_share, flying):
             if not (here > 0 and here < np.inf):
                 continue
             limit = max(flying_mm, flying_share * here)
+            if column and abs(depth_mm[row, column - 1] - here) <= limit:
+                continue  # nearly always
             alone, valid, window = True, 0, 0
             for y in range(max(0, row - 1), min(height, row + 2)):
                 for x in range(max(0, column - 1), min(width, column + 2)):

@@ -159,12 +159,14 @@ def read_point_map(path: Path | str, content: bytes | None = None) -> PointMap:
     with np.errstate(over="ignore", invalid="ignore"):
         # a float64 beyond float32 becomes inf, which is not a valid pixel
         xyz = np.ascontiguousarray(xyz, np.float32)
-        no_value = count_missing(xyz[:, :, 2])
+        z = np.ascontiguousarray(xyz[:, :, 2])
+        no_value = count_missing(z)
         constants = missing_constants(xyz)
         if constants:
             xyz = xyz.copy()
             no_value |= mask_constants(xyz, constants)
-        _check_depth(path, xyz, no_value)
+            z = np.ascontiguousarray(xyz[:, :, 2])
+        _check_depth(path, z, xyz, no_value)
     return PointMap(xyz, no_value)
 
 
@@ -200,9 +202,8 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     return _Header(shape[:2], fortran, dtype)
 
 
-def _check_depth(path: Path, xyz: np.ndarray, no_value: dict[str, int]) -> None:
+def _check_depth(path: Path, z: np.ndarray, xyz: np.ndarray, no_value: dict[str, int]) -> None:
     """Raise BadFile unless Z has valid pixels, is positive, and is in mm."""
-    z = np.ascontiguousarray(xyz[:, :, 2])
     negative = np.count_nonzero((z < 0) & (z > -np.inf))
     valid = np.count_nonzero((z > 0) & (z < np.inf))
     if negative > valid:
