@@ -141,7 +141,7 @@ def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
         depth_mm=capture.xyz[..., 2],
         num_grooves=1 if job.pair.grooves else 0,
         intrinsics=fit_intrinsics(capture.xyz),
-        remarks=[*capture.remarks, *([problem.text] if problem else [])],
+        remarks=[problem.text] if problem else [],
     )
 
 
