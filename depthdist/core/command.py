@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
+from depthdist.core.cache_folders import set_cache_folders
 from depthdist.core.environment import local_rank, rank, silence_image_warnings
 from depthdist.core.errors import SettingsError, Stopped, os_error_text
 
@@ -58,6 +59,7 @@ def prepare_process() -> None:
     Without the variable, a rank whose store is gone would fill the screen with torch's C++ stack.
     """
     silence_image_warnings()
+    set_cache_folders()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
