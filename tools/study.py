@@ -33,6 +33,7 @@ if not __package__:  # run as a script: see tools/__init__.py
 
 from depthdist.core.command import run_command
 from depthdist.core.command_line import parse
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.settings import did_you_mean
 from depthdist.evaluation.row_kinds import adapter_row, row_kinds
 from tools.run_commands import deepspeed_launcher, flags, run_shown
@@ -221,7 +222,8 @@ def main(argv: list[str]) -> None:
         deepspeed=settings.deepspeed.resolve(),
         model=model,
     )
-    evaluations = run_study(name, settings)
+    with hold_folder(settings.out / name, "tools/study.py", "--out"):
+        evaluations = run_study(name, settings)
     print(f"\n{study_table(evaluations)}\n\nwritten to {settings.out / name}/study.json")
     first = next(iter(evaluations.values()))
     same_data = [

@@ -24,6 +24,7 @@ import torch
 from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import replace_folder
 from depthdist.core.settings import Size
 from depthdist.evaluation.tables import format_interval, format_value
@@ -75,6 +76,11 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
     """Write every form that --forms names, and print how to use it."""
     silence_libraries()
     check_foreign_folders(settings)
+    with hold_folder(settings.out, "launch/export.py", "OUT"):
+        _export_forms(settings, external)
+
+
+def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
     warn_without_scores(settings, record)
