@@ -57,15 +57,17 @@ def hold(file: IO[Any], path: Path, wait: bool) -> Iterator[None]:
 
 
 @contextmanager
-def hold_folder(folder: Path, command: str, name: str) -> Iterator[None]:
+def hold_folder(folder: Path, command: str, name: str, file_name: str = ".lock") -> Iterator[None]:
     """Hold a folder that `command` writes to, and calls `name`; it is made if it is not there.
+
+    file_name  of the file in it that is locked; it is made, empty, if it is not there
 
     raises ValueError, one line, where another process holds it, OSError where it cannot be written
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = folder / file_name
     try:
-        with open(path, "w") as file, hold(file, path, wait=False):
+        with open(path, "ab") as file, hold(file, path, wait=False):
             yield
     except Held as err:
         who = f" ({err.holder})" if err.holder else ""

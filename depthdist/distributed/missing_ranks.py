@@ -1,7 +1,7 @@
 """While ranks wait for one another at the start: which are missing, and why so many are expected.
 
-    with tell_missing_ranks(rank, size):
-        torch.distributed.init_process_group(...)
+with tell_missing_ranks(rank, size):
+    torch.distributed.init_process_group(...)
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def _missing(store: Any, rank: int, size: int) -> str:
     meeting = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     why = f"{size} are expected as {why_so_many_ranks()}"
     if rank == 0:
-        missing = [str(other) for other in range(1, size) if not store or not _has_come(store, other)]
+        missing = [
+            str(other) for other in range(1, size) if not store or not _has_come(store, other)
+        ]
         if not missing:
             return ""
         more = ", ..." if len(missing) > MAX_NAMED else ""

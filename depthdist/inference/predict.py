@@ -61,7 +61,7 @@ def predict_images(
     started = time.monotonic()
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    with hold_folder(settings.out, "launch/predict.py", "--out"):
+    with hold_folder(settings.out, "launch/predict.py", "--out", DONE):
         return _predict_into_out(settings, model, record, sources, started)
 
 
