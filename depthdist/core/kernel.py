@@ -16,7 +16,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Where numba finds no folder that it may write, it compiles again in each process.
     """
-    options = {"nogil": True, "error_model": "numpy"}
+    options: Any = {"nogil": True, "error_model": "numpy"}
     try:
         compiled: Callable[..., Any] = njit(cache=True, **options)(function)
     except RuntimeError:  # "cannot cache function ...: no locator available"
