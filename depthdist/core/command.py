@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -60,6 +61,9 @@ def prepare_process() -> None:
     """
     silence_image_warnings()
     set_cache_folders()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the locale cannot show
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
@@ -99,6 +103,11 @@ def _exit_stopped(stop: Stopped) -> NoReturn:
 def _code_and_text(err: BaseException) -> tuple[int, str]:
     if isinstance(err, KeyboardInterrupt):
         return INTERRUPTED, "stopped by Ctrl-C"
+    if isinstance(err, UnicodeEncodeError) and err.encoding != "utf-8":
+        return BAD_INPUT, (
+            f"{err.object!a}: this process's locale has only {err.encoding}; LC_ALL=C.UTF-8 or"
+            " PYTHONUTF8=1 in the environment shows and finds every name"
+        )
     if isinstance(err, ValueError):
         return BAD_INPUT, str(err) or repr(err)
     if isinstance(err, OSError):

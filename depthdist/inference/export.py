@@ -129,8 +129,8 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     with replace_folder(folder) as fresh:
         for name in ("adapter_config.json", WEIGHTS):
             shutil.copy(source / name, fresh)
-        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1))
-        (fresh / "README.md").write_text(model_card(run, record, "peft"))
+        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        (fresh / "README.md").write_text(model_card(run, record, "peft"), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
         " a model card for the hub"
@@ -140,7 +140,7 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
 def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
     """Write the model with the adapter merged in, and its card."""
     save_full_model(model, {}, record, folder)
-    (folder / "README.md").write_text(model_card(run, record, "transformers"))
+    (folder / "README.md").write_text(model_card(run, record, "transformers"), encoding="utf-8")
     print(
         f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
         " normalized inverse depth; its README.md has the formula for mm"
@@ -194,7 +194,7 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
     path = folder / "evaluation.json"
     if not path.exists() or not (folder / RUN_FILE).exists():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text())
+    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if evaluation.get("adapter") != json.loads(json.dumps(asdict(record))):
         return None
     own_data = open_run(folder).record["derived"]["data_sha256"]

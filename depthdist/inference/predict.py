@@ -139,7 +139,7 @@ def write_all(
     progress = tqdm(
         total=len(sources), desc="predicting", unit="image", disable=not sys.stderr.isatty()
     )
-    with progress, open(settings.out / DONE, "a") as log:
+    with progress, open(settings.out / DONE, "a", encoding="utf-8") as log:
         for source, image, depth_mm in predict_sources(sources, predictors, settings.batch):
             if isinstance(image, BadFile):
                 problems.append(str(image))

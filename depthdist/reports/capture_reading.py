@@ -78,7 +78,7 @@ def _find_samples(folder: Path) -> Source:
     ]
     path = folder / "rejects.jsonl"
     rejections = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         line = json.loads(text)
         rejections.append(
             Rejection(

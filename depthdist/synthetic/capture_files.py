@@ -54,7 +54,7 @@ def read_folder_settings(record: Path, *keys: str) -> dict[str, Any] | None:
             )
         return None
     try:
-        content = json.loads(record.read_text())
+        content = json.loads(record.read_text(encoding="utf-8"))
         for key in keys:
             content = content[key]
         return dict(content)

@@ -52,7 +52,7 @@ class EngineSettings:
     def read(self) -> dict[str, Any]:
         """Return the file's content; raise ValueError when it is no JSON object."""
         try:
-            config = json.loads(self.deepspeed.read_text())
+            config = json.loads(self.deepspeed.read_text(encoding="utf-8"))
         except OSError as err:
             raise ValueError(f"--deepspeed {self.deepspeed}: {err.strerror}") from None
         except ValueError as err:
