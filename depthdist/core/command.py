@@ -103,7 +103,9 @@ def _exit_stopped(stop: Stopped) -> NoReturn:
 def _code_and_text(err: BaseException) -> tuple[int, str]:
     if isinstance(err, KeyboardInterrupt):
         return INTERRUPTED, "stopped by Ctrl-C"
-    if isinstance(err, UnicodeEncodeError) and err.encoding != "utf-8":
+    if isinstance(err, UnicodeEncodeError) and err.encoding == "utf-8":
+        return BAD_INPUT, f"{err.object!a}: expected a name in UTF-8 here; rename it"
+    if isinstance(err, UnicodeEncodeError):
         return BAD_INPUT, (
             f"{err.object!a}: this process's locale has only {err.encoding}; LC_ALL=C.UTF-8 or"
             " PYTHONUTF8=1 in the environment shows and finds every name"
