@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import webdataset as wds
 
+from depthdist.core.environment import SHM, free_shared_memory, local_rank
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.batch import Buffers, EncodedBatch
 from depthdist.data.dataset import Dataset, ReadSettings
@@ -145,6 +146,8 @@ class Loader:
         micro_batch: int,
         processes: int = 0,
     ) -> Iterable[EncodedBatch]:
+        if processes and not self._fits_shared_memory(micro_batch):
+            processes = 0
         num_batches = self._num_batches(micro_batch, processes)
         decode: DecodeThreads | DecodeProcesses
         if processes:
@@ -163,6 +166,23 @@ class Loader:
             decode,
             self._report_damage(reader.split),
         )
+
+    def _fits_shared_memory(self, micro_batch: int) -> bool:
+        """Return whether processes can send their batches here; print a warning if not."""
+        processes = self.settings.processes
+        sample_bytes = sum(array.nbytes for array in self.dataset.arrays())
+        wanted = self._num_batches(micro_batch, processes) * micro_batch * sample_bytes
+        free = free_shared_memory()
+        if wanted < free:
+            return True
+        if local_rank() == 0:
+            print(
+                f"WARNING      --processes {processes} takes {wanted / 2**20:.0f} MiB of {SHM} a"
+                f" rank, {free / 2**20:.0f} MiB are free (docker: --shm-size): samples are decoded"
+                " in threads instead",
+                file=sys.stderr,
+            )
+        return False
 
     def _new_ring(self, micro_batch: int, num_batches: int) -> list[Buffers]:
         return [Buffers(self.dataset.arrays(micro_batch), self.pin) for _ in range(num_batches)]

@@ -103,6 +103,6 @@ def read_record(folder: Path) -> AdapterRecord:
             f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as in a run's best/"
         )
     try:
-        return from_dict(AdapterRecord, json.loads(path.read_text()))
+        return from_dict(AdapterRecord, json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not an adapter's record ({err})") from None

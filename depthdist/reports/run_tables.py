@@ -268,7 +268,9 @@ def _reliability(run: EvaluatedRun) -> list[str]:
     differences = [line.get("eval/precision_mm") for line in run.logged]
     known = [difference for difference in differences if difference is not None]
     damage = run.run.folder / "quarantine.jsonl"
-    num_damaged = len(set(damage.read_text().splitlines())) if damage.exists() else 0
+    num_damaged = (
+        len(set(damage.read_text(encoding="utf-8").splitlines())) if damage.exists() else 0
+    )
     starts = record.get("starts", [])
     restarts = ", ".join(f"step {start['step']}" for start in starts[1:])
     return [

@@ -59,10 +59,10 @@ class Tracker:
         """Remove the lines of later steps, and lines that a crash cut off; all where it is None."""
         if not self.lines.exists():
             return
-        lines = [] if step is None else self.lines.read_text().splitlines()
+        lines = [] if step is None else self.lines.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if step is not None and _step_of(line) <= step]
         unfinished = self.lines.with_suffix(".tmp")
-        unfinished.write_text("".join(line + "\n" for line in kept))
+        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(unfinished, self.lines)
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
@@ -74,7 +74,7 @@ class Tracker:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite}
-        with open(self.lines, "a") as file:
+        with open(self.lines, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
@@ -132,5 +132,5 @@ def record_damage(damage: dict[str, Any], run: Path) -> None:
         f" {damage['shard']}: {damage['member']}: {damage['reason']}",
         flush=True,
     )
-    with open(run / "quarantine.jsonl", "a") as file:
+    with open(run / "quarantine.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(damage) + "\n")

@@ -127,10 +127,13 @@ def run_record(
 def mark_as_scored(run: Path, epoch: int) -> None:
     """Note in run.json that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    write_json(path, {**json.loads(path.read_text()), "scored_at_epoch": epoch})
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "scored_at_epoch": epoch})
 
 
 def is_scored(run: Path, epoch: int) -> bool:
     """Return whether run.json says that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    return path.exists() and json.loads(path.read_text()).get("scored_at_epoch") == epoch
+    return (
+        path.exists()
+        and json.loads(path.read_text(encoding="utf-8")).get("scored_at_epoch") == epoch
+    )

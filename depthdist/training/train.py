@@ -8,12 +8,16 @@ micro-batches, or where the run was stopped.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import write_json
+from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
@@ -42,7 +46,18 @@ def train(settings: Settings, world: World) -> None:
     """
     dataset = open_training_data(settings, world)
     ds_config, remarks = settings.engine.resolved()
-    folder = make_run_folder(settings, world)
+    with run_folder(settings, world) as folder:
+        _train(settings, world, folder, dataset, ds_config, remarks)
+
+
+def _train(
+    settings: Settings,
+    world: World,
+    folder: Path,
+    dataset: Dataset,
+    ds_config: dict[str, Any],
+    remarks: list[str],
+) -> None:
     saved = read_saved(folder, settings.keep.resume, world)
     data = build_data(dataset, settings, world, folder)
     model = build_model(settings, data, world, saved.state)
@@ -75,13 +90,15 @@ def train(settings: Settings, world: World) -> None:
         tracker.close()
 
 
-def make_run_folder(settings: Settings, world: World) -> Path:
-    """Return the run's folder, the same on every rank; rank 0 makes it."""
+@contextmanager
+def run_folder(settings: Settings, world: World) -> Iterator[Path]:
+    """Yield the run's folder, the same on every rank; rank 0 makes it and holds it for this run."""
     named = settings.train.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = broadcast_from_rank_0(named)
-    if world.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with ExitStack() as held:
+        if world.rank == 0:
+            held.enter_context(hold_folder(folder, "launch/train.py", "--run"))
+        yield folder
 
 
 def announce(
