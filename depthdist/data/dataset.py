@@ -191,6 +191,10 @@ class Dataset:
         """Return the number of samples of a split, raise ValueError if no part has it."""
         return sum(len(samples) for _, samples in self._parts_with(split))
 
+    def has(self, split: str) -> bool:
+        """Return whether a part has a sample of a split."""
+        return split in self.splits and self.count(split) > 0
+
     def find(self, split: str, number: int) -> tuple[Index, SampleRef]:
         """Return the index and the place of a sample of a split."""
         for part, samples in self._parts_with(split):
@@ -308,7 +312,7 @@ class Dataset:
         numbers = []
         num_before = 0
         for part, samples in parts:
-            numbers.append(num_before + samples.shard_numbers.astype(np.int64))
+            numbers.append(num_before + samples.rows["shard"].astype(np.int64))
             num_before += len(part.shards)
         return np.concatenate(numbers)
 

@@ -27,6 +27,7 @@ from depthdist.core.environment import silence_libraries
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import replace_folder
 from depthdist.core.settings import Size
+from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference.external_model import load_model
 from depthdist.inference.model_folder import find_model_folder
@@ -244,6 +245,8 @@ def score_table(evaluation: dict[str, Any] | None) -> str:
         f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
         " interval of the mean (bootstrap over images).",
     ]
+    if describe_seen(evaluation):
+        lines.append(describe_seen(evaluation))
     return "\n".join(lines)
 
 

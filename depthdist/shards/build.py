@@ -39,6 +39,7 @@ from depthdist.shards.previous_output import (
     refuse_foreign_index,
 )
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import SPLITS
 from depthdist.shards.worker_pool import write_shards
 
 VISIBILITY_TIMEOUT = 60.0  # seconds until files of one node must be seen on another
@@ -277,7 +278,7 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
 
 def _remove_leftovers(out: Path, shards: set[str], files: set[str]) -> None:
     """Remove files of an older run that the index no longer lists, and the build folder."""
-    for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
+    for path in [path for split in SPLITS for path in out.glob(f"{split}/shard-*")]:
         tar = path.relative_to(out).with_suffix(".tar").as_posix()
         if path.suffix in (".tar", ".json") and tar not in shards:
             path.unlink()
@@ -286,6 +287,6 @@ def _remove_leftovers(out: Path, shards: set[str], files: set[str]) -> None:
         if path.name not in files:
             path.unlink()
     shutil.rmtree(out / ".build", ignore_errors=True)
-    for folder in (out / "train", out / "val"):
+    for folder in (out / split for split in SPLITS):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -33,10 +33,11 @@ from depthdist.training.run_facts import (
     is_scored,
     range_warnings,
     run_record,
+    validation_remarks,
 )
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
-from depthdist.training.validation import near_duplicates_warning
+from depthdist.training.validation import near_duplicates_warning, record_seen_images
 
 
 def train(settings: Settings, world: World) -> None:
@@ -70,11 +71,12 @@ def _train(
     resumed_at = saved.state.step if saved.engine else None
     tracker = Tracker(folder, world.rank == 0, resumed_at, facts["steps"])
     run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-    announce(run, facts, ds_config, remarks)
+    announce(run, facts, ds_config, [*remarks, *validation_remarks(dataset)])
     try:
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return
+        record_seen_images(run, is_new=not saved.engine)
         if not saved.engine:
             tracker.text("settings", facts_table(facts))
             run.output.warn(near_duplicates_warning(run))
@@ -126,9 +128,10 @@ def announce(
 
 def describe_finished(run: Run) -> str:
     """Return the line that says that a run has nothing left to train."""
-    state = run.state
+    state, best_by = run.state, run.settings.schedule.best_by
+    best = "without validation"
+    if state.best is not None:
+        best = f"best eval {best_by} {state.best:.4f} at epoch {state.best_epoch}"
     return (
-        f"{run.output.folder} is finished: {state.epoch} epochs, best eval"
-        f" {run.settings.schedule.best_by} {state.best:.4f} at epoch {state.best_epoch}. More"
-        " --epochs would go on"
+        f"{run.output.folder} is finished: {state.epoch} epochs, {best}. More --epochs would go on"
     )
