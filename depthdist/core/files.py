@@ -75,6 +75,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON with `write_atomic`; numbers that are not finite become null."""
     write_atomic(path, (json.dumps(finite_or_none(content), indent=1) + "\n").encode())

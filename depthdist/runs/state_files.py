@@ -17,7 +17,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from depthdist.core.files import sync_folder
@@ -36,6 +37,22 @@ def states(folder: Path) -> list[Path]:
     return sorted(
         (path for path in entries if NAME.fullmatch(path.name) and path.is_dir()), key=_order
     )
+
+
+@contextmanager
+def trial_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the states, which is removed on leaving.
+
+    After a crash the next saving removes it.
+    """
+    folder.mkdir(exist_ok=True)
+    trial = folder / "step-trial.tmp"
+    shutil.rmtree(trial, ignore_errors=True)
+    trial.mkdir()
+    try:
+        yield trial
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: int) -> Path:

@@ -68,6 +68,11 @@ class MasterWeights:
         return [flat for group in self._groups for flat in group]
 
     @property
+    def has_moments(self) -> bool:
+        """Whether the optimizer has taken a step, or needs none to have its moments."""
+        return all(self.inner.state.get(flat) for flat in self._flats)
+
+    @property
     def _moments(self) -> list[str]:
         """What the optimizer keeps for each weight: exp_avg and exp_avg_sq of Adam."""
         kinds: dict[str, None] = {}  # in order
@@ -166,7 +171,7 @@ class MasterWeights:
         Only the optimizer knows of which kinds they are, so it takes a step without a gradient.
         """
         groups = self._groups
-        if all(self.inner.state.get(flat) for group in groups for flat in group):
+        if self.has_moments:
             return
         before = [(flat, flat.detach().clone(), flat.grad) for group in groups for flat in group]
         params = [group["params"] for group in self.inner.param_groups]

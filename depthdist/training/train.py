@@ -29,6 +29,7 @@ from depthdist.training.run_facts import (
     is_scored,
     run_record,
 )
+from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
 from depthdist.training.validation import near_duplicates_warning
@@ -59,6 +60,7 @@ def train(settings: Settings, world: World) -> None:
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return
+        try_saving(run)
         if not saved.engine:
             tracker.text("settings", facts_table(facts))
             run.output.warn(near_duplicates_warning(run))
