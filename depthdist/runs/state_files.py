@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from depthdist.core.errors import CannotWrite
 from depthdist.core.files import sync_folder
 
 TENSORS = "state.safetensors"
@@ -59,7 +60,7 @@ def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: in
     """Write the files of a step's state, then delete all but the newest `keep` complete states.
 
     contents  of TENSORS and VALUES
-    Return the folder of the new state. Raise ValueError if the disk is full or cannot be written;
+    Return the folder of the new state. Raise CannotWrite if the disk is full or cannot be written;
     earlier states are then unchanged.
     """
     assert keep >= 1, keep
@@ -72,7 +73,7 @@ def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: in
     }
     manifest = json.dumps({"version": VERSION, "files": files}, indent=1).encode()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone stays gone
         for leftover in folder.glob("step-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished.mkdir()
@@ -89,7 +90,7 @@ def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: in
             if complete
             else "there is no state before it"
         )
-        raise ValueError(
+        raise CannotWrite(
             f"{folder}: the training state of step {step} cannot be written: {err.strerror}; {left}"
         ) from err
     finally:

@@ -8,11 +8,14 @@ micro-batches, or where the run was stopped.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from depthdist.core.errors import CannotWrite, os_error_text
 from depthdist.core.files import write_json
 from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
@@ -21,7 +24,7 @@ from depthdist.training.keeping import finish
 from depthdist.training.learner import build_learner, build_model
 from depthdist.training.loop import run_loop
 from depthdist.training.parts import Output, Run
-from depthdist.training.resume import read_saved, restore
+from depthdist.training.resume import describe_saved, read_saved, restore
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
@@ -53,10 +56,12 @@ def train(settings: Settings, world: World) -> None:
         dataset, data.plan, data.loader, model, settings.train.epochs, learner.engine.precision
     )
     resumed_at = saved.state.step if saved.engine else None
-    tracker = Tracker(folder, world.rank == 0, resumed_at, facts["steps"])
-    run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-    announce(run, facts, ds_config, remarks)
-    try:
+    with (
+        saying_how_to_go_on(folder, data.plan.micro_batch),
+        Tracker(folder, world.rank == 0, resumed_at, facts["steps"]) as tracker,
+    ):
+        run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
+        announce(run, facts, ds_config, remarks)
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return
@@ -67,13 +72,21 @@ def train(settings: Settings, world: World) -> None:
         with StopRequest() as request:
             run_loop(run, request)
         finish(run)
+
+
+@contextmanager
+def saying_how_to_go_on(folder: Path, micro_batch: int) -> Iterator[None]:
+    """Give errors of disk and memory one line that says what is saved, or what to try."""
+    try:
+        yield
+    except (CannotWrite, OSError) as err:
+        text = os_error_text(err) if isinstance(err, OSError) else str(err)
+        raise ValueError(f"{text}; {describe_saved(folder)}") from err
     except torch.OutOfMemoryError as err:
         raise ValueError(
-            f"out of memory with micro-batches of {data.plan.micro_batch}: try --micro-batch auto,"
+            f"out of memory with micro-batches of {micro_batch}: try --micro-batch auto,"
             f" --checkpointing, or smaller images ({str(err)[:120]})"
         ) from err
-    finally:
-        tracker.close()
 
 
 def make_run_folder(settings: Settings, world: World) -> Path:
