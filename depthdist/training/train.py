@@ -37,6 +37,7 @@ from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
 from depthdist.training.validation import near_duplicates_warning
+from depthdist.training.verify_first import verify_before_training
 
 
 def train(settings: Settings, world: World) -> None:
@@ -45,6 +46,8 @@ def train(settings: Settings, world: World) -> None:
     raises ValueError on bad input, Stopped after a stop request
     """
     dataset = open_training_data(settings, world)
+    if settings.keep.verify_first:
+        verify_before_training(dataset, world)
     ds_config, remarks = settings.engine.resolved()
     folder = make_run_folder(settings, world)
     saved = read_saved(folder, settings.keep.resume, world)
