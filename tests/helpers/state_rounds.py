@@ -1,12 +1,10 @@
 """Train, save, go on from the file, and compare: an engine in any configuration, on any ranks.
 
-for case in pairwise(ranks=1):
-    say = differences(case, world, base, folder)  # "" where all is equal, to the bit
+wrong = check(covering(ranks=2), world, base, folder)  # [] where all is equal, to the bit
 """
 
 import copy
 import itertools
-import json
 import random
 import shutil
 from pathlib import Path
@@ -22,6 +20,7 @@ from depthdist.models.settings import LoraSettings
 from depthdist.runs.training_state import load_state, save_state
 from depthdist.training.engine import Engine
 
+RANKS = (1, 2, 4)
 STAGES = (0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16", "fp16", "fp16, first step skipped")
 STEPS = (1, 2, 7)  # of an epoch, after which the state is saved
@@ -42,31 +41,34 @@ ADAMW = {"type": "AdamW", "params": {"torch_adam": True, "weight_decay": 0.01}}
 
 
 class Case(NamedTuple):
+    ranks: int
     stage: int
     precision: str
-    trained: str
     steps: int
+    trained: str
 
 
-def every() -> list[Case]:
-    return [Case(*values) for values in itertools.product(STAGES, PRECISIONS, TRAINED, STEPS)]
+def covering(ranks: int) -> list[Case]:
+    """The cases of this many ranks, of few in which each two values of two parameters meet.
 
+    What is trained counts by itself: each of its values stands in a case.
+    """
 
-def pairwise(seed: int) -> list[Case]:
-    """Cases in which each two values of two parameters meet; another choice for another seed."""
+    def met(case: Case) -> set[tuple]:
+        pairs = itertools.combinations(enumerate(case[:-1]), 2)
+        return {*pairs, case.trained}
 
-    def pairs(case: Case) -> set[tuple]:
-        return set(itertools.combinations(enumerate(case), 2))
-
-    cases = every()
-    random.Random(seed).shuffle(cases)
-    missing = set().union(*map(pairs, cases))
+    cases = [
+        Case(*values) for values in itertools.product(RANKS, STAGES, PRECISIONS, STEPS, TRAINED)
+    ]
+    random.Random(0).shuffle(cases)
+    missing = set().union(*map(met, cases))
     chosen = []
     while missing:
-        best = max(cases, key=lambda case: len(pairs(case) & missing))
-        missing -= pairs(best)
+        best = max(cases, key=lambda case: len(met(case) & missing))
+        missing -= met(best)
         chosen.append(best)
-    return sorted(chosen)
+    return [case for case in chosen if case.ranks == ranks]
 
 
 def make_engine(case: Case, world, base, optimizer=None) -> Engine:
@@ -118,53 +120,43 @@ def unequal(found, expected) -> str:
     return "" if values == other_values else f"{values} is not {other_values}"
 
 
-def differences(cases: list[Case], world, base, folder: Path) -> list[str]:
-    """What goes wrong for cases that differ by their steps only: a line each.
+def differences(case: Case, world, base, folder: Path) -> list[str]:
+    """What goes wrong, a line each: a run without interruption, and two that go on from a file.
 
-    A run without interruption, and for each case one that goes on from the saved file; and one
-    from the state before the first step.
+    One from the state after `steps` steps, one from that before the first step.
     """
-    first = cases[0]
-    skips = first.precision.endswith("skipped")
+    skips = case.precision.endswith("skipped")
     wrong = []
-    whole = make_engine(first, world, base)
+    whole = make_engine(case, world, base)
     states = {0: whole_state(whole)}
     whole.example_state()
     if what := unequal(whole_state(whole), states[0]):
-        wrong.append(f"{first}: the trial changed something: {what}")
-    for number in range(1, max(case.steps for case in cases) + 2):
+        wrong.append(f"{case}: the trial changed something: {what}")
+    for number in range(1, case.steps + 2):
         learn(whole, number, skips and number == 1)
         states[number] = whole_state(whole)
-    for steps in (0, *(case.steps for case in cases)):
-        case = f"{first[:3]}, saved after {steps} steps"
+    for steps in (0, case.steps):
         kinds = {name.partition("/")[0] for name in states[steps][0]}
         moments = {"exp_avg", "exp_avg_sq"} if steps > skips else set()
         if kinds != {"weights", *moments}:
-            wrong.append(f"{case}: saved {sorted(kinds)}")
+            wrong.append(f"{case}: saved {sorted(kinds)} after {steps} steps")
         last = folder / f"rank{world.rank}"
         shutil.rmtree(last, ignore_errors=True)
         save_state(last, steps, *states[steps], keep=1)
-        again = make_engine(first, world, base)
+        again = make_engine(case, world, base)
         read = load_state(last, print)
         assert read
         again.restore(*read[:2])
         if what := unequal(whole_state(again), states[steps]):
-            wrong.append(f"{case}: what is read is not what was saved: {what}")
+            wrong.append(f"{case}: read otherwise than saved after {steps} steps: {what}")
         learn(again, steps + 1, skips and steps == 0)
         if what := unequal(whole_state(again), states[steps + 1]):
-            wrong.append(f"{case}: goes on otherwise: {what}")
-    if whole.state()[1]["optimizer_step"] != number - skips:
-        wrong.append(f"{first}: not every step was counted")
+            wrong.append(f"{case}: goes on otherwise after {steps} steps: {what}")
+    if whole.state()[1]["optimizer_step"] != case.steps + 1 - skips:
+        wrong.append(f"{case}: not every step was counted")
     return wrong
 
 
 def check(cases: list[Case], world, base, folder: Path) -> list[str]:
-    """`differences` of all cases, those with the same engine together."""
-    wrong = []
-    for _, alike in itertools.groupby(sorted(cases), key=lambda case: case[:3]):
-        wrong += differences(list(alike), world, base, folder)
-    return wrong
-
-
-def write_report(path: Path, wrong: list[str]) -> None:
-    path.write_text(json.dumps(wrong))
+    """`differences` of all cases."""
+    return [line for case in cases for line in differences(case, world, base, folder)]
