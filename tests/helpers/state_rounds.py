@@ -49,19 +49,21 @@ class Case(NamedTuple):
 
 
 def covering(ranks: int) -> list[Case]:
-    """The cases of this many ranks, of few in which each two values of two parameters meet.
+    """The cases of this many ranks, of few in which each two of stage, precision and steps meet.
 
-    What is trained counts by itself: each of its values stands in a case.
+    Each number of ranks meets each stage and each precision, and every value is there.
     """
 
     def met(case: Case) -> set[tuple]:
-        pairs = itertools.combinations(enumerate(case[:-1]), 2)
-        return {*pairs, case.trained}
+        values = case._asdict()
+        pairs = itertools.combinations(("stage", "precision", "steps"), 2)
+        pairs = [*pairs, ("ranks", "stage"), ("ranks", "precision")]
+        return {*((name, values[name], other, values[other]) for name, other in pairs), case[4:]}
 
-    cases = [
-        Case(*values) for values in itertools.product(RANKS, STAGES, PRECISIONS, STEPS, TRAINED)
-    ]
+    axes = (RANKS, STAGES, PRECISIONS, STEPS, TRAINED)
+    cases = [Case(*values) for values in itertools.product(*axes)]
     random.Random(0).shuffle(cases)
+    cases.sort(key=lambda case: case.ranks * case.steps)  # of equals, the cheapest
     missing = set().union(*map(met, cases))
     chosen = []
     while missing:
@@ -123,7 +125,7 @@ def unequal(found, expected) -> str:
 def differences(case: Case, world, base, folder: Path) -> list[str]:
     """What goes wrong, a line each: a run without interruption, and two that go on from a file.
 
-    One from the state after `steps` steps, one from that before the first step.
+    One from the state after `steps` steps, and on one rank one from that before the first step.
     """
     skips = case.precision.endswith("skipped")
     wrong = []
@@ -135,7 +137,7 @@ def differences(case: Case, world, base, folder: Path) -> list[str]:
     for number in range(1, case.steps + 2):
         learn(whole, number, skips and number == 1)
         states[number] = whole_state(whole)
-    for steps in (0, case.steps):
+    for steps in (0, case.steps) if world.size == 1 else (case.steps,):
         kinds = {name.partition("/")[0] for name in states[steps][0]}
         moments = {"exp_avg", "exp_avg_sq"} if steps > skips else set()
         if kinds != {"weights", *moments}:
