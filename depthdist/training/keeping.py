@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from depthdist.core.errors import Stopped
 from depthdist.distributed.process_group import (
@@ -55,28 +56,39 @@ def end_epoch(run: Run) -> None:
     run.output.tracker.say(f"epoch {state.epoch}/{run.settings.train.epochs}: {said}")
     weights = run.learner.weights_to_keep()
     if is_best and run.world.rank == 0:
-        model = run.learner.model
-        record = AdapterRecord.of(
-            model,
-            run.data.depth_range,
-            run.data.dataset.size,
-            step=state.step,
-            epoch=state.epoch,
-            eval_loss=scores["loss"] if scores else None,
-        )
-        save_adapter(model, weights, record, run.output.folder / "best")
+        record = adapter_record(run, scores["loss"] if scores else None)
+        save_adapter(run.learner.model, weights, record, run.output.folder / "best")
     save(run)
+
+
+def adapter_record(run: Run, eval_loss: float | None) -> AdapterRecord:
+    """Return what an adapter of now needs beside its weights."""
+    return AdapterRecord.of(
+        run.learner.model,
+        run.data.depth_range,
+        run.data.dataset.size,
+        step=run.state.step,
+        epoch=run.state.epoch,
+        eval_loss=eval_loss,
+    )
+
+
+def whole_state(
+    run: Run, engine_state: tuple[dict[str, Tensor], dict[str, Any]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all that a restart needs: tensors by name, and the values beside them."""
+    tensors, values = engine_state
+    if run.learner.ema:
+        average = run.learner.ema.state()
+        tensors = tensors | {f"ema/{name}": tensor for name, tensor in average.items()}
+    return tensors, {"train": asdict(run.state), "engine": values}
 
 
 def save(run: Run) -> None:
     """Write RUN/last: every rank takes part, rank 0 writes. The frozen model is not in it."""
-    tensors, values = run.learner.engine.state()
-    if run.learner.ema:
-        average = run.learner.ema.state()
-        tensors |= {f"ema/{name}": tensor for name, tensor in average.items()}
+    tensors, content = whole_state(run, run.learner.engine.state())
     if run.world.rank == 0:
         run.output.tracker.flush()  # first what is seen of these steps
-        content = {"train": asdict(run.state), "engine": values}
         folder, num_kept = run.output.folder / "last", run.settings.keep.keep
         save_state(folder, run.state.step, tensors, content, num_kept)
 

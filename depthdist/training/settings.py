@@ -86,6 +86,9 @@ class KeepSettings:
     pictures: int = 4
     """Validation samples (without any, training samples) drawn at each evaluation, the same ones
     every time."""
+    verify_first: bool = False
+    """Read every byte of the local shards before training, with all cores, and stop at once where
+    one is damaged, not in a later epoch."""
     dry_run: bool = False
     "Print everything that follows from the settings, and stop."
 
