@@ -24,7 +24,7 @@ import torch
 from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
-from depthdist.core.files import replace_folder
+from depthdist.core.files import parse_json, replace_folder
 from depthdist.core.settings import Size
 from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference.external_model import load_model
@@ -188,7 +188,7 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
     path = folder / "evaluation.json"
     if not path.exists() or not (folder / RUN_FILE).exists():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text())
+    evaluation: dict[str, Any] = parse_json(path.read_bytes())
     if evaluation.get("adapter") != json.loads(json.dumps(asdict(record))):
         return None
     own_data = open_run(folder).record["derived"]["data_sha256"]

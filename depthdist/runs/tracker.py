@@ -23,6 +23,8 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from depthdist.core.files import parse_json
+
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is not a terminal
 
 
@@ -119,7 +121,7 @@ class Tracker:
 def _step_of(line: str) -> float:
     """Return the step of a line of metrics.jsonl; infinity if it cannot be read."""
     try:
-        step: float = json.loads(line)["step"]
+        step: float = parse_json(line)["step"]
         return step
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line that a crash cut off

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from depthdist.core.environment import count_workers, start_worker
+from depthdist.core.files import parse_json
 from depthdist.synthetic.raytracing.kernel_cache import use_fresh_kernels
 
 
@@ -55,7 +55,7 @@ def read_folder_settings(record: Path, *keys: str) -> dict[str, Any] | None:
             )
         return None
     try:
-        content = json.loads(record.read_text())
+        content = parse_json(record.read_bytes())
         for key in keys:
             content = content[key]
         return dict(content)
