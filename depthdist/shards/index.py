@@ -141,7 +141,7 @@ class Index:
         try:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except ValueError as err:
+        except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is none
             raise ValueError(
                 f"{file.name}: not a table of samples ({err}); run tools/shard.py again"
             ) from err

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from depthdist.core.errors import printable_path
+from depthdist.core.files import parse_json
 from depthdist.core.settings import flag_name
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.index import Index, read_index
 from depthdist.shards.plan import NO_DATASET, ExistingDataset
+from depthdist.shards.rejects import read_rejects
 from depthdist.shards.settings import ShardSettings
 
 
@@ -44,7 +45,7 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
             _refuse_incomplete(out, content)
         return PreviousOutput(content)
     if not settings.append:
-        times = json.loads(content or b"").get("appended", 0)
+        times = parse_json(content or b"").get("appended", 0)
         if times:
             raise ValueError(
                 f"{printable_path(out)}: captures were added to it {times} times; --append adds"
@@ -59,12 +60,11 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
         )
     _refuse_other_settings(out, index, settings)
     records = _read_records(out, index)
-    lines = (read_if_present(out / "rejects.jsonl") or b"").splitlines()
     return PreviousOutput(
         content=content,
         index=index,
         records=records,
-        rejects=[json.loads(line) for line in lines],
+        rejects=read_rejects(out / "rejects.jsonl"),
         held=_existing_dataset(index, records),
     )
 
@@ -76,7 +76,7 @@ def refuse_foreign_index(path: Path) -> None:
     """
     content = read_if_present(path) or b""
     try:
-        old = json.loads(content)
+        old = parse_json(content)
         ours = old["schema"] == SCHEMA
         foreign = old.get("foreign", False)
     except (ValueError, KeyError, TypeError):
@@ -100,7 +100,7 @@ def read_if_present(path: Path) -> bytes | None:
 
 def _is_current_version(content: bytes | None) -> bool:
     try:
-        raw = json.loads(content or b"")
+        raw = parse_json(content or b"")
         return raw["schema"] == SCHEMA and raw["version"] == VERSION
     except (ValueError, KeyError, TypeError):
         return False
@@ -142,7 +142,7 @@ def _read_records(out: Path, index: Index) -> dict[str, Any]:
     for entry in index.shards:
         path = (out / entry["name"]).with_suffix(".json")
         try:
-            records[entry["name"]] = json.loads(path.read_bytes())
+            records[entry["name"]] = parse_json(path.read_bytes())
         except (OSError, ValueError) as err:
             raise ValueError(
                 f"{path}: the commit record cannot be read ({err}); --append needs it"
