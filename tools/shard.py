@@ -112,7 +112,7 @@ def print_summary(
 
     raises ValueError where more was rejected than --max-rejects
     """
-    lines = [*format_table(index), *format_warnings(index, settings)]
+    lines = [*format_table(index), *format_warnings(index, settings, out)]
     lines += [f"rejected  {line}" for line in rejected[:MAX_SHOWN]]
     lines.append(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
     lines.append(f"dataset   {out}/index.json")
@@ -149,37 +149,17 @@ def format_table(index: dict[str, Any]) -> list[str]:
     return lines
 
 
-def format_warnings(index: dict[str, Any], settings: ShardSettings) -> list[str]:
-    """Return what a reader must not miss: masked depths, and a split that is optimistic."""
-    from depthdist.captures.near_duplicates import format_warning
+def format_warnings(index: dict[str, Any], settings: ShardSettings, out: str) -> list[str]:
+    """Return what a reader must not miss."""
+    from depthdist.shards.dataset_warnings import capture_warnings, dataset_warnings, missing_line
 
-    measured = index["measured"]
-    lines = []
-    if measured["farther"]:
-        most = measured["measured_max_mm"]
-        advice = f"--far {-(-most // 1):.0f} keeps them"
-        lines.append(_masked(measured, "farther", settings.far, most, advice))
-    if measured["nearer"]:
-        least = measured["measured_min_mm"]
-        advice = "--near 0 keeps them" if settings.near else "they round to 0"
-        lines.append(_masked(measured, "nearer", settings.near, least, advice))
-    duplicates = format_warning(index["near_duplicates"]) if "near_duplicates" in index else None
-    if duplicates:
-        lines.append(f"WARNING   {duplicates}")
-    if index["note"]:
-        lines.append(index["note"])
-    return lines
-
-
-def _masked(
-    measured: dict[str, Any], side: str, bound_mm: float, extreme_mm: float, advice: str
-) -> str:
-    """Return the warning that pixels were masked because of --near or --far."""
-    share = 100 * measured[side] / measured["measured"]
-    return (
-        f"WARNING   {measured[side]:,} measured pixels ({share:.2f} %) are {side} than"
-        f" {bound_mm:g} mm and were masked, to {extreme_mm:.1f} mm: {advice}"
-    )
+    missing = missing_line(index)
+    return [
+        *([missing] if missing else []),
+        *dataset_warnings(index, settings),
+        *capture_warnings(index.get("warned", []), out),
+        *([index["note"]] if index["note"] else []),
+    ]
 
 
 if __name__ == "__main__":

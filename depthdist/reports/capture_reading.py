@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from depthdist.captures.layouts import CapturePair, find_pairs
-from depthdist.captures.readers import read_pair
+from depthdist.captures.readers import read_capture
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, start_worker
 from depthdist.core.errors import BadFile, printable_path
@@ -102,7 +102,7 @@ def read_captures(
     num_workers = count_workers(workers, len(jobs))
     with ProcessPoolExecutor(num_workers, context, initializer=start_worker) as pool:
         progress = tqdm(
-            pool.map(read_capture, jobs),
+            pool.map(_read_job, jobs),
             desc="looking",
             total=len(jobs),
             unit="capture",
@@ -117,26 +117,29 @@ def read_captures(
     return summaries, rejections
 
 
-def read_capture(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
+def _read_job(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
     """Return a capture's summary, or why it cannot be read."""
     return _read_raw(job) if isinstance(job, RawJob) else _read_sample(job)
 
 
 def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
     from depthdist.geometry.camera import fit_intrinsics
+    from depthdist.geometry.camera_view import find_view_problem
 
     try:
-        rgb, xyz = read_pair(job.pair)
+        capture = read_capture(job.pair)
     except BadFile as err:
         return Rejection(printable_path(err.path), err.reason)
+    problem = find_view_problem(capture.xyz)
     return summarize_capture(
         name=job.pair.stem,
         split="",
         session=job.session,
-        rgb=np.asarray(rgb),
-        depth_mm=xyz[..., 2],
+        rgb=np.asarray(capture.image),
+        depth_mm=capture.xyz[..., 2],
         num_grooves=1 if job.pair.grooves else 0,
-        intrinsics=fit_intrinsics(xyz),
+        intrinsics=fit_intrinsics(capture.xyz),
+        remarks=[*capture.remarks, *([problem.text] if problem else [])],
     )
 
 

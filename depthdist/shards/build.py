@@ -76,8 +76,8 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
     """Make OUT the dataset that RAW and the settings describe, and return its index.
 
     ranks    the processes that share the work; each calls this, only rank 0 gets the index
-    returns  the index, and beside its entries `changed`, `written`, `rejected` (a list), `held` and
-             `note`
+    returns  the index, and beside its entries `changed`, `written`, `rejected` and `warned`
+             (lists), `held` and `note`
 
     raises ValueError, one line, where RAW cannot be used, OUT cannot be written, no pair is usable,
     or another run is at work
@@ -158,6 +158,14 @@ def _merge(
         num_rejects=len(lines),
         old=previous.index.raw if previous.index else {},
     )
+    warnings = [
+        warning
+        for record in {**previous.records, **records}.values()
+        for warning in record.get("warnings", ())
+    ]
+    if warnings:
+        in_order = sorted(warnings, key=lambda warning: warning["path"])
+        files["warnings.jsonl"] = b"".join(map(as_json, in_order))
     files |= {"rejects.jsonl": b"".join(lines), "index.json": as_json(index)}
     changed = any(read_if_present(out / name) != content for name, content in files.items())
     if changed or not all(_read_record(out, job) for job in plan.jobs):
@@ -169,6 +177,7 @@ def _merge(
         "changed": changed,
         "written": num_written,
         "rejected": rejected,
+        "warned": [warning for r in records.values() for warning in r.get("warnings", ())],
         "held": plan.held,
         "note": plan.note,
     }
@@ -281,7 +290,8 @@ def _remove_leftovers(out: Path, shards: set[str], files: set[str]) -> None:
         tar = path.relative_to(out).with_suffix(".tar").as_posix()
         if path.suffix in (".tar", ".json") and tar not in shards:
             path.unlink()
-    for path in [*out.glob("samples-*.npy"), *out.glob("names-*.txt")]:
+    named = ("samples-*.npy", "names-*.txt", "warnings.jsonl")
+    for path in [path for pattern in named for path in out.glob(pattern)]:
         if path.name not in files:
             path.unlink()
     shutil.rmtree(out / ".build", ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from depthdist.core.files import parse_json
-from depthdist.shards.encoding import quantize, resize_nearest
+from depthdist.shards.encoding import count_flying, quantize, resize_nearest
 from depthdist.shards.format import crc32
 from depthdist.shards.member_formats import MemberError, read_external_depth, read_rgb
 from depthdist.shards.settings import ShardSettings
@@ -177,4 +177,5 @@ def _inspect(
             f"no valid pixel: Z is {measured}, expected {settings.near:g} < Z <= {settings.far:g}"
             " mm (--near, --far, --unit)",
         )
-    return size, depth_stats(counts, depth["step_mm"])
+    counts["flying"] = count_flying(z, steps)
+    return size, depth_stats(counts, depth["step_mm"], sample.key)

@@ -221,7 +221,12 @@ def _index(
                 "count": len(rows),
                 "bytes": sum(length for *_, length, _, _ in rows),
                 "shards": len({number for number, *_ in rows}),
-                "stats": statistics(merge_stats(parts), settings.far / LEVELS),
+                "stats": statistics(
+                    merge_stats(parts),
+                    settings.far / LEVELS,
+                    settings.keep_near,
+                    settings.keep_far,
+                ),
             }
     table_rows, names = as_rows(samples)
     table = as_npy(table_rows)

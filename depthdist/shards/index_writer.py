@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from depthdist import __version__
+from depthdist.captures.edge_agreement import EdgeScores, describe_dataset
 from depthdist.captures.near_duplicates import FINGERPRINT, summarize_split
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.encoding import as_npy
-from depthdist.shards.format import Encoding
+from depthdist.shards.format import LEVELS, Encoding
 from depthdist.shards.index import as_rows, named_by_content
 from depthdist.shards.plan import Plan
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.splits import FIXED
-from depthdist.shards.statistics import merge_stats, statistics
+from depthdist.shards.statistics import describe_missing, merge_stats, statistics
 
 Record = dict[str, Any]  # the commit record of one shard
 
@@ -47,7 +48,7 @@ def compose_index(
         "settings": settings.content(),
         "size": list(encoding.size),
         **_member_entries(encoding),
-        "splits": {name: _split_entry(shards, encoding) for name, shards in splits.items()},
+        "splits": {name: _split_entry(shards, settings) for name, shards in splits.items()},
         "shards": [_shard_entry(record) for record in in_order],
         **entries,
         **_measured_entries(in_order),
@@ -55,6 +56,8 @@ def compose_index(
     }
     optional = {
         "near_duplicates": _near_duplicates(splits),
+        "warnings": sum(len(record.get("warnings", ())) for record in in_order),
+        "edge_agreement": _edge_agreement(in_order),
         "groups": {**old.get("groups", {}), **_named_groups(plan.groups)},
         "appended": old.get("appended", 0) + bool(old and added),
     }
@@ -118,13 +121,15 @@ def _member_entries(encoding: Encoding) -> dict[str, Any]:
     }
 
 
-def _split_entry(records: list[Record], encoding: Encoding) -> dict[str, Any]:
+def _split_entry(records: list[Record], settings: ShardSettings) -> dict[str, Any]:
     """Return the number of samples, bytes and shards of one split, and its depth statistics."""
+    total = merge_stats([record["stats"] for record in records])
+    step_mm = settings.far / LEVELS
     return {
         "count": sum(record["count"] for record in records),
         "bytes": sum(record["bytes"] for record in records),
         "shards": len(records),
-        "stats": statistics(merge_stats([record["stats"] for record in records]), encoding.step_mm),
+        "stats": statistics(total, step_mm, settings.keep_near, settings.keep_far),
     }
 
 
@@ -139,7 +144,19 @@ def _measured_entries(records: list[Record]) -> dict[str, Any]:
     return {
         "out_of_range_pixels": total["nearer"] + total["farther"],
         "measured": {name: total[name] for name in names},
+        "no_value": describe_missing(total),
     }
+
+
+def _edge_agreement(records: list[Record]) -> dict[str, Any]:
+    """Return what the edges of image and depth say of all captures together, {} if all is well."""
+    scores = [
+        EdgeScores(*values) if values else None
+        for record in records
+        for values in record.get("edges", ())
+    ]
+    text = describe_dataset(scores)
+    return {"warning": text} if text else {}
 
 
 def _near_duplicates(splits: dict[str, list[Record]]) -> dict[str, Any]:

@@ -199,6 +199,7 @@ def _encoding(settings: ShardSettings, camera_size: Size | None) -> Encoding:
         quality=settings.quality,
         subsampling=settings.subsampling,
         depth_codec=settings.depth_codec,
+        check_view=settings.check_view,
     )
 
 

@@ -15,6 +15,8 @@ from depthdist.shards.plan import NO_DATASET, ExistingDataset
 from depthdist.shards.rejects import read_rejects
 from depthdist.shards.settings import ShardSettings
 
+NEW_SETTINGS = {"check_view"}  # that older datasets do not have: these take any value
+
 
 @dataclass(frozen=True)
 class PreviousOutput:
@@ -126,7 +128,7 @@ def _refuse_other_settings(out: Path, index: Index, settings: ShardSettings) -> 
     new = settings.content()
     changed = [
         f"{flag_name(name)} was {old.get(name)}, is {new.get(name)}"
-        for name in sorted({*old, *new})
+        for name in sorted({*old, *new} - NEW_SETTINGS.difference(old))
         if old.get(name) != new.get(name)
     ]
     if changed:

@@ -17,6 +17,7 @@ from depthdist.core.settings import (
 from depthdist.geometry.patches import PATCH_SIZE
 
 MAX_SIDE = 8192  # pixels
+FAR_MM = 4000.0
 NOT_CONTENT = {
     "raw",
     "out",
@@ -68,9 +69,13 @@ class ShardSettings:
     size: Size = Size(756, 1260)
     "Height and width the RGB is resized to, multiples of 14."
     near: float = 0.0
-    "Depths up to this many mm are masked."
-    far: float = 4000.0
+    """Depths up to this many mm are masked. Set it, or --far, and that bound of the dataset is the
+    nearest, or farthest, depth that is left; by default stray pixels do not count."""
+    far: float = FAR_MM
     "Depths beyond this many mm are masked; the depth step is far / 65535."
+    check_view: bool = True
+    """Reject captures whose points are not what a camera sees (world frames, scrambled, mirrored or
+    transposed maps), and compare the edges of image and depth."""
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
     rgb: Literal["jpeg", "png", "raw"] = "jpeg"
@@ -155,6 +160,16 @@ class ShardSettings:
             f"--size is {self.size}: expected multiples of {PATCH_SIZE}; nearest are height"
             f" {nearest[0]}, width {nearest[1]}"
         ]
+
+    @property
+    def keep_near(self) -> bool:
+        """Return whether the user has set --near: then nothing nearer is left out."""
+        return self.near > 0
+
+    @property
+    def keep_far(self) -> bool:
+        """Return whether the user has set --far: then nothing farther is left out."""
+        return self.far != FAR_MM
 
     def content(self) -> dict[str, Any]:
         """Return the settings that the content of the dataset depends on."""

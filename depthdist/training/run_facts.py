@@ -15,6 +15,7 @@ from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE
+from depthdist.shards.dataset_warnings import left_out_lines, small_scale
 from depthdist.shards.remote_cache import is_remote
 
 
@@ -22,6 +23,20 @@ def training_bounds(dataset: Dataset) -> DepthRange:
     """Return the nearest and farthest valid Z of the training set, mm."""
     stats = dataset.stats("train")
     return DepthRange(stats["min_mm"], stats["max_mm"]).checked()
+
+
+def range_warnings(dataset: Dataset, scale: str) -> list[str]:
+    """Return what a reader must know of the depths that are learned, a line each.
+
+    scale  of the target: on a linear one a far bound costs nothing of the near part's share
+    """
+    lines = []
+    for part in dataset.parts:
+        stats = part.stats.get("train", {})
+        lines += left_out_lines("train", stats)
+        text = small_scale(stats) if stats and scale == "inverse" else None
+        lines += [text] if text else []
+    return lines
 
 
 def derive_facts(

@@ -27,6 +27,7 @@ from depthdist.training.run_facts import (
     describe_facts,
     facts_table,
     is_scored,
+    range_warnings,
     run_record,
 )
 from depthdist.training.settings import Settings
@@ -102,6 +103,8 @@ def announce(
         )
     for line in [*lines, *remarks]:
         run.output.tracker.say(line)
+    for line in range_warnings(run.data.dataset, run.settings.model.target):
+        run.output.warn(line)
 
 
 def describe_finished(run: Run) -> str:
