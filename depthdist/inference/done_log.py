@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -80,7 +81,7 @@ def is_done(out: Path, source: ImageSource, line: dict[str, Any] | None) -> bool
     return (
         line is not None
         and line["version"] == source.version
-        and all((out / file).exists() for file in line["files"])
+        and all(os.path.exists(out / file) for file in line["files"])  # False for odd names too
     )
 
 

@@ -66,6 +66,9 @@ def _access_every_part(raw: dict[str, Any]) -> None:
     ):
         raise ValueError("the counts of splits and shards differ")
     _check_members(raw)
+    for name in ("settings", "groups"):  # read by --append
+        if not isinstance(raw.get(name, {}), dict):
+            raise TypeError(f"{name} is {raw[name]!r:.40}, expected an object")
 
 
 def _check_statistics(stats: dict[str, Any]) -> None:
@@ -97,7 +100,7 @@ def _check_members(raw: dict[str, Any]) -> None:
         _text(depth["dtype"])
         _positive(depth["unit_mm"])
         _ = depth["resize"]
-    elif not depth["steps"] or not raw["mask"]["packed"]:
+    elif not depth["steps"] or not raw["mask"]["packed"] or raw["mask"]["member"] is None:
         raise ValueError("depth is not in steps, or the mask not packed")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depthdist.core.errors import printable_path
+from depthdist.core.errors import one_line, printable_path
 from depthdist.core.files import parse_json
 from depthdist.core.settings import flag_name
 from depthdist.shards import SCHEMA, VERSION
@@ -14,6 +14,7 @@ from depthdist.shards.index import Index, read_index
 from depthdist.shards.plan import NO_DATASET, ExistingDataset
 from depthdist.shards.rejects import read_rejects
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.statistics import merge_stats, statistics
 
 NEW_SETTINGS = {"check_view"}  # that older datasets do not have: these take any value
 
@@ -145,11 +146,32 @@ def _read_records(out: Path, index: Index) -> dict[str, Any]:
         path = (out / entry["name"]).with_suffix(".json")
         try:
             records[entry["name"]] = parse_json(path.read_bytes())
-        except (OSError, ValueError) as err:
+            _check_record(records[entry["name"]], entry, index.step_mm)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as err:
             raise ValueError(
-                f"{path}: the commit record cannot be read ({err}); --append needs it"
+                f"{path}: the commit record cannot be read ({type(err).__name__}: {one_line(err)});"
+                " --append needs it"
             ) from err
     return records
+
+
+def _check_record(record: dict[str, Any], entry: dict[str, Any], step_mm: float) -> None:
+    """Raise an error unless a shard's record is of this shard, and can be merged with others."""
+    if any(record[name] != value for name, value in entry.items()):
+        raise ValueError("it and index.json disagree")
+    for key, stem, session, *_ in record["samples"]:
+        if not isinstance(key, str) or not isinstance(stem, str) or not 0 <= int(key) < 2**63:
+            raise TypeError(f"a sample is {key!r:.40} of {stem!r:.40}")
+        if session != int(session):
+            raise TypeError(f"a session is {session!r:.40}")
+    statistics(merge_stats([record["stats"]]), step_mm)
 
 
 def _existing_dataset(index: Index, records: dict[str, Any]) -> ExistingDataset:
