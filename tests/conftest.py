@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 # a shell's background job ignores it, and so would every child
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# the same few examples each time; DEPTHDIST_EXAMPLES=5000 searches for long, and elsewhere each time
+# the same few examples each time; DEPTHDIST_EXAMPLES=5000 searches long, elsewhere each time
 EXAMPLES = int(os.environ.get("DEPTHDIST_EXAMPLES", "0"))
 settings.register_profile(
     "suite",

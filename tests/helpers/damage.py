@@ -1,6 +1,7 @@
 """Hypothesis strategies: good files, damaged as disks, editors and other programs damage them."""
 
 import json
+from fractions import Fraction
 
 from hypothesis import strategies as st
 
@@ -88,8 +89,10 @@ def _remove(box, key):
 
 def _scale(factor):
     def change(box, key):
-        if isinstance(box[key], (int, float)):
+        if isinstance(box[key], float):
             box[key] = box[key] * factor
+        elif isinstance(box[key], int):
+            box[key] = int(box[key] * Fraction(factor))
 
     return change
 

@@ -455,6 +455,7 @@ def run_records(scratch: Scratch) -> list[bytes]:
 
 
 def read_run_record(scratch: Scratch, content: bytes) -> None:
+    from depthdist.inference.export import describe_data
     from depthdist.training.run_facts import is_scored
 
     folder = scratch.copy(scratch.run, "run_record")
@@ -463,6 +464,7 @@ def read_run_record(scratch: Scratch, content: bytes) -> None:
     run = open_run(folder)
     run.mean_mm  # noqa: B018  (it reads)
     is_scored(folder, 1)
+    describe_data(run.record)
 
 
 def evaluations(scratch: Scratch) -> list[bytes]:
