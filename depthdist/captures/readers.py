@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from depthdist.captures.layouts import CapturePair
 from depthdist.captures.missing_values import count_missing, mask_constants, missing_constants
-from depthdist.core.errors import BadFile
+from depthdist.core.errors import BadFile, one_line
 from depthdist.geometry.camera_view import find_view_problem
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -148,8 +148,8 @@ def read_point_map(path: Path | str, content: bytes | None = None) -> PointMap:
                 flat = np.frombuffer(content, dtype, count, file.tell())
     except BadFile:
         raise
-    except (OSError, ValueError, SyntaxError, MemoryError) as err:
-        reason = getattr(err, "strerror", None) or err
+    except (OSError, ValueError, MemoryError) as err:
+        reason = getattr(err, "strerror", None) or one_line(err)
         raise BadFile(path, f"not a .npy file that can be read ({reason})") from err
     xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -177,7 +177,10 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise BadFile(path, f".npy format {version}; expected 1.0 or 2.0")
-    shape, fortran, dtype = HEADERS[version](file)
+    try:
+        shape, fortran, dtype = HEADERS[version](file)
+    except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is no header
+        raise BadFile(path, f"not a .npy file that can be read ({one_line(err)})") from err
     if dtype.hasobject:
         raise BadFile(
             path,
@@ -310,9 +313,8 @@ def read_size(pair: CapturePair) -> tuple[int, int]:
             size = _read_header(pair.xyz, file).size
     except BadFile:
         raise
-    except (OSError, SyntaxError) as err:
-        reason = err.strerror if isinstance(err, OSError) else err
-        raise BadFile(pair.xyz, f"cannot be read ({reason})") from err
+    except OSError as err:
+        raise BadFile(pair.xyz, f"cannot be read ({err.strerror})") from err
     except ValueError as err:
         raise BadFile(pair.xyz, f"not a .npy file that can be read ({err})") from err
     try:

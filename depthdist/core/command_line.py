@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import json
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import (
 )
 
 from depthdist.core.errors import SettingsError
+from depthdist.core.files import parse_json
 from depthdist.core.settings import (
     Field,
     Size,
@@ -58,7 +58,8 @@ def parse(
     from_file = _read_json(flags.pop("config", None), list(parser.fields), problems)
     preset_name, by_value = presets
     chosen = flags.get(preset_name, from_file.get(preset_name, ""))
-    sources = {"preset": by_value.get(chosen, {}), "--config": from_file, "": flags}
+    preset = by_value.get(chosen, {}) if isinstance(chosen, str) else {}
+    sources = {"preset": preset, "--config": from_file, "": flags}
     values = _collect(parser.fields, sources, problems)
     for name, (group, field, _) in parser.fields.items():
         if _is_required(field) and name not in values[group]:
@@ -208,11 +209,11 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_bytes())
     except OSError as err:
         problems.append(f"--config {path}: {err.strerror}")
         return {}
-    except (ValueError, RecursionError) as err:
+    except ValueError as err:
         problems.append(f"--config {path}: not JSON ({err})")
         return {}
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):

@@ -110,6 +110,17 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(finite_or_none(content), indent=1) + "\n").encode())
 
 
+def parse_json(content: str | bytes) -> Any:
+    """Return what JSON text holds; of bytes a byte-order mark is skipped and UTF-8 is expected.
+
+    raises ValueError, one line, where it is not JSON, or nested deeper than Python can follow
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("brackets are nested too deep") from None
+
+
 def finite_or_none(value: Any) -> Any:
     """Return `value` with every number that is not finite, however deep inside, as None."""
     if isinstance(value, dict):

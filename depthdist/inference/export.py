@@ -24,8 +24,9 @@ import torch
 from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
+from depthdist.core.errors import one_line
 from depthdist.core.file_lock import hold_folder
-from depthdist.core.files import replace_folder
+from depthdist.core.files import parse_json, replace_folder
 from depthdist.core.settings import Size
 from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import format_interval, format_value
@@ -195,11 +196,20 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
     path = folder / "evaluation.json"
     if not path.exists() or not (folder / RUN_FILE).exists():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if evaluation.get("adapter") != json.loads(json.dumps(asdict(record))):
-        return None
     own_data = open_run(folder).record["derived"]["data_sha256"]
-    return evaluation if evaluation.get("data_sha256") == own_data else None
+    try:
+        evaluation: dict[str, Any] = parse_json(path.read_bytes())
+        if evaluation["adapter"] != json.loads(json.dumps(asdict(record))):
+            return None
+        if evaluation["data_sha256"] != own_data:
+            return None
+        score_table(evaluation)
+    except (LookupError, TypeError, ValueError, AttributeError) as err:
+        raise ValueError(
+            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {one_line(err)});"
+            " run it again"
+        ) from err
+    return evaluation
 
 
 def depth_formula(record: AdapterRecord) -> str:
@@ -215,8 +225,15 @@ def describe_data(run_record: dict[str, Any] | None) -> str:
     """Return a paragraph on the training data and settings of a run.json."""
     if run_record is None:
         return "Not on record here."
-    derived = run_record["derived"]
-    settings = run_record["settings"]
+    try:
+        return _data_text(run_record["derived"], run_record["settings"])
+    except (LookupError, TypeError, ValueError) as err:
+        raise ValueError(
+            f"{RUN_FILE} is not what launch/train.py writes ({type(err).__name__}: {one_line(err)})"
+        ) from err
+
+
+def _data_text(derived: dict[str, Any], settings: dict[str, Any]) -> str:
     return (
         f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate;"
         f" images {derived['picture_size']}, {settings['epochs']} epochs in batches of"

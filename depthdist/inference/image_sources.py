@@ -141,7 +141,7 @@ def _is_depth_result(path: Path, name: str, out: Path) -> bool:
 def _has_points(path: Path) -> bool:
     try:
         return bool(np.load(path, mmap_mode="r").ndim == 3)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # NumPy raises TokenError, RecursionError ... on what is no header
         return False
 
 

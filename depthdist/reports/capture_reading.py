@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -18,7 +17,9 @@ from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.geometry.camera import known_intrinsics
 from depthdist.reports.capture_summary import CaptureSummary, summarize_capture
+from depthdist.shards.rejects import read_rejects
 
 if TYPE_CHECKING:
     from depthdist.data.loader import Loader
@@ -76,16 +77,13 @@ def _find_samples(folder: Path) -> Source:
         for split in dataset.parts[0].raw["splits"]
         for number in range(dataset.count(split))
     ]
-    path = folder / "rejects.jsonl"
-    rejections = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        line = json.loads(text)
-        rejections.append(
-            Rejection(
-                line.get("path") or f"{line.get('shard')}: {line.get('key')}",
-                line.get("reason") or line.get("why") or "?",
-            )
+    rejections = [
+        Rejection(
+            line.get("path") or f"{line.get('shard')}: {line.get('key')}",
+            line.get("reason") or line.get("why") or "?",
         )
+        for line in read_rejects(folder / "rejects.jsonl")
+    ]
     return Source("shards", jobs, rejections)
 
 
@@ -163,7 +161,7 @@ def _read_sample(job: ShardJob) -> CaptureSummary | Rejection:
         rgb=batch.rgb[0].numpy(),
         depth_mm=np.where(batch.mask[0].numpy(), batch.depth_mm[0].numpy(), np.nan),
         num_grooves=num_grooves,
-        intrinsics=meta.get("intrinsics"),
+        intrinsics=known_intrinsics(meta),
     )
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from depthdist.core.errors import CannotWrite
-from depthdist.core.files import sync_folder
+from depthdist.core.files import parse_json, sync_folder
 
 TENSORS = "state.safetensors"
 VALUES = "state.json"
@@ -171,7 +171,7 @@ def _manifest_hashes(state: Path) -> dict[str, str]:
     Raise ValueError if there is no manifest, or if a file has another size.
     """
     try:
-        manifest = json.loads((state / MANIFEST).read_bytes())
+        manifest = parse_json((state / MANIFEST).read_bytes())
         version = manifest["version"]
         names = (TENSORS, VALUES) if version == VERSION else ()
         files = {name: manifest["files"][name] for name in names}
@@ -186,7 +186,7 @@ def _manifest_hashes(state: Path) -> dict[str, str]:
         ) from None
     except OSError as err:
         raise ValueError(f"{state} cannot be read: {err.strerror}") from None
-    except (ValueError, LookupError, TypeError, RecursionError) as err:
+    except (ValueError, LookupError, TypeError, OverflowError) as err:
         raise ValueError(
             f"{state} is damaged: {MANIFEST} is no manifest ({type(err).__name__})"
         ) from None

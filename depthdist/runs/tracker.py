@@ -26,7 +26,7 @@ from torch.utils.tensorboard.summary import scalar, text
 from tqdm import tqdm
 
 from depthdist.core.errors import CannotWrite
-from depthdist.core.files import append, write_atomic
+from depthdist.core.files import append, parse_json, write_atomic
 from depthdist.runs.tensorboard_file import EventFile
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is not a terminal
@@ -128,7 +128,7 @@ class Tracker:
 def _step_of(line: str) -> float:
     """Return the step of a line of metrics.jsonl; infinity if it cannot be read."""
     try:
-        step: float = json.loads(line)["step"]
+        step: float = parse_json(line)["step"]
         return step
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line that a crash cut off

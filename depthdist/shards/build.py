@@ -17,7 +17,6 @@ A run that is killed leaves OUT as it was, and the next one continues where it s
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 from depthdist.core.errors import SettingsError, printable_path
 from depthdist.core.file_lock import hold_folder
-from depthdist.core.files import sync_folder, write_atomic
+from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job, as_json
 from depthdist.shards.index_writer import compose_index
@@ -213,7 +212,7 @@ def _read_record(folder: Path, job: Job) -> dict[str, Any] | None:
     """Return the commit record of a whole shard in `folder` that is of this very job, or None."""
     tar = folder / job.name
     try:
-        record = json.loads(tar.with_suffix(".json").read_bytes())
+        record = parse_json(tar.with_suffix(".json").read_bytes())
         whole = record["hash"] == job.hash and tar.stat().st_size == record["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

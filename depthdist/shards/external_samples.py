@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
 import threading
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from depthdist.core.files import parse_json
 from depthdist.shards.encoding import count_flying, quantize, resize_nearest
 from depthdist.shards.format import crc32
 from depthdist.shards.member_formats import MemberError, read_external_depth, read_rgb
@@ -162,8 +162,8 @@ def _inspect(
         z = resize_nearest(z, wanted)
     if meta:
         try:
-            json.loads(bytes(content[meta]))
-        except (ValueError, RecursionError) as err:
+            parse_json(bytes(content[meta]))
+        except ValueError as err:
             raise MemberError(meta, f"not JSON ({err})") from err
     steps, counts = quantize(z, settings.near, settings.far)
     if not steps.any():

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import threading
 from collections import Counter
@@ -28,7 +27,7 @@ from typing import Any, TypeVar
 from depthdist import __version__
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import printable_path
-from depthdist.core.files import write_atomic
+from depthdist.core.files import parse_json, write_atomic
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.encoding import as_npy
 from depthdist.shards.external_samples import DecodedShard, Todo, decode_shard
@@ -181,7 +180,7 @@ def _replaceable_files(folder: Path) -> set[str]:
             f"{printable_path(folder)}: cannot be written; the index lies beside the tars"
         )
     try:
-        old = json.loads((folder / "index.json").read_bytes())
+        old = parse_json((folder / "index.json").read_bytes())
         ours = old["schema"] == SCHEMA
         if ours and old.get("foreign"):
             names = [old[part]["name"] for part in ("table", "names")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from depthdist.core.files import parse_json
 from depthdist.shards.decoding import decode_sample
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Index, SampleRef, load_index
@@ -134,7 +134,7 @@ def _verify_record(index: Index, number: int, refs: list[SampleRef]) -> list[str
         for r in refs
     ]
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes())
         expected = {**shard, "samples": samples}
         if any(record.get(part) != value for part, value in expected.items()):
             return [f"{shard['name']}: its commit record {path.name} and index.json disagree"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from depthdist.core.environment import describe_environment
-from depthdist.core.files import write_json
+from depthdist.core.files import parse_json, write_json
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
@@ -137,13 +136,10 @@ def run_record(
 def mark_as_scored(run: Path, epoch: int) -> None:
     """Note in run.json that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "scored_at_epoch": epoch})
+    write_json(path, {**parse_json(path.read_bytes()), "scored_at_epoch": epoch})
 
 
 def is_scored(run: Path, epoch: int) -> bool:
     """Return whether run.json says that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    return (
-        path.exists()
-        and json.loads(path.read_text(encoding="utf-8")).get("scored_at_epoch") == epoch
-    )
+    return path.exists() and parse_json(path.read_bytes()).get("scored_at_epoch") == epoch
