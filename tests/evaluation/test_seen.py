@@ -109,18 +109,18 @@ def test_train_is_scored_whole_and_said_to_be_no_measure(run, data):
     assert line.startswith(f"the run learned from 11 of 11 images of train; {FIT}")
 
 
-def only_train_as_val(data, folder):
-    """The dataset with its training images as validation, and its validation as a test."""
-    shutil.copytree(data, folder)
-    index = json.loads((folder / "index.json").read_text())
-    splits = index["splits"]
-    index["splits"] = {"val": splits["train"], "test": splits["val"]}  # in the order of the rows
-    (folder / "index.json").write_text(json.dumps(index))
-    return folder
+def sharded_as(data, folder, groups):
+    """The same captures, each in the split that its old one is mapped to."""
+    shutil.copytree(data.with_name("raw"), folder / "raw")
+    lines = [
+        f"{stem},{groups[split]}\n" for split in ("train", "val") for stem in stems(data, split)
+    ]
+    (folder / "groups.csv").write_text("".join(lines))
+    return make_shards(folder, split="file", groups=str(folder / "groups.csv"))
 
 
 def test_where_nothing_new_is_left_one_line_says_how_to_go_on(run, data, tmp_path):
-    known = only_train_as_val(data, tmp_path / "known")
+    known = sharded_as(data, tmp_path, {"train": "val", "val": "train"})
     (line,) = command("launch/evaluate.py", "--run", run, "--data", known).errors
     names = ", ".join(stems(data, "train")[:5])
     assert f"learned from all 11 images of val ({names}, ...)" in line
@@ -128,11 +128,7 @@ def test_where_nothing_new_is_left_one_line_says_how_to_go_on(run, data, tmp_pat
 
 
 def test_a_test_image_that_chose_the_best_epoch_is_named_and_scored(run, data, tmp_path):
-    both = tmp_path / "both"
-    shutil.copytree(data, both)
-    index = json.loads((both / "index.json").read_text())
-    index["splits"] = {"train": index["splits"]["train"], "test": index["splits"]["val"]}
-    (both / "index.json").write_text(json.dumps(index))
+    both = sharded_as(data, tmp_path, {"train": "train", "val": "test"})
     line = line_of(of(run, both, "--split", "test"), "chose the run's best epoch")
     assert line.startswith("note: 3 of 3 images of test ") and stems(data, "val")[0] in line
     assert content(run)["seen"]["chosen_by"] == 3 and content(run)["seen"]["left_out"] == 0
@@ -202,7 +198,7 @@ def test_many_names_are_five_and_dots():
     assert "(a, b, c, d, e, ...)" in describe_seen(evaluation)
 
 
-# ------------------------------------------------------------------------------------ another mean
+# ---------------------------------------------------------------------------- other images
 
 
 def test_other_captures_of_the_same_names_are_new(run, data, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.captures import make, stem_of, write_raw
 from helpers.commands import command
+from helpers.external_tars import index, plain, write
 
 from depthdist.core.settings import Size
 from depthdist.data.dataset import DataSettings, open_dataset
@@ -17,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 def hashes(out):
     """Of all images of the dataset, in the order of their stems."""
-    index = read_index(out)
-    stems = [ref.stem for split in index.raw["splits"] for ref in index.samples(split)]
-    rows = np.concatenate([image_hashes(index, split) for split in index.raw["splits"]])
+    made = read_index(out)
+    stems = [ref.stem for split in made.raw["splits"] for ref in made.samples(split)]
+    rows = np.concatenate([image_hashes(made, split) for split in made.raw["splits"]])
     return rows[np.argsort(stems)]
 
 
@@ -113,8 +114,16 @@ def test_a_split_of_another_dataset_may_hold_an_image_too(tmp_path):
 def test_a_damaged_meta_json_leaves_the_bytes_to_tell(tmp_path):
     raw, out = write_raw(tmp_path / "raw", 4), tmp_path / "out"
     make(raw, out, split="none")
-    index = read_index(out)
-    shard = index.shard_path(0)
+    shard = read_index(out).shard_path(0)
     shard.write_bytes(shard.read_bytes().replace(b'"sha256"', b'"sha25?"'))
     found = image_hashes(read_index(out), "train")
     assert (found[:, :2] == 0).all() and (found[:, 2:] != 0).all()
+
+
+def test_tars_of_others_are_told_apart_by_their_bytes(tmp_path):
+    for name, samples in (("train", (0, 1, 2)), ("test", (3, 1))):
+        write(tmp_path / name, lambda i, samples=samples: plain(samples[i]), (len(samples),))
+    index(tmp_path)
+    (line,) = describe_shared_of(read_index(tmp_path))
+    assert line.startswith("1 of 2 images of test are in train as well ")
+    assert "000001 = 000001: " in line
