@@ -51,9 +51,10 @@ def choose_samples(run: Run, dataset: Dataset, split: str, include_seen: bool) -
     raises ValueError where no other is left
     """
     hashes = hashes_of(dataset, split)
-    seen = read_seen(run)
+    seen = read_seen(run, dataset)
     record: dict[str, Any] = {
         "known_by": None,
+        "images": len(hashes),
         "trained_on": 0,
         "left_out": 0,
         "chosen_by": 0,
@@ -125,14 +126,14 @@ def _unknown(run: Run, split: str) -> str:
 
 def describe_record(record: dict[str, Any], split: str, names: str) -> str:
     """Return in one line how many images the run learned from, and whether they are scored."""
-    count = record["trained_on"]
+    learned = f"the run learned from {record['trained_on']} of {record['images']} images of {split}"
     if split == "train":
-        return f"the run learned from {count} of the images of train; {FIT}"
+        return f"{learned}; {FIT}"
     if record["left_out"]:
         what = f"they are left out of the scores ({names}); --include-seen scores them as well"
     else:
         what = f"they are among the scores, as --include-seen asks ({names}); {FIT}"
-    return f"the run learned from {count} of the images of {split}: {what}"
+    return f"{learned}: {what}"
 
 
 def describe_seen(evaluation: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE, open_run
+from depthdist.runs.seen_images import seen_file
 
 CARD_METRICS = ("abs_rel", "delta1", "rmse_mm", "mae_mm")
 # of base models, as their own cards say; the user has to look up any other's
@@ -132,6 +133,7 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
         for name in ("adapter_config.json", WEIGHTS):
             shutil.copy(source / name, fresh)
         (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        copy_seen(run, fresh)
         (fresh / "README.md").write_text(model_card(run, record, "peft"), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
@@ -142,11 +144,19 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
 def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
     """Write the model with the adapter merged in, and its card."""
     save_full_model(model, {}, record, folder)
+    copy_seen(run, folder)
     (folder / "README.md").write_text(model_card(run, record, "transformers"), encoding="utf-8")
     print(
         f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
         " normalized inverse depth; its README.md has the formula for mm"
     )
+
+
+def copy_seen(run: str, folder: Path) -> None:
+    """Copy the record of the images that the model learned from, for runs that go on from it."""
+    path = seen_file(find_model_folder(run))
+    if path:
+        shutil.copy(path, folder)
 
 
 def model_card(run: str, record: AdapterRecord, library: str) -> str:

@@ -1,7 +1,7 @@
 """Which images a run has learned from, and which chose its best epoch: RUN/seen.npy.
 
-    write_seen(run.folder, dataset, base)             # as training begins
-    seen = read_seen(run)                             # None where nobody can know
+    write_seen(run.folder, images_of(dataset), base)  # as training begins
+    seen = read_seen(run, other)                      # None where nobody can know
     shared_images(hashes_of(other, "test"), seen.train)
 
 A hash says what an image is (shards.image_hashes), so that it is recognised in shards that were
@@ -19,7 +19,7 @@ import numpy as np
 
 from depthdist.core.files import write_atomic
 from depthdist.data.dataset import Dataset, open_dataset
-from depthdist.runs.run_folder import Run
+from depthdist.runs.run_folder import RUN_FILE, Run
 from depthdist.shards.image_hashes import KINDS, image_hashes
 
 SEEN_FILE = "seen.npy"
@@ -51,9 +51,10 @@ def images_of(dataset: Dataset) -> SeenImages:
 def write_seen(run: Path, seen: SeenImages, base: Path) -> None:
     """Write RUN/seen.npy, with what another run saw if training began from its model.
 
-    base  what --model names: of another run's best/, RUN/seen.npy lies beside it
+    base  what --model names: another run's best/, or what was exported of it
     """
-    before = _read(base.parent / SEEN_FILE) if base.is_dir() else None
+    path = seen_file(base)
+    before = _read(path) if path else None
     parts = [seen, before] if before else [seen]
     rows = []
     for name, is_validation in (("train", False), ("val", True)):
@@ -64,6 +65,14 @@ def write_seen(run: Path, seen: SeenImages, base: Path) -> None:
     file = io.BytesIO()
     np.save(file, np.concatenate(rows))
     write_atomic(run / SEEN_FILE, file.getvalue())
+
+
+def seen_file(model: Path) -> Path | None:
+    """Return the record that belongs to the model in a folder, None where there is none."""
+    if not model.is_dir():
+        return None
+    places = [model, *([model.parent] if (model.parent / RUN_FILE).exists() else [])]
+    return next((p / SEEN_FILE for p in places if (p / SEEN_FILE).is_file()), None)
 
 
 def _read(path: Path) -> SeenImages | None:
@@ -78,18 +87,20 @@ def _read(path: Path) -> SeenImages | None:
     return SeenImages(rows["hashes"][~is_validation], rows["hashes"][is_validation])
 
 
-def read_seen(run: Run) -> SeenImages | None:
+def read_seen(run: Run, other: Dataset) -> SeenImages | None:
     """Return what a run has seen: on record, or of its data where that is unchanged.
 
+    other  a dataset that may be the run's own at another place
     None where there is neither: a run from before there was a record, whose data changed.
     """
     seen = _read(run.folder / SEEN_FILE)
     if seen is not None:
         return seen
+    sha256 = run.record["derived"].get("data_sha256")
+    if other.sha256 == sha256:
+        return images_of(other)
     try:
         dataset = open_dataset(replace(run.data, damaged="quarantine"))  # its index is enough
     except ValueError:
         return None
-    if dataset.sha256 != run.record["derived"].get("data_sha256"):
-        return None
-    return images_of(dataset)
+    return images_of(dataset) if dataset.sha256 == sha256 else None
