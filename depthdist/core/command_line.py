@@ -208,7 +208,7 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as err:
         problems.append(f"--config {path}: {err.strerror}")
         return {}

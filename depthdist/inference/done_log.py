@@ -31,10 +31,14 @@ def read_done_log(
     path = settings.out / DONE
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
     made_with = hash_inputs(values, model, record)
-    lines = path.read_text().splitlines() if path.exists() and not settings.again else []
+    lines = (
+        path.read_text(encoding="utf-8").splitlines()
+        if path.exists() and not settings.again
+        else []
+    )
     if not lines:
         head = {"made_with": made_with, "run": settings.run, **values}
-        path.write_text(json.dumps(head, default=str) + "\n")
+        path.write_text(json.dumps(head, default=str) + "\n", encoding="utf-8")
         return {}
     try:
         first, *rest = (json.loads(line) for line in lines if line.endswith("}"))
@@ -55,7 +59,7 @@ def read_done_log(
             " another folder, or --again to replace them"
         )
     if not lines[-1].endswith("}"):  # cut off: that image is not finished
-        path.write_text("\n".join(lines[:-1]) + "\n")
+        path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
     return done
 
 

@@ -24,8 +24,10 @@ import torch
 from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import replace_folder
 from depthdist.core.settings import Size
+from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference.external_model import load_model
 from depthdist.inference.model_folder import find_model_folder
@@ -75,6 +77,11 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
     """Write every form that --forms names, and print how to use it."""
     silence_libraries()
     check_foreign_folders(settings)
+    with hold_folder(settings.out, "launch/export.py", "OUT"):
+        _export_forms(settings, external)
+
+
+def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
     warn_without_scores(settings, record)
@@ -123,8 +130,8 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     with replace_folder(folder) as fresh:
         for name in ("adapter_config.json", WEIGHTS):
             shutil.copy(source / name, fresh)
-        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1))
-        (fresh / "README.md").write_text(model_card(run, record, "peft"))
+        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        (fresh / "README.md").write_text(model_card(run, record, "peft"), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
         " a model card for the hub"
@@ -134,7 +141,7 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
 def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
     """Write the model with the adapter merged in, and its card."""
     save_full_model(model, {}, record, folder)
-    (folder / "README.md").write_text(model_card(run, record, "transformers"))
+    (folder / "README.md").write_text(model_card(run, record, "transformers"), encoding="utf-8")
     print(
         f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
         " normalized inverse depth; its README.md has the formula for mm"
@@ -188,7 +195,7 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
     path = folder / "evaluation.json"
     if not path.exists() or not (folder / RUN_FILE).exists():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text())
+    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if evaluation.get("adapter") != json.loads(json.dumps(asdict(record))):
         return None
     own_data = open_run(folder).record["derived"]["data_sha256"]
@@ -238,6 +245,8 @@ def score_table(evaluation: dict[str, Any] | None) -> str:
         f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
         " interval of the mean (bootstrap over images).",
     ]
+    if describe_seen(evaluation):
+        lines.append(describe_seen(evaluation))
     return "\n".join(lines)
 
 

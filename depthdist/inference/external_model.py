@@ -191,7 +191,7 @@ def read_peft_adapter(
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Return an adapter's configuration, its tensors by name, and the name of its base model."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         stored = load_file(folder / WEIGHTS)
         if config["peft_type"] != "LORA":
             raise ValueError(f"it is of the kind {config['peft_type']}; expected LORA")

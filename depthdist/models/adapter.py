@@ -121,7 +121,7 @@ def _replace_folder(folder: Path, content: str) -> Iterator[Path]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def processor_config(normalization: Normalization, height: int, width: int) -> dict[str, object]:

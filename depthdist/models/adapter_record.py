@@ -27,7 +27,7 @@ class AdapterRecord:
     height, width    size of the images that the network gets, pixels
     mean, std        of the image normalization, for red, green and blue in 0..1
     step, epoch      when it was saved
-    eval_loss        validation loss at that step
+    eval_loss        validation loss at that step; None where there was no validation
     target           what the network learned: "inverse" depth or "linear"
     upsampling       how its output is resampled to another size: "bicubic" or "bilinear"
     """
@@ -41,7 +41,7 @@ class AdapterRecord:
     std: tuple[float, float, float]
     step: int
     epoch: int
-    eval_loss: float
+    eval_loss: float | None
     target: Literal["inverse", "linear"] = "inverse"
     upsampling: Literal["bicubic", "bilinear"] = "bicubic"
 
@@ -54,7 +54,7 @@ class AdapterRecord:
         *,
         step: int,
         epoch: int,
-        eval_loss: float,
+        eval_loss: float | None,
     ) -> AdapterRecord:
         """Return the record of `model` in its present state, which gets images of `size`."""
         height, width = size
@@ -103,6 +103,6 @@ def read_record(folder: Path) -> AdapterRecord:
             f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as in a run's best/"
         )
     try:
-        return from_dict(AdapterRecord, json.loads(path.read_text()))
+        return from_dict(AdapterRecord, json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not an adapter's record ({err})") from None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +15,7 @@ from tqdm import tqdm
 from depthdist.captures.layouts import CapturePair, find_pairs
 from depthdist.captures.readers import read_capture
 from depthdist.captures.sessions import number_sessions
-from depthdist.core.environment import count_workers, start_worker
+from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.reports.capture_summary import CaptureSummary, summarize_capture
@@ -80,7 +78,7 @@ def _find_samples(folder: Path) -> Source:
     ]
     path = folder / "rejects.jsonl"
     rejections = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         line = json.loads(text)
         rejections.append(
             Rejection(
@@ -100,9 +98,8 @@ def read_captures(
     """
     summaries = []
     rejections = []
-    context = multiprocessing.get_context("spawn")
     num_workers = count_workers(workers, len(jobs))
-    with ProcessPoolExecutor(num_workers, context, initializer=start_worker) as pool:
+    with open_pool(num_workers, start_worker) as pool:
         progress = tqdm(
             pool.map(_read_job, jobs),
             desc="looking",

@@ -84,7 +84,7 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
     """Return evaluation.json with NaN for null, and raise KeyError if a needed part is missing."""
-    evaluation: dict[str, Any] = json.loads(path.read_text())
+    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for name in ("rows", "intervals", "images", "grooves"):
         evaluation[name] = _null_to_nan(evaluation[name])
     for name in ("adapter", "settings", "data_sha256", "device"):
@@ -98,7 +98,7 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def _read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl, without any that a crash cut off; [] if it is missing."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             line = dict(json.loads(text))
         except (TypeError, ValueError):

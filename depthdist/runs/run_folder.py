@@ -96,7 +96,11 @@ def earlier_starts(folder: Path) -> list[dict[str, Any]]:
     """Return when and at which step the run was started so far; [] for a new run."""
     path = folder / RUN_FILE
     try:
-        return list(json.loads(path.read_text()).get("starts", [])) if path.exists() else []
+        return (
+            list(json.loads(path.read_text(encoding="utf-8")).get("starts", []))
+            if path.exists()
+            else []
+        )
     except (AttributeError, TypeError, ValueError):
         return []  # a crash left half of it; it is about to be rewritten
 
@@ -110,7 +114,7 @@ def open_run(folder: Path) -> Run:
             f" writes{_runs_beside(folder)}"
         )
     try:
-        run = Run(folder, json.loads(path.read_text()))
+        run = Run(folder, json.loads(path.read_text(encoding="utf-8")))
         _check_record(run)
         return run
     except (AttributeError, KeyError, TypeError, ValueError) as err:

@@ -63,7 +63,7 @@ class Tracker:
         """Remove the lines of later steps, and lines that a crash cut off; all where it is None."""
         if not self.lines.exists():
             return
-        lines = [] if step is None else self.lines.read_text().splitlines()
+        lines = [] if step is None else self.lines.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if step is not None and _step_of(line) <= step]
         write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
 

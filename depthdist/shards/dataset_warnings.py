@@ -28,9 +28,13 @@ def dataset_warnings(index: dict[str, Any], settings: ShardSettings) -> list[str
         lines += [f"WARNING   {line}" for line in left_out_lines(name, split["stats"])]
     train = index["splits"].get("train")
     about_train = _about_depths(train["stats"]) if train else []
-    duplicates = format_warning(index["near_duplicates"]) if "near_duplicates" in index else None
+    duplicates = [
+        format_warning(index[name], held_out)
+        for name, held_out in (("near_duplicates", "validation"), ("near_duplicates_test", "test"))
+        if name in index
+    ]
     edges = index.get("edge_agreement", {}).get("warning")
-    lines += [f"WARNING   {line}" for line in (*about_train, duplicates, edges) if line]
+    lines += [f"WARNING   {line}" for line in (*about_train, *duplicates, edges) if line]
     return lines
 
 

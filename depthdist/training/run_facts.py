@@ -59,7 +59,7 @@ def derive_facts(
         "all_parameters": total,
         "train_samples": dataset.count("train"),
         "epoch_samples": plan.num_samples,
-        "val_samples": dataset.count("val"),
+        "val_samples": dataset.count("val") if dataset.has("val") else 0,
         "picture_size": str(dataset.size),
         "truth_size": str(dataset.depth_size),
         "near_mm": bounds.near_mm,
@@ -101,6 +101,16 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
     ]
 
 
+def validation_remarks(dataset: Dataset) -> list[str]:
+    """Return what it means for the run that there are no validation images, if so."""
+    if dataset.has("val"):
+        return []
+    return [
+        f"validation   none: {dataset.place} has no images of a split val; the last weights are"
+        " kept as the best, and pictures and the final table are of training images"
+    ]
+
+
 def facts_table(facts: dict[str, Any]) -> str:
     """Return the derived facts as a Markdown table."""
     rows = [f"| {name} | {value} |" for name, value in facts.items()]
@@ -127,10 +137,13 @@ def run_record(
 def mark_as_scored(run: Path, epoch: int) -> None:
     """Note in run.json that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    write_json(path, {**json.loads(path.read_text()), "scored_at_epoch": epoch})
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "scored_at_epoch": epoch})
 
 
 def is_scored(run: Path, epoch: int) -> bool:
     """Return whether run.json says that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    return path.exists() and json.loads(path.read_text()).get("scored_at_epoch") == epoch
+    return (
+        path.exists()
+        and json.loads(path.read_text(encoding="utf-8")).get("scored_at_epoch") == epoch
+    )
