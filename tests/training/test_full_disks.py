@@ -103,13 +103,6 @@ def test_a_run_whose_folder_is_removed_ends_with_one_line(place, data, batch4, t
     assert line.endswith("no state is saved: once that is mended, the same command begins anew")
 
 
-def test_a_disk_full_from_the_start_is_told_before_the_first_step(data, batch4, tmp_path):
-    with small_disk(tmp_path / "disk", "256k") as disk:
-        (line,) = train(data, disk / "run", *EPOCHS, deepspeed=batch4).errors
-        assert "so nothing was trained" in line and "No space left on device" in line
-        assert states(disk / "run/last") == []
-
-
 def test_all_ranks_end_when_the_disk_is_full_and_go_on_when_there_is_room(data, batch4, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         run = disk / "run"
