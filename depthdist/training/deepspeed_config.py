@@ -12,12 +12,6 @@ from depthdist.distributed.accelerator import accelerator
 from depthdist.training.deepspeed_json import read_deepspeed_json
 from depthdist.training.deepspeed_sections import refused_sections, settle_sections
 
-OURS = {
-    "scheduler": "the schedule is --schedule",
-    "train_micro_batch_size_per_gpu": "the micro-batch is --micro-batch",
-    "gradient_accumulation_steps": "it follows from train_batch_size, --micro-batch and ranks",
-}
-
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -104,14 +98,16 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     ]
     if found:
         return found
-    found = [f"{key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
-    found += refused_sections(config)
+    found = refused_sections(config)
     batch = config.get("train_batch_size", 1)
     if type(batch) is not int or batch < 1:
         found.append(f"train_batch_size is {batch!r}; expected a whole number >= 1")
     clip = config.get("gradient_clipping", 0.0)
     if type(clip) not in (int, float) or not clip >= 0:
         found.append(f"gradient_clipping is {clip!r}; expected a number >= 0")
+    every = config.get("steps_per_print", 1)
+    if type(every) not in (int, float) or not every > 0:
+        found.append(f"steps_per_print is {every!r}; expected a number > 0")
     stage = config.get("zero_optimization", {}).get("stage", 0)
     if type(stage) is not int or stage not in range(4):
         found.append(f"zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3")
@@ -124,7 +120,10 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     if "train_batch_size" not in config:
         found.append("train_batch_size is missing: the global batch, 8 in the recipe")
     optimizer = config.get("optimizer", {})
-    if "lr" in (optimizer.get("params") or {}):
+    params = optimizer.get("params") or {}
+    if not isinstance(params, dict):
+        found.append(f"optimizer.params is {params!r}; expected an object")
+    elif "lr" in params:
         found.append("optimizer.params.lr is set; leave it out: the learning rate is --lr")
     if "type" not in optimizer:
         found.append("optimizer.type is missing; see ds_configs/fp16.json")

@@ -165,8 +165,35 @@ def test_a_section_that_is_off_changes_nothing(tmp_path, name):
 
 
 def test_a_key_that_is_not_known_is_told(tmp_path):
-    _, remarks = settings(tmp_path, {**PLAIN, "gradient_cliping": 1}).resolved()
-    assert any("gradient_cliping is not known here" in line for line in remarks)
+    _, remarks = settings(tmp_path, {**PLAIN, "made_by": "me"}).resolved()
+    assert any("made_by is not known here" in line for line in remarks)
+
+
+def test_a_slip_in_a_key_is_refused_with_the_name_that_was_meant(tmp_path):
+    (problem,) = settings(tmp_path, {**PLAIN, "gradient_cliping": 1}).problems()
+    assert "unknown key gradient_cliping; did you mean gradient_clipping" in problem
+
+
+def test_the_older_name_of_bf16_is_bf16(tmp_path):
+    config = settings(tmp_path, {**PLAIN, "bfloat16": {"enabled": True}}).read()
+    assert precision(config) == "bf16" and "bfloat16" not in config
+
+
+@pytest.mark.parametrize("name", ["fp16", "optimizer", "bf16"])
+def test_auto_in_the_place_of_a_section_means_ours(tmp_path, name):
+    engine = settings(tmp_path, {**PLAIN, name: "auto"})
+    config = engine.read()
+    assert engine.problems() == []
+    assert config["optimizer"]["type"] == "AdamW" and config["optimizer"]["params"]["torch_adam"]
+    assert precision(config) == ("fp32" if name == "optimizer" else "fp16")
+
+
+@pytest.mark.parametrize(
+    "name, value", [("optimizer", {"type": "AdamW", "params": [1]}), ("steps_per_print", "often")]
+)
+def test_a_value_of_the_wrong_kind_is_named_with_what_was_expected(tmp_path, name, value):
+    (problem,) = settings(tmp_path, {**PLAIN, name: value}).problems()
+    assert name in problem and "expected" in problem
 
 
 def test_a_file_of_hugging_face_trains(tmp_path):
