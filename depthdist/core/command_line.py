@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import json
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import (
 )
 
 from depthdist.core.errors import SettingsError
+from depthdist.core.json_text import read_json_object
 from depthdist.core.settings import (
     Field,
     Size,
@@ -208,19 +208,12 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as err:
-        problems.append(f"--config {path}: {err.strerror}")
+        content = read_json_object(Path(path), "--config")
+    except ValueError as err:
+        problems += str(err).splitlines()
         return {}
-    except (ValueError, RecursionError) as err:
-        problems.append(f"--config {path}: not JSON ({err})")
-        return {}
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+    if isinstance(content.get("settings"), dict):
         content = content["settings"]  # a run's record
-    if not isinstance(content, dict):
-        found = type(content).__name__
-        problems.append(f"--config {path}: expected an object of settings, found {found}")
-        return {}
     settings = {}
     for key, value in content.items():
         name = key.replace("-", "_")

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdist.core.json_text import read_json_object
 from depthdist.core.settings import hidden
 from depthdist.distributed.accelerator import accelerator
-from depthdist.training.deepspeed_json import read_deepspeed_json
 from depthdist.training.deepspeed_sections import refused_sections, settle_sections
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class EngineSettings:
         try:
             config = self.read()
         except ValueError as err:
-            return [*found, str(err)]
+            return [*found, *str(err).splitlines()]
         return found + [f"{self.deepspeed}: {problem}" for problem in config_problems(config)]
 
     def read(self) -> dict[str, Any]:
@@ -49,7 +51,12 @@ class EngineSettings:
 
         raises ValueError where it is no JSON object
         """
-        return settle_sections(read_deepspeed_json(self.deepspeed))[0]
+        return settle_sections(read_json_object(self._file(), "--deepspeed"))[0]
+
+    def _file(self) -> Path:
+        """Return the file; those of ds_configs/ are found from every working directory."""
+        shipped = CHECKOUT / self.deepspeed
+        return shipped if shipped.exists() and not self.deepspeed.exists() else self.deepspeed
 
     @property
     def global_batch(self) -> int:
@@ -72,7 +79,7 @@ class EngineSettings:
 
         raises ValueError where it cannot be run here
         """
-        config, remarks = settle_sections(read_deepspeed_json(self.deepspeed))
+        config, remarks = settle_sections(read_json_object(self._file(), "--deepspeed"))
         device = accelerator().device_name()
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}

@@ -1,6 +1,6 @@
 """What becomes of each part of a DeepSpeed file: used, given our value, left out, or refused.
 
-config, remarks = settle_sections(read_deepspeed_json(path))
+config, remarks = settle_sections(read_json_object(path, "--deepspeed"))
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import pytest
 from helpers.commands import command
 from helpers.runs import make_shards
 
+from depthdist.core.json_text import find_json_faults
 from depthdist.training.deepspeed_config import EngineSettings, config_problems, precision
 
 PLAIN = {"train_batch_size": 4, "optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}
@@ -91,16 +92,23 @@ def test_a_byte_order_mark_is_read(tmp_path, mark):
 @pytest.mark.parametrize(
     "text, found",
     [
-        ('{\n // why\n"train_batch_size": 8}', "line 2: JSON has no comments; remove the //"),
-        ('{"train_batch_size": 8,\n# why\n"a": 1}', "line 2: JSON has no comments; remove the #"),
-        ('{"u": "http://a#b",\n\n/* why */ "a": 1}', "line 3: JSON has no comments; remove the /*"),
-        ('{"a": 1,\n"b": [1,\n],\n}', "line 2: not JSON: remove the comma before the closing"),
-        ('{"a": "NaN",\n"b": NaN}', "line 2: NaN is no JSON number"),
-        ('{"a": 1,\n"b": 2,\n"a": 3}', "line 3: a is there twice in one object; keep one"),
-        ('{"a"\n: 1\n"b": 2}', "line 3: not JSON (Expecting ',' delimiter)"),
-        ("[" * 100_000, "not JSON (too many brackets in one another)"),
+        ('{\n // why\n"train_batch_size": 8}', "line 2: JSON has no comments; remove // why"),
+        ('{"train_batch_size": 8,\n# why\n"a": 1}', "line 2: JSON has no comments; remove # why"),
+        ('{"u": "http://a#b",\n\n/* why */ "a": 1}', "line 3: JSON has no comments; remove /* why"),
+        ('{ // a\n"a": 1 // b\n}', "line 1: JSON has no comments; remove // a; also line 2"),
+        ('{"a": 1,\n"b": [1,\n]}', "line 2: nothing follows this comma"),
+        ('{"a": "NaN",\n"b": [NaN, NaN]}', "line 2: NaN; expected a number"),
+        ('{"a": 1,\n"b": 2,\n"a": 3}', 'line 3: "a" stands on line 1 already'),
+        (
+            '{"a": {"on": 1},\n"b": {"on": 1,\n"on": 2},\n"c": {"on": 1}}',
+            'line 3: "on" stands on line 2 already',
+        ),
+        ('{"a":\nTrue}', "line 2: True; JSON spells it true"),
+        ("{'a': 1}", "line 1: 'a'; JSON has text in double quotes"),
+        ('{"a"\n: 1\n"b": 2}', "line 3, column 1: Expecting ',' delimiter"),
+        ("[" * 100_000, "not JSON"),
         ("[1]", "expected a JSON object, found list"),
-        ("", "line 1: not JSON"),
+        ("", "line 1, column 1: Expecting value"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, found):
@@ -108,9 +116,22 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, found):
     assert found in problem and "\n" not in problem
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"a": ["x", "x"], "b": {"x": "a"}}, {"a": [{"x": 1}, {"x": 1}], "x": "// # /* */ ,]"}],
+)
+def test_what_is_right_has_no_fault(content):
+    assert find_json_faults(json.dumps(content, indent=1)) == []
+
+
 def test_other_bytes_are_refused_in_one_line(tmp_path):
     (problem,) = settings(tmp_path, b'{"a": "\xff"}').problems()
-    assert "its bytes are no utf-8 text" in problem
+    assert "line 1: bytes that are no utf-8" in problem
+
+
+def test_the_shipped_files_are_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert EngineSettings().problems() == [] and EngineSettings().global_batch == 8
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
