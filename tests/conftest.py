@@ -1,12 +1,27 @@
 """For all tests: Ctrl-C works in the processes they start, also where the tests themselves run in
 the background."""
 
+import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # a shell's background job ignores it, and so would every child
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# the same few examples each time; DEPTHDIST_EXAMPLES=5000 searches long, elsewhere each time
+EXAMPLES = int(os.environ.get("DEPTHDIST_EXAMPLES", "0"))
+settings.register_profile(
+    "suite",
+    max_examples=EXAMPLES or 25,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+)
+settings.load_profile("suite")
 
 LONG = (
     "test_process_group.py",

@@ -17,7 +17,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from depthdist.captures.layouts import CapturePair
-from depthdist.core.errors import BadFile
+from depthdist.captures.missing_values import count_missing, mask_constants, missing_constants
+from depthdist.core.errors import BadFile, one_line
+from depthdist.geometry.camera_view import find_view_problem
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = range(2, 9)  # its values for an image that is not upright
@@ -109,10 +111,26 @@ class _Header(NamedTuple):
     dtype: np.dtype
 
 
-def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
-    """Return the point map as (H, W, 3) float32 mm: X, Y, Z, +Z away from the lens.
+class PointMap(NamedTuple):
+    """A point map as it was read.
 
-    NaN (or Z 0) where nothing was measured.
+    xyz       (H, W, 3) float32 mm, NaN (or Z 0) where nothing was measured
+    no_value  how many pixels have each spelling of "no value": "NaN", "0", "-1", "65535" ...
+    """
+
+    xyz: np.ndarray
+    no_value: dict[str, int]
+
+
+def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
+    """Return the point map as (H, W, 3) float32 mm; see `read_point_map`."""
+    return read_point_map(path, content).xyz
+
+
+def read_point_map(path: Path | str, content: bytes | None = None) -> PointMap:
+    """Return the point map: X, Y, Z in mm, +Z away from the lens.
+
+    NaN (or Z 0) where nothing was measured, whatever the file has there.
 
     content  the file's bytes, if already read; the array may then be read-only
 
@@ -130,15 +148,22 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
                 flat = np.frombuffer(content, dtype, count, file.tell())
     except BadFile:
         raise
-    except (OSError, ValueError, SyntaxError, MemoryError) as err:
-        reason = getattr(err, "strerror", None) or err
+    except (OSError, ValueError, MemoryError) as err:
+        reason = getattr(err, "strerror", None) or one_line(err)
         raise BadFile(path, f"not a .npy file that can be read ({reason})") from err
     xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
     with np.errstate(over="ignore", invalid="ignore"):
         # a float64 beyond float32 becomes inf, which is not a valid pixel
         xyz = np.ascontiguousarray(xyz, np.float32)
-        _check_depth(path, np.ascontiguousarray(xyz[:, :, 2]))
-    return xyz
+        z = np.ascontiguousarray(xyz[:, :, 2])
+        no_value = count_missing(z)
+        constants = missing_constants(xyz)
+        if constants:
+            xyz = xyz.copy()
+            no_value |= mask_constants(xyz, constants)
+            z = np.ascontiguousarray(xyz[:, :, 2])
+        _check_depth(path, z, xyz, no_value)
+    return PointMap(xyz, no_value)
 
 
 def _read_header(path: Path, file: BinaryIO) -> _Header:
@@ -152,7 +177,10 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise BadFile(path, f".npy format {version}; expected 1.0 or 2.0")
-    shape, fortran, dtype = HEADERS[version](file)
+    try:
+        shape, fortran, dtype = HEADERS[version](file)
+    except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is no header
+        raise BadFile(path, f"not a .npy file that can be read ({one_line(err)})") from err
     if dtype.hasobject:
         raise BadFile(
             path,
@@ -173,32 +201,38 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     return _Header(shape[:2], fortran, dtype)
 
 
-def _check_depth(path: Path, z: np.ndarray) -> None:
-    """Raise BadFile unless Z (H, W) has valid pixels, is positive, and is in mm."""
+def _check_depth(path: Path, z: np.ndarray, xyz: np.ndarray, no_value: dict[str, int]) -> None:
+    """Raise BadFile unless Z has valid pixels, is positive, and is in mm."""
     negative = np.count_nonzero((z < 0) & (z > -np.inf))
     valid = np.count_nonzero((z > 0) & (z < np.inf))
     if negative > valid:
+        problem = find_view_problem(xyz)
+        hint = f" ({problem.text})" if problem else ""
         raise BadFile(
             path,
             f"Z is negative in {negative:,} of {negative + valid:,} measured pixels; expected +Z"
-            " away from the lens",
+            f" away from the lens{hint}",
         )
     if not valid:
         size = f"{z.shape[0]}x{z.shape[1]}"
         raise BadFile(
             path,
-            f"no valid pixel: Z is NaN or 0 in all of {size}; expected Z in mm",
+            f"no valid pixel: Z is {' or '.join(no_value) or 'negative'} in all of {size};"
+            " expected Z in mm",
         )
-    stride = max(1, min(z.shape) // 100)
-    some = z[::stride, ::stride]  # enough for a median that distinguishes metres from millimetres
-    some = some[(some > 0) & (some < np.inf)]
-    if not some.size:
-        return
-    median = float(np.median(some))
-    if median < METRES_BELOW_MM:
+    median = _median_depth(z)
+    if median and median < METRES_BELOW_MM:
         raise BadFile(
             path, f"looks like metres: the median Z is {median:.4g}; expected millimetres"
         )
+
+
+def _median_depth(z: np.ndarray) -> float | None:
+    """Return the median of a grid of z (H, W), enough to tell units; None without valid pixels."""
+    stride = max(1, min(z.shape) // 100)
+    some = z[::stride, ::stride]
+    some = some[(some > 0) & (some < np.inf)]
+    return float(np.median(some)) if some.size else None
 
 
 # ----------------------------------------------------------------------------- groove labels, pairs
@@ -236,18 +270,37 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
     return label.astype(np.uint16)
 
 
-def read_pair(
-    pair: CapturePair, contents: tuple[bytes, bytes] | None = None
-) -> tuple[Image.Image, np.ndarray]:
-    """Return the image in RGB and xyz (H, W, 3) float32 mm of one capture, raise BadFile if wrong.
+class Capture(NamedTuple):
+    """One capture as it was read.
+
+    image     Pillow's, in RGB
+    xyz       (H, W, 3) float32 mm
+    no_value  as in PointMap
+    """
+
+    image: Image.Image
+    xyz: np.ndarray
+    no_value: dict[str, int]
+
+
+def read_capture(pair: CapturePair, contents: tuple[bytes, bytes] | None = None) -> Capture:
+    """Return one capture, raise BadFile if it is wrong.
 
     contents  the bytes of both files, if already read
     """
     rgb_content, xyz_content = contents or (None, None)
     image = open_rgb(pair.rgb, content=rgb_content)
-    xyz = read_xyz(pair.xyz, xyz_content)
-    _check_same_size(pair, image.size[::-1], xyz.shape[:2])
-    return image, xyz
+    points = read_point_map(pair.xyz, xyz_content)
+    _check_same_size(pair, image.size[::-1], points.xyz.shape[:2])
+    return Capture(image, points.xyz, points.no_value)
+
+
+def read_pair(
+    pair: CapturePair, contents: tuple[bytes, bytes] | None = None
+) -> tuple[Image.Image, np.ndarray]:
+    """Return the image in RGB and xyz (H, W, 3) float32 mm; see `read_capture`."""
+    capture = read_capture(pair, contents)
+    return capture.image, capture.xyz
 
 
 def read_size(pair: CapturePair) -> tuple[int, int]:
@@ -260,9 +313,8 @@ def read_size(pair: CapturePair) -> tuple[int, int]:
             size = _read_header(pair.xyz, file).size
     except BadFile:
         raise
-    except (OSError, SyntaxError) as err:
-        reason = err.strerror if isinstance(err, OSError) else err
-        raise BadFile(pair.xyz, f"cannot be read ({reason})") from err
+    except OSError as err:
+        raise BadFile(pair.xyz, f"cannot be read ({err.strerror})") from err
     except ValueError as err:
         raise BadFile(pair.xyz, f"not a .npy file that can be read ({err})") from err
     try:

@@ -19,7 +19,7 @@ from typing import (
 )
 
 from depthdist.core.errors import SettingsError
-from depthdist.core.json_text import read_json_object
+from depthdist.core.files import parse_json
 from depthdist.core.settings import (
     Field,
     Size,
@@ -58,7 +58,8 @@ def parse(
     from_file = _read_json(flags.pop("config", None), list(parser.fields), problems)
     preset_name, by_value = presets
     chosen = flags.get(preset_name, from_file.get(preset_name, ""))
-    sources = {"preset": by_value.get(chosen, {}), "--config": from_file, "": flags}
+    preset = by_value.get(chosen, {}) if isinstance(chosen, str) else {}
+    sources = {"preset": preset, "--config": from_file, "": flags}
     values = _collect(parser.fields, sources, problems)
     for name, (group, field, _) in parser.fields.items():
         if _is_required(field) and name not in values[group]:
@@ -208,12 +209,19 @@ def _read_json(path: str | None, known: list[str], problems: list[str]) -> dict[
     if path is None:
         return {}
     try:
-        content = read_json_object(Path(path), "--config")
-    except ValueError as err:
-        problems += str(err).splitlines()
+        content = parse_json(Path(path).read_bytes())
+    except OSError as err:
+        problems.append(f"--config {path}: {err.strerror}")
         return {}
-    if isinstance(content.get("settings"), dict):
+    except ValueError as err:
+        problems.append(f"--config {path}: not JSON ({err})")
+        return {}
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = content["settings"]  # a run's record
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        problems.append(f"--config {path}: expected an object of settings, found {found}")
+        return {}
     settings = {}
     for key, value in content.items():
         name = key.replace("-", "_")

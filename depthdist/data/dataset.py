@@ -8,7 +8,6 @@ order = dataset.order(seed=0)                  # order.epoch(3): numbers that `f
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from depthdist.core.environment import count_workers, local_world_size
+from depthdist.core.files import parse_json
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
 from depthdist.shards.index import Index, SampleRef, Samples, read_index
@@ -191,6 +191,10 @@ class Dataset:
         """Return the number of samples of a split, raise ValueError if no part has it."""
         return sum(len(samples) for _, samples in self._parts_with(split))
 
+    def has(self, split: str) -> bool:
+        """Return whether a part has a sample of a split."""
+        return split in self.splits and self.count(split) > 0
+
     def find(self, split: str, number: int) -> tuple[Index, SampleRef]:
         """Return the index and the place of a sample of a split."""
         for part, samples in self._parts_with(split):
@@ -210,15 +214,23 @@ class Dataset:
             return {}
         offset, size, _ = ref.members[member]
         with open(index.shard_path(ref.number), "rb", buffering=0) as file:
-            content: dict[str, Any] = json.loads(os.pread(file.fileno(), size, offset))
-        return content
+            content = parse_json(os.pread(file.fileno(), size, offset))
+        return content if isinstance(content, dict) else {}
 
     def groove_label(self, split: str, number: int) -> np.ndarray | None:
         """Return a sample's groove label (H, W) uint16, 0 where no groove is, None without one."""
         from depthdist.shards.decoding import decode_label  # imports torch
 
-        meta = self.meta(split, number)
-        return decode_label(meta["grooves"]) if "grooves" in meta else None
+        text = self.meta(split, number).get("grooves")
+        if not isinstance(text, str):
+            return None
+        try:
+            return decode_label(text, self.depth_size)
+        except ValueError as err:
+            index, ref = self.find(split, number)
+            if index.raw.get("foreign"):  # others mean something else by that name
+                return None
+            raise ValueError(f"{ref.shard}: sample {ref.key}: groove label: {err}") from err
 
     def full_image(self, split: str, number: int, raw: Path) -> np.ndarray:
         """Return the image (H, W, 3) uint8 that a sample was made of, at the camera's size.
@@ -229,7 +241,7 @@ class Dataset:
         from depthdist.captures.readers import open_rgb  # imports Pillow
 
         source = self.meta(split, number).get("rgb")
-        if not isinstance(source, dict) or not {"path", "sha256"} <= source.keys():
+        if not isinstance(source, dict) or not isinstance(source.get("path"), str):
             raise ValueError(
                 "--refine needs shards that record which images they were made from; sample"
                 f" {number} of {split} does not"
@@ -308,7 +320,7 @@ class Dataset:
         numbers = []
         num_before = 0
         for part, samples in parts:
-            numbers.append(num_before + samples.shard_numbers.astype(np.int64))
+            numbers.append(num_before + samples.rows["shard"].astype(np.int64))
             num_before += len(part.shards)
         return np.concatenate(numbers)
 

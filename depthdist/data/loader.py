@@ -15,7 +15,7 @@ stops everything, or is set aside, counted and reported.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -94,15 +94,22 @@ class Loader:
         )
 
     def evaluate(
-        self, split: str, micro_batch: int, rank: int, world: int
+        self,
+        split: str,
+        micro_batch: int,
+        rank: int,
+        world: int,
+        samples: Sequence[int] | None = None,
     ) -> Iterable[EncodedBatch]:
         """Return a rank's batches of a split, unshuffled.
 
         Over all ranks every sample has weight 1 exactly once (0 where it is damaged).
+
+        samples  numbers in the split of those to read; by default all
         """
-        count = self.dataset.count(split)
+        chosen = range(self.dataset.count(split)) if samples is None else samples
         return self._pipeline(
-            lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
+            lambda: eval_groups(chosen, micro_batch, rank, world), self._reader(split), micro_batch
         )
 
     def samples(self, split: str, numbers: Iterable[int]) -> EncodedBatch:

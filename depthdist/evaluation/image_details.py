@@ -37,7 +37,6 @@ from depthdist.evaluation.metrics.registry import BINS_MM, Metric
 from depthdist.evaluation.metrics.surfaces import SURFACE_METRICS, surface_metrics
 from depthdist.evaluation.scoring import ImageDetails, RowDetails
 from depthdist.geometry.camera import pixel_rays
-from depthdist.shards.decoding import decode_label
 
 Array = np.ndarray
 
@@ -61,11 +60,13 @@ class ImageTruth(NamedTuple):
 
     depth_mm  (H, W) mm;  mask  (H, W) bool
     meta      its meta.json; {} where there is none: then surfaces and grooves are NaN
+    label     (H, W) uint16, which groove is seen where; None without one
     """
 
     depth_mm: Array
     mask: Array
     meta: dict[str, Any]
+    label: np.ndarray | None = None
 
 
 class DetailsPool:
@@ -98,7 +99,8 @@ class DetailsPool:
         """Return the details of sample number `sample` of the split, as ImageMeasure describes."""
         preds = {row: pred_mm.float().cpu().numpy() for row, pred_mm in preds_mm.items()}
         meta = self.dataset.meta(self.split, sample)
-        truth = ImageTruth(depth_mm.cpu().numpy(), mask.cpu().numpy(), meta)
+        label = self.dataset.groove_label(self.split, sample)
+        truth = ImageTruth(depth_mm.cpu().numpy(), mask.cpu().numpy(), meta, label)
         if not self.pool:
             future: Future[ImageDetails] = Future()
             future.set_result(measure_image(preds, truth, self.options))
@@ -139,10 +141,9 @@ def _measure_shapes(preds_mm: list[Array], truth: ImageTruth, limit_mm: float) -
         return found
     for details, values in zip(found, surface_metrics(preds_mm, depth_mm, truth.mask, rays)):
         details.values.update(values)
-    if "grooves" not in truth.meta:
+    if truth.label is None:
         return found
-    labels = decode_label(truth.meta["grooves"])
-    measured = groove_depths(labels, truth.mask, rays, depth_mm, *preds_mm)
+    measured = groove_depths(truth.label, truth.mask, rays, depth_mm, *preds_mm)
     for k, details in enumerate(found, start=1):
         details.grooves.extend(_depths_of_map(measured, k))
         details.values.update(groove_metrics(details.grooves, limit_mm))

@@ -17,6 +17,7 @@ import numpy as np
 from depthdist.geometry.line_fit import fit_line
 
 MAX_RESIDUAL_PX = 2.0  # up to which a fitted pinhole replaces the camera's own rays
+MAX_NUMBER = 1e300  # beyond it products are no numbers any more
 INTRINSICS_KEYS = {"fx", "fy", "cx", "cy", "pixel_centre", "max_residual_px"}
 Array = np.ndarray[Any, Any]
 
@@ -78,21 +79,38 @@ def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:
 
     meta  a sample's meta.json: `size` (height, width) of the capture, and its `intrinsics`
     """
-    k = meta.get("intrinsics")
-    if (
-        not isinstance(k, dict)  # external shards may hold anything of that name
-        or not k.keys() >= INTRINSICS_KEYS
-        or k["max_residual_px"] > MAX_RESIDUAL_PX
-    ):
+    k = known_intrinsics(meta)
+    capture_size: Any = meta.get("size")
+    if k is None or k["max_residual_px"] > MAX_RESIDUAL_PX or not _are_numbers(capture_size, 2):
         return None
     rays = np.empty((*size, 2))
-    height, width = meta["size"]
+    height, width = capture_size
     center = k["pixel_centre"]
     columns = (np.arange(size[1]) + center) * width / size[1]
     rows = (np.arange(size[0]) + center) * height / size[0]
     rays[..., 0] = ((columns - k["cx"]) / k["fx"])[None, :]
     rays[..., 1] = ((rows - k["cy"]) / k["fy"])[:, None]
     return rays
+
+
+def known_intrinsics(meta: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the `intrinsics` of a sample's meta.json, None where they are none of ours.
+
+    External shards may hold anything of that name.
+    """
+    k = meta.get("intrinsics")
+    if not isinstance(k, dict):
+        return None
+    values = list(map(k.get, sorted(INTRINSICS_KEYS)))
+    return k if _are_numbers(values, len(values)) and k["fx"] and k["fy"] else None
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == count
+        and all(isinstance(value, (int, float)) and abs(value) < MAX_NUMBER for value in values)
+    )
 
 
 def points_from_depth(depth_mm: Array, rays: Array) -> Array:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from depthdist.core.files import parse_json
 from depthdist.core.settings import as_dict, to_json_value
 from depthdist.inference.image_sources import ImageSource
 from depthdist.inference.settings import PredictSettings
@@ -31,22 +33,14 @@ def read_done_log(
     path = settings.out / DONE
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
     made_with = hash_inputs(values, model, record)
-    lines = (
-        path.read_text(encoding="utf-8").splitlines()
-        if path.exists() and not settings.again
-        else []
-    )
+    lines = path.read_bytes().splitlines() if path.exists() and not settings.again else []
     if not lines:
         head = {"made_with": made_with, "run": settings.run, **values}
         path.write_text(json.dumps(head, default=str) + "\n", encoding="utf-8")
         return {}
     try:
-        first, *rest = (json.loads(line) for line in lines if line.endswith("}"))
-        done = {
-            line["name"]: line
-            for line in rest
-            if None not in (line["version"], line["origin"], line["files"])
-        }
+        first, *rest = (parse_json(line) for line in lines if line.endswith(b"}"))
+        done = {line["name"]: line for line in map(_checked, rest)}
         made_with_before = first["made_with"]
         run_before = first["run"]
     except (KeyError, TypeError, ValueError) as err:
@@ -58,9 +52,17 @@ def read_done_log(
             f"--out {settings.out}: holds predictions of {run_before} with other settings; give"
             " another folder, or --again to replace them"
         )
-    if not lines[-1].endswith("}"):  # cut off: that image is not finished
-        path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    if not lines[-1].endswith(b"}"):  # cut off: that image is not finished
+        path.write_bytes(b"\n".join(lines[:-1]) + b"\n")
     return done
+
+
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the line of an image, raise an error if it is none that `append_done` writes."""
+    words = [line["name"], line["version"], line["origin"], *line["files"]]
+    if not isinstance(line["files"], list) or not all(isinstance(word, str) for word in words):
+        raise TypeError("the line of an image holds something else than names")
+    return line
 
 
 def hash_inputs(values: dict[str, Any], model: DepthModel, record: AdapterRecord) -> str:
@@ -79,7 +81,7 @@ def is_done(out: Path, source: ImageSource, line: dict[str, Any] | None) -> bool
     return (
         line is not None
         and line["version"] == source.version
-        and all((out / file).exists() for file in line["files"])
+        and all(os.path.exists(out / file) for file in line["files"])  # False for odd names too
     )
 
 

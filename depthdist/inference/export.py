@@ -24,9 +24,11 @@ import torch
 from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
+from depthdist.core.errors import one_line
 from depthdist.core.file_lock import hold_folder
-from depthdist.core.files import replace_folder
+from depthdist.core.files import parse_json, replace_folder
 from depthdist.core.settings import Size
+from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference.external_model import load_model
 from depthdist.inference.model_folder import find_model_folder
@@ -35,6 +37,7 @@ from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE, open_run
+from depthdist.runs.seen_images import seen_file
 
 CARD_METRICS = ("abs_rel", "delta1", "rmse_mm", "mae_mm")
 # of base models, as their own cards say; the user has to look up any other's
@@ -130,6 +133,7 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
         for name in ("adapter_config.json", WEIGHTS):
             shutil.copy(source / name, fresh)
         (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        copy_seen(run, fresh)
         (fresh / "README.md").write_text(model_card(run, record, "peft"), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
@@ -140,11 +144,19 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
 def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
     """Write the model with the adapter merged in, and its card."""
     save_full_model(model, {}, record, folder)
+    copy_seen(run, folder)
     (folder / "README.md").write_text(model_card(run, record, "transformers"), encoding="utf-8")
     print(
         f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
         " normalized inverse depth; its README.md has the formula for mm"
     )
+
+
+def copy_seen(run: str, folder: Path) -> None:
+    """Copy the record of the images that the model learned from, for runs that go on from it."""
+    path = seen_file(find_model_folder(run))
+    if path:
+        shutil.copy(path, folder)
 
 
 def model_card(run: str, record: AdapterRecord, library: str) -> str:
@@ -194,11 +206,20 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
     path = folder / "evaluation.json"
     if not path.exists() or not (folder / RUN_FILE).exists():
         return None
-    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if evaluation.get("adapter") != json.loads(json.dumps(asdict(record))):
-        return None
     own_data = open_run(folder).record["derived"]["data_sha256"]
-    return evaluation if evaluation.get("data_sha256") == own_data else None
+    try:
+        evaluation: dict[str, Any] = parse_json(path.read_bytes())
+        if evaluation["adapter"] != json.loads(json.dumps(asdict(record))):
+            return None
+        if evaluation["data_sha256"] != own_data:
+            return None
+        score_table(evaluation)
+    except (LookupError, TypeError, ValueError, AttributeError) as err:
+        raise ValueError(
+            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {one_line(err)});"
+            " run it again"
+        ) from err
+    return evaluation
 
 
 def depth_formula(record: AdapterRecord) -> str:
@@ -214,8 +235,15 @@ def describe_data(run_record: dict[str, Any] | None) -> str:
     """Return a paragraph on the training data and settings of a run.json."""
     if run_record is None:
         return "Not on record here."
-    derived = run_record["derived"]
-    settings = run_record["settings"]
+    try:
+        return _data_text(run_record["derived"], run_record["settings"])
+    except (LookupError, TypeError, ValueError) as err:
+        raise ValueError(
+            f"{RUN_FILE} is not what launch/train.py writes ({type(err).__name__}: {one_line(err)})"
+        ) from err
+
+
+def _data_text(derived: dict[str, Any], settings: dict[str, Any]) -> str:
     return (
         f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate;"
         f" images {derived['picture_size']}, {settings['epochs']} epochs in batches of"
@@ -244,6 +272,8 @@ def score_table(evaluation: dict[str, Any] | None) -> str:
         f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
         " interval of the mean (bootstrap over images).",
     ]
+    if describe_seen(evaluation):
+        lines.append(describe_seen(evaluation))
     return "\n".join(lines)
 
 

@@ -14,7 +14,6 @@ of its normalization has to be given.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 from pathlib import Path
@@ -29,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from depthdist.core.errors import one_line
+from depthdist.core.files import parse_json
 from depthdist.inference.model_folder import find_model_folder
 from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.adapter import adapter_state_dict, load_adapter
@@ -191,7 +191,7 @@ def read_peft_adapter(
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Return an adapter's configuration, its tensors by name, and the name of its base model."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / CONFIG).read_bytes())
         stored = load_file(folder / WEIGHTS)
         if config["peft_type"] != "LORA":
             raise ValueError(f"it is of the kind {config['peft_type']}; expected LORA")

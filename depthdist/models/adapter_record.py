@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from depthdist.core.files import recover_folder
+from depthdist.core.files import parse_json, recover_folder
 from depthdist.core.settings import from_dict
 from depthdist.geometry.depth_range import DepthRange
+from depthdist.geometry.patches import PATCH_SIZE
 
 if TYPE_CHECKING:
     from depthdist.models.depth_model import DepthModel
 
 ADAPTER_FILE = "depthdist.json"
 WEIGHTS = "adapter_model.safetensors"
+MAX_SIDE = 14 * 1024  # pixels of an image that the network gets
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class AdapterRecord:
     height, width    size of the images that the network gets, pixels
     mean, std        of the image normalization, for red, green and blue in 0..1
     step, epoch      when it was saved
-    eval_loss        validation loss at that step
+    eval_loss        validation loss at that step; None where there was no validation
     target           what the network learned: "inverse" depth or "linear"
     upsampling       how its output is resampled to another size: "bicubic" or "bilinear"
     """
@@ -41,7 +43,7 @@ class AdapterRecord:
     std: tuple[float, float, float]
     step: int
     epoch: int
-    eval_loss: float
+    eval_loss: float | None
     target: Literal["inverse", "linear"] = "inverse"
     upsampling: Literal["bicubic", "bilinear"] = "bicubic"
 
@@ -54,7 +56,7 @@ class AdapterRecord:
         *,
         step: int,
         epoch: int,
-        eval_loss: float,
+        eval_loss: float | None,
     ) -> AdapterRecord:
         """Return the record of `model` in its present state, which gets images of `size`."""
         height, width = size
@@ -76,8 +78,15 @@ class AdapterRecord:
 
     def __post_init__(self) -> None:
         self.bounds.checked()
-        if not min(self.std) > 0:
+        if not all(0 < value < math.inf for value in self.std):
             raise ValueError(f"std is {self.std}; expected three numbers > 0")
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean is {self.mean}; expected three numbers")
+        if not all(0 < side <= MAX_SIDE and side % PATCH_SIZE == 0 for side in self.size):
+            raise ValueError(
+                f"height and width are {self.height} and {self.width}; expected multiples of"
+                f" {PATCH_SIZE} from {PATCH_SIZE} to {MAX_SIDE}"
+            )
         if self.target not in ("inverse", "linear"):
             raise ValueError(f"target is {self.target}; expected inverse or linear")
         if self.upsampling not in ("bicubic", "bilinear"):
@@ -103,6 +112,6 @@ def read_record(folder: Path) -> AdapterRecord:
             f"{folder}: no adapter here: expected {ADAPTER_FILE} and {WEIGHTS}, as in a run's best/"
         )
     try:
-        return from_dict(AdapterRecord, json.loads(path.read_text(encoding="utf-8")))
+        return from_dict(AdapterRecord, parse_json(path.read_bytes()))
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not an adapter's record ({err})") from None

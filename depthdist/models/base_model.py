@@ -11,7 +11,6 @@ lora.py what trains.
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from depthdist.core.errors import one_line
+from depthdist.core.files import parse_json
 from depthdist.core.settings import expand_user
 from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.depth_model import (
@@ -118,7 +118,7 @@ def _from_pretrained(name: str | Path, cls: Any, **options: Any) -> Any:
 def _from_folder(folder: Path) -> tuple[DepthAnythingForDepthEstimation, bool]:
     """Return the model of a local folder, and whether its decoder has random weights."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as err:
         raise ValueError(
             f"--model {folder}: expected a folder in Hugging Face format with config.json: {err}"
@@ -160,7 +160,7 @@ def _read_normalization(folder: Path) -> Normalization:
     if not file.exists():
         return IMAGENET
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_bytes())
         if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
             raise ValueError(f"rescale_factor is {config['rescale_factor']}; expected 1/255")
         mean = tuple(map(float, config.get("image_mean") or IMAGENET[0]))

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depthdist.reports.capture_summary import FLYING_MM, FLYING_SHARE, CaptureSummary
+from depthdist.captures.edge_agreement import describe_dataset
+from depthdist.captures.flying_pixels import FLYING_MM, FLYING_SHARE
+from depthdist.captures.units import unit_remark
+from depthdist.reports.capture_summary import CaptureSummary
 from depthdist.reports.html_page import Block, Paragraph, Table
 
 MAX_NAMED = 5  # captures named of those that have the same fault
@@ -72,6 +75,11 @@ CHECKS = (
         lambda s, _: f"X and Y fit no pinhole camera: off by up to {s.residual_px:.1f} pixels",
     ),
     Check(
+        lambda s, _: bool(s.remarks),
+        lambda s, _: len(s.remarks),
+        lambda s, _: "; ".join(s.remarks),
+    ),
+    Check(
         lambda s, _: s.far_mm > 10 * s.mean_mm,
         lambda s, _: s.far_mm / s.mean_mm,
         lambda s, _: f"depth goes to {s.far_mm:.0f} mm, the mean is {s.mean_mm:.0f}",
@@ -108,11 +116,16 @@ def fault_blocks(captures: Sequence[CaptureSummary]) -> list[Block]:
     explanation = Paragraph(
         f"Looked for: pixels alone in space ({FLYING_MM:g} mm and {FLYING_SHARE:.0%} of the depth"
         f" off all neighbours), one depth shared by more than {PLATEAU_SHARE:.0%} of a capture,"
-        " saturated and black pictures, few measured pixels, X and Y that fit no pinhole, depths"
-        " far beyond the rest. Metres instead of millimetres and flipped signs are rejected, see"
-        " below."
+        " saturated and black pictures, few measured pixels, X and Y that fit no pinhole, points"
+        " that are no camera's view, images whose edges do not lie where those of the depth are,"
+        " depths far beyond the rest. Metres instead of millimetres and flipped signs are rejected,"
+        " see below."
     )
-    rows = []
+    together = (
+        unit_remark(float(np.median([capture.mean_mm for capture in captures]))),
+        describe_dataset([capture.edges for capture in captures]),
+    )
+    rows = [["all captures", text] for text in together if text]
     for found in find_faults(captures):
         rows += [[finding.capture, finding.text] for finding in found[:MAX_NAMED]]
         num_more = len(found) - MAX_NAMED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -13,12 +12,14 @@ import numpy as np
 from tqdm import tqdm
 
 from depthdist.captures.layouts import CapturePair, find_pairs
-from depthdist.captures.readers import read_pair
+from depthdist.captures.readers import read_capture
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.geometry.camera import known_intrinsics
 from depthdist.reports.capture_summary import CaptureSummary, summarize_capture
+from depthdist.shards.rejects import read_rejects
 
 if TYPE_CHECKING:
     from depthdist.data.loader import Loader
@@ -76,16 +77,13 @@ def _find_samples(folder: Path) -> Source:
         for split in dataset.parts[0].raw["splits"]
         for number in range(dataset.count(split))
     ]
-    path = folder / "rejects.jsonl"
-    rejections = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        line = json.loads(text)
-        rejections.append(
-            Rejection(
-                line.get("path") or f"{line.get('shard')}: {line.get('key')}",
-                line.get("reason") or line.get("why") or "?",
-            )
+    rejections = [
+        Rejection(
+            line.get("path") or f"{line.get('shard')}: {line.get('key')}",
+            line.get("reason") or line.get("why") or "?",
         )
+        for line in read_rejects(folder / "rejects.jsonl")
+    ]
     return Source("shards", jobs, rejections)
 
 
@@ -101,7 +99,7 @@ def read_captures(
     num_workers = count_workers(workers, len(jobs))
     with open_pool(num_workers, start_worker) as pool:
         progress = tqdm(
-            pool.map(read_capture, jobs),
+            pool.map(_read_job, jobs),
             desc="looking",
             total=len(jobs),
             unit="capture",
@@ -116,26 +114,29 @@ def read_captures(
     return summaries, rejections
 
 
-def read_capture(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
+def _read_job(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
     """Return a capture's summary, or why it cannot be read."""
     return _read_raw(job) if isinstance(job, RawJob) else _read_sample(job)
 
 
 def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
     from depthdist.geometry.camera import fit_intrinsics
+    from depthdist.geometry.camera_view import find_view_problem
 
     try:
-        rgb, xyz = read_pair(job.pair)
+        capture = read_capture(job.pair)
     except BadFile as err:
         return Rejection(printable_path(err.path), err.reason)
+    problem = find_view_problem(capture.xyz)
     return summarize_capture(
         name=job.pair.stem,
         split="",
         session=job.session,
-        rgb=np.asarray(rgb),
-        depth_mm=xyz[..., 2],
+        rgb=np.asarray(capture.image),
+        depth_mm=capture.xyz[..., 2],
         num_grooves=1 if job.pair.grooves else 0,
-        intrinsics=fit_intrinsics(xyz),
+        intrinsics=fit_intrinsics(capture.xyz),
+        remarks=[problem.text] if problem else [],
     )
 
 
@@ -160,7 +161,7 @@ def _read_sample(job: ShardJob) -> CaptureSummary | Rejection:
         rgb=batch.rgb[0].numpy(),
         depth_mm=np.where(batch.mask[0].numpy(), batch.depth_mm[0].numpy(), np.nan),
         num_grooves=num_grooves,
-        intrinsics=meta.get("intrinsics"),
+        intrinsics=known_intrinsics(meta),
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
+from depthdist.captures.edge_agreement import EdgeScores, describe_capture, edge_scores
+from depthdist.captures.flying_pixels import find_flying
 from depthdist.captures.near_duplicates import fingerprint
 from depthdist.reports.drawings import colorize, depth_colormap
 
@@ -17,11 +19,6 @@ BIN_MM = 10.0  # width of a bin of the depth histogram
 NUM_BINS = 1000  # up to 10 m; the last bin has everything beyond
 VALID_MAP_SIZE = (30, 48)  # rows, columns
 THUMBNAIL_WIDTH = 240  # pixels
-# A pixel is flying where no neighbor is nearer than both of these: mm, and a share of its depth.
-FLYING_MM = 20.0
-FLYING_SHARE = 0.02
-# Share of the pixels around a flying pixel (itself included) that must be valid, of a 3 x 3 window.
-FLYING_NEIGHBORS = 2.5 / 9
 # Grey levels from which on a pixel is saturated, or black.
 BRIGHT_GREY = 250
 DARK_GREY = 5
@@ -37,6 +34,8 @@ class CaptureSummary:
     flying_share     of the valid pixels, as plateau_share
     plateau_mm       the most frequent depth (rounded to 0.01 mm), that plateau_share of them have
     residual_px      how far X and Y are from a pinhole camera at most; NaN where it is unknown
+    remarks          what else looks wrong, a line each: frames, units, mirrored images
+    edges            how well edges of image and depth agree, None where nothing is known
     histogram        (NUM_BINS,) valid pixels by depth
     valid_map        VALID_MAP_SIZE float64, share of valid pixels
     fingerprint      one FINGERPRINT
@@ -60,6 +59,8 @@ class CaptureSummary:
     plateau_mm: float
     num_grooves: int
     residual_px: float
+    remarks: tuple[str, ...]
+    edges: EdgeScores | None
     histogram: np.ndarray
     valid_map: np.ndarray
     fingerprint: np.ndarray
@@ -81,17 +82,21 @@ def summarize_capture(
     depth_mm: np.ndarray,
     num_grooves: int,
     intrinsics: dict[str, Any] | None,
+    remarks: Sequence[str] = (),
 ) -> CaptureSummary:
     """Return the summary of a capture that has at least one valid pixel.
 
     rgb         (h, w, 3) uint8
     depth_mm    (H, W) float32; NaN, inf or 0 where nothing was measured
     intrinsics  of the pinhole camera fitted to X and Y, if known
+    remarks     what is known to look wrong
     """
     with np.errstate(invalid="ignore"):
         valid = np.isfinite(depth_mm) & (depth_mm > 0)
     known = depth_mm[valid].astype(np.float64)
     grey = np.asarray(Image.fromarray(rgb).convert("L"))
+    edges = edge_scores(Image.fromarray(rgb), depth_mm)
+    mismatch = describe_capture(edges)
     values, counts = np.unique(np.round(known, 2), return_counts=True)
     most = int(np.argmax(counts))
     bins = np.minimum((known / BIN_MM).astype(int), NUM_BINS - 1)
@@ -109,40 +114,19 @@ def summarize_capture(
         mean_grey=float(grey.mean()),
         bright_share=float((grey >= BRIGHT_GREY).mean()),
         dark_share=float((grey <= DARK_GREY).mean()),
-        flying_share=flying_share(depth_mm, valid),
+        flying_share=int(find_flying(depth_mm).sum()) / known.size,
         plateau_share=float(counts[most] / known.size),
         plateau_mm=float(values[most]),
         num_grooves=num_grooves,
         residual_px=float(intrinsics["max_residual_px"]) if intrinsics else math.nan,
+        remarks=(*remarks, *([mismatch] if mismatch else [])),
+        edges=edges,
         histogram=np.bincount(bins, minlength=NUM_BINS),
         valid_map=_shrink_mask(valid),
         fingerprint=fingerprint(rgb),
         rgb_thumbnail=_rgb_thumbnail(rgb),
         depth_thumbnail=_depth_thumbnail(depth_mm, valid),
     )
-
-
-def flying_share(depth_mm: np.ndarray, valid: np.ndarray) -> float:
-    """Return the share of valid pixels that none of their 8 neighbors is near in depth.
-
-    Structured light produces such flying pixels at silhouettes, between the surface in front and
-    the one behind.
-    """
-    height, width = depth_mm.shape
-    filled = np.where(valid, depth_mm, np.inf).astype(np.float32)
-    padded = np.pad(filled, 1, constant_values=np.inf)
-    nearest = np.full((height, width), np.inf, np.float32)
-    with np.errstate(invalid="ignore"):
-        for dy in range(3):
-            for dx in range(3):
-                if (dy, dx) != (1, 1):
-                    difference = np.abs(padded[dy : dy + height, dx : dx + width] - filled)
-                    nearest = np.fmin(nearest, difference)
-        valid_around = ndimage.uniform_filter(valid.astype(np.float32), 3)
-        is_far = nearest > np.maximum(FLYING_MM, FLYING_SHARE * filled)
-        flying = valid & is_far & (valid_around > FLYING_NEIGHBORS)
-    num_valid = max(int(np.count_nonzero(valid)), 1)
-    return int(np.count_nonzero(flying)) / num_valid
 
 
 def _shrink_mask(valid: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdist.core.files import parse_json
 from depthdist.evaluation.row_kinds import RowKind, adapter_row, row_kinds
 from depthdist.models.adapter_record import read_record
 from depthdist.runs.run_folder import Run, open_run
@@ -68,7 +69,7 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
         evaluation = _read_evaluation(path)
         found = EvaluatedRun(run, name, _read_log(folder / "metrics.jsonl"), evaluation)
         _ = found.row
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as err:
+    except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise ValueError(
             f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it"
             " again"
@@ -84,12 +85,14 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
     """Return evaluation.json with NaN for null, and raise KeyError if a needed part is missing."""
-    evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    evaluation: dict[str, Any] = parse_json(path.read_bytes())
     for name in ("rows", "intervals", "images", "grooves"):
         evaluation[name] = _null_to_nan(evaluation[name])
     for name in ("adapter", "settings", "data_sha256", "device"):
         if name not in evaluation:
             raise KeyError(name)
+    if not isinstance(evaluation["adapter"], dict):
+        raise TypeError("adapter is not an object")
     if "tread_limit" not in evaluation["settings"]:
         raise KeyError("tread_limit")
     return evaluation
@@ -98,9 +101,9 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def _read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl, without any that a crash cut off; [] if it is missing."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            line = dict(json.loads(text))
+            line = dict(parse_json(text))
         except (TypeError, ValueError):
             continue
         if "step" in line:

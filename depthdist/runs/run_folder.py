@@ -8,12 +8,12 @@ label_runs([Path("monday/first"), Path("tuesday/first"), Path("runs/other")])
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from depthdist.core.files import parse_json
 from depthdist.core.settings import field_names, from_dict
 
 if TYPE_CHECKING:
@@ -96,11 +96,7 @@ def earlier_starts(folder: Path) -> list[dict[str, Any]]:
     """Return when and at which step the run was started so far; [] for a new run."""
     path = folder / RUN_FILE
     try:
-        return (
-            list(json.loads(path.read_text(encoding="utf-8")).get("starts", []))
-            if path.exists()
-            else []
-        )
+        return list(parse_json(path.read_bytes()).get("starts", [])) if path.exists() else []
     except (AttributeError, TypeError, ValueError):
         return []  # a crash left half of it; it is about to be rewritten
 
@@ -114,10 +110,10 @@ def open_run(folder: Path) -> Run:
             f" writes{_runs_beside(folder)}"
         )
     try:
-        run = Run(folder, json.loads(path.read_text(encoding="utf-8")))
+        run = Run(folder, parse_json(path.read_bytes()))
         _check_record(run)
         return run
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
+    except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not a run's record ({type(err).__name__}: {err})") from None
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from depthdist.core.errors import one_line
+from depthdist.core.files import parse_json
 from depthdist.runs.state_files import TENSORS, VALUES, read_state, states, write_state
 
 
@@ -32,7 +33,7 @@ def save_state(
     tensors  of any shape, type and device; equal bits come back, on the CPU
     values   whatever JSON holds; a float comes back exactly, NaN and infinity too, a tuple as a
              list
-    Return the folder of the new state. Raise ValueError if the disk is full or cannot be written;
+    Return the folder of the new state. Raise CannotWrite if the disk is full or cannot be written;
     earlier states are then unchanged.
     """
     # each with memory of its own
@@ -74,6 +75,9 @@ def _decode(state: Path, contents: Mapping[str, bytes]) -> tuple[dict[str, Tenso
     """Return tensors and values, and raise ValueError if the files hold something else."""
     try:
         tensors = load(contents[TENSORS])
-        return {name: tensors[name] for name in sorted(tensors)}, json.loads(contents[VALUES])
+        values = parse_json(contents[VALUES])
+        if not isinstance(values, dict):
+            raise ValueError(f"{VALUES} is not an object")
+        return {name: tensors[name] for name in sorted(tensors)}, values
     except (SafetensorError, ValueError, KeyError) as err:
         raise ValueError(f"{state} is whole, but no state of depthdist: {one_line(err)}") from None

@@ -17,7 +17,6 @@ A run that is killed leaves OUT as it was, and the next one continues where it s
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -27,7 +26,7 @@ from typing import Any
 
 from depthdist.core.errors import SettingsError, printable_path
 from depthdist.core.file_lock import hold_folder
-from depthdist.core.files import sync_folder, write_atomic
+from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job, as_json
 from depthdist.shards.index_writer import compose_index
@@ -39,6 +38,7 @@ from depthdist.shards.previous_output import (
     refuse_foreign_index,
 )
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import SPLITS
 from depthdist.shards.worker_pool import write_shards
 
 VISIBILITY_TIMEOUT = 60.0  # seconds until files of one node must be seen on another
@@ -67,8 +67,8 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
     """Make OUT the dataset that RAW and the settings describe, and return its index.
 
     ranks    the processes that share the work; each calls this, only rank 0 gets the index
-    returns  the index, and beside its entries `changed`, `written`, `rejected` (a list), `held` and
-             `note`
+    returns  the index, and beside its entries `changed`, `written`, `rejected` and `warned`
+             (lists), `held` and `note`
 
     raises ValueError, one line, where RAW cannot be used, OUT cannot be written, no pair is usable,
     or another run is at work
@@ -149,6 +149,14 @@ def _merge(
         num_rejects=len(lines),
         old=previous.index.raw if previous.index else {},
     )
+    warnings = [
+        warning
+        for record in {**previous.records, **records}.values()
+        for warning in record.get("warnings", ())
+    ]
+    if warnings:
+        in_order = sorted(warnings, key=lambda warning: warning["path"])
+        files["warnings.jsonl"] = b"".join(map(as_json, in_order))
     files |= {"rejects.jsonl": b"".join(lines), "index.json": as_json(index)}
     changed = any(read_if_present(out / name) != content for name, content in files.items())
     if changed or not all(_read_record(out, job) for job in plan.jobs):
@@ -160,6 +168,7 @@ def _merge(
         "changed": changed,
         "written": num_written,
         "rejected": rejected,
+        "warned": [warning for r in records.values() for warning in r.get("warnings", ())],
         "held": plan.held,
         "note": plan.note,
     }
@@ -203,7 +212,7 @@ def _read_record(folder: Path, job: Job) -> dict[str, Any] | None:
     """Return the commit record of a whole shard in `folder` that is of this very job, or None."""
     tar = folder / job.name
     try:
-        record = json.loads(tar.with_suffix(".json").read_bytes())
+        record = parse_json(tar.with_suffix(".json").read_bytes())
         whole = record["hash"] == job.hash and tar.stat().st_size == record["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -268,14 +277,15 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
 
 def _remove_leftovers(out: Path, shards: set[str], files: set[str]) -> None:
     """Remove files of an older run that the index no longer lists, and the build folder."""
-    for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
+    for path in [path for split in SPLITS for path in out.glob(f"{split}/shard-*")]:
         tar = path.relative_to(out).with_suffix(".tar").as_posix()
         if path.suffix in (".tar", ".json") and tar not in shards:
             path.unlink()
-    for path in [*out.glob("samples-*.npy"), *out.glob("names-*.txt")]:
+    named = ("samples-*.npy", "names-*.txt", "warnings.jsonl")
+    for path in [path for pattern in named for path in out.glob(pattern)]:
         if path.name not in files:
             path.unlink()
     shutil.rmtree(out / ".build", ignore_errors=True)
-    for folder in (out / "train", out / "val"):
+    for folder in (out / split for split in SPLITS):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -8,12 +8,12 @@ decode_label(meta["grooves"])        the groove label that meta.json holds
 from __future__ import annotations
 
 import base64
-import json
 import os
 from typing import Any
 
 import numpy as np
 
+from depthdist.core.files import parse_json
 from depthdist.shards.encoding import npy_header, quantize
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Damaged, Index, SampleRef
@@ -27,9 +27,14 @@ from depthdist.shards.member_formats import (
 from depthdist.shards.sample_arrays import Arrays, empty_arrays
 
 
-def decode_label(text: str) -> np.ndarray:
-    """Return the groove label (H, W) uint16 that `encode_label` was given."""
-    return read_png("meta.json, grooves", memoryview(base64.b64decode(text)))
+def decode_label(text: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return the groove label (H, W) uint16 that `encode_label` was given.
+
+    size  the height and width that it must have
+
+    raises ValueError where it is none, or of another size
+    """
+    return read_png("meta.json, grooves", memoryview(base64.b64decode(text)), size)
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -163,7 +168,7 @@ def decode_sample(members: dict[str, bytes], index: Index) -> dict[str, Any]:
                 content[name] = content[name][: len(header)]
         _decode(content, index, out)
         meta_member = index.raw["meta"]["member"]
-        meta = json.loads(members[meta_member]) if meta_member else {}
+        meta = parse_json(members[meta_member]) if meta_member else {}
     except MemberError as err:
         raise ValueError(f"{err.member}: {err}") from err
     return {

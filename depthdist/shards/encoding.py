@@ -7,33 +7,51 @@ import hashlib
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from depthdist.captures.edge_agreement import EdgeScores, describe_capture, edge_scores
+from depthdist.captures.flying_pixels import find_flying
 from depthdist.captures.layouts import CapturePair
 from depthdist.captures.near_duplicates import fingerprint
-from depthdist.captures.readers import read_label, read_pair
+from depthdist.captures.readers import Capture, read_capture, read_label
+from depthdist.captures.units import unit_remark
 from depthdist.core.errors import BadFile
 from depthdist.core.settings import Size
 from depthdist.geometry.camera import fit_intrinsics
+from depthdist.geometry.camera_view import find_view_problem
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.shards.format import LEVELS, Encoding, Item, as_json
 from depthdist.shards.statistics import depth_stats
 
 
-def encode_sample(
-    item: Item, root: Path, encoding: Encoding
-) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
-    """Return one sample's members in the tar's order, its statistics and the image's fingerprint.
+class EncodedSample(NamedTuple):
+    """A capture as a sample of a shard, and what the commit record keeps of it.
 
-    raises BadFile where the capture cannot be used
+    members      in the tar's order
+    stats        of its depths, as `depth_stats` gives them
+    fingerprint  of the image, one FINGERPRINT
+    warnings     what looks wrong with it, a line each
+    edges        the scores of `edge_agreement`, None where it was not checked or cannot tell
     """
+
+    members: dict[str, bytes]
+    stats: dict[str, Any]
+    fingerprint: np.ndarray
+    warnings: list[str]
+    edges: EdgeScores | None
+
+
+def encode_sample(item: Item, root: Path, encoding: Encoding) -> EncodedSample:
+    """Return one capture as a sample, raise BadFile where it cannot be used."""
     sources, contents = _sources(item.pair, root)
-    rgb, xyz = read_pair(item.pair, (contents[0], contents[1]))
+    capture = read_capture(item.pair, (contents[0], contents[1]))
+    rgb, xyz = capture.image, capture.xyz
     z = np.ascontiguousarray(xyz[:, :, 2])
+    warnings, edges = _check(item.pair, capture, z) if encoding.check_view else ([], None)
     if z.shape != encoding.depth_size:
         z = resize_nearest(z, encoding.depth_size)
     depth, counts = quantize(z, encoding.near_mm, encoding.far_mm)
@@ -44,12 +62,18 @@ def encode_sample(
             if counts["measured"]
             else "nowhere measured at this size"
         )
+        unit = unit_remark(float(np.median(z[z > 0]))) if counts["measured"] else None
         raise BadFile(
             item.pair.xyz,
             f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <="
-            f" {encoding.far_mm:g} mm (--near, --far)",
+            f" {encoding.far_mm:g} mm (--near, --far){f'; {unit}' if unit else ''}",
         )
-    stats = {"raw_bytes": sum(map(len, contents)), **depth_stats(counts, encoding.step_mm)}
+    counts["flying"] = count_flying(z, depth)
+    stats = {
+        "raw_bytes": sum(map(len, contents)),
+        **depth_stats(counts, encoding.step_mm, item.pair.stem),
+        "no_value": {value: [pixels, 1] for value, pixels in capture.no_value.items()},
+    }
     meta = {
         "stem": item.pair.stem,
         "session": item.session,
@@ -69,7 +93,39 @@ def encode_sample(
         as_json(meta),
         encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling),
     ]
-    return dict(zip(encoding.members, content)), stats, fingerprint(rgb)
+    return EncodedSample(
+        members=dict(zip(encoding.members, content)),
+        stats=stats,
+        fingerprint=fingerprint(rgb),
+        warnings=warnings,
+        edges=edges,
+    )
+
+
+def _check(
+    pair: CapturePair, capture: Capture, z: np.ndarray
+) -> tuple[list[str], EdgeScores | None]:
+    """Return what looks wrong with a capture, and how well edges of image and depth agree.
+
+    raises BadFile where the points are surely no camera's view
+    """
+    problem = find_view_problem(capture.xyz)
+    if problem and problem.sure:
+        raise BadFile(pair.xyz, f"{problem.text} (--no-check-view takes it as it is)")
+    edges = edge_scores(capture.image, z)
+    found = (problem.text if problem else None, describe_capture(edges))
+    return [text for text in found if text], edges
+
+
+def count_flying(z: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return (65536,) int64: flying pixels of each depth level.
+
+    z       (H, W) float32 mm
+    levels  (H, W) uint16, its depth levels; 0 is not counted
+    """
+    counts = np.bincount(levels[find_flying(z)], minlength=LEVELS + 1)
+    counts[0] = 0
+    return counts
 
 
 def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, dict[str, Any]]:

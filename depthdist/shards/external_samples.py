@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
 import threading
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from depthdist.shards.encoding import quantize, resize_nearest
+from depthdist.core.files import parse_json
+from depthdist.shards.encoding import count_flying, quantize, resize_nearest
 from depthdist.shards.format import crc32
 from depthdist.shards.member_formats import MemberError, read_external_depth, read_rgb
 from depthdist.shards.settings import ShardSettings
@@ -162,8 +162,8 @@ def _inspect(
         z = resize_nearest(z, wanted)
     if meta:
         try:
-            json.loads(bytes(content[meta]))
-        except (ValueError, RecursionError) as err:
+            parse_json(bytes(content[meta]))
+        except ValueError as err:
             raise MemberError(meta, f"not JSON ({err})") from err
     steps, counts = quantize(z, settings.near, settings.far)
     if not steps.any():
@@ -177,4 +177,5 @@ def _inspect(
             f"no valid pixel: Z is {measured}, expected {settings.near:g} < Z <= {settings.far:g}"
             " mm (--near, --far, --unit)",
         )
-    return size, depth_stats(counts, depth["step_mm"])
+    counts["flying"] = count_flying(z, steps)
+    return size, depth_stats(counts, depth["step_mm"], sample.key)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import threading
 from collections import Counter
@@ -28,7 +27,7 @@ from typing import Any, TypeVar
 from depthdist import __version__
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import printable_path
-from depthdist.core.files import write_atomic
+from depthdist.core.files import parse_json, write_atomic
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.encoding import as_npy
 from depthdist.shards.external_samples import DecodedShard, Todo, decode_shard
@@ -37,9 +36,10 @@ from depthdist.shards.index import as_rows, named_by_content
 from depthdist.shards.index_schema import TABLE_NAME
 from depthdist.shards.member_roles import assign_roles
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import SPLITS, unused_names_warning
 from depthdist.shards.splits import split, split_note
 from depthdist.shards.statistics import merge_stats, statistics
-from depthdist.shards.tar_scan import SIDES, Sample, find_shards, scan
+from depthdist.shards.tar_scan import Sample, find_shards, scan
 
 T = TypeVar("T")
 
@@ -60,17 +60,14 @@ def index_in_place(
     folder = Path(settings.index)
     settings = replace(settings, raw=settings.index)  # raw: what plan's errors name
     old_files = _replaceable_files(folder)
-    shard_names, by_folder, notes = find_shards(folder)
+    shard_names, named, notes = find_shards(folder)
     scanned = _in_threads(lambda shard, _: scan(folder, shard), shard_names, workers)
     samples = [sample for found, _ in scanned for sample in found]
     rejects = [reject for _, rejected in scanned for reject in rejected]
     entries = assign_roles(folder, samples, settings)
     used, incomplete = _complete_samples(samples, entries["members"])
     sessions = number_sessions([sample.key for sample in used], settings.session_gap)
-    if by_folder:
-        sides = [SIDES[sample.shard.split("/")[0]] for sample in used]
-    else:
-        sides = ["val" if in_val else "train" for in_val in split(sessions, settings)]
+    sides = [named[sample.shard] for sample in used] if named else split(sessions, settings)
     todos: dict[str, list[Todo]] = {}
     for todo in map(Todo, used, sessions, sides):
         todos.setdefault(todo.sample.shard, []).append(todo)
@@ -94,12 +91,14 @@ def index_in_place(
     for name in old_files - files.keys():
         (folder / name).unlink(missing_ok=True)
     sizes = set().union(*(shard.sizes for shard in shards))
-    in_val = [side == "val" for side in sides]
+    keys = [sample.key for sample in used]
+    warning = unused_names_warning(keys, sides, "tars in folders of these names are used")
+    note = "" if named else split_note(sessions, sides, settings)
     return {
         **index,
         "rejected": rejects,
         "notes": [*notes, *_notes(index, used, sizes)],
-        "note": "" if by_folder else split_note(sessions, in_val, settings),
+        "note": "\n".join(filter(None, (warning, note))),
     }
 
 
@@ -181,7 +180,7 @@ def _replaceable_files(folder: Path) -> set[str]:
             f"{printable_path(folder)}: cannot be written; the index lies beside the tars"
         )
     try:
-        old = json.loads((folder / "index.json").read_bytes())
+        old = parse_json((folder / "index.json").read_bytes())
         ours = old["schema"] == SCHEMA
         if ours and old.get("foreign"):
             names = [old[part]["name"] for part in ("table", "names")]
@@ -213,7 +212,7 @@ def _index(
     """
     samples: list[tuple[Any, ...]] = []
     splits: dict[str, dict[str, Any]] = {}
-    for side in ("train", "val"):
+    for side in sorted(SPLITS):  # in the order of JSON's keys, as the index is read
         rows = _rows_of_split(shards, side)
         samples += rows
         if rows:
@@ -222,7 +221,12 @@ def _index(
                 "count": len(rows),
                 "bytes": sum(length for *_, length, _, _ in rows),
                 "shards": len({number for number, *_ in rows}),
-                "stats": statistics(merge_stats(parts), settings.far / LEVELS),
+                "stats": statistics(
+                    merge_stats(parts),
+                    settings.far / LEVELS,
+                    settings.keep_near,
+                    settings.keep_far,
+                ),
             }
     table_rows, names = as_rows(samples)
     table = as_npy(table_rows)

@@ -27,6 +27,7 @@ class Encoding(NamedTuple):
     quality: int
     subsampling: str
     depth_codec: str  # npy or png
+    check_view: bool  # whether captures that are no camera's view are rejected
 
     @property
     def step_mm(self) -> float:

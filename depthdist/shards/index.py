@@ -141,7 +141,7 @@ class Index:
         try:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except ValueError as err:
+        except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is none
             raise ValueError(
                 f"{file.name}: not a table of samples ({err}); run tools/shard.py again"
             ) from err
@@ -206,7 +206,8 @@ class Index:
         complete = len(content) == dtype.itemsize
         row = np.frombuffer(content, dtype)[0] if complete else np.zeros(1, dtype)[0]
         start, length, shard = int(row["start"]), int(row["length"]), int(row["shard"])
-        if length == 0 or shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]:
+        outside = shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]
+        if length == 0 or outside or row["name"] >= self.raw["names"]["bytes"]:
             raise ValueError(
                 f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify`"
                 " lists all damage"
@@ -266,10 +267,9 @@ class Samples(Sequence[SampleRef]):
         return self._index.row(self._first_row + i % len(self))
 
     @property
-    def shard_numbers(self) -> np.ndarray:
-        """(N,) the shard that each sample is in."""
-        rows = self._index.table()[self._first_row : self._first_row + len(self)]
-        return rows["shard"]
+    def rows(self) -> np.ndarray:
+        """(N,) of `table_dtype`, all rows of the split."""
+        return self._index.table()[self._first_row : self._first_row + len(self)]
 
 
 # ------------------------------------------------------------------------------------------ opening

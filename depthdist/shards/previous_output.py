@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from depthdist.core.errors import printable_path
+from depthdist.core.errors import one_line, printable_path
+from depthdist.core.files import parse_json
 from depthdist.core.settings import flag_name
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.index import Index, read_index
 from depthdist.shards.plan import NO_DATASET, ExistingDataset
+from depthdist.shards.rejects import read_rejects
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.statistics import merge_stats, statistics
+
+NEW_SETTINGS = {"check_view"}  # that older datasets do not have: these take any value
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
             _refuse_incomplete(out, content)
         return PreviousOutput(content)
     if not settings.append:
-        times = json.loads(content or b"").get("appended", 0)
+        times = parse_json(content or b"").get("appended", 0)
         if times:
             raise ValueError(
                 f"{printable_path(out)}: captures were added to it {times} times; --append adds"
@@ -59,12 +63,11 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
         )
     _refuse_other_settings(out, index, settings)
     records = _read_records(out, index)
-    lines = (read_if_present(out / "rejects.jsonl") or b"").splitlines()
     return PreviousOutput(
         content=content,
         index=index,
         records=records,
-        rejects=[json.loads(line) for line in lines],
+        rejects=read_rejects(out / "rejects.jsonl"),
         held=_existing_dataset(index, records),
     )
 
@@ -76,7 +79,7 @@ def refuse_foreign_index(path: Path) -> None:
     """
     content = read_if_present(path) or b""
     try:
-        old = json.loads(content)
+        old = parse_json(content)
         ours = old["schema"] == SCHEMA
         foreign = old.get("foreign", False)
     except (ValueError, KeyError, TypeError):
@@ -100,7 +103,7 @@ def read_if_present(path: Path) -> bytes | None:
 
 def _is_current_version(content: bytes | None) -> bool:
     try:
-        raw = json.loads(content or b"")
+        raw = parse_json(content or b"")
         return raw["schema"] == SCHEMA and raw["version"] == VERSION
     except (ValueError, KeyError, TypeError):
         return False
@@ -126,7 +129,7 @@ def _refuse_other_settings(out: Path, index: Index, settings: ShardSettings) -> 
     new = settings.content()
     changed = [
         f"{flag_name(name)} was {old.get(name)}, is {new.get(name)}"
-        for name in sorted({*old, *new})
+        for name in sorted({*old, *new} - NEW_SETTINGS.difference(old))
         if old.get(name) != new.get(name)
     ]
     if changed:
@@ -142,29 +145,50 @@ def _read_records(out: Path, index: Index) -> dict[str, Any]:
     for entry in index.shards:
         path = (out / entry["name"]).with_suffix(".json")
         try:
-            records[entry["name"]] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as err:
+            records[entry["name"]] = parse_json(path.read_bytes())
+            _check_record(records[entry["name"]], entry, index.step_mm)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as err:
             raise ValueError(
-                f"{path}: the commit record cannot be read ({err}); --append needs it"
+                f"{path}: the commit record cannot be read ({type(err).__name__}: {one_line(err)});"
+                " --append needs it"
             ) from err
     return records
 
 
+def _check_record(record: dict[str, Any], entry: dict[str, Any], step_mm: float) -> None:
+    """Raise an error unless a shard's record is of this shard, and can be merged with others."""
+    if any(record[name] != value for name, value in entry.items()):
+        raise ValueError("it and index.json disagree")
+    for key, stem, session, *_ in record["samples"]:
+        if not isinstance(key, str) or not isinstance(stem, str) or not 0 <= int(key) < 2**63:
+            raise TypeError(f"a sample is {key!r:.40} of {stem!r:.40}")
+        if session != int(session):
+            raise TypeError(f"a session is {session!r:.40}")
+    statistics(merge_stats([record["stats"]]), step_mm)
+
+
 def _existing_dataset(index: Index, records: dict[str, Any]) -> ExistingDataset:
     """Return what a plan must know of the dataset that it adds to."""
-    sides: dict[str, tuple[int, bool]] = {}
+    sides: dict[str, tuple[int, str]] = {}
     num_shards: dict[str, int] = {}
     next_key = 0
     for name, record in records.items():
         split = name.split("/")[0]
         num_shards[split] = num_shards.get(split, 0) + 1
         for key, stem, session, *_ in record["samples"]:
-            sides[stem] = (session, split == "val")
+            sides[stem] = (session, split)
             next_key = max(next_key, int(key) + 1)
     return ExistingDataset(
         sides=sides,
         num_shards=num_shards,
         next_key=next_key,
         depth_size=index.depth_size,
-        groups={group: side == "val" for group, side in index.raw.get("groups", {}).items()},
+        groups=dict(index.raw.get("groups", {})),
     )

@@ -17,6 +17,7 @@ from depthdist.core.settings import (
 from depthdist.geometry.patches import PATCH_SIZE
 
 MAX_SIDE = 8192  # pixels
+FAR_MM = 4000.0
 NOT_CONTENT = {
     "raw",
     "out",
@@ -53,14 +54,16 @@ class ShardSettings:
     "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
     "With more bad pairs than this the exit code is 2, after all pairs were processed."
-    split: Literal["random", "session", "file", "none"] = "random"
+    split: Literal["random", "session", "file", "folder", "none"] = "random"
     """random: each pair may go to either side; session: captures close in time stay on one side;
-    file: captures of a group in --groups stay on one side; none: all in train."""
+    file: captures of a group in --groups stay on one side; folder: folders in RAW that are named
+    train, val, test or skip are the splits; none: all in train."""
     groups: str = ""
-    """With --split file: text with a line `stem,group` for each capture; the groups train and val
-    go to their side, skip leaves a capture out; these three in upper or lower case."""
+    """With --split file: text with a line `stem,group` for each capture; the groups train, val and
+    test are those splits, skip leaves a capture out; these in upper or lower case, and their other
+    names (validation, holdout, ...)."""
     val: float = 0.2
-    "Fraction of the pairs for validation."
+    "Fraction of the pairs for validation; those of a test do not count."
     seed: int = 42
     "Seed of the split."
     session_gap: float = 10.0
@@ -68,9 +71,13 @@ class ShardSettings:
     size: Size = Size(756, 1260)
     "Height and width the RGB is resized to, multiples of 14."
     near: float = 0.0
-    "Depths up to this many mm are masked."
-    far: float = 4000.0
+    """Depths up to this many mm are masked. Set it, or --far, and that bound of the dataset is the
+    nearest, or farthest, depth that is left; by default stray pixels do not count."""
+    far: float = FAR_MM
     "Depths beyond this many mm are masked; the depth step is far / 65535."
+    check_view: bool = True
+    """Reject captures whose points are not what a camera sees (world frames, scrambled, mirrored or
+    transposed maps), and compare the edges of image and depth."""
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
     rgb: Literal["jpeg", "png", "raw"] = "jpeg"
@@ -128,10 +135,10 @@ class ShardSettings:
                 "--split is file and --groups is missing: expected --groups FILE, text with a line"
                 " a capture: stem,group"
             )
-        if self.split == "file" and self.index:
+        if self.split in ("file", "folder") and self.index:
             found.append(
-                "--split is file with --index: expected random, session or none (folders train and"
-                " val in DIR decide, where there are any)"
+                f"--split is {self.split} with --index: expected random, session or none (folders"
+                " train, val and test in DIR decide, where there are any)"
             )
         if self.groups and self.split != "file":
             found.append(
@@ -155,6 +162,16 @@ class ShardSettings:
             f"--size is {self.size}: expected multiples of {PATCH_SIZE}; nearest are height"
             f" {nearest[0]}, width {nearest[1]}"
         ]
+
+    @property
+    def keep_near(self) -> bool:
+        """Return whether the user has set --near: then nothing nearer is left out."""
+        return self.near > 0
+
+    @property
+    def keep_far(self) -> bool:
+        """Return whether the user has set --far: then nothing farther is left out."""
+        return self.far != FAR_MM
 
     def content(self) -> dict[str, Any]:
         """Return the settings that the content of the dataset depends on."""

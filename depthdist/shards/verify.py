@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from depthdist.core.files import parse_json
 from depthdist.shards.decoding import decode_sample
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Index, SampleRef, load_index
+from depthdist.shards.split_names import SPLITS
 
 
 def verify_dataset(
@@ -86,7 +87,7 @@ def _unlisted_files(folder: Path, index: Index) -> list[str]:
     """Return which files in the folders of the splits the index does not list."""
     known = {shard["name"] for shard in index.shards}
     problems = []
-    for path in sorted([*folder.glob("train/*"), *folder.glob("val/*")]):
+    for path in sorted(path for split in SPLITS for path in folder.glob(f"{split}/*")):
         name = path.relative_to(folder).as_posix()
         if name not in known and str(Path(name).with_suffix(".tar")) not in known:
             problems.append(f"{name}: does not belong here; the index does not list it")
@@ -133,7 +134,7 @@ def _verify_record(index: Index, number: int, refs: list[SampleRef]) -> list[str
         for r in refs
     ]
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes())
         expected = {**shard, "samples": samples}
         if any(record.get(part) != value for part, value in expected.items()):
             return [f"{shard['name']}: its commit record {path.name} and index.json disagree"]

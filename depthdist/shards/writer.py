@@ -21,11 +21,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from depthdist.captures.edge_agreement import EdgeScores
 from depthdist.core.errors import BadFile
 from depthdist.core.files import write_atomic
-from depthdist.shards.encoding import encode_sample
+from depthdist.shards.encoding import EncodedSample, encode_sample
 from depthdist.shards.format import Item, Job, as_json, crc32
 from depthdist.shards.statistics import merge_stats
 
@@ -134,29 +133,37 @@ def _write_samples(job: Job, tar: _Tar, report: Report) -> dict[str, Any]:
     rejects: list[dict[str, str]] = []
     stats: list[dict[str, Any]] = []
     fingerprints: list[str] = []
+    warnings: list[dict[str, str]] = []
+    edges: list[EdgeScores | None] = []
     for item in job.items:
         try:
-            members, counts, fingerprint = _encode(item, job)
+            sample = _encode(item, job)
         except BadFile as err:
             path = err.path.relative_to(job.root).as_posix()
             rejects.append({"path": path, "reason": err.reason})
             report(0, 0, 1)
             continue
-        samples.append([item.key, item.pair.stem, item.session, *tar.add(item.key, members)])
-        stats.append(counts)
-        fingerprints.append(base64.b64encode(fingerprint.tobytes()).decode())
-        report(1, counts["raw_bytes"], 0)
+        place = tar.add(item.key, sample.members)
+        samples.append([item.key, item.pair.stem, item.session, *place])
+        stats.append(sample.stats)
+        fingerprints.append(base64.b64encode(sample.fingerprint.tobytes()).decode())
+        path = item.pair.xyz.relative_to(job.root).as_posix()
+        warnings += [{"path": path, "reason": text} for text in sample.warnings]
+        edges.append(sample.edges)
+        report(1, sample.stats["raw_bytes"], 0)
     return {
         "count": len(samples),
         "samples": samples,
         "fingerprints": fingerprints,
         "rejects": rejects,
+        "warnings": warnings,
+        "edges": edges,
         "stats": merge_stats(stats),
     }
 
 
-def _encode(item: Item, job: Job) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
-    """Return members, statistics and fingerprint; raise ValueError that names the pair."""
+def _encode(item: Item, job: Job) -> EncodedSample:
+    """Return the capture as a sample; raise ValueError that names the pair."""
     try:
         return encode_sample(item, job.root, job.encoding)
     except BadFile:

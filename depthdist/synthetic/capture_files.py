@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from depthdist.core.environment import count_workers, open_pool, start_worker
+from depthdist.core.files import parse_json
 from depthdist.synthetic.raytracing.kernel_cache import use_fresh_kernels
 
 
@@ -54,7 +54,7 @@ def read_folder_settings(record: Path, *keys: str) -> dict[str, Any] | None:
             )
         return None
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = parse_json(record.read_bytes())
         for key in keys:
             content = content[key]
         return dict(content)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from depthdist.core.environment import describe_environment
-from depthdist.core.files import write_json
+from depthdist.core.files import parse_json, write_json
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE
+from depthdist.shards.dataset_warnings import left_out_lines, small_scale
 from depthdist.shards.remote_cache import is_remote
 
 
@@ -23,6 +23,20 @@ def training_bounds(dataset: Dataset) -> DepthRange:
     """Return the nearest and farthest valid Z of the training set, mm."""
     stats = dataset.stats("train")
     return DepthRange(stats["min_mm"], stats["max_mm"]).checked()
+
+
+def range_warnings(dataset: Dataset, scale: str) -> list[str]:
+    """Return what a reader must know of the depths that are learned, a line each.
+
+    scale  of the target: on a linear one a far bound costs nothing of the near part's share
+    """
+    lines = []
+    for part in dataset.parts:
+        stats = part.stats.get("train", {})
+        lines += left_out_lines("train", stats)
+        text = small_scale(stats) if stats and scale == "inverse" else None
+        lines += [text] if text else []
+    return lines
 
 
 def derive_facts(
@@ -44,7 +58,7 @@ def derive_facts(
         "all_parameters": total,
         "train_samples": dataset.count("train"),
         "epoch_samples": plan.num_samples,
-        "val_samples": dataset.count("val"),
+        "val_samples": dataset.count("val") if dataset.has("val") else 0,
         "picture_size": str(dataset.size),
         "truth_size": str(dataset.depth_size),
         "near_mm": bounds.near_mm,
@@ -86,6 +100,16 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
     ]
 
 
+def validation_remarks(dataset: Dataset) -> list[str]:
+    """Return what it means for the run that there are no validation images, if so."""
+    if dataset.has("val"):
+        return []
+    return [
+        f"validation   none: {dataset.place} has no images of a split val; the last weights are"
+        " kept as the best, and pictures and the final table are of training images"
+    ]
+
+
 def facts_table(facts: dict[str, Any]) -> str:
     """Return the derived facts as a Markdown table."""
     rows = [f"| {name} | {value} |" for name, value in facts.items()]
@@ -112,13 +136,10 @@ def run_record(
 def mark_as_scored(run: Path, epoch: int) -> None:
     """Note in run.json that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "scored_at_epoch": epoch})
+    write_json(path, {**parse_json(path.read_bytes()), "scored_at_epoch": epoch})
 
 
 def is_scored(run: Path, epoch: int) -> bool:
     """Return whether run.json says that the best adapter was scored after `epoch` epochs."""
     path = run / RUN_FILE
-    return (
-        path.exists()
-        and json.loads(path.read_text(encoding="utf-8")).get("scored_at_epoch") == epoch
-    )
+    return path.exists() and parse_json(path.read_bytes()).get("scored_at_epoch") == epoch
