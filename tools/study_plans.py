@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -154,7 +153,9 @@ def curve(settings: StudySettings) -> Iterator[Run]:
     # numbers by their reversed bits: the first few of them are spread over all
     spread_order = sorted(range(len(train)), key=lambda i: (int(f"{i:020b}"[::-1], 2), i))
     spread = [train[i] for i in spread_order]
-    batch = json.loads(settings.deepspeed.read_text(encoding="utf-8"))["train_batch_size"]
+    from depthdist.training.deepspeed_config import EngineSettings
+
+    batch = EngineSettings(settings.deepspeed).global_batch
     for count in settings.train_subset:
         if count > len(train):
             raise ValueError(

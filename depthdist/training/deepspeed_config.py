@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depthdist.core.json_text import read_json_object
 from depthdist.core.settings import hidden
 from depthdist.distributed.accelerator import accelerator
-from depthdist.training.deepspeed_json import read_deepspeed_json
 from depthdist.training.deepspeed_sections import refused_sections, settle_sections
 
-OURS = {
-    "scheduler": "the schedule is --schedule",
-    "train_micro_batch_size_per_gpu": "the micro-batch is --micro-batch",
-    "gradient_accumulation_steps": "it follows from train_batch_size, --micro-batch and ranks",
-}
+CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class EngineSettings:
         try:
             config = self.read()
         except ValueError as err:
-            return [*found, str(err)]
+            return [*found, *str(err).splitlines()]
         return found + [f"{self.deepspeed}: {problem}" for problem in config_problems(config)]
 
     def read(self) -> dict[str, Any]:
@@ -55,7 +51,12 @@ class EngineSettings:
 
         raises ValueError where it is no JSON object
         """
-        return settle_sections(read_deepspeed_json(self.deepspeed))[0]
+        return settle_sections(read_json_object(self._file(), "--deepspeed"))[0]
+
+    def _file(self) -> Path:
+        """Return the file; those of ds_configs/ are found from every working directory."""
+        shipped = CHECKOUT / self.deepspeed
+        return shipped if shipped.exists() and not self.deepspeed.exists() else self.deepspeed
 
     @property
     def global_batch(self) -> int:
@@ -78,7 +79,7 @@ class EngineSettings:
 
         raises ValueError where it cannot be run here
         """
-        config, remarks = settle_sections(read_deepspeed_json(self.deepspeed))
+        config, remarks = settle_sections(read_json_object(self._file(), "--deepspeed"))
         device = accelerator().device_name()
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
@@ -104,14 +105,16 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     ]
     if found:
         return found
-    found = [f"{key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
-    found += refused_sections(config)
+    found = refused_sections(config)
     batch = config.get("train_batch_size", 1)
     if type(batch) is not int or batch < 1:
         found.append(f"train_batch_size is {batch!r}; expected a whole number >= 1")
     clip = config.get("gradient_clipping", 0.0)
     if type(clip) not in (int, float) or not clip >= 0:
         found.append(f"gradient_clipping is {clip!r}; expected a number >= 0")
+    every = config.get("steps_per_print", 1)
+    if type(every) not in (int, float) or not every > 0:
+        found.append(f"steps_per_print is {every!r}; expected a number > 0")
     stage = config.get("zero_optimization", {}).get("stage", 0)
     if type(stage) is not int or stage not in range(4):
         found.append(f"zero_optimization.stage is {stage!r}; expected 0, 1, 2 or 3")
@@ -124,7 +127,10 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     if "train_batch_size" not in config:
         found.append("train_batch_size is missing: the global batch, 8 in the recipe")
     optimizer = config.get("optimizer", {})
-    if "lr" in (optimizer.get("params") or {}):
+    params = optimizer.get("params") or {}
+    if not isinstance(params, dict):
+        found.append(f"optimizer.params is {params!r}; expected an object")
+    elif "lr" in params:
         found.append("optimizer.params.lr is set; leave it out: the learning rate is --lr")
     if "type" not in optimizer:
         found.append("optimizer.type is missing; see ds_configs/fp16.json")

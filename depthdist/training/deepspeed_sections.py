@@ -1,12 +1,14 @@
 """What becomes of each part of a DeepSpeed file: used, given our value, left out, or refused.
 
-config, remarks = settle_sections(read_deepspeed_json(path))
+config, remarks = settle_sections(read_json_object(path, "--deepspeed"))
 """
 
 from __future__ import annotations
 
 import copy
 from typing import Any
+
+from depthdist.core.settings import did_you_mean
 
 AUTO = "auto"  # Hugging Face's word for a value that its Trainer fills in
 OWN_VALUES: dict[str, Any] = {  # what "auto" means, else DeepSpeed's default
@@ -17,6 +19,12 @@ OWN_VALUES: dict[str, Any] = {  # what "auto" means, else DeepSpeed's default
     "optimizer.params.eps": 1e-8,
     "optimizer.params.weight_decay": 0.0,
 }
+WHOLE_SECTIONS: dict[str, Any] = {
+    "fp16": {"enabled": AUTO},
+    "bf16": {"enabled": AUTO},
+    "optimizer": {"type": AUTO, "params": {"betas": AUTO, "eps": AUTO, "weight_decay": AUTO}},
+}
+"""What "auto" in the place of a section stands for."""
 LOG = "this run's log is RUN/metrics.jsonl and RUN/tensorboard"
 LEFT_OUT = {
     "wandb": LOG,
@@ -27,6 +35,10 @@ LEFT_OUT = {
     "autotuning": "--micro-batch auto finds the micro-batch",
     "activation_checkpointing": "--checkpointing does that",
     "aio": "nothing is offloaded to NVMe",
+    "sparse_gradients": "the network has none",
+    "dataloader_drop_last": "every epoch has every sample",
+    "nebula": "states are saved by --save-every",
+    "compile": "--compile does that",
 }
 SMALL = "what is trained and its moments stay on the device"
 ZERO_LEFT_OUT = {
@@ -40,6 +52,8 @@ ZERO_LEFT_OUT = {
 }
 REFUSED = {
     "amp": "precision is fp16, bf16 or neither",
+    "torch_autocast": "precision is fp16, bf16 or neither",
+    "quantize_training": "it changes what is learned",
     "compression_training": "it changes what is learned",
     "curriculum_learning": "it changes what is learned; the order follows from --seed",
     "data_efficiency": "it changes what is learned; the order follows from --seed",
@@ -72,11 +86,19 @@ USED = {
     "checkpoint",
     "seed",
 }
+OURS = {
+    "scheduler": "the schedule is --schedule",
+    "train_micro_batch_size_per_gpu": "the micro-batch is --micro-batch",
+    "gradient_accumulation_steps": "it follows from train_batch_size, --micro-batch and ranks",
+}
+KNOWN = (*USED, *LEFT_OUT, *REFUSED, *OURS)
 
 
 def settle_sections(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration without "auto" and what is left out, and a remark for each."""
     config = copy.deepcopy(config)
+    if "bfloat16" in config:  # its older name
+        config.setdefault("bf16", config.pop("bfloat16"))
     remarks = _settle_auto(config)
     for name, why in LEFT_OUT.items():
         if name in config and _is_on(config.pop(name)):
@@ -96,24 +118,24 @@ def settle_sections(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             remarks.append(
                 "DeepSpeed file: optimizer.params.torch_adam is true: nothing to compile"
             )
-    others = sorted(config.keys() - USED - REFUSED.keys())
-    for name in others:
-        if name not in (
-            "scheduler",
-            "train_micro_batch_size_per_gpu",
-            "gradient_accumulation_steps",
-        ):
+    for name in sorted(config.keys() - KNOWN):
+        if not did_you_mean(name, KNOWN):
             remarks.append(f"DeepSpeed file: {name} is not known here; DeepSpeed gets it as it is")
     return config, remarks
 
 
 def refused_sections(config: dict[str, Any]) -> list[str]:
     """Return a line for each section that cannot be used here."""
-    return [
+    found = [f"{key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
+    found += [
         f"{name} is set; leave it out: {why}"
         for name, why in REFUSED.items()
         if name in config and _is_on(config[name])
     ]
+    for name in sorted(config.keys() - KNOWN):  # a slip that DeepSpeed would pass over
+        if hint := did_you_mean(name, KNOWN):
+            found.append(f"unknown key {name}{hint}")
+    return found
 
 
 def _is_on(section: Any) -> bool:
@@ -125,6 +147,9 @@ def _is_on(section: Any) -> bool:
 
 def _settle_auto(config: dict[str, Any]) -> list[str]:
     """Replace each "auto" by our value, or leave it out; return one remark about all."""
+    for name, value in WHOLE_SECTIONS.items():
+        if config.get(name) == AUTO:
+            config[name] = copy.deepcopy(value)
     told = _settle_precision(config)
     scheduler = config.get("scheduler")
     if isinstance(scheduler, dict) and _has_auto(scheduler.get("params") or {}):

@@ -239,11 +239,22 @@ def _initialize(
     optimizer["params"] = {**(optimizer.get("params") or {}), "lr": groups[0][1]}
     config.setdefault("steps_per_print", NEVER)
     parameters = [{"params": parameters, "lr": lr} for parameters, lr in groups]
-    refusals = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
     try:
         made = load_deepspeed().initialize(model=model, model_parameters=parameters, config=config)
-    except refusals as err:  # each of its checks has its own
+    except Exception as err:
+        if not _is_refusal(err):
+            raise
         raise ValueError(
             f"--deepspeed: DeepSpeed refuses this configuration: {one_line(err)}"
         ) from err
     return made[0], made[1]
+
+
+def _is_refusal(err: Exception) -> bool:
+    """Return whether DeepSpeed raised this for the configuration: each of its checks has its own.
+
+    Its own classes derive from Exception alone. ImportError: what it compiles for an optimizer
+    lacks a compiler.
+    """
+    refusals = (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError)
+    return isinstance(err, refusals) or type(err).__module__.startswith("deepspeed.")

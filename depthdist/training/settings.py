@@ -24,6 +24,7 @@ from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.state_files import states
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.training.deepspeed_config import EngineSettings
+from depthdist.training.deepspeed_sections import settle_sections
 from depthdist.training.schedule import ScheduleSettings
 
 MAX_COUNT = 2**63
@@ -253,7 +254,7 @@ def _changes_since(
                 f"{flag_name(name)} is {new}, but the run in {source} began with {old}: give that,"
                 " or begin anew in another --run"
             )
-    before = record["deepspeed_config"]
+    before, _ = settle_sections(record["deepspeed_config"])  # as the new one is
     for key in sorted(before.keys() | ds_config.keys()):
         same = before.get(key) == ds_config.get(key)
         if key != "zero_optimization" and not same:  # a state fits every stage

@@ -7,6 +7,7 @@ import pytest
 from helpers.commands import command
 from helpers.runs import make_shards
 
+from depthdist.core.json_text import find_json_faults
 from depthdist.training.deepspeed_config import EngineSettings, config_problems, precision
 
 PLAIN = {"train_batch_size": 4, "optimizer": {"type": "AdamW", "params": {"torch_adam": True}}}
@@ -91,16 +92,23 @@ def test_a_byte_order_mark_is_read(tmp_path, mark):
 @pytest.mark.parametrize(
     "text, found",
     [
-        ('{\n // why\n"train_batch_size": 8}', "line 2: JSON has no comments; remove the //"),
-        ('{"train_batch_size": 8,\n# why\n"a": 1}', "line 2: JSON has no comments; remove the #"),
-        ('{"u": "http://a#b",\n\n/* why */ "a": 1}', "line 3: JSON has no comments; remove the /*"),
-        ('{"a": 1,\n"b": [1,\n],\n}', "line 2: not JSON: remove the comma before the closing"),
-        ('{"a": "NaN",\n"b": NaN}', "line 2: NaN is no JSON number"),
-        ('{"a": 1,\n"b": 2,\n"a": 3}', "line 3: a is there twice in one object; keep one"),
-        ('{"a"\n: 1\n"b": 2}', "line 3: not JSON (Expecting ',' delimiter)"),
-        ("[" * 100_000, "not JSON (too many brackets in one another)"),
+        ('{\n // why\n"train_batch_size": 8}', "line 2: JSON has no comments; remove // why"),
+        ('{"train_batch_size": 8,\n# why\n"a": 1}', "line 2: JSON has no comments; remove # why"),
+        ('{"u": "http://a#b",\n\n/* why */ "a": 1}', "line 3: JSON has no comments; remove /* why"),
+        ('{ // a\n"a": 1 // b\n}', "line 1: JSON has no comments; remove // a; also line 2"),
+        ('{"a": 1,\n"b": [1,\n]}', "line 2: nothing follows this comma"),
+        ('{"a": "NaN",\n"b": [NaN, NaN]}', "line 2: NaN; expected a number"),
+        ('{"a": 1,\n"b": 2,\n"a": 3}', 'line 3: "a" stands on line 1 already'),
+        (
+            '{"a": {"on": 1},\n"b": {"on": 1,\n"on": 2},\n"c": {"on": 1}}',
+            'line 3: "on" stands on line 2 already',
+        ),
+        ('{"a":\nTrue}', "line 2: True; JSON spells it true"),
+        ("{'a': 1}", "line 1: 'a'; JSON has text in double quotes"),
+        ('{"a"\n: 1\n"b": 2}', "line 3, column 1: Expecting ',' delimiter"),
+        ("[" * 100_000, "not JSON"),
         ("[1]", "expected a JSON object, found list"),
-        ("", "line 1: not JSON"),
+        ("", "line 1, column 1: Expecting value"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, found):
@@ -108,9 +116,22 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, found):
     assert found in problem and "\n" not in problem
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"a": ["x", "x"], "b": {"x": "a"}}, {"a": [{"x": 1}, {"x": 1}], "x": "// # /* */ ,]"}],
+)
+def test_what_is_right_has_no_fault(content):
+    assert find_json_faults(json.dumps(content, indent=1)) == []
+
+
 def test_other_bytes_are_refused_in_one_line(tmp_path):
     (problem,) = settings(tmp_path, b'{"a": "\xff"}').problems()
-    assert "its bytes are no utf-8 text" in problem
+    assert "line 1: bytes that are no utf-8" in problem
+
+
+def test_the_shipped_files_are_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert EngineSettings().problems() == [] and EngineSettings().global_batch == 8
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -165,8 +186,35 @@ def test_a_section_that_is_off_changes_nothing(tmp_path, name):
 
 
 def test_a_key_that_is_not_known_is_told(tmp_path):
-    _, remarks = settings(tmp_path, {**PLAIN, "gradient_cliping": 1}).resolved()
-    assert any("gradient_cliping is not known here" in line for line in remarks)
+    _, remarks = settings(tmp_path, {**PLAIN, "made_by": "me"}).resolved()
+    assert any("made_by is not known here" in line for line in remarks)
+
+
+def test_a_slip_in_a_key_is_refused_with_the_name_that_was_meant(tmp_path):
+    (problem,) = settings(tmp_path, {**PLAIN, "gradient_cliping": 1}).problems()
+    assert "unknown key gradient_cliping; did you mean gradient_clipping" in problem
+
+
+def test_the_older_name_of_bf16_is_bf16(tmp_path):
+    config = settings(tmp_path, {**PLAIN, "bfloat16": {"enabled": True}}).read()
+    assert precision(config) == "bf16" and "bfloat16" not in config
+
+
+@pytest.mark.parametrize("name", ["fp16", "optimizer", "bf16"])
+def test_auto_in_the_place_of_a_section_means_ours(tmp_path, name):
+    engine = settings(tmp_path, {**PLAIN, name: "auto"})
+    config = engine.read()
+    assert engine.problems() == []
+    assert config["optimizer"]["type"] == "AdamW" and config["optimizer"]["params"]["torch_adam"]
+    assert precision(config) == ("fp32" if name == "optimizer" else "fp16")
+
+
+@pytest.mark.parametrize(
+    "name, value", [("optimizer", {"type": "AdamW", "params": [1]}), ("steps_per_print", "often")]
+)
+def test_a_value_of_the_wrong_kind_is_named_with_what_was_expected(tmp_path, name, value):
+    (problem,) = settings(tmp_path, {**PLAIN, name: value}).problems()
+    assert name in problem and "expected" in problem
 
 
 def test_a_file_of_hugging_face_trains(tmp_path):

@@ -242,6 +242,11 @@ def test_all_problems_of_a_configuration_are_listed_at_once(tmp_path):
     assert "No such file" in EngineSettings(tmp_path / "absent.json").problems()[0]
 
 
+def test_what_deepspeed_refuses_with_an_error_class_of_its_own_is_one_line(world):
+    with pytest.raises(ValueError, match="DeepSpeed refuses this configuration: Sparse"):
+        engine(world, ROOT / "ds_configs/fp32.json", sparse_gradients=True)
+
+
 # --------------------------------------------------------------------------------------------- fp16
 
 

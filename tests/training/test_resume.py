@@ -258,6 +258,16 @@ def test_changed_data_is_refused_on_resume(data, batch4, whole):
     assert "the data changed since the run" in line and str(data) in line
 
 
+def test_a_section_that_was_recorded_and_is_left_out_now_does_not_stop_a_resume(
+    data, batch4, whole, tmp_path
+):
+    older = shutil.copytree(whole, tmp_path / "older")
+    record = json.loads((older / "run.json").read_text())
+    record["deepspeed_config"]["wandb"] = {"enabled": True}
+    (older / "run.json").write_text(json.dumps(record))
+    assert train(data, older, "--epochs", 4, "--dry-run", deepspeed=batch4).code == 0
+
+
 def test_a_changed_deepspeed_file_is_refused_on_resume(data, batch4, whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
