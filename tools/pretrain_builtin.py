@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     out = settings.out.resolve()
     if not (out / "start/config.json").exists():
         save_full_model(initial_model(settings.seed), {}, None, out / "start")
-    (out / "deepspeed.json").write_text(json.dumps(DEEPSPEED, indent=1))
+    (out / "deepspeed.json").write_text(json.dumps(DEEPSPEED, indent=1), encoding="utf-8")
     small = Stage(
         folder=out / "small",
         base=out / "start",
@@ -273,7 +273,7 @@ def export_model(out: Path) -> None:
         model.rescale(scale, OUTPUT_LOW - scale * low)
     save_full_model(model, {}, record, out / "foundation", torch.float16)
     (out / "foundation/depthdist.json").unlink()  # it describes millimetres, which the model lacks
-    (out / "foundation/README.md").write_text(model_card(out))
+    (out / "foundation/README.md").write_text(model_card(out), encoding="utf-8")
 
 
 def output_range(model: DepthModel, data: Path) -> tuple[float, float]:
@@ -300,9 +300,9 @@ def model_card(out: Path) -> str:
     hours = 0.0
     stages = []
     for stage in ("small", "full"):
-        run = json.loads((out / stage / "run/run.json").read_text())
-        rooms = json.loads((out / stage / "rooms/rooms.json").read_text())
-        log = (out / stage / "run/metrics.jsonl").read_text().splitlines()
+        run = json.loads((out / stage / "run/run.json").read_text(encoding="utf-8"))
+        rooms = json.loads((out / stage / "rooms/rooms.json").read_text(encoding="utf-8"))
+        log = (out / stage / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
         hours += training_seconds([json.loads(line)["time"] for line in log], run["starts"]) / 3600
         derived = run["derived"]
         settings = run["settings"]
@@ -351,7 +351,7 @@ where you can.
 def score_rows(evaluation: Path) -> str:
     """Return the card's lines of scores: a constant, and the model aligned to each image."""
     lines = []
-    content = json.loads(evaluation.read_text())
+    content = json.loads(evaluation.read_text(encoding="utf-8"))
     for name, kind in row_kinds(content).items():
         if kind in (RowKind.CONSTANT, RowKind.ADAPTER_ALIGNED):
             row = content["rows"][name]

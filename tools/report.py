@@ -107,7 +107,7 @@ def check_writable(out: Path, source: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         existed = out.exists()
-        with open(out, "a"):
+        with open(out, "a", encoding="utf-8"):
             pass
         if not existed:
             out.unlink()

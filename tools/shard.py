@@ -25,6 +25,7 @@ from depthdist.core.environment import count_workers
 from depthdist.core.errors import printable_path
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import in_order
 
 MAX_SHOWN = 5  # rejects that are printed
 MANY_JOBS = 1 << 30  # more than there are cores: the number of jobs sets no limit
@@ -98,9 +99,13 @@ def verify(settings: ShardSettings) -> int:
         raise ValueError(f"{folder}: {len(problems)} problem{'s' * (len(problems) > 1)} found")
     index = read_index(folder)
     megabytes = sum(shard["bytes"] for shard in index.shards) / 1e6
+    counts = [f"{index.raw['splits'][name]['count']} {name}" for name in in_order(index.stats)]
+    for line in format_leaks(folder):
+        print(line)
     print(
-        f"{folder}: all right: {len(index.shards)} shards, {index.num_samples} samples,"
-        f" {megabytes:.1f} MB (every size, sha256, CRC-32 and tar header, every sample decoded)"
+        f"{folder}: all right: {len(index.shards)} shards, {index.num_samples} samples"
+        f" ({', '.join(counts)}), {megabytes:.1f} MB (every size, sha256, CRC-32 and tar header,"
+        " every sample decoded)"
     )
     return 0
 
@@ -112,7 +117,7 @@ def print_summary(
 
     raises ValueError where more was rejected than --max-rejects
     """
-    lines = [*format_table(index), *format_warnings(index, settings, out)]
+    lines = [*format_table(index), *format_warnings(index, settings, out), *format_leaks(out)]
     lines += [f"rejected  {line}" for line in rejected[:MAX_SHOWN]]
     lines.append(f"{len(rejected)} rejected{f', all in {out}/rejects.jsonl' if rejected else ''}")
     lines.append(f"dataset   {out}/index.json")
@@ -132,7 +137,8 @@ def format_table(index: dict[str, Any]) -> list[str]:
         f"{'split':<6}{'samples':>9}{'shards':>8}{'MiB':>10}{'valid %':>9}"
         f"{'min mm':>10}{'mean mm':>10}{'std mm':>9}{'max mm':>10}"
     ]
-    for name, split in index["splits"].items():
+    for name in in_order(index["splits"]):
+        split = index["splits"][name]
         stats = split["stats"]
         lines.append(
             f"{name:<6}{split['count']:>9}{split['shards']:>8}{split['bytes'] / 2**20:>10.1f}"
@@ -160,6 +166,14 @@ def format_warnings(index: dict[str, Any], settings: ShardSettings, out: str) ->
         *capture_warnings(index.get("warned", []), out),
         *([index["note"]] if index["note"] else []),
     ]
+
+
+def format_leaks(folder: str) -> list[str]:
+    """Return a warning for each two splits of a dataset that have the same images."""
+    from depthdist.shards.image_hashes import describe_shared_of
+    from depthdist.shards.index import read_index
+
+    return [f"WARNING   {line}" for line in describe_shared_of(read_index(folder))]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ if not __package__:  # run as a script: see tools/__init__.py
 
 from depthdist.core.command import run_command
 from depthdist.core.command_line import parse
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.settings import did_you_mean
 from depthdist.evaluation.row_kinds import adapter_row, row_kinds
 from tools.run_commands import deepspeed_launcher, flags, run_shown
@@ -96,7 +97,7 @@ def run_study(name: str, settings: StudySettings) -> dict[str, dict[str, Any]]:
     content = {
         row: {name: evaluation[name] for name in kept} for row, evaluation in evaluations.items()
     }
-    (out / "study.json").write_text(json.dumps(content, indent=1))
+    (out / "study.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return evaluations
 
 
@@ -120,7 +121,7 @@ def do_run(run: Run, settings: StudySettings, out: Path) -> dict[str, Any]:
     best = folder / "best/depthdist.json"
     if not evaluation.exists() or evaluation.stat().st_mtime < best.stat().st_mtime:
         run_shown("launch/evaluate.py", *flags(run=folder))
-    content: dict[str, Any] = json.loads(evaluation.read_text())
+    content: dict[str, Any] = json.loads(evaluation.read_text(encoding="utf-8"))
     return content
 
 
@@ -134,7 +135,7 @@ def make_shards(run: Run, settings: StudySettings, folder: Path) -> Path:
         data = folder / _file_name(run.row)
         groups = data.with_suffix(".csv")
         groups.parent.mkdir(parents=True, exist_ok=True)
-        groups.write_text("\n".join(["stem,group", *run.groups]) + "\n")
+        groups.write_text("\n".join(["stem,group", *run.groups]) + "\n", encoding="utf-8")
         words += flags(groups=groups)
     if "--size" not in words:
         words += flags(size=settings.size)
@@ -221,7 +222,8 @@ def main(argv: list[str]) -> None:
         deepspeed=settings.deepspeed.resolve(),
         model=model,
     )
-    evaluations = run_study(name, settings)
+    with hold_folder(settings.out / name, "tools/study.py", "--out"):
+        evaluations = run_study(name, settings)
     print(f"\n{study_table(evaluations)}\n\nwritten to {settings.out / name}/study.json")
     first = next(iter(evaluations.values()))
     same_data = [

@@ -154,7 +154,7 @@ def curve(settings: StudySettings) -> Iterator[Run]:
     # numbers by their reversed bits: the first few of them are spread over all
     spread_order = sorted(range(len(train)), key=lambda i: (int(f"{i:020b}"[::-1], 2), i))
     spread = [train[i] for i in spread_order]
-    batch = json.loads(settings.deepspeed.read_text())["train_batch_size"]
+    batch = json.loads(settings.deepspeed.read_text(encoding="utf-8"))["train_batch_size"]
     for count in settings.train_subset:
         if count > len(train):
             raise ValueError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from depthdist.core.kernel import kernel
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_flying(depth_mm, flying_mm, flying_share, min_valid_share, flying):
     """Fill flying (H, W) bool; return how many pixels are."""
     height, width = depth_mm.shape

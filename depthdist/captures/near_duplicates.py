@@ -207,8 +207,11 @@ def summarize_split(
     }
 
 
-def format_warning(found: dict[str, Any]) -> str | None:
-    """Return the result of `summarize_split` as one line that says what to do, or None."""
+def format_warning(found: dict[str, Any], held_out: str = "validation") -> str | None:
+    """Return the result of `summarize_split` as one line that says what to do, or None.
+
+    held_out  what the split that was compared with train is called
+    """
     count, exact, num_val = found["val_with_twin"], found["exact"], found["looked_at"]
     if not count:
         return None
@@ -216,7 +219,7 @@ def format_warning(found: dict[str, Any]) -> str | None:
     more = ", ..." if count > len(found["worst"]) else ""
     identical = f", {exact} to the pixel" if exact else ""
     return (
-        f"validation resembles training (near-duplicates): {count} of {num_val} validation pictures"
+        f"{held_out} resembles training (near-duplicates): {count} of {num_val} {held_out} pictures"
         " have a near-duplicate in the training set (similarity"
         f" > {THRESHOLD:g}{identical}): {worst}{more}: the scores are optimistic; shard again with"
         " --split session, or list the groups of captures in a file: --split file"

@@ -24,10 +24,6 @@ from depthdist.geometry.camera_view import find_view_problem
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = range(2, 9)  # its values for an image that is not upright
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
-CLOSEST_USUAL_MM = 200.0  # nearer than that 3-D cameras hardly measure: another unit, or a macro
-UNITS_MM = {"centimetres": 10.0, "inches": 25.4, "decimetres": 100.0}
-FARTHEST_USUAL_MM = 20000.0
-SMALL_UNITS_MM = {"tenths of a millimetre": 0.1, "micrometres": 0.001}
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -224,37 +220,19 @@ def _check_depth(path: Path, z: np.ndarray, xyz: np.ndarray, no_value: dict[str,
             f"no valid pixel: Z is {' or '.join(no_value) or 'negative'} in all of {size};"
             " expected Z in mm",
         )
-    median = median_depth(z)
+    median = _median_depth(z)
     if median and median < METRES_BELOW_MM:
         raise BadFile(
             path, f"looks like metres: the median Z is {median:.4g}; expected millimetres"
         )
 
 
-def median_depth(z: np.ndarray) -> float | None:
+def _median_depth(z: np.ndarray) -> float | None:
     """Return the median of a grid of z (H, W), enough to tell units; None without valid pixels."""
     stride = max(1, min(z.shape) // 100)
     some = z[::stride, ::stride]
     some = some[(some > 0) & (some < np.inf)]
     return float(np.median(some)) if some.size else None
-
-
-def unit_remark(z: np.ndarray) -> str | None:
-    """Return what other unit than mm z (H, W) may be in, None where it is likely in mm."""
-    median = median_depth(z)
-    if median is None or CLOSEST_USUAL_MM <= median <= FARTHEST_USUAL_MM:
-        return None
-    near = median < CLOSEST_USUAL_MM
-    others = " or ".join(
-        f"{unit} ({median * factor:.0f} mm)"
-        for unit, factor in (UNITS_MM if near else SMALL_UNITS_MM).items()
-        if CLOSEST_USUAL_MM <= median * factor <= FARTHEST_USUAL_MM
-    )
-    distance = "nearer" if near else "farther"
-    return (
-        f"the median Z is {median:.4g}, {distance} than 3-D cameras usually measure in mm: is it in"
-        f" {others or 'another unit'}?"
-    )
 
 
 # ----------------------------------------------------------------------------- groove labels, pairs
@@ -298,13 +276,11 @@ class Capture(NamedTuple):
     image     Pillow's, in RGB
     xyz       (H, W, 3) float32 mm
     no_value  as in PointMap
-    remarks   what may be wrong with it, a line each
     """
 
     image: Image.Image
     xyz: np.ndarray
     no_value: dict[str, int]
-    remarks: list[str]
 
 
 def read_capture(pair: CapturePair, contents: tuple[bytes, bytes] | None = None) -> Capture:
@@ -316,8 +292,7 @@ def read_capture(pair: CapturePair, contents: tuple[bytes, bytes] | None = None)
     image = open_rgb(pair.rgb, content=rgb_content)
     points = read_point_map(pair.xyz, xyz_content)
     _check_same_size(pair, image.size[::-1], points.xyz.shape[:2])
-    remark = unit_remark(points.xyz[:, :, 2])
-    return Capture(image, points.xyz, points.no_value, [remark] if remark else [])
+    return Capture(image, points.xyz, points.no_value)
 
 
 def read_pair(

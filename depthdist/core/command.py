@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
+from depthdist.core.cache_folders import set_cache_folders
 from depthdist.core.environment import local_rank, rank, silence_image_warnings
 from depthdist.core.errors import SettingsError, Stopped, os_error_text
 
@@ -58,6 +60,10 @@ def prepare_process() -> None:
     Without the variable, a rank whose store is gone would fill the screen with torch's C++ stack.
     """
     silence_image_warnings()
+    set_cache_folders()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the locale cannot show
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
@@ -97,6 +103,13 @@ def _exit_stopped(stop: Stopped) -> NoReturn:
 def _code_and_text(err: BaseException) -> tuple[int, str]:
     if isinstance(err, KeyboardInterrupt):
         return INTERRUPTED, "stopped by Ctrl-C"
+    if isinstance(err, UnicodeEncodeError) and err.encoding == "utf-8":
+        return BAD_INPUT, f"{err.object!a}: expected a name in UTF-8 here; rename it"
+    if isinstance(err, UnicodeEncodeError):
+        return BAD_INPUT, (
+            f"{err.object!a}: this process's locale has only {err.encoding}; LC_ALL=C.UTF-8 or"
+            " PYTHONUTF8=1 in the environment shows and finds every name"
+        )
     if isinstance(err, ValueError):
         return BAD_INPUT, str(err) or repr(err)
     if isinstance(err, OSError):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +23,9 @@ from depthdist import __version__
 
 if TYPE_CHECKING:
     import torch
+
+
+SHM = "/dev/shm"  # where Linux keeps what processes share
 
 
 def rank() -> int:
@@ -105,6 +112,38 @@ def count_workers(wanted: int, num_jobs: int, ranks: int = 1) -> int:
     Never more than there are jobs.
     """
     return max(1, min(wanted or usable_cores() // ranks, num_jobs))
+
+
+def open_pool(
+    workers: int, initializer: Callable[..., Any] | None = None, *initargs: Any
+) -> ProcessPoolExecutor:
+    """Return a pool of worker processes, none of which is started yet.
+
+    They are spawned: fork copies locks that other threads hold. raises ValueError where this
+    machine does not let them be made
+    """
+    context = multiprocessing.get_context("spawn")
+    try:
+        return ProcessPoolExecutor(workers, context, initializer, initargs)
+    except (ImportError, OSError) as err:
+        raise ValueError(no_workers(err)) from err
+
+
+def no_workers(err: Exception) -> str:
+    """Return why worker processes cannot be started, in one line: their locks are in /dev/shm."""
+    reason = getattr(err, "strerror", None) or err
+    return f"worker processes cannot be started ({reason}); they need a {SHM} that can be written"
+
+
+def free_shared_memory() -> float:
+    """Return the bytes of shared memory that a process of this rank may still use."""
+    if not sys.platform.startswith("linux"):
+        return math.inf
+    try:
+        free = shutil.disk_usage(SHM).free if os.access(SHM, os.W_OK) else 0
+    except OSError:
+        free = 0
+    return free / local_world_size()
 
 
 def start_worker() -> None:

@@ -30,6 +30,10 @@ class BadFile(ValueError):
         return f"{printable_path(self.path)}: {self.reason}"
 
 
+class CannotWrite(ValueError):
+    """What the operating system does not let us write: a full disk, a folder that is gone."""
+
+
 def printable_path(path: Path | str) -> str:
     """Return `path` as text that stays on one line and that any terminal can print."""
     return str(path) if str(path).isprintable() else ascii(str(path))

@@ -11,31 +11,42 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from depthdist.core.errors import CannotWrite
+
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, which takes the place of `folder` on leaving without an error.
 
-    After an error it is removed and `folder` stays as it was.
+    After an error it is removed and `folder` stays as it was. raises CannotWrite where the
+    operating system refuses something
     """
     fresh = folder.with_name(folder.name + ".tmp")
     old = folder.with_name(folder.name + ".old")
-    recover_folder(folder)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    try:
+        recover_folder(folder)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh.mkdir(parents=True)
+    except OSError as err:
+        raise CannotWrite(f"{folder}: cannot be written: {err.strerror}") from err
     try:
         yield fresh
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    for path in fresh.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
+    try:
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())  # a network's disk may only now say that it is full
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(fresh, folder)
+    except OSError as err:
+        recover_folder(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise CannotWrite(f"{folder}: cannot be written: {err.strerror}") from err
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -49,7 +60,7 @@ def recover_folder(folder: Path) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a small file so that `path` is at every moment absent, the old file or the new one.
 
-    raises ValueError, with the reason, where it cannot be written
+    raises CannotWrite, which is a ValueError
     """
     unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -59,10 +70,24 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as err:
-        raise ValueError(f"{path}: cannot be written: {err.strerror}") from err
+        raise CannotWrite(f"{path}: cannot be written: {err.strerror}") from err
     finally:
-        unfinished.unlink(missing_ok=True)  # after an error, Ctrl-C included
+        with suppress(OSError):  # a folder that is gone or read-only has said so above
+            unfinished.unlink(missing_ok=True)  # after an error, Ctrl-C included
     sync_folder(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add bytes at the end of a file, made where it is missing; raise CannotWrite.
+
+    The file is opened anew each time: one whose folder is gone would be written to nowhere.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            while content:
+                content = content[file.write(content) :]
+    except OSError as err:
+        raise CannotWrite(f"{path}: cannot be written: {err.strerror}") from err
 
 
 def sync_folder(folder: Path) -> None:
@@ -73,6 +98,11 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def write_json(path: Path, content: Any) -> None:

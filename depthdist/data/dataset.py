@@ -67,7 +67,8 @@ class DataSettings(ReadSettings, CacheSettings):
 
     data: tuple[str, ...] = ("data/tires",)
     """Folder of shards that tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://);
-    several with commas between are mixed."""
+    several with commas between are mixed. A folder that has a comma in its name, and exists, is
+    that folder."""
     weights: tuple[float, ...] = ()
     """With several: how often an epoch shows each sample of each. Default: 1 for all; 0.25 shows
     another quarter each epoch."""
@@ -76,6 +77,10 @@ class DataSettings(ReadSettings, CacheSettings):
     shuffle_shards: int = 0
     """0: samples are shuffled over all shards. M: shards are shuffled, then the samples of M
     shards at a time; for remote data that the cache cannot hold."""
+
+    def __post_init__(self) -> None:
+        """Put the names of existing folders together again that have commas in them."""
+        object.__setattr__(self, "data", join_at_commas(self.data))
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values and with the data they name, a line each."""
@@ -116,6 +121,19 @@ class DataSettings(ReadSettings, CacheSettings):
             f"; to make some: `python tools/make_tires.py {raw}`, then `python tools/shard.py {raw}"
             f" {folder}`"
         )
+
+
+def join_at_commas(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names that were cut at commas, whole where the whole is an existing folder."""
+    found: list[str] = []
+    start = 0
+    while start < len(names):
+        ends = range(len(names), start + 1, -1)
+        whole = (end for end in ends if Path(",".join(names[start:end])).is_dir())
+        end = next(whole, start + 1)
+        found.append(",".join(names[start:end]))
+        start = end
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -172,6 +190,10 @@ class Dataset:
     def count(self, split: str) -> int:
         """Return the number of samples of a split, raise ValueError if no part has it."""
         return sum(len(samples) for _, samples in self._parts_with(split))
+
+    def has(self, split: str) -> bool:
+        """Return whether a part has a sample of a split."""
+        return split in self.splits and self.count(split) > 0
 
     def find(self, split: str, number: int) -> tuple[Index, SampleRef]:
         """Return the index and the place of a sample of a split."""
@@ -298,7 +320,7 @@ class Dataset:
         numbers = []
         num_before = 0
         for part, samples in parts:
-            numbers.append(num_before + samples.shard_numbers.astype(np.int64))
+            numbers.append(num_before + samples.rows["shard"].astype(np.int64))
             num_before += len(part.shards)
         return np.concatenate(numbers)
 

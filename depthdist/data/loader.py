@@ -15,13 +15,14 @@ stops everything, or is set aside, counted and reported.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import torch
 import webdataset as wds
 
+from depthdist.core.environment import SHM, free_shared_memory, local_rank
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.batch import Buffers, EncodedBatch
 from depthdist.data.dataset import Dataset, ReadSettings
@@ -93,15 +94,22 @@ class Loader:
         )
 
     def evaluate(
-        self, split: str, micro_batch: int, rank: int, world: int
+        self,
+        split: str,
+        micro_batch: int,
+        rank: int,
+        world: int,
+        samples: Sequence[int] | None = None,
     ) -> Iterable[EncodedBatch]:
         """Return a rank's batches of a split, unshuffled.
 
         Over all ranks every sample has weight 1 exactly once (0 where it is damaged).
+
+        samples  numbers in the split of those to read; by default all
         """
-        count = self.dataset.count(split)
+        chosen = range(self.dataset.count(split)) if samples is None else samples
         return self._pipeline(
-            lambda: eval_groups(count, micro_batch, rank, world), self._reader(split), micro_batch
+            lambda: eval_groups(chosen, micro_batch, rank, world), self._reader(split), micro_batch
         )
 
     def samples(self, split: str, numbers: Iterable[int]) -> EncodedBatch:
@@ -145,6 +153,8 @@ class Loader:
         micro_batch: int,
         processes: int = 0,
     ) -> Iterable[EncodedBatch]:
+        if processes and not self._fits_shared_memory(micro_batch):
+            processes = 0
         num_batches = self._num_batches(micro_batch, processes)
         decode: DecodeThreads | DecodeProcesses
         if processes:
@@ -163,6 +173,23 @@ class Loader:
             decode,
             self._report_damage(reader.split),
         )
+
+    def _fits_shared_memory(self, micro_batch: int) -> bool:
+        """Return whether processes can send their batches here; print a warning if not."""
+        processes = self.settings.processes
+        sample_bytes = sum(array.nbytes for array in self.dataset.arrays())
+        wanted = self._num_batches(micro_batch, processes) * micro_batch * sample_bytes
+        free = free_shared_memory()
+        if wanted < free:
+            return True
+        if local_rank() == 0:
+            print(
+                f"WARNING      --processes {processes} takes {wanted / 2**20:.0f} MiB of {SHM} a"
+                f" rank, {free / 2**20:.0f} MiB are free (docker: --shm-size): samples are decoded"
+                " in threads instead",
+                file=sys.stderr,
+            )
+        return False
 
     def _new_ring(self, micro_batch: int, num_batches: int) -> list[Buffers]:
         return [Buffers(self.dataset.arrays(micro_batch), self.pin) for _ in range(num_batches)]

@@ -4,7 +4,7 @@
     plan = TrainPlan(num_samples=46, global_batch=8, micro_batch=1, world=2)
     for group in train_groups(order, plan, rank=0, start=Position(epoch=3, consumed=16), epochs=15):
         ...
-    for group in eval_groups(num_samples=12, micro_batch=1, rank=0, world=2):
+    for group in eval_groups(range(12), micro_batch=1, rank=0, world=2):
         ...
 
 It depends neither on the number of threads nor on the world size. The global batch is the same at
@@ -16,7 +16,7 @@ slots of weight 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -280,17 +280,18 @@ def train_groups(
 
 
 def eval_groups(
-    num_samples: int, micro_batch: int, rank: int, world: int
+    samples: Sequence[int], micro_batch: int, rank: int, world: int
 ) -> Iterator[MicroBatchPlan]:
-    """Yield a rank's batches, unshuffled.
+    """Yield a rank's batches of these samples, in their order.
 
     Over all ranks every sample has weight 1 exactly once, and all ranks have as many batches.
     """
+    num_samples = len(samples)
     for batch in range(-(-num_samples // (world * micro_batch))):
         first = (batch * world + rank) * micro_batch
         yield MicroBatchPlan(
             [
-                BatchSlot(i, 1.0) if i < num_samples else BatchSlot(num_samples - 1, 0.0)
+                BatchSlot(samples[i], 1.0) if i < num_samples else BatchSlot(samples[-1], 0.0)
                 for i in range(first, first + micro_batch)
             ]
         )

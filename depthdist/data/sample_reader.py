@@ -71,7 +71,12 @@ def read_batch(reader: SampleReader, group: MicroBatchPlan, buffers: Buffers) ->
 
 
 def _advice(err: Damaged, index: Index) -> str:
-    verify = "" if index.cache else f"`tools/shard.py --verify {index.place}` lists all damage, "
+    verify = ""
+    if not index.cache:
+        verify = (
+            f"`tools/shard.py --verify {index.place}` lists all damage, --verify-first does so"
+            " before training, "
+        )
     return f"{err}; {verify}--damaged quarantine goes on without it"
 
 

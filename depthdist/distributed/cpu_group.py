@@ -18,6 +18,7 @@ from typing import Any
 from depthdist.core.environment import local_world_size, rank, world_size
 from depthdist.core.errors import SettingsError
 from depthdist.distributed.launchers import adopt_slurm_variables
+from depthdist.distributed.missing_ranks import tell_missing_ranks
 
 MEETING_TIMEOUT = timedelta(minutes=10)  # until all have started
 EXCHANGE_TIMEOUT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
@@ -41,9 +42,10 @@ class CpuGroup:
         import torch.distributed as dist
 
         try:
-            dist.init_process_group(
-                "gloo", rank=self.rank, world_size=self.size, timeout=MEETING_TIMEOUT
-            )
+            with tell_missing_ranks(self.rank, self.size):
+                dist.init_process_group(
+                    "gloo", rank=self.rank, world_size=self.size, timeout=MEETING_TIMEOUT
+                )
         except RuntimeError as err:  # torch's errors of the meeting are all of this kind
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise ValueError(

@@ -159,7 +159,9 @@ class FailureWatch(threading.Thread):
         if self.rank == min(set(self.pids) - {self.report.rank}, default=None):
             print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
         if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun shows it at its end
-            Path(file).write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
+            Path(file).write_text(
+                json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8"
+            )
         sys.stdout.flush()
         sys.stderr.flush()
         if self.rank == 0:  # the store ends with this process
@@ -209,7 +211,7 @@ def _process_space() -> str:
 
     Processes see each other by id on one machine since it started, in the same container.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     return boot + os.readlink("/proc/self/ns/pid")
 
 

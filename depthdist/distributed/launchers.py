@@ -6,8 +6,11 @@ LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import sys
+from pathlib import Path
 
 FIRST_PORT, NUM_PORTS = 20000, 20000  # two jobs on one node meet at two ports
 
@@ -15,12 +18,14 @@ FIRST_PORT, NUM_PORTS = 20000, 20000  # two jobs on one node meet at two ports
 def adopt_slurm_variables() -> None:
     """Set torch's variables from those of srun.
 
-    Nothing changes where srun did not start this process, or another launcher runs under it.
+    Nothing changes where srun did not start this process, or another launcher runs under it, or
+    somebody typed it in a shell: `srun -n4 --pty bash` gives that one shell the variables of four
+    tasks, of which three are over at once.
     """
     env = os.environ
     # of srun; the batch script itself has no SLURM_STEP_NUM_TASKS, though SLURM_NTASKS
     num_tasks = int(env.get("SLURM_STEP_NUM_TASKS") or 1)
-    if "RANK" in env or num_tasks == 1:
+    if "RANK" in env or num_tasks == 1 or _is_typed_in_a_step(num_tasks):
         return
     by_node = tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE") or str(num_tasks))
     env["RANK"] = env["SLURM_PROCID"]
@@ -31,6 +36,59 @@ def adopt_slurm_variables() -> None:
     env.setdefault("MASTER_ADDR", first_host(nodes))
     port = FIRST_PORT + int(env.get("SLURM_JOB_ID") or 0) % NUM_PORTS
     env.setdefault("MASTER_PORT", str(port))
+
+
+@functools.cache
+def _is_typed_in_a_step(num_tasks: int) -> bool:
+    """Return whether an interactive shell of this step started this process, and then say so."""
+    if not _has_interactive_shell(os.getpid()):
+        return False
+    print(
+        f"one process: this is a shell inside a SLURM step of {num_tasks} tasks; `srun python ...`"
+        " starts a process for each",
+        file=sys.stderr,
+    )
+    return True
+
+
+def _has_interactive_shell(pid: int) -> bool:
+    """Return whether a process that began with srun's variables, on a terminal, runs us as a job.
+
+    Only interactive shells give what they start a process group of its own (job control); a script,
+    `bash -c` and slurmstepd do not.
+    """
+    parent, child_group, _ = _process(pid)
+    while parent > 1:
+        grandparent, group, terminal = _process(parent)
+        if terminal and group != child_group and _is_task(parent):
+            return True
+        parent, child_group = grandparent, group
+    return False
+
+
+def _process(pid: int) -> tuple[int, int, int]:
+    """Return a process's parent, its group and the number of its terminal; 0 for what is hidden."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system, or another user's process
+        return 0, 0, 0
+    _, parent, group, _, terminal = text.rpartition(")")[2].split()[:5]
+    return int(parent), int(group), int(terminal)
+
+
+def _is_task(pid: int) -> bool:
+    try:
+        return b"SLURM_STEP_NUM_TASKS=" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def why_so_many_ranks() -> str:
+    """Return where the number of ranks comes from, for messages."""
+    env = os.environ
+    if env.get("SLURM_STEP_NUM_TASKS") == env.get("WORLD_SIZE") and "SLURM_PROCID" in env:
+        return f"SLURM_STEP_NUM_TASKS is {env['SLURM_STEP_NUM_TASKS']}"
+    return f"WORLD_SIZE is {env.get('WORLD_SIZE')}"
 
 
 def first_host(nodes: str) -> str:

@@ -27,11 +27,12 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from depthdist.core.command import register_ranks, unregister_ranks
-from depthdist.core.environment import local_rank, local_world_size, usable_cores, world_size
+from depthdist.core.environment import local_rank, local_world_size, rank, usable_cores, world_size
 from depthdist.core.errors import one_line
 from depthdist.distributed.accelerator import accelerator, load_deepspeed
 from depthdist.distributed.failure_watch import FailureWatch
 from depthdist.distributed.launchers import adopt_slurm_variables
+from depthdist.distributed.missing_ranks import tell_missing_ranks
 
 REPEATED_SIGNAL_S = 5.0
 """Seconds from a SIGTERM until another one counts as a second request.
@@ -89,7 +90,8 @@ def start() -> World:
     limit = timedelta(seconds=timeout_seconds())
     try:
         if world_size() > 1:
-            _meet(backend, limit, device)
+            with tell_missing_ranks(rank(), world_size()):
+                _meet(backend, limit, device)
         register_ranks(lambda: stop(), _watch)
         _start_deepspeed(backend, limit)
     except RuntimeError as err:

@@ -39,11 +39,16 @@ def compare_runs(a: dict[str, Any], b: dict[str, Any], names: Sequence[str]) -> 
     row_b = adapter_row(b)
     images_a = a["images"][row_a]
     images_b = b["images"][row_b]
-    pairs = _match_images(images_a["keys"], images_b["keys"])
+    pairs = _match_images(images_a, images_b)
+    if not pairs:
+        raise ValueError(
+            f"{' and '.join(names)}: no image was measured for both; one of them learned from each"
+            " image: take --data that is new to both"
+        )
     lines = [
         f"A {names[0]}: {row_a}",
         f"B {names[1]}: {row_b}",
-        f"{len(pairs)} images that both were measured on",
+        f"{len(pairs)} images that both were measured on{_left_out(a, b)}",
         "",
         format_line(WIDTHS, "", ["A", "B", "A - B", "95 % interval", "p"]),
     ]
@@ -73,15 +78,25 @@ def _check_same_data(a: dict[str, Any], b: dict[str, Any], names: Sequence[str])
     raise ValueError(f"{measured}: give both the same with --data and --split")
 
 
-def _match_images(a: list[str], b: list[str]) -> list[tuple[int, int]]:
-    """Return the positions of the same image in both.
+def _left_out(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Return how many images each run learned from, which are not compared; "" if none."""
+    counts = [evaluation.get("seen", {}).get("left_out", 0) for evaluation in (a, b)]
+    if not any(counts):
+        return ""
+    return f"; left out are {counts[0]} that A learned from, and {counts[1]} that B learned from"
 
-    A name may occur more than once, as in mixed datasets: then they are paired in their order.
+
+def _match_images(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return the positions of the same image in both, by its number in the split.
+
+    Older evaluations have names alone, and one may occur more than once, as in mixed datasets: then
+    they are paired in their order.
     """
-    positions: dict[str, list[int]] = {}
-    for i, key in enumerate(b):
+    by = "samples" if "samples" in a and "samples" in b else "keys"
+    positions: dict[Any, list[int]] = {}
+    for i, key in enumerate(b[by]):
         positions.setdefault(key, []).append(i)
-    return [(i, positions[key].pop(0)) for i, key in enumerate(a) if positions.get(key)]
+    return [(i, positions[key].pop(0)) for i, key in enumerate(a[by]) if positions.get(key)]
 
 
 def _metric_line(name: str, values_a: list[float], values_b: list[float], found: Difference) -> str:

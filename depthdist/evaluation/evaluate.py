@@ -1,5 +1,7 @@
 """Evaluate a run: the adapter beside the untrained model and a constant depth, every image once.
 
+Images that the run has learned from are named and left out (seen.py).
+
     python launch/evaluate.py --run runs/NAME
     python launch/evaluate.py --compare runs/A runs/B
 
@@ -39,6 +41,7 @@ from depthdist.evaluation.predictors import (
 )
 from depthdist.evaluation.row_kinds import RowKind
 from depthdist.evaluation.scoring import Row, Scores, score_rows
+from depthdist.evaluation.seen import ScoredSamples, check_split, choose_samples
 from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.evaluation.tables import (
     FOOTNOTE,
@@ -56,11 +59,15 @@ from depthdist.runs.run_folder import Run
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: a run's best adapter in its model, and the data to score it on."""
+    """What is evaluated: a run's best adapter in its model, and the data to score it on.
+
+    scored  the images of the split that are scored: by default without those of its training
+    """
 
     run: Run
     data: DataSettings
     dataset: Dataset
+    scored: ScoredSamples
     model: DepthModel
     record: AdapterRecord
     device: torch.device
@@ -83,6 +90,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
         "below each row the 95 % interval of the mean (bootstrap over images); images of one scene"
         " are not independent: the true interval is wider"
     )
+    for line in subject.scored.lines:
+        print(line)
     print_seconds(rows)
     if settings.details:
         print_details(means, found, settings)
@@ -93,6 +102,7 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
         "data": subject.dataset.place,
         "data_sha256": subject.dataset.sha256,
         "split": settings.split,
+        "seen": subject.scored.record,
         "settings": as_dict(settings),
         "kinds": {label: kind.value for label, kind in kinds.items()},
         "rows": means,
@@ -109,7 +119,7 @@ def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
     """Load a run's adapter and open the data, and raise ValueError if they do not fit together."""
     data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
     dataset = open_dataset(data)
-    dataset.count(settings.split)  # raises ValueError if there is no such split
+    check_split(dataset, settings.split)
     model, record = load_adapter(run.folder / "best")
     print(describe_model(model, record))
     size = Size(*record.size)
@@ -118,9 +128,10 @@ def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
             f"{dataset.place}: images are {dataset.size}, the run was trained on {size}: shard"
             f" again with --size {size}"
         )
+    scored = choose_samples(run, dataset, settings.split, settings.include_seen)
     device = pick_device()
     model.to(device)
-    return Subject(run, data, dataset, model, record, device)
+    return Subject(run, data, dataset, scored, model, record, device)
 
 
 def build_rows(subject: Subject, settings: EvaluateSettings) -> dict[str, Row]:
@@ -175,11 +186,12 @@ def constant_baseline(
 def score_split(
     subject: Subject, rows: Mapping[str, Row], settings: EvaluateSettings
 ) -> dict[str, Scores]:
-    """Score every image of the split once, with a progress bar."""
-    num = subject.dataset.count(settings.split)
+    """Score the images of the split once, with a progress bar."""
+    samples = subject.scored.samples
+    num = len(samples)
     loader = Loader(subject.dataset, subject.data, device=subject.device)
     batches = tqdm(
-        loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1),
+        loader.evaluate(settings.split, settings.micro_batch, rank=0, world=1, samples=samples),
         desc="scoring",
         total=-(-num // settings.micro_batch),
         unit="batch",

@@ -13,7 +13,6 @@ computed once.
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depthdist.core.environment import count_workers
+from depthdist.core.environment import count_workers, open_pool
 from depthdist.data.dataset import Dataset
 from depthdist.evaluation.metrics.edges import EDGE_METRICS, edge_metrics
 from depthdist.evaluation.metrics.grooves import (
@@ -85,8 +84,7 @@ class DetailsPool:
 
     def __enter__(self) -> DetailsPool:
         if self.workers > 1:
-            spawn = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(self.workers, spawn, torch.set_num_threads, (1,))
+            self.pool = open_pool(self.workers, torch.set_num_threads, 1)
         # limits the images that wait or are measured: their maps are large
         self.places = BoundedSemaphore(2 * self.workers)
         return self

@@ -1,6 +1,6 @@
 """What each row of an evaluation's tables shows.
 
-    kinds = row_kinds(json.loads((run / "evaluation.json").read_text()))
+    kinds = row_kinds(json.loads((run / "evaluation.json").read_text(encoding="utf-8")))
     # {"constant 1542 mm": RowKind.CONSTANT, ..., "adapter, epoch 3": RowKind.ADAPTER}
 
 evaluation.json holds the kinds beside the rows, so that nobody has to parse a row's label.

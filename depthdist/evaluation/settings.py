@@ -24,7 +24,10 @@ class EvaluateSettings:
     data: tuple[str, ...] | None = None
     "Folder of shards, or its URL. Default: the run's own."
     split: str = "val"
-    "Split of the data to score: val or train."
+    "Split of the data to score: val, test or train."
+    include_seen: bool = False
+    """Also score images of val or test that the run learned from: such scores say how well it fits,
+    not how good it is on new images."""
     micro_batch: int = 1
     "Samples at a time."
     align: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ FOOTNOTE = """\
 means over images, in mm at the ground truth's size (bicubic); * best of those not aligned to it
 disparity-aligned: scale and shift of 1/depth fitted to each image's ground truth: it scores \
 shapes, not millimetres"""
+FIT = "scores of images that were learned from say how well they fit, not how good new images get"
 # metrics that the details' table shows, by the beginning of their names
 DETAILS_SHOWN = (
     "rmse_mm@",

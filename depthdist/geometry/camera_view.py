@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-NUM_POINTS = 3000  # that are looked at
+NUM_POINTS = 2000  # that are looked at
 MIN_POINTS = 100  # below it nothing is said
 MIN_EXTENT = 0.1  # of the image's height and width, that the points must cover
+MIN_FIELD = 1e-6  # change of a ratio over the image's width, below which it is the same everywhere
 DEGREE = 3  # of the polynomials that rays follow: a lens with distortion
 LENS_SHARE = 0.005  # of the image's width, or LENS_PX: rays this near to a polynomial are a lens's
 LENS_PX = 2.0
@@ -124,18 +125,29 @@ def _fit_slopes(ratio: Array, points: _Points) -> _Slopes | None:
     margin = (high - low) / 2
     kept &= (ratio >= low - margin) & (ratio <= high + margin)
     for _ in range(3):  # without the points that the surface explains worst
-        coefficients = np.linalg.lstsq(basis[kept], ratio[kept], rcond=None)[0]
-        surface = basis @ coefficients
+        coefficients = _least_squares(basis[kept], ratio[kept])
+        surface = np.einsum("np,p->n", basis, coefficients)
         error = np.abs(surface - np.nan_to_num(ratio, nan=np.inf, posinf=np.inf, neginf=np.inf))
         kept = error <= np.quantile(error, FITTED, method="lower")
         if kept.sum() < len(coefficients):
             return None
-    plane = np.stack([points.columns, points.rows, np.ones(len(ratio))], axis=1)
-    right, down, _ = map(float, np.linalg.lstsq(plane, surface, rcond=None)[0])
+    plane = np.stack([points.columns, points.rows, np.ones(len(ratio))], axis=1)  # (N, 3)
+    right, down, _ = map(float, _least_squares(plane, surface))
     steepest = max(abs(right), abs(down))
-    if not steepest > 0:
+    if not steepest * width > MIN_FIELD:
         return None
     return _Slopes(right, down, float(np.quantile(error, EXPLAINED, method="lower")) / steepest)
+
+
+def _least_squares(terms: Array, values: Array) -> Array:
+    """Return the coefficients (P,) of terms (N, P) that fit values (N,) best.
+
+    By normal equations, without BLAS: its threads would get in the way of other processes that
+    shard, and its sums differ from machine to machine.
+    """
+    normal = np.einsum("np,nq->pq", terms, terms)
+    ridge = 1e-12 * np.trace(normal) * np.eye(len(normal))  # where the points do not determine all
+    return np.linalg.solve(normal + ridge, np.einsum("np,n->p", terms, values))
 
 
 def _are_smooth(rays: tuple[_Slopes, _Slopes], points: _Points) -> bool:
@@ -273,8 +285,9 @@ def _camera_center(points: _Points) -> Array | None:
     kept = np.ones(len(xyz), bool)
     for _ in range(3):
         rows = equations[kept].reshape(-1, 12)
-        matrix = np.linalg.eigh(rows.T @ rows)[1][:, 0].reshape(3, 4)
-        projected = homogeneous @ matrix.T  # (N, 3)
+        normal = np.einsum("np,nq->pq", rows, rows)
+        matrix = np.linalg.eigh(normal)[1][:, 0].reshape(3, 4)
+        projected = np.einsum("np,qp->nq", homogeneous, matrix)  # (N, 3)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.linalg.norm(projected[:, :2] / projected[:, 2:] - pixels, axis=1)
         error = np.nan_to_num(error, nan=np.inf) * pixel_scale

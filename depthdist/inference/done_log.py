@@ -36,7 +36,7 @@ def read_done_log(
     lines = path.read_bytes().splitlines() if path.exists() and not settings.again else []
     if not lines:
         head = {"made_with": made_with, "run": settings.run, **values}
-        path.write_text(json.dumps(head, default=str) + "\n")
+        path.write_text(json.dumps(head, default=str) + "\n", encoding="utf-8")
         return {}
     try:
         first, *rest = (parse_json(line) for line in lines if line.endswith(b"}"))

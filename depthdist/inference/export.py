@@ -25,8 +25,10 @@ from peft import PeftModel
 
 from depthdist.core.environment import silence_libraries
 from depthdist.core.errors import one_line
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import parse_json, replace_folder
 from depthdist.core.settings import Size
+from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference.external_model import load_model
 from depthdist.inference.model_folder import find_model_folder
@@ -35,6 +37,7 @@ from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE, open_run
+from depthdist.runs.seen_images import seen_file
 
 CARD_METRICS = ("abs_rel", "delta1", "rmse_mm", "mae_mm")
 # of base models, as their own cards say; the user has to look up any other's
@@ -76,6 +79,11 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
     """Write every form that --forms names, and print how to use it."""
     silence_libraries()
     check_foreign_folders(settings)
+    with hold_folder(settings.out, "launch/export.py", "OUT"):
+        _export_forms(settings, external)
+
+
+def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
     warn_without_scores(settings, record)
@@ -124,8 +132,9 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
     with replace_folder(folder) as fresh:
         for name in ("adapter_config.json", WEIGHTS):
             shutil.copy(source / name, fresh)
-        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1))
-        (fresh / "README.md").write_text(model_card(run, record, "peft"))
+        (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        copy_seen(run, fresh)
+        (fresh / "README.md").write_text(model_card(run, record, "peft"), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
         " a model card for the hub"
@@ -135,11 +144,19 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
 def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
     """Write the model with the adapter merged in, and its card."""
     save_full_model(model, {}, record, folder)
-    (folder / "README.md").write_text(model_card(run, record, "transformers"))
+    copy_seen(run, folder)
+    (folder / "README.md").write_text(model_card(run, record, "transformers"), encoding="utf-8")
     print(
         f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
         " normalized inverse depth; its README.md has the formula for mm"
     )
+
+
+def copy_seen(run: str, folder: Path) -> None:
+    """Copy the record of the images that the model learned from, for runs that go on from it."""
+    path = seen_file(find_model_folder(run))
+    if path:
+        shutil.copy(path, folder)
 
 
 def model_card(run: str, record: AdapterRecord, library: str) -> str:
@@ -255,6 +272,8 @@ def score_table(evaluation: dict[str, Any] | None) -> str:
         f"Means over the images of its {evaluation['split']} split, in brackets the 95 %"
         " interval of the mean (bootstrap over images).",
     ]
+    if describe_seen(evaluation):
+        lines.append(describe_seen(evaluation))
     return "\n".join(lines)
 
 

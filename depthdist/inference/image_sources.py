@@ -212,14 +212,13 @@ def _read_cloud(cloud: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
 def _shard_sources(folder: Path) -> list[ImageSource]:
     from depthdist.data.dataset import DataSettings, open_dataset
     from depthdist.data.loader import Loader
+    from depthdist.shards.split_names import in_order
 
     settings = DataSettings(data=(str(folder),))
     dataset = open_dataset(settings)
     loader = Loader(dataset, settings)
     found = []
-    for split in ("train", "val"):
-        if not any(split in part.raw["splits"] for part in dataset.parts):
-            continue
+    for split in in_order(dataset.splits):
         for number in range(dataset.count(split)):
             stem = dataset.find(split, number)[1].stem
             version = hashlib.sha256(f"{dataset.sha256} {split} {number}".encode()).hexdigest()[:16]

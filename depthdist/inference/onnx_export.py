@@ -149,7 +149,8 @@ def load_validation_images(run: str, size: tuple[int, int]) -> list[Tensor]:
     if dataset.size != tuple(size):
         return []
     loader = Loader(dataset, settings)
+    split = "val" if dataset.has("val") else "train"
     return [
-        loader.samples("val", [number]).to(torch.device("cpu")).rgb[0]
-        for number in range(min(NUM_CHECK_IMAGES, dataset.count("val")))
+        loader.samples(split, [number]).to(torch.device("cpu")).rgb[0]
+        for number in range(min(NUM_CHECK_IMAGES, dataset.count(split)))
     ]

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from depthdist.core.environment import silence_libraries
 from depthdist.core.errors import BadFile, printable_path
+from depthdist.core.file_lock import hold_folder
 from depthdist.geometry.camera import pinhole, pinhole_from_fov, pixel_rays, points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.image_resizing import resize_rgb
@@ -48,6 +49,8 @@ from depthdist.inference.result_files import (
 )
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
 from depthdist.models.adapter import describe_model
+from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.depth_model import DepthModel
 
 
 def predict_images(
@@ -58,7 +61,18 @@ def predict_images(
     started = time.monotonic()
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    settings.out.mkdir(parents=True, exist_ok=True)
+    with hold_folder(settings.out, "launch/predict.py", "--out", DONE):
+        return _predict_into_out(settings, model, record, sources, started)
+
+
+def _predict_into_out(
+    settings: PredictSettings,
+    model: DepthModel,
+    record: AdapterRecord,
+    sources: list[ImageSource],
+    started: float,
+) -> list[str]:
+    """Write what is not done yet and print a summary; `started` is when the command began."""
     finished = read_done_log(settings, model, record)
     check_overwriting(settings, record.bounds, sources, finished)
     todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
@@ -125,7 +139,7 @@ def write_all(
     progress = tqdm(
         total=len(sources), desc="predicting", unit="image", disable=not sys.stderr.isatty()
     )
-    with progress, open(settings.out / DONE, "a") as log:
+    with progress, open(settings.out / DONE, "a", encoding="utf-8") as log:
         for source, image, depth_mm in predict_sources(sources, predictors, settings.batch):
             if isinstance(image, BadFile):
                 problems.append(str(image))

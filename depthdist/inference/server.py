@@ -134,7 +134,7 @@ class Service:
             " most"
         )
         return web.Response(
-            text=PAGE.read_text().replace("ABOUT", html.escape(about)),
+            text=PAGE.read_text(encoding="utf-8").replace("ABOUT", html.escape(about)),
             content_type="text/html",
             headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline' blob: data:"},
         )

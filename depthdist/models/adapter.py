@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depthdist.core.errors import one_line
+from depthdist.core.errors import CannotWrite, one_line
 from depthdist.core.files import replace_folder
 from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord, read_record
@@ -110,18 +110,18 @@ def _detached_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def _replace_folder(folder: Path, content: str) -> Iterator[Path]:
-    """Yield an empty folder that replaces `folder`; raise ValueError if it cannot be written."""
+    """Yield an empty folder that replaces `folder`; raise CannotWrite if it cannot be written."""
     with replace_folder(folder) as fresh:
         try:
             yield fresh
         except (OSError, SafetensorError) as err:
-            raise ValueError(
-                f"{folder}: the {content} cannot be written (is the disk full?): {err}"
+            raise CannotWrite(
+                f"{folder}: the {content} cannot be written (is the disk full?): {one_line(err)}"
             ) from err
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def processor_config(normalization: Normalization, height: int, width: int) -> dict[str, object]:

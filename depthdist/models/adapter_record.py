@@ -29,7 +29,7 @@ class AdapterRecord:
     height, width    size of the images that the network gets, pixels
     mean, std        of the image normalization, for red, green and blue in 0..1
     step, epoch      when it was saved
-    eval_loss        validation loss at that step
+    eval_loss        validation loss at that step; None where there was no validation
     target           what the network learned: "inverse" depth or "linear"
     upsampling       how its output is resampled to another size: "bicubic" or "bilinear"
     """
@@ -43,7 +43,7 @@ class AdapterRecord:
     std: tuple[float, float, float]
     step: int
     epoch: int
-    eval_loss: float
+    eval_loss: float | None
     target: Literal["inverse", "linear"] = "inverse"
     upsampling: Literal["bicubic", "bilinear"] = "bicubic"
 
@@ -56,7 +56,7 @@ class AdapterRecord:
         *,
         step: int,
         epoch: int,
-        eval_loss: float,
+        eval_loss: float | None,
     ) -> AdapterRecord:
         """Return the record of `model` in its present state, which gets images of `size`."""
         height, width = size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from depthdist.core.kernel import kernel
 from depthdist.models.dropout_hash import M1, M2
 
 u32 = np.uint32
@@ -17,7 +18,7 @@ def _mix_uint32(x: np.uint32) -> np.uint32:
     return u32(u32(x ^ u32(x >> u32(15))) * u32(M2))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def zero_dropped(bits: np.ndarray, keys: np.ndarray, threshold: np.uint32) -> None:
     """Set what is dropped in bits (B, N), of any integer type, to zero.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from depthdist.captures.edge_agreement import describe_dataset
 from depthdist.captures.flying_pixels import FLYING_MM, FLYING_SHARE
+from depthdist.captures.units import unit_remark
 from depthdist.reports.capture_summary import CaptureSummary
 from depthdist.reports.html_page import Block, Paragraph, Table
 
@@ -120,8 +121,11 @@ def fault_blocks(captures: Sequence[CaptureSummary]) -> list[Block]:
         " depths far beyond the rest. Metres instead of millimetres and flipped signs are rejected,"
         " see below."
     )
-    edges = describe_dataset([capture.edges for capture in captures])
-    rows = [["all captures", edges]] if edges else []
+    together = (
+        unit_remark(float(np.median([capture.mean_mm for capture in captures]))),
+        describe_dataset([capture.edges for capture in captures]),
+    )
+    rows = [["all captures", text] for text in together if text]
     for found in find_faults(captures):
         rows += [[finding.capture, finding.text] for finding in found[:MAX_NAMED]]
         num_more = len(found) - MAX_NAMED

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +14,7 @@ from tqdm import tqdm
 from depthdist.captures.layouts import CapturePair, find_pairs
 from depthdist.captures.readers import read_capture
 from depthdist.captures.sessions import number_sessions
-from depthdist.core.environment import count_workers, start_worker
+from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.geometry.camera import known_intrinsics
@@ -98,9 +96,8 @@ def read_captures(
     """
     summaries = []
     rejections = []
-    context = multiprocessing.get_context("spawn")
     num_workers = count_workers(workers, len(jobs))
-    with ProcessPoolExecutor(num_workers, context, initializer=start_worker) as pool:
+    with open_pool(num_workers, start_worker) as pool:
         progress = tqdm(
             pool.map(_read_job, jobs),
             desc="looking",
@@ -139,7 +136,7 @@ def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
         depth_mm=capture.xyz[..., 2],
         num_grooves=1 if job.pair.grooves else 0,
         intrinsics=fit_intrinsics(capture.xyz),
-        remarks=[*capture.remarks, *([problem.text] if problem else [])],
+        remarks=[problem.text] if problem else [],
     )
 
 

@@ -28,6 +28,8 @@ from depthdist.reports.html_page import (
     Table,
     render_page,
 )
+from depthdist.shards.image_hashes import describe_shared_of
+from depthdist.shards.index import read_index
 
 MAX_REJECTIONS = 200  # rows of a table
 MAX_ROWS = 100
@@ -64,7 +66,7 @@ def build_data_report(folder: Path, num_images: int, workers: int) -> str:
         Section("Rejected", rejection_blocks(rejections)),
         Section("Depth", depth_blocks(captures, depth_range)),
         Section("Holes and exposure", [Grid(_exposure_figures(captures))]),
-        Section("Sessions and duplicates", session_blocks(captures)),
+        Section("Sessions and duplicates", session_blocks(captures, shared_images_of(folder))),
         Section("Captures", thumbnail_blocks(captures, num_images)),
     ]
     place = folder.resolve()
@@ -268,8 +270,18 @@ def _sessions(captures: Captures) -> list[int]:
 # -------------------------------------------------------------------------- sessions and duplicates
 
 
-def session_blocks(captures: Captures) -> list[Block]:
-    """Return the sessions and their splits, and which captures are near-duplicates."""
+def shared_images_of(folder: Path) -> list[str]:
+    """Return a line for each two splits of shards that have the same images; [] of captures."""
+    if not (folder / "index.json").exists():
+        return []
+    return describe_shared_of(read_index(folder))
+
+
+def session_blocks(captures: Captures, shared: Sequence[str] = ()) -> list[Block]:
+    """Return the sessions and their splits, and which captures are near-duplicates.
+
+    shared  what is said of images that are in two splits
+    """
     prints = np.array([capture.fingerprint for capture in captures], FINGERPRINT)
     rows = [_duplicate_row(captures, found) for found in find_near_duplicates(prints)]
     num_across = sum(" and " in splits for *_, splits in rows)
@@ -284,6 +296,7 @@ def session_blocks(captures: Captures) -> list[Block]:
             f"{len(rows)} of {len(captures)} captures resemble an earlier one"
             f"{across if num_across else '.'}"
         ),
+        *(Paragraph(f"{line}.", "warn") for line in shared),
     ]
     if rows:
         header = ["capture", "resembles", "similarity", "split"]

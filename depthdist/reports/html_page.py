@@ -1,7 +1,7 @@
 """A report as one HTML file that needs no other file: records for its content, templates for HTML.
 
     curves = Section("Curves", [Paragraph("What they show."), Grid([svg_figure(fig, "Loss")])])
-    Path("report.html").write_text(render_page("runs/mine", [curves]))
+    Path("report.html").write_text(render_page("runs/mine", [curves]), encoding="utf-8")
 
 The page follows the reader's light or dark color scheme and works from a width of 390 pixels.
 It contains no script and no font, and requests nothing.

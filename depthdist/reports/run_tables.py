@@ -15,6 +15,7 @@ from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves
 from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
 from depthdist.evaluation.metrics.registry import Metric
 from depthdist.evaluation.row_kinds import row_kinds
+from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import FOOTNOTE, format_interval, format_value
 from depthdist.reports.evaluated_run import EvaluatedRun
 from depthdist.reports.html_page import Block, Cell, Paragraph, Table
@@ -90,6 +91,10 @@ def result_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
         "Small: 95 % interval of the mean, bootstrap over images. Images of one scene are not"
         " independent: the true one is wider.",
     ]
+    for run in runs:
+        note = describe_seen(run.evaluation)
+        if note:
+            notes.append(f"{run.name}: {note}" if len(runs) > 1 else note)
     names = ["loss", *HEADLINE, "silog_kitti", "rmse_log"]
     return [metric_table(report_rows(runs), names), *(Paragraph(note, "soft") for note in notes)]
 
@@ -268,7 +273,9 @@ def _reliability(run: EvaluatedRun) -> list[str]:
     differences = [line.get("eval/precision_mm") for line in run.logged]
     known = [difference for difference in differences if difference is not None]
     damage = run.run.folder / "quarantine.jsonl"
-    num_damaged = len(set(damage.read_text().splitlines())) if damage.exists() else 0
+    num_damaged = (
+        len(set(damage.read_text(encoding="utf-8").splitlines())) if damage.exists() else 0
+    )
     starts = record.get("starts", [])
     restarts = ", ".join(f"step {start['step']}" for start in starts[1:])
     return [

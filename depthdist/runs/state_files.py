@@ -17,9 +17,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from depthdist.core.errors import CannotWrite
 from depthdist.core.files import parse_json, sync_folder
 
 TENSORS = "state.safetensors"
@@ -38,11 +40,27 @@ def states(folder: Path) -> list[Path]:
     )
 
 
+@contextmanager
+def trial_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the states, which is removed on leaving.
+
+    After a crash the next saving removes it.
+    """
+    folder.mkdir(exist_ok=True)
+    trial = folder / "step-trial.tmp"
+    shutil.rmtree(trial, ignore_errors=True)
+    trial.mkdir()
+    try:
+        yield trial
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
 def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: int) -> Path:
     """Write the files of a step's state, then delete all but the newest `keep` complete states.
 
     contents  of TENSORS and VALUES
-    Return the folder of the new state. Raise ValueError if the disk is full or cannot be written;
+    Return the folder of the new state. Raise CannotWrite if the disk is full or cannot be written;
     earlier states are then unchanged.
     """
     assert keep >= 1, keep
@@ -55,7 +73,7 @@ def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: in
     }
     manifest = json.dumps({"version": VERSION, "files": files}, indent=1).encode()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone stays gone
         for leftover in folder.glob("step-*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished.mkdir()
@@ -72,7 +90,7 @@ def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: in
             if complete
             else "there is no state before it"
         )
-        raise ValueError(
+        raise CannotWrite(
             f"{folder}: the training state of step {step} cannot be written: {err.strerror}; {left}"
         ) from err
     finally:

@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl, TensorBoard with images, and one progress line.
 
-Rank 0 writes, the other ranks do nothing.
+Rank 0 writes, the other ranks do nothing. Each method raises CannotWrite where the disk is full or
+the folder gone.
 
     runs/NAME/run.json         settings, what was derived from them, versions
     runs/NAME/metrics.jsonl    one JSON object for each logged step or evaluation:
@@ -13,17 +14,20 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import image as image_summary
+from torch.utils.tensorboard.summary import scalar, text
 from tqdm import tqdm
 
-from depthdist.core.files import parse_json
+from depthdist.core.errors import CannotWrite
+from depthdist.core.files import append, parse_json, write_atomic
+from depthdist.runs.tensorboard_file import EventFile
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is not a terminal
 
@@ -43,9 +47,7 @@ class Tracker:
             return
         self.lines = run / "metrics.jsonl"
         self._drop_lines_after(step)
-        self.board = SummaryWriter(
-            str(run / "tensorboard"), purge_step=0 if step is None else step + 1
-        )
+        self.board = EventFile(run / "tensorboard", 0 if step is None else step + 1)
         self.live = sys.stderr.isatty()
         self.bar = tqdm(
             total=total,
@@ -61,11 +63,9 @@ class Tracker:
         """Remove the lines of later steps, and lines that a crash cut off; all where it is None."""
         if not self.lines.exists():
             return
-        lines = [] if step is None else self.lines.read_text().splitlines()
+        lines = [] if step is None else self.lines.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if step is not None and _step_of(line) <= step]
-        unfinished = self.lines.with_suffix(".tmp")
-        unfinished.write_text("".join(line + "\n" for line in kept))
-        os.replace(unfinished, self.lines)
+        write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """Write one line of metrics.jsonl and one point of each curve.
@@ -76,20 +76,19 @@ class Tracker:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite}
-        with open(self.lines, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.lines, (json.dumps(line) + "\n").encode())
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            self.board.add(scalar(name, value), step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Write an image (h, w, 3) uint8 to TensorBoard's images."""
         if self.active:
-            self.board.add_image(name, image, step, dataformats="HWC")
+            self.board.add(image_summary(name, image, dataformats="HWC"), step)
 
-    def text(self, name: str, text: str) -> None:
+    def text(self, name: str, markdown: str) -> None:
         """Write Markdown to TensorBoard's text page."""
         if self.active:
-            self.board.add_text(name, text)
+            self.board.add(text(name, markdown))
 
     def advance(self, step: int, **shown: str) -> None:
         """Move the progress line to `step`."""
@@ -112,10 +111,18 @@ class Tracker:
             sys.stdout.flush()
 
     def close(self) -> None:
-        """Close the progress line and TensorBoard's files."""
+        """Close the progress line and write TensorBoard's last points."""
         if self.active:
             self.bar.close()
-            self.board.close()
+            self.board.flush()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close; after an error, which is what will be shown, whatever the disk says."""
+        with suppress(CannotWrite) if kind else nullcontext():
+            self.close()
 
 
 def _step_of(line: str) -> float:
@@ -134,5 +141,4 @@ def record_damage(damage: dict[str, Any], run: Path) -> None:
         f" {damage['shard']}: {damage['member']}: {damage['reason']}",
         flush=True,
     )
-    with open(run / "quarantine.jsonl", "a") as file:
-        file.write(json.dumps(damage) + "\n")
+    append(run / "quarantine.jsonl", (json.dumps(damage) + "\n").encode())

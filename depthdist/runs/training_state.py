@@ -33,7 +33,7 @@ def save_state(
     tensors  of any shape, type and device; equal bits come back, on the CPU
     values   whatever JSON holds; a float comes back exactly, NaN and infinity too, a tuple as a
              list
-    Return the folder of the new state. Raise ValueError if the disk is full or cannot be written;
+    Return the folder of the new state. Raise CannotWrite if the disk is full or cannot be written;
     earlier states are then unchanged.
     """
     # each with memory of its own

@@ -17,7 +17,6 @@ A run that is killed leaves OUT as it was, and the next one continues where it s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from depthdist.core.errors import SettingsError, printable_path
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job, as_json
@@ -38,6 +38,7 @@ from depthdist.shards.previous_output import (
     refuse_foreign_index,
 )
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import SPLITS
 from depthdist.shards.worker_pool import write_shards
 
 VISIBILITY_TIMEOUT = 60.0  # seconds until files of one node must be seen on another
@@ -49,26 +50,16 @@ def locked(out: Path) -> Iterator[None]:
 
     raises ValueError where another run holds it, or it is no folder that can be written
     """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{printable_path(out)}: is a file; expected a folder for the dataset")
     with contextlib.ExitStack() as stack:
         try:
-            if out.exists() and not out.is_dir():
-                raise ValueError(
-                    f"{printable_path(out)}: is a file; expected a folder for the dataset"
-                )
-            out.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(out / ".lock", "w"))
+            stack.enter_context(hold_folder(out, "tools/shard.py", "OUT"))
         except OSError as err:
             raise ValueError(
                 f"{printable_path(err.filename or out)}: cannot be written: {err.strerror};"
                 " expected a folder for the dataset"
             ) from err
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{printable_path(out)}: another tools/shard.py is writing here; wait for it, or"
-                " take another OUT"
-            ) from None
         yield
 
 
@@ -286,7 +277,7 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
 
 def _remove_leftovers(out: Path, shards: set[str], files: set[str]) -> None:
     """Remove files of an older run that the index no longer lists, and the build folder."""
-    for path in [*out.glob("train/shard-*"), *out.glob("val/shard-*")]:
+    for path in [path for split in SPLITS for path in out.glob(f"{split}/shard-*")]:
         tar = path.relative_to(out).with_suffix(".tar").as_posix()
         if path.suffix in (".tar", ".json") and tar not in shards:
             path.unlink()
@@ -295,6 +286,6 @@ def _remove_leftovers(out: Path, shards: set[str], files: set[str]) -> None:
         if path.name not in files:
             path.unlink()
     shutil.rmtree(out / ".build", ignore_errors=True)
-    for folder in (out / "train", out / "val"):
+    for folder in (out / split for split in SPLITS):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

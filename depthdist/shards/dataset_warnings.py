@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from depthdist.captures.near_duplicates import format_warning
+from depthdist.captures.units import unit_remark
 from depthdist.core.errors import printable_path
 from depthdist.shards.settings import ShardSettings
 
@@ -26,11 +27,36 @@ def dataset_warnings(index: dict[str, Any], settings: ShardSettings) -> list[str
     for name, split in index["splits"].items():
         lines += [f"WARNING   {line}" for line in left_out_lines(name, split["stats"])]
     train = index["splits"].get("train")
-    text = small_scale(train["stats"]) if train else None
-    duplicates = format_warning(index["near_duplicates"]) if "near_duplicates" in index else None
+    about_train = _about_depths(train["stats"]) if train else []
+    duplicates = [
+        format_warning(index[name], held_out)
+        for name, held_out in (("near_duplicates", "validation"), ("near_duplicates_test", "test"))
+        if name in index
+    ]
     edges = index.get("edge_agreement", {}).get("warning")
-    lines += [f"WARNING   {line}" for line in (text, duplicates, edges) if line]
+    lines += [f"WARNING   {line}" for line in (*about_train, *duplicates, edges) if line]
     return lines
+
+
+def _about_depths(stats: Stats) -> list[str | None]:
+    """Return what may be wrong with the depths of a split: scale, unit, a repeated depth."""
+    median = stats.get("percentiles_mm", {}).get("50")
+    return [
+        small_scale(stats),
+        unit_remark(median) if median else None,
+        *(repeated_line(entry) for entry in stats.get("repeated", [])),
+    ]
+
+
+def repeated_line(entry: dict[str, Any]) -> str:
+    """Return the warning that the outermost depth of most captures is one and the same."""
+    depth, far = entry["depth_mm"], entry["side"] == "farthest"
+    flag = f"--far {math.ceil(depth) - 1}" if far else f"--near {math.floor(depth) + 1}"
+    return (
+        f"{100 * entry['share']:.1f} % of the training pixels, in {entry['num_captures']} of"
+        f" {entry['of']} captures, have the very same depth, {depth:.1f} mm, the {entry['side']}"
+        f" there is: if it stands for no value, shard with {flag}"
+    )
 
 
 def capture_warnings(warned: list[dict[str, str]], out: str) -> list[str]:

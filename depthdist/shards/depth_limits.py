@@ -18,6 +18,7 @@ nothing is left out the bounds are the exact extremes.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ MIN_CAPTURES = 4  # from which on a single capture does not decide
 TRUSTED_SHARE = 1e-3  # of a split's pixels
 MARGIN = 0.1  # of the depth
 MAX_NAMED = 5  # captures in a message
+REPEATED_SHARE = 0.01  # of a split's pixels that have one and the same outermost depth
 
 
 class Tail(NamedTuple):
@@ -163,6 +165,39 @@ def describe_left_out(
         pixels = sum(histogram[limits.end :])
         limit_mm = (limits.end * BIN - 0.5) * step_mm
         found["farther"] = _entry(pixels, total, limit_mm, far[0].highest * step_mm, far)
+    return found
+
+
+def find_repeated(total: dict[str, Any], step_mm: float) -> list[dict[str, Any]]:
+    """Return the outermost depths that most captures share to the last bit: "no value", perhaps.
+
+    side, depth_mm    nearest or farthest, and the depth
+    share             of the split's pixels that have it, REPEATED_SHARE or more
+    num_captures, of  that have it, and all
+    """
+    if not has_tails(total):
+        return []
+    tails = [Tail(*values) for values in total["tails"]]
+    found = []
+    ends = {
+        "nearest": Counter(tail.lowest for tail in tails),
+        "farthest": Counter(tail.highest for tail in tails),
+    }
+    for side, levels in ends.items():
+        level, num_captures = levels.most_common(1)[0]
+        sums = BinSums(*total["bins"][str(level // BIN)])
+        share = total["histogram"][level // BIN] / total["valid"]
+        alone = sums.lowest == sums.highest  # no other depth in its bin
+        if alone and share >= REPEATED_SHARE and num_captures >= max(2, len(tails) / 2):
+            found.append(
+                {
+                    "side": side,
+                    "depth_mm": level * step_mm,
+                    "share": share,
+                    "num_captures": num_captures,
+                    "of": len(tails),
+                }
+            )
     return found
 
 

@@ -18,6 +18,7 @@ from depthdist.captures.flying_pixels import find_flying
 from depthdist.captures.layouts import CapturePair
 from depthdist.captures.near_duplicates import fingerprint
 from depthdist.captures.readers import Capture, read_capture, read_label
+from depthdist.captures.units import unit_remark
 from depthdist.core.errors import BadFile
 from depthdist.core.settings import Size
 from depthdist.geometry.camera import fit_intrinsics
@@ -61,10 +62,11 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> EncodedSample:
             if counts["measured"]
             else "nowhere measured at this size"
         )
+        unit = unit_remark(float(np.median(z[z > 0]))) if counts["measured"] else None
         raise BadFile(
             item.pair.xyz,
             f"no valid pixel: Z is {measured}, expected {encoding.near_mm:g} < Z <="
-            f" {encoding.far_mm:g} mm (--near, --far)",
+            f" {encoding.far_mm:g} mm (--near, --far){f'; {unit}' if unit else ''}",
         )
     counts["flying"] = count_flying(z, depth)
     stats = {
@@ -107,15 +109,12 @@ def _check(
 
     raises BadFile where the points are surely no camera's view
     """
-    warnings = list(capture.remarks)
     problem = find_view_problem(capture.xyz)
     if problem and problem.sure:
         raise BadFile(pair.xyz, f"{problem.text} (--no-check-view takes it as it is)")
-    if problem:
-        warnings.append(problem.text)
     edges = edge_scores(capture.image, z)
-    text = describe_capture(edges)
-    return [*warnings, *([text] if text else [])], edges
+    found = (problem.text if problem else None, describe_capture(edges))
+    return [text for text in found if text], edges
 
 
 def count_flying(z: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -36,9 +36,10 @@ from depthdist.shards.index import as_rows, named_by_content
 from depthdist.shards.index_schema import TABLE_NAME
 from depthdist.shards.member_roles import assign_roles
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import SPLITS, unused_names_warning
 from depthdist.shards.splits import split, split_note
 from depthdist.shards.statistics import merge_stats, statistics
-from depthdist.shards.tar_scan import SIDES, Sample, find_shards, scan
+from depthdist.shards.tar_scan import Sample, find_shards, scan
 
 T = TypeVar("T")
 
@@ -59,17 +60,14 @@ def index_in_place(
     folder = Path(settings.index)
     settings = replace(settings, raw=settings.index)  # raw: what plan's errors name
     old_files = _replaceable_files(folder)
-    shard_names, by_folder, notes = find_shards(folder)
+    shard_names, named, notes = find_shards(folder)
     scanned = _in_threads(lambda shard, _: scan(folder, shard), shard_names, workers)
     samples = [sample for found, _ in scanned for sample in found]
     rejects = [reject for _, rejected in scanned for reject in rejected]
     entries = assign_roles(folder, samples, settings)
     used, incomplete = _complete_samples(samples, entries["members"])
     sessions = number_sessions([sample.key for sample in used], settings.session_gap)
-    if by_folder:
-        sides = [SIDES[sample.shard.split("/")[0]] for sample in used]
-    else:
-        sides = ["val" if in_val else "train" for in_val in split(sessions, settings)]
+    sides = [named[sample.shard] for sample in used] if named else split(sessions, settings)
     todos: dict[str, list[Todo]] = {}
     for todo in map(Todo, used, sessions, sides):
         todos.setdefault(todo.sample.shard, []).append(todo)
@@ -93,12 +91,14 @@ def index_in_place(
     for name in old_files - files.keys():
         (folder / name).unlink(missing_ok=True)
     sizes = set().union(*(shard.sizes for shard in shards))
-    in_val = [side == "val" for side in sides]
+    keys = [sample.key for sample in used]
+    warning = unused_names_warning(keys, sides, "tars in folders of these names are used")
+    note = "" if named else split_note(sessions, sides, settings)
     return {
         **index,
         "rejected": rejects,
         "notes": [*notes, *_notes(index, used, sizes)],
-        "note": "" if by_folder else split_note(sessions, in_val, settings),
+        "note": "\n".join(filter(None, (warning, note))),
     }
 
 
@@ -212,7 +212,7 @@ def _index(
     """
     samples: list[tuple[Any, ...]] = []
     splits: dict[str, dict[str, Any]] = {}
-    for side in ("train", "val"):
+    for side in sorted(SPLITS):  # in the order of JSON's keys, as the index is read
         rows = _rows_of_split(shards, side)
         samples += rows
         if rows:

@@ -267,10 +267,9 @@ class Samples(Sequence[SampleRef]):
         return self._index.row(self._first_row + i % len(self))
 
     @property
-    def shard_numbers(self) -> np.ndarray:
-        """(N,) the shard that each sample is in."""
-        rows = self._index.table()[self._first_row : self._first_row + len(self)]
-        return rows["shard"]
+    def rows(self) -> np.ndarray:
+        """(N,) of `table_dtype`, all rows of the split."""
+        return self._index.table()[self._first_row : self._first_row + len(self)]
 
 
 # ------------------------------------------------------------------------------------------ opening

@@ -17,7 +17,7 @@ from depthdist.shards.format import LEVELS, Encoding
 from depthdist.shards.index import as_rows, named_by_content
 from depthdist.shards.plan import Plan
 from depthdist.shards.settings import ShardSettings
-from depthdist.shards.splits import FIXED
+from depthdist.shards.split_names import SPLITS
 from depthdist.shards.statistics import describe_missing, merge_stats, statistics
 
 Record = dict[str, Any]  # the commit record of one shard
@@ -55,7 +55,8 @@ def compose_index(
         "rejects": num_rejects,
     }
     optional = {
-        "near_duplicates": _near_duplicates(splits),
+        "near_duplicates": _near_duplicates(splits, "val"),
+        "near_duplicates_test": _near_duplicates(splits, "test"),
         "warnings": sum(len(record.get("warnings", ())) for record in in_order),
         "edge_agreement": _edge_agreement(in_order),
         "groups": {**old.get("groups", {}), **_named_groups(plan.groups)},
@@ -65,7 +66,7 @@ def compose_index(
 
 
 def _by_split(records: dict[str, Record]) -> dict[str, list[Record]]:
-    """Return the records of each split, train before val, shards by number."""
+    """Return the records of each split, in the order of JSON's keys, shards by number."""
     splits: dict[str, list[Record]] = {}
     for name in sorted(records, key=lambda name: (name.split("/")[0], len(name), name)):
         splits.setdefault(name.split("/")[0], []).append(records[name])
@@ -159,22 +160,23 @@ def _edge_agreement(records: list[Record]) -> dict[str, Any]:
     return {"warning": text} if text else {}
 
 
-def _near_duplicates(splits: dict[str, list[Record]]) -> dict[str, Any]:
-    """Return the summary of validation images that have a near-duplicate in train.
+def _near_duplicates(splits: dict[str, list[Record]], held_out: str) -> dict[str, Any]:
+    """Return the summary of images of a split that have a near-duplicate in train.
 
-    Empty without validation, or where a shard was written before there were fingerprints.
+    Empty without them, or where a shard was written before there were fingerprints.
     """
-    in_order = [record for shards in splits.values() for record in shards]
-    if "val" not in splits or not all("fingerprints" in record for record in in_order):
+    compared = [splits.get(split, []) for split in (held_out, "train")]
+    in_order = [record for shards in compared for record in shards]
+    if not all(compared) or not all("fingerprints" in record for record in in_order):
         return {}
     stems, prints = {}, {}
-    for split, records in splits.items():
+    for split, records in zip((held_out, "train"), compared):
         stems[split] = [stem for record in records for _, stem, *_ in record["samples"]]
         encoded = [text for record in records for text in record["fingerprints"]]
         prints[split] = np.frombuffer(b"".join(map(base64.b64decode, encoded)), FINGERPRINT)
-    return summarize_split(prints["val"], prints["train"], stems["val"], stems["train"])
+    return summarize_split(prints[held_out], prints["train"], stems[held_out], stems["train"])
 
 
-def _named_groups(groups: dict[str, bool]) -> dict[str, str]:
+def _named_groups(groups: dict[str, str]) -> dict[str, str]:
     """Return the side of each group whose name does not say it, for captures appended later."""
-    return {group: "val" if val else "train" for group, val in groups.items() if group not in FIXED}
+    return {group: side for group, side in groups.items() if group not in SPLITS}

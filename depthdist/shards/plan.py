@@ -25,9 +25,11 @@ from depthdist.core.settings import Size
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import Encoding, Item, Job, as_json
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import SKIP, in_order, unused_names_warning
 from depthdist.shards.splits import (
-    SKIP,
     choose_groups,
+    groups_note,
+    groups_of_folders,
     known_group_sides,
     read_groups,
     split,
@@ -45,7 +47,7 @@ class Plan(NamedTuple):
     splits   names of the shards by split
     rejects  what the headers already rule out
     held     how many captures in RAW the dataset has already
-    groups   with --split file, of every group of the dataset whether it is for validation
+    groups   with --split file or folder, the split of every group of the dataset
     """
 
     jobs: list[Job]
@@ -55,24 +57,24 @@ class Plan(NamedTuple):
     encoding: Encoding
     note: str
     held: int
-    groups: dict[str, bool]
+    groups: dict[str, str]
 
 
 class ExistingDataset(NamedTuple):
     """The dataset that captures are appended to.
 
-    sides       by stem: the session's number, and whether it is for validation
+    sides       by stem: the session's number, and the split
     num_shards  by split
     next_key    the first number that no sample has
     depth_size  of all samples, None without a dataset
     groups      as in Plan
     """
 
-    sides: dict[str, tuple[int, bool]]
+    sides: dict[str, tuple[int, str]]
     num_shards: dict[str, int]
     next_key: int
     depth_size: Size | None
-    groups: dict[str, bool]
+    groups: dict[str, str]
 
 
 NO_DATASET = ExistingDataset(sides={}, num_shards={}, next_key=0, depth_size=None, groups={})
@@ -84,22 +86,23 @@ class UsablePairs(NamedTuple):
     pairs: list[CapturePair]
     rejects: list[RejectedFile]
     num_held: int
-    groups: dict[str, str]  # by stem, with --split file
+    groups: dict[str, str]  # by stem, with --split file or folder
     depth_size: Size | None  # None without pairs
 
 
 class SplitSides(NamedTuple):
-    """Of each capture the number of its session, and whether it goes to validation."""
+    """Of each capture the number of its session, and the split that it goes to."""
 
     sessions: list[int]
-    in_val: list[bool]
-    groups: dict[str, bool]  # as in Plan
+    splits: list[str]
+    groups: dict[str, str]  # as in Plan
     note: str  # for the user
 
 
 def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Plan:
     """Return the plan for RAW; raise ValueError where nothing can be made of it."""
     usable = usable_pairs(settings, held)
+    settled = _settled_groups(usable.groups, held, settings)
     encoding = _encoding(settings, usable.depth_size)
     if not usable.pairs:
         return Plan(
@@ -112,7 +115,7 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
             held=usable.num_held,
             groups=held.groups,
         )
-    sides = _choose_sides(usable, held, settings)
+    sides = _choose_sides(usable, settled, held, settings)
     splits = cut_into_shards(usable.pairs, sides, held, settings, encoding)
     jobs = [job for of_split in splits.values() for job in of_split]
     return Plan(
@@ -133,13 +136,13 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
     pairs = [pair for pair in found if pair.stem not in held.sides]
     num_held = len(found) - len(pairs)
     groups: dict[str, str] = {}
-    if settings.split == "file":
-        groups = read_groups(Path(settings.groups), [pair.stem for pair in pairs], held.sides)
+    if settings.split in ("file", "folder"):
+        groups = _read_groups(settings, [pair.stem for pair in pairs], held)
         pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
         if not pairs and groups and not held.sides:
             raise ValueError(
-                f"{printable_path(settings.groups)}: all {len(groups)} captures are of the group"
-                f" {SKIP}; expected some for train and some for val"
+                f"{printable_path(_groups_path(settings))}: all {len(groups)} captures are to be"
+                f" left out ({SKIP}); expected some for train and some for val"
             )
     sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
@@ -161,6 +164,20 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
         groups=groups,
         depth_size=depth_size,
     )
+
+
+def _read_groups(
+    settings: ShardSettings, stems: list[str], held: ExistingDataset
+) -> dict[str, str]:
+    """Return the group of each capture: from the file of --groups, or by its folder."""
+    if settings.split == "folder":
+        return groups_of_folders(Path(settings.raw), stems)
+    return read_groups(Path(settings.groups), stems, held.sides)
+
+
+def _groups_path(settings: ShardSettings) -> Path:
+    """Return what says the groups: the file of --groups, or the folder of captures."""
+    return Path(settings.groups or settings.raw)
 
 
 def _other_sizes(
@@ -216,8 +233,8 @@ def cut_into_shards(
         for i, pair in enumerate(pairs)
     ]
     splits = {}
-    for name in ["train"] if settings.split == "none" else ["train", "val"]:
-        chosen = [item for item, val in zip(items, sides.in_val) if val == (name == "val")]
+    for name in in_order({"train", *sides.splits}):
+        chosen = [item for item, side in zip(items, sides.splits) if side == name]
         num_shards = -(-len(chosen) // samples_per_shard(encoding, settings.shard_mb))
         first = held.num_shards.get(name, 0)
         cuts = [len(chosen) * i // max(num_shards, 1) for i in range(num_shards + 1)]
@@ -241,25 +258,47 @@ def _plan_hash(settings: ShardSettings, jobs: list[Job], usable: UsablePairs) ->
     return hashlib.sha256(as_json(content)).hexdigest()
 
 
+def _settled_groups(
+    groups: dict[str, str], held: ExistingDataset, settings: ShardSettings
+) -> dict[str, str]:
+    """Return the groups whose split is known before any is chosen."""
+    held_sides = {stem: side for stem, (_, side) in held.sides.items()}
+    return known_group_sides(_groups_path(settings), groups, held_sides, held.groups)
+
+
 def _choose_sides(
-    usable: UsablePairs, held: ExistingDataset, settings: ShardSettings
+    usable: UsablePairs, settled: dict[str, str], held: ExistingDataset, settings: ShardSettings
 ) -> SplitSides:
-    """Return session and side of each capture, as --split says."""
+    """Return session and split of each capture, as --split says."""
     stems = [pair.stem for pair in usable.pairs]
     joint = _joint_sessions(stems, held, settings)
     sessions = _session_numbers(stems, held, joint)
-    if settings.split == "file":
-        return _sides_by_file(stems, sessions, usable.groups, held, settings)
-    if not held.sides:
-        in_val = split(sessions, settings)
-    elif settings.split == "session":
-        in_val = _append_by_session(stems, held, joint, settings)
+    if settings.split in ("file", "folder"):
+        sides = _sides_by_groups(stems, sessions, usable.groups, settled, held, settings)
     else:
-        num_held_val = sum(val for _, val in held.sides.values())
-        wanted = math.floor(settings.val * (len(held.sides) + len(stems)) + 0.5) - num_held_val
-        in_val = split(sessions, settings, min(len(stems), max(0, wanted)))
-    note = split_note(sessions, in_val, settings)
-    return SplitSides(sessions=sessions, in_val=in_val, groups={}, note=note)
+        splits = _sides_by_chance(stems, sessions, held, joint, settings)
+        note = split_note(sessions, splits, settings)
+        sides = SplitSides(sessions=sessions, splits=splits, groups={}, note=note)
+    advice = "--split folder takes folders as they are named, --split file a list of captures"
+    warning = unused_names_warning(stems, sides.splits, advice)
+    return sides._replace(note="\n".join(filter(None, (warning, sides.note))))
+
+
+def _sides_by_chance(
+    stems: list[str],
+    sessions: list[int],
+    held: ExistingDataset,
+    joint: dict[str, int],
+    settings: ShardSettings,
+) -> list[str]:
+    """Return the split of each capture where no groups say it."""
+    if not held.sides:
+        return split(sessions, settings)
+    if settings.split == "session":
+        return _append_by_session(stems, held, joint, settings)
+    num_held_val = sum(side == "val" for _, side in held.sides.values())
+    wanted = math.floor(settings.val * (len(held.sides) + len(stems)) + 0.5) - num_held_val
+    return split(sessions, settings, min(len(stems), max(0, wanted)))
 
 
 def _joint_sessions(
@@ -281,49 +320,44 @@ def _session_numbers(stems: list[str], held: ExistingDataset, joint: dict[str, i
 
 def _append_by_session(
     stems: list[str], held: ExistingDataset, joint: dict[str, int], settings: ShardSettings
-) -> list[bool]:
-    """Return for each stem whether it goes to validation: the side where its session is already.
+) -> list[str]:
+    """Return the split of each stem: the one where its session is already.
 
     New sessions are split among themselves; a single one goes to train.
     """
-    side = {joint[stem]: val for stem, (_, val) in held.sides.items()}
+    side = {joint[stem]: side for stem, (_, side) in held.sides.items()}
     free = [stem for stem in stems if joint[stem] not in side]
     fresh = sorted({joint[stem] for stem in free})
     chosen = {}
     if len(fresh) > 1:
         chosen = dict(zip(free, split([fresh.index(joint[stem]) for stem in free], settings)))
-    return [side.get(joint[stem], chosen.get(stem, False)) for stem in stems]
+    return [side.get(joint[stem], chosen.get(stem, "train")) for stem in stems]
 
 
-def _sides_by_file(
+def _sides_by_groups(
     stems: list[str],
     sessions: list[int],
     groups: dict[str, str],
+    settled: dict[str, str],
     held: ExistingDataset,
     settings: ShardSettings,
 ) -> SplitSides:
-    """Return the sides as --groups says."""
-    path = Path(settings.groups)
-    held_sides = {stem: val for stem, (_, val) in held.sides.items()}
-    settled = known_group_sides(path, groups, held_sides, held.groups)
+    """Return the splits as --groups or the folders say."""
+    path = _groups_path(settings)
     chosen = choose_groups(
         path,
         [groups[stem] for stem in stems],
         settled,
-        counts=Counter(held_sides.values()),
+        counts=Counter(side for _, side in held.sides.values()),
         val=settings.val,
         seed=settings.seed,
     )
-    num_val = sum(chosen.values())
-    num_skipped = sum(group == SKIP for group in groups.values())
+    skipped = [group for group in groups.values() if group == SKIP]
     return SplitSides(
         sessions=sessions,
-        in_val=[chosen[groups[stem]] for stem in stems],
+        splits=[chosen[groups[stem]] for stem in stems],
         groups=settled | chosen,
-        note=(
-            f"split by {printable_path(path)}: {len(chosen) - num_val} groups in train, {num_val}"
-            f" in val; {num_skipped} captures skipped"
-        ),
+        note=groups_note(path, [*(groups[stem] for stem in stems), *skipped], chosen),
     )
 
 

@@ -176,19 +176,19 @@ def _check_record(record: dict[str, Any], entry: dict[str, Any], step_mm: float)
 
 def _existing_dataset(index: Index, records: dict[str, Any]) -> ExistingDataset:
     """Return what a plan must know of the dataset that it adds to."""
-    sides: dict[str, tuple[int, bool]] = {}
+    sides: dict[str, tuple[int, str]] = {}
     num_shards: dict[str, int] = {}
     next_key = 0
     for name, record in records.items():
         split = name.split("/")[0]
         num_shards[split] = num_shards.get(split, 0) + 1
         for key, stem, session, *_ in record["samples"]:
-            sides[stem] = (session, split == "val")
+            sides[stem] = (session, split)
             next_key = max(next_key, int(key) + 1)
     return ExistingDataset(
         sides=sides,
         num_shards=num_shards,
         next_key=next_key,
         depth_size=index.depth_size,
-        groups={group: side == "val" for group, side in index.raw.get("groups", {}).items()},
+        groups=dict(index.raw.get("groups", {})),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from depthdist.core.kernel import kernel
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_steps(z, near_mm, far_mm, steps_a_mm, value, histogram):
     """Fill value and histogram; return how many pixels were measured, how many beyond far_mm."""
     measured, farther = 0, 0

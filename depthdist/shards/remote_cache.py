@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import math
@@ -30,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
+from depthdist.core.file_lock import hold
 from depthdist.shards.remote_files import BLOCK_BYTES, FetchFailed, RemoteFiles, without_secrets
 
 T = TypeVar("T")
@@ -172,9 +172,8 @@ class Cache:
         tmp = self.folder / f"{wanted.sha256}.shard.{wanted.size}.tmp"
         while not _is_cached(path, wanted.size):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(tmp, "a+b") as file:
-                self._status.setdefault(wanted.url, "waiting for another process to download it")
-                fcntl.flock(file, fcntl.LOCK_EX)
+            self._status.setdefault(wanted.url, "waiting for another process to download it")
+            with open(tmp, "a+b") as file, hold(file, tmp, wait=True):
                 if not _is_at(tmp, file):
                     continue  # the process before us renamed or removed it
                 try:
@@ -262,8 +261,11 @@ class Cache:
             if over <= 0 or used_at > time.time() - GRACE_S:
                 break
             # OSError: gone already, not ours to remove, or locked because it is being fetched
-            with contextlib.suppress(OSError), open(path, "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (
+                contextlib.suppress(OSError),
+                open(path, "r+b") as file,
+                hold(file, Path(path), wait=False),
+            ):
                 os.unlink(path)
                 over -= num_bytes
         if shutil.disk_usage(self.folder).free < missing:

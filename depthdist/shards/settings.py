@@ -54,14 +54,16 @@ class ShardSettings:
     "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
     "With more bad pairs than this the exit code is 2, after all pairs were processed."
-    split: Literal["random", "session", "file", "none"] = "random"
+    split: Literal["random", "session", "file", "folder", "none"] = "random"
     """random: each pair may go to either side; session: captures close in time stay on one side;
-    file: captures of a group in --groups stay on one side; none: all in train."""
+    file: captures of a group in --groups stay on one side; folder: folders in RAW that are named
+    train, val, test or skip are the splits; none: all in train."""
     groups: str = ""
-    """With --split file: text with a line `stem,group` for each capture; the groups train and val
-    go to their side, skip leaves a capture out; these three in upper or lower case."""
+    """With --split file: text with a line `stem,group` for each capture; the groups train, val and
+    test are those splits, skip leaves a capture out; these in upper or lower case, and their other
+    names (validation, holdout, ...)."""
     val: float = 0.2
-    "Fraction of the pairs for validation."
+    "Fraction of the pairs for validation; those of a test do not count."
     seed: int = 42
     "Seed of the split."
     session_gap: float = 10.0
@@ -133,10 +135,10 @@ class ShardSettings:
                 "--split is file and --groups is missing: expected --groups FILE, text with a line"
                 " a capture: stem,group"
             )
-        if self.split == "file" and self.index:
+        if self.split in ("file", "folder") and self.index:
             found.append(
-                "--split is file with --index: expected random, session or none (folders train and"
-                " val in DIR decide, where there are any)"
+                f"--split is {self.split} with --index: expected random, session or none (folders"
+                " train, val and test in DIR decide, where there are any)"
             )
         if self.groups and self.split != "file":
             found.append(

@@ -1,4 +1,4 @@
-"""Split captures into train and validation: by groups in a file, by session, or at random.
+"""Split captures into train, validation and test: by groups, by session, or at random.
 
     # shift A, the crate was refilled in between
     stem,group
@@ -7,12 +7,12 @@
     monday/b,skip
 
     read_groups(path, stems)          ->  {stem: group}
-    choose_groups(path, groups, ...)  ->  {group: True for validation}
+    choose_groups(path, groups, ...)  ->  {group: split}
 
-All captures of a group go to one side. The file has one line per capture, with a comma or a tab
-between the fields; the header may be missing. The groups train and val are fixed to their side,
-captures of skip are left out, in upper or lower case; the others are assigned so that validation
-gets as near to --val as whole groups allow.
+All captures of a group go to one split. The file has one line per capture, with a comma or a tab
+between the fields; the header may be missing. Groups that are named like a split (split_names) are
+fixed to it, captures of skip are left out; the others are assigned to train and validation so that
+validation gets as near to --val as whole groups allow. Only groups named test are for the test.
 """
 
 from __future__ import annotations
@@ -27,10 +27,20 @@ import numpy as np
 
 from depthdist.core.errors import printable_path
 from depthdist.shards.settings import ShardSettings
+from depthdist.shards.split_names import (
+    EXPECTED,
+    SKIP,
+    SPLITS,
+    conflict,
+    folder_words,
+    holds_split_word,
+    several_splits,
+    split_word,
+    unclear_word,
+)
 
-FIXED = {"train": False, "val": True}  # whether for validation
-SKIP = "skip"
 MAX_SHOWN = 5  # problems in one message
+MAX_GROUPS = 12  # lines of a table
 
 
 def read_groups(
@@ -41,8 +51,10 @@ def read_groups(
     A stem's folder may be left out in the file where the name alone is unique.
 
     stems, optional  the captures that must have a line, and those that may
+    A group that is named like a split gets that split's name, or "skip".
+
     raises ValueError, a line for each problem: no such file, not two fields, no such capture,
-    listed twice, a capture not listed
+    listed twice, a capture not listed, a group that may be a split and may not
     """
     known = {*stems, *optional}
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -50,6 +62,7 @@ def read_groups(
         by_name[PurePosixPath(stem).name].append(stem)
     line_of: dict[str, int] = {}
     groups: dict[str, str] = {}
+    written: dict[str, None] = {}  # groups, as the file spells them
     problems: list[str] = []
     for number, fields in _lines(path):
         first = not line_of and not problems
@@ -67,9 +80,14 @@ def read_groups(
         if problem:
             problems.append(f"line {number}: {problem}")
             continue
+        if group not in written and unclear_word(group):
+            problems.append(
+                f"line {number}: the group {group} looks like a split ({unclear_word(group)});"
+                f" {EXPECTED}"
+            )
         line_of[found[0]] = number
-        reserved = group.lower() in (*FIXED, SKIP)
-        groups[found[0]] = group.lower() if reserved else group
+        written[group] = None
+        groups[found[0]] = split_word(group) or group
     missing = sorted(set(stems) - groups.keys())
     if missing:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -77,7 +95,31 @@ def read_groups(
             f"{len(missing)} of {len(stems)} captures have no line ({names}); expected one each"
             f" (the group {SKIP} leaves a capture out)"
         )
+    if conflict(written):
+        problems.append(f"groups: {conflict(written)}")
     _raise(path, problems)
+    return groups
+
+
+def groups_of_folders(root: Path, stems: Collection[str]) -> dict[str, str]:
+    """Return the split of each capture, or "skip", by the folder that it lies in.
+
+    raises ValueError where captures lie in no folder of a split, or in two
+    """
+    words = {stem: folder_words(stem) for stem in stems}
+    groups = {stem: min(found.values(), default="") for stem, found in words.items()}
+    problems = list(filter(None, map(several_splits, words, words.values())))
+    missing = sorted(stem for stem, group in groups.items() if not group)
+    if missing:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        problems.append(
+            f"{len(missing)} of {len(groups)} captures lie in no folder of a split ({names});"
+            f" --split folder expects them in folders named {', '.join(SPLITS)} or {SKIP}"
+        )
+    problem = conflict(part for found in words.values() for part in found)
+    if problem:
+        problems.append(f"folders: {problem}")
+    _raise(root, problems)
     return groups
 
 
@@ -135,27 +177,32 @@ def _raise(path: Path, problems: list[str]) -> None:
 
 
 def known_group_sides(
-    path: Path, groups: dict[str, str], held: dict[str, bool], held_groups: dict[str, bool]
-) -> dict[str, bool]:
-    """Return the groups whose side is known: by name, by an earlier run, or by existing captures.
+    path: Path, groups: dict[str, str], held: dict[str, str], held_groups: dict[str, str]
+) -> dict[str, str]:
+    """Return the groups whose split is known: by name, by an earlier run, or by existing captures.
 
-    held         by stem, the side of captures that the dataset has already
-    held_groups  the sides of groups as the dataset has them
-    raises ValueError where the file wants a capture on another side than the dataset has it
+    held         by stem, the split of captures that the dataset has already
+    held_groups  the splits of groups as the dataset has them
+    raises ValueError where the file wants a capture in another split than the dataset has it
     """
-    sides = {**held_groups, **FIXED}
-    problems = []
+    sides = {**held_groups, **{name: name for name in SPLITS}}
+    problems = [
+        f"the dataset has captures of the group {group} in {side}, from before it was a split;"
+        " --append cannot move them: shard all captures again, into another OUT"
+        for group, side in held_groups.items()
+        if side != sides[group] and group in groups.values()
+    ]
     for stem in sorted(groups.keys() & held.keys()):
         group = groups[stem]
-        split_name = "val" if held[stem] else "train"
+        split_name = held[stem]
         if group == SKIP:
             problems.append(
                 f"{stem} is in the dataset's {split_name} already; --append cannot skip it"
             )
-        elif sides.setdefault(group, held[stem]) != held[stem]:
+        elif sides.setdefault(group, split_name) != split_name:
             problems.append(
                 f"{stem} is in the dataset's {split_name} already, and its group {group} is for"
-                f" {'val' if sides[group] else 'train'}; expected one side a group"
+                f" {sides[group]}; expected one side a group"
             )
     _raise(path, problems)
     return sides
@@ -164,29 +211,33 @@ def known_group_sides(
 def choose_groups(
     path: Path,
     groups: list[str],
-    sides: dict[str, bool],
-    counts: Counter[bool],
+    sides: dict[str, str],
+    counts: Counter[str],
     val: float,
     seed: int,
-) -> dict[str, bool]:
-    """Return the side of each group: as in `sides`, else so that validation gets nearest to `val`.
+) -> dict[str, str]:
+    """Return the split of each group: as in `sides`, else so that val gets nearest to `val`.
 
     groups  of each capture
-    counts  how many captures each side has already
-    val     fraction of all captures
-    raises ValueError where one side would be empty
+    counts  how many captures each split has already
+    val     fraction of all captures but those of the test
+    raises ValueError where train or val would be empty. With a test and nothing free to choose from
+    val may be: then every split was named
     """
     free = Counter(group for group in sorted(groups) if group not in sides)
     have = counts + Counter(sides[group] for group in groups if group in sides)
-    wanted = math.floor(val * (counts.total() + len(groups)) + 0.5) - have[True]
-    allowed = range(0 if have[True] else 1, free.total() + (1 if have[False] else 0))
+    num_split = counts.total() + len(groups) - have["test"]
+    wanted = math.floor(val * num_split + 0.5) - have["val"]
+    allowed = range(0 if have["val"] else 1, free.total() + (1 if have["train"] else 0))
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(free)).tolist()
     chosen = choose_subset(list(free.values()), wanted, order, allowed)
+    if chosen is None and not free and have["train"] and have["test"]:
+        chosen = set()
     if chosen is None:
-        empty = "train" if have[True] else "val"
+        empty = "train" if have["val"] else "val"
         found = (
-            f"{len(free)} group{'s' * (len(free) != 1)} that can go to either side, {have[False]}"
-            f" captures fixed to train and {have[True]} to val"
+            f"{len(free)} group{'s' * (len(free) != 1)} that can go to either side, {have['train']}"
+            f" captures fixed to train and {have['val']} to val"
         )
         raise ValueError(
             f"{printable_path(path)}: {empty} would be empty: found {found}; expected two groups or"
@@ -194,7 +245,43 @@ def choose_groups(
         )
     names = list(free)
     in_val = {names[i] for i in chosen}
-    return {group: sides.get(group, group in in_val) for group in set(groups)}
+    return {group: sides.get(group, "val" if group in in_val else "train") for group in set(groups)}
+
+
+def groups_note(path: Path, groups: Collection[str], sides: dict[str, str]) -> str:
+    """Return what became of each group: a line that counts them, and a table.
+
+    groups  of each capture, "skip" among them
+    """
+    captures = Counter(groups)
+    counts = Counter(sides[group] for group in captures if group != SKIP)
+    test = f", {counts['test']} in test" if counts["test"] else ""
+    lines = [
+        f"split by {printable_path(path)}: {counts['train']} groups in train, {counts['val']} in"
+        f" val{test}; {captures[SKIP]} captures skipped"
+    ]
+    if captures and not counts["val"]:
+        lines[0] += "; none for validation: training keeps its last weights"
+    rank = {**{name: i for i, name in enumerate(SPLITS)}, "-": len(SPLITS)}
+    rows = sorted(
+        ((sides.get(group, "-"), group, number) for group, number in captures.items()),
+        key=lambda row: (rank[row[0]], row[1]),
+    )
+    width = max((len(printable_path(group)) for _, group, _ in rows[:MAX_GROUPS]), default=0)
+    lines += [
+        f"  {printable_path(group):<{width}}  -> {side:<5}  {number} captures"
+        for side, group, number in rows[:MAX_GROUPS]
+    ]
+    if len(rows) > MAX_GROUPS:
+        lines.append(f"  and {len(rows) - MAX_GROUPS} more groups")
+    unclear = sorted(filter(holds_split_word, captures))
+    if unclear:
+        names = printable_path(", ".join(unclear[:MAX_SHOWN]))
+        lines.append(
+            f"note: {names}{', ...' * (len(unclear) > MAX_SHOWN)}: the name holds a split's word"
+            " and is no split's name, so it was assigned as any other group"
+        )
+    return "\n".join(lines)
 
 
 def choose_subset(
@@ -220,8 +307,8 @@ def choose_subset(
     return chosen
 
 
-def split(session: list[int], settings: ShardSettings, wanted: int | None = None) -> list[bool]:
-    """Return for each pair whether it goes to validation, given its session's number.
+def split(session: list[int], settings: ShardSettings, wanted: int | None = None) -> list[str]:
+    """Return for each pair whether it goes to "train" or "val", given its session's number.
 
     Seeded; with --val 0.2, 58 pairs give 46 and 12.
 
@@ -229,8 +316,8 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
     raises ValueError where one side would be empty
     """
     count = len(session)
-    if settings.split in ("none", "file"):  # a file's groups decide, not sessions
-        return [False] * count
+    if settings.split not in ("random", "session"):  # groups decide, not sessions
+        return ["train"] * count
     if wanted is None:
         if count < 2:
             raise ValueError(
@@ -240,7 +327,7 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
     random = np.random.Generator(np.random.Philox(settings.seed))
     if settings.split == "random":
         chosen = set(random.permutation(count)[:wanted].tolist())
-        return [i in chosen for i in range(count)]
+        return ["val" if i in chosen else "train" for i in range(count)]
     sizes = Counter(session)
     if len(sizes) < 2:
         raise ValueError(
@@ -252,21 +339,21 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
         [sizes[i] for i in range(len(sizes))], wanted, order, allowed=range(1, count)
     )
     assert numbers is not None  # two sessions or more: each alone is a subset of allowed size
-    return [number in numbers for number in session]
+    return ["val" if number in numbers else "train" for number in session]
 
 
-def split_note(session: list[int], in_val: list[bool], settings: ShardSettings) -> str:
+def split_note(session: list[int], sides: list[str], settings: ShardSettings) -> str:
     """Return what a reader of validation scores should know about the split, "" if nothing."""
-    train = {n for n, val in zip(session, in_val) if not val}
+    train = {n for n, side in zip(session, sides) if side == "train"}
     if settings.split == "session":
         return (
             f"split by session: {len(train)} sessions in train, {len(set(session)) - len(train)}"
             " in val"
         )
-    shared = sum(val and n in train for n, val in zip(session, in_val))
+    shared = sum(side == "val" and n in train for n, side in zip(session, sides))
     if not shared or len(set(session)) < 2:
         return ""
     return (
-        f"note: {shared} of {sum(in_val)} validation pairs were taken in a session that is also in"
-        " train, so validation scores are optimistic; --split session keeps sessions apart"
+        f"note: {shared} of {sides.count('val')} validation pairs were taken in a session that is"
+        " also in train, so validation scores are optimistic; --split session keeps sessions apart"
     )

@@ -14,6 +14,7 @@ from depthdist.shards.depth_limits import (
     capture_tail,
     choose_limits,
     describe_left_out,
+    find_repeated,
     has_tails,
     merge_bins,
 )
@@ -140,7 +141,8 @@ def statistics(
     }
     if has_tails(total):
         found["flying_pixels"] = sum(BinSums(*sums).flying for sums in total["bins"].values())
-    return found | ({"left_out": left_out} if left_out else {})
+    optional = {"left_out": left_out, "repeated": find_repeated(total, step_mm)}
+    return found | {name: value for name, value in optional.items() if value}
 
 
 def _only_within(counts: list[int], limits: Limits) -> list[int]:

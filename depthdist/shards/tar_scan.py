@@ -1,6 +1,6 @@
 """Scan tars that others wrote, by their headers alone: which samples, which members, where.
 
-    shards, by_folder, notes = find_shards(folder)
+    shards, sides, notes = find_shards(folder)
     samples, rejects = scan(folder, shards[0])
 
 Damage is an error that says where it is.
@@ -19,10 +19,17 @@ from typing import NamedTuple
 
 from depthdist.core.errors import printable_path
 from depthdist.shards.index_schema import SHARD_NAME
+from depthdist.shards.split_names import (
+    SKIP,
+    SPLITS,
+    conflict,
+    file_words,
+    folder_words,
+    several_splits,
+)
 
 MEMBER = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # webdataset's: the key, and the rest of the name
 IGNORED = re.compile(r"__[^/]*__($|/)")  # by webdataset as well: about the whole tar
-SIDES = {"train": "train", "val": "val", "validation": "val"}  # the split, by the first folder
 
 
 class Sample(NamedTuple):
@@ -42,11 +49,11 @@ class Sample(NamedTuple):
         return {"shard": self.shard, "key": self.key, "why": why}
 
 
-def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
+def find_shards(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
     """Find the tars below `folder`, raise ValueError if there is none or a name is not printable.
 
-    Returns their sorted names; whether folders (train/, and val/ or validation/) are the split;
-    and notes about that. Hidden tars are not found.
+    Returns their sorted names; the split of each, {} where neither folders (train/, validation/)
+    nor the tars' names (train-000000.tar) say it; and notes about that. Hidden tars are not found.
     """
     names = [
         name
@@ -68,14 +75,35 @@ def find_shards(folder: Path) -> tuple[list[str], bool, list[str]]:
                 f"{printable_path(folder / name)}: the name holds characters that cannot be"
                 " printed; rename it"
             )
-    folders = {name.split("/")[0] for name in found if "/" in name}
-    if not {SIDES.get(name) for name in folders} >= {"train", "val"}:
-        return found, False, []
-    kept = [name for name in found if name.split("/")[0] in SIDES]
-    note = f"split by the folders {', '.join(sorted(folders & SIDES.keys()))}"
-    if len(kept) < len(found):
-        note += f"; {len(found) - len(kept)} other tars are left out"
-    return kept, True, [note]
+    for kind, words_of in (("folders", folder_words), ("names", file_words)):
+        words = {name: words_of(name) for name in found}
+        if {split for of_tar in words.values() for split in of_tar.values()} - {"train"}:
+            return _split_by_words(folder, kind, words)
+    return found, {}, []
+
+
+def _split_by_words(
+    folder: Path, kind: str, words: dict[str, dict[str, str]]
+) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return what `find_shards` does, where folders or names of tars say the split.
+
+    words  of each tar: its parts that are named like a split, and which one
+    """
+    meaning = {part: split for of_tar in words.values() for part, split in of_tar.items()}
+    problem = conflict(meaning)
+    problem = problem or next(filter(None, map(several_splits, words, words.values())), "")
+    named = {name: min(of_tar.values()) for name, of_tar in words.items() if of_tar}
+    sides = {name: split for name, split in named.items() if split != SKIP}
+    if not sides:
+        problem = problem or f"all tars are to be left out ({', '.join(meaning)}); expected others"
+    if problem:
+        raise ValueError(f"{printable_path(folder)}: {problem}")
+    ordered = sorted(meaning, key=lambda part: ((*SPLITS, SKIP).index(meaning[part]), part))
+    shown = [part if part == meaning[part] else f"{part} ({meaning[part]})" for part in ordered]
+    note = f"split by the {kind} {', '.join(shown)}"
+    if len(sides) < len(words):
+        note += f"; {len(words) - len(sides)} other tars are left out"
+    return list(sides), sides, [note]
 
 
 def scan(folder: Path, shard: str) -> tuple[list[Sample], list[dict[str, str]]]:

@@ -15,6 +15,7 @@ from depthdist.core.files import parse_json
 from depthdist.shards.decoding import decode_sample
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Index, SampleRef, load_index
+from depthdist.shards.split_names import SPLITS
 
 
 def verify_dataset(
@@ -86,7 +87,7 @@ def _unlisted_files(folder: Path, index: Index) -> list[str]:
     """Return which files in the folders of the splits the index does not list."""
     known = {shard["name"] for shard in index.shards}
     problems = []
-    for path in sorted([*folder.glob("train/*"), *folder.glob("val/*")]):
+    for path in sorted(path for split in SPLITS for path in folder.glob(f"{split}/*")):
         name = path.relative_to(folder).as_posix()
         if name not in known and str(Path(name).with_suffix(".tar")) not in known:
             problems.append(f"{name}: does not belong here; the index does not list it")

@@ -13,14 +13,14 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext
 from typing import Any
 
 from tqdm import tqdm
 
-from depthdist.core.environment import count_workers, start_worker
+from depthdist.core.environment import count_workers, no_workers, open_pool, start_worker
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job
 from depthdist.shards.writer import write_shard
@@ -39,15 +39,9 @@ def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
     """
     if not jobs:
         return
-    context = multiprocessing.get_context("spawn")  # fork copies locks that other threads hold
-    shared = _shared_counts(context)
+    shared = _shared_counts(multiprocessing.get_context("spawn"))
     num_pairs = sum(len(job.items) for job in jobs)
-    pool = ProcessPoolExecutor(
-        count_workers(workers, len(jobs), ranks.local_size),
-        context,
-        initializer=_start,
-        initargs=(shared,),
-    )
+    pool = open_pool(count_workers(workers, len(jobs), ranks.local_size), _start, shared)
     try:
         with _bar(num_pairs, ranks) as bar:
             with _no_interrupt():
@@ -94,8 +88,8 @@ def _shared_counts(context: SpawnContext) -> Any:
     """Return the array of _SHARED."""
     try:
         return context.Array("q", 4)
-    except OSError as err:  # no /dev/shm, or no right to start a process
-        raise ValueError(f"worker processes cannot be started: {err.strerror}") from err
+    except (ImportError, OSError) as err:  # no /dev/shm, or no right to start a process
+        raise ValueError(no_workers(err)) from err
 
 
 def _bar(total: int, ranks: CpuGroup) -> tqdm:

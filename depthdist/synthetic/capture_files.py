@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from depthdist.core.environment import count_workers, start_worker
+from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.files import parse_json
 from depthdist.synthetic.raytracing.kernel_cache import use_fresh_kernels
 
@@ -85,7 +84,7 @@ def _rendered(render: Callable[[int], None], indices: list[int], workers: int) -
             yield
         return
     use_fresh_kernels()  # before the workers, which would remove each other's
-    with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
+    with open_pool(workers, start_worker) as pool:
         jobs = [pool.submit(render, index) for index in indices]
         try:
             for job in as_completed(jobs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from depthdist.core.settings import hidden
 from depthdist.distributed.accelerator import accelerator
+from depthdist.training.deepspeed_json import read_deepspeed_json
+from depthdist.training.deepspeed_sections import refused_sections, settle_sections
 
 OURS = {
     "scheduler": "the schedule is --schedule",
@@ -50,19 +51,11 @@ class EngineSettings:
         return found + [f"{self.deepspeed}: {problem}" for problem in config_problems(config)]
 
     def read(self) -> dict[str, Any]:
-        """Return the file's content; raise ValueError when it is no JSON object."""
-        try:
-            config = json.loads(self.deepspeed.read_text())
-        except OSError as err:
-            raise ValueError(f"--deepspeed {self.deepspeed}: {err.strerror}") from None
-        except ValueError as err:
-            raise ValueError(f"--deepspeed {self.deepspeed}: not JSON ({err})") from None
-        if not isinstance(config, dict):
-            raise ValueError(
-                f"--deepspeed {self.deepspeed}: expected a JSON object, found"
-                f" {type(config).__name__}"
-            )
-        return config
+        """Return the file's content, "auto" and unused sections settled.
+
+        raises ValueError where it is no JSON object
+        """
+        return settle_sections(read_deepspeed_json(self.deepspeed))[0]
 
     @property
     def global_batch(self) -> int:
@@ -85,8 +78,7 @@ class EngineSettings:
 
         raises ValueError where it cannot be run here
         """
-        config = self.read()
-        remarks = []
+        config, remarks = settle_sections(read_deepspeed_json(self.deepspeed))
         device = accelerator().device_name()
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
@@ -113,6 +105,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     if found:
         return found
     found = [f"{key} is set; leave it out: {why}" for key, why in OURS.items() if key in config]
+    found += refused_sections(config)
     batch = config.get("train_batch_size", 1)
     if type(batch) is not int or batch < 1:
         found.append(f"train_batch_size is {batch!r}; expected a whole number >= 1")

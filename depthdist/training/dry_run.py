@@ -12,6 +12,7 @@ from depthdist.training.micro_batch import step_memory
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
+    validation_remarks,
 )
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import make_plan
@@ -45,4 +46,5 @@ def dry_run(settings: Settings) -> None:
     for name, value in settings.as_dict().items():
         if value is not None:
             lines.append(f"setting      {name} = {value}")
+    remarks = [*remarks, *validation_remarks(dataset)]
     print("\n".join([*lines, *remarks, "dry run: nothing was computed or written"]))

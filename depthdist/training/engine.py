@@ -204,6 +204,19 @@ class Engine:
         tensors, values = self.weights.state(self.masters())
         return tensors, {**values, "skipped_steps": self.skipped_steps}
 
+    def example_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a state as `state` gives it after a step, with moments, also before the first one.
+
+        Every rank must call it. The engine stays as it is.
+        """
+        begun = self.weights.has_moments
+        self.weights.make_moments()
+        try:
+            return self.state()
+        finally:
+            if not begun:
+                self.weights.forget_first_step()
+
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Resume from `state`, of any number of ranks and any ZeRO stage.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from depthdist.core.errors import Stopped
 from depthdist.distributed.process_group import (
@@ -15,7 +16,7 @@ from depthdist.distributed.process_group import (
     sum_over_ranks,
 )
 from depthdist.evaluation.predictors import constant_predictor, network_predictor
-from depthdist.evaluation.tables import FOOTNOTE, UNTRAINED, format_scores, scores_table
+from depthdist.evaluation.tables import FIT, FOOTNOTE, UNTRAINED, format_scores, scores_table
 from depthdist.geometry.depth_range import normalize_depth
 from depthdist.models.adapter import load_adapter, save_adapter
 from depthdist.models.adapter_record import AdapterRecord
@@ -25,44 +26,69 @@ from depthdist.training import diagnostics
 from depthdist.training.parts import Run
 from depthdist.training.run_facts import mark_as_scored
 from depthdist.training.schedule import is_better, lr_factor
-from depthdist.training.validation import evaluate, log_scores, score_validation
+from depthdist.training.validation import (
+    evaluate,
+    log_scores,
+    look_without_validation,
+    score_validation,
+    scored_samples,
+)
 
 
 def end_epoch(run: Run) -> None:
-    """Evaluate; keep the adapter where it is the best so far, and all that a restart needs."""
+    """Evaluate; keep the adapter where it is the best so far, and all that a restart needs.
+
+    Without validation the last one is the best.
+    """
     state, best_by = run.state, run.settings.schedule.best_by
-    scores = evaluate(run)["none"]
-    is_best = is_better(best_by, scores[best_by], state.best)  # reduced: the same on every rank
+    scores: dict[str, float] | None = None
+    if run.data.has_validation:
+        scores = evaluate(run)["none"]
+        is_best = is_better(best_by, scores[best_by], state.best)  # reduced: equal on every rank
+        state.best = scores[best_by] if is_best else state.best
+        said = f"{format_scores(scores)}{'  (best)' if is_best else ''}"
+    else:
+        look_without_validation(run)
+        is_best = True
+        said = "kept; nothing to validate on"
     if is_best:
-        state.best = scores[best_by]
         state.best_epoch = state.epoch
-    epochs = f"{state.epoch}/{run.settings.train.epochs}"
-    best = "  (best)" if is_best else ""
-    run.output.tracker.say(f"epoch {epochs}: {format_scores(scores)}{best}")
+    run.output.tracker.say(f"epoch {state.epoch}/{run.settings.train.epochs}: {said}")
     weights = run.learner.weights_to_keep()
     if is_best and run.world.rank == 0:
-        model = run.learner.model
-        record = AdapterRecord.of(
-            model,
-            run.data.depth_range,
-            run.data.dataset.size,
-            step=state.step,
-            epoch=state.epoch,
-            eval_loss=scores["loss"],
-        )
-        save_adapter(model, weights, record, run.output.folder / "best")
+        record = adapter_record(run, scores["loss"] if scores else None)
+        save_adapter(run.learner.model, weights, record, run.output.folder / "best")
     save(run)
+
+
+def adapter_record(run: Run, eval_loss: float | None) -> AdapterRecord:
+    """Return what an adapter of now needs beside its weights."""
+    return AdapterRecord.of(
+        run.learner.model,
+        run.data.depth_range,
+        run.data.dataset.size,
+        step=run.state.step,
+        epoch=run.state.epoch,
+        eval_loss=eval_loss,
+    )
+
+
+def whole_state(
+    run: Run, engine_state: tuple[dict[str, Tensor], dict[str, Any]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all that a restart needs: tensors by name, and the values beside them."""
+    tensors, values = engine_state
+    if run.learner.ema:
+        average = run.learner.ema.state()
+        tensors = tensors | {f"ema/{name}": tensor for name, tensor in average.items()}
+    return tensors, {"train": asdict(run.state), "engine": values}
 
 
 def save(run: Run) -> None:
     """Write RUN/last: every rank takes part, rank 0 writes. The frozen model is not in it."""
-    tensors, values = run.learner.engine.state()
-    if run.learner.ema:
-        average = run.learner.ema.state()
-        tensors |= {f"ema/{name}": tensor for name, tensor in average.items()}
+    tensors, content = whole_state(run, run.learner.engine.state())
     if run.world.rank == 0:
         run.output.tracker.flush()  # first what is seen of these steps
-        content = {"train": asdict(run.state), "engine": values}
         folder, num_kept = run.output.folder / "last", run.settings.keep.keep
         save_state(folder, run.state.step, tensors, content, num_kept)
 
@@ -90,8 +116,12 @@ def finish(run: Run) -> None:
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
     rows, best_row = final_rows(run, best)
-    log_scores(run, "best", rows[best_row])
-    tracker.say(f"\n{scores_table(rows)}\n{FOOTNOTE}\n")
+    log_scores(run, "best" if run.data.has_validation else "fit", rows[best_row])
+    notes = [FOOTNOTE]
+    if not run.data.has_validation:
+        num, all_train = len(scored_samples(run)), run.data.dataset.count("train")
+        notes.append(f"on {num} of {all_train} training images: {FIT}")
+    tracker.say("\n".join(["", scores_table(rows), *notes, ""]))
     if state.epoch < run.settings.train.epochs:
         waited = state.epoch - state.best_epoch
         best_by = run.settings.schedule.best_by
@@ -104,6 +134,7 @@ def finish(run: Run) -> None:
     tracker.say(
         f"adapter      {folder}/best\ncurves       tensorboard --logdir {folder.parent}\n"
         f"next         python launch/evaluate.py --run {folder}"
+        f"{'' if run.data.has_validation else ' --split train'}"
     )
     if run.world.rank == 0:
         mark_as_scored(folder, state.epoch)
@@ -114,21 +145,21 @@ def final_rows(run: Run, best: DepthModel) -> tuple[dict[str, dict[str, float]],
     state, data = run.state, run.data
     mean_mm = data.dataset.stats("train")["mean_mm"]
     before = "calibrated, before training" if state.line else UNTRAINED
-    best_row = f"best adapter, epoch {state.best_epoch}"
+    on = "" if data.has_validation else ", train"
+    best_row = f"best adapter, epoch {state.best_epoch}{on}"
     constant = constant_predictor(mean_mm, data.depth_range)
-    rows = {
-        f"constant {mean_mm:.0f} mm": score_validation(run, constant)["none"].means(),
-        before: state.before["none"],
-        f"{before}, disparity-aligned": state.before["disparity"],
-        best_row: score_validation(run, network_predictor(best))["none"].means(),
-    }
+    rows = {f"constant {mean_mm:.0f} mm{on}": score_validation(run, constant)["none"].means()}
+    if data.has_validation:
+        rows[before] = state.before["none"]
+        rows[f"{before}, disparity-aligned"] = state.before["disparity"]
+    rows[best_row] = score_validation(run, network_predictor(best))["none"].means()
     return rows, best_row
 
 
 @torch.no_grad()
 def dominated_loss(run: Run, best: DepthModel) -> str | None:
     """Return a warning where a few pixels of a validation sample carry half of its loss."""
-    batch = run.data.loader.samples("val", [0]).to(run.world.device)
+    batch = run.data.loader.samples(run.data.watched_split, [0]).to(run.world.device)
     target, mask = normalize_depth(batch.depth_mm, run.data.depth_range, batch.mask)
     error = network_predictor(best)(batch) - target
     return diagnostics.dominated(error[0].abs(), mask[0])

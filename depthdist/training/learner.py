@@ -51,7 +51,7 @@ def build_learner(
     choose_micro_batch(settings, data, model, world, precision(ds_config))
     check = None
     if settings.keep.watch_every and precision(ds_config) != "fp32":
-        sample = data.loader.samples("val", [0]).to(world.device)
+        sample = data.loader.samples(data.watched_split, [0]).to(world.device)
         check = Float32Check(model, sample, data.depth_range)
     lr = settings.train.lr
     rates = {"lora": lr, "decoder": settings.train.decoder_lr or lr}

@@ -46,7 +46,7 @@ def run_loop(run: Run, request: StopRequest) -> None:
     raises Stopped after a stop request, with everything saved
     """
     state, keep = run.state, run.settings.keep
-    if not state.before:
+    if not state.before and run.data.has_validation:
         evaluate_before_training(run)
     batches = training_batches(run)
     start_weights = _copy_of_weights(run) if state.epoch == 0 else None

@@ -11,6 +11,7 @@ from depthdist.distributed.process_group import World
 
 SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What a dynamic loss scale consists of, as DeepSpeed names it."""
+STEP = "step"  # how the optimizer calls the number of steps it has taken
 WEIGHTS = "weights"  # the kind of tensor beside the moments, whose kinds the optimizer names
 
 
@@ -28,11 +29,12 @@ class MasterWeights:
         self.world = world
 
     def forget_first_step(self) -> None:
-        """Undo the step without a gradient that some of DeepSpeed's optimizers take at their start.
+        """Undo a step without a gradient: DeepSpeed's own at an optimizer's start, or ours.
 
-        Adam would count it.
+        Adam would count it. What an optimizer has before any step (Adagrad) stays.
         """
-        self.inner.state.clear()
+        if any(values.get("step", 1) for values in self.inner.state.values()):
+            self.inner.state.clear()
         for group in self.optimizer.param_groups:
             if "step" in group:
                 group["step"] = 0
@@ -49,43 +51,71 @@ class MasterWeights:
         return config or getattr(self.optimizer, "loss_scaler", None)
 
     @property
+    def _groups(self) -> list[list[Tensor]]:
+        """The fp32 tensors that the wrapped optimizer works on, by its parameter groups.
+
+        Each is one parameter, or many in a row.
+        """
+        if self.stage < 3:
+            return [list(group["params"]) for group in self.inner.param_groups]
+        groups: list[list[Tensor]] = [[] for _ in self.inner.param_groups]
+        for i, flat in enumerate(self.optimizer.fp32_partitioned_groups_flat):
+            groups[self.optimizer.sub_group_to_group_id[i]].append(flat)
+        return groups
+
+    @property
     def _flats(self) -> list[Tensor]:
-        """The fp32 tensors that the wrapped optimizer works on: one parameter each, or many."""
-        if self.stage == 3:
-            return self.optimizer.fp32_partitioned_groups_flat
-        return [p for group in self.inner.param_groups for p in group["params"]]
+        return [flat for group in self._groups for flat in group]
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the optimizer has taken a step, or needs none to have its moments."""
+        return all(self.inner.state.get(flat) for flat in self._flats)
 
     @property
     def _moments(self) -> list[str]:
         """What the optimizer keeps for each weight: exp_avg and exp_avg_sq of Adam."""
-        if not self.inner.state:
-            return []
-        flat, values = next(iter(self.inner.state.items()))
-        return [
-            kind
-            for kind, value in values.items()
-            if isinstance(value, Tensor) and value.shape == flat.shape
-        ]
+        kinds: dict[str, None] = {}  # in order
+        for flat in self._flats:
+            for kind, value in self.inner.state.get(flat, {}).items():
+                if kind != STEP and isinstance(value, Tensor) and value.shape == flat.shape:
+                    kinds[kind] = None
+        return list(kinds)
+
+    @property
+    def _numbers(self) -> dict[str, float]:
+        """What the optimizer keeps beside the moments: the steps taken, NAdam's mu_product."""
+        moments = self._moments
+        for flat in self._flats:
+            if values := self.inner.state.get(flat):
+                return {
+                    name: float(value)
+                    for name, value in values.items()
+                    if name not in moments and value is not None
+                }
+        return {}
 
     def state(self, masters: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return masters and moments by name, and the numbers beside them.
 
-        Every rank must call it.
+        Every rank must call it. Before the first step there are no moments.
         """
         tensors = {f"{WEIGHTS}/{name}": tensor for name, tensor in masters.items()}
+        self._link_moments()
         for kind in self._moments:
             for name in self.trained:
                 tensors[f"{kind}/{name}"] = self.get(name, kind).detach()
-        first: dict[str, Any] = next(iter(self.inner.state.values()), {})
-        step = first.get("step", self.optimizer.param_groups[0].get("step", 0))
+        numbers = self._numbers
+        step = numbers.pop(STEP, self.optimizer.param_groups[0].get(STEP, 0))
         scaler = {n: getattr(self.scaler, n) for n in SCALER_FIELDS if hasattr(self.scaler, n)}
-        return tensors, {"optimizer_step": float(step), "loss_scaler": scaler}
+        values = {"optimizer_step": float(step), "loss_scaler": scaler}
+        return tensors, {**values, "optimizer_numbers": numbers} if numbers else values
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Put back what `state` gave; raise ValueError when it is of another model."""
         kinds = list(dict.fromkeys(name.partition("/")[0] for name in tensors))
         self._check_same_model(tensors, kinds)
-        self._make_moments(kinds, values["optimizer_step"])
+        self._restore_steps(kinds, values)
         for name, parameter in self.trained.items():
             for kind in kinds:
                 self.put(name, kind, tensors[f"{kind}/{name}"].to(self.world.device))
@@ -109,18 +139,63 @@ class MasterWeights:
                 f" tensors too many, {len(wanted.keys() - tensors.keys())} missing, or other sizes"
             )
 
-    def _make_moments(self, kinds: list[str], step: float) -> None:
-        """Let the optimizer have moments to put values into, after `step` steps."""
-        if step:
-            for flat in self._flats:
-                self.inner.state[flat] = {"step": torch.tensor(step)}
-                for kind in kinds:
-                    if kind != WEIGHTS:
-                        self.inner.state[flat][kind] = torch.zeros_like(flat)
+    def _restore_steps(self, kinds: list[str], values: dict[str, Any]) -> None:
+        """Let the optimizer have the moments of these kinds, and the numbers of that many steps."""
+        step = values["optimizer_step"]
+        numbers = {STEP: step, **values.get("optimizer_numbers", {})}
+        if step or kinds != [WEIGHTS]:
+            self.make_moments()
+        else:
+            self.forget_first_step()
+        if set(kinds) != {WEIGHTS, *self._moments}:
+            raise ValueError(
+                f"the saved state is of another optimizer: it has {', '.join(kinds)}; this one"
+                f" keeps {', '.join([WEIGHTS, *self._moments])}"
+            )
+        for state in self.inner.state.values():
+            for name in numbers.keys() & state.keys():
+                kind = type(state[name])
+                state[name] = (
+                    torch.full_like(state[name], numbers[name])
+                    if kind is Tensor
+                    else kind(numbers[name])
+                )
         for group in self.optimizer.param_groups:
-            if "step" in group:
-                group["step"] = int(step)
-        if step and hasattr(self.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            if STEP in group:
+                group[STEP] = int(step)
+
+    @torch.no_grad()
+    def make_moments(self) -> None:
+        """Let the optimizer make its moments where it has none yet; no weight moves.
+
+        Only the optimizer knows of which kinds they are, so it takes a step without a gradient.
+        """
+        groups = self._groups
+        if self.has_moments:
+            return
+        before = [(flat, flat.detach().clone(), flat.grad) for group in groups for flat in group]
+        params = [group["params"] for group in self.inner.param_groups]
+        try:
+            for group, flats in zip(self.inner.param_groups, groups):
+                group["params"] = flats  # empty between the steps under ZeRO 3
+            for flat, _, _ in before:
+                flat.grad = torch.zeros_like(flat)
+            self.inner.step()
+        finally:
+            for group, own in zip(self.inner.param_groups, params):
+                group["params"] = own
+            for flat, weights, grad in before:
+                flat.copy_(weights)
+                flat.grad = grad
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Let DeepSpeed find the moments of each parameter under ZeRO 1 and 2.
+
+        0.19 does that once, after its first parameter group's first step, and finds none of the
+        other groups.
+        """
+        if hasattr(self.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
 

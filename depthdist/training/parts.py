@@ -33,6 +33,16 @@ class TrainingData:
     plan: TrainPlan
     depth_range: DepthRange
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images; without them the last weights are the best."""
+        return self.dataset.has("val")
+
+    @property
+    def watched_split(self) -> str:
+        """The split whose images are looked at while training."""
+        return "val" if self.has_validation else "train"
+
 
 @dataclass
 class Learner:

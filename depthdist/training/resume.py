@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from depthdist.core.files import replace_folder
 from depthdist.distributed.process_group import World, broadcast_from_rank_0
 from depthdist.models.adapter_record import ADAPTER_FILE
+from depthdist.runs.state_files import states
 from depthdist.runs.training_state import load_state
 from depthdist.training.parts import Learner
 from depthdist.training.train_state import TrainState
@@ -46,8 +48,20 @@ def read_saved(run: Path, resume: str, world: World) -> Saved:
             flush=True,
         )
         if source != run and (source / "best").exists():
-            shutil.copytree(source / "best", run / "best", dirs_exist_ok=True)
+            with replace_folder(run / "best") as fresh:
+                shutil.copytree(source / "best", fresh, dirs_exist_ok=True)
     return Saved(TrainState(**values["train"]), tensors, values["engine"])
+
+
+def describe_saved(run: Path) -> str:
+    """Return what is left of a run that had to stop, as the end of its error line."""
+    try:
+        names = [state.name for state in states(run / "last")]
+    except OSError:
+        names = []
+    if not names:
+        return "no state is saved: once that is mended, the same command begins anew"
+    return f"once that is mended, the same command goes on from {run}/last/{names[-1]}"
 
 
 def _print_warning(line: str) -> None:

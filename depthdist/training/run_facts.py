@@ -58,7 +58,7 @@ def derive_facts(
         "all_parameters": total,
         "train_samples": dataset.count("train"),
         "epoch_samples": plan.num_samples,
-        "val_samples": dataset.count("val"),
+        "val_samples": dataset.count("val") if dataset.has("val") else 0,
         "picture_size": str(dataset.size),
         "truth_size": str(dataset.depth_size),
         "near_mm": bounds.near_mm,
@@ -97,6 +97,16 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
             f" {facts['micro_batch']} x {facts['accumulation']} accumulated"
         ),
         f"steps        {facts['steps']}, {facts['steps_per_epoch']} an epoch",
+    ]
+
+
+def validation_remarks(dataset: Dataset) -> list[str]:
+    """Return what it means for the run that there are no validation images, if so."""
+    if dataset.has("val"):
+        return []
+    return [
+        f"validation   none: {dataset.place} has no images of a split val; the last weights are"
+        " kept as the best, and pictures and the final table are of training images"
     ]
 
 

@@ -84,7 +84,11 @@ class KeepSettings:
     """Optimizer steps from one look at what the precision costs to the next: a validation sample
     in float32 beside it; 0: never."""
     pictures: int = 4
-    "Validation samples drawn at each evaluation, the same ones every time."
+    """Validation samples (without any, training samples) drawn at each evaluation, the same ones
+    every time."""
+    verify_first: bool = False
+    """Read every byte of the local shards before training, with all cores, and stop at once where
+    one is damaged, not in a later epoch."""
     dry_run: bool = False
     "Print everything that follows from the settings, and stop."
 
@@ -170,7 +174,7 @@ def check_together(settings: Settings) -> list[str]:
     found = _problems_of_choices(settings)
     try:
         dataset = open_dataset(settings.data)
-        dataset.count("val")
+        found += _problems_without_validation(settings, dataset)
         found += _problems_of_length(settings, dataset)
         ds_config, _ = settings.engine.resolved()
     except ValueError as err:
@@ -198,6 +202,26 @@ def _problems_of_choices(settings: Settings) -> list[str]:
         if resume == "never":
             way_out = "take another name, or --resume auto to go on"
         found.append(f"--run {run}: a run is there already; {way_out}")
+    return found
+
+
+def _problems_without_validation(settings: Settings, dataset: Dataset) -> list[str]:
+    """Return which settings need validation images, where the dataset has none."""
+    if dataset.has("val"):
+        return []
+    schedule = settings.schedule
+    none = f"{dataset.place} has no validation images (split val)"
+    found = []
+    if schedule.patience:
+        found.append(
+            f"--patience is {schedule.patience}, and {none} that would say when to stop: leave it"
+            " out"
+        )
+    if schedule.best_by != "loss":
+        found.append(
+            f"--best-by is {schedule.best_by}, and {none} to measure it on: leave it out; the last"
+            " weights are kept"
+        )
     return found
 
 

@@ -8,12 +8,17 @@ micro-batches, or where the run was stopped.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from depthdist.core.errors import CannotWrite, os_error_text
+from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import write_json
+from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
@@ -21,7 +26,7 @@ from depthdist.training.keeping import finish
 from depthdist.training.learner import build_learner, build_model
 from depthdist.training.loop import run_loop
 from depthdist.training.parts import Output, Run
-from depthdist.training.resume import read_saved, restore
+from depthdist.training.resume import describe_saved, read_saved, restore
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
@@ -29,10 +34,13 @@ from depthdist.training.run_facts import (
     is_scored,
     range_warnings,
     run_record,
+    validation_remarks,
 )
+from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
-from depthdist.training.validation import near_duplicates_warning
+from depthdist.training.validation import near_duplicates_warning, record_seen_images
+from depthdist.training.verify_first import verify_before_training
 
 
 def train(settings: Settings, world: World) -> None:
@@ -41,8 +49,21 @@ def train(settings: Settings, world: World) -> None:
     raises ValueError on bad input, Stopped after a stop request
     """
     dataset = open_training_data(settings, world)
+    if settings.keep.verify_first:
+        verify_before_training(dataset, world)
     ds_config, remarks = settings.engine.resolved()
-    folder = make_run_folder(settings, world)
+    with run_folder(settings, world) as folder:
+        _train(settings, world, folder, dataset, ds_config, remarks)
+
+
+def _train(
+    settings: Settings,
+    world: World,
+    folder: Path,
+    dataset: Dataset,
+    ds_config: dict[str, Any],
+    remarks: list[str],
+) -> None:
     saved = read_saved(folder, settings.keep.resume, world)
     data = build_data(dataset, settings, world, folder)
     model = build_model(settings, data, world, saved.state)
@@ -53,35 +74,49 @@ def train(settings: Settings, world: World) -> None:
         dataset, data.plan, data.loader, model, settings.train.epochs, learner.engine.precision
     )
     resumed_at = saved.state.step if saved.engine else None
-    tracker = Tracker(folder, world.rank == 0, resumed_at, facts["steps"])
-    run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-    announce(run, facts, ds_config, remarks)
-    try:
+    with (
+        saying_how_to_go_on(folder, data.plan.micro_batch),
+        Tracker(folder, world.rank == 0, resumed_at, facts["steps"]) as tracker,
+    ):
+        run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
+        announce(run, facts, ds_config, [*remarks, *validation_remarks(dataset)])
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return
+        try_saving(run)
+        record_seen_images(run, is_new=not saved.engine)
         if not saved.engine:
             tracker.text("settings", facts_table(facts))
             run.output.warn(near_duplicates_warning(run))
         with StopRequest() as request:
             run_loop(run, request)
         finish(run)
+
+
+@contextmanager
+def saying_how_to_go_on(folder: Path, micro_batch: int) -> Iterator[None]:
+    """Give errors of disk and memory one line that says what is saved, or what to try."""
+    try:
+        yield
+    except (CannotWrite, OSError) as err:
+        text = os_error_text(err) if isinstance(err, OSError) else str(err)
+        raise ValueError(f"{text}; {describe_saved(folder)}") from err
     except torch.OutOfMemoryError as err:
         raise ValueError(
-            f"out of memory with micro-batches of {data.plan.micro_batch}: try --micro-batch auto,"
+            f"out of memory with micro-batches of {micro_batch}: try --micro-batch auto,"
             f" --checkpointing, or smaller images ({str(err)[:120]})"
         ) from err
-    finally:
-        tracker.close()
 
 
-def make_run_folder(settings: Settings, world: World) -> Path:
-    """Return the run's folder, the same on every rank; rank 0 makes it."""
+@contextmanager
+def run_folder(settings: Settings, world: World) -> Iterator[Path]:
+    """Yield the run's folder, the same on every rank; rank 0 makes it and holds it for this run."""
     named = settings.train.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = broadcast_from_rank_0(named)
-    if world.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with ExitStack() as held:
+        if world.rank == 0:
+            held.enter_context(hold_folder(folder, "launch/train.py", "--run"))
+        yield folder
 
 
 def announce(
@@ -109,9 +144,10 @@ def announce(
 
 def describe_finished(run: Run) -> str:
     """Return the line that says that a run has nothing left to train."""
-    state = run.state
+    state, best_by = run.state, run.settings.schedule.best_by
+    best = "without validation"
+    if state.best is not None:
+        best = f"best eval {best_by} {state.best:.4f} at epoch {state.best_epoch}"
     return (
-        f"{run.output.folder} is finished: {state.epoch} epochs, best eval"
-        f" {run.settings.schedule.best_by} {state.best:.4f} at epoch {state.best_epoch}. More"
-        " --epochs would go on"
+        f"{run.output.folder} is finished: {state.epoch} epochs, {best}. More --epochs would go on"
     )

@@ -13,7 +13,8 @@ class TrainState:
     step, epoch     optimizer steps taken, epochs finished
     position        where in the data training resumes, as Position.token gives it
     line            scale, shift and explained share of the calibrated start, where there was one
-    best            best score so far of --best-by, and best_epoch, at whose end
+    best            best score so far of --best-by, and best_epoch, at whose end; without
+                    validation there is no score, and the last epoch is the best
     before          scores of the model before training, as it is and by alignment
     losses          eval loss of every evaluation
     """

@@ -1,8 +1,9 @@
-"""Looking at a run while it trains: scores, figures, precision, near-duplicates."""
+"""Looking at a run while it trains: scores, figures, precision, images in two splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from depthdist.evaluation.predictors import Predictor, network_predictor
 from depthdist.evaluation.scoring import Scores, score
 from depthdist.evaluation.tables import format_scores
 from depthdist.geometry.depth_range import denormalize_depth
+from depthdist.runs.seen_images import SEEN_FILE, SeenImages, hashes_of, write_seen
+from depthdist.shards.image_hashes import describe_shared
 from depthdist.training.parts import Run
 from depthdist.training.precision_check import LIMIT_MM, Float32Check
 
 CPU = torch.device("cpu")
 NOT_LOGGED = ("images", "damaged")  # of the mean scores
+MOST_SCORED = 256  # training images, where there are none for validation
 MAX_COMPARED = {"train": 256, "val": 64}  # images in which near-duplicates are looked for
 
 
@@ -40,6 +44,13 @@ def evaluate(run: Run, ways: Sequence[str] = ("none",)) -> dict[str, dict[str, f
     return means
 
 
+def look_without_validation(run: Run) -> None:
+    """Draw figures of training samples with the weights that would be kept now."""
+    learner = run.learner
+    with learner.engine.holding(learner.ema.weights if learner.ema else None):
+        draw_figures(run)
+
+
 def predictor(run: Run) -> Predictor:
     """Return the network as it is evaluated now."""
     run.learner.model.eval()
@@ -49,19 +60,31 @@ def predictor(run: Run) -> Predictor:
 def score_validation(
     run: Run, predict: Predictor, ways: Sequence[str] = ("none",)
 ) -> dict[str, Scores]:
-    """Return the scores over the validation split by alignment; the ranks share the samples."""
+    """Return the scores over the validation split by alignment; the ranks share the samples.
+
+    Without validation they are those of MOST_SCORED training images, evenly spread.
+    """
     data, world = run.data, run.world
-    batches = data.loader.evaluate("val", data.plan.micro_batch, world.rank, world.size)
+    samples = scored_samples(run)
+    batches = data.loader.evaluate(
+        data.watched_split, data.plan.micro_batch, world.rank, world.size, samples
+    )
     return score(
         predict,
         batches,
-        data.dataset.count("val"),
+        len(samples),
         data.depth_range,
         run.settings.loss,
         world.device,
         gather_from_all_ranks,
         ways,
     )
+
+
+def scored_samples(run: Run) -> list[int]:
+    """Return the numbers of the samples that are scored: all of validation, or some of train."""
+    count = run.data.dataset.count(run.data.watched_split)
+    return evenly_spread(count, count if run.data.has_validation else MOST_SCORED)
 
 
 def log_scores(run: Run, prefix: str, means: dict[str, float]) -> None:
@@ -73,9 +96,10 @@ def log_scores(run: Run, prefix: str, means: dict[str, float]) -> None:
 @torch.no_grad()
 def draw_figures(run: Run) -> None:
     """Draw RGB | ground truth | prediction | error of validation samples in TensorBoard."""
-    step = run.state.step
-    for i in evenly_spread(run.data.dataset.count("val"), run.settings.keep.pictures):
-        batch = run.data.loader.samples("val", [i]).to(run.world.device)
+    step, split = run.state.step, run.data.watched_split
+    folder = "validation" if run.data.has_validation else "training"
+    for i in evenly_spread(run.data.dataset.count(split), run.settings.keep.pictures):
+        batch = run.data.loader.samples(split, [i]).to(run.world.device)
         # on every rank: under ZeRO 3 they need each other
         pred_mm = denormalize_depth(predictor(run)(batch), run.data.depth_range)
         if run.world.rank == 0:
@@ -87,7 +111,7 @@ def draw_figures(run: Run) -> None:
                 title=f"{name}, step {step}",
                 columns=2,
             )
-            run.output.tracker.picture(f"validation/{i:03d} {name}", figure_pixels(drawn), step)
+            run.output.tracker.picture(f"{folder}/{i:03d} {name}", figure_pixels(drawn), step)
 
 
 def evenly_spread(num: int, count: int) -> list[int]:
@@ -105,17 +129,35 @@ def check_precision(run: Run, check: Float32Check) -> None:
     if off_mm > LIMIT_MM:
         run.output.warn(
             f"{engine.precision} moves a depth by up to {off_mm:.2f} mm against float32 (step"
-            f" {state.step}, one validation sample)"
+            f" {state.step}, one sample of {run.data.watched_split})"
         )
 
 
 def near_duplicates_warning(run: Run) -> str | None:
     """Return rank 0's warning about validation images that the training set has too, or None."""
-    if run.world.rank:
+    if run.world.rank or not run.data.has_validation:
         return None
     train, train_stems = _fingerprints(run, "train")
     val, val_stems = _fingerprints(run, "val")
     return format_warning(summarize_split(val, train, val_stems, train_stems))
+
+
+def record_seen_images(run: Run, is_new: bool) -> None:
+    """Write RUN/seen.npy, so that an evaluation knows what the run learned from.
+
+    A new run also warns of images that are in two splits.
+    """
+    folder, dataset = run.output.folder, run.data.dataset
+    if run.world.rank or not (is_new or not (folder / SEEN_FILE).exists()):
+        return
+    hashes = {split: hashes_of(dataset, split) for split in dataset.splits}
+    none = np.zeros_like(hashes["train"][:0])
+    seen = SeenImages(hashes["train"], hashes.get("val", none))
+    write_seen(folder, seen, base=Path(run.settings.model.model))
+    if is_new:
+        shared = describe_shared(hashes, lambda split, i: dataset.find(split, i)[1].stem)
+        for line in shared:
+            run.output.warn(line)
 
 
 def _fingerprints(run: Run, split: str) -> tuple[np.ndarray, list[str]]:

@@ -46,23 +46,25 @@ def make_loader(data: Path, **settings: Any):
     return Loader(open_dataset(given), given)
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, width: int = 96, layers: int = 4) -> Path:
     """A small DA-V2 in Hugging Face format, whose decoder counts as pretrained and whose depth
-    differs widely from pixel to pixel."""
+    differs widely from pixel to pixel. `width` is a multiple of 12."""
     import torch
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
     seen = {
         "image_size": 224,
         "patch_size": 14,
-        "out_indices": [1, 2, 3, 4],
+        "out_indices": list(range(layers - 3, layers + 1)),
         "reshape_hidden_states": False,
         "apply_layernorm": True,
     }
-    backbone = Dinov2Config(hidden_size=96, num_attention_heads=3, num_hidden_layers=4, **seen)
+    backbone = Dinov2Config(
+        hidden_size=width, num_attention_heads=3, num_hidden_layers=layers, **seen
+    )
     decoder = {
-        "reassemble_hidden_size": 96,
-        "neck_hidden_sizes": [24, 48, 96, 96],
+        "reassemble_hidden_size": width,
+        "neck_hidden_sizes": [width // 4, width // 2, width, width],
         "fusion_hidden_size": 32,
         "head_hidden_size": 16,
     }

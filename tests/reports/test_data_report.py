@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.captures import HOSTILE, capture, write_capture, write_raw
+from helpers.captures import HOSTILE, capture, stem_of, write_capture, write_raw
 from helpers.commands import command
 from helpers.html_pages import read
 from helpers.runs import make_shards
@@ -39,6 +39,19 @@ def test_shards_are_counted_by_split(tmp_path):
     text = read(tmp_path / "page.html")
     assert "14 (11 train, 3 val)" in text
     assert "No file was rejected" in text
+
+
+def test_images_of_two_splits_are_named_on_the_page_of_shards(tmp_path):
+    write_raw(tmp_path / "raw", 4)
+    for folder in ("images", "depth"):
+        first, *_, last = sorted((tmp_path / "raw" / folder).iterdir())
+        last.write_bytes(first.read_bytes())
+    groups = tmp_path / "groups.csv"
+    groups.write_text("".join(f"{stem_of(i)},{'val' if i == 3 else 'train'}\n" for i in range(4)))
+    data = make_shards(tmp_path, split="file", groups=str(groups))
+    done = command("tools/report.py", "data", data, "--workers", 1)
+    assert done.code == 0, done
+    assert "1 of 1 images of val are in train as well" in read(tmp_path / "shards-report.html")
 
 
 def test_planted_faults_are_found_and_clean_captures_are_not_accused(tmp_path):

@@ -5,13 +5,12 @@ import multiprocessing
 import os
 import random
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+from helpers.disks import fill, make_room, small_disk
 from helpers.training_states import load, names, save, weights
 
 from depthdist.runs.state_files import MANIFEST, TENSORS, VALUES, states
@@ -53,26 +52,13 @@ def test_a_write_that_fails_leaves_the_state_before_it(tmp_path):
 
 
 def test_a_full_disk_leaves_the_state_before_it(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True
-        ).returncode
-    ):
-        pytest.skip("a tiny file system cannot be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "256k") as disk:
         save(disk / "last", 1)
-        refused(
-            disk / "last",
-            2,
-            "No space left on device",
-            "the state before it, step-000001, is whole",
-        )
+        whole = "the state before it, step-000001, is whole"
+        refused(disk / "last", 2, "No space left on device", whole)
         assert names(disk / "last") == ["step-000001"] and load(disk / "last")[0] == 1
         for free in range(0, 40_000, 4096):  # full after the folder, the tensors, the values, ...
-            (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - free))
+            fill(disk, free)
             try:
                 save(disk / "last", 2, keep=2)
                 assert load(disk / "last")[0] == 2
@@ -83,12 +69,15 @@ def test_a_full_disk_leaves_the_state_before_it(tmp_path):
                     and names(disk / "last") == ["step-000001"]
                     and load(disk / "last")[0] == 1
                 )
-                (disk / "filler").unlink()
+                make_room(disk)
         else:
             pytest.fail("never enough room")
         assert free > 0
-    finally:
-        subprocess.run(["umount", "-l", disk])
+
+
+def test_the_folder_of_a_run_that_is_gone_is_not_made_again(tmp_path):
+    refused(tmp_path / "run/last", 2, "No such file", "there is no state before it")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

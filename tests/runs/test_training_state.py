@@ -43,6 +43,7 @@ def test_every_bit_of_every_tensor_comes_back(tmp_path):
         "the same once more": flat,
         "trained": torch.nn.Parameter(torch.ones(2)),
     }
+    (tmp_path / "run").mkdir()
     state = save_state(tmp_path / "run/last", 123, tensors, {}, keep=1)
     found, _, where = load_state(tmp_path / "run/last", pytest.fail)
     assert where == state == tmp_path / "run/last/step-000123" and names(state) == sorted(

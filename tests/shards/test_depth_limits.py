@@ -201,3 +201,47 @@ def test_masked_depths_beyond_ten_medians_are_never_advised_to_be_kept(tmp_path)
     (line,) = [line for line in dataset_warnings(build_shards(settings), settings) if "far" in line]
     assert "10 times the median depth and more is no measurement" in line
     assert "keeps" not in line
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(10, "centimetres (1"), (25.4, "inches (1"), (0.1, "tenths of a millimetre (1")],
+)
+def test_another_unit_is_told(tmp_path, factor, words):
+    def other_unit(number, xyz):
+        xyz /= factor
+
+    write(tmp_path / "raw", other_unit)
+    settings = ShardSettings(
+        raw=str(tmp_path / "raw"),
+        out=str(tmp_path / "out"),
+        **{**SMALL, "split": "none", "far": 40000},
+    )
+    (line,) = [
+        line for line in dataset_warnings(build_shards(settings), settings) if "is it in" in line
+    ]
+    assert words in line
+
+
+def test_captures_beyond_far_are_refused_with_the_unit_that_they_may_have(tmp_path):
+    def tenths(number, xyz):
+        xyz *= 10
+
+    write(tmp_path / "raw", tenths)
+    with pytest.raises(ValueError, match=r"no valid pixel.*tenths of a millimetre"):
+        shards(tmp_path)
+
+
+def test_an_outermost_depth_that_all_captures_share_is_told(tmp_path):
+    def far_plane(number, xyz):
+        xyz[:30] *= 3500 / xyz[:30, :, 2:]
+
+    write(tmp_path / "raw", far_plane)
+    settings = ShardSettings(
+        raw=str(tmp_path / "raw"), out=str(tmp_path / "out"), **{**SMALL, "split": "none"}
+    )
+    index = build_shards(settings)
+    (line,) = [line for line in dataset_warnings(index, settings) if "very same depth" in line]
+    assert "in 8 of 8 captures" in line
+    assert "3500.0 mm, the farthest there is" in line
+    assert line.endswith("shard with --far 3499")

@@ -169,28 +169,70 @@ def test_a_key_in_two_shards_is_two_samples(tmp_path):
 # ------------------------------------------------------------------------------------- splits, runs
 
 
-@pytest.mark.parametrize("val", ["val", "validation"])
+@pytest.mark.parametrize("val", ["val", "validation", "Valid"])
 def test_folders_decide_the_split(tmp_path, val):
     write(tmp_path / "train", shards=(2, 1))
     write(tmp_path / val, shards=(2,))
-    write(tmp_path / "test", shards=(1,))
+    write(tmp_path / "more", shards=(1,))
     write(tmp_path / "train/.hidden", shards=(1,))
     (tmp_path / "up").symlink_to(tmp_path)
     made = index(tmp_path, split="session")
-    assert [(s["name"], s["count"]) for s in made["shards"]] == [
+    assert sorted((s["name"], s["count"]) for s in made["shards"]) == [
+        *([("Valid/shard-000000.tar", 2)] if val == "Valid" else []),
         ("train/shard-000000.tar", 2),
         ("train/shard-000001.tar", 1),
-        (f"{val}/shard-000000.tar", 2),
+        *([(f"{val}/shard-000000.tar", 2)] if val != "Valid" else []),
     ]
     assert {name: (s["count"], s["shards"]) for name, s in made["splits"].items()} == {
         "train": (3, 2),
         "val": (2, 1),
     }
     assert (
-        made["notes"][0] == f"split by the folders train, {val}; 1 other tars are left out"
+        made["notes"][0]
+        == f"split by the folders train, {val}{' (val)' * (val != 'val')}; 1 other tars are left"
+        " out"
         and verify_dataset(tmp_path) == []
     )
     assert list(streamed(tmp_path, "val")) == ["000000", "000001"]
+
+
+def test_a_folder_of_tars_named_holdout_is_the_test(tmp_path):
+    for name, count in (("train", 3), ("dev", 1), ("Hold-out", 2), ("skip", 1)):
+        write(tmp_path / name, shards=(count,))
+    made = index(tmp_path)
+    assert {name: s["count"] for name, s in made["splits"].items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 2,
+    }
+    assert made["notes"][0] == (
+        "split by the folders train, dev (val), Hold-out (test), skip; 1 other tars are left out"
+    )
+    stems = [ref.stem for ref in read_index(tmp_path).samples("test")]
+    assert stems == ["000000", "000001"]
+
+
+def test_names_of_tars_decide_the_split_where_folders_do_not(tmp_path):
+    for name, count in (("train", 4), ("test", 2)):
+        write(tmp_path / name, shards=(count,))
+        (tmp_path / name / "shard-000000.tar").rename(tmp_path / f"{name}-000000.tar")
+    made = index(tmp_path)
+    assert {name: s["count"] for name, s in made["splits"].items()} == {"train": 4, "test": 2}
+    assert made["notes"][0] == "split by the names train, test"
+
+
+def test_two_words_that_may_mean_one_split_are_refused_in_one_line(tmp_path):
+    for name in ("train", "val", "eval"):
+        write(tmp_path / name, shards=(1,))
+    with pytest.raises(ValueError, match="eval and val could both mean val") as caught:
+        index(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_in_folders_of_splits_are_said_not_to_be_used(tmp_path):
+    write(tmp_path, shards=(7,), key=lambda i: f"{'test' if i > 4 else 'train'}/{i:06d}")
+    note = index(tmp_path, seed=1)["note"]
+    assert note.startswith("WARNING   names that look like splits were not used (test, train): ")
 
 
 def test_samples_of_one_shard_may_be_on_both_sides(tmp_path):

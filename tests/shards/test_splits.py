@@ -63,8 +63,8 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
     rng = np.random.default_rng(seed)
     groups = [f"g{i}" for i in rng.integers(0, 6, 25)]
     sides, there = (
-        {"g0": True, "g1": False} if seed % 2 else {},
-        Counter({True: 3, False: 5} if seed % 3 else {}),
+        {"g0": "val", "g1": "train"} if seed % 2 else {},
+        Counter({"val": 3, "train": 5} if seed % 3 else {}),
     )
     found = choose_groups(tmp_path, groups, sides, there, 0.3, seed)
     assert set(found) == set(groups)
@@ -73,15 +73,17 @@ def test_validation_gets_as_near_to_its_share_as_whole_groups_allow(tmp_path, se
 
     def off(chosen):
         return abs(
-            there[True] + sum(chosen[g] for g in groups) - int(0.3 * (25 + there.total()) + 0.5)
+            there["val"]
+            + sum(chosen[g] == "val" for g in groups)
+            - int(0.3 * (25 + there.total()) + 0.5)
         )
 
     def whole(chosen):
-        return {chosen[g] for g in groups} | set(there) == {True, False}
+        return {chosen[g] for g in groups} | set(there) == {"train", "val"}
 
     every = [
         {**sides, **dict(zip(free, picks))}
-        for picks in itertools.product((True, False), repeat=len(free))
+        for picks in itertools.product(("train", "val"), repeat=len(free))
     ]
     assert off({**sides, **found}) == min(off(chosen) for chosen in every if whole(chosen))
     assert whole({**sides, **found})
@@ -172,7 +174,7 @@ def test_many_problems_are_five_lines_and_their_number(tmp_path):
         ),
         (["val", "skip", "val", "val"], "train would be empty: found 0 groups"),
         (["train"] * 4, "val would be empty"),
-        (["skip"] * 4, "all 4 captures are of the group skip"),
+        (["skip"] * 4, r"all 4 captures are to be left out \(skip\)"),
     ],
 )
 def test_a_side_that_would_be_empty_is_refused_before_any_work(tmp_path, names, words):

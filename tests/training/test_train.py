@@ -186,11 +186,6 @@ def test_a_batch_that_cannot_be_cut_names_what_would_do(data, tmp_path):
     )
 
 
-def test_data_without_validation_is_refused_before_any_work(tmp_path):
-    (line,) = train(make_shards(tmp_path, 4, split="none"), tmp_path / "run").errors
-    assert "val" in line and not (tmp_path / "run").exists()
-
-
 # --------------------------------------------------------------------------------------------- best
 
 

@@ -116,7 +116,7 @@ def compare_loaders(settings: DataBenchSettings) -> int:
             "raw": [asdict(row) for row in raw_files],
         }
         settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(content, indent=1, default=str))
+        settings.json.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
     return 0
 
 
@@ -146,7 +146,9 @@ def job_of(
         "loader": loader,
         "shards": str(shards),
         "data": str(data),
-        "depth_size": json.loads((shards / "index.json").read_text())["depth"]["size"],
+        "depth_size": json.loads((shards / "index.json").read_text(encoding="utf-8"))["depth"][
+            "size"
+        ],
         "batch": settings.batch,
         "workers": settings.workers,
         "samples": settings.samples,

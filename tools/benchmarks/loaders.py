@@ -206,7 +206,7 @@ def energon_convert(job: Job) -> None:
         job.data, names, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1
     )
     text = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
-    Path(job.data, ".nv-meta/dataset.yaml").write_text(text)
+    Path(job.data, ".nv-meta/dataset.yaml").write_text(text, encoding="utf-8")
 
 
 def energon(job: Job) -> Batches:

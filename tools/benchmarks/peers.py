@@ -70,24 +70,24 @@ def make_environment(folder: Path, peer: Peer) -> Path:
     ready = folder / "ready"
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     made_of = json.dumps([astuple(peer), packages])
-    if ready.exists() and ready.read_text() == made_of:
+    if ready.exists() and ready.read_text(encoding="utf-8") == made_of:
         return python
     print_progress(f"installing {peer.package}")
     shutil.rmtree(folder, ignore_errors=True)
     run([sys.executable, "-m", "venv", folder])
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    (site / "project.pth").write_text("\n".join(packages))
+    (site / "project.pth").write_text("\n".join(packages), encoding="utf-8")
     pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "numpy")]
-    (folder / "pins").write_text("\n".join(pins))
+    (folder / "pins").write_text("\n".join(pins), encoding="utf-8")
     pip = [python, "-m", "pip", "install", "--quiet", "--constraint", folder / "pins"]
     run([*pip, *(["--no-deps"] if peer.needs else []), peer.package])
     if peer.needs:
         run([*pip, *peer.needs])
     for name, text in peer.stubs.items():
         (site / name).parent.mkdir(parents=True, exist_ok=True)
-        (site / name).write_text(text)
+        (site / name).write_text(text, encoding="utf-8")
     run([python, "-c", f"import {peer.module}"])
-    ready.write_text(made_of)
+    ready.write_text(made_of, encoding="utf-8")
     return python
 
 
@@ -95,11 +95,11 @@ def convert_samples(python: Path, job: dict[str, Any]) -> None:
     """Write the samples in the loader's own format, once."""
     folder = Path(job["data"])
     done = folder.with_suffix(".done")
-    index = Path(job["shards"], "index.json").read_text()
-    if done.exists() and done.read_text() == index:
+    index = Path(job["shards"], "index.json").read_text(encoding="utf-8")
+    if done.exists() and done.read_text(encoding="utf-8") == index:
         return
     print_progress(f"converting for {job['loader']}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run_module(python, "measure_loader", "convert", json.dumps(job))
-    done.write_text(index)
+    done.write_text(index, encoding="utf-8")

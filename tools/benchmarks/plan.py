@@ -131,7 +131,7 @@ def write_dataset(folder: Path, count: int) -> None:
         "shards": shards,
         **write_sample_table(folder, count),
     }
-    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def write_sample_table(folder: Path, count: int) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def peak_mib() -> float:
     """Return the peak of this process's memory so far."""
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert match, "Linux reports it"
     return int(match[1]) / 1024
 

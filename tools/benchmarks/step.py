@@ -157,7 +157,7 @@ def compare_steps(settings: StepSettings) -> int:
             **measured._asdict(),
             "bars": bars,
         }
-        settings.json.write_text(json.dumps(content, indent=1, default=str))
+        settings.json.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
     return 0
 
 
@@ -173,7 +173,9 @@ def make_job(settings: StepSettings) -> dict[str, Any]:
         shards[rgb] = settings.work / f"steps-{rgb}-{settings.size}-of-{raw.name}"
         size = ["--size", settings.size]
         run_tool("shard.py", raw, shards[rgb], "--split", "none", *size, "--rgb", rgb)
-    stats = json.loads((shards["jpeg"] / "index.json").read_text())["splits"]["train"]["stats"]
+    stats = json.loads((shards["jpeg"] / "index.json").read_text(encoding="utf-8"))["splits"][
+        "train"
+    ]["stats"]
     return {
         "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
         "raw": str(raw),

@@ -40,7 +40,7 @@ class Job(NamedTuple):
     @property
     def batch(self) -> int:
         """The global batch."""
-        return int(json.loads(Path(self.deepspeed).read_text())["train_batch_size"])
+        return int(json.loads(Path(self.deepspeed).read_text(encoding="utf-8"))["train_batch_size"])
 
 
 class Turns:

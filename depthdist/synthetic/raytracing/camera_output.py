@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from depthdist.core.kernel import kernel
 from depthdist.geometry.camera import pinhole, pixel_rays, points_from_depth
-from depthdist.synthetic.raytracing.kernel import kernel
 
 
 def expose_image(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import signed_distance
 
 

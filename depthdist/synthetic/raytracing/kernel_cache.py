@@ -29,11 +29,11 @@ def remove_stale_kernels(folder: Path) -> None:
     sources = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
     digest = hashlib.sha256(sources).hexdigest()
     try:
-        if stamp.exists() and stamp.read_text() == digest:
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
             return
         for index in folder.rglob("__pycache__/*.nbi"):
             index.unlink(missing_ok=True)
         stamp.parent.mkdir(exist_ok=True)
-        stamp.write_text(digest)
+        stamp.write_text(digest, encoding="utf-8")
     except OSError:
         pass  # a folder that cannot be written is not edited either

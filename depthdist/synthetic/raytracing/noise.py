@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 
 # The grid of random numbers that `cloud_noise` interpolates.
 LATTICE = np.random.Generator(np.random.Philox(2021)).random((128, 128), np.float32)

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 
 AROUND, ACROSS = 0, 1  # a groove runs around the tire, or from side to side
 MAX_DEPTH_MM, MAX_HALF_MM = 9.0, 7.0

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 
 
 @kernel

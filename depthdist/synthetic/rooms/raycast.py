@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.intersections import hull_interval, march
-from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import groove_at, surface_normal
 from depthdist.synthetic.raytracing.transforms import rotate_back, transform
 

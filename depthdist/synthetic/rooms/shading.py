@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.noise import cloud_noise, hash_noise, surrounding_depth
 from depthdist.synthetic.rooms.raycast import RoomHits, RoomScene, camera_position
 

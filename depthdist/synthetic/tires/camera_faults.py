@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.noise import cloud_noise
 from depthdist.synthetic.tires.raycast import CHROME, CrateHits, projector_light
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import body_distance
 
 TOUCH_MM = 0.6

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.intersections import (
     hull_interval,
     intersect_box,
@@ -24,7 +25,6 @@ from depthdist.synthetic.raytracing.intersections import (
     march,
     march_cone,
 )
-from depthdist.synthetic.raytracing.kernel import kernel
 from depthdist.synthetic.raytracing.tire_shape import groove_at, surface_normal
 from depthdist.synthetic.raytracing.transforms import rotate_back, transform
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from depthdist.synthetic.raytracing.kernel import kernel
+from depthdist.core.kernel import kernel
 from depthdist.synthetic.raytracing.noise import cloud_noise, hash_noise, surrounding_depth
 from depthdist.synthetic.tires.crate import Session
 from depthdist.synthetic.tires.raycast import (

@@ -1,0 +1,46 @@
+"""Small disks of their own, which become full or read-only.
+
+with small_disk(tmp_path / "disk") as disk:
+    fill(disk)       # not a byte more
+    make_room(disk)
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+FILLER = "filler"
+
+
+@contextmanager
+def small_disk(folder: Path, size: str = "64m") -> Iterator[Path]:
+    """An empty file system in memory, mounted at `folder`; skips where that is not allowed."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder])
+
+
+def fill(disk: Path, free: int = 0) -> None:
+    """Leave so many bytes of room."""
+    (disk / FILLER).write_bytes(bytes(shutil.disk_usage(disk).free - free))
+
+
+def make_room(disk: Path) -> None:
+    (disk / FILLER).unlink()
+
+
+def make_read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+def make_writable(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)

@@ -1,0 +1,43 @@
+"""What two runs must have in common that should have ended alike."""
+
+import torch
+
+from helpers.runs import log, saved_state
+
+
+def numbers(run):
+    """metrics.jsonl without what depends on the clock and the machine."""
+    return [
+        {k: v for k, v in line.items() if k != "time" and not k.startswith(("speed/", "memory/"))}
+        for line in log(run)
+    ]
+
+
+def curves(run):
+    """TensorBoard's scalars, as its page shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {
+        n: [(p.step, p.value) for p in board.Scalars(n)]
+        for n in board.Tags()["scalars"]
+        if not n.startswith(("speed/", "memory/"))
+    }
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return all(map(same, a, b)) and len(a) == len(b) if isinstance(a, (tuple, list)) else a == b
+
+
+def ended_alike(run, whole):
+    """Bit for bit: numbers, weights, optimizer, and no file more or less."""
+    assert numbers(run) == numbers(whole)
+    assert same(saved_state(run), saved_state(whole)) and curves(run) == curves(whole)
+    for name in ("best/adapter_model.safetensors", "best/depthdist.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())
+    assert len(list((run / "last").iterdir())) == len(list((whole / "last").iterdir())) == 2
