@@ -9,6 +9,7 @@
          .colour.png  .jpg (the image)  .ply?fov=55
 
 Images are processed one at a time; the last few stay in memory, nothing is written to disk.
+What clients can take is limited: pixels, bytes, images in the queue, memory, connections, time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.inference.external_model import load_model
 from depthdist.inference.image_sources import InputImage
+from depthdist.inference.page_limits import MAX_SCANS, ClientClock, Memory, count_scans, listen
 from depthdist.inference.predictor import Predictor
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
 from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
@@ -45,6 +47,7 @@ PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 # the other formats run programs, or declare another size than they have
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "PPM")
+BLOCK_BYTES = 1 << 18  # of an answer, sent as fast as the client takes them
 CONTENT_TYPES = {
     "f32": "application/octet-stream",
     "npy": "application/octet-stream",
@@ -64,6 +67,11 @@ class MeasuredImage:
     rgb: np.ndarray
     depth_mm: np.ndarray
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory."""
+        return self.rgb.nbytes + self.depth_mm.nbytes
+
 
 class Service:
     """The request handlers, and what they share.
@@ -78,12 +86,14 @@ class Service:
         self.worker = ThreadPoolExecutor(1)
         self.writer = ThreadPoolExecutor(1)
         self.num_pending = 0
+        self.memory = Memory(settings.memory_mb * 1e6 / 2)
+        self.clock = ClientClock(settings.client_s + 5)  # after an answer that says so
 
     def app(self) -> web.Application:
         """Return the web application."""
         app = web.Application(
             client_max_size=int(self.settings.max_mb * 1e6),
-            middlewares=[answer_errors, self.reject_other_pages],
+            middlewares=[answer_errors, self.measure_client, self.reject_other_pages],
         )
         app.add_routes(
             [
@@ -93,6 +103,15 @@ class Service:
             ]
         )
         return app
+
+    @web.middleware
+    async def measure_client(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let the time for the client's next step begin with its request, and with its answer."""
+        self.clock.restart(request)
+        try:
+            return await handler(request)
+        finally:
+            self.clock.restart(request)
 
     @web.middleware
     async def reject_other_pages(
@@ -123,23 +142,21 @@ class Service:
     async def measure(self, request: web.Request) -> web.Response:
         """Predict the depth of the image in the request's body and return what to fetch it by."""
         name = _printable_name(request.query.get("name", "image"))
-        if self.num_pending > self.settings.waiting:  # one of them is being processed
-            raise web.HTTPServiceUnavailable(
-                text=f"{self.settings.waiting} images are waiting already; try again in a moment"
-            )
-        self.num_pending += 1
-        try:
-            content = await request.read()
+        self._check_queue()  # before it is sent: it would be sent for nothing
+        with self.memory.holding() as hold:
+            content = await self._receive(request, hold)
+            self._check_queue()
+            self.num_pending += 1
             start = time.monotonic()
-            result = await asyncio.get_running_loop().run_in_executor(
-                self.worker, self._measure, name, content
-            )
-        finally:
-            self.num_pending -= 1
+            try:
+                with self.clock.stopped(request):
+                    result = await asyncio.get_running_loop().run_in_executor(
+                        self.worker, self._measure, name, content, request
+                    )
+            finally:
+                self.num_pending -= 1
         key = secrets.token_urlsafe(12)
-        self.results[key] = result
-        while len(self.results) > self.settings.keep:
-            self.results.popitem(last=False)
+        self._keep(key, result)
         height, width = result.depth_mm.shape
         return web.json_response(
             {
@@ -154,10 +171,58 @@ class Service:
             }
         )
 
-    def _measure(self, name: str, content: bytes) -> MeasuredImage:
+    def _check_queue(self) -> None:
+        if self.num_pending > self.settings.waiting:  # one of them is being processed
+            raise web.HTTPServiceUnavailable(
+                text=f"{self.settings.waiting} images are waiting already; try again in a moment"
+            )
+
+    async def _receive(self, request: web.Request, hold: Callable[[int], None]) -> bytes:
+        """Return the request's body.
+
+        A client that takes too long or sends too much gets an answer of one line.
+        """
+        content = bytearray()
+
+        async def receive() -> None:
+            async for block in request.content.iter_any():
+                hold(len(block))
+                content.extend(block)
+                if len(content) > request.client_max_size:
+                    raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(content))
+
+        if (request.content_length or 0) > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(
+                request.client_max_size, request.content_length or 0
+            )
+        try:
+            await asyncio.wait_for(receive(), self.settings.client_s)
+        except asyncio.TimeoutError:
+            raise web.HTTPRequestTimeout(
+                text=(
+                    f"{len(content):,} bytes came in {self.settings.client_s:g} s, and not the"
+                    " whole file (--client-s)"
+                ),
+                headers={"Connection": "close"},
+            ) from None
+        return bytes(content)
+
+    def _keep(self, key: str, result: MeasuredImage) -> None:
+        """Keep a result, delete the oldest where there are too many or they take too much."""
+        self.results[key] = result
+        limit = self.settings.memory_mb * 1e6 / 2
+        while len(self.results) > self.settings.keep or (
+            len(self.results) > 1 and sum(r.num_bytes for r in self.results.values()) > limit
+        ):
+            self.results.popitem(last=False)
+
+    def _measure(self, name: str, content: bytes, request: web.Request) -> MeasuredImage:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
+                num_scans = count_scans(content) if image.format in ("JPEG", "MPO") else 0
         except Exception as err:  # Pillow raises half a dozen types
             raise BadFile(
                 Path(name),
@@ -170,11 +235,13 @@ class Service:
                 f"is {width} x {height}; expected at most {self.settings.max_megapixels:g}"
                 " megapixels (--max-megapixels)",
             )
+        if num_scans > MAX_SCANS:
+            raise BadFile(Path(name), f"is a JPEG of more than {MAX_SCANS} scans; expected fewer")
         rgb = np.array(open_rgb(name, upright=True, content=content))
         (depth_mm,) = self.predictor([InputImage(rgb, rgb.shape[:2])])
         return MeasuredImage(name, rgb, depth_mm)
 
-    async def fetch(self, request: web.Request) -> web.Response:
+    async def fetch(self, request: web.Request) -> web.StreamResponse:
         """Return a result as a file."""
         key, _, kind = request.match_info["file"].partition(".")
         if kind not in CONTENT_TYPES:
@@ -188,19 +255,28 @@ class Service:
             )
         fov = self._requested_fov(request)
         result = self.results[key]
-        content = await asyncio.get_running_loop().run_in_executor(
-            self.writer, encode_result, result, kind, fov, self.predictor.record.bounds
-        )
         file = f"{Path(result.name).stem}.{kind}"
         file = file.encode("ascii", "replace").decode().replace('"', "_")
-        return web.Response(
-            body=content,
-            content_type=CONTENT_TYPES[kind],
+        answer = web.StreamResponse(
             headers={
+                "Content-Type": CONTENT_TYPES[kind],
                 "Content-Disposition": f'inline; filename="{file}"',
                 "Cache-Control": "no-store",
-            },
+            }
         )
+        with self.memory.holding() as hold:
+            hold(result.num_bytes)  # it may be deleted meanwhile
+            with self.clock.stopped(request):
+                content = await asyncio.get_running_loop().run_in_executor(
+                    self.writer, encode_result, result, kind, fov, self.predictor.record.bounds
+                )
+            hold(len(content))
+            answer.content_length = len(content)
+            await answer.prepare(request)
+            for start in range(0, len(content), BLOCK_BYTES):
+                await answer.write(memoryview(content)[start : start + BLOCK_BYTES])
+            await answer.write_eof()
+        return answer
 
     def _requested_fov(self, request: web.Request) -> float:
         try:
@@ -254,7 +330,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except BadFile as err:
         status = 400
         text = str(err)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, ConnectionError):  # nobody is there to be answered
         raise
     except Exception as err:
         print(
@@ -287,11 +363,12 @@ def serve_page(settings: ServeSettings, external: ExternalAdapterSettings) -> No
 
 async def run_service(service: Service) -> None:
     """Answer requests until the task is cancelled."""
-    runner = web.AppRunner(service.app(), access_log=None)
+    runner = web.AppRunner(service.app(), access_log=None, auto_decompress=False)
     await runner.setup()
-    site = web.TCPSite(runner, service.settings.host, service.settings.port)
-    await site.start()
-    host, port = runner.addresses[0][:2]
+    assert runner.server is not None
+    listener = await listen(runner.server, service.settings.host, service.settings.port)
+    closing = asyncio.create_task(service.clock.close_slow(runner.server))
+    host, port = listener.sockets[0].getsockname()[:2]
     print(
         f"open         http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C stops it)",
         flush=True,
@@ -299,6 +376,8 @@ async def run_service(service: Service) -> None:
     try:
         await asyncio.Event().wait()
     finally:
+        closing.cancel()
+        listener.close()
         await runner.cleanup()
         for pool in (service.worker, service.writer):
             pool.shutdown(wait=False, cancel_futures=True)

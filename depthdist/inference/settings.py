@@ -124,13 +124,18 @@ class ServeSettings:
     "Number of results kept in memory; older ones are deleted."
     waiting: int = 4
     "Number of images that may wait in the queue; more are rejected."
+    memory_mb: float = 1000.0
+    """Memory for results and for files on their way, MB: half of it each. Older results are
+    deleted, further files are rejected."""
+    client_s: float = 120.0
+    "Seconds a client has to send an image, and to take an answer."
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, one line for each problem."""
         found = []
         if not 0 <= self.port < 65536:
             found.append(f"--port is {self.port}: expected 0 to 65535")
-        for name in ("max_mb", "max_megapixels", "keep", "waiting"):
+        for name in ("max_mb", "max_megapixels", "keep", "waiting", "memory_mb", "client_s"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 flag = name.replace("_", "-")

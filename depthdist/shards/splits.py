@@ -172,7 +172,8 @@ def _raise(path: Path, problems: list[str]) -> None:
     shown = problems[:MAX_SHOWN]
     if len(problems) > MAX_SHOWN:
         shown.append(f"{len(problems) - MAX_SHOWN} more problems")
-    raise ValueError("\n".join(f"{printable_path(path)}: {problem}" for problem in shown))
+    lines = [f"{printable_path(path)}: {printable_path(problem)}" for problem in shown]
+    raise ValueError("\n".join(lines))  # a name may hold what other programs take as an end of line
 
 
 def known_group_sides(

@@ -129,6 +129,8 @@ CHANGED = [
         max_mb=2.5,
         keep=2,
         waiting=1,
+        memory_mb=50.0,
+        client_s=7.5,
     ),
     ExternalAdapterSettings(
         near_mm=250.5, far_mm=3900.0, size=Size(28, 42), target="linear", base="built-in"
