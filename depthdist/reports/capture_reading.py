@@ -99,7 +99,7 @@ def read_captures(
     num_workers = count_workers(workers, len(jobs))
     with open_pool(num_workers, start_worker) as pool:
         progress = tqdm(
-            pool.map(_read_job, jobs),
+            pool.map(read_job, jobs),
             desc="looking",
             total=len(jobs),
             unit="capture",
@@ -114,7 +114,7 @@ def read_captures(
     return summaries, rejections
 
 
-def _read_job(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
+def read_job(job: RawJob | ShardJob) -> CaptureSummary | Rejection:
     """Return a capture's summary, or why it cannot be read."""
     return _read_raw(job) if isinstance(job, RawJob) else _read_sample(job)
 

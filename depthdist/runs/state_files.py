@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from depthdist.core.errors import CannotWrite
@@ -46,6 +46,7 @@ def trial_folder(folder: Path) -> Iterator[Path]:
 
     After a crash the next saving removes it.
     """
+    is_new = not folder.exists()
     folder.mkdir(exist_ok=True)
     trial = folder / "step-trial.tmp"
     shutil.rmtree(trial, ignore_errors=True)
@@ -54,6 +55,9 @@ def trial_folder(folder: Path) -> Iterator[Path]:
         yield trial
     finally:
         shutil.rmtree(trial, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # a state was saved meanwhile, or the disk is gone
+                folder.rmdir()
 
 
 def write_state(folder: Path, step: int, contents: Mapping[str, bytes], keep: int) -> Path:

@@ -39,8 +39,10 @@ def make_room(disk: Path) -> None:
 
 
 def make_read_only(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    """Mount the disk over itself, read-only: the run's lock, open for writing, forbids a remount."""
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
 
 
 def make_writable(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    subprocess.run(["umount", disk], check=True)

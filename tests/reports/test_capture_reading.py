@@ -13,7 +13,7 @@ def test_a_worker_opens_the_dataset_once_for_all_its_samples(tmp_path, monkeypat
     monkeypatch.setattr(
         capture_reading, "open_dataset", lambda settings: opened.append(1) or open_dataset(settings)
     )
-    found = [capture_reading.read_capture(job) for job in source.jobs]
+    found = [capture_reading.read_job(job) for job in source.jobs]
     assert len(found) == 14
     assert all(isinstance(one, CaptureSummary) for one in found)
     assert len(opened) == 1

@@ -387,7 +387,8 @@ def test_a_folder_of_indexed_tars_is_never_written_over(tmp_path, in_this_proces
     raw, out = write_raw(tmp_path / "raw", 6), tmp_path / "out"
     make(raw, out)
     raw_index = json.loads((out / "index.json").read_text())
-    (out / "index.json").write_text(json.dumps({**raw_index, "foreign": True}))
+    depth = {**raw_index["depth"], "dtype": "uint16", "unit_mm": 1.0, "resize": False}
+    (out / "index.json").write_text(json.dumps({**raw_index, "foreign": True, "depth": depth}))
     kept = contents(out)
     for how in ({}, {"append": True}):
         with pytest.raises(ValueError, match="holds somebody else's tars"):

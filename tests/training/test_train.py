@@ -356,10 +356,12 @@ def test_best_loads_and_last_holds_the_last_two_states(typed):
         f"step-{2 * EPOCHS:06d}",
     ]
     assert sorted(p.name for p in run.iterdir()) == [
+        ".lock",
         "best",
         "last",
         "metrics.jsonl",
         "run.json",
+        "seen.npy",
         "tensorboard",
     ]
 
