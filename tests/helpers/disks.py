@@ -39,7 +39,7 @@ def make_room(disk: Path) -> None:
 
 
 def make_read_only(disk: Path) -> None:
-    """Mount the disk over itself, read-only: the run's lock, open for writing, forbids a remount."""
+    """Mount the disk over itself, read-only: a remount is refused while the run's lock is open."""
     subprocess.run(["mount", "--bind", disk, disk], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
 
