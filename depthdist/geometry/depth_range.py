@@ -55,12 +55,12 @@ def normalize_depth(
     valid = torch.isfinite(z) & (z > 0) & (z >= near * (1 - ROUNDING)) & (z <= far * (1 + ROUNDING))
     if mask is not None:
         valid &= mask
-    z = torch.where(valid, z, far)  # so the target is 0 where nothing is valid
     if scale == "linear":
-        return ((far - z) / (far - near)).clamp(0.0, 1.0), valid
-    lowest, highest = 1.0 / far, 1.0 / near
-    inverse = 1.0 / (z + EPS)
-    return ((inverse - lowest) / (highest - lowest)).clamp(0.0, 1.0), valid
+        target = (far - z) / (far - near)
+    else:
+        lowest, highest = 1.0 / far, 1.0 / near
+        target = (1.0 / (z + EPS) - lowest) / (highest - lowest)
+    return torch.where(valid, target.clamp(0.0, 1.0), 0.0), valid
 
 
 def denormalize_depth(target: Tensor, depth_range: DepthRange) -> Tensor:

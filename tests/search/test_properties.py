@@ -125,7 +125,7 @@ def test_a_packed_mask_is_the_mask(mask):
     assert np.array_equal(np.unpackbits(packed, axis=1, count=mask.shape[1]).astype(bool), mask)
 
 
-@given(maps(), st.floats(1e-2, 1e4), st.floats(1.001, 1e4), st.sampled_from(["inverse", "linear"]))
+@given(maps(), st.floats(1.0, 1e4), st.floats(1.001, 1e4), st.sampled_from(["inverse", "linear"]))
 def test_depth_survives_its_normalization(z, near, ratio, scale):
     depth_range = DepthRange(near, near * ratio, scale)
     target, mask = normalize_depth(torch.from_numpy(z), depth_range)
