@@ -23,6 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from depthdist.core.files import append
 
 SECONDS_BETWEEN_WRITES = 10.0
+PREFIX = "events.out.tfevents."
 
 
 class EventFile:
@@ -33,10 +34,9 @@ class EventFile:
 
     def __init__(self, folder: Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        began = int(time.time())  # TensorBoard reads the files in this order
-        self.path = (
-            folder / f"events.out.tfevents.{began:010d}.{socket.gethostname()}.{os.getpid()}"
-        )
+        # TensorBoard reads the files in this order: two starts in one second must differ
+        began = max(int(time.time()), 1 + _latest_start(folder))
+        self.path = folder / f"{PREFIX}{began:010d}.{socket.gethostname()}.{os.getpid()}"
         self.waiting = io.BytesIO()
         self.written_at = 0.0
         self._add(Event(file_version="brain.Event:2"))
@@ -63,3 +63,9 @@ class EventFile:
         self.waiting = io.BytesIO()
         self.written_at = time.monotonic()
         append(self.path, content)
+
+
+def _latest_start(folder: Path) -> int:
+    """Return the second in the name of the newest event file, 0 without one."""
+    words = [path.name.removeprefix(PREFIX).split(".")[0] for path in folder.glob(f"{PREFIX}*")]
+    return max((int(word) for word in words if word.isdecimal()), default=0)

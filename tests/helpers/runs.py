@@ -112,7 +112,7 @@ def make_curves_older(run: Path) -> None:
 
     It reads them by the second in their names, and within one second in no order.
     """
-    for curves in (run / "tensorboard").iterdir():
+    for curves in sorted((run / "tensorboard").iterdir()):  # none takes the name of another
         words = curves.name.split(".")
         words[3] = f"{int(words[3]) - 60:010d}"
         curves.rename(curves.with_name(".".join(words)))

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
+from depthdist.runs.tensorboard_file import EventFile
 from depthdist.runs.tracker import Tracker
 
 
@@ -182,3 +183,9 @@ def test_the_progress_line_of_a_log_file_comes_now_and_then_and_shows_what_matte
     log.say("a line for people")
     assert "a line for people" in capsys.readouterr().out
     log.close()
+
+
+def test_curves_begun_in_one_second_stand_in_the_order_of_their_starts(tmp_path):
+    names = [EventFile(tmp_path, first_step=step).path.name for step in range(12)]
+    assert len(set(names)) == 12
+    assert sorted(names) == names
