@@ -1,6 +1,6 @@
 """Read an image, a point map or a groove label from a user's file.
 
-    image, xyz = read_pair(pair)  # Pillow image in RGB, (H, W, 3) float32 mm
+    capture = read_capture(pair)  # .image: Pillow's in RGB; .xyz: (H, W, 3) float32 mm
     label = read_label(path, size)  # (H, W) uint16: which groove is seen where
 
 A file that cannot be read correctly raises `BadFile`: one line that starts with its path.
@@ -295,18 +295,10 @@ def read_capture(pair: CapturePair, contents: tuple[bytes, bytes] | None = None)
     return Capture(image, points.xyz, points.no_value)
 
 
-def read_pair(
-    pair: CapturePair, contents: tuple[bytes, bytes] | None = None
-) -> tuple[Image.Image, np.ndarray]:
-    """Return the image in RGB and xyz (H, W, 3) float32 mm; see `read_capture`."""
-    capture = read_capture(pair, contents)
-    return capture.image, capture.xyz
-
-
 def read_size(pair: CapturePair) -> tuple[int, int]:
     """Return (H, W) of a pair from the two headers: cheap, and enough to find most bad pairs.
 
-    Raise BadFile as `read_pair` would, for what a header contains.
+    Raise BadFile as `read_capture` would, for what a header contains.
     """
     try:
         with open(pair.xyz, "rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from depthdist.core.errors import printable_path
 from depthdist.core.files import parse_json
@@ -13,13 +14,17 @@ def read_rejects(path: Path) -> list[dict[str, str]]:
     rejects = []
     for number, text in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
         try:
-            line = parse_json(text)
-        except ValueError as err:
-            line = err
-        if not isinstance(line, dict) or not all(isinstance(one, str) for one in line.values()):
+            rejects.append(_checked(parse_json(text)))
+        except ValueError:
             raise ValueError(
                 f"{printable_path(path)}: line {number} is not what tools/shard.py writes; shard"
                 " the captures again"
-            )
-        rejects.append(line)
+            ) from None
     return rejects
+
+
+def _checked(line: Any) -> dict[str, str]:
+    """Return a line of rejects.jsonl, raise ValueError unless all its values are text."""
+    if not isinstance(line, dict) or not all(isinstance(value, str) for value in line.values()):
+        raise ValueError(line)
+    return line

@@ -11,7 +11,7 @@ from helpers.captures import HOSTILE, ROOT, capture, write_capture, write_label,
 from PIL import Image
 
 from depthdist.captures.layouts import find_pairs
-from depthdist.captures.readers import read_label, read_pair, read_rgb, read_size, read_xyz
+from depthdist.captures.readers import read_capture, read_label, read_rgb, read_size, read_xyz
 from depthdist.core.environment import silence_image_warnings
 from depthdist.core.errors import BadFile
 
@@ -126,7 +126,7 @@ def test_sizes_that_differ_are_seen_from_the_headers(tmp_path):
     write_capture(tmp_path / "a.png", tmp_path / "a.npy")
     Image.new("RGB", (41, 30)).save(tmp_path / "a.png")
     (pair,), _ = find_pairs(tmp_path)
-    for read in (read_size, read_pair):
+    for read in (read_size, read_capture):
         with pytest.raises(BadFile, match="rgb is 30x41, xyz is 30x40"):
             read(pair)
 

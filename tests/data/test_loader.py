@@ -319,3 +319,12 @@ def test_real_ranks_see_every_sample_once_and_go_on_where_others_stopped(at_work
             for rank in range(other)
         ]
         assert sorted(together("until") + real(after)) == sorted(2 * list(range(20)))
+
+
+def test_processes_become_threads_where_shared_memory_is_small(data, monkeypatch, capfd):
+    plan = plan_of(loader(data))
+    expected = exact(taken(loader(data, threads=2).train(plan, 0, 0, epochs=1)))
+    monkeypatch.setattr("depthdist.data.loader.free_shared_memory", lambda: 1000.0)
+    found = exact(taken(loader(data, processes=2).train(plan, 0, 0, epochs=1)))
+    assert found == expected
+    assert "--processes 2 takes" in capfd.readouterr().err

@@ -28,7 +28,8 @@ def fuzz(name: str, seconds: int) -> None:
         import tarfile  # noqa: F401
 
         from helpers.damage import damaged_json
-        from helpers.searched_readers import READERS, Scratch
+        from helpers.scratch import Scratch
+        from helpers.searched_readers import READERS
     from hypothesis import given, settings
 
     reader = READERS[name]

@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 from helpers.damage import DEEP, damaged_bytes, damaged_json
-from helpers.searched_readers import READERS, Scratch
+from helpers.scratch import Scratch
+from helpers.searched_readers import READERS
 from hypothesis import given, settings
 
 from depthdist.captures.readers import read_xyz

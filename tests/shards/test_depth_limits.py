@@ -33,6 +33,14 @@ def shards(folder, name="out", **settings):
     return make(folder / "raw", folder / name, **{"split": "none", **settings})
 
 
+def warnings_of(folder, words, **settings):
+    """The warnings about a dataset of the captures in `folder` that hold some words."""
+    given = ShardSettings(
+        raw=str(folder / "raw"), out=str(folder / "out"), **{**SMALL, "split": "none", **settings}
+    )
+    return [line for line in dataset_warnings(build_shards(given), given) if words in line]
+
+
 def stats_of(folder, name="out", **settings):
     return shards(folder, name, **settings)["splits"]["train"]["stats"]
 
@@ -170,11 +178,7 @@ def test_what_is_left_out_is_stored_all_the_same(tmp_path):
 
 def test_what_is_left_out_is_told_with_the_flag_that_keeps_it(tmp_path):
     write(tmp_path / "raw", stray)
-    settings = ShardSettings(
-        raw=str(tmp_path / "raw"), out=str(tmp_path / "out"), **{**SMALL, "split": "none"}
-    )
-    index = build_shards(settings)
-    (line,) = [line for line in dataset_warnings(index, settings) if "stray" in line]
+    (line,) = warnings_of(tmp_path, "stray")
     assert "1 stray pixel does not count" in line
     assert "to 40.0 mm, in cap003" in line
     assert line.endswith("--near 39 keeps them")
@@ -195,10 +199,7 @@ def test_masked_depths_beyond_ten_medians_are_never_advised_to_be_kept(tmp_path)
             xyz[50, 50] *= 40
 
     write(tmp_path / "raw", glint)
-    settings = ShardSettings(
-        raw=str(tmp_path / "raw"), out=str(tmp_path / "out"), **{**SMALL, "split": "none"}
-    )
-    (line,) = [line for line in dataset_warnings(build_shards(settings), settings) if "far" in line]
+    (line,) = warnings_of(tmp_path, "far")
     assert "10 times the median depth and more is no measurement" in line
     assert "keeps" not in line
 
@@ -212,14 +213,7 @@ def test_another_unit_is_told(tmp_path, factor, words):
         xyz /= factor
 
     write(tmp_path / "raw", other_unit)
-    settings = ShardSettings(
-        raw=str(tmp_path / "raw"),
-        out=str(tmp_path / "out"),
-        **{**SMALL, "split": "none", "far": 40000},
-    )
-    (line,) = [
-        line for line in dataset_warnings(build_shards(settings), settings) if "is it in" in line
-    ]
+    (line,) = warnings_of(tmp_path, "is it in", far=40000)
     assert words in line
 
 
@@ -237,11 +231,7 @@ def test_an_outermost_depth_that_all_captures_share_is_told(tmp_path):
         xyz[:30] *= 3500 / xyz[:30, :, 2:]
 
     write(tmp_path / "raw", far_plane)
-    settings = ShardSettings(
-        raw=str(tmp_path / "raw"), out=str(tmp_path / "out"), **{**SMALL, "split": "none"}
-    )
-    index = build_shards(settings)
-    (line,) = [line for line in dataset_warnings(index, settings) if "very same depth" in line]
+    (line,) = warnings_of(tmp_path, "very same depth")
     assert "in 8 of 8 captures" in line
     assert "3500.0 mm, the farthest there is" in line
     assert line.endswith("shard with --far 3499")

@@ -13,6 +13,8 @@ from helpers.commands import Launch, command
 from helpers.runs import log, make_shards, train
 from PIL import Image
 
+from depthdist.core.file_lock import hold_folder
+
 EPOCHS, LR = 8, 1e-3
 FP32 = ROOT / "ds_configs/fp32.json"
 
@@ -394,3 +396,11 @@ def test_exit_code_2_survives_the_launcher(typed):
         "rank 0 says it, once"
     )
     assert not run.with_name("wrong").exists()
+
+
+def test_a_run_that_another_command_writes_to_is_one_line_and_stays(scene, tmp_path):
+    run = tmp_path / "run"
+    with hold_folder(run, "launch/train.py", "--run"):
+        (line,) = train(scene, run, "--epochs", 1).errors
+    assert "another launch/train.py is writing here" in line
+    assert [path.name for path in run.iterdir()] == [".lock"]

@@ -73,15 +73,15 @@ class CodecSettings(CaptureSettings):
 def compare_codecs(settings: CodecSettings) -> int:
     """Print both tables."""
     from depthdist.captures.layouts import find_pairs
-    from depthdist.captures.readers import read_pair
+    from depthdist.captures.readers import read_capture
     from depthdist.geometry.image_resizing import resize_rgb
 
     images = []
     depths_mm = []
     for pair in find_pairs(make_raw(settings, settings.captures))[0]:
-        rgb, xyz = read_pair(pair)
-        images.append(resize_rgb(rgb, IMAGE_SIZE))
-        depths_mm.append(np.ascontiguousarray(xyz[:, :, 2]))
+        capture = read_capture(pair)
+        images.append(resize_rgb(capture.image, IMAGE_SIZE))
+        depths_mm.append(np.ascontiguousarray(capture.xyz[:, :, 2]))
     effects: dict[str, str] = {}
     of_run = ""
     if settings.run:
