@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
+from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.core.errors import BadFile
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
-POINT_MAP_SUFFIXES = {".npy"}
 GROOVE_LABEL_ENDING = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
 EXPECTED = (
     "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side"
@@ -42,10 +42,11 @@ class CapturePair(NamedTuple):
     rgb: Path
     xyz: Path
     grooves: Path | None = None
+    camera: Path | None = None
 
     @property
     def files(self) -> dict[str, Path]:
-        """The existing files by kind."""
+        """The existing files by kind; `rgb` and `xyz` are the same where one file holds both."""
         return {kind: path for kind, path in zip(self._fields[1:], self[1:]) if path}
 
 
@@ -66,7 +67,7 @@ def _kind(path: PurePosixPath) -> Kind | None:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return "rgb"
-    return "xyz" if suffix in POINT_MAP_SUFFIXES else None
+    return "xyz" if suffix in BY_SUFFIX else None
 
 
 def _without_camera_suffix(name: str) -> str:

@@ -8,23 +8,27 @@ A file that cannot be read correctly raises `BadFile`: one line that starts with
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from depthdist.captures.camera_files import read_camera
+from depthdist.captures.formats.registry import BY_SUFFIX, format_of
+from depthdist.captures.formats.stored_points import StoredPoints
 from depthdist.captures.layouts import CapturePair
 from depthdist.captures.missing_values import count_missing, mask_constants, missing_constants
-from depthdist.core.errors import BadFile, one_line
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
+from depthdist.core.errors import BadFile
+from depthdist.geometry.camera import pinhole, pinhole_from_fov, pixel_rays
 from depthdist.geometry.camera_view import find_view_problem
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = range(2, 9)  # its values for an image that is not upright
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 # ------------------------------------------------------------------------------------------- images
@@ -103,23 +107,18 @@ def _grey_as_rgb(path: Path, grey: np.ndarray) -> Image.Image:
 # --------------------------------------------------------------------------------------- point maps
 
 
-class _Header(NamedTuple):
-    """The header of a point map's .npy file."""
-
-    size: tuple[int, int]  # (H, W)
-    fortran: bool  # column-major order
-    dtype: np.dtype
-
-
 class PointMap(NamedTuple):
     """A point map as it was read.
 
-    xyz       (H, W, 3) float32 mm, NaN (or Z 0) where nothing was measured
+    xyz       (H, W, 3) float32 mm, NaN (or Z 0) where nothing was measured; X and Y are NaN
+              everywhere where the file has depth alone and its camera is not known
     no_value  how many pixels have each spelling of "no value": "NaN", "0", "-1", "65535" ...
+    rgb       (H, W, 3) uint8, None where the file has no colors
     """
 
     xyz: np.ndarray
     no_value: dict[str, int]
+    rgb: np.ndarray | None = None
 
 
 def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
@@ -127,78 +126,102 @@ def read_xyz(path: Path | str, content: bytes | None = None) -> np.ndarray:
     return read_point_map(path, content).xyz
 
 
-def read_point_map(path: Path | str, content: bytes | None = None) -> PointMap:
+def read_point_map(
+    path: Path | str,
+    content: bytes | None = None,
+    options: ReadOptions = NO_OPTIONS,
+    camera: Path | None = None,
+    unit_mm: float | None = None,
+) -> PointMap:
     """Return the point map: X, Y, Z in mm, +Z away from the lens.
 
     NaN (or Z 0) where nothing was measured, whatever the file has there.
 
     content  the file's bytes, if already read; the array may then be read-only
+    camera   the file of the intrinsics of depth without X and Y
+    unit_mm  millimetres per unit as the layout says, where the user does not
 
-    Raise BadFile: not a .npy, pickled, truncated, another shape or dtype, no valid pixel, Z
+    Raise BadFile: cannot be read, pickled, truncated, another shape or dtype, no valid pixel, Z
     negative, looks like metres.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") if content is None else BytesIO(content) as file:
-            size, fortran, dtype = _read_header(path, file)
-            count = size[0] * size[1] * 3
-            if content is None:
-                flat = np.fromfile(file, dtype, count)
-            else:
-                flat = np.frombuffer(content, dtype, count, file.tell())
-    except BadFile:
-        raise
-    except (OSError, ValueError, MemoryError) as err:
-        reason = getattr(err, "strerror", None) or one_line(err)
-        raise BadFile(path, f"not a .npy file that can be read ({reason})") from err
-    xyz = flat.reshape((*size, 3), order="F" if fortran else "C")
+    stored = format_of(path).read(path, read_bytes(path) if content is None else content)
+    return to_point_map(path, stored, options, camera, unit_mm)
+
+
+def to_point_map(
+    path: Path,
+    stored: StoredPoints,
+    options: ReadOptions = NO_OPTIONS,
+    camera: Path | None = None,
+    unit_mm: float | None = None,
+) -> PointMap:
+    """Return what a file holds as points in mm; see `read_point_map`."""
+    unit = options.unit_mm or stored.unit_mm or unit_mm or 1.0
     with np.errstate(over="ignore", invalid="ignore"):
         # a float64 beyond float32 becomes inf, which is not a valid pixel
-        xyz = np.ascontiguousarray(xyz, np.float32)
+        if stored.values.ndim == 3:
+            xyz = np.ascontiguousarray(stored.values, np.float32)
+            if unit != 1:
+                xyz = xyz * np.float32(unit)
+        else:
+            xyz = _with_rays(stored.values, unit, options, camera)
         z = np.ascontiguousarray(xyz[:, :, 2])
         no_value = count_missing(z)
         constants = missing_constants(xyz)
         if constants:
             xyz = xyz.copy()
             no_value |= mask_constants(xyz, constants)
-            z = np.ascontiguousarray(xyz[:, :, 2])
-        _check_depth(path, z, xyz, no_value)
-    return PointMap(xyz, no_value)
+        if options.min_snr and stored.snr is not None:
+            xyz = xyz.copy()
+            no_value |= _mask_uncertain(xyz, stored.snr, options.min_snr)
+        _check_depth(path, np.ascontiguousarray(xyz[:, :, 2]), xyz, no_value)
+    return PointMap(xyz, no_value, stored.rgb)
 
 
-def _read_header(path: Path, file: BinaryIO) -> _Header:
-    """Read the header of a .npy file and leave `file` where the numbers start."""
-    magic = file.read(6)
-    file.seek(0)
-    if magic[:4] == b"PK\x03\x04":
-        raise BadFile(path, "is an .npz archive; expected one array in a .npy file")
-    if magic != np.lib.format.MAGIC_PREFIX:
-        raise BadFile(path, f"starts with {magic!r}; expected a .npy file")
-    version = np.lib.format.read_magic(file)
-    if version not in HEADERS:
-        raise BadFile(path, f".npy format {version}; expected 1.0 or 2.0")
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file; raise BadFile where it cannot be read."""
     try:
-        shape, fortran, dtype = HEADERS[version](file)
-    except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is no header
-        raise BadFile(path, f"not a .npy file that can be read ({one_line(err)})") from err
-    if dtype.hasobject:
-        raise BadFile(
-            path,
-            "holds pickled Python objects, which are never loaded; expected float32 or float64",
-        )
-    if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise BadFile(path, f"shape is {shape}; expected (H, W, 3): X, Y, Z in mm")
-    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
-        raise BadFile(path, f"dtype is {dtype}; expected float32 or float64, in mm")
-    start = file.tell()
-    num_bytes = file.seek(0, os.SEEK_END)
-    expected = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if num_bytes < expected:
-        raise BadFile(
-            path, f"truncated: {num_bytes:,} bytes; expected {expected:,} for {shape} {dtype}"
-        )
-    file.seek(start)
-    return _Header(shape[:2], fortran, dtype)
+        return path.read_bytes()
+    except OSError as err:
+        raise BadFile(path, f"cannot be read: {err.strerror}") from err
+
+
+def _with_rays(
+    depth: np.ndarray, unit: float, options: ReadOptions, camera: Path | None
+) -> np.ndarray:
+    """Return (H, W, 3) float32 mm of depth (H, W); X and Y are NaN where no camera is known."""
+    size = depth.shape[:2]
+    xyz = np.empty((*size, 3), np.float32)
+    xyz[:, :, 2] = depth * unit
+    meta = _camera_of(size, options, camera)
+    if meta is None:
+        xyz[:, :, :2] = np.nan
+        return xyz
+    rays = pixel_rays(meta, size)
+    assert rays is not None, "intrinsics that were checked"
+    xyz[:, :, :2] = rays * xyz[:, :, 2:]
+    return xyz
+
+
+def _camera_of(
+    size: tuple[int, int], options: ReadOptions, camera: Path | None
+) -> dict[str, Any] | None:
+    """Return the pinhole of depth of that size as a sample's meta, None where nothing tells it."""
+    if options.intrinsics:
+        return pinhole(size, *options.intrinsics)
+    if options.fov is not None:
+        return pinhole_from_fov(size, options.fov)
+    return None if camera is None else read_camera(camera, size)
+
+
+def _mask_uncertain(xyz: np.ndarray, snr: np.ndarray, min_snr: float) -> dict[str, int]:
+    """Set points with a lower SNR to NaN in place; return how many had been valid."""
+    with np.errstate(invalid="ignore"):
+        uncertain = ~(snr >= min_snr)
+        count = int(np.count_nonzero(uncertain & (xyz[:, :, 2] > 0)))
+    xyz[uncertain] = np.nan
+    return {f"SNR below {min_snr:g}": count} if count else {}
 
 
 def _check_depth(path: Path, z: np.ndarray, xyz: np.ndarray, no_value: dict[str, int]) -> None:
@@ -223,7 +246,9 @@ def _check_depth(path: Path, z: np.ndarray, xyz: np.ndarray, no_value: dict[str,
     median = _median_depth(z)
     if median and median < METRES_BELOW_MM:
         raise BadFile(
-            path, f"looks like metres: the median Z is {median:.4g}; expected millimetres"
+            path,
+            f"looks like metres: the median Z is {median:.4g}; expected millimetres (--unit 1000"
+            " reads metres)",
         )
 
 
@@ -273,7 +298,7 @@ def read_label(path: Path, size: tuple[int, int], content: bytes | None = None) 
 class Capture(NamedTuple):
     """One capture as it was read.
 
-    image     Pillow's, in RGB
+    image     Pillow's, in RGB, at its own size: the points' times or divided by a whole number
     xyz       (H, W, 3) float32 mm
     no_value  as in PointMap
     """
@@ -283,46 +308,75 @@ class Capture(NamedTuple):
     no_value: dict[str, int]
 
 
-def read_capture(pair: CapturePair, contents: tuple[bytes, bytes] | None = None) -> Capture:
+def read_capture(
+    pair: CapturePair,
+    contents: Mapping[Path, bytes] | None = None,
+    options: ReadOptions = NO_OPTIONS,
+) -> Capture:
     """Return one capture, raise BadFile if it is wrong.
 
-    contents  the bytes of both files, if already read
+    contents  the bytes of its files, if already read
     """
-    rgb_content, xyz_content = contents or (None, None)
-    image = open_rgb(pair.rgb, content=rgb_content)
-    points = read_point_map(pair.xyz, xyz_content)
-    _check_same_size(pair, image.size[::-1], points.xyz.shape[:2])
+    contents = contents or {}
+    together = pair.rgb == pair.xyz
+    image = None if together else open_rgb(pair.rgb, content=contents.get(pair.rgb))
+    points = read_point_map(pair.xyz, contents.get(pair.xyz), options, pair.camera)
+    if image is None:
+        image = _own_colors(pair.xyz, points.rgb)
+    _check_sizes(pair, image.size[::-1], points.xyz.shape[:2], options.registered)
     return Capture(image, points.xyz, points.no_value)
 
 
-def read_size(pair: CapturePair) -> tuple[int, int]:
-    """Return (H, W) of a pair from the two headers: cheap, and enough to find most bad pairs.
+def read_image(path: Path, content: bytes | None = None) -> Image.Image:
+    """Return the image in RGB, from an image file or from a file of colored points."""
+    if path.suffix.lower() not in BY_SUFFIX:
+        return open_rgb(path, content=content)
+    stored = format_of(path).read(path, read_bytes(path) if content is None else content)
+    return _own_colors(path, stored.rgb)
+
+
+def _own_colors(path: Path, rgb: np.ndarray | None) -> Image.Image:
+    if rgb is None:
+        raise BadFile(path, "has no colors and no image beside it; expected one or the other")
+    return Image.fromarray(np.ascontiguousarray(rgb))
+
+
+class CaptureSize(NamedTuple):
+    """Sizes (H, W) of a capture's image and of its points."""
+
+    image: tuple[int, int]
+    points: tuple[int, int]
+
+
+def read_size(pair: CapturePair, options: ReadOptions = NO_OPTIONS) -> CaptureSize:
+    """Return the sizes of a pair from the two headers: cheap, and enough to find most bad pairs.
 
     Raise BadFile as `read_capture` would, for what a header contains.
     """
-    try:
-        with open(pair.xyz, "rb") as file:
-            size = _read_header(pair.xyz, file).size
-    except BadFile:
-        raise
-    except OSError as err:
-        raise BadFile(pair.xyz, f"cannot be read ({err.strerror})") from err
-    except ValueError as err:
-        raise BadFile(pair.xyz, f"not a .npy file that can be read ({err})") from err
+    size = format_of(pair.xyz).read_size(pair.xyz)
+    if pair.rgb == pair.xyz:
+        return CaptureSize(size, size)
     try:
         with Image.open(pair.rgb) as image:
             width, height = image.size
     except Exception:  # Pillow raises half a dozen kinds; read_rgb turns each into one line
         read_rgb(pair.rgb)
         raise
-    _check_same_size(pair, (height, width), size)
-    return size
+    _check_sizes(pair, (height, width), size, options.registered)
+    return CaptureSize((height, width), size)
 
 
-def _check_same_size(pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...]) -> None:
-    if rgb != xyz:
-        raise BadFile(
-            pair.rgb,
-            f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come"
-            " from one capture",
-        )
+def _check_sizes(
+    pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...], registered: bool
+) -> None:
+    """Raise BadFile unless image and points have one grid, or every pixel of one holds n x n."""
+    larger, smaller = max(rgb, xyz), min(rgb, xyz)
+    multiple = all(a % b == 0 for a, b in zip(larger, smaller))
+    if registered or (multiple and larger[0] // smaller[0] == larger[1] // smaller[1]):
+        return
+    raise BadFile(
+        pair.rgb,
+        f"rgb is {rgb[0]}x{rgb[1]}, xyz is {xyz[0]}x{xyz[1]} ({pair.xyz.name}); both must come"
+        " from one capture, with one size or one that is 2, 3, 4 ... times the other's"
+        " (--registered takes any, where both see the same field)",
+    )

@@ -238,7 +238,7 @@ class Dataset:
         raw  the folder of captures that was sharded
         raises ValueError: the image is not there, is another one, or not of the depth's size
         """
-        from depthdist.captures.readers import open_rgb  # imports Pillow
+        from depthdist.captures.readers import read_image  # imports Pillow
 
         source = self.meta(split, number).get("rgb")
         if not isinstance(source, dict) or not isinstance(source.get("path"), str):
@@ -258,7 +258,7 @@ class Dataset:
                 f"{path}: is not the image from which sample {number} of {split} was made"
                 " (its sha256 differs)"
             )
-        image = np.array(open_rgb(path, content=content))
+        image = np.array(read_image(path, content))
         if image.shape[:2] != self.depth_size:
             raise ValueError(
                 f"{path}: is {image.shape[:2]}, the ground truth {tuple(self.depth_size)}; --refine"

@@ -17,7 +17,8 @@ from depthdist.captures.edge_agreement import EdgeScores, describe_capture, edge
 from depthdist.captures.flying_pixels import find_flying
 from depthdist.captures.layouts import CapturePair
 from depthdist.captures.near_duplicates import fingerprint
-from depthdist.captures.readers import Capture, read_capture, read_label
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
+from depthdist.captures.readers import Capture, read_bytes, read_capture, read_label
 from depthdist.captures.units import unit_remark
 from depthdist.core.errors import BadFile
 from depthdist.core.settings import Size
@@ -45,10 +46,12 @@ class EncodedSample(NamedTuple):
     edges: EdgeScores | None
 
 
-def encode_sample(item: Item, root: Path, encoding: Encoding) -> EncodedSample:
+def encode_sample(
+    item: Item, root: Path, encoding: Encoding, options: ReadOptions = NO_OPTIONS
+) -> EncodedSample:
     """Return one capture as a sample, raise BadFile where it cannot be used."""
     sources, contents = _sources(item.pair, root)
-    capture = read_capture(item.pair, (contents[0], contents[1]))
+    capture = read_capture(item.pair, contents, options)
     rgb, xyz = capture.image, capture.xyz
     z = np.ascontiguousarray(xyz[:, :, 2])
     warnings, edges = _check(item.pair, capture, z) if encoding.check_view else ([], None)
@@ -70,7 +73,7 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> EncodedSample:
         )
     counts["flying"] = count_flying(z, depth)
     stats = {
-        "raw_bytes": sum(map(len, contents)),
+        "raw_bytes": sum(map(len, contents.values())),
         **depth_stats(counts, encoding.step_mm, item.pair.stem),
         "no_value": {value: [pixels, 1] for value, pixels in capture.no_value.items()},
     }
@@ -85,7 +88,7 @@ def encode_sample(item: Item, root: Path, encoding: Encoding) -> EncodedSample:
         "intrinsics": fit_intrinsics(xyz),
     }
     if item.pair.grooves:
-        label = read_label(item.pair.grooves, xyz.shape[:2], contents[2])
+        label = read_label(item.pair.grooves, xyz.shape[:2], contents[item.pair.grooves])
         meta["grooves"] = encode_label(resize_nearest(label, encoding.depth_size))
     content = [
         encode_depth(depth, encoding.depth_codec),
@@ -227,16 +230,15 @@ def as_npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _sources(pair: CapturePair, root: Path) -> tuple[dict[str, dict[str, str]], tuple[bytes, ...]]:
+def _sources(pair: CapturePair, root: Path) -> tuple[dict[str, dict[str, str]], dict[Path, bytes]]:
     """Return path and sha256 of the capture's files, and their bytes; each is read once."""
-    sources, contents = {}, []
+    sources: dict[str, dict[str, str]] = {}
+    contents: dict[Path, bytes] = {}
     for kind, path in pair.files.items():
-        try:
-            contents.append(path.read_bytes())
-        except OSError as err:
-            raise BadFile(path, f"cannot be read: {err.strerror}") from err
+        if path not in contents:
+            contents[path] = read_bytes(path)
         sources[f"{kind}_file" if kind == "grooves" else kind] = {
             "path": path.relative_to(root).as_posix(),
-            "sha256": hashlib.sha256(contents[-1]).hexdigest(),
+            "sha256": hashlib.sha256(contents[path]).hexdigest(),
         }
-    return sources, tuple(contents)
+    return sources, contents

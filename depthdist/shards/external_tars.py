@@ -236,7 +236,7 @@ def _index(
     }
     shard_entries = [shard.entry() for shard in shards]
     all_stats = merge_stats([stats for shard in shards for stats in shard.stats.values()])
-    made_with = {**settings.content(), "unit": settings.unit}
+    made_with = {**replace(settings, unit=None).content(), "unit": settings.unit}
     resize = any(shard.sizes != {settings.size} for shard in shards)
     config = as_json([made_with, shard_entries, rejects])
     index = {

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from isal import isal_zlib
 
 from depthdist.captures.layouts import CapturePair
+from depthdist.captures.read_options import ReadOptions
 from depthdist.core.settings import Size
 
 LEVELS = 65535  # of uint16 depth; 0 means invalid
@@ -49,7 +50,10 @@ class Item(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One shard to write: `name` (train/shard-000000.tar) under `folder`, captures under `root`."""
+    """One shard to write: `name` (train/shard-000000.tar) under `folder`, captures under `root`.
+
+    options  how the captures' files are read
+    """
 
     name: str
     items: list[Item]
@@ -57,6 +61,7 @@ class Job(NamedTuple):
     root: Path
     folder: Path
     encoding: Encoding
+    options: ReadOptions
 
 
 def as_json(value: Any, indent: int | None = None) -> bytes:

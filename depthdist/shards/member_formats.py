@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from depthdist.captures.readers import HEADERS
+from depthdist.captures.formats.npy import HEADERS
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.shards.encoding import resize_nearest
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from depthdist.captures.layouts import CapturePair, RejectedFile, find_pairs
+from depthdist.captures.read_options import NO_OPTIONS
 from depthdist.captures.readers import read_size
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import BadFile, printable_path
@@ -144,10 +145,11 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
                 f"{printable_path(_groups_path(settings))}: all {len(groups)} captures are to be"
                 f" left out ({SKIP}); expected some for train and some for val"
             )
-    sizes: dict[str, tuple[int, int]] = {}
+    options = settings.read_options
+    sizes: dict[str, tuple[int, int]] = {}  # of the points
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
-            sizes[pair.stem] = read_size(pair)
+            sizes[pair.stem] = read_size(pair, options).points
         except BadFile as err:
             rejects.append(RejectedFile(err.path, err.reason))
     pairs = [pair for pair in pairs if pair.stem in sizes]
@@ -378,7 +380,7 @@ def _job(name: str, items: list[Item], settings: ShardSettings, encoding: Encodi
     root = Path(settings.raw)
     inputs = []
     for item in items:
-        for path in item.pair.files.values():
+        for path in dict.fromkeys(item.pair.files.values()):
             status = path.stat()
             inputs.append(
                 [
@@ -390,11 +392,15 @@ def _job(name: str, items: list[Item], settings: ShardSettings, encoding: Encodi
                     status.st_mtime_ns,
                 ]
             )
+    options = settings.read_options
+    given = [options] if options != NO_OPTIONS else []  # hashes of older datasets stay
+    content = [SCHEMA, VERSION, name, encoding, inputs, *given]
     return Job(
         name=name,
         items=items,
-        hash=hashlib.sha256(as_json([SCHEMA, VERSION, name, encoding, inputs])).hexdigest(),
+        hash=hashlib.sha256(as_json(content)).hexdigest(),
         root=root,
         folder=Path(settings.out) / ".build",
         encoding=encoding,
+        options=options,
     )

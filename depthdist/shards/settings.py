@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.core.settings import (
     Size,
     as_dict,
@@ -25,10 +26,10 @@ NOT_CONTENT = {
     "groups",
     "verify",
     "index",
-    "unit",
     "workers",
     "max_rejects",
 }  # where files are and how fast the dataset is made; what --groups says is in the plan
+READING = ("unit", "intrinsics", "fov", "min_snr", "registered")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,18 @@ class ShardSettings:
     """Index this folder of existing webdataset tars instead, in place; RAW and OUT are not
     needed."""
     unit: float | None = None
-    """With --index: millimetres per unit of the depth member, 1000 for metres. Default: 1; floats
-    that look like metres are refused."""
+    """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
+    layout say, else 1; what looks like metres is refused."""
+    intrinsics: tuple[float, ...] = ()
+    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
+    intrinsics.json beside them; depth trains without, but gives no clouds."""
+    fov: float | None = None
+    "The same by the horizontal field of view, degrees."
+    min_snr: float = 0.0
+    "Points with a lower signal-to-noise ratio or confidence are masked, where a file has one."
+    registered: bool = False
+    """Take images and points of any two sizes: both see the same field. Default: one size, or one
+    2, 3, 4 ... times the other's."""
     workers: int = 0
     "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
@@ -106,6 +117,8 @@ class ShardSettings:
             ("near", 0 <= self.near < math.inf, "0 or more mm"),
             ("far", self.near < self.far < math.inf, "more than --near, in mm"),
             ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
+            ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
+            ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
             ("quality", 1 <= self.quality <= 100, "1 to 100"),
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         )
@@ -175,4 +188,12 @@ class ShardSettings:
 
     def content(self) -> dict[str, Any]:
         """Return the settings that the content of the dataset depends on."""
-        return {name: value for name, value in as_dict(self).items() if name not in NOT_CONTENT}
+        left_out = NOT_CONTENT
+        if self.read_options == NO_OPTIONS:
+            left_out = NOT_CONTENT | {*READING}  # so that hashes of older datasets stay
+        return {name: value for name, value in as_dict(self).items() if name not in left_out}
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """Return how the files of the captures are read."""
+        return ReadOptions(*(getattr(self, name) for name in READING))

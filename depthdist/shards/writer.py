@@ -165,7 +165,7 @@ def _write_samples(job: Job, tar: _Tar, report: Report) -> dict[str, Any]:
 def _encode(item: Item, job: Job) -> EncodedSample:
     """Return the capture as a sample; raise ValueError that names the pair."""
     try:
-        return encode_sample(item, job.root, job.encoding)
+        return encode_sample(item, job.root, job.encoding, job.options)
     except BadFile:
         raise
     except Exception as err:  # a bug, or no memory: one line that says at which pair

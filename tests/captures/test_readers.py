@@ -1,17 +1,29 @@
 """Every way in which an image, a point map or a groove label can be unusual or wrong."""
 
+import json
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.captures import HOSTILE, ROOT, capture, write_capture, write_label, write_python_2_npy
 from PIL import Image
 
+from depthdist.captures.formats.stored_points import StoredPoints
 from depthdist.captures.layouts import find_pairs
-from depthdist.captures.readers import read_capture, read_label, read_rgb, read_size, read_xyz
+from depthdist.captures.read_options import ReadOptions
+from depthdist.captures.readers import (
+    read_capture,
+    read_label,
+    read_point_map,
+    read_rgb,
+    read_size,
+    read_xyz,
+    to_point_map,
+)
 from depthdist.core.environment import silence_image_warnings
 from depthdist.core.errors import BadFile
 
@@ -72,12 +84,12 @@ def changed(xyz, **how):
         ({"times": -1}, "Z is negative"),
         ({"times": 0}, "no valid pixel"),
         ({"times": np.nan}, "no valid pixel"),
-        ({"dtype": np.float16}, "dtype is float16"),
         ({"then": lambda x: np.nan_to_num(x).astype(np.int32)}, "dtype is int32"),
         ({"then": lambda x: np.zeros(x.shape, np.uint8)}, "dtype is uint8"),
-        ({"then": lambda x: x[:, :, 2:]}, r"shape is \(30, 40, 1\); expected \(H, W, 3\)"),
-        ({"then": lambda x: x[:, :, 2]}, r"shape is \(30, 40\)"),
-        ({"then": lambda x: np.moveaxis(x, 2, 0)}, r"shape is \(3, 30, 40\)"),
+        ({"then": lambda x: x[:, :, :2]}, r"shape is \(30, 40, 2\); expected \(H, W, 3\)"),
+        ({"then": lambda x: x[0, 0]}, r"shape is \(3,\)"),
+        ({"then": lambda x: np.moveaxis(x, 2, 0)[:2]}, r"shape is \(2, 30, 40\)"),
+        ({"then": lambda x: np.nan_to_num(x[:, :, 2]).astype(np.uint8)}, "dtype is uint8"),
         ({"then": lambda x: x[:0]}, "shape is"),
         ({"dtype": object}, "pickled"),
         ({"then": lambda x: x.astype(np.complex64)}, "dtype is complex64"),
@@ -91,7 +103,15 @@ def test_point_maps_that_cannot_be_used_are_refused_with_the_reason(tmp_path, ho
 
 
 @pytest.mark.parametrize(
-    "how", [{"dtype": np.float64}, {"dtype": ">f4"}, {"then": np.asfortranarray}]
+    "how",
+    [
+        {"dtype": np.float64},
+        {"dtype": np.longdouble},
+        {"dtype": ">f4"},
+        {"then": np.asfortranarray},
+        {"then": lambda x: np.moveaxis(x, 2, 0)},
+        {"then": lambda x: np.concatenate([x, x * 0 + 7], axis=2)},
+    ],
 )
 def test_other_float_layouts_read_the_same(tmp_path, how):
     xyz = capture()[1]
@@ -101,6 +121,54 @@ def test_other_float_layouts_read_the_same(tmp_path, how):
     assert found.flags.c_contiguous
     assert found.dtype.isnative
     np.testing.assert_array_equal(found, xyz)
+
+
+def test_half_precision_points_are_read_to_its_own_exactness(tmp_path):
+    xyz = capture()[1]
+    np.save(tmp_path / "a.npy", xyz.astype(">f2"))
+    np.testing.assert_array_equal(read_xyz(tmp_path / "a.npy"), xyz.astype(np.float16))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16, ">i4"])
+@pytest.mark.parametrize("axis", [(), (2,)])
+def test_depth_alone_has_z_and_no_x_and_y_where_no_camera_is_known(tmp_path, dtype, axis):
+    z = np.nan_to_num(capture()[1][:, :, 2]).astype(dtype)
+    np.save(tmp_path / "a.npy", np.expand_dims(z, axis))
+    xyz = read_xyz(tmp_path / "a.npy")
+    np.testing.assert_array_equal(xyz[:, :, 2], z)
+    assert np.isnan(xyz[:, :, :2]).all()
+
+
+def test_a_known_camera_gives_depth_its_x_and_y(tmp_path):
+    xyz = capture()[1]
+    np.save(tmp_path / "a.npy", xyz[:, :, 2] / 1000)  # metres
+    for options, camera in (
+        (ReadOptions(unit_mm=1000, intrinsics=(50, 60, 21, 14)), None),
+        (ReadOptions(unit_mm=1000), {"fx": 50, "fy": 60, "cx": 20.5, "cy": 13.5}),
+    ):
+        path = tmp_path / "intrinsics.json"
+        path.write_text(json.dumps(camera))
+        found = read_point_map(tmp_path / "a.npy", None, options, camera and path).xyz
+        np.testing.assert_allclose(found, xyz, rtol=1e-5, atol=1e-2)
+
+
+def test_points_below_the_lowest_snr_do_not_count():
+    xyz = np.full((4, 5, 3), 900, np.float32) + np.arange(20).reshape(4, 5, 1)
+    stored = StoredPoints(xyz, snr=np.arange(20, dtype=np.float32).reshape(4, 5))
+    found = to_point_map(Path("a.zdf"), stored, ReadOptions(min_snr=7))
+    assert np.isnan(found.xyz.reshape(20, 3)[:7]).all()
+    np.testing.assert_array_equal(found.xyz.reshape(20, 3)[7:], xyz.reshape(20, 3)[7:])
+    assert found.no_value == {"SNR below 7": 7}
+
+
+@pytest.mark.parametrize("image", [(30, 40), (60, 80), (15, 20)])
+def test_image_and_points_may_differ_by_a_whole_factor_and_keep_their_sizes(tmp_path, image):
+    write_capture(tmp_path / "a.png", tmp_path / "a.npy")
+    Image.new("RGB", image[::-1]).save(tmp_path / "a.png")
+    (pair,), _ = find_pairs(tmp_path)
+    found = read_capture(pair)
+    assert (found.image.size[::-1], found.xyz.shape[:2]) == (image, (30, 40))
+    assert read_size(pair) == (image, (30, 40))
 
 
 def test_truncated_archived_and_empty_point_maps_are_refused(tmp_path):
@@ -129,6 +197,7 @@ def test_sizes_that_differ_are_seen_from_the_headers(tmp_path):
     for read in (read_size, read_capture):
         with pytest.raises(BadFile, match="rgb is 30x41, xyz is 30x40"):
             read(pair)
+    assert read_size(pair, ReadOptions(registered=True)) == ((30, 41), (30, 40))
 
 
 def hostile(folder):

@@ -210,7 +210,7 @@ def cut(folder):
 BAD = {
     "a missing twin": (no_twin, "bad.png", "without its point cloud"),
     "another size": (save(lambda x: x[:20]), "bad.png", "rgb is 30x40, xyz is 20x40"),
-    "(H, W, 1)": (save(lambda x: x[:, :, 2:]), "bad.npy", "(30, 40, 1); expected (H, W, 3)"),
+    "two values": (save(lambda x: x[:, :, 1:]), "bad.npy", "(30, 40, 2); expected (H, W, 3)"),
     "uint8": (save(lambda x: np.zeros(x.shape, np.uint8)), "bad.npy", "dtype is uint8"),
     "a pickle": (save(lambda x: x.astype(object)), "bad.npy", "pickled"),
     "metres": (save(lambda x: x / 1000), "bad.npy", "looks like metres"),

@@ -1,0 +1,1 @@
+"""File formats of points and depth: one module each, listed in `registry`."""

@@ -1,0 +1,20 @@
+"""The formats that files of points and depth are read from: a further one is one more entry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from depthdist.captures.formats.npy import NPY
+from depthdist.captures.formats.stored_points import PointFormat
+from depthdist.core.errors import BadFile
+
+FORMATS: tuple[PointFormat, ...] = (NPY,)
+BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
+
+
+def format_of(path: Path) -> PointFormat:
+    """Return the format of a file by its name, raise BadFile where it is none of FORMATS."""
+    form = BY_SUFFIX.get(path.suffix.lower())
+    if form is None:
+        raise BadFile(path, f"no file of points by its name; expected {', '.join(BY_SUFFIX)}")
+    return form
