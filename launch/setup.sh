@@ -2,9 +2,9 @@
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python is $(python3 --version 2>&1); expected 3.10 or newer" >&2; exit 2; }
 [ -x .venv/bin/pip ] || python3 -m venv --clear .venv
 . .venv/bin/activate
-wanted=$(cat setup.cfg pyproject.toml | sha256sum)
+wanted=$(cat setup.cfg pyproject.toml launch/constraints.txt | sha256sum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     echo "installing into .venv (torch and what it needs: some minutes)"
-    python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+    python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e '.[test]'
     echo "$wanted" >.venv/installed
 fi

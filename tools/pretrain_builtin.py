@@ -20,21 +20,17 @@ Finished steps are not repeated: the same command continues after a stop.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a script: see tools/__init__.py
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from depthdist.commands.subcommands import flags, run_python, run_shown
 from depthdist.core.command import run_command
 from depthdist.core.command_line import parse
 from depthdist.core.settings import Size, positional
 from depthdist.evaluation.row_kinds import RowKind, row_kinds
-from tools.run_commands import deepspeed_launcher, flags, run_shown
 
 if TYPE_CHECKING:
     from depthdist.models.depth_model import DepthModel
@@ -42,13 +38,6 @@ if TYPE_CHECKING:
 # the range that 0.1 % and 99.9 % of the output are scaled to, about that of the published models
 OUTPUT_LOW = 0.5
 OUTPUT_HIGH = 10.0
-NUM_LAYERS = 12
-NUM_HEADS = 2
-HIDDEN_SIZE = 128
-MLP_RATIO = 2
-NECK_SIZES = [24, 48, 64, 64]
-FUSION_SIZE = 24
-HEAD_SIZE = 16
 BATCH = 16
 DEEPSPEED = {
     "train_batch_size": BATCH,
@@ -141,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     (settings,) = parse(__doc__.splitlines()[0], PretrainSettings, argv=argv)
     from depthdist.core.environment import silence_libraries
     from depthdist.models.adapter import save_full_model
+    from depthdist.models.builtin_start import initial_model
 
     silence_libraries()
     out = settings.out.resolve()
@@ -168,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     pretrain(small, out / "deepspeed.json", settings)
     pretrain(full, out / "deepspeed.json", settings)
     evaluation = flags(run=full.folder / "run", align="disparity", details=False)
-    run_shown("launch/evaluate.py", *evaluation)
+    run_shown("evaluate", *evaluation)
     export_model(out)
     print(f"the built-in model is in {out / 'foundation'}")
 
@@ -179,7 +169,7 @@ def pretrain(stage: Stage, deepspeed: Path, settings: PretrainSettings) -> None:
     data = stage.folder / "data"
     render_size = Size(3 * stage.size.height // 2, 3 * stage.size.width // 2)
     scenes = flags(scenes=stage.num_scenes, size=render_size, seed=stage.scene_seed)
-    run_shown("tools/make_rooms.py", rooms, *scenes)
+    run_python(Path(__file__).with_name("make_rooms.py"), rooms, *scenes)
     shards = flags(
         size=stage.size,
         depth_size="train",
@@ -188,10 +178,9 @@ def pretrain(stage: Stage, deepspeed: Path, settings: PretrainSettings) -> None:
         far=30000,
         max_rejects=stage.num_scenes // 100,
     )
-    run_shown("tools/shard.py", rooms, data, *shards)
+    run_shown("shard", rooms, data, *shards)
     training = flags(
         deepspeed=deepspeed,
-        data=data,
         model=stage.base,
         lora="none",
         relative=True,
@@ -209,47 +198,8 @@ def pretrain(stage: Stage, deepspeed: Path, settings: PretrainSettings) -> None:
         log_every=20,
         run=stage.folder / "run",
     )
-    run_shown(*deepspeed_launcher(settings.ranks), "launch/train.py", *training)
-
-
-def initial_model(seed: int) -> DepthModel:
-    """Return the network before pretraining: a narrow DA-V2 with random weights.
-
-    It ends in a ReLU, as the published ones do.
-    """
-    import torch
-    from torch import nn
-    from transformers import Dinov2Config
-
-    from depthdist.geometry.patches import PATCH_SIZE
-    from depthdist.models.base_model import IMAGENET, new_depth_anything
-    from depthdist.models.depth_model import DepthModel
-
-    every = NUM_LAYERS // 4
-    backbone: dict[str, Any] = {
-        "image_size": 224,
-        "patch_size": PATCH_SIZE,
-        "hidden_size": HIDDEN_SIZE,
-        "num_attention_heads": NUM_HEADS,
-        "num_hidden_layers": NUM_LAYERS,
-        "mlp_ratio": MLP_RATIO,
-        "out_indices": [every, 2 * every, 3 * every, NUM_LAYERS],
-        "reshape_hidden_states": False,
-        "apply_layernorm": True,
-    }
-    net: Any = new_depth_anything(Dinov2Config(**backbone), NECK_SIZES, FUSION_SIZE, HEAD_SIZE)
-    net.config.depth_estimation_type = "relative"
-    generator = torch.Generator().manual_seed(seed)
-    for name, weights in net.backbone.named_parameters():
-        if name.endswith("lambda1"):  # the factor of each half of a layer
-            nn.init.constant_(weights, 0.3)
-        elif ".layer." in name and weights.dim() == 2:
-            nn.init.trunc_normal_(weights, std=0.02, generator=generator)
-    # with std 2.0 the layers before it die within 100 steps
-    nn.init.normal_(net.head.conv3.weight, std=0.5, generator=generator)
-    # the middle of 0 .. 10, far from where a ReLU dies
-    nn.init.constant_(net.head.conv3.bias, 5.0)
-    return DepthModel(net, "start", False, IMAGENET)
+    ranks = flags(gpus=settings.ranks) if settings.ranks > 1 else []
+    run_shown("train", data, *ranks, *training)
 
 
 def export_model(out: Path) -> None:
@@ -297,6 +247,8 @@ def output_range(model: DepthModel, data: Path) -> tuple[float, float]:
 
 def model_card(out: Path) -> str:
     """Return the model's card: what it is, how it was made, on what, for how long, its scores."""
+    from depthdist.models.builtin_start import HIDDEN_SIZE, NUM_LAYERS
+
     hours = 0.0
     stages = []
     for stage in ("small", "full"):

@@ -67,6 +67,11 @@ def prepare_process() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
+def program() -> str:
+    """Return the name of this command, as it was started: `train.py`, or `depthdist train`."""
+    return Path(sys.argv[0]).name
+
+
 def run_command(main: Callable[[], Any]) -> NoReturn:
     """Run `main` and exit with its return value, or with a code and one clear line a problem.
 
@@ -137,4 +142,4 @@ def _exit_failed(err: BaseException, code: int, text: str, judge: FailureJudge |
 
 
 def _print(line: str) -> None:
-    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    print(f"{program()}: {line}", file=sys.stderr)

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import (
     Any,
@@ -18,6 +19,8 @@ from typing import (
     get_type_hints,
 )
 
+from depthdist.core.command import program
+from depthdist.core.completion import complete, is_completing
 from depthdist.core.errors import SettingsError
 from depthdist.core.files import parse_json
 from depthdist.core.settings import (
@@ -33,6 +36,7 @@ from depthdist.core.settings import (
 
 METAVARS = {Size: "HxW", Path: "PATH", int: "N", float: "X"}
 """What `--help` shows for a value, by its type."""
+BARE = "bare words"  # where the parser keeps them; no setting has a blank in its name
 
 
 def parse(
@@ -42,19 +46,29 @@ def parse(
     epilog: str = "",
     together: Callable[..., list[str]] | None = None,
     presets: tuple[str, dict[str, dict[str, Any]]] = ("", {}),
+    word: str = "",
+    bare: str = "",
 ) -> tuple[Any, ...]:
     """Return one instance of each dataclass in `groups`, from defaults, `--config` and `argv`.
 
     together  lists what is wrong with the values of all groups as a whole; it is called when each
               group alone is valid
     presets   a setting's name, and the defaults of other settings that each of its values brings
+    word      the word of the program that these settings are for: `run` in `report.py run`
+    bare      a setting that words without a flag give too, joined by commas
     raises SettingsError with every problem found: unknown names (with similar ones), values of the
     wrong type, missing positionals, and what the groups' own `problems()` list
     """
-    parser = _Parser(description, epilog, groups)
+    parser = _Parser(description, epilog, groups, f"{program()} {word}".strip(), bare)
+    if is_completing():
+        complete(parser)
     given, unknown = parser.parse_known_intermixed_args(argv)
     flags = {name: value for name, value in vars(given).items() if value not in (None, [])}
     problems = _unknown_flags(unknown, parser.fields)
+    if words := flags.pop(BARE, None):
+        if bare in flags:
+            problems.append(f"{flag_name(bare)} and {' '.join(words)} are both given: give one")
+        flags[bare] = ",".join(words)
     from_file = _read_json(flags.pop("config", None), list(parser.fields), problems)
     preset_name, by_value = presets
     chosen = flags.get(preset_name, from_file.get(preset_name, ""))
@@ -138,13 +152,19 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     """A parser with a flag for each field; its errors are SettingsErrors."""
 
-    def __init__(self, description: str, epilog: str, groups: tuple[Any, ...]):
+    def __init__(
+        self, description: str, epilog: str, groups: tuple[Any, ...], name: str, bare: str
+    ):
         super().__init__(
+            prog=name,
             description=description,
             epilog=epilog,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
         )
+        if bare:
+            text = f"the same as {flag_name(bare)}, several are joined"
+            self.add_argument(BARE, nargs="*", metavar=bare.upper(), help=text)
         text = "settings by name, as a JSON object; flags win"
         self.add_argument("--config", metavar="FILE.json", help=text)
         self.fields: dict[str, _Setting] = {}
@@ -172,12 +192,14 @@ class _Parser(argparse.ArgumentParser):
                 metavar = field.name.upper()
                 arguments.add_argument(field.name, nargs=nargs, metavar=metavar, help=text)
             else:
-                arguments.add_argument(
+                argument = arguments.add_argument(
                     flag_name(field.name),
                     dest=field.name,
                     help=text + _default_text(field),
                     **_argument_options(field.name, kind),
                 )
+                if choices := _choices(kind):  # an attribute that argcomplete reads
+                    argument.completer = partial(_offer, choices)  # type: ignore[attr-defined]
 
 
 def _argument_options(name: str, kind: Any) -> dict[str, Any]:
@@ -190,6 +212,17 @@ def _argument_options(name: str, kind: Any) -> dict[str, Any]:
     if get_origin(bare) is tuple and Ellipsis not in get_args(bare):
         return {"metavar": name.upper(), "nargs": len(get_args(bare))}
     return {"metavar": METAVARS.get(bare, name.upper())}
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return the words that a value, or each of its parts, is one of; [] where it may be any."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return next(filter(None, map(_choices, get_args(kind))), [])
+
+
+def _offer(choices: list[str], **_: Any) -> list[str]:
+    return choices
 
 
 def _default_text(field: Field) -> str:

@@ -12,7 +12,7 @@ from depthdist.core.settings import hidden
 from depthdist.distributed.accelerator import accelerator
 from depthdist.training.deepspeed_sections import refused_sections, settle_sections
 
-CHECKOUT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]  # a link in it leads to the files of ds_configs/
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class EngineSettings:
 
     def _file(self) -> Path:
         """Return the file; those of ds_configs/ are found from every working directory."""
-        shipped = CHECKOUT / self.deepspeed
+        shipped = PACKAGE / self.deepspeed
         return shipped if shipped.exists() and not self.deepspeed.exists() else self.deepspeed
 
     @property

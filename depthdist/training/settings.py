@@ -170,17 +170,20 @@ class Settings:
         return as_dict(*vars(self).values())
 
 
-def check_together(settings: Settings) -> list[str]:
-    """Return what is wrong with settings that are valid one by one."""
+def check_together(settings: Settings, on_device: bool = True) -> list[str]:
+    """Return what is wrong with settings that are valid one by one.
+
+    on_device  also check what this machine's accelerator can run, which imports torch
+    """
     found = _problems_of_choices(settings)
     try:
         dataset = open_dataset(settings.data)
         found += _problems_without_validation(settings, dataset)
         found += _problems_of_length(settings, dataset)
-        ds_config, _ = settings.engine.resolved()
+        ds_config = settings.engine.resolved()[0] if on_device else None
     except ValueError as err:
         return [*found, str(err)]
-    stage = ds_config.get("zero_optimization", {}).get("stage", 0)
+    stage = (ds_config or settings.engine.read()).get("zero_optimization", {}).get("stage", 0)
     if settings.schedule.ema and stage == 3:
         found.append("--ema with ZeRO 3: the weights lie in pieces; use stage 0, 1 or 2")
     run, resume = settings.train.run, settings.keep.resume
@@ -242,9 +245,12 @@ def _problems_of_length(settings: Settings, dataset: Dataset) -> list[str]:
 
 
 def _changes_since(
-    source: Path, settings: Settings, ds_config: dict[str, Any], dataset: Dataset
+    source: Path, settings: Settings, ds_config: dict[str, Any] | None, dataset: Dataset
 ) -> list[str]:
-    """Return what differs from the run in `source` and may not."""
+    """Return what differs from the run in `source` and may not.
+
+    ds_config  DeepSpeed's, as this device runs it; None: it is not compared
+    """
     record = open_run(source).record
     found = []
     for name, new in settings.as_dict().items():
@@ -255,7 +261,7 @@ def _changes_since(
                 " or begin anew in another --run"
             )
     before, _ = settle_sections(record["deepspeed_config"])  # as the new one is
-    for key in sorted(before.keys() | ds_config.keys()):
+    for key in sorted(before.keys() | ds_config.keys()) if ds_config else ():
         same = before.get(key) == ds_config.get(key)
         if key != "zero_optimization" and not same:  # a state fits every stage
             found.append(

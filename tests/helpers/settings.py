@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+from depthdist.commands.study_plans import StudySettings
 from depthdist.core.command_line import parse
 from depthdist.core.errors import SettingsError
 from depthdist.core.settings import Size, hidden, positional
@@ -30,7 +31,6 @@ from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, TrainSettings
 from helpers.captures import ROOT
 from tools.pretrain_builtin import PretrainSettings
-from tools.study_plans import StudySettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's
 # type allows another value.

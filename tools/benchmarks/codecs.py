@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from depthdist.core.text_table import format_table
 from tools.benchmarks.captures import IMAGE_SIZE, CaptureSettings, make_raw
 from tools.benchmarks.processes import print_progress
-from tools.tables import format_table
 
 if TYPE_CHECKING:
     from depthdist.data.batch import Batch

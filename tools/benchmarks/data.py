@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthdist.core.settings import Size, as_dict, did_you_mean
+from depthdist.core.text_table import format_table
 from tools.benchmarks.bars import format_bar
 from tools.benchmarks.captures import IMAGE_SIZE, CaptureSettings, check_lowest, make_raw
 from tools.benchmarks.loader_rows import Measurement, Row, cpu_ms, mark_wrong, measure, rate
 from tools.benchmarks.machine import describe_machine, format_load, print_machine
 from tools.benchmarks.peers import PEERS, convert_samples, make_environment
 from tools.benchmarks.processes import run_tool
-from tools.tables import format_table
 
 NUM_SHARDS = 8  # of a dataset; process workers share whole ones
 PLAIN = "webdataset_as_written"

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from depthdist.core.text_table import format_table
 from tools.benchmarks.bars import print_check
 from tools.benchmarks.processes import run_module
-from tools.tables import format_table
 
 SAMPLE_BYTES = 2_240_000  # at 756x1260
 SHARD_SAMPLES = 115  # in shards of 256 MiB

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from depthdist.core.text_table import format_table
 from tools.benchmarks.bars import print_check
 from tools.benchmarks.captures import CaptureSettings, check_lowest, make_raw
 from tools.benchmarks.processes import ROOT, print_progress
-from tools.tables import format_table
 
 ALONE = "reading and encoding alone"
 HASHED = "the same and their sha256"

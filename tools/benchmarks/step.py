@@ -20,11 +20,11 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from depthdist.core.settings import Size, as_dict
+from depthdist.core.text_table import format_table
 from tools.benchmarks.bars import format_bar
 from tools.benchmarks.captures import IMAGE_SIZE, CaptureSettings, check_lowest, make_raw
 from tools.benchmarks.machine import describe_machine, print_machine
 from tools.benchmarks.processes import ROOT, print_progress, run_tool
-from tools.tables import format_table
 
 PATHS = ("ordinary", "ours")
 SUPPLIES = {"files": "whole step, with data", "memory": "step alone", "data": "data alone"}

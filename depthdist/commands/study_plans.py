@@ -35,8 +35,8 @@ class StudySettings:
     raw: str | None = positional(None)
     "Folder of captures."
     model: str | None = None
-    """Base model, as launch/train.py takes it; or the folder of a run whose decoder was trained:
-    it is converted to a model of relative depth first. Default: launch/train.py's."""
+    """Base model, as `depthdist train` takes it; or the folder of a run whose decoder was trained:
+    it is converted to a model of relative depth first. Default: `depthdist train`'s."""
     recipe: str = "near"
     "Recipe of the runs, where the study does not vary it: document or near."
     epochs: int = 15
@@ -55,7 +55,7 @@ class StudySettings:
     ranks: int = 1
     "Processes of each run on a CPU, GPUs where there are some; 1: the launcher takes all GPUs."
     train: str = ""
-    "More flags for each launch/train.py, as one text: '--lr 1e-4 --lora linear'."
+    "More flags for each `depthdist train`, as one text: '--lr 1e-4 --lora linear'."
     out: Path = Path("runs/study")
     "Folder for shards and runs."
 
@@ -81,9 +81,9 @@ class Run:
     """One run of a study.
 
     row      its name in the table
-    shard    flags for tools/shard.py
+    shard    flags of `depthdist shard`
     groups   lines of a group file for --split file, or None
-    train    flags for launch/train.py
+    train    flags of `depthdist train`
     """
 
     row: str
@@ -112,7 +112,7 @@ def ablations(settings: StudySettings) -> Iterator[Run]:
 def foundation(settings: StudySettings) -> Iterator[Run]:
     """Yield a run of LoRA alone on the base, and one on the built-in model's random start."""
     from depthdist.models.adapter import save_full_model
-    from tools.pretrain_builtin import initial_model
+    from depthdist.models.builtin_start import initial_model
 
     random = settings.out / "start"
     if not (random / "config.json").exists():

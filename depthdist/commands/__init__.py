@@ -1,0 +1,1 @@
+"""The command `depthdist`: one word for each thing a person does."""
