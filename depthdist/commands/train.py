@@ -1,4 +1,4 @@
-"""`depthdist train`: check the settings at once, then become DeepSpeed's launcher."""
+"""`depthdist train`: check the settings at once, then run DeepSpeed's launcher."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from depthdist.core.command_line import parse
 from depthdist.core.settings import range_problems
+from depthdist.distributed.accelerator import run_launcher
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.training.command import work
 from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
@@ -59,7 +60,7 @@ class LaunchSettings:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train as the command line says: as a rank, or by becoming the launcher of all ranks."""
+    """Train as the command line says: as a rank, or by starting all ranks."""
     argv = sys.argv[1:] if argv is None else argv
     adopt_slurm_variables()
     is_rank = "RANK" in os.environ  # a launcher started this process
@@ -80,20 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     settings = Settings(*groups)
     if is_rank or settings.keep.dry_run:
         return work(settings)
-    become_launcher(launch, argv)
-
-
-def become_launcher(launch: LaunchSettings, argv: list[str]) -> NoReturn:
-    """Replace this process by DeepSpeed's launcher, which starts this command once a GPU.
-
-    Its exit code and its answers to signals are then those of the command.
-    """
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *launch.words()]
-    sys.stdout.flush()
-    os.execv(
-        sys.executable,
-        [*launcher, "--module", "--no_local_rank", "depthdist", "train", *argv],
-    )
+    # which starts this very command once a GPU
+    ranks = ["--module", "--no_local_rank", "depthdist", "train", *argv]
+    run_launcher(["--quiet", *launch.words(), *ranks])
 
 
 def free_port() -> int:

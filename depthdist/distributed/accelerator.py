@@ -24,3 +24,14 @@ def load_deepspeed() -> Any:
 def accelerator() -> Any:
     """Return DeepSpeed's accelerator; "cpu" where torch sees no GPU."""
     return load_deepspeed().accelerator.get_accelerator()
+
+
+def run_launcher(words: list[str]) -> None:
+    """Run DeepSpeed's launcher in this process, as the command `deepspeed` does.
+
+    It ends the process with the exit code of the first rank that failed.
+    """
+    load_deepspeed()
+    from deepspeed.launcher.runner import main
+
+    main(words)
