@@ -21,9 +21,11 @@ from depthdist.core.environment import count_workers, local_world_size
 from depthdist.core.files import parse_json
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
+from depthdist.shards.cached_datasets import holds_captures, may_hold_captures, why_no_captures
 from depthdist.shards.index import Index, SampleRef, Samples, read_index
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote
 from depthdist.shards.sample_arrays import Arrays, empty_arrays
+from depthdist.shards.settings import size_problems
 
 MAX_DEFAULT_THREADS = 4
 
@@ -66,14 +68,15 @@ class DataSettings(ReadSettings, CacheSettings):
     """Data."""
 
     data: tuple[str, ...] = ("data/tires",)
-    """Folder of shards that tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://);
-    several with commas between are mixed. A folder that has a comma in its name, and exists, is
-    that folder."""
+    """Folder of captures (shards of them are made once, in --cache), folder of shards that
+    tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://); several with commas between
+    are mixed. A folder that has a comma in its name, and exists, is that folder."""
     weights: tuple[float, ...] = ()
     """With several: how often an epoch shows each sample of each. Default: 1 for all; 0.25 shows
     another quarter each epoch."""
     size: Size | None = None
-    "Height x width that the network sees, pixels. Default: as sharded (the recipe's is 756x1260)."
+    """Height x width that the network sees, pixels, multiples of 14. Default: as sharded; of
+    captures their aspect at the recipe's number of pixels (1200x1944 gives 756x1260)."""
     shuffle_shards: int = 0
     """0: samples are shuffled over all shards. M: shards are shuffled, then the samples of M
     shards at a time; for remote data that the cache cannot hold."""
@@ -83,7 +86,10 @@ class DataSettings(ReadSettings, CacheSettings):
         object.__setattr__(self, "data", join_at_commas(self.data))
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the values and with the data they name, a line each."""
+        """Return what is wrong with the values and with the data they name, a line each.
+
+        Data of captures can be looked at once it is sharded.
+        """
         found = [*ReadSettings.problems(self), *CacheSettings.problems(self)]
         if self.shuffle_shards < 0:
             found.append(f"--shuffle-shards is {self.shuffle_shards}: expected >= 0")
@@ -95,6 +101,8 @@ class DataSettings(ReadSettings, CacheSettings):
         for weight in self.weights:
             if not 0 < weight < math.inf:
                 found.append(f"--weights has {weight:g}: expected > 0")
+        if self.captures:
+            return [*found, *size_problems(self.size)]
         try:
             dataset = open_dataset(self)
             num_train = dataset.count("train")
@@ -109,11 +117,18 @@ class DataSettings(ReadSettings, CacheSettings):
             found.append(f"--data {dataset.place}: there is no training sample")
         return found
 
+    @cached_property
+    def captures(self) -> tuple[str, ...]:
+        """The places that are folders of captures, not of shards."""
+        return tuple(filter(holds_captures, self.data))
+
     def _advice(self) -> str:
-        """Return how to make a dataset, if the only one is a folder that does not exist."""
+        """Return how to make a dataset, if the only one is a folder that has or is none."""
         if len(self.data) != 1 or is_remote(self.data[0]):
             return ""
         folder = Path(self.data[0].removeprefix("file://"))
+        if may_hold_captures(folder):
+            return f"; as a folder of captures: {why_no_captures(folder)}"
         if folder.exists():
             return ""
         raw = folder.parent / f"{folder.name}_raw"

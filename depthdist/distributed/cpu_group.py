@@ -27,10 +27,16 @@ EXCHANGE_TIMEOUT = timedelta(days=7)  # for the slowest rank; a dead one is noti
 class CpuGroup:
     """This process's `rank` of `size`, and `local_size`, how many of them this machine runs.
 
+    alone  whether this process works by itself, also where a launcher started several
+
     raises ValueError where the ranks do not meet
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
+        if alone:
+            self.rank = 0
+            self.size = self.local_size = 1
+            return
         adopt_slurm_variables()
         self.rank = rank()
         self.size = world_size()

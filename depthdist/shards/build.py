@@ -21,6 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
         index = None
         with _together(ranks):
             if ranks.rank == 0:
-                index = _merge(settings, plan, previous, num_written)
+                chosen = replace(settings, size=plan.encoding.size)
+                index = _merge(chosen, plan, previous, num_written)
         return index
 
 
@@ -142,6 +144,8 @@ def _merge(
     lines = [as_json(reject) for reject in sorted(kept + rejected, key=lambda r: r["path"])]
     if not previous.index:
         _refuse_empty_split(settings, plan, records, rejected, b"".join(lines))
+    if previous.is_of(plan.hash) and not previous.has("stretched"):
+        plan = plan._replace(stretched=[])  # of an older version: its index, and hash, stay
     index, files = compose_index(
         settings,
         plan,

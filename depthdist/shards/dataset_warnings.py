@@ -12,6 +12,7 @@ from typing import Any
 from depthdist.captures.near_duplicates import format_warning
 from depthdist.captures.units import unit_remark
 from depthdist.core.errors import printable_path
+from depthdist.geometry.image_size import choose_image_size, describe_stretch
 from depthdist.shards.settings import ShardSettings
 
 SMALL_SCALE = 0.1  # share of the normalized scale: less of it used is said
@@ -34,8 +35,18 @@ def dataset_warnings(index: dict[str, Any], settings: ShardSettings) -> list[str
         if name in index
     ]
     edges = index.get("edge_agreement", {}).get("warning")
-    lines += [f"WARNING   {line}" for line in (*about_train, *duplicates, edges) if line]
+    others = (stretched_line(index), *about_train, *duplicates, edges)
+    lines += [f"WARNING   {line}" for line in others if line]
     return lines
+
+
+def stretched_line(index: dict[str, Any]) -> str | None:
+    """Return the warning that images are stretched, None where they are not by much."""
+    if not index.get("stretched"):
+        return None
+    image, size = tuple(index["stretched"]), tuple(index["size"])
+    advice = "x".join(map(str, choose_image_size(image)))
+    return f"an image of {describe_stretch(image, size)}; --size {advice} keeps its aspect"
 
 
 def _about_depths(stats: Stats) -> list[str | None]:

@@ -28,6 +28,8 @@ from depthdist import __version__
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import printable_path
 from depthdist.core.files import parse_json, write_atomic
+from depthdist.core.settings import Size
+from depthdist.geometry.image_size import most_stretched
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.encoding import as_npy
 from depthdist.shards.external_samples import DecodedShard, Todo, decode_shard
@@ -65,6 +67,10 @@ def index_in_place(
     samples = [sample for found, _ in scanned for sample in found]
     rejects = [reject for _, rejected in scanned for reject in rejected]
     entries = assign_roles(folder, samples, settings)
+    image_size = Size(*entries.pop("image_size"))
+    if settings.size is None:
+        notes.append(f"size {image_size}: the images' aspect at the recipe's number of pixels")
+    settings = replace(settings, size=image_size)
     used, incomplete = _complete_samples(samples, entries["members"])
     sessions = number_sessions([sample.key for sample in used], settings.session_gap)
     sides = [named[sample.shard] for sample in used] if named else split(sessions, settings)
@@ -83,6 +89,8 @@ def index_in_place(
         rejects += shard.rejects
     rejects.sort(key=lambda reject: (reject["shard"], reject["key"]))
     _check_splits(folder, sorted(set(sides)), shards, rejects)
+    sizes = set().union(*(shard.sizes for shard in shards))
+    entries |= {"stretched": stretched} if (stretched := most_stretched(sizes, image_size)) else {}
     index, files = _index(settings, entries, [shard for shard in shards if shard.samples], rejects)
     files["rejects.jsonl"] = _as_lines(rejects)
     files["index.json"] = as_json(index)  # last: it says that the others are complete
@@ -90,7 +98,6 @@ def index_in_place(
         write_atomic(folder / name, content)
     for name in old_files - files.keys():
         (folder / name).unlink(missing_ok=True)
-    sizes = set().union(*(shard.sizes for shard in shards))
     keys = [sample.key for sample in used]
     warning = unused_names_warning(keys, sides, "tars in folders of these names are used")
     note = "" if named else split_note(sessions, sides, settings)
@@ -237,6 +244,7 @@ def _index(
     shard_entries = [shard.entry() for shard in shards]
     all_stats = merge_stats([stats for shard in shards for stats in shard.stats.values()])
     made_with = {**replace(settings, unit=None).content(), "unit": settings.unit}
+    assert settings.size is not None, "index_in_place has chosen one"
     resize = any(shard.sizes != {settings.size} for shard in shards)
     config = as_json([made_with, shard_entries, rejects])
     index = {

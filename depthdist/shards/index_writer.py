@@ -11,6 +11,7 @@ import numpy as np
 from depthdist import __version__
 from depthdist.captures.edge_agreement import EdgeScores, describe_dataset
 from depthdist.captures.near_duplicates import FINGERPRINT, summarize_split
+from depthdist.geometry.image_size import most_stretched
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.encoding import as_npy
 from depthdist.shards.format import LEVELS, Encoding
@@ -59,6 +60,7 @@ def compose_index(
         "near_duplicates_test": _near_duplicates(splits, "test"),
         "warnings": sum(len(record.get("warnings", ())) for record in in_order),
         "edge_agreement": _edge_agreement(in_order),
+        "stretched": _stretched(old, plan) if added else old.get("stretched"),
         "groups": {**old.get("groups", {}), **_named_groups(plan.groups)},
         "appended": old.get("appended", 0) + bool(old and added),
     }
@@ -158,6 +160,12 @@ def _edge_agreement(records: list[Record]) -> dict[str, Any]:
     ]
     text = describe_dataset(scores)
     return {"warning": text} if text else {}
+
+
+def _stretched(old: dict[str, Any], plan: Plan) -> list[int]:
+    """Return the size of the most stretched images, old or new; [] where none is by much."""
+    sizes = [size for size in (old.get("stretched"), plan.stretched) if size]
+    return most_stretched(map(tuple, sizes), plan.encoding.size)
 
 
 def _near_duplicates(splits: dict[str, list[Record]], held_out: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from depthdist.captures.readers import METRES_BELOW_MM
 from depthdist.core.errors import printable_path
+from depthdist.geometry.image_size import choose_image_size
 from depthdist.shards.external_samples import read_members
 from depthdist.shards.format import LEVELS
 from depthdist.shards.member_formats import (
@@ -59,13 +60,14 @@ class Candidate(NamedTuple):
     role: str
     text: str
     dtype: str = ""
-    size: tuple[int, ...] = ()
+    size: tuple[int, int] = (0, 0)
 
 
 def assign_roles(folder: Path, samples: list[Sample], settings: ShardSettings) -> dict[str, Any]:
-    """Return the entries of index.json that say what each member is.
+    """Return the entries of index.json that say what each member is, and `image_size`.
 
-    They come from the first samples that have the most common set of members.
+    That is the size for the network: --size, or chosen for the images' own. All come from the first
+    samples that have the most common set of members.
 
     raises ValueError: no sample, no or several members that could be the image or the depth, depth
     in metres
@@ -122,7 +124,9 @@ def _entries(
     jsons = [name for name in names if name.lower().endswith("json")]
     meta = jsons[0] if len(jsons) == 1 else None
     resize = settings.depth_size == "train"
+    image_size = settings.size or choose_image_size(candidates[image].size)
     return {
+        "image_size": image_size,
         "members": [member for member in (depth, mask, meta, image) if member is not None],
         "depth": {
             "member": depth,
@@ -131,7 +135,7 @@ def _entries(
             "steps": False,
             "unit_mm": settings.unit or 1.0,
             "resize": resize,
-            "size": list(settings.size if resize else candidates[depth].size),
+            "size": list(image_size if resize else candidates[depth].size),
             "step_mm": settings.far / LEVELS,
             "max_error_mm": settings.far / LEVELS / 2,
             "near_mm": settings.near,
@@ -152,7 +156,7 @@ def _candidate(name: str, content: memoryview) -> Candidate:
     try:
         if is_jpeg(suffix):
             height, width, *_ = simplejpeg.decode_jpeg_header(content)
-            return Candidate(image_role, f"JPEG {height}x{width}")
+            return Candidate(image_role, f"JPEG {height}x{width}", size=(height, width))
         found = _png_candidate(content, image_role) if suffix == "png" else _npy(name, content)
     except Exception as err:  # Pillow raises much besides OSError
         return Candidate("", str(MemberError(name, f"cannot be read: {err}")))
@@ -182,7 +186,8 @@ def _npy(name: str, content: memoryview) -> Candidate:
     else:
         role = ""
     text = "pickled Python objects, never loaded" if dtype.hasobject else f"{dtype} {shape}"
-    return Candidate(role, text, dtype.name, shape[:2])
+    height, width = (*shape, 0, 0)[:2]
+    return Candidate(role, text, dtype.name, (height, width))
 
 
 def _pick(role: str, candidates: dict[str, Candidate]) -> str | None:

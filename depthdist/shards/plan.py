@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,12 @@ from depthdist.captures.readers import read_size
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import Size
+from depthdist.geometry.image_size import (
+    RECIPE_SIZE,
+    choose_image_size,
+    describe_stretch,
+    most_stretched,
+)
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import Encoding, Item, Job, as_json
 from depthdist.shards.settings import ShardSettings
@@ -49,6 +56,8 @@ class Plan(NamedTuple):
     rejects  what the headers already rule out
     held     how many captures in RAW the dataset has already
     groups   with --split file or folder, the split of every group of the dataset
+    stretched  height and width of the images whose aspect differs most from that of the size, []
+               where none differs much
     """
 
     jobs: list[Job]
@@ -59,6 +68,7 @@ class Plan(NamedTuple):
     note: str
     held: int
     groups: dict[str, str]
+    stretched: list[int]
 
 
 class ExistingDataset(NamedTuple):
@@ -69,6 +79,8 @@ class ExistingDataset(NamedTuple):
     next_key    the first number that no sample has
     depth_size  of all samples, None without a dataset
     groups      as in Plan
+    size        of its images, where it is kept: also by an older version's dataset that is made
+                again, for which 756x1260 was the default
     """
 
     sides: dict[str, tuple[int, str]]
@@ -76,6 +88,7 @@ class ExistingDataset(NamedTuple):
     next_key: int
     depth_size: Size | None
     groups: dict[str, str]
+    size: Size | None = None
 
 
 NO_DATASET = ExistingDataset(sides={}, num_shards={}, next_key=0, depth_size=None, groups={})
@@ -89,6 +102,7 @@ class UsablePairs(NamedTuple):
     num_held: int
     groups: dict[str, str]  # by stem, with --split file or folder
     depth_size: Size | None  # None without pairs
+    image_sizes: Counter[tuple[int, int]]  # of the pairs
 
 
 class SplitSides(NamedTuple):
@@ -103,6 +117,7 @@ class SplitSides(NamedTuple):
 def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Plan:
     """Return the plan for RAW; raise ValueError where nothing can be made of it."""
     usable = usable_pairs(settings, held)
+    settings, size_note = _choose_size(settings, held, usable.image_sizes)
     settled = _settled_groups(usable.groups, held, settings)
     encoding = _encoding(settings, usable.depth_size)
     if not usable.pairs:
@@ -115,6 +130,7 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
             note="",
             held=usable.num_held,
             groups=held.groups,
+            stretched=[],
         )
     sides = _choose_sides(usable, settled, held, settings)
     splits = cut_into_shards(usable.pairs, sides, held, settings, encoding)
@@ -125,9 +141,10 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
         rejects=usable.rejects,
         hash=_plan_hash(settings, jobs, usable),
         encoding=encoding,
-        note=sides.note,
+        note="\n".join(filter(None, (size_note, sides.note))),
         held=usable.num_held,
         groups=sides.groups,
+        stretched=most_stretched(usable.image_sizes, encoding.size),
     )
 
 
@@ -165,7 +182,25 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
         num_held=num_held,
         groups=groups,
         depth_size=depth_size,
+        image_sizes=Counter(sizes[pair.stem] for pair in pairs),
     )
+
+
+def _choose_size(
+    settings: ShardSettings, held: ExistingDataset, image_sizes: Counter[tuple[int, int]]
+) -> tuple[ShardSettings, str]:
+    """Return the settings with a size, and where it was chosen, the line that says why."""
+    if settings.size or not image_sizes:
+        return replace(settings, size=settings.size or held.size or Size(*RECIPE_SIZE)), ""
+    camera = image_sizes.most_common(1)[0][0]
+    ours = Size(*choose_image_size(camera))
+    why = f"the camera's {Size(*camera)} at the recipe's number of pixels"
+    if not held.size or held.size == ours:
+        return replace(settings, size=ours), f"size {ours}: {why}"
+    note = f"size {held.size}: as the dataset has it ({ours} would be {why}"
+    problem = describe_stretch(camera, held.size)
+    note += f"; {problem}: --size {ours} and another OUT)" if problem else ")"
+    return replace(settings, size=held.size), note
 
 
 def _read_groups(
@@ -206,6 +241,7 @@ def _other_sizes(
 
 def _encoding(settings: ShardSettings, camera_size: Size | None) -> Encoding:
     """Return how captures are encoded; without a capture its depth size means nothing."""
+    assert settings.size is not None, "_choose_size has chosen one"
     depth_size = settings.size
     if settings.depth_size == "camera" and camera_size is not None:
         depth_size = camera_size
@@ -363,16 +399,34 @@ def _sides_by_groups(
     )
 
 
+def describe_plan(plan: Plan) -> list[str]:
+    """Return what a plan would make, and about how many bytes, for people."""
+    counts = {name: 0 for name in plan.splits}
+    for job in plan.jobs:
+        counts[job.name.split("/")[0]] += len(job.items)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    size = sum(counts.values()) * bytes_of_sample(plan.encoding) / 1e6
+    return [
+        f"{listed}, {len(plan.rejects)} rejected by their headers; about {size:.0f} MB",
+        *plan.note.splitlines(),
+    ]
+
+
 def samples_per_shard(encoding: Encoding, shard_mb: float) -> int:
     """Return how many samples are planned for one shard.
 
     From sizes alone, because the plan must not depend on the content of files.
     """
+    return max(1, int(shard_mb * 2**20 // bytes_of_sample(encoding)))
+
+
+def bytes_of_sample(encoding: Encoding) -> float:
+    """Return about how many bytes a sample takes in a shard."""
     height, width = encoding.depth_size
     rgb = encoding.size[0] * encoding.size[1] * RGB_BYTES[encoding.codec]
     depth = 2 * height * width
     mask = height * -(-width // 8)
-    return max(1, int(shard_mb * 2**20 // (depth + mask + rgb + TAR_BYTES)))
+    return depth + mask + rgb + TAR_BYTES
 
 
 def _job(name: str, items: list[Item], settings: ShardSettings, encoding: Encoding) -> Job:

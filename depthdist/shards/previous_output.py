@@ -8,7 +8,8 @@ from typing import Any
 
 from depthdist.core.errors import one_line, printable_path
 from depthdist.core.files import parse_json
-from depthdist.core.settings import flag_name
+from depthdist.core.settings import Size, flag_name
+from depthdist.geometry.image_size import RECIPE_SIZE
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.index import Index, read_index
 from depthdist.shards.plan import NO_DATASET, ExistingDataset
@@ -34,6 +35,18 @@ class PreviousOutput:
     rejects: list[dict[str, str]] = field(default_factory=list)
     held: ExistingDataset = NO_DATASET
 
+    def is_of(self, plan_hash: str) -> bool:
+        """Return whether the same files and settings made it."""
+        return self._raw.get("config_hash") == plan_hash
+
+    def has(self, name: str) -> bool:
+        """Return whether index.json has that entry."""
+        return name in self._raw
+
+    @property
+    def _raw(self) -> dict[str, Any]:
+        return parse_json(self.content or b"") if _is_current_version(self.content) else {}
+
 
 def read_previous_output(settings: ShardSettings) -> PreviousOutput:
     """Return what OUT holds.
@@ -54,7 +67,7 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
                 f"{printable_path(out)}: captures were added to it {times} times; --append adds"
                 " more, or take another OUT (or remove this one) to begin anew"
             )
-        return PreviousOutput(content)
+        return PreviousOutput(content, held=_kept_size(content, settings))
     index = read_index(out)
     if index.raw.get("foreign"):
         raise ValueError(
@@ -127,6 +140,8 @@ def _refuse_other_settings(out: Path, index: Index, settings: ShardSettings) -> 
     """Raise ValueError where the dataset was made with other settings."""
     old = index.raw["settings"]
     new = settings.content()
+    if settings.size is None:  # the dataset's own is taken
+        new["size"] = old.get("size")
     changed = [
         f"{flag_name(name)} was {old.get(name)}, is {new.get(name)}"
         for name in sorted({*old, *new} - NEW_SETTINGS.difference(old))
@@ -191,4 +206,17 @@ def _existing_dataset(index: Index, records: dict[str, Any]) -> ExistingDataset:
         next_key=next_key,
         depth_size=index.depth_size,
         groups=dict(index.raw.get("groups", {})),
+        size=index.size,
     )
+
+
+def _kept_size(content: bytes | None, settings: ShardSettings) -> ExistingDataset:
+    """Return what is kept of a dataset that is made again: the size that was the default once.
+
+    Images of every camera once got the recipe's size. Made again by the same command, such a
+    dataset stays as it is, and the runs that learned from it keep theirs.
+    """
+    raw = parse_json(content or b"")
+    size = Size(*raw["size"])
+    kept = settings.size is None and size == RECIPE_SIZE and "stretched" not in raw
+    return NO_DATASET._replace(size=size if kept else None)

@@ -15,9 +15,8 @@ from depthdist.core.settings import (
     positional,
     range_problems,
 )
-from depthdist.geometry.patches import PATCH_SIZE
+from depthdist.geometry.patches import MAX_SIDE, PATCH_SIZE
 
-MAX_SIDE = 8192  # pixels
 FAR_MM = 4000.0
 NOT_CONTENT = {
     "raw",
@@ -33,8 +32,72 @@ READING = ("unit", "intrinsics", "fov", "min_snr", "registered")
 
 
 @dataclass(frozen=True)
-class ShardSettings:
-    """Sharding."""
+class CaptureSettings:
+    """What a capture's numbers mean, and which are kept."""
+
+    near: float = 0.0
+    """Depths up to this many mm are masked. Set it, or --far, and that bound of the dataset is the
+    nearest, or farthest, depth that is left; by default stray pixels do not count."""
+    far: float = FAR_MM
+    "Depths beyond this many mm are masked; the depth step is far / 65535."
+    check_view: bool = True
+    """Reject captures whose points are not what a camera sees (world frames, scrambled, mirrored or
+    transposed maps), and compare the edges of image and depth."""
+
+    def problems(self) -> list[str]:
+        """Return one line for each setting that is out of range."""
+        return range_problems(
+            self,
+            ("near", 0 <= self.near < math.inf, "0 or more mm"),
+            ("far", self.near < self.far < math.inf, "more than --near, in mm"),
+        )
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Which captures are for training, and which for validation."""
+
+    split: Literal["random", "session", "file", "folder", "none"] = "random"
+    """random: each pair may go to either side; session: captures close in time stay on one side;
+    file: captures of a group in --groups stay on one side; folder: folders of captures that are
+    named train, val, test or skip are the splits; none: all in train."""
+    groups: str = ""
+    """With --split file: text with a line `stem,group` for each capture; the groups train, val and
+    test are those splits, skip leaves a capture out; these in upper or lower case, and their other
+    names (validation, holdout, ...)."""
+    val: float = 0.2
+    "Fraction of the pairs for validation; those of a test do not count."
+    session_gap: float = 10.0
+    "A session ends after so many minutes without a capture."
+
+    def problems(self) -> list[str]:
+        """Return one line for each setting that is missing, out of range or in conflict."""
+        found = range_problems(
+            self,
+            ("val", 0 < self.val < 1, "between 0 and 1 (for no validation: --split none)"),
+            ("session_gap", 0 < self.session_gap < math.inf, "more than 0 minutes"),
+        )
+        if self.split == "file" and not self.groups and self.needs_groups:
+            found.append(
+                "--split is file and --groups is missing: expected --groups FILE, text with a line"
+                " a capture: stem,group"
+            )
+        if self.groups and self.split != "file":
+            found.append(
+                f"--groups is {self.groups} and --split is {self.split}: expected --split file"
+                " with it"
+            )
+        return found
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether captures are split at all."""
+        return True
+
+
+@dataclass(frozen=True)
+class PlaceSettings:
+    """Where captures and their dataset are, and what is done."""
 
     raw: str = positional("")
     "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
@@ -65,30 +128,17 @@ class ShardSettings:
     "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
     "With more bad pairs than this the exit code is 2, after all pairs were processed."
-    split: Literal["random", "session", "file", "folder", "none"] = "random"
-    """random: each pair may go to either side; session: captures close in time stay on one side;
-    file: captures of a group in --groups stay on one side; folder: folders in RAW that are named
-    train, val, test or skip are the splits; none: all in train."""
-    groups: str = ""
-    """With --split file: text with a line `stem,group` for each capture; the groups train, val and
-    test are those splits, skip leaves a capture out; these in upper or lower case, and their other
-    names (validation, holdout, ...)."""
-    val: float = 0.2
-    "Fraction of the pairs for validation; those of a test do not count."
+
+
+@dataclass(frozen=True)
+class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
+    """Sharding."""
+
     seed: int = 42
     "Seed of the split."
-    session_gap: float = 10.0
-    "A session ends after so many minutes without a capture."
-    size: Size = Size(756, 1260)
-    "Height and width the RGB is resized to, multiples of 14."
-    near: float = 0.0
-    """Depths up to this many mm are masked. Set it, or --far, and that bound of the dataset is the
-    nearest, or farthest, depth that is left; by default stray pixels do not count."""
-    far: float = FAR_MM
-    "Depths beyond this many mm are masked; the depth step is far / 65535."
-    check_view: bool = True
-    """Reject captures whose points are not what a camera sees (world frames, scrambled, mirrored or
-    transposed maps), and compare the edges of image and depth."""
+    size: Size | None = None
+    """Height and width the RGB is resized to, multiples of 14. Default: the camera's aspect at the
+    recipe's number of pixels (1200x1944 gives 756x1260); with --append that of OUT."""
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
     rgb: Literal["jpeg", "png", "raw"] = "jpeg"
@@ -111,28 +161,36 @@ class ShardSettings:
             self,
             ("workers", self.workers >= 0, "0 or more"),
             ("max_rejects", self.max_rejects >= 0, "0 or more"),
-            ("val", 0 < self.val < 1, "between 0 and 1 (for no validation: --split none)"),
             ("seed", 0 <= self.seed < 2**64, "0 or more"),
-            ("session_gap", 0 < self.session_gap < math.inf, "more than 0 minutes"),
-            ("near", 0 <= self.near < math.inf, "0 or more mm"),
-            ("far", self.near < self.far < math.inf, "more than --near, in mm"),
             ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
             ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
             ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
             ("quality", 1 <= self.quality <= 100, "1 to 100"),
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         )
-        return self._folder_problems() + self._split_problems() + self._size_problems() + ranges
+        return [
+            *self._folder_problems(),
+            *SplitSettings.problems(self),
+            *size_problems(self.size),
+            *ranges,
+            *CaptureSettings.problems(self),
+        ]
 
     def _folder_problems(self) -> list[str]:
-        """Return what is wrong with RAW, OUT, --verify and --index taken together."""
+        """Return what is wrong with RAW, OUT, --verify, --index and --split taken together."""
         given = [name.upper() for name in ("raw", "out") if getattr(self, name)]
         modes = [f"--{name}" for name in ("verify", "index") if getattr(self, name)]
         if modes:
-            return [
+            found = [
                 f"{modes[0]} and {name} are both given; expected {modes[0]} DIR alone, or RAW OUT"
                 for name in [*given, *modes[1:]]
             ]
+            if self.split in ("file", "folder") and self.index:
+                found.append(
+                    f"--split is {self.split} with --index: expected random, session or none"
+                    " (folders train, val and test in DIR decide, where there are any)"
+                )
+            return found
         texts = field_help(ShardSettings)
         return [
             f"{name.upper()} is missing: {texts[name]}"
@@ -140,41 +198,10 @@ class ShardSettings:
             if not getattr(self, name)
         ]
 
-    def _split_problems(self) -> list[str]:
-        """Return what is wrong with --split and --groups taken together."""
-        found = []
-        if self.split == "file" and not (self.groups or self.verify or self.index):
-            found.append(
-                "--split is file and --groups is missing: expected --groups FILE, text with a line"
-                " a capture: stem,group"
-            )
-        if self.split in ("file", "folder") and self.index:
-            found.append(
-                f"--split is {self.split} with --index: expected random, session or none (folders"
-                " train, val and test in DIR decide, where there are any)"
-            )
-        if self.groups and self.split != "file":
-            found.append(
-                f"--groups is {self.groups} and --split is {self.split}: expected --split file"
-                " with it"
-            )
-        return found
-
-    def _size_problems(self) -> list[str]:
-        """Return what is wrong with --size."""
-        if max(self.size) > MAX_SIDE:
-            return [f"--size is {self.size}: expected at most {MAX_SIDE} pixels a side"]
-        if all(side >= PATCH_SIZE and side % PATCH_SIZE == 0 for side in self.size):
-            return []
-        nearest = []
-        for side in self.size:
-            below = max(PATCH_SIZE, side // PATCH_SIZE * PATCH_SIZE)
-            above = -(-side // PATCH_SIZE) * PATCH_SIZE
-            nearest.append(" or ".join(map(str, sorted({below, above}))))
-        return [
-            f"--size is {self.size}: expected multiples of {PATCH_SIZE}; nearest are height"
-            f" {nearest[0]}, width {nearest[1]}"
-        ]
+    @property
+    def needs_groups(self) -> bool:
+        """Whether captures are split at all."""
+        return not (self.verify or self.index)
 
     @property
     def keep_near(self) -> bool:
@@ -197,3 +224,22 @@ class ShardSettings:
     def read_options(self) -> ReadOptions:
         """Return how the files of the captures are read."""
         return ReadOptions(*(getattr(self, name) for name in READING))
+
+
+def size_problems(size: Size | None) -> list[str]:
+    """Return what is wrong with --size."""
+    if size is None:
+        return []
+    if max(size) > MAX_SIDE:
+        return [f"--size is {size}: expected at most {MAX_SIDE} pixels a side"]
+    if all(side >= PATCH_SIZE and side % PATCH_SIZE == 0 for side in size):
+        return []
+    nearest = []
+    for side in size:
+        below = max(PATCH_SIZE, side // PATCH_SIZE * PATCH_SIZE)
+        above = -(-side // PATCH_SIZE) * PATCH_SIZE
+        nearest.append(" or ".join(map(str, sorted({below, above}))))
+    return [
+        f"--size is {size}: expected multiples of {PATCH_SIZE}; nearest are height"
+        f" {nearest[0]}, width {nearest[1]}"
+    ]

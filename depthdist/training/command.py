@@ -23,7 +23,16 @@ def main(argv: list[str] | None = None) -> None:
         together=lambda *groups: check_together(Settings(*groups)),
         presets=("recipe", RECIPES),
     )
-    work(Settings(*groups))
+    settings = Settings(*groups)
+    if settings.data.captures:
+        from depthdist.training.capture_data import describe_sharding, with_shards
+
+        lines = describe_sharding(settings) if settings.keep.dry_run else []
+        if lines:
+            print("\n".join([*lines, "dry run: nothing was computed or written"]))
+            return
+        settings = with_shards(settings)
+    work(settings)
 
 
 def work(settings: Settings) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from depthdist.core.environment import world_size
 from depthdist.core.settings import as_dict, field_names, flag_name, range_problems
 from depthdist.data.augmentation import AugmentSettings
+from depthdist.data.capture_folders import FolderSettings
 from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dataset
 from depthdist.data.sample_order import TrainPlan
 from depthdist.losses.settings import LossSettings
@@ -140,6 +141,7 @@ GROUPS = (
     ScheduleSettings,
     KeepSettings,
     EngineSettings,
+    FolderSettings,
 )
 FREE_TO_CHANGE = {
     *("run", "recipe", "epochs", "patience", "data"),
@@ -164,10 +166,20 @@ class Settings:
     schedule: ScheduleSettings
     keep: KeepSettings
     engine: EngineSettings
+    folder: FolderSettings = field(default_factory=FolderSettings)
+    captures: tuple[str, ...] = ()
+    "What --data named, where it was a folder of captures: `data` has its shards then."
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as one flat dict that `--config` reads back."""
-        return as_dict(*vars(self).values())
+        values = as_dict(*filter(is_dataclass, vars(self).values()))
+        return {**values, "data": list(self.captures)} if self.captures else values
+
+    @property
+    def resumed_run(self) -> Path | None:
+        """The run that would be resumed, if it is there."""
+        named = self.keep.resume in ("auto", "never")
+        return self.train.run if named else Path(self.keep.resume)
 
 
 def check_together(settings: Settings, on_device: bool = True) -> list[str]:
@@ -176,6 +188,10 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
     on_device  also check what this machine's accelerator can run, which imports torch
     """
     found = _problems_of_choices(settings)
+    if settings.data.captures:
+        return found  # called again with their shards
+    if not settings.captures:
+        found += settings.folder.problems_with_shards(",".join(settings.data.data))
     try:
         dataset = open_dataset(settings.data)
         found += _problems_without_validation(settings, dataset)
@@ -186,8 +202,7 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
     stage = (ds_config or settings.engine.read()).get("zero_optimization", {}).get("stage", 0)
     if settings.schedule.ema and stage == 3:
         found.append("--ema with ZeRO 3: the weights lie in pieces; use stage 0, 1 or 2")
-    run, resume = settings.train.run, settings.keep.resume
-    source = run if resume in ("auto", "never") else Path(resume)
+    source = settings.resumed_run
     if found or source is None or not (source / RUN_FILE).exists():
         return found
     return _changes_since(source, settings, ds_config, dataset)
@@ -252,9 +267,10 @@ def _changes_since(
     ds_config  DeepSpeed's, as this device runs it; None: it is not compared
     """
     record = open_run(source).record
+    older = as_dict(FolderSettings())  # not in the record of a run of an older version
     found = []
     for name, new in settings.as_dict().items():
-        old = record["settings"].get(name)
+        old = record["settings"].get(name, older.get(name))
         if name not in FREE_TO_CHANGE and old != new:
             found.append(
                 f"{flag_name(name)} is {new}, but the run in {source} began with {old}: give that,"

@@ -13,6 +13,7 @@ from depthdist.core.command_line import parse
 from depthdist.core.errors import SettingsError
 from depthdist.core.settings import Size, hidden, positional
 from depthdist.data.augmentation import AugmentSettings
+from depthdist.data.capture_folders import FolderSettings
 from depthdist.data.dataset import DataSettings, ReadSettings
 from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.inference.settings import (
@@ -24,7 +25,12 @@ from depthdist.inference.settings import (
 from depthdist.losses.settings import LossSettings
 from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.shards.remote_cache import CacheSettings
-from depthdist.shards.settings import ShardSettings
+from depthdist.shards.settings import (
+    CaptureSettings,
+    PlaceSettings,
+    ShardSettings,
+    SplitSettings,
+)
 from depthdist.synthetic.settings import OutputSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.schedule import ScheduleSettings
@@ -99,6 +105,10 @@ CHANGED = [
         near=1.5,
         shard_mb=0.5,
     ),
+    CaptureSettings(near=1.5, far=3000.0, check_view=False),
+    SplitSettings(split="file", groups="g.csv", val=0.3, session_gap=5.0),
+    PlaceSettings(raw="in", out="out", append=True, workers=2, max_rejects=1),
+    FolderSettings(split="session", val=0.3, near=1.5, check_view=False, split_seed=7),
     EvaluateSettings(run=Path("r"), data=("d", "e"), split="train", micro_batch=4),
     EvaluateSettings(run=Path("r")),
     PredictSettings(
