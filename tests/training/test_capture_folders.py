@@ -1,0 +1,123 @@
+"""launch/train.py --data RAW, a folder of captures: shards in the cache, before the ranks meet."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.captures import write_capture, write_raw
+from helpers.commands import Launch, command, on_srun
+from helpers.runs import train
+
+SMALL = ["--size", "28x42", "--epochs", 1]
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def typed(tmp_path_factory):
+    """Two ranks of the launcher, and two of srun whose captures are none, at work meanwhile."""
+    folder = tmp_path_factory.mktemp("typed")
+    raw = write_raw(folder / "RAW", 5)
+    words = ["launch/train.py", "--cache", folder / "cache", "--model", "tiny", *SMALL]
+    words += ["--deepspeed", "ds_configs/fp32.json", "--pictures", 0]
+    good = Launch(2, *words, "--data", raw, "--run", folder / "run")
+    bad = write_raw(folder / "BAD", 3)
+    for path in bad.glob("depth/*"):
+        path.write_bytes(b"no array")
+    wrong = on_srun(2, *words, "--data", bad, "--run", folder / "wrong")
+    yield good, wrong, folder
+    for one in (good, *wrong):
+        one.kill()
+
+
+def more_captures(raw):
+    for i in (10, 11, 12):
+        write_capture(raw / f"late/{i}.png", raw / f"late/{i}.npy", i)
+
+
+def said_of_captures(done):
+    return [line for line in done.out.splitlines() if line.startswith("captures ")]
+
+
+def test_a_run_from_a_folder_is_resumed_evaluated_and_reported_with_its_own_data(tmp_path):
+    raw, run = write_raw(tmp_path / "RAW", 6), tmp_path / "run"
+    where = ["--cache", tmp_path / "cache", *SMALL]
+    done = train(raw, run, *where)
+    assert done.code == 0 and "making shards of them, once" in done.out, done
+    record = json.loads((run / "run.json").read_text())
+    assert record["settings"]["data"] == [str(raw)]
+    (shards,) = record["derived"]["data"]
+    assert Path(shards).parent == tmp_path / "cache/datasets"
+
+    more_captures(raw)
+    done = train(raw, run, *where, "--epochs", 2)
+    assert done.code == 0 and "epoch 2/2" in done.out, done
+    assert "captures came or changed since" in "".join(said_of_captures(done))
+    assert [p.name for p in (tmp_path / "cache/datasets").glob("RAW-*/")] == [Path(shards).name]
+    for script, *words in (
+        ("launch/evaluate.py", "--run", run, "--no-details"),
+        ("tools/report.py", "run", run),
+    ):
+        done = command(script, *words)
+        assert done.code == 0, done
+    assert json.loads((run / "evaluation.json").read_text())["data"] == shards
+
+    done = train(raw, tmp_path / "again", *where)
+    assert "3 more in" in said_of_captures(done)[0], done
+    again = json.loads((tmp_path / "again/run.json").read_text())["derived"]
+    assert again["train_samples"] + again["val_samples"] == 9
+    done = command(
+        "launch/train.py", "--config", run / "run.json", "--run", tmp_path / "b", "--epochs", 1
+    )
+    assert done.code == 0 and "made before" in done.out, done
+
+
+def test_a_dry_run_says_what_would_be_sharded_and_writes_nothing(tmp_path):
+    raw = write_raw(tmp_path / "RAW", 6)
+    done = train(raw, tmp_path / "run", "--cache", tmp_path / "cache", "--dry-run")
+    assert done.code == 0, done
+    assert f"{raw} would be sharded in {tmp_path}/cache/datasets/RAW-" in done.out
+    assert "5 train, 1 val, 0 rejected" in done.out and "size 840x1134: the camera's" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["RAW"]
+
+
+def test_settings_of_captures_are_refused_with_shards(data, tmp_path):
+    lines = train(data, tmp_path / "run", "--near", 300, "--split", "session").errors
+    assert len(lines) == 2 and all(f"--data {data} holds shards already" in one for one in lines)
+    assert lines[0].startswith("--split is session") and lines[1].startswith("--near is 300.0")
+
+
+def test_settings_are_checked_before_captures_are_sharded(tmp_path):
+    raw = write_raw(tmp_path / "RAW", 6)
+    words = ["--cache", tmp_path / "cache", "--size", "30x40", "--val", 2, "--epochs", 0]
+    lines = train(raw, tmp_path / "run", *words).errors
+    assert [line.split()[0] for line in lines] == ["--size", "--epochs", "--val"], lines
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_of_neither_is_one_line_that_says_what_is_expected_of_both(tmp_path):
+    (tmp_path / "RAW").mkdir()
+    (line,) = train(tmp_path / "RAW", tmp_path / "run").errors
+    assert (
+        "expected a folder written by tools/shard.py; as a folder of captures: no pictures" in line
+    )
+    write_capture(tmp_path / "RAW/a.png", tmp_path / "RAW/b.npy")
+    (line,) = train(tmp_path / "RAW", tmp_path / "run").errors
+    assert "2 files, such as" in line and "a.png: a picture without its point cloud" in line
+
+
+def test_the_launchers_ranks_have_one_set_of_shards_and_one_voice(typed):
+    good, _, folder = typed
+    done = good.done()
+    assert done.code == 0 and "Traceback" not in done.out + done.err, done
+    assert "8 = 2 ranks x micro-batch 1 x 4 accumulated" in done.out
+    assert done.out.count("making shards of them, once") == done.out.count("sharded: 4 train") == 1
+    derived = json.loads((folder / "run/run.json").read_text())["derived"]
+    assert Path(derived["data"][0]).parent == folder / "cache/datasets"
+
+
+def test_captures_that_cannot_be_sharded_end_all_ranks_with_one_line(typed):
+    first, second = (one.done() for one in typed[1])
+    (line,) = first.errors
+    assert "BAD: no usable pair for train, 3 rejected" in line
+    assert (second.code, second.out + second.err) == (2, ""), second
+    assert not (typed[2] / "wrong").exists()
