@@ -205,12 +205,15 @@ def do_study(name: str, argv: list[str]) -> None:
     assert __doc__
     (settings,) = parse(__doc__.splitlines()[0], StudySettings, argv=argv, word=name)
     assert settings.raw, "checked by problems()"
+    from depthdist.shards.plan import chosen_size  # imports tqdm
+
     model = settings.model
     if model and Path(model).is_dir():
         model = str(Path(model).resolve())
     settings = replace(
         settings,
         raw=str(Path(settings.raw).resolve()),
+        size=settings.size or chosen_size(settings.raw),
         out=settings.out.resolve(),
         model=model,
     )

@@ -25,7 +25,6 @@ ABLATIONS = {
     "linear depth": "--target linear",
     "bilinear upsampling": "--upsampling bilinear",
 }
-DEFAULT_SIZE = Size(756, 1260)
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class StudySettings:
     "Recipe of the runs, where the study does not vary it: document or near."
     epochs: int = 15
     "Of each run; a run on fewer captures gets as many optimizer steps, not epochs."
-    size: Size = DEFAULT_SIZE
-    "Height and width of the images that the network sees."
+    size: Size | None = None
+    """Height and width of the images that the network sees. Default: the camera's aspect at the
+    recipe's number of pixels."""
     val: float = 0.2
     "Share of the captures for validation."
     split: str = "session"
@@ -104,6 +104,7 @@ def ablations(settings: StudySettings) -> Iterator[Run]:
     recipe = f"--recipe {settings.recipe}"
     for row, words in ABLATIONS.items():
         yield Run(row, split, None, f"{recipe} {words}")
+    assert settings.size, "main has chosen one"
     height, width = settings.size
     half = Size(height // 28 * 14, width // 28 * 14)
     yield Run(f"pictures of {half}", f"{split} --size {half}", None, recipe)

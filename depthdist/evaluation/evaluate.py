@@ -27,6 +27,7 @@ from tqdm import tqdm
 from depthdist.core.environment import describe_environment, pick_device, silence_libraries
 from depthdist.core.files import write_json
 from depthdist.core.settings import Size, as_dict
+from depthdist.data.capture_folders import real_places, shard_captures
 from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.evaluation.image_details import DetailOptions, DetailsPool, all_metrics
@@ -117,12 +118,12 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
 
 def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
     """Load a run's adapter and open the data, and raise ValueError if they do not fit together."""
-    data = replace(run.data, data=settings.data, weights=()) if settings.data else run.data
+    model, record = load_adapter(run.folder / "best")
+    size = Size(*record.size)
+    data = given_data(run, settings.data, size) if settings.data else run.data
     dataset = open_dataset(data)
     check_split(dataset, settings.split)
-    model, record = load_adapter(run.folder / "best")
     print(describe_model(model, record))
-    size = Size(*record.size)
     if dataset.size != size:
         raise ValueError(
             f"{dataset.place}: images are {dataset.size}, the run was trained on {size}: shard"
@@ -132,6 +133,17 @@ def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
     device = pick_device()
     model.to(device)
     return Subject(run, data, dataset, scored, model, record, device)
+
+
+def given_data(run: Run, places: tuple[str, ...], size: Size) -> DataSettings:
+    """Return other data for a run: shards, or captures, which are sharded as the run's were.
+
+    size  of its images; that of captures it was trained on has been chosen for them already
+    """
+    data = replace(run.data, data=places, weights=())
+    if set(real_places(data)) != set(run.settings["data"]):
+        data = replace(data, size=size)
+    return shard_captures(data, run.folder_settings) if data.captures else data
 
 
 def build_rows(subject: Subject, settings: EvaluateSettings) -> dict[str, Row]:

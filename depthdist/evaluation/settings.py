@@ -22,7 +22,8 @@ class EvaluateSettings:
     """Two runs instead of one: which is better on the same images, by how much, and how sure
     that is."""
     data: tuple[str, ...] | None = None
-    "Folder of shards, or its URL. Default: the run's own."
+    """Folder of shards, or its URL, or a folder of captures, which is sharded as the run's was.
+    Default: the run's own."""
     split: str = "val"
     "Split of the data to score: val, test or train."
     include_seen: bool = False

@@ -136,6 +136,7 @@ def write_all(
     problems: list[str] = []
     num_done = 0
     num_without_rays = 0
+    other_aspects: list[str] = []
     progress = tqdm(
         total=len(sources), desc="predicting", unit="image", disable=not sys.stderr.isatty()
     )
@@ -147,6 +148,9 @@ def write_all(
                 assert depth_mm is not None  # there is one for every image that was read
                 if image.note:
                     problems.append(image.note)
+                remark = predictors[0].record.aspect_remark(image.size)
+                if remark:
+                    other_aspects.append(f"{source.name} of {remark}")
                 try:
                     files = write_results(settings, source.name, image, depth_mm, bounds)
                     append_done(log, source, files)
@@ -159,6 +163,8 @@ def write_all(
                     num_without_rays += 1
                 num_done += 1
             progress.update()
+    if other_aspects:
+        print(f"WARNING   {len(other_aspects)} images, such as {other_aspects[0]}")
     if num_without_rays:
         print(
             f"no .ply of {num_without_rays} images: their camera is not known; give --fov or"

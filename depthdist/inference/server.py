@@ -86,6 +86,7 @@ class Service:
         self.worker = ThreadPoolExecutor(1)
         self.writer = ThreadPoolExecutor(1)
         self.num_pending = 0
+        self.has_warned = False  # of an image of another aspect, once
         self.memory = Memory(settings.memory_mb * 1e6 / 2)
         self.clock = ClientClock(settings.client_s + 5)  # after an answer that says so
 
@@ -238,6 +239,10 @@ class Service:
         if num_scans > MAX_SCANS:
             raise BadFile(Path(name), f"is a JPEG of more than {MAX_SCANS} scans; expected fewer")
         rgb = np.array(open_rgb(name, upright=True, content=content))
+        remark = self.predictor.record.aspect_remark(rgb.shape[:2])
+        if remark and not self.has_warned:
+            print(f"WARNING      an image of {remark}", flush=True)
+            self.has_warned = True
         (depth_mm,) = self.predictor([InputImage(rgb, rgb.shape[:2])])
         return MeasuredImage(name, rgb, depth_mm)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from depthdist.core.settings import Size, did_you_mean, positional
+from depthdist.geometry.image_size import RECIPE_SIZE
 from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.settings import Refinement
 
 RESULT_KINDS = ("npy", "png", "colour", "figure", "ply")
 FORMS = ("model", "adapter", "onnx")
-DEFAULT_SIZE = Size(756, 1260)
+DEFAULT_SIZE = Size(*RECIPE_SIZE)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from depthdist.core.files import parse_json, recover_folder
 from depthdist.core.settings import from_dict
 from depthdist.geometry.depth_range import DepthRange
+from depthdist.geometry.image_size import LARGE_STRETCH, stretch
 from depthdist.geometry.patches import PATCH_SIZE
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class AdapterRecord:
     eval_loss        validation loss at that step; None where there was no validation
     target           what the network learned: "inverse" depth or "linear"
     upsampling       how its output is resampled to another size: "bicubic" or "bilinear"
+    camera           height and width of the training images before they were resized; None where
+                     that is not known (an older version's): then their aspect is that of the size
     """
 
     model: str
@@ -46,6 +49,7 @@ class AdapterRecord:
     eval_loss: float | None
     target: Literal["inverse", "linear"] = "inverse"
     upsampling: Literal["bicubic", "bilinear"] = "bicubic"
+    camera: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -54,11 +58,15 @@ class AdapterRecord:
         bounds: DepthRange,
         size: tuple[int, int],
         *,
+        camera: tuple[int, int],
         step: int,
         epoch: int,
         eval_loss: float | None,
     ) -> AdapterRecord:
-        """Return the record of `model` in its present state, which gets images of `size`."""
+        """Return the record of `model` in its present state.
+
+        It gets images of `size`, which were of the size `camera` before.
+        """
         height, width = size
         mean, std = model.normalization
         return cls(
@@ -74,6 +82,7 @@ class AdapterRecord:
             eval_loss=eval_loss,
             target=bounds.scale,
             upsampling=model.upsampling,
+            camera=camera,
         )
 
     def __post_init__(self) -> None:
@@ -87,6 +96,8 @@ class AdapterRecord:
                 f"height and width are {self.height} and {self.width}; expected multiples of"
                 f" {PATCH_SIZE} from {PATCH_SIZE} to {MAX_SIDE}"
             )
+        if self.camera is not None and not all(side > 0 for side in self.camera):
+            raise ValueError(f"camera is {self.camera}; expected a height and a width > 0")
         if self.target not in ("inverse", "linear"):
             raise ValueError(f"target is {self.target}; expected inverse or linear")
         if self.upsampling not in ("bicubic", "bilinear"):
@@ -101,6 +112,18 @@ class AdapterRecord:
     def size(self) -> tuple[int, int]:
         """Height and width of the images that the network gets."""
         return self.height, self.width
+
+    def aspect_remark(self, image: tuple[int, int]) -> str | None:
+        """Return how the aspect of an image (H, W) differs from training's, None if not by much."""
+        learned = self.camera or self.size
+        share = stretch(image, learned)
+        if share <= LARGE_STRETCH:
+            return None
+        return (
+            f"{image[0]}x{image[1]} has another aspect than the training images"
+            f" ({learned[0]}x{learned[1]}), by {100 * share:.0f} %: the network sees it stretched"
+            " as none before, so its depth is less sure"
+        )
 
 
 def read_record(folder: Path) -> AdapterRecord:

@@ -17,6 +17,7 @@ from depthdist.core.files import parse_json
 from depthdist.core.settings import field_names, from_dict
 
 if TYPE_CHECKING:
+    from depthdist.data.capture_folders import FolderSettings
     from depthdist.data.dataset import DataSettings
     from depthdist.losses.settings import LossSettings
 
@@ -42,6 +43,13 @@ class Run:
         from depthdist.data.dataset import DataSettings
 
         return self._group(DataSettings, data=self.record["derived"]["data"])
+
+    @property
+    def folder_settings(self) -> FolderSettings:
+        """How captures were sharded where it was trained on a folder of them; else the defaults."""
+        from depthdist.data.capture_folders import FolderSettings
+
+        return self._group(FolderSettings)
 
     @property
     def loss(self) -> LossSettings:

@@ -186,6 +186,17 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
     )
 
 
+def chosen_size(raw: str) -> Size:
+    """Return the size that the captures in RAW get without --size; raise ValueError if none is."""
+    usable = usable_pairs(ShardSettings(raw=raw), NO_DATASET)
+    if not usable.pairs:
+        first = f"; the first: {usable.rejects[0].reason}" if usable.rejects else ""
+        raise ValueError(f"{printable_path(raw)}: no usable pair{first}")
+    settings, _ = _choose_size(ShardSettings(raw=raw), NO_DATASET, usable.image_sizes)
+    assert settings.size is not None
+    return settings.size
+
+
 def _choose_size(
     settings: ShardSettings, held: ExistingDataset, image_sizes: Counter[tuple[int, int]]
 ) -> tuple[ShardSettings, str]:

@@ -67,6 +67,7 @@ def adapter_record(run: Run, eval_loss: float | None) -> AdapterRecord:
         run.learner.model,
         run.data.depth_range,
         run.data.dataset.size,
+        camera=run.data.dataset.depth_size,
         step=run.state.step,
         epoch=run.state.epoch,
         eval_loss=eval_loss,

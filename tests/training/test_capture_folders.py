@@ -63,6 +63,11 @@ def test_a_run_from_a_folder_is_resumed_evaluated_and_reported_with_its_own_data
 
     done = train(raw, tmp_path / "again", *where)
     assert "3 more in" in said_of_captures(done)[0], done
+    done = command("launch/evaluate.py", "--run", run, "--no-details", "--data", raw)
+    assert done.code == 0 and "made before" in said_of_captures(done)[0], done
+    other = write_raw(tmp_path / "OTHER", 3)
+    done = command("launch/evaluate.py", "--run", run, "--no-details", "--data", other)
+    assert done.code == 0 and "sharded: 2 train, 1 val; images 28x42" in done.out, done
     again = json.loads((tmp_path / "again/run.json").read_text())["derived"]
     assert again["train_samples"] + again["val_samples"] == 9
     done = command(
