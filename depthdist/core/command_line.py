@@ -48,6 +48,7 @@ def parse(
     presets: tuple[str, dict[str, dict[str, Any]]] = ("", {}),
     word: str = "",
     bare: str = "",
+    remembered: Callable[[dict[str, Any]], dict[str, Any]] = lambda given: {},
 ) -> tuple[Any, ...]:
     """Return one instance of each dataclass in `groups`, from defaults, `--config` and `argv`.
 
@@ -56,6 +57,8 @@ def parse(
     presets   a setting's name, and the defaults of other settings that each of its values brings
     word      the word of the program that these settings are for: `run` in `report.py run`
     bare      a setting that words without a flag give too, joined by commas
+    remembered  returns values, by the setting's name, that only `--config` and flags win over; it
+                is called with these two, as they were typed
     raises SettingsError with every problem found: unknown names (with similar ones), values of the
     wrong type, missing positionals, and what the groups' own `problems()` list
     """
@@ -71,9 +74,10 @@ def parse(
         flags[bare] = ",".join(words)
     from_file = _read_json(flags.pop("config", None), list(parser.fields), problems)
     preset_name, by_value = presets
-    chosen = flags.get(preset_name, from_file.get(preset_name, ""))
+    from_before = remembered({**from_file, **flags})
+    chosen = {**from_before, **from_file, **flags}.get(preset_name, "")
     preset = by_value.get(chosen, {}) if isinstance(chosen, str) else {}
-    sources = {"preset": preset, "--config": from_file, "": flags}
+    sources = {"preset": preset, "before": from_before, "--config": from_file, "": flags}
     values = _collect(parser.fields, sources, problems)
     for name, (group, field, _) in parser.fields.items():
         if _is_required(field) and name not in values[group]:

@@ -29,6 +29,7 @@ import difflib
 import inspect
 import os
 import re
+import shlex
 import textwrap
 import types
 from collections.abc import Iterable
@@ -188,6 +189,14 @@ def field_names(*groups: Any) -> set[str]:
 def flag_name(field: str) -> str:
     """Return the flag that sets a field: `--log-every` for log_every."""
     return "--" + field.replace("_", "-")
+
+
+def typed_flag(name: str, value: Any) -> str:
+    """Return what a person types to give a field that value, as `to_json_value` has it."""
+    if isinstance(value, bool):
+        return flag_name(name) if value else flag_name(f"no_{name}")
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{flag_name(name)} {shlex.quote(text)}"
 
 
 def range_problems(settings: Any, *checks: tuple[str, bool, str]) -> list[str]:

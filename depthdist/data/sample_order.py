@@ -279,6 +279,13 @@ def train_groups(
 # --------------------------------------------------------------------------------------- evaluation
 
 
+def evenly_spread(num: int, count: int) -> list[int]:
+    """Return at most `count` of the numbers 0 .. num - 1, evenly spread."""
+    if num <= count:
+        return list(range(num))
+    return [k * num // count for k in range(count)]
+
+
 def eval_groups(
     samples: Sequence[int], micro_batch: int, rank: int, world: int
 ) -> Iterator[MicroBatchPlan]:

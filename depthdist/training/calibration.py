@@ -10,6 +10,7 @@ squares: Eigen et al. 2014; Ranftl et al. 2020), before any step.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import NamedTuple
 
@@ -17,9 +18,12 @@ import torch
 from tqdm import tqdm
 
 from depthdist.data.loader import Loader
-from depthdist.distributed.process_group import World, sum_over_ranks
+from depthdist.data.sample_order import evenly_spread
+from depthdist.distributed.process_group import World, gather_from_all_ranks
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.models.depth_model import DepthModel
+
+MAX_IMAGES = 256  # two numbers need no more
 
 
 class Calibration(NamedTuple):
@@ -40,16 +44,17 @@ def fit_calibration(
 ) -> Calibration:
     """Return the least-squares line from the raw output to the target over the training set.
 
-    Over all valid pixels, at the ground truth's own size; every image counts the same, as in the
-    loss. Every rank must call it. raises ValueError where the output is the same everywhere
+    Over all valid pixels, at the ground truth's own size, of at most MAX_IMAGES images, evenly
+    spread; every image counts the same, as in the loss. The same on any number of ranks, to the
+    last bit. Every rank must call it. raises ValueError where no pixel is valid
     """
-    # of images, x, y, x x, x y, y y
-    sums = torch.zeros(6, dtype=torch.float64, device=world.device)
+    means: list[list[float]] = []  # of an image: x, y, x x, x y, y y
     model.eval().to(world.device)
+    samples = evenly_spread(loader.dataset.count("train"), MAX_IMAGES)
     batches = tqdm(
-        loader.evaluate("train", 1, world.rank, world.size),
+        loader.evaluate("train", 1, world.rank, world.size, samples),
         desc="calibrating",
-        total=-(-loader.dataset.count("train") // world.size),
+        total=-(-len(samples) // world.size),
         unit="image",
         leave=False,
         disable=world.rank > 0 or not sys.stderr.isatty(),
@@ -60,22 +65,22 @@ def fit_calibration(
         x = model.upsampled(model.raw(batch.rgb), target.shape[-2:])[mask].double()  # (N,)
         y = model.inverse_activation(target)[mask].double()
         if len(x) and float(batch.weight[0]):
-            one = torch.ones((), dtype=torch.float64, device=x.device)
-            means = [x.mean(), y.mean(), (x * x).mean(), (x * y).mean(), (y * y).mean()]
-            sums += torch.stack([one, *means])
-    num_images, *totals = sum_over_ranks(sums.tolist())
-    if not num_images:
-        raise ValueError("--calibrate: no training sample has a valid pixel")
-    return _line(*(total / num_images for total in totals))
+            products = torch.stack([x, y, x * x, x * y, y * y])  # (5, N)
+            means.append(products.mean(1).tolist())
+    of_all_images = [values for part in gather_from_all_ranks(means) for values in part]
+    if not of_all_images:
+        raise ValueError(f"--calibrate: none of {len(samples)} training samples has a valid pixel")
+    # fsum rounds once: the order of the images, and so the number of ranks, does not matter
+    return _line(*(math.fsum(values) / len(of_all_images) for values in zip(*of_all_images)))
 
 
 def _line(x: float, y: float, xx: float, xy: float, yy: float) -> Calibration:
-    """Return the least-squares line, given the means of x, y and their products."""
+    """Return the least-squares line, given the means of x, y and their products.
+
+    It is a shift alone where x is the same everywhere.
+    """
     if xx - x * x <= 1e-12 * xx:
-        raise ValueError(
-            "--calibrate: the untrained model's output is the same everywhere: there is nothing to"
-            " calibrate; leave --calibrate out"
-        )
+        return Calibration(1.0, y - x, 0.0)
     scale = (xy - x * y) / (xx - x * x)
     explained = scale * (xy - x * y) / (yy - y * y) if yy > y * y else 0.0
     return Calibration(scale, y - scale * x, explained)

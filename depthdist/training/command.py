@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from depthdist.core.command_line import parse
 from depthdist.distributed.launchers import adopt_slurm_variables
-from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
+from depthdist.training.settings import (
+    GROUPS,
+    RECIPES,
+    Settings,
+    check_together,
+    recipe_of_resumed_run,
+)
 
 HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
 
@@ -22,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         argv=argv,
         together=lambda *groups: check_together(Settings(*groups)),
         presets=("recipe", RECIPES),
+        remembered=recipe_of_resumed_run,
     )
     settings = Settings(*groups)
     if settings.data.captures:

@@ -25,10 +25,10 @@ FEW_PATCHES = 1000  # up to so many tokens, plain attention is faster on a CPU i
 def build_model(
     settings: Settings, data: TrainingData, world: World, state: TrainState
 ) -> DepthModel:
-    """Return the base model, calibrated if asked for, with what trains in it."""
+    """Return the base model, calibrated unless left out, with what trains in it."""
     base = load_base(settings.model.model)
     base.upsampling = settings.model.upsampling
-    if settings.train.calibrate:
+    if settings.train.calibrate and not settings.loss.relative:
         if not state.line:
             line = fit_calibration(base, data.loader, data.depth_range, world)
             state.line = list(broadcast_from_rank_0(line))

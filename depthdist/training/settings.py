@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depthdist.core.environment import world_size
-from depthdist.core.settings import as_dict, field_names, flag_name, range_problems
+from depthdist.core.settings import as_dict, field_names, flag_name, range_problems, typed_flag
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.capture_folders import FolderSettings
 from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dataset
@@ -30,7 +30,11 @@ from depthdist.training.schedule import ScheduleSettings
 
 MAX_COUNT = 2**63
 
-RECIPES: dict[str, dict[str, Any]] = {"document": {}, "near": {"calibrate": True, "lr": 5e-4}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "document": {"calibrate": False},
+    "near": {"lr": 5e-4},
+}
 """What each --recipe sets; other flags win over it."""
 
 
@@ -40,18 +44,19 @@ class TrainSettings:
 
     run: Path | None = None
     "Folder of the run, made where it is missing. Default: runs/<time>."
-    recipe: Literal["document", "near"] = "document"
-    """Defaults of the other settings. document: the published recipe's. near: those, begun with
-    --calibrate and at ten times the learning rate."""
+    recipe: Literal["standard", "document", "near"] = "standard"
+    """Defaults of the other settings. standard: the published recipe's numbers, begun with
+    --calibrate. document: the published recipe to the letter, without it. near: standard at ten
+    times the learning rate. A run that goes on keeps the recipe that it began with."""
     epochs: int = 15
     "Times that every training sample is seen."
     lr: float = 5e-5
     "Highest learning rate of LoRA."
     decoder_lr: float | None = None
     "Highest learning rate of what trains beside LoRA. Default: --lr."
-    calibrate: bool = False
-    """Begin with the scale and shift that fit the untrained model to the training set; they go
-    into the adapter."""
+    calibrate: bool = True
+    """Begin with the scale and shift that fit the untrained model to at most 256 training samples;
+    they go into the adapter. Not with --relative."""
     seed: int = 0
     "Of the adapter's start, the order of the samples, augmentation and dropout."
 
@@ -182,6 +187,22 @@ class Settings:
         return self.train.run if named else Path(self.keep.resume)
 
 
+def recipe_of_resumed_run(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of the run that goes on, {} where none does or a recipe is given.
+
+    given  settings by name, of `--config` and the flags, as they were typed
+    """
+    run, resume = given.get("run"), given.get("resume", "auto")
+    source = run if resume in ("auto", "never") else resume
+    if not source or given.keys() & {"recipe", "calibrate"}:
+        return {}
+    try:
+        settings = open_run(Path(source)).settings
+    except (OSError, ValueError):  # check_together says what is wrong with it
+        return {}
+    return {name: settings[name] for name in ("recipe", "calibrate") if name in settings}
+
+
 def check_together(settings: Settings, on_device: bool = True) -> list[str]:
     """Return what is wrong with settings that are valid one by one.
 
@@ -273,8 +294,8 @@ def _changes_since(
         old = record["settings"].get(name, older.get(name))
         if name not in FREE_TO_CHANGE and old != new:
             found.append(
-                f"{flag_name(name)} is {new}, but the run in {source} began with {old}: give that,"
-                " or begin anew in another --run"
+                f"{flag_name(name)} is {new}, but the run in {source} began with {old}: give"
+                f" {typed_flag(name, old)}, or begin anew in another --run"
             )
     before, _ = settle_sections(record["deepspeed_config"])  # as the new one is
     for key in sorted(before.keys() | ds_config.keys()) if ds_config else ():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from depthdist.captures.near_duplicates import fingerprint, format_warning, summarize_split
+from depthdist.data.sample_order import evenly_spread
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.evaluation.figures import figure, figure_pixels
 from depthdist.evaluation.predictors import Predictor, network_predictor
@@ -112,13 +113,6 @@ def draw_figures(run: Run) -> None:
                 columns=2,
             )
             run.output.tracker.picture(f"{folder}/{i:03d} {name}", figure_pixels(drawn), step)
-
-
-def evenly_spread(num: int, count: int) -> list[int]:
-    """Return at most `count` of the numbers 0 .. num - 1, evenly spread."""
-    if num <= count:
-        return list(range(num))
-    return [k * num // count for k in range(count)]
 
 
 def check_precision(run: Run, check: Float32Check) -> None:

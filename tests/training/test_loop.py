@@ -381,6 +381,6 @@ def test_linear_depth_and_bilinear_upsampling_are_learned_kept_and_used_by_every
     [(3, 4, [0, 1, 2]), (4, 4, [0, 1, 2, 3]), (10, 4, [0, 2, 5, 7]), (3, 0, []), (0, 4, [])],
 )
 def test_drawn_samples_are_all_there_are_or_evenly_spread(num, count, chosen):
-    from depthdist.training.validation import evenly_spread
+    from depthdist.data.sample_order import evenly_spread
 
     assert evenly_spread(num, count) == chosen

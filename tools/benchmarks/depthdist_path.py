@@ -82,7 +82,7 @@ def build_run(job: Job, folder: Path, world: World) -> Run:
         model=ModelSettings(model=job.model),
         lora=LoraSettings(),
         loss=LossSettings(),
-        train=TrainSettings(run=folder, lr=LEARNING_RATE, epochs=STEPS),
+        train=TrainSettings(run=folder, lr=LEARNING_RATE, epochs=STEPS, calibrate=False),
         schedule=ScheduleSettings(),
         keep=KeepSettings(save_every=str(STEPS), watch_every=0),
         engine=EngineSettings(
