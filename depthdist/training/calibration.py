@@ -46,7 +46,8 @@ def fit_calibration(
 
     Over all valid pixels, at the ground truth's own size, of at most MAX_IMAGES images, evenly
     spread; every image counts the same, as in the loss. The same on any number of ranks, to the
-    last bit. Every rank must call it. raises ValueError where no pixel is valid
+    last bit. The output of a fresh decoder says nothing yet: it is shifted alone. Every rank must
+    call it. raises ValueError where no pixel is valid
     """
     means: list[list[float]] = []  # of an image: x, y, x x, x y, y y
     model.eval().to(world.device)
@@ -71,16 +72,19 @@ def fit_calibration(
     if not of_all_images:
         raise ValueError(f"--calibrate: none of {len(samples)} training samples has a valid pixel")
     # fsum rounds once: the order of the images, and so the number of ranks, does not matter
-    return _line(*(math.fsum(values) / len(of_all_images) for values in zip(*of_all_images)))
+    mean = [math.fsum(values) / len(of_all_images) for values in zip(*of_all_images)]
+    return _shift(*mean) if model.fresh_decoder else _line(*mean)
+
+
+def _shift(x: float, y: float, *_: float) -> Calibration:
+    """Return the shift alone, where x says nothing of y."""
+    return Calibration(1.0, y - x, 0.0)
 
 
 def _line(x: float, y: float, xx: float, xy: float, yy: float) -> Calibration:
-    """Return the least-squares line, given the means of x, y and their products.
-
-    It is a shift alone where x is the same everywhere.
-    """
+    """Return the least-squares line, given the means of x, y and their products."""
     if xx - x * x <= 1e-12 * xx:
-        return Calibration(1.0, y - x, 0.0)
+        return _shift(x, y)
     scale = (xy - x * y) / (xx - x * x)
     explained = scale * (xy - x * y) / (yy - y * y) if yy > y * y else 0.0
     return Calibration(scale, y - scale * x, explained)

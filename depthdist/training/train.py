@@ -132,10 +132,9 @@ def announce(
     lines = describe_facts(facts)
     if state.line:
         scale, shift, explained = state.line
-        lines.append(
-            f"calibrated   output x {scale:.4g} + {shift:.4g}, which explains {explained:.0%} of"
-            " the targets' variance"
-        )
+        line = f"calibrated   output x {scale:.4g} + {shift:.4g}"
+        share = f", which explains {explained:.0%} of the targets' variance" if explained else ""
+        lines.append(f"{line}{share}")
     for line in [*lines, *remarks]:
         run.output.tracker.say(line)
     for line in range_warnings(run.data.dataset, run.settings.model.target):

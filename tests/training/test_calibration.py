@@ -56,7 +56,7 @@ def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
     from depthdist.models.adapter import load_adapter
 
     plain, calibrated = tmp_path / "plain", tmp_path / "calibrated"
-    for run, words in ((plain, []), (calibrated, ["--calibrate"])):
+    for run, words in ((plain, ["--recipe", "document"]), (calibrated, [])):
         assert train(data, run, "--epochs", 1, "--model", model, *words, deepspeed=batch4).code == 0
     start = [log(run, of="eval/loss")[0]["eval/loss"] for run in (plain, calibrated)]
     assert start[1] < 0.5 * start[0]
@@ -75,7 +75,7 @@ def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
 
 def test_a_calibrated_run_goes_on_with_the_same_scale_and_shift(data, model, batch4, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    words = ["--model", model, "--calibrate"]
+    words = ["--model", model]
     assert (
         train(data, whole, "--epochs", 2, *words, "--schedule", "constant", deepspeed=batch4).code
         == 0

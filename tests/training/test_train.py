@@ -240,13 +240,13 @@ def test_the_launched_run_ends_well_and_prints_its_table(typed):
     )
     assert done.out.count("before training: eval loss") == 1, "one rank speaks"
     names = [line.split("  ")[0] for line in done.out.splitlines()]
-    found = [n for n in names if n.startswith(("constant ", "untrained", "best adapter"))][-4:]
+    found = [n for n in names if n.startswith(("constant ", "calibrated, ", "best adapter"))][-4:]
     epoch = json.loads((run / "best/depthdist.json").read_text())["epoch"]
     mean = json.loads((run / "run.json").read_text())["derived"]
     assert [found[0].split()[0], *found[1:]] == [
         "constant",
-        "untrained",
-        "untrained, disparity-aligned",
+        "calibrated, before training",
+        "calibrated, before training, disparity-aligned",
         f"best adapter, epoch {epoch}",
     ]
     assert mean["near_mm"] < float(found[0].split()[1]) < mean["far_mm"]
