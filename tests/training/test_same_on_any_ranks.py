@@ -92,4 +92,6 @@ def alike(run, base, tolerance):
 
 def test_it_learned_something_that_could_differ(runs):
     losses = [line["train/loss"] for line in log(runs["1 rank"], of="train/loss")]
-    assert len(set(losses)) == 6 * EPOCHS and losses[-1] < losses[0]
+    assert len(set(losses)) == 6 * EPOCHS
+    weights = saved_weights(runs["1 rank"])
+    assert max(float(w.abs().max()) for name, w in weights.items() if "lora_B" in name) > 1e-4
