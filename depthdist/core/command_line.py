@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import (
@@ -49,6 +49,7 @@ def parse(
     word: str = "",
     bare: str = "",
     remembered: Callable[[dict[str, Any]], dict[str, Any]] = lambda given: {},
+    first: Sequence[str] = (),
 ) -> tuple[Any, ...]:
     """Return one instance of each dataclass in `groups`, from defaults, `--config` and `argv`.
 
@@ -59,10 +60,11 @@ def parse(
     bare      a setting that words without a flag give too, joined by commas
     remembered  returns values, by the setting's name, that only `--config` and flags win over; it
                 is called with these two, as they were typed
+    first     names of the settings that `--help` lists before all others, in that order
     raises SettingsError with every problem found: unknown names (with similar ones), values of the
     wrong type, missing positionals, and what the groups' own `problems()` list
     """
-    parser = _Parser(description, epilog, groups, f"{program()} {word}".strip(), bare)
+    parser = _Parser(description, epilog, groups, f"{program()} {word}".strip(), bare, first)
     if is_completing():
         complete(parser)
     given, unknown = parser.parse_known_intermixed_args(argv)
@@ -79,9 +81,9 @@ def parse(
     preset = by_value.get(chosen, {}) if isinstance(chosen, str) else {}
     sources = {"preset": preset, "before": from_before, "--config": from_file, "": flags}
     values = _collect(parser.fields, sources, problems)
-    for name, (group, field, _) in parser.fields.items():
+    for name, (group, field, _, owner) in parser.fields.items():
         if _is_required(field) and name not in values[group]:
-            problems.append(f"{_label(field)} is missing: {field_help(group)[name]}")
+            problems.append(f"{_label(field)} is missing: {field_help(owner)[name]}")
             values[group][name] = None
     required = [name for name, setting in parser.fields.items() if _is_required(setting.field)]
     if any(values[parser.fields[name].group][name] is None for name in required):
@@ -97,9 +99,12 @@ def parse(
 
 
 class _Setting(NamedTuple):
+    """A field of `group`, which `owner`, the group or a parent of it, declares."""
+
     group: Any
     field: Field
     kind: Any
+    owner: Any
 
 
 def _unknown_flags(words: list[str], fields: Mapping[str, _Setting]) -> list[str]:
@@ -121,7 +126,7 @@ def _collect(
     values: dict[Any, dict[str, Any]] = {setting.group: {} for setting in fields.values()}
     for source, settings in sources.items():
         for name, value in settings.items():
-            group, field, kind = fields[name]
+            group, field, kind, _ = fields[name]
             try:
                 values[group][name] = parse_value(kind, value)
             except ValueError as err:
@@ -157,7 +162,13 @@ class _Parser(argparse.ArgumentParser):
     """A parser with a flag for each field; its errors are SettingsErrors."""
 
     def __init__(
-        self, description: str, epilog: str, groups: tuple[Any, ...], name: str, bare: str
+        self,
+        description: str,
+        epilog: str,
+        groups: tuple[Any, ...],
+        name: str,
+        bare: str,
+        first: Sequence[str],
     ):
         super().__init__(
             prog=name,
@@ -171,39 +182,67 @@ class _Parser(argparse.ArgumentParser):
             self.add_argument(BARE, nargs="*", metavar=bare.upper(), help=text)
         text = "settings by name, as a JSON object; flags win"
         self.add_argument("--config", metavar="FILE.json", help=text)
-        self.fields: dict[str, _Setting] = {}
-        for group in groups:
-            self._add_group(group)
+        self.fields = _settings_by_name(groups)
+        if first:
+            positionals = [n for n, s in self.fields.items() if s.field.metadata.get("positional")]
+            self.usage = " ".join(
+                ["%(prog)s", *map(str.upper, positionals), "[--SETTING VALUE]..."]
+            )
+            self._add_group("Most used", first)
+        names_by_title: dict[str, list[str]] = {}
+        for name, setting in self.fields.items():
+            if name not in first:
+                names_by_title.setdefault(_title(setting.owner), []).append(name)
+        for title, names in names_by_title.items():
+            self._add_group(title, names)
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError([message])
 
-    def _add_group(self, group: Any) -> None:
-        title = (inspect.getdoc(group) or group.__name__).splitlines()[0].rstrip(".")
-        kinds, texts = get_type_hints(group), field_help(group)
+    def _add_group(self, title: str, names: Sequence[str]) -> None:
         arguments = self.add_argument_group(title)
-        for field in dataclasses.fields(group):
-            assert field.name not in self.fields, f"two groups have the setting {field.name}"
-            kind = kinds[field.name]
-            self.fields[field.name] = _Setting(group, field, kind)
+        for name in names:
+            _, field, kind, owner = self.fields[name]
             if field.metadata.get("hidden"):
-                names = [flag_name(field.name), f"--{field.name}"]
-                arguments.add_argument(*names, dest=field.name, help=argparse.SUPPRESS)
+                names = [flag_name(name), f"--{name}"]
+                arguments.add_argument(*names, dest=name, help=argparse.SUPPRESS)
                 continue
-            text = texts[field.name].replace("%", "%%")
+            text = field_help(owner)[name].replace("%", "%%")
             if field.metadata.get("positional"):
                 nargs = "*" if get_origin(kind) is list else "?"
-                metavar = field.name.upper()
-                arguments.add_argument(field.name, nargs=nargs, metavar=metavar, help=text)
+                arguments.add_argument(name, nargs=nargs, metavar=name.upper(), help=text)
             else:
                 argument = arguments.add_argument(
-                    flag_name(field.name),
-                    dest=field.name,
+                    flag_name(name),
+                    dest=name,
                     help=text + _default_text(field),
-                    **_argument_options(field.name, kind),
+                    **_argument_options(name, kind),
                 )
                 if choices := _choices(kind):  # an attribute that argcomplete reads
                     argument.completer = partial(_offer, choices)  # type: ignore[attr-defined]
+
+
+def _settings_by_name(groups: tuple[Any, ...]) -> dict[str, _Setting]:
+    """Return the settings in the order of `--help`: those that groups inherit come last."""
+    found: list[_Setting] = []
+    for group in groups:
+        kinds = get_type_hints(group)
+        fields = dataclasses.fields(group)
+        settings = [_Setting(group, f, kinds[f.name], _owner(group, f.name)) for f in fields]
+        found += sorted(settings, key=lambda setting: group.__mro__.index(setting.owner))
+    found.sort(key=lambda setting: setting.owner is not setting.group)
+    by_name = {setting.field.name: setting for setting in found}
+    assert len(by_name) == len(found), f"two groups have one setting: {list(by_name)}"
+    return by_name
+
+
+def _owner(group: Any, name: str) -> Any:
+    """Return the class, the group or a parent of it, that declares the field."""
+    return next(cls for cls in group.__mro__ if name in vars(cls).get("__annotations__", {}))
+
+
+def _title(group: Any) -> str:
+    return (inspect.getdoc(group) or group.__name__).splitlines()[0].rstrip(".")
 
 
 def _argument_options(name: str, kind: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> None:
         "Score a run in mm against the untrained model and a constant depth, or compare two runs.",
         EvaluateSettings,
         argv=argv,
+        first=("run", "data", "split", "compare", "raw", "refine"),
     )
     if settings.run:
         run = open_run(settings.run)

@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> None:
         PredictSettings,
         ExternalAdapterSettings,
         argv=argv,
+        first=("inputs", "run", "out", "save", "refine"),
     )
     sources = find_sources(settings.inputs, settings.out)
     if settings.refine != "plain" and any(source.shard for source in sources):

@@ -10,7 +10,11 @@ from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
 def main(argv: list[str] | None = None) -> None:
     """Serve the page until the program is stopped."""
     settings, external = parse(
-        "A page that shows and measures depth.", ServeSettings, ExternalAdapterSettings, argv=argv
+        "A page that shows and measures depth.",
+        ServeSettings,
+        ExternalAdapterSettings,
+        argv=argv,
+        first=("run", "host", "port", "fov", "refine"),
     )
     find_local_folder(settings.run)
 

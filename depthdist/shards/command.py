@@ -33,7 +33,8 @@ MANY_JOBS = 1 << 30  # more than there are cores: the number of jobs sets no lim
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and do what it asks for; libraries are imported after that."""
     summary, epilog = __doc__.split("\n\n", 1)
-    (settings,) = parse(summary, ShardSettings, argv=argv, epilog=epilog)
+    first = ("raw", "out", "size", "split", "val", "append", "unit", "near", "far", "verify")
+    (settings,) = parse(summary, ShardSettings, argv=argv, epilog=epilog, first=first)
     if settings.verify:
         return verify(settings)
     if settings.index:

@@ -18,6 +18,8 @@ HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
   deepspeed launch/train.py --deepspeed ds_configs/fp16.json --dry-run
   deepspeed launch/train.py --config runs/first/run.json --run runs/again   # the same once more"""
 
+MOST_USED = ("data", "run", "model", "epochs", "lr", "recipe", "deepspeed", "resume", "dry_run")
+
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         together=lambda *groups: check_together(Settings(*groups)),
         presets=("recipe", RECIPES),
         remembered=recipe_of_resumed_run,
+        first=MOST_USED,
     )
     settings = Settings(*groups)
     if settings.data.captures:

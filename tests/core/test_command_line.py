@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import re
+import runpy
 from dataclasses import dataclass
 
 import pytest
@@ -131,6 +132,35 @@ def test_help_writes_sizes_lists_and_choices_as_they_are_typed(capsys):
         "100 % of it. [50.0]",
     ):
         assert part in text
+
+
+def test_help_lists_the_most_used_first_in_their_order_and_what_is_inherited_last(capsys):
+    @dataclass(frozen=True)
+    class Camera(Lens):
+        """Camera."""
+
+        body: str = "black"
+        "Its color."
+        shutter: float = 0.01
+        "Seconds."
+
+    with pytest.raises(SystemExit):
+        parse("a", Camera, Shot, argv=["--help"], first=("shutter", "folder", "focal"))
+    text = capsys.readouterr().out
+    flags = re.findall(r"^  --([a-z-]+)", text, re.M)
+    assert flags[:5] == ["config", "shutter", "folder", "focal", "body"]
+    assert flags[-1] == "case" and len(flags) == len(set(flags))
+    titles = ["Most used:", "Camera:", "Shot of the tests:", "Lens of the tests:"]
+    assert [line for line in text.splitlines() if line in titles] == titles
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "serve"])
+def test_the_commands_list_what_is_most_used_first_and_caches_last(name, capsys):
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / f"launch/{name}.py"))["main"](["--help"])
+    titles = re.findall(r"^(\S.*):$", capsys.readouterr().out, re.M)
+    assert titles[:2] == ["options", "Most used"]
+    assert name != "train" or titles[-1] == "Remote data (s3://, gs://, https://, hf://)"
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.__name__)
