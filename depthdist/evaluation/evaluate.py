@@ -51,6 +51,7 @@ from depthdist.evaluation.tables import (
     groove_table,
     scores_table,
 )
+from depthdist.evaluation.verdict import verdict
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.adapter import describe_model, load_adapter
 from depthdist.models.adapter_record import AdapterRecord
@@ -93,6 +94,9 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
     )
     for line in subject.scored.lines:
         print(line)
+    no_better = verdict(run, {"rows": means, "kinds": {row: k.value for row, k in kinds.items()}})
+    if no_better:
+        print(f"WARNING      {no_better}")
     print_seconds(rows)
     if settings.details:
         print_details(means, found, settings)

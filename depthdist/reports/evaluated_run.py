@@ -16,7 +16,7 @@ from typing import Any
 from depthdist.core.files import parse_json
 from depthdist.evaluation.row_kinds import RowKind, adapter_row, row_kinds
 from depthdist.models.adapter_record import read_record
-from depthdist.runs.run_folder import Run, open_run
+from depthdist.runs.run_folder import Run, open_run, read_log
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
         )
     try:
         evaluation = _read_evaluation(path)
-        found = EvaluatedRun(run, name, _read_log(folder / "metrics.jsonl"), evaluation)
+        found = EvaluatedRun(run, name, read_log(folder), evaluation)
         _ = found.row
     except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise ValueError(
@@ -96,19 +96,6 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     if "tread_limit" not in evaluation["settings"]:
         raise KeyError("tread_limit")
     return evaluation
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl, without any that a crash cut off; [] if it is missing."""
-    lines = []
-    for text in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            line = dict(parse_json(text))
-        except (TypeError, ValueError):
-            continue
-        if "step" in line:
-            lines.append(line)
-    return lines
 
 
 def _null_to_nan(value: Any) -> Any:

@@ -17,6 +17,7 @@ from depthdist.evaluation.metrics.registry import Metric
 from depthdist.evaluation.row_kinds import row_kinds
 from depthdist.evaluation.seen import describe_seen
 from depthdist.evaluation.tables import FOOTNOTE, format_interval, format_value
+from depthdist.evaluation.verdict import verdict
 from depthdist.reports.evaluated_run import EvaluatedRun
 from depthdist.reports.html_page import Block, Cell, Paragraph, Table
 
@@ -96,7 +97,13 @@ def result_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
         if note:
             notes.append(f"{run.name}: {note}" if len(runs) > 1 else note)
     names = ["loss", *HEADLINE, "silog_kitti", "rmse_log"]
-    return [metric_table(report_rows(runs), names), *(Paragraph(note, "soft") for note in notes)]
+    warnings = []
+    for run in runs:
+        text = verdict(run.run, run.evaluation)
+        if text:
+            warnings.append(Paragraph(f"{run.name}: {text}.", "warn"))
+    table = metric_table(report_rows(runs), names)
+    return [table, *warnings, *(Paragraph(note, "soft") for note in notes)]
 
 
 def range_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:

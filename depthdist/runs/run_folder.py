@@ -85,6 +85,23 @@ class Run:
         return float(dataset.stats("train")["mean_mm"])
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl that have a step; [] if it is missing.
+
+    A line that a crash cut off is left out.
+    """
+    path = folder / "metrics.jsonl"
+    lines = []
+    for text in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            line = dict(parse_json(text))
+        except (TypeError, ValueError):
+            continue
+        if "step" in line:
+            lines.append(line)
+    return lines
+
+
 def label_runs(folders: Sequence[Path]) -> list[str]:
     """Return a label for each run: its folder's name, after as many parents as tell them apart."""
     paths = [folder.resolve() for folder in folders]

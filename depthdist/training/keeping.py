@@ -17,6 +17,7 @@ from depthdist.distributed.process_group import (
 )
 from depthdist.evaluation.predictors import constant_predictor, network_predictor
 from depthdist.evaluation.tables import FIT, FOOTNOTE, UNTRAINED, format_scores, scores_table
+from depthdist.evaluation.verdict import RunFacts, describe_no_better
 from depthdist.geometry.depth_range import normalize_depth
 from depthdist.models.adapter import load_adapter, save_adapter
 from depthdist.models.adapter_record import AdapterRecord
@@ -116,7 +117,7 @@ def finish(run: Run) -> None:
     broadcast_from_rank_0(None)  # rank 0 may still be writing it
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
-    rows, best_row = final_rows(run, best)
+    rows, constant_row, best_row = final_rows(run, best)
     log_scores(run, "best" if run.data.has_validation else "fit", rows[best_row])
     notes = [FOOTNOTE]
     if not run.data.has_validation:
@@ -137,24 +138,30 @@ def finish(run: Run) -> None:
         f"next         python launch/evaluate.py --run {folder}"
         f"{'' if run.data.has_validation else ' --split train'}"
     )
+    facts = RunFacts(run.settings.as_dict(), run.data.dataset.count("train"), run.state.losses)
+    run.output.warn(describe_no_better(rows[constant_row], rows[best_row], facts))
     if run.world.rank == 0:
         mark_as_scored(folder, state.epoch)
 
 
-def final_rows(run: Run, best: DepthModel) -> tuple[dict[str, dict[str, float]], str]:
-    """Return the mean scores of each row of the final table, and the name of the adapter's row."""
+def final_rows(run: Run, best: DepthModel) -> tuple[dict[str, dict[str, float]], str, str]:
+    """Return the mean scores of each row of the final table, and which are two of the rows.
+
+    These are the constant's and the best adapter's.
+    """
     state, data = run.state, run.data
     mean_mm = data.dataset.stats("train")["mean_mm"]
     before = "calibrated, before training" if state.line else UNTRAINED
     on = "" if data.has_validation else ", train"
     best_row = f"best adapter, epoch {state.best_epoch}{on}"
     constant = constant_predictor(mean_mm, data.depth_range)
-    rows = {f"constant {mean_mm:.0f} mm{on}": score_validation(run, constant)["none"].means()}
+    constant_row = f"constant {mean_mm:.0f} mm{on}"
+    rows = {constant_row: score_validation(run, constant)["none"].means()}
     if data.has_validation:
         rows[before] = state.before["none"]
         rows[f"{before}, disparity-aligned"] = state.before["disparity"]
     rows[best_row] = score_validation(run, network_predictor(best))["none"].means()
-    return rows, best_row
+    return rows, constant_row, best_row
 
 
 @torch.no_grad()
