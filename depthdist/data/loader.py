@@ -112,11 +112,15 @@ class Loader:
             lambda: eval_groups(chosen, micro_batch, rank, world), self._reader(split), micro_batch
         )
 
-    def samples(self, split: str, numbers: Iterable[int]) -> EncodedBatch:
-        """Return those samples of a split as one batch, in that order."""
+    def samples(self, split: str, numbers: Iterable[int], seed: int | None = None) -> EncodedBatch:
+        """Return those samples of a split as one batch, in that order.
+
+        seed  augment them as that seed's first epoch does; None: as they are stored
+        """
         group = MicroBatchPlan([BatchSlot(number, 1.0) for number in numbers])
         buffers = Buffers(self.dataset.arrays(len(group.slots)), self.pin)
-        return read_batch(self._reader(split), group, buffers)
+        augment = None if seed is None else self.augment
+        return read_batch(self._reader(split, augment, seed or 0), group, buffers)
 
     def memory_bytes(self, micro_batch: int) -> int:
         """Return the most memory that batches take, in training with an evaluation meanwhile.

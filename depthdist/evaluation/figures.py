@@ -7,6 +7,7 @@ Arrays in, a figure out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,9 +51,39 @@ def figure(
         if panel.colors:
             fig.colorbar(drawn, ax=axes, label="mm", fraction=0.04, pad=0.02, extend="both")
     if title:
-        printable = title.encode(errors="replace").decode()
-        fig.suptitle(printable, fontsize=10, parse_math=False)  # a file's name is no formula
+        # a file's name is no formula
+        fig.suptitle(_printable(title), fontsize=10, parse_math=False)
     return fig
+
+
+def batch_figure(
+    rgbs: Sequence[np.ndarray], truths_mm: Sequence[np.ndarray], titles: Sequence[str]
+) -> Figure:
+    """Draw RGB | truth of each sample, two samples a row; truths share one color range.
+
+    rgbs       (h, w, 3) uint8 each
+    truths_mm  (H, W) mm each, NaN or 0 where nothing was measured (drawn dark grey)
+    """
+    aspect = min(rgbs[0].shape[0] / rgbs[0].shape[1], 10)
+    rows = -(-len(rgbs) // 2)
+    fig = Figure(figsize=(14, rows * (3.2 * aspect + 0.4) + 0.2), dpi=100, layout="constrained")
+    truths = [np.where(np.nan_to_num(truth) > 0, truth, np.nan) for truth in truths_mm]
+    measured = np.concatenate([truth[np.isfinite(truth)] for truth in truths])
+    low, high = np.percentile(measured, [1, 99]) if len(measured) else (0.0, 1.0)
+    colors = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
+    all_axes = fig.subplots(rows, 4, squeeze=False)
+    for axes in all_axes.flat:
+        axes.set_axis_off()
+    for (left, right), rgb, truth, title in zip(all_axes.reshape(-1, 2), rgbs, truths, titles):
+        left.imshow(rgb, interpolation="antialiased")
+        left.set_title(_printable(title), fontsize=9, parse_math=False)
+        drawn = right.imshow(truth, interpolation="antialiased", **colors)
+    fig.colorbar(drawn, ax=all_axes, label="mm", fraction=0.02, pad=0.01, extend="both")
+    return fig
+
+
+def _printable(title: str) -> str:
+    return title.encode(errors="replace").decode()
 
 
 class _Panel(NamedTuple):

@@ -30,7 +30,7 @@ from torch import Tensor
 from depthdist.data.batch import Batch, EncodedBatch
 from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
-from depthdist.evaluation.metrics.pixels import image_metrics
+from depthdist.evaluation.metrics.pixels import binned_metrics, image_metrics
 from depthdist.evaluation.predictors import Predictor
 from depthdist.evaluation.row_kinds import RowKind
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
@@ -122,6 +122,7 @@ def score(
     device: torch.device,
     gather: Callable[[Any], list[Any]] = lambda own: [own],
     ways: Sequence[str] = ("none",),
+    measure: ImageMeasure | None = None,
 ) -> dict[str, Scores]:
     """Return the scores of one predictor by alignment, computed as in `score_rows`."""
     return score_rows(
@@ -132,7 +133,22 @@ def score(
         loss=loss,
         device=device,
         gather=gather,
+        measure=measure,
     )
+
+
+def measure_ranges(
+    sample: int, preds_mm: Mapping[str, Tensor], depth_mm: Tensor, mask: Tensor
+) -> Future[ImageDetails]:
+    """Measure the RMSE per depth range at once, as ImageMeasure describes: "rmse_mm@750-1500"."""
+    measured: Future[ImageDetails] = Future()
+    measured.set_result(
+        {
+            row: RowDetails(binned_metrics(pred_mm, depth_mm, mask, names=("rmse_mm",)), [])
+            for row, pred_mm in preds_mm.items()
+        }
+    )
+    return measured
 
 
 @torch.no_grad()

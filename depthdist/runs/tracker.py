@@ -1,7 +1,8 @@
 """The log of a run: metrics.jsonl, TensorBoard with images, and one progress line.
 
 Rank 0 writes, the other ranks do nothing. Each method raises CannotWrite where the disk is full or
-the folder gone.
+the folder gone. Other trackers (log_services.py) get the same numbers and images; where one fails,
+that is a warning.
 
     runs/NAME/run.json         settings, what was derived from them, versions
     runs/NAME/metrics.jsonl    one JSON object for each logged step or evaluation:
@@ -16,20 +17,24 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import image as image_summary
 from torch.utils.tensorboard.summary import scalar, text
 from tqdm import tqdm
 
 from depthdist.core.errors import CannotWrite
 from depthdist.core.files import append, parse_json, write_atomic
+from depthdist.runs.log_services import LogService
 from depthdist.runs.tensorboard_file import EventFile
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is not a terminal
+SECONDS_TO_SEND = (120.0, 10.0)  # that other trackers get at the end, and after an error
 
 
 class Tracker:
@@ -39,15 +44,19 @@ class Tracker:
     step    where a resumed run continues: later lines of the interrupted one are dropped; None for
             a run from the start
     total   optimizer steps of the whole run, for the progress line's remaining time
+    log_to  other trackers, names in SERVICES
     """
 
-    def __init__(self, run: Path, active: bool, step: int | None, total: int):
+    def __init__(
+        self, run: Path, active: bool, step: int | None, total: int, log_to: Sequence[str] = ()
+    ):
         self.active = active
         if not active:
             return
         self.lines = run / "metrics.jsonl"
         self._drop_lines_after(step)
         self.board = EventFile(run / "tensorboard", 0 if step is None else step + 1)
+        self.services = [LogService(name, run, resumed=step is not None) for name in log_to]
         self.live = sys.stderr.isatty()
         self.bar = tqdm(
             total=total,
@@ -77,18 +86,48 @@ class Tracker:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite}
         append(self.lines, (json.dumps(line) + "\n").encode())
+        self.curves(step, values)
+
+    def curves(self, step: int, values: dict[str, float]) -> None:
+        """Write one point of each curve, without a line in metrics.jsonl."""
+        if not self.active:
+            return
         for name, value in values.items():
             self.board.add(scalar(name, value), step)
+        for service in self._working_services():
+            service.log(values, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Write an image (h, w, 3) uint8 to TensorBoard's images."""
-        if self.active:
-            self.board.add(image_summary(name, image, dataformats="HWC"), step)
+        if not self.active:
+            return
+        self.board.add(image_summary(name, image, dataformats="HWC"), step)
+        for service in self._working_services():
+            service.picture(name, image, step)
 
-    def text(self, name: str, markdown: str) -> None:
+    def text(self, name: str, markdown: str, step: int = 0) -> None:
         """Write Markdown to TensorBoard's text page."""
+        self.summary(text(name, markdown), step)
+
+    def summary(self, summary: Summary, step: int) -> None:
+        """Write what another of TensorBoard's tabs shows (tensorboard_plugins.py)."""
         if self.active:
-            self.board.add(text(name, markdown))
+            self.board.add(summary, step)
+
+    def describe(self, values: dict[str, Any]) -> None:
+        """Send settings and versions to the other trackers."""
+        if self.active:
+            for service in self._working_services():
+                service.describe(values)
+
+    def _working_services(self) -> list[LogService]:
+        """Return the other trackers that have not failed; print a warning of one that just did."""
+        for service in list(self.services):
+            problem = service.problem()
+            if problem:
+                self.services.remove(service)
+                self.say(f"WARNING      {problem}")
+        return self.services
 
     def advance(self, step: int, **shown: str) -> None:
         """Move the progress line to `step`."""
@@ -110,10 +149,16 @@ class Tracker:
             tqdm.write(line)
             sys.stdout.flush()
 
-    def close(self) -> None:
-        """Close the progress line and write TensorBoard's last points."""
+    def close(self, seconds: float = SECONDS_TO_SEND[0]) -> None:
+        """Close the progress line, write TensorBoard's last points, and send what is left.
+
+        seconds  that each of the other trackers gets at most
+        """
         if self.active:
             self.bar.close()
+            for service in self._working_services():
+                service.close(seconds)
+            self._working_services()
             self.board.flush()
 
     def __enter__(self) -> Tracker:
@@ -122,7 +167,7 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Close; after an error, which is what will be shown, whatever the disk says."""
         with suppress(CannotWrite) if kind else nullcontext():
-            self.close()
+            self.close(SECONDS_TO_SEND[bool(kind)])
 
 
 def _step_of(line: str) -> float:

@@ -26,6 +26,7 @@ from depthdist.runs.training_state import save_state
 from depthdist.training import diagnostics
 from depthdist.training.parts import Run
 from depthdist.training.run_facts import mark_as_scored
+from depthdist.training.run_overview import best_prefix, show_best, show_end
 from depthdist.training.schedule import is_better, lr_factor
 from depthdist.training.validation import (
     evaluate,
@@ -54,6 +55,8 @@ def end_epoch(run: Run) -> None:
         said = "kept; nothing to validate on"
     if is_best:
         state.best_epoch = state.epoch
+    if is_best and scores:
+        show_best(run, scores)
     run.output.tracker.say(f"epoch {state.epoch}/{run.settings.train.epochs}: {said}")
     weights = run.learner.weights_to_keep()
     if is_best and run.world.rank == 0:
@@ -118,7 +121,8 @@ def finish(run: Run) -> None:
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
     rows, constant_row, best_row = final_rows(run, best)
-    log_scores(run, "best" if run.data.has_validation else "fit", rows[best_row])
+    log_scores(run, best_prefix(run), rows[best_row])
+    show_end(run)
     notes = [FOOTNOTE]
     if not run.data.has_validation:
         num, all_train = len(scored_samples(run)), run.data.dataset.count("train")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +19,9 @@ from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE
 from depthdist.shards.dataset_warnings import left_out_lines, small_scale
 from depthdist.shards.remote_cache import is_remote
+
+if TYPE_CHECKING:
+    from depthdist.training.settings import Settings
 
 
 def training_bounds(dataset: Dataset) -> DepthRange:
@@ -110,10 +115,34 @@ def validation_remarks(dataset: Dataset) -> list[str]:
     ]
 
 
-def facts_table(facts: dict[str, Any]) -> str:
-    """Return the derived facts as a Markdown table."""
-    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+def hyperparameters(settings: Settings, facts: dict[str, Any]) -> dict[str, bool | float | str]:
+    """Return what the results of runs may depend on, for comparing them; no paths, no caches.
+
+    A setting has the same type in all runs: one that may be left out is text.
+    """
+    groups = (settings.model, settings.lora, settings.loss, settings.augment)
+    found: dict[str, bool | float | str] = {}
+    for group in (settings.train, settings.schedule, *groups):
+        for setting in fields(group):
+            if setting.name != "run":
+                value = getattr(group, setting.name)
+                is_number = setting.type in ("bool", "int", "float")
+                found[setting.name] = value if is_number else str(value).lower()
+    found["model"] = facts["model"]
+    counts = ("global_batch", "train_samples", "val_samples", "trained_parameters")
+    found |= {name: facts[name] for name in ("picture_size", "precision", *counts)}
+    return {**found, "data_sha256": facts["data_sha256"][:8]}
+
+
+def text_table(values: dict[str, Any]) -> str:
+    """Return values by name as a Markdown table."""
+    rows = [f"| {name} | {value} |" for name, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def text_json(content: dict[str, Any]) -> str:
+    """Return JSON as a block of Markdown."""
+    return f"```json\n{json.dumps(content, indent=2)}\n```"
 
 
 def run_record(

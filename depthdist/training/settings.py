@@ -21,6 +21,7 @@ from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dat
 from depthdist.data.sample_order import TrainPlan
 from depthdist.losses.settings import LossSettings
 from depthdist.models.settings import LoraSettings, ModelSettings
+from depthdist.runs.log_services import log_to_problems
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.state_files import states
 from depthdist.shards.remote_cache import CacheSettings
@@ -93,6 +94,9 @@ class KeepSettings:
     pictures: int = 4
     """Validation samples (without any, training samples) drawn at each evaluation, the same ones
     every time."""
+    log_to: tuple[str, ...] = ()
+    """Other trackers that get the log too, beside TensorBoard: wandb, mlflow, trackio. Each is a
+    package of its own."""
     verify_first: bool = False
     """Read every byte of the local shards before training, with all cores, and stop at once where
     one is damaged, not in a later epoch."""
@@ -108,6 +112,7 @@ class KeepSettings:
             ("watch_every", 0 <= self.watch_every < MAX_COUNT, ">= 0"),
             ("pictures", 0 <= self.pictures < MAX_COUNT, ">= 0"),
         )
+        found += log_to_problems(self.log_to)
         try:
             _ = self.interval
         except ValueError as err:

@@ -30,12 +30,12 @@ from depthdist.training.resume import describe_saved, read_saved, restore
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
-    facts_table,
     is_scored,
     range_warnings,
     run_record,
     validation_remarks,
 )
+from depthdist.training.run_overview import show_first_batch, show_settings
 from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
@@ -76,7 +76,9 @@ def _train(
     resumed_at = saved.state.step if saved.engine else None
     with (
         saying_how_to_go_on(folder, data.plan.micro_batch),
-        Tracker(folder, world.rank == 0, resumed_at, facts["steps"]) as tracker,
+        Tracker(
+            folder, world.rank == 0, resumed_at, facts["steps"], settings.keep.log_to
+        ) as tracker,
     ):
         run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
         announce(run, facts, ds_config, [*remarks, *validation_remarks(dataset)])
@@ -85,8 +87,9 @@ def _train(
             return
         try_saving(run)
         record_seen_images(run, is_new=not saved.engine)
+        show_settings(run, facts, ds_config)
         if not saved.engine:
-            tracker.text("settings", facts_table(facts))
+            show_first_batch(run)
             run.output.warn(near_duplicates_warning(run))
         with StopRequest() as request:
             run_loop(run, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from depthdist.data.sample_order import evenly_spread
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.evaluation.figures import figure, figure_pixels
 from depthdist.evaluation.predictors import Predictor, network_predictor
-from depthdist.evaluation.scoring import Scores, score
+from depthdist.evaluation.scoring import Scores, measure_ranges, score
 from depthdist.evaluation.tables import format_scores
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.runs.seen_images import SEEN_FILE, SeenImages, hashes_of, write_seen
+from depthdist.runs.tensorboard_plugins import point_cloud
 from depthdist.shards.image_hashes import describe_shared
 from depthdist.training.parts import Run
+from depthdist.training.point_clouds import CaptureCloud
 from depthdist.training.precision_check import LIMIT_MM, Float32Check
 
 CPU = torch.device("cpu")
@@ -79,6 +82,7 @@ def score_validation(
         world.device,
         gather_from_all_ranks,
         ways,
+        measure_ranges,
     )
 
 
@@ -89,14 +93,24 @@ def scored_samples(run: Run) -> list[int]:
 
 
 def log_scores(run: Run, prefix: str, means: dict[str, float]) -> None:
-    """Write mean scores to the log and to TensorBoard, as PREFIX/NAME."""
-    values = {f"{prefix}/{name}": value for name, value in means.items() if name not in NOT_LOGGED}
+    """Write mean scores to the log and to TensorBoard, as PREFIX/NAME.
+
+    A depth range without a pixel has no curve.
+    """
+    values = {
+        f"{prefix}/{name}": value
+        for name, value in means.items()
+        if name not in NOT_LOGGED and not ("@" in name and math.isnan(value))
+    }
     run.output.tracker.log(run.state.step, run.state.epoch, values)
 
 
 @torch.no_grad()
 def draw_figures(run: Run) -> None:
-    """Draw RGB | ground truth | prediction | error of validation samples in TensorBoard."""
+    """Draw RGB | ground truth | prediction | error of validation samples in TensorBoard.
+
+    The first of them also as point clouds.
+    """
     step, split = run.state.step, run.data.watched_split
     folder = "validation" if run.data.has_validation else "training"
     for i in evenly_spread(run.data.dataset.count(split), run.settings.keep.pictures):
@@ -105,14 +119,36 @@ def draw_figures(run: Run) -> None:
         pred_mm = denormalize_depth(predictor(run)(batch), run.data.depth_range)
         if run.world.rank == 0:
             name = batch.stems[0]
+            rgb, depth_mm = batch.rgb[0].cpu().numpy(), batch.depth_mm[0].cpu().numpy()
             drawn = figure(
-                batch.rgb[0].cpu().numpy(),
+                rgb,
                 pred_mm[0].cpu().numpy(),
-                batch.depth_mm[0].cpu().numpy(),
+                depth_mm,
                 title=f"{name}, step {step}",
                 columns=2,
             )
             run.output.tracker.picture(f"{folder}/{i:03d} {name}", figure_pixels(drawn), step)
+            if i == 0:
+                meta = run.data.dataset.meta(split, i)
+                cloud = CaptureCloud.of(depth_mm, batch.mask[0].cpu().numpy(), rgb, meta)
+                if cloud:
+                    show_clouds(run, cloud, name, depth_mm, pred_mm[0].cpu().numpy())
+
+
+def show_clouds(
+    run: Run, cloud: CaptureCloud, stem: str, depth_mm: np.ndarray, pred_mm: np.ndarray
+) -> None:
+    """Show ground truth and prediction (H, W) mm of a capture in TensorBoard's mesh tab."""
+    folder = "validation" if run.data.has_validation else "training"
+    for name, map_mm in (("truth", depth_mm), ("prediction", pred_mm)):
+        points = point_cloud(
+            f"{folder}/{name}",
+            cloud.vertices(map_mm),
+            cloud.colors,
+            cloud.view(),
+            cloud.describe(stem),
+        )
+        run.output.tracker.summary(points, run.state.step)
 
 
 def check_precision(run: Run, check: Float32Check) -> None:

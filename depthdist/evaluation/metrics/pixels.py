@@ -144,9 +144,13 @@ def image_metrics(pred_mm: Tensor, depth_mm: Tensor, mask: Tensor) -> dict[str, 
 
 
 def binned_metrics(
-    pred_mm: Tensor, depth_mm: Tensor, mask: Tensor, edges_mm: Sequence[float] = BINS_MM
+    pred_mm: Tensor,
+    depth_mm: Tensor,
+    mask: Tensor,
+    edges_mm: Sequence[float] = BINS_MM,
+    names: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Return every registered metric per depth range, as "NAME@low-high".
+    """Return the metrics of those names, by default every one, per depth range: "NAME@low-high".
 
     A range has the pixels whose ground truth lies in [low, high); the last one includes its upper
     end. Arguments as in `image_metrics`; edges_mm are the ends of the ranges, rising.
@@ -160,18 +164,19 @@ def binned_metrics(
     bins[g == edges_mm[-1]] = len(edges_mm) - 2
     found: dict[str, float] = {}
     for i, (low, high) in enumerate(pairwise(edges_mm)):
-        values = _pixel_metrics(p[bins == i], g[bins == i])
+        values = _pixel_metrics(p[bins == i], g[bins == i], names)
         found |= {f"{name}@{low:g}-{high:g}": value for name, value in values.items()}
     return found
 
 
-def _pixel_metrics(p: Tensor, g: Tensor) -> dict[str, float]:
+def _pixel_metrics(p: Tensor, g: Tensor, names: Sequence[str] | None = None) -> dict[str, float]:
     import torch
 
+    chosen = list(PIXEL_METRICS) if names is None else names
     if not len(g):
-        return dict.fromkeys(PIXEL_METRICS, math.nan)
-    values = torch.stack([function(p, g) for function in FUNCTIONS.values()])
-    return dict(zip(PIXEL_METRICS, values.tolist()))
+        return dict.fromkeys(chosen, math.nan)
+    values = torch.stack([FUNCTIONS[name](p, g) for name in chosen])
+    return dict(zip(chosen, values.tolist()))
 
 
 def bin_metrics(edges_mm: Sequence[float] = BINS_MM) -> dict[str, Metric]:
