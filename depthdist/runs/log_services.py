@@ -145,7 +145,7 @@ class LogService:
         self.id_file = run / "log_to" / name
         self.resumed = resumed
         self.is_new = True
-        self.jobs: SimpleQueue[Callable[[Any], None] | None] = SimpleQueue()
+        self.jobs: SimpleQueue[Callable[[Any], Any] | None] = SimpleQueue()
         self.failure: str | None = None
         self.thread: threading.Thread | None = None
 
@@ -177,7 +177,7 @@ class LogService:
         if self.thread.is_alive():
             self.failure = f"{self.name} does not answer: the end of the log is not sent"
 
-    def _put(self, job: Callable[[Any], None]) -> None:
+    def _put(self, job: Callable[[Any], Any]) -> None:
         if self.thread is None:
             self.thread = threading.Thread(target=self._work, name=self.name, daemon=True)
             self.thread.start()

@@ -1,9 +1,9 @@
 """TensorBoard's other tabs: settings beside scores, point clouds, and an overview of curves.
 
     curves = EventFile(run / "tensorboard", first_step=0)
-    curves.add(session_start("runs/mine", {"lr": 5e-5, "lora": "qkv"}, BEST), step=0)
+    curves.add(session_start("runs/mine", {"lr": 5e-5, "lora": "qkv"}, time.time()), step=0)
     curves.add(overview({"Overview": {"loss": ["train/loss", "eval/loss"]}}))
-    curves.add(point_cloud("validation/truth", vertices, colors, view, "1 unit is 1 m"), step=6)
+    curves.add(point_cloud("clouds/first", vertices, colors, view, "1 unit is 1 m"), step=6)
     curves.add(session_end(), step=90)
 
 They are summaries for the same file as the curves. torch's `add_hparams` would open a second run of
@@ -14,70 +14,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from torch.utils.tensorboard.summary import custom_scalars, hparams, mesh
 
 
-class Score(NamedTuple):
-    """A curve whose last point is a column of the hparams tab."""
-
-    tag: str
-    title: str
-
-
-def session_start(
-    name: str, settings: Mapping[str, bool | float | str], scores: Sequence[Score], began: float
-) -> Summary:
+def session_start(name: str, settings: Mapping[str, bool | float | str], began: float) -> Summary:
     """Return what gives a run its row in the hparams tab.
 
     name      of the row; runs of one name become one row
-    settings  the row's columns; a setting has one type in all runs
-    scores    columns that show the last point of a curve
+    settings  the row's columns, those that differ between runs first; a setting has one type in
+              all runs
     began     seconds since 1970
 
-    TensorBoard shows the first one that stands in a run's files, and ignores later ones.
+    The columns of scores are the last points of the run's curves, in the order of the alphabet.
+    TensorBoard takes the first such summary in a run's files, and ignores later ones.
     """
     started = plugin_data_pb2.SessionStartInfo(group_name=name, start_time_secs=began)
-    columns = []
     for setting, value in settings.items():
-        kind, field = _kind_of(value)
-        setattr(started.hparams[setting], field, value)
-        columns.append(api_pb2.HParamInfo(name=setting, type=kind))
-    metrics = [
-        api_pb2.MetricInfo(name=api_pb2.MetricName(tag=score.tag), display_name=score.title)
-        for score in scores
-    ]
-    experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
-    return Summary(
-        value=[
-            _hparams_value(metadata.EXPERIMENT_TAG, experiment=experiment),
-            _hparams_value(metadata.SESSION_START_INFO_TAG, session_start_info=started),
-        ]
-    )
+        if isinstance(value, bool):
+            started.hparams[setting].bool_value = value
+        elif isinstance(value, str):
+            started.hparams[setting].string_value = value
+        else:
+            started.hparams[setting].number_value = value
+    content = plugin_data_pb2.HParamsPluginData(session_start_info=started)
+    about = metadata.create_summary_metadata(content)
+    tag = metadata.SESSION_START_INFO_TAG
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
 
 
 def session_end() -> Summary:
     """Return what marks a run as finished in the hparams tab."""
     _, _, ended = hparams({}, {})
     return ended
-
-
-def _kind_of(value: bool | float | str) -> tuple[Any, str]:
-    """Return a setting's type in the hparams tab, and the field that holds its value."""
-    if isinstance(value, bool):
-        return api_pb2.DATA_TYPE_BOOL, "bool_value"
-    if isinstance(value, (int, float)):
-        return api_pb2.DATA_TYPE_FLOAT64, "number_value"
-    return api_pb2.DATA_TYPE_STRING, "string_value"
-
-
-def _hparams_value(tag: str, **content: Any) -> Summary.Value:
-    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
-    return Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
 
 
 def overview(charts: Mapping[str, Mapping[str, Sequence[str]]]) -> Summary:

@@ -17,7 +17,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,26 @@ class Tracker:
         kept = [line for line in lines if step is not None and _step_of(line) <= step]
         write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
 
-    def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
+    def log(
+        self,
+        step: int,
+        epoch: int,
+        values: dict[str, float],
+        curves: Collection[str] | None = None,
+    ) -> None:
         """Write one line of metrics.jsonl and one point of each curve.
 
         A value that is not finite is written as null.
+
+        curves  names of the values that have a curve, by default all
         """
         if not self.active:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **finite}
         append(self.lines, (json.dumps(line) + "\n").encode())
-        self.curves(step, values)
+        shown = values if curves is None else {name: values[name] for name in curves}
+        self.curves(step, shown)
 
     def curves(self, step: int, values: dict[str, float]) -> None:
         """Write one point of each curve, without a line in metrics.jsonl."""

@@ -26,11 +26,10 @@ from depthdist.runs.training_state import save_state
 from depthdist.training import diagnostics
 from depthdist.training.parts import Run
 from depthdist.training.run_facts import mark_as_scored
-from depthdist.training.run_overview import best_prefix, show_best, show_end
+from depthdist.training.run_overview import show_best, show_end
 from depthdist.training.schedule import is_better, lr_factor
 from depthdist.training.validation import (
     evaluate,
-    log_scores,
     look_without_validation,
     score_validation,
     scored_samples,
@@ -121,8 +120,7 @@ def finish(run: Run) -> None:
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
     rows, constant_row, best_row = final_rows(run, best)
-    log_scores(run, best_prefix(run), rows[best_row])
-    show_end(run)
+    show_end(run, rows[best_row])
     notes = [FOOTNOTE]
     if not run.data.has_validation:
         num, all_train = len(scored_samples(run)), run.data.dataset.count("train")

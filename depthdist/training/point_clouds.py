@@ -2,7 +2,7 @@
 
     cloud = CaptureCloud.of(depth_mm, mask, rgb, meta)  # which points, where from, what color
     cloud.vertices(depth_mm)                            # (N, 3), the ground truth
-    cloud.vertices(pred_mm)                             # the same pixels as they are predicted
+    cloud.beside(depth_mm, pred_mm, "validation 000")   # both, for TensorBoard's mesh tab
 
 The points are always those of the same pixels, in a frame that follows from the ground truth alone,
 so the clouds of all evaluations lie one over the other.
@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_depth
+from depthdist.runs.tensorboard_plugins import point_cloud
 
 MAX_POINTS = 20_000
 DEFAULT_FOV = 55.0  # degrees from left to right, where the camera is not known
 VIEW_FOV = 40.0  # of the viewer; a small angle, for little perspective
 VIEW_TURN = (18.0, 14.0)  # degrees that the viewer stands to the right of the camera, and above it
-VIEW_DISTANCE = 1.6  # from the middle of the cloud, times its extent
+VIEW_DISTANCE = 2.9  # from the middle of both clouds, times the extent of one
+GAP = 1.05  # between the middles of both clouds, times the extent of one
+TITLE = "ground truth (left), prediction (right)"
 Array = np.ndarray
 
 
@@ -89,8 +93,24 @@ class CaptureCloud:
         xyz = points_from_depth(depth_mm.reshape(-1)[self.pixels].astype(np.float64), self.rays)
         return ((xyz - self.center_mm) / self.unit_mm * [1, -1, -1]).astype(np.float32)
 
+    def beside(self, depth_mm: Array, pred_mm: Array, name: str) -> Summary:
+        """Return TensorBoard's summary of ground truth (H, W) mm and, to its right, prediction.
+
+        One cloud holds both, as the tab gives a cloud no title and turns each for itself; of a tag
+        it shows what stands before "/".
+        """
+        apart = np.array([GAP * self.extent_mm / self.unit_mm / 2, 0, 0], np.float32)
+        vertices = [self.vertices(depth_mm) - apart, self.vertices(pred_mm) + apart]
+        return point_cloud(
+            f"{TITLE}/{name}",
+            np.concatenate(vertices),
+            np.concatenate([self.colors, self.colors]),
+            self.view(),
+            self.describe(name),
+        )
+
     def view(self) -> dict[str, Any]:
-        """Return three.js's camera and material: the whole cloud, from beside the camera."""
+        """Return three.js's camera and material: both clouds, from beside the camera."""
         extent = self.extent_mm / self.unit_mm
         turn, lift = np.radians(VIEW_TURN)
         toward = [np.sin(turn) * np.cos(lift), np.sin(lift), np.cos(turn) * np.cos(lift)]
@@ -102,7 +122,7 @@ class CaptureCloud:
             "position": [float(VIEW_DISTANCE * extent * part) for part in toward],
             "lookAt": [0, 0, 0],
         }
-        material = {"cls": "PointsMaterial", "size": extent / 150}
+        material = {"cls": "PointsMaterial", "size": extent / 40}
         return {"camera": camera, "material": material}
 
     def describe(self, stem: str) -> str:

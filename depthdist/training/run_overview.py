@@ -3,7 +3,7 @@
     show_settings(run, facts, ds_config)   # before training: texts, hparams tab, charts
     show_first_batch(run)                  # of a new run
     show_best(run, scores)                 # at each new best: the last one is what hparams has
-    show_end(run)
+    show_end(run, scores)
 
 Rank 0 writes; the order of samples and every random draw stay as they are without it.
 """
@@ -19,13 +19,18 @@ import torch
 
 from depthdist.core.environment import describe_environment
 from depthdist.evaluation.figures import batch_figure, figure_pixels
-from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
-from depthdist.runs.tensorboard_plugins import Score, overview, session_end, session_start
+from depthdist.evaluation.metrics.pixels import HEADLINE
+from depthdist.runs.tensorboard_plugins import overview, session_end, session_start
 from depthdist.training.parts import Run
 from depthdist.training.run_facts import hyperparameters, text_json, text_table
+from depthdist.training.validation import scores_to_log
 
 CPU = torch.device("cpu")
 MAX_FIRST = 8  # samples of the first batch that are drawn
+SHOWN = ("loss", *HEADLINE)
+"""Scores of the best adapter that are curves, and so columns of the hparams tab: what it shows
+first are five.
+"""
 CHARTS = {
     "Overview": {
         "loss": ("train/loss", "eval/loss"),
@@ -51,19 +56,9 @@ def show_settings(run: Run, facts: dict[str, Any], ds_config: dict[str, Any]) ->
     tracker.text("versions", text_table(environment | versions), step)
     chosen = hyperparameters(run.settings, facts)
     name = str(run.output.folder)
-    tracker.summary(session_start(name, chosen, _best_scores(run), time.time()), step)
+    tracker.summary(session_start(name, chosen, time.time()), step)
     tracker.summary(overview(CHARTS), step)
     tracker.describe({**settings, **facts, **versions, "deepspeed_config": json.dumps(ds_config)})
-
-
-def _best_scores(run: Run) -> list[Score]:
-    """Return the columns of scores in the hparams tab."""
-    prefix = best_prefix(run)
-    units = {"loss": "", **{name: PIXEL_METRICS[name].unit for name in HEADLINE}}
-    return [
-        Score(f"{prefix}/{name}", f"{prefix} {name}{f', {unit}' if unit else ''}")
-        for name, unit in units.items()
-    ]
 
 
 def best_prefix(run: Run) -> str:
@@ -72,16 +67,18 @@ def best_prefix(run: Run) -> str:
 
 
 def show_best(run: Run, scores: Mapping[str, float]) -> None:
-    """Write the scores of a new best; at the end the adapter as it is on the disk is scored."""
+    """Write the scores of a new best; those of the end are of the adapter as it is on the disk."""
     if not run.is_over:
-        wanted = ("loss", *HEADLINE)
-        best = {f"{best_prefix(run)}/{name}": scores[name] for name in wanted}
+        best = {f"{best_prefix(run)}/{name}": scores[name] for name in SHOWN}
         run.output.tracker.curves(run.state.step, best)
 
 
-def show_end(run: Run) -> None:
-    """Mark the run as finished in the hparams tab."""
-    run.output.tracker.summary(session_end(), run.state.step)
+def show_end(run: Run, scores: Mapping[str, float]) -> None:
+    """Log the scores of the best adapter, and mark the run as finished in the hparams tab."""
+    state, prefix = run.state, best_prefix(run)
+    logged = scores_to_log(prefix, scores)
+    run.output.tracker.log(state.step, state.epoch, logged, [f"{prefix}/{n}" for n in SHOWN])
+    run.output.tracker.summary(session_end(), state.step)
 
 
 def show_first_batch(run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from depthdist.evaluation.scoring import Scores, measure_ranges, score
 from depthdist.evaluation.tables import format_scores
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.runs.seen_images import SEEN_FILE, SeenImages, hashes_of, write_seen
-from depthdist.runs.tensorboard_plugins import point_cloud
 from depthdist.shards.image_hashes import describe_shared
 from depthdist.training.parts import Run
 from depthdist.training.point_clouds import CaptureCloud
@@ -42,7 +41,7 @@ def evaluate(run: Run, ways: Sequence[str] = ("none",)) -> dict[str, dict[str, f
     with learner.engine.holding(learner.ema.weights if learner.ema else None):
         scores = score_validation(run, predictor(run), ways)
         means = {way: found.means() for way, found in scores.items()}
-        log_scores(run, "eval", means["none"])
+        run.output.tracker.log(state.step, state.epoch, scores_to_log("eval", means["none"]))
         draw_figures(run)
     state.losses.append(means["none"]["loss"])
     return means
@@ -92,17 +91,13 @@ def scored_samples(run: Run) -> list[int]:
     return evenly_spread(count, count if run.data.has_validation else MOST_SCORED)
 
 
-def log_scores(run: Run, prefix: str, means: dict[str, float]) -> None:
-    """Write mean scores to the log and to TensorBoard, as PREFIX/NAME.
-
-    A depth range without a pixel has no curve.
-    """
-    values = {
+def scores_to_log(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+    """Return mean scores as the log has them, PREFIX/NAME, without depth ranges without a pixel."""
+    return {
         f"{prefix}/{name}": value
         for name, value in means.items()
         if name not in NOT_LOGGED and not ("@" in name and math.isnan(value))
     }
-    run.output.tracker.log(run.state.step, run.state.epoch, values)
 
 
 @torch.no_grad()
@@ -119,36 +114,14 @@ def draw_figures(run: Run) -> None:
         pred_mm = denormalize_depth(predictor(run)(batch), run.data.depth_range)
         if run.world.rank == 0:
             name = batch.stems[0]
-            rgb, depth_mm = batch.rgb[0].cpu().numpy(), batch.depth_mm[0].cpu().numpy()
-            drawn = figure(
-                rgb,
-                pred_mm[0].cpu().numpy(),
-                depth_mm,
-                title=f"{name}, step {step}",
-                columns=2,
-            )
+            arrays = (batch.rgb[0], pred_mm[0], batch.depth_mm[0], batch.mask[0])
+            rgb, pred, truth, mask = (array.cpu().numpy() for array in arrays)
+            drawn = figure(rgb, pred, truth, title=f"{name}, step {step}", columns=2)
             run.output.tracker.picture(f"{folder}/{i:03d} {name}", figure_pixels(drawn), step)
             if i == 0:
-                meta = run.data.dataset.meta(split, i)
-                cloud = CaptureCloud.of(depth_mm, batch.mask[0].cpu().numpy(), rgb, meta)
+                cloud = CaptureCloud.of(truth, mask, rgb, run.data.dataset.meta(split, i))
                 if cloud:
-                    show_clouds(run, cloud, name, depth_mm, pred_mm[0].cpu().numpy())
-
-
-def show_clouds(
-    run: Run, cloud: CaptureCloud, stem: str, depth_mm: np.ndarray, pred_mm: np.ndarray
-) -> None:
-    """Show ground truth and prediction (H, W) mm of a capture in TensorBoard's mesh tab."""
-    folder = "validation" if run.data.has_validation else "training"
-    for name, map_mm in (("truth", depth_mm), ("prediction", pred_mm)):
-        points = point_cloud(
-            f"{folder}/{name}",
-            cloud.vertices(map_mm),
-            cloud.colors,
-            cloud.view(),
-            cloud.describe(stem),
-        )
-        run.output.tracker.summary(points, run.state.step)
+                    run.output.tracker.summary(cloud.beside(truth, pred, f"{folder} {name}"), step)
 
 
 def check_precision(run: Run, check: Float32Check) -> None:
