@@ -62,6 +62,8 @@ def _temporary_cache() -> Path | None:
 
     What is in it is run: a folder of that name that belongs to somebody else is not used.
     """
+    if not hasattr(os, "getuid"):
+        return None  # Windows: the user's own folder can be written there
     try:
         folder = Path(tempfile.gettempdir(), f"depthdist-cache-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)

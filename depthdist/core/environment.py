@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,24 @@ def silence_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="peft")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Do what `silence_libraries` does, and undo it at the end: for use in other people's code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # while transformers is imported
+        from transformers.utils import logging as transformers_logging
+
+        verbosity = transformers_logging.get_verbosity()
+        had_bars = transformers_logging.is_progress_bar_enabled()
+        silence_libraries()
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            if had_bars:
+                transformers_logging.enable_progress_bar()
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -9,9 +9,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from depthdist.core.errors import CannotWrite
+
+SEEKING = Lock()  # where the system cannot read a file at a place without moving in it
 
 
 @contextmanager
@@ -38,7 +41,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     try:
         for path in fresh.rglob("*"):
             if path.is_file():
-                with open(path, "rb") as file:
+                # Windows syncs only what is open for writing; a copy may be read-only
+                with open(path, "r+b" if os.access(path, os.W_OK) else "rb") as file:
                     os.fsync(file.fileno())  # a network's disk may only now say that it is full
         if folder.exists():
             os.rename(folder, old)
@@ -92,12 +96,46 @@ def append(path: Path, content: bytes) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder as durable as its files are."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems cannot: there the server decides
+    # Windows opens no folders, some network file systems do not sync them: there the system decides
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(handle)
-    finally:
-        os.close(handle)
+        finally:
+            os.close(handle)
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Return up to `size` bytes of an open file from `offset` on; threads may share the file."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, size, offset)
+    with SEEKING:  # Windows
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
+
+
+def read_into(fd: int, pieces: list[memoryview], offset: int) -> int:
+    """Fill buffers one after another from `offset` of an open file on.
+
+    Returns how many bytes were read, fewer than they hold where the file ends.
+    """
+    done = 0
+    while pieces and (num_read := _read_some(fd, pieces, offset + done)):
+        done += num_read
+        while pieces and num_read >= len(pieces[0]):
+            num_read -= len(pieces[0])
+            pieces = pieces[1:]
+        if pieces:
+            pieces = [pieces[0][num_read:], *pieces[1:]]
+    return done
+
+
+def _read_some(fd: int, pieces: list[memoryview], offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, pieces, offset)
+    content = read_at(fd, len(pieces[0]), offset)  # Windows, old releases of macOS
+    pieces[0][: len(content)] = content
+    return len(content)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from depthdist.core.environment import count_workers, local_world_size
-from depthdist.core.files import parse_json
+from depthdist.core.files import parse_json, read_at
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
 from depthdist.shards.cached_datasets import holds_captures, may_hold_captures, why_no_captures
@@ -229,7 +228,7 @@ class Dataset:
             return {}
         offset, size, _ = ref.members[member]
         with open(index.shard_path(ref.number), "rb", buffering=0) as file:
-            content = parse_json(os.pread(file.fileno(), size, offset))
+            content = parse_json(read_at(file.fileno(), size, offset))
         return content if isinstance(content, dict) else {}
 
     def groove_label(self, split: str, number: int) -> np.ndarray | None:

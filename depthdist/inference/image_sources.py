@@ -12,7 +12,7 @@ import glob
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from depthdist.captures.layouts import IMAGE_SUFFIXES, find_point_maps, is_image
 from depthdist.captures.readers import exif_orientation, read_rgb, read_xyz
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import expand_user
-from depthdist.geometry.camera import measured_rays, pixel_rays
+from depthdist.geometry.camera import measured_rays, pinhole, pinhole_from_fov, pixel_rays
 
 if TYPE_CHECKING:
     from depthdist.data.loader import Loader
@@ -192,6 +192,23 @@ def read_capture(path: Path, cloud: Path | None) -> InputImage:
     image.truth_mm = np.ascontiguousarray(xyz[:, :, 2])
     image.rays = measured_rays(xyz)
     return image
+
+
+def find_rays(
+    image: InputImage, intrinsics: Sequence[float], fov: float | None
+) -> np.ndarray | None:
+    """Return an image's rays (H, W, 2): its own, else those of a camera; None if there is none.
+
+    intrinsics  fx, fy, cx, cy in pixels of the image; empty where they are not given
+    fov         horizontal field of view, degrees
+    """
+    if image.rays is not None:
+        return image.rays
+    if len(intrinsics):
+        return pixel_rays(pinhole(image.size, *intrinsics), image.size)
+    if fov is not None:
+        return pixel_rays(pinhole_from_fov(image.size, fov), image.size)
+    return None
 
 
 def _read_cloud(cloud: Path, image: Path, size: tuple[int, int]) -> np.ndarray:

@@ -33,12 +33,12 @@ from tqdm import tqdm
 from depthdist.core.environment import silence_libraries
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.file_lock import hold_folder
-from depthdist.geometry.camera import pinhole, pinhole_from_fov, pixel_rays, points_from_depth
+from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.done_log import DONE, append_done, is_done, read_done_log
 from depthdist.inference.external_model import load_model
-from depthdist.inference.image_sources import ImageSource, InputImage
+from depthdist.inference.image_sources import ImageSource, InputImage, find_rays
 from depthdist.inference.predictor import Predictor, list_devices, predict_sources
 from depthdist.inference.result_files import (
     colorize_depth,
@@ -192,7 +192,7 @@ def write_results(
         "figure": lambda path: write_figure(path, rgb, depth_mm, image.truth_mm, title=name),
     }
     if "ply" in settings.save:
-        rays = find_rays(settings, image)
+        rays = find_rays(image, settings.intrinsics, settings.fov)
         if rays is not None:
             writers["ply"] = lambda path: write_ply(path, points_from_depth(depth_mm, rays), rgb)
     suffixes = result_suffixes(bounds)
@@ -202,17 +202,6 @@ def write_results(
     return list(files.values())
 
 
-def find_rays(settings: PredictSettings, image: InputImage) -> np.ndarray | None:
-    """Return an image's rays (H, W, 2): its own, else those of --intrinsics or --fov."""
-    if image.rays is not None:
-        return image.rays
-    if settings.intrinsics:
-        return pixel_rays(pinhole(image.size, *settings.intrinsics), image.size)
-    if settings.fov is not None:
-        return pixel_rays(pinhole_from_fov(image.size, settings.fov), image.size)
-    return None
-
-
 def describe_memory(predictors: list[Predictor]) -> str:
     """Return the largest memory use of this process so far, as the end of a sentence."""
     try:
@@ -220,8 +209,9 @@ def describe_memory(predictors: list[Predictor]) -> str:
     except ImportError:  # only Unix has it
         text = ""
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
-        text = f", {peak / 2**20:.1f} GiB of memory at most"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        per_gib = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+        text = f", {peak / per_gib:.1f} GiB of memory at most"
     if predictors[0].device.type == "cuda":
         peak = max(torch.cuda.max_memory_allocated(p.device) for p in predictors)
         text += f", {peak / 2**30:.1f} GiB of a GPU's"

@@ -55,27 +55,12 @@ class PredictSettings:
         if self.out.exists() and not self.out.is_dir():
             found.append(f"--out {self.out}: is a file; expected a folder")
         found += check_choices("--save", self.save, RESULT_KINDS)[:1]
-        if self.fov is not None and not 0 < self.fov < 180:
-            found.append(f"--fov is {self.fov:g}: expected degrees above 0 and below 180")
-        if self.intrinsics and not self._intrinsics_valid():
-            found.append(
-                f"--intrinsics is {','.join(f'{v:g}' for v in self.intrinsics)}: expected"
-                " fx,fy,cx,cy in pixels, fx and fy above 0"
-            )
-        if self.intrinsics and self.fov is not None:
-            found.append("--intrinsics and --fov: expected one of them")
+        found += camera_problems(self.intrinsics, self.fov)
         if (self.intrinsics or self.fov) and "ply" not in self.save:
             found.append("--intrinsics and --fov are for ply: name it in --save")
         if self.batch < 1:
             found.append(f"--batch is {self.batch}: expected >= 1")
         return found
-
-    def _intrinsics_valid(self) -> bool:
-        return (
-            len(self.intrinsics) == 4
-            and all(map(math.isfinite, self.intrinsics))
-            and min(self.intrinsics[:2]) > 0
-        )
 
 
 @dataclass(frozen=True)
@@ -177,6 +162,27 @@ class ExternalAdapterSettings:
         if any(side < PATCH_SIZE or side % PATCH_SIZE for side in self.size):
             found.append(f"--size is {self.size}: expected multiples of {PATCH_SIZE}")
         return found
+
+
+def camera_problems(intrinsics: Sequence[float], fov: float | None) -> list[str]:
+    """Return what is wrong with a camera given by intrinsics or by its field of view, a line each.
+
+    intrinsics  empty where they are not given
+    """
+    found = []
+    if fov is not None and not 0 < fov < 180:
+        found.append(f"--fov is {fov:g}: expected degrees above 0 and below 180")
+    is_valid = (
+        len(intrinsics) == 4 and all(map(math.isfinite, intrinsics)) and min(intrinsics[:2]) > 0
+    )
+    if len(intrinsics) and not is_valid:
+        found.append(
+            f"--intrinsics is {','.join(f'{v:g}' for v in intrinsics)}: expected"
+            " fx,fy,cx,cy in pixels, fx and fy above 0"
+        )
+    if len(intrinsics) and fov is not None:
+        found.append("--intrinsics and --fov: expected one of them")
+    return found
 
 
 def check_choices(flag: str, chosen: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -8,12 +8,11 @@ decode_label(meta["grooves"])        the groove label that meta.json holds
 from __future__ import annotations
 
 import base64
-import os
 from typing import Any
 
 import numpy as np
 
-from depthdist.core.files import parse_json
+from depthdist.core.files import parse_json, read_at, read_into
 from depthdist.shards.encoding import npy_header, quantize
 from depthdist.shards.format import crc32
 from depthdist.shards.index import Damaged, Index, SampleRef
@@ -50,7 +49,7 @@ def read_sample(fd: int, ref: SampleRef, index: Index, out: Arrays) -> None:
     """
     pieces, content = _plan_reads(ref, index, out)
     crc = 0
-    if _read_into(fd, pieces, ref.start) == ref.length:
+    if read_into(fd, pieces, ref.start) == ref.length:
         for piece in pieces:
             crc = crc32(piece, crc)
     if crc != ref.crc:
@@ -110,23 +109,10 @@ def _direct_members(index: Index, out: Arrays) -> dict[str, tuple[bytes, np.ndar
     return found
 
 
-def _read_into(fd: int, pieces: list[memoryview], offset: int) -> int:
-    """Read into all pieces, return how many bytes the file had."""
-    done = 0
-    while pieces and (num_read := os.preadv(fd, pieces, offset + done)):
-        done += num_read
-        while pieces and num_read >= len(pieces[0]):
-            num_read -= len(pieces[0])
-            pieces = pieces[1:]
-        if pieces:
-            pieces = [pieces[0][num_read:], *pieces[1:]]
-    return done
-
-
 def _diagnose(fd: int, ref: SampleRef) -> Damaged:
     """Find the member of the sample that is not what the index says."""
     for name, (offset, size, crc) in ref.members.items():
-        content = os.pread(fd, size, offset)
+        content = read_at(fd, size, offset)
         if len(content) != size:
             reason = f"{len(content):,} bytes, expected {size:,}: the shard is cut off"
             return _damaged(ref, name, offset, reason)

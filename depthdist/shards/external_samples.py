@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from depthdist.core.files import parse_json
+from depthdist.core.files import parse_json, read_at
 from depthdist.shards.encoding import count_flying, quantize, resize_nearest
 from depthdist.shards.format import crc32
 from depthdist.shards.member_formats import MemberError, read_external_depth, read_rgb
@@ -133,7 +132,7 @@ def read_members(
     length = end - start
     if length >= 2**31:  # the most that one read returns
         raise MemberError(names[0], f"the sample spans {length:,} bytes; expected less than 2 GiB")
-    extent = memoryview(os.pread(fd, length, start))
+    extent = memoryview(read_at(fd, length, start))
     content = {
         name: extent[offset - start : offset - start + size]
         for name, (_, offset, size) in zip(names, places)

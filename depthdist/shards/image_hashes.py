@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from depthdist.core.files import read_at
 from depthdist.core.splitmix64 import mix
 from depthdist.shards.index import Index
 
@@ -66,7 +66,7 @@ def _read_source_hashes(index: Index, rows: np.ndarray, hashes: np.ndarray) -> N
             for number in numbers.tolist():
                 row = rows[number]
                 place = int(row["start"]) + int(row["at"][column])
-                content = os.pread(file.fileno(), int(row["size"][column]), place)
+                content = read_at(file.fileno(), int(row["size"][column]), place)
                 hashes[number, :2] = _source_hashes(content)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:

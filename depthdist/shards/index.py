@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
+from depthdist.core.files import read_at
 from depthdist.core.settings import Size
 from depthdist.shards.index_schema import parse_index
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote, join
@@ -202,7 +202,7 @@ class Index:
         """Return the sample of a row of the table, raise ValueError if it is outside its shard."""
         file, first = self._table
         dtype = table_dtype(len(self.members))
-        content = os.pread(file.fileno(), dtype.itemsize, first + number * dtype.itemsize)
+        content = read_at(file.fileno(), dtype.itemsize, first + number * dtype.itemsize)
         complete = len(content) == dtype.itemsize
         row = np.frombuffer(content, dtype)[0] if complete else np.zeros(1, dtype)[0]
         start, length, shard = int(row["start"]), int(row["length"]), int(row["shard"])
@@ -236,7 +236,7 @@ class Index:
 
     def _key_and_stem(self, offset: int) -> tuple[str, str]:
         """Read the line that begins at that byte of the text of names."""
-        text = os.pread(self._names.fileno(), MAX_NAME_BYTES, offset)
+        text = read_at(self._names.fileno(), MAX_NAME_BYTES, offset)
         line = text.partition(b"\n")[0].decode(errors="replace")
         key, _, stem = line.partition(" ")
         return key, stem

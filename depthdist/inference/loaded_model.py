@@ -1,0 +1,221 @@
+"""A trained model in Python: images in, depth in millimetres out.
+
+model = load("runs/mine")
+result = model.predict("a.png")
+results = model.predict(["a.png", pil_image, array], batch=4)
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from depthdist.captures.capture_file import CaptureArrays, read_capture
+from depthdist.captures.layouts import find_point_maps, is_image
+from depthdist.core.environment import pick_device, quiet_libraries
+from depthdist.core.errors import BadFile
+from depthdist.core.settings import Size, did_you_mean
+from depthdist.geometry.camera import measured_rays
+from depthdist.inference import image_sources
+from depthdist.inference.depth_result import DepthResult
+from depthdist.inference.image_sources import InputImage, find_rays
+from depthdist.inference.model_folder import find_local_folder
+from depthdist.inference.settings import ExternalAdapterSettings, camera_problems
+from depthdist.models.settings import REFINEMENTS, Refinement
+
+if TYPE_CHECKING:
+    import torch
+
+    from depthdist.inference.predictor import Predictor
+
+ImageLike = str | Path | Image.Image | np.ndarray | CaptureArrays
+Intrinsics = tuple[float, float, float, float]
+EXPECTED = "a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a capture of read_capture()"
+WIDE_MODES = ("I", "F")  # of Pillow: more than 8 bits a channel
+
+
+def load(
+    name: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    refine: Refinement = "plain",
+    flip: bool = False,
+    intrinsics: Intrinsics | None = None,
+    fov: float | None = None,
+    near_mm: float | None = None,
+    far_mm: float | None = None,
+    size: tuple[int, int] | None = None,
+    target: Literal["inverse", "linear"] = "inverse",
+    base: str | None = None,
+) -> LoadedModel:
+    """Load a trained model, ready to predict.
+
+    name        folder of a run, of an adapter (a run's best/, or one that plain peft saved), of an
+                exported model, or a hub id
+    device      of torch; by default the GPU where there is one
+    refine      detail from the image at its full size: "plain" (none), "guided" or "tiles"
+    flip        average with the prediction of the mirrored image: takes twice the time
+    intrinsics  fx, fy, cx, cy of the images' camera in pixels, for points: column + 0.5 =
+                fx X / Z + cx; `predict` may have others
+    fov         the same by the horizontal field of view, degrees
+
+    Only for models without a depthdist.json, which records all that:
+
+    near_mm, far_mm  depth range of its normalization, mm
+    size             (height, width) of its training images, multiples of 14
+    target           what it learned: normalized 1 / depth ("inverse"), or depth ("linear")
+
+    base        where the base model is now, if not where it was in training
+
+    ValueError says what is missing or wrong, in one line a problem.
+    """
+    given = {"size": Size(*size)} if size else {}
+    external = ExternalAdapterSettings(near_mm, far_mm, target=target, base=base, **given)
+    with naming_arguments():
+        problems = [*external.problems(), *camera_problems(intrinsics or (), fov)]
+        if refine not in REFINEMENTS:
+            known = ", ".join(REFINEMENTS)
+            problems.append(
+                f"refine is {refine!r}: expected {known}{did_you_mean(refine, REFINEMENTS)}"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        find_local_folder(str(name))  # raises the error, before the libraries are imported
+        with quiet_libraries():
+            from depthdist.inference.external_model import load_model
+            from depthdist.inference.predictor import Predictor
+
+            model, record = load_model(str(name), external)
+    predictor = Predictor(model, record, device or pick_device(), refine, flip)
+    return LoadedModel(str(name), predictor, intrinsics, fov)
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Let an error name arguments (near_mm) where those of the commands name flags (--near-mm)."""
+    try:
+        yield
+    except ValueError as err:
+        flag = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+        raise ValueError(flag.sub(lambda m: m[1].replace("-", "_"), str(err))) from err
+
+
+class LoadedModel:
+    """A trained model on its device; `load` makes it.
+
+    name       what `load` was given
+    record     what training recorded: near_mm, far_mm, size, step, epoch ...
+    device     where it computes
+    """
+
+    def __init__(
+        self, name: str, predictor: Predictor, intrinsics: Intrinsics | None, fov: float | None
+    ):
+        self.name = name
+        self.record = predictor.record
+        self.device = predictor.device
+        self._predictor = predictor
+        self._intrinsics = intrinsics
+        self._fov = fov
+
+    def __repr__(self) -> str:
+        range_text = f"{self.record.near_mm:.0f} .. {self.record.far_mm:.0f} mm"
+        return f"LoadedModel({self.name!r}, {range_text}, on {self.device})"
+
+    @overload
+    def predict(
+        self,
+        image: list[Any] | tuple[Any, ...],
+        *,
+        batch: int = 1,
+        intrinsics: Intrinsics | None = None,
+        fov: float | None = None,
+    ) -> list[DepthResult]: ...
+
+    @overload
+    def predict(
+        self,
+        image: ImageLike,
+        *,
+        batch: int = 1,
+        intrinsics: Intrinsics | None = None,
+        fov: float | None = None,
+    ) -> DepthResult: ...
+
+    def predict(
+        self,
+        image: ImageLike | list[Any] | tuple[Any, ...],
+        *,
+        batch: int = 1,
+        intrinsics: Intrinsics | None = None,
+        fov: float | None = None,
+    ) -> DepthResult | list[DepthResult]:
+        """Return the depth of an image; of a list of images, a list in its order.
+
+        image       a path, a PIL image, an array (H, W, 3) or (H, W) uint8, or a capture of
+                    `read_capture`. Paths and PIL images are brought upright as their EXIF
+                    orientation says
+        batch       images that the network gets at a time; they may differ in size
+        intrinsics  fx, fy, cx, cy of the camera in pixels of the image, for points
+        fov         the same by the horizontal field of view, degrees
+
+        Where a point map lies beside an image (or in a capture), its rays are used, not those of
+        `intrinsics` and `fov`, and its depth is `truth_mm`. One that does not fit gives a warning.
+
+        ValueError: not an image, another shape or type, a file that cannot be read.
+        """
+        if not (intrinsics or fov is not None):
+            intrinsics, fov = self._intrinsics, self._fov
+        with naming_arguments():
+            problems = camera_problems(intrinsics or (), fov)
+            if batch < 1:
+                problems.append(f"batch is {batch}: expected >= 1")
+            if problems:
+                raise ValueError("\n".join(problems))
+        images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+        results = []
+        for start in range(0, len(images), batch):
+            inputs = [to_input_image(one) for one in images[start : start + batch]]
+            for given, depth_mm in zip(inputs, self._predictor(inputs)):
+                if given.note:
+                    warnings.warn(given.note, stacklevel=2)
+                rays = find_rays(given, intrinsics or (), fov)
+                depth_range = self.record.bounds
+                results.append(DepthResult(depth_mm, given.rgb, rays, given.truth_mm, depth_range))
+        return results if isinstance(image, (list, tuple)) else results[0]
+
+
+def to_input_image(image: ImageLike) -> InputImage:
+    """Return what the predictor takes; ValueError says what was found and what is expected."""
+    if isinstance(image, (str, Path)):
+        path = Path(image).expanduser()
+        if path.is_dir():
+            raise BadFile(path, "is a folder; expected an image, or a list of images")
+        if is_image(path) or not path.exists():
+            return image_sources.read_capture(path, find_point_maps([path]).get(path))
+        image = read_capture(path)  # a camera's file that holds both
+    if isinstance(image, CaptureArrays):
+        truth_mm = np.ascontiguousarray(image.points_mm[..., 2])
+        size = (image.rgb.shape[0], image.rgb.shape[1])
+        return InputImage(image.rgb, size, truth_mm, measured_rays(image.points_mm))
+    if isinstance(image, Image.Image):
+        if image.mode.partition(";")[0] in WIDE_MODES:
+            raise ValueError(
+                f"the image's mode is {image.mode}, more than 8 bits a channel; expected 8 bits, or"
+                " the path of its file"
+            )
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image is of type {type(image).__name__}; expected {EXPECTED}")
+    is_rgb = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or not (is_rgb or image.ndim == 2) or 0 in image.shape:
+        raise ValueError(f"the image is {image.dtype} of shape {image.shape}; expected {EXPECTED}")
+    rgb = image if is_rgb else np.repeat(image[..., None], 3, axis=2)
+    return InputImage(np.array(rgb, order="C"), (rgb.shape[0], rgb.shape[1]))

@@ -1,0 +1,106 @@
+"""Predicting, exporting and the page where Python has no POSIX: as on Windows, and on macOS.
+
+A process of its own loses what Windows does not have. It imports libraries first: of them there are
+builds for each system.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.captures import ROOT, write_raw
+from helpers.commands import ON_CPU
+
+WITHOUT_POSIX = """
+import builtins, errno, fcntl, io, os, sys, warnings
+import aiohttp.web, fsspec, matplotlib.figure, numpy, peft, PIL.Image, psutil, torch, tqdm
+import torch.utils.tensorboard, transformers, webdataset
+
+MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog"}
+FUNCTIONS = '''sched_getaffinity pread preadv pwrite posix_fadvise getuid geteuid getgid getpgid
+    killpg setsid fork sysconf statvfs mkfifo chown uname getloadavg sync'''.split()
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in MODULES:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+def refuse(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        path = os.fsdecode(args[0])
+        if path.startswith("/proc"):
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "a folder", path)
+
+def fsync(fd, really=os.fsync, flags=fcntl.fcntl, read=fcntl.F_GETFL):
+    if flags(fd, read) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, "opened for reading")
+    really(fd)
+
+for name in MODULES:
+    sys.modules.pop(name, None)
+for name in FUNCTIONS:
+    delattr(os, name)
+os.fsync = fsync
+sys.meta_path.insert(0, Missing())
+sys.addaudithook(refuse)
+warnings.filterwarnings("error", category=EncodingWarning, module="depthdist")
+sys.platform = "win32"
+"""
+
+PREDICT = """
+import glob
+import depthdist.core.file_lock, depthdist.inference.export, depthdist.inference.onnx_export
+import depthdist.inference.server
+from depthdist.core.command import prepare_process
+from depthdist.inference import export_command, predict_command
+
+run, raw, shards, out = sys.argv[1:]
+prepare_process()
+predict_command.main([raw, "--run", run, "--out", out, "--save", "npy,png,colour,figure,ply"])
+predict_command.main([raw, shards, "--run", run, "--out", out + "/more", "--save", "npy"])
+export_command.main([run, out + "/export", "--forms", "model,adapter"])
+result = depthdist.load(out + "/export/model").predict(glob.glob(raw + "/images/*")[0])
+result.save(out + "/a.ply")
+try:
+    depthdist.train(raw)
+except ValueError as err:
+    print(err)
+"""
+
+
+@pytest.fixture(scope="module")
+def predicted(run, tmp_path_factory):
+    """A folder of results that a process without POSIX wrote, and what it printed."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    words = [run, write_raw(folder / "raw", 1), run.parents[1] / "shards", folder / "out"]
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-c", WITHOUT_POSIX + PREDICT, *words],
+        env={**os.environ, **ON_CPU, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out", done.stdout
+
+
+def test_images_and_shards_are_predicted_and_listed_without_posix(predicted):
+    out, printed = predicted
+    assert len((out / "done.jsonl").read_text().splitlines()) == 2
+    assert len(list(out.glob("*_*"))) == 5
+    assert len(list((out / "more").glob("*.npy"))) == 7
+    assert "1 of 1 images: depth in mm" in printed
+    assert "7 of 7 images: depth in mm" in printed
+    assert not list(out.rglob("*.held")), "the lock is released"
+
+
+def test_a_model_is_exported_and_loaded_again_without_posix(predicted):
+    out, _ = predicted
+    assert (out / "export/adapter/README.md").exists()
+    assert (out / "a.ply").read_bytes().startswith(b"ply")
+
+
+def test_training_says_what_it_needs_on_windows(predicted):
+    assert "training needs Linux; on Windows: WSL 2" in predicted[1]
