@@ -302,14 +302,15 @@ def _changes_since(
                 f"{flag_name(name)} is {new}, but the run in {source} began with {old}: give"
                 f" {typed_flag(name, old)}, or begin anew in another --run"
             )
-    before, _ = settle_sections(record["deepspeed_config"])  # as the new one is
-    for key in sorted(before.keys() | ds_config.keys()) if ds_config else ():
-        same = before.get(key) == ds_config.get(key)
-        if key != "zero_optimization" and not same:  # a state fits every stage
-            found.append(
-                f"{settings.engine.deepspeed}: {key} is {ds_config.get(key)}, but the run in"
-                f" {source} began with {before.get(key)}"
-            )
+    if ds_config is not None:
+        before, _ = settle_sections(record["deepspeed_config"])  # as the new one is
+        for key in sorted(before.keys() | ds_config.keys()):
+            old, new = before.get(key), ds_config.get(key)
+            if key != "zero_optimization" and new != old:  # a state fits every stage
+                found.append(
+                    f"{settings.engine.deepspeed}: {key} is {new}, but the run in {source} began"
+                    f" with {old}"
+                )
     if record["derived"]["data_sha256"] != dataset.sha256:
         found.append(
             f"--data {dataset.place}: the data changed since the run in {source} began; begin anew"
