@@ -8,6 +8,7 @@ A file that cannot be read correctly raises `BadFile`: one line that starts with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,7 @@ from depthdist.geometry.camera_view import find_view_problem
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = range(2, 9)  # its values for an image that is not upright
+NO_IMAGE = "there is no image beside it"
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
 
 
@@ -132,21 +134,59 @@ def read_point_map(
     options: ReadOptions = NO_OPTIONS,
     camera: Path | None = None,
     unit_mm: float | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> PointMap:
     """Return the point map: X, Y, Z in mm, +Z away from the lens.
 
     NaN (or Z 0) where nothing was measured, whatever the file has there.
 
-    content  the file's bytes, if already read; the array may then be read-only
-    camera   the file of the intrinsics of depth without X and Y
-    unit_mm  millimetres per unit as the layout says, where the user does not
+    content     the file's bytes, if already read; the array may then be read-only
+    camera      the file of the intrinsics of depth without X and Y
+    unit_mm     millimetres per unit as the layout says, where the user does not
+    image_size  (H, W) of the image of the same capture, which tells the rows of a list of points
 
     Raise BadFile: cannot be read, pickled, truncated, another shape or dtype, no valid pixel, Z
     negative, looks like metres.
     """
     path = Path(path)
     stored = format_of(path).read(path, read_bytes(path) if content is None else content)
+    if image_size and stored.values.shape[0] == 1:
+        stored = _in_rows(path, stored, image_size)
     return to_point_map(path, stored, options, camera, unit_mm)
+
+
+def _in_rows(path: Path, stored: StoredPoints, image_size: tuple[int, int]) -> StoredPoints:
+    """Return a list of points as the map that it is beside an image of that size."""
+    height, width = _find_rows(path, stored.values.shape[1], image_size)
+    values, rgb, snr = (
+        array if array is None else array.reshape(height, width, *array.shape[2:])
+        for array in stored[:3]
+    )
+    return stored._replace(values=values, rgb=rgb, snr=snr)
+
+
+def _find_rows(path: Path, num_points: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Return (H, W) of a list of points: the image's, times or divided by a whole number.
+
+    raises BadFile where there is no such number
+    """
+    height, width = image_size
+    factor = math.isqrt(num_points // (height * width))
+    if num_points == factor**2 * height * width:
+        return factor * height, factor * width
+    divisor = math.isqrt(height * width // num_points)
+    if height * width == divisor**2 * num_points and height % divisor == width % divisor == 0:
+        return height // divisor, width // divisor
+    raise _without_rows(path, num_points, f"its image has {height}x{width} pixels")
+
+
+def _without_rows(path: Path, num_points: int, image: str) -> BadFile:
+    """Return the error of a list of points; `image` says why none tells its rows."""
+    return BadFile(
+        path,
+        f"is a list of {num_points:,} points without rows, and {image}; expected an organised"
+        " cloud, with a point (or NaN) for every pixel",
+    )
 
 
 def to_point_map(
@@ -172,7 +212,13 @@ def to_point_map(
         if constants:
             xyz = xyz.copy()
             no_value |= mask_constants(xyz, constants)
-        if options.min_snr and stored.snr is not None:
+        if options.min_snr:
+            if stored.snr is None:
+                raise BadFile(
+                    path,
+                    f"has no SNR or confidence, which --min-snr {options.min_snr:g} asks for;"
+                    " expected another file, or no --min-snr",
+                )
             xyz = xyz.copy()
             no_value |= _mask_uncertain(xyz, stored.snr, options.min_snr)
         _check_depth(path, np.ascontiguousarray(xyz[:, :, 2]), xyz, no_value)
@@ -320,8 +366,13 @@ def read_capture(
     contents = contents or {}
     together = pair.rgb == pair.xyz
     image = None if together else open_rgb(pair.rgb, content=contents.get(pair.rgb))
-    points = read_point_map(pair.xyz, contents.get(pair.xyz), options, pair.camera)
+    image_size = None if image is None else (image.height, image.width)
+    points = read_point_map(
+        pair.xyz, contents.get(pair.xyz), options, pair.camera, image_size=image_size
+    )
     if image is None:
+        if points.xyz.shape[0] == 1:
+            raise _without_rows(pair.xyz, points.xyz.shape[1], NO_IMAGE)
         image = _own_colors(pair.xyz, points.rgb)
     _check_sizes(pair, image.size[::-1], points.xyz.shape[:2], options.registered)
     return Capture(image, points.xyz, points.no_value)
@@ -355,6 +406,8 @@ def read_size(pair: CapturePair, options: ReadOptions = NO_OPTIONS) -> CaptureSi
     """
     size = format_of(pair.xyz).read_size(pair.xyz)
     if pair.rgb == pair.xyz:
+        if size[0] == 1:
+            raise _without_rows(pair.xyz, size[1], NO_IMAGE)
         return CaptureSize(size, size)
     try:
         with Image.open(pair.rgb) as image:
@@ -362,6 +415,8 @@ def read_size(pair: CapturePair, options: ReadOptions = NO_OPTIONS) -> CaptureSi
     except Exception:  # Pillow raises half a dozen kinds; read_rgb turns each into one line
         read_rgb(pair.rgb)
         raise
+    if size[0] == 1:
+        size = _find_rows(pair.xyz, size[1], (height, width))
     _check_sizes(pair, (height, width), size, options.registered)
     return CaptureSize((height, width), size)
 

@@ -120,7 +120,8 @@ class PlaceSettings:
     fov: float | None = None
     "The same by the horizontal field of view, degrees."
     min_snr: float = 0.0
-    "Points with a lower signal-to-noise ratio or confidence are masked, where a file has one."
+    """Points with a lower signal-to-noise ratio or confidence are masked; a file that has neither
+    is refused."""
     registered: bool = False
     """Take images and points of any two sizes: both see the same field. Default: one size, or one
     2, 3, 4 ... times the other's."""

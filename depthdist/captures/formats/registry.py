@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from depthdist.captures.formats.npy import NPY
+from depthdist.captures.formats.npz import NPZ
+from depthdist.captures.formats.pcd import PCD
+from depthdist.captures.formats.ply import PLY
 from depthdist.captures.formats.stored_points import PointFormat
+from depthdist.captures.formats.zdf import ZDF
 from depthdist.core.errors import BadFile
 
-FORMATS: tuple[PointFormat, ...] = (NPY,)
+FORMATS: tuple[PointFormat, ...] = (NPY, NPZ, ZDF, PLY, PCD)
 BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 
 

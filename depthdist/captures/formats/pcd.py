@@ -1,0 +1,91 @@
+"""PCL's `.pcd`: an organised cloud, ascii, binary or compressed, with or without colors."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from depthdist.captures.formats.point_columns import arrange_columns
+from depthdist.captures.formats.stored_points import (
+    MAX_PIXELS,
+    PointFormat,
+    StoredPoints,
+    read_head,
+)
+from depthdist.core.errors import BadFile, one_line
+
+if TYPE_CHECKING:
+    from pypcd4 import MetaData
+
+MAX_HEADER = 1 << 14  # bytes
+MAX_LZF_RATIO = 264 / 3  # a match of 264 bytes takes 3
+
+
+class Header(NamedTuple):
+    """The header of a `.pcd` file, and its end."""
+
+    fields: MetaData
+    start: int
+
+
+def read_pcd(path: Path, content: bytes) -> StoredPoints:
+    """Return the points, colors and SNR of a `.pcd` file; raise BadFile."""
+    from pypcd4 import PointCloud
+
+    header = _read_header(path, content[: MAX_HEADER + 8], len(content))
+    try:
+        points = PointCloud.from_fileobj(BytesIO(content)).pc_data.reshape(-1)
+        fields = header.fields
+        if len(points) != fields.points:
+            raise ValueError(f"{len(points):,} points; expected {fields.points:,}")
+    except Exception as err:  # pypcd4 raises ValueError, RuntimeError, struct.error, KeyError ...
+        raise BadFile(path, f"its points cannot be read ({one_line(err)})") from err
+    columns = {name: points[name] for name in points.dtype.names}
+    return arrange_columns(path, columns, (fields.height, fields.width))
+
+
+def read_pcd_size(path: Path) -> tuple[int, int]:
+    """Return (H, W) from the header of a `.pcd` file; raise BadFile."""
+    head = read_head(path, MAX_HEADER + 8)
+    fields = _read_header(path, head, path.stat().st_size).fields
+    return fields.height, fields.width
+
+
+def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
+    """Return the header of a file of so many bytes, of which `head` is the beginning."""
+    from pypcd4 import MetaData
+
+    before, data, after = head.partition(b"\nDATA ")
+    kind, newline, _ = after.partition(b"\n")
+    if not newline:
+        raise BadFile(path, f"starts with {head[:8]!r}; expected the header of a .pcd file")
+    start = len(before + data + kind + newline)
+    try:
+        lines = head[:start].decode().splitlines()
+        fields = MetaData.parse_header([line.strip() for line in lines])
+        itemsize = fields.build_dtype().itemsize
+    except Exception as err:  # pypcd4 raises ValueError, KeyError, IndexError, TypeError ...
+        raise BadFile(path, f"not a .pcd file that can be read ({one_line(err)})") from err
+    if fields.points != fields.width * fields.height or not 0 < fields.points <= MAX_PIXELS:
+        raise BadFile(
+            path,
+            f"declares {fields.points:,} points, {fields.height:,} rows of {fields.width:,};"
+            " expected the same number",
+        )
+    needed = fields.points * itemsize
+    rest = num_bytes - start
+    if fields.data.value == "ascii":
+        needed = fields.points * 2 * sum(fields.count) - 1
+    elif fields.data.value != "binary":
+        packed, unpacked = struct.unpack("<II", head[start : start + 8].ljust(8, b"\0"))
+        if unpacked != needed or unpacked > packed * MAX_LZF_RATIO:
+            raise BadFile(path, f"unpacks {packed:,} to {unpacked:,} bytes; expected {needed:,}")
+        needed = packed + 8
+    if rest < needed:
+        raise BadFile(path, f"truncated: {rest:,} bytes of points; expected {needed:,}")
+    return Header(fields, start)
+
+
+PCD = PointFormat("Point Cloud Library", (".pcd",), read_pcd, read_pcd_size, has_rgb=True)
