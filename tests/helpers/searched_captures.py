@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from depthdist.captures.layouts import CapturePair
-from depthdist.captures.readers import open_rgb, read_label, read_size, read_xyz
+from depthdist.captures.read_options import ReadOptions
+from depthdist.captures.readers import open_rgb, read_capture, read_label, read_size, read_xyz
 from depthdist.core.command_line import parse
 from depthdist.core.errors import BadFile
 from depthdist.data.augmentation import AugmentSettings
@@ -18,6 +19,7 @@ from depthdist.shards.splits import read_groups
 from depthdist.training.settings import TrainSettings
 from helpers.captures import capture
 from helpers.external_tars import npy, png
+from helpers.point_files import WRITERS
 from helpers.scratch import Scratch
 
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
@@ -62,6 +64,33 @@ def read_point_map(scratch: Scratch, content: bytes) -> None:
     z = xyz[:, :, 2]
     assert ((z > 0) & (z < np.inf)).any(), "no valid pixel"
     assert size in (None, xyz.shape[:2])
+
+
+def point_files(suffix: str, scratch: Scratch) -> list[bytes]:
+    rgb, xyz = capture(1, (4, 5))
+    snr = np.arange(20, dtype=np.float32).reshape(4, 5)
+    found = []
+    for name, write in WRITERS.items():
+        if name.endswith(suffix):
+            path = scratch.folder / name
+            write(path, rgb, xyz, snr)
+            found.append(path.read_bytes())
+    return found
+
+
+def read_point_file(suffix: str, scratch: Scratch, content: bytes) -> None:
+    path = scratch.folder / f"damaged{suffix}"
+    path.write_bytes(content)
+    pair = CapturePair("damaged", path, path)
+    try:
+        size = read_size(pair)
+    except BadFile as err:
+        assert "\n" not in str(err)
+        size = None
+    found = read_capture(pair, {path: content}, ReadOptions(min_snr=3))
+    assert found.xyz.ndim == 3 and found.xyz.shape[2] == 3 and found.xyz.dtype == np.float32
+    assert ((found.xyz[:, :, 2] > 0) & (found.xyz[:, :, 2] < np.inf)).any(), "no valid pixel"
+    assert size in (None, (found.xyz.shape[:2], found.xyz.shape[:2]))
 
 
 def images(_: Scratch) -> list[bytes]:

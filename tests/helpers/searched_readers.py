@@ -1,6 +1,8 @@
 """Every reader of files that people bring along, with good files to damage: what hypothesis
 (tests/search/test_damaged_files.py) and the fuzzer (tests/search/fuzz.py) try."""
 
+from functools import partial
+
 from depthdist.core.errors import BadFile
 from helpers import searched_captures as captures
 from helpers import searched_runs as runs
@@ -9,6 +11,14 @@ from helpers.scratch import Reader
 
 READERS = {
     "point map": Reader(captures.point_maps, captures.read_point_map, BadFile),
+    **{
+        f"points{suffix}": Reader(
+            partial(captures.point_files, suffix),
+            partial(captures.read_point_file, suffix),
+            BadFile,
+        )
+        for suffix in (".zdf", ".npz", ".ply", ".pcd")
+    },
     "image": Reader(captures.images, captures.read_image, BadFile),
     "groove label": Reader(captures.labels, captures.read_one_label, BadFile),
     "groups": Reader(captures.groups_files, captures.read_groups_file),

@@ -9,12 +9,15 @@ import resource
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.captures import HOSTILE, SHARD, capture, write_capture, write_python_2_npy, write_raw
+from helpers.commands import command
+from helpers.point_files import WRITERS as POINT_FILES
 from PIL import Image
 
 SMALL = ["--size", "28x42"]
@@ -85,6 +88,54 @@ def test_shards_summary_and_verify(raw, tmp_path):
     broken = run("--verify", out)
     assert "crc32" in broken.stdout
     assert "2 problems found" in errors(broken)[0]
+
+
+@pytest.fixture(scope="module")
+def samples_of_formats(tmp_path_factory):
+    """Depth and mask by stem, of shards of the same captures in a folder for each format."""
+    folder = tmp_path_factory.mktemp("formats")
+    writers = {"plain.npy": lambda path, rgb, xyz: np.save(path, xyz), **POINT_FILES}
+    for name, write in writers.items():
+        (folder / "raw" / name).mkdir(parents=True)
+        for seed in range(2):
+            rgb, xyz = capture(seed)
+            path = folder / f"raw/{name}/{seed}.png"
+            Image.fromarray(rgb).save(path)
+            write(path.with_suffix(Path(name).suffix), rgb, xyz)
+    done = command("tools/shard.py", folder / "raw", folder / "out", *SMALL, "--split", "none")
+    assert done.code == 0, done
+    with tarfile.open(folder / "out/train/shard-000000.tar") as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    keys = {json.loads(members[n])["stem"]: n[:8] for n in members if n.endswith("meta.json")}
+    kinds = ("depth.npy", "mask.npy")
+    return {stem: [members[f"{key}.{kind}"] for kind in kinds] for stem, key in keys.items()}
+
+
+@pytest.mark.parametrize("name", POINT_FILES)
+def test_points_of_every_format_make_the_samples_that_a_npy_makes(name, samples_of_formats):
+    for seed in range(2):
+        assert samples_of_formats[f"{name}/{seed}"] == samples_of_formats[f"plain.npy/{seed}"]
+
+
+@pytest.mark.parametrize("name", ["plain.zdf", "plain.npy"])
+def test_the_lowest_snr_masks_points_and_without_an_snr_ends_in_one_line(tmp_path, name):
+    (tmp_path / "raw").mkdir()
+    rgb, xyz = capture()
+    snr = np.arange(1200, dtype=np.float32).reshape(30, 40)
+    Image.fromarray(rgb).save(tmp_path / "raw/a.png")
+    path = tmp_path / f"raw/a{Path(name).suffix}"
+    np.save(path, xyz) if path.suffix == ".npy" else POINT_FILES[name](path, rgb, xyz, snr)
+    words = [tmp_path / "raw", tmp_path / "out", *SMALL, "--split", "none", "--min-snr", 600]
+    if path.suffix == ".npy":
+        assert "a.npy: has no SNR or confidence" in errors(run(*words))[0]
+        return
+    done = run(*words)
+    assert done.returncode == 0, done
+    index = json.loads((tmp_path / "out/index.json").read_text())
+    kept = np.isfinite(xyz[:, :, 2]) & (snr >= 600)
+    found = index["splits"]["train"]["stats"]["valid_fraction"]
+    assert found == pytest.approx(kept.mean(), abs=1e-6)
+    assert "SNR below 600" in done.stdout
 
 
 def test_the_bytes_are_the_same_for_any_number_of_workers(raw, tmp_path):

@@ -55,6 +55,7 @@ def read_pcd_size(path: Path) -> tuple[int, int]:
 
 def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
     """Return the header of a file of so many bytes, of which `head` is the beginning."""
+    from pydantic import ValidationError
     from pypcd4 import MetaData
 
     before, data, after = head.partition(b"\nDATA ")
@@ -66,6 +67,9 @@ def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
         lines = head[:start].decode().splitlines()
         fields = MetaData.parse_header([line.strip() for line in lines])
         itemsize = fields.build_dtype().itemsize
+    except ValidationError as err:
+        wrong = ", ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in err.errors())
+        raise BadFile(path, f"has a header that is no .pcd file's ({one_line(wrong)})") from err
     except Exception as err:  # pypcd4 raises ValueError, KeyError, IndexError, TypeError ...
         raise BadFile(path, f"not a .pcd file that can be read ({one_line(err)})") from err
     if fields.points != fields.width * fields.height or not 0 < fields.points <= MAX_PIXELS:

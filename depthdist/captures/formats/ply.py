@@ -9,7 +9,8 @@ at once, which plyfile does only for files on a disk. Faces are not read.
 from __future__ import annotations
 
 import re
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def read_ply(path: Path, content: bytes) -> StoredPoints:
     try:
         read = _read_text if header.is_text else _read_binary
         columns = read(content, header)
-    except (ValueError, IndexError) as err:
+    except (ValueError, IndexError, OverflowError) as err:
         raise BadFile(path, f"its vertices cannot be read ({one_line(err)})") from err
     return arrange_columns(path, columns, header.size)
 
@@ -96,16 +97,16 @@ def _parse_header(path: Path, head: bytes) -> Header:
     if head[:3] != b"ply" or start < 4:
         raise BadFile(path, f"starts with {head[:8]!r}; expected a .ply file with its end_header")
     start += len(b"end_header" + newline)
-    lines = head[:start].split(newline)
+    lines = head[:start].decode("ascii", "replace").split(newline.decode())
     counts: dict[str, int] = {}
-    for number, line in enumerate(lines):  # plyfile reads the header of as many as 0 of each
+    for number, line in enumerate(lines):  # plyfile gets a header of 0 of each element
         words = line.split()
-        if words[:1] == [b"element"] and len(words) == 3:
+        if words[:1] == ["element"] and len(words) == 3:
             if not (words[2].isdigit() and len(words[2]) <= MAX_DIGITS):
                 raise BadFile(path, f"has {line[:80]!r}; expected a number of elements")
-            counts[words[1].decode("ascii")] = int(words[2])
-            lines[number] = b" ".join([*words[:2], b"0"])
-    ply = PlyData.read(BytesIO(newline.join(lines)))
+            counts[words[1]] = int(words[2])
+            lines[number] = f"element {words[1]} 0"
+    ply = PlyData.read(BytesIO("\n".join(lines).encode("ascii", "replace")))
     if list(counts)[:1] != ["vertex"] or counts["vertex"] == 0:
         raise BadFile(path, f"holds {', '.join(counts) or 'nothing'}; expected vertices first")
     lists = [one.name for one in ply["vertex"].properties if isinstance(one, PlyListProperty)]
@@ -161,23 +162,20 @@ def _read_binary(content: bytes, header: Header) -> dict[str, Array]:
 
 def _read_text(content: bytes, header: Header) -> dict[str, Array]:
     """Return the columns of an ascii file, one value a pixel."""
-    names = header.dtype.names or ()
-    count = header.num_vertices * len(names)
-    cells: list[bytes] = []
-    text = content[header.start :]
-    if header.num_cells:
-        lines = text.splitlines()
-        text = b"\n".join(lines[: header.num_vertices])
-        cells = lines[header.num_vertices :][: header.num_cells]
-    table = np.fromstring(text, sep=" ", count=count).reshape(-1, len(names))
-    with np.errstate(over="ignore", invalid="ignore"):
-        columns = {name: table[:, i].astype(header.dtype[name]) for i, name in enumerate(names)}
+    file = TextIOWrapper(BytesIO(content), "ascii", errors="replace")
+    file.seek(header.start)
+    lines = islice(file, header.num_vertices)
+    points = np.loadtxt(lines, header.dtype, comments=None, ndmin=1)
+    if len(points) != header.num_vertices:
+        raise ValueError(f"{len(points):,} vertices, expected {header.num_vertices:,}")
+    columns = {name: points[name] for name in header.dtype.names or ()}
     if not header.num_cells:
         return columns
-    words = [line.split() for line in cells]
-    used = np.zeros(header.num_cells, bool)
-    used[: len(words)] = [one[:1] != [b"0"] for one in words]
-    return _spread(columns, used, np.array([int(one[1]) for one in words if one[:1] != [b"0"]]))
+    cells = [line.split() for line in islice(file, header.num_cells)]
+    used = np.array([cell[0] != "0" for cell in cells])
+    if len(used) != header.num_cells:
+        raise ValueError(f"range_grid of {len(used):,} pixels, expected {header.num_cells:,}")
+    return _spread(columns, used, np.array([int(cell[1]) for cell in cells if cell[0] != "0"]))
 
 
 def _spread(columns: dict[str, Array], used: Array, indices: Array) -> dict[str, Array]:
