@@ -157,12 +157,12 @@ def read_point_map(
 
 def _in_rows(path: Path, stored: StoredPoints, image_size: tuple[int, int]) -> StoredPoints:
     """Return a list of points as the map that it is beside an image of that size."""
-    height, width = _find_rows(path, stored.values.shape[1], image_size)
-    values, rgb, snr = (
-        array if array is None else array.reshape(height, width, *array.shape[2:])
-        for array in stored[:3]
+    size = _find_rows(path, stored.values.shape[1], image_size)
+    return stored._replace(
+        values=stored.values.reshape(*size, *stored.values.shape[2:]),
+        rgb=None,  # there is an image
+        snr=None if stored.snr is None else stored.snr.reshape(size),
     )
-    return stored._replace(values=values, rgb=rgb, snr=snr)
 
 
 def _find_rows(path: Path, num_points: int, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def _values_per_pixel(shape: tuple[int, ...]) -> int:
     return values if values == 1 or 3 <= values <= MAX_VALUES else 0
 
 
-def _checked_header(path: Path, file: BinaryIO) -> Header:
+def _checked_header(path: Path, file: IO[bytes]) -> Header:
     """Read the header of a map and leave `file` where the numbers start; raise BadFile."""
     try:
         header = read_npy_header(path, file)
@@ -112,7 +112,7 @@ def _checked_header(path: Path, file: BinaryIO) -> Header:
     return header
 
 
-def read_npy_header(path: Path, file: BinaryIO) -> Header:
+def read_npy_header(path: Path, file: IO[bytes]) -> Header:
     """Read the header of a `.npy` file and leave `file` where the numbers start; raise BadFile."""
     magic = file.read(6)
     file.seek(0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from depthdist.captures.formats.point_columns import arrange_columns
 from depthdist.captures.formats.stored_points import (
@@ -23,37 +23,28 @@ MAX_HEADER = 1 << 14  # bytes
 MAX_LZF_RATIO = 264 / 3  # a match of 264 bytes takes 3
 
 
-class Header(NamedTuple):
-    """The header of a `.pcd` file, and its end."""
-
-    fields: MetaData
-    start: int
-
-
 def read_pcd(path: Path, content: bytes) -> StoredPoints:
     """Return the points, colors and SNR of a `.pcd` file; raise BadFile."""
     from pypcd4 import PointCloud
 
-    header = _read_header(path, content[: MAX_HEADER + 8], len(content))
+    header = _read_header(path, content[:MAX_HEADER], len(content))
     try:
-        points = PointCloud.from_fileobj(BytesIO(content)).pc_data.reshape(-1)
-        fields = header.fields
-        if len(points) != fields.points:
-            raise ValueError(f"{len(points):,} points; expected {fields.points:,}")
+        points = PointCloud.from_fileobj(BufferedReader(BytesIO(content))).pc_data.reshape(-1)
+        if len(points) != header.points:
+            raise ValueError(f"{len(points):,} points; expected {header.points:,}")
     except Exception as err:  # pypcd4 raises ValueError, RuntimeError, struct.error, KeyError ...
         raise BadFile(path, f"its points cannot be read ({one_line(err)})") from err
-    columns = {name: points[name] for name in points.dtype.names}
-    return arrange_columns(path, columns, (fields.height, fields.width))
+    columns = {name: points[name] for name in points.dtype.names or ()}
+    return arrange_columns(path, columns, (header.height, header.width))
 
 
 def read_pcd_size(path: Path) -> tuple[int, int]:
     """Return (H, W) from the header of a `.pcd` file; raise BadFile."""
-    head = read_head(path, MAX_HEADER + 8)
-    fields = _read_header(path, head, path.stat().st_size).fields
-    return fields.height, fields.width
+    header = _read_header(path, read_head(path, MAX_HEADER), path.stat().st_size)
+    return header.height, header.width
 
 
-def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
+def _read_header(path: Path, head: bytes, num_bytes: int) -> MetaData:
     """Return the header of a file of so many bytes, of which `head` is the beginning."""
     from pydantic import ValidationError
     from pypcd4 import MetaData
@@ -65,31 +56,31 @@ def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
     start = len(before + data + kind + newline)
     try:
         lines = head[:start].decode().splitlines()
-        fields = MetaData.parse_header([line.strip() for line in lines])
-        itemsize = fields.build_dtype().itemsize
+        header = MetaData.parse_header([line.strip() for line in lines])
+        itemsize = header.build_dtype().itemsize
     except ValidationError as err:
         wrong = ", ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in err.errors())
         raise BadFile(path, f"has a header that is no .pcd file's ({one_line(wrong)})") from err
     except Exception as err:  # pypcd4 raises ValueError, KeyError, IndexError, TypeError ...
         raise BadFile(path, f"not a .pcd file that can be read ({one_line(err)})") from err
-    if fields.points != fields.width * fields.height or not 0 < fields.points <= MAX_PIXELS:
+    if header.points != header.width * header.height or not 0 < header.points <= MAX_PIXELS:
         raise BadFile(
             path,
-            f"declares {fields.points:,} points, {fields.height:,} rows of {fields.width:,};"
+            f"declares {header.points:,} points, {header.height:,} rows of {header.width:,};"
             " expected the same number",
         )
-    needed = fields.points * itemsize
+    needed = header.points * itemsize
     rest = num_bytes - start
-    if fields.data.value == "ascii":
-        needed = fields.points * 2 * sum(fields.count) - 1
-    elif fields.data.value != "binary":
+    if header.data.value == "ascii":
+        needed = header.points * 2 * sum(header.count) - 1
+    elif header.data.value != "binary":
         packed, unpacked = struct.unpack("<II", head[start : start + 8].ljust(8, b"\0"))
         if unpacked != needed or unpacked > packed * MAX_LZF_RATIO:
             raise BadFile(path, f"unpacks {packed:,} to {unpacked:,} bytes; expected {needed:,}")
         needed = packed + 8
     if rest < needed:
         raise BadFile(path, f"truncated: {rest:,} bytes of points; expected {needed:,}")
-    return Header(fields, start)
+    return header
 
 
 PCD = PointFormat("Point Cloud Library", (".pcd",), read_pcd, read_pcd_size, has_rgb=True)
