@@ -307,7 +307,7 @@ def test_datasets_without_their_numbers_are_not_made_up(tmp_path):
         ("little.ply", (b"ply\n", b"ply "), "expected a .ply file with its end_header"),
         ("little.ply", (b"float x", b"list uchar int x"), "vertices have the list x"),
         ("ascii.ply", (b"end_header\n", b"end_header\nabc "), "its vertices cannot be read"),
-        ("grid.ply", (b"list uchar int", b"list int int"), "range_grid counts as int32"),
+        ("grid.ply", (b"1200\nproperty list uchar", b"1200\nproperty list int"), "counts as int32"),
         ("binary.pcd", (b"FIELDS x", b"FIELDS u"), "has no x, but u, y, z, rgb"),
         ("binary.pcd", (b"DATA binary", b"DATA gzip"), "no .pcd file's (data: "),
         ("binary.pcd", (b"TYPE F F", b"TYPE Q F"), "no .pcd file's (type.0: "),

@@ -59,6 +59,23 @@ def write_ply(
     PlyData([element], **lines, **how).write(str(path))
 
 
+def no_faces() -> PlyElement:
+    """The element that PCL writes behind vertices, as VTK wants it."""
+    faces = np.empty(0, [("vertex_indices", object)])
+    return PlyElement.describe(faces, "face", len_types={"vertex_indices": "u1"})
+
+
+def write_camera_ply(
+    path: Path, rgb: Array, xyz: Array, snr: Array | None = None, **how: Any
+) -> None:
+    """Write every pixel as a vertex, and the camera whose viewport is the size, as PCL does."""
+    names = ("view_px", "focal", "viewportx", "viewporty", "k1", "k2")
+    camera = np.zeros(1, [(name, "i4" if name.startswith("viewport") else "f4") for name in names])
+    camera["viewporty"], camera["viewportx"] = rgb.shape[:2]
+    vertex = PlyElement.describe(vertices(rgb, xyz, snr), "vertex")
+    PlyData([vertex, no_faces(), PlyElement.describe(camera, "camera")], **how).write(str(path))
+
+
 def write_grid_ply(
     path: Path, rgb: Array, xyz: Array, snr: Array | None = None, **how: Any
 ) -> None:
@@ -70,6 +87,7 @@ def write_grid_ply(
         grid["vertex_indices"][cell] = np.array([number] if used else [], np.int32)
     elements = [
         PlyElement.describe(vertices(rgb, xyz, snr)[measured], "vertex"),
+        no_faces(),
         PlyElement.describe(grid, "range_grid", len_types={"vertex_indices": "u1"}),
     ]
     info = [f"num_cols {rgb.shape[1]}", f"num_rows {rgb.shape[0]}"]
@@ -107,6 +125,8 @@ WRITERS: dict[str, Writer] = {
     "little.ply": partial(write_ply, says="obj_info", byte_order="<"),
     "big.ply": partial(write_ply, says="comments", byte_order=">"),
     "ascii.ply": partial(write_ply, says="obj_info", text=True),
+    "camera.ply": partial(write_camera_ply, byte_order=">"),
+    "ascii_camera.ply": partial(write_camera_ply, text=True),
     "grid.ply": partial(write_grid_ply, byte_order="<"),
     "ascii_grid.ply": partial(write_grid_ply, text=True),
     "binary.pcd": write_pcd,

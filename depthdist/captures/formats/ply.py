@@ -1,15 +1,16 @@
 """Stanford's `.ply`: an organised cloud, ascii or binary, with or without colors.
 
-Rows and columns are read from the header: `obj_info num_cols` and `num_rows` (as PCL writes them),
-comments like `width 1944`, or a `range_grid` that tells which pixels have a vertex. Without them
-the file is a list of points. The header is plyfile's matter; the vertices are taken from the bytes
-at once, which plyfile does only for files on a disk. Faces are not read.
+Rows and columns are read from the header, `obj_info num_cols` and `num_rows` or comments like
+`width 1944`, or from the viewport of PCL's `camera`. A `range_grid`, of PCL as well, tells which
+pixels have a vertex. Without them the file is a list of points. The header is plyfile's matter; the
+vertices are taken from the bytes at once, which plyfile does only for files on a disk. Faces are
+not read.
 """
 
 from __future__ import annotations
 
 import re
-from io import BytesIO, TextIOWrapper
+from io import SEEK_END, BytesIO, TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from depthdist.captures.formats.stored_points import (
 from depthdist.core.errors import BadFile, one_line
 
 MAX_HEADER = 1 << 16  # bytes
+MAX_TAIL = 1 << 12  # bytes that may hold the last element, PCL's camera
 MAX_DIGITS = 12  # of a count
 COLUMNS = re.compile(r"\b(?:num_cols|columns|cols|width)\b\W*(\d{1,9})\b", re.IGNORECASE)
 ROWS = re.compile(r"\b(?:num_rows|rows|height)\b\W*(\d{1,9})\b", re.IGNORECASE)
@@ -52,7 +54,7 @@ class Header(NamedTuple):
 
 def read_ply(path: Path, content: bytes) -> StoredPoints:
     """Return the points, colors and SNR of a `.ply` file; raise BadFile."""
-    header = _read_header(path, content[:MAX_HEADER], len(content))
+    header = _read_header(path, content[:MAX_HEADER], content[-MAX_TAIL:], len(content))
     try:
         read = _read_text if header.is_text else _read_binary
         columns = read(content, header)
@@ -64,16 +66,19 @@ def read_ply(path: Path, content: bytes) -> StoredPoints:
 def read_ply_size(path: Path) -> tuple[int, int]:
     """Return (H, W) from the header of a `.ply` file; raise BadFile."""
     head = read_head(path, MAX_HEADER)
-    return _read_header(path, head, path.stat().st_size).size
+    with open(path, "rb") as file:
+        num_bytes = file.seek(0, SEEK_END)
+        file.seek(max(0, num_bytes - MAX_TAIL))
+        return _read_header(path, head, file.read(), num_bytes).size
 
 
 # ----------------------------------------------------------------------------------------- header
 
 
-def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
-    """Return the header of a file of so many bytes, of which `head` is the beginning."""
+def _read_header(path: Path, head: bytes, tail: bytes, num_bytes: int) -> Header:
+    """Return the header of a file of so many bytes, which begins and ends with head and tail."""
     try:
-        header = _parse_header(path, head)
+        header = _parse_header(path, head, tail)
     except BadFile:
         raise
     except Exception as err:  # plyfile raises PlyParseError, ValueError, KeyError, MemoryError ...
@@ -89,7 +94,7 @@ def _read_header(path: Path, head: bytes, num_bytes: int) -> Header:
     return header
 
 
-def _parse_header(path: Path, head: bytes) -> Header:
+def _parse_header(path: Path, head: bytes, tail: bytes) -> Header:
     from plyfile import PlyData, PlyListProperty
 
     newline = b"\r\n" if head[3:5] == b"\r\n" else head[3:4]
@@ -114,20 +119,34 @@ def _parse_header(path: Path, head: bytes) -> Header:
         raise BadFile(path, f"vertices have the list {lists[0]}; expected numbers alone")
     num_cells = 0
     cell_dtypes = ("", "")
-    if list(counts)[1:2] == ["range_grid"]:
+    behind = [name for name in counts if counts[name] and name != "vertex"]  # PCL has 0 faces
+    if behind[:1] == ["range_grid"]:
         num_cells = counts["range_grid"]
         (cell,) = ply["range_grid"].properties
         cell_dtypes = cell.list_dtype(ply.byte_order)
     text = "\n".join([*ply.obj_info, *ply.comments])
+    if behind == ["camera"]:
+        text += _describe_viewport(ply["camera"].dtype(ply.byte_order), ply.text, tail)
     return Header(
         size=_find_size(text, num_cells or counts["vertex"]),
         start=start,
         is_text=ply.text,
-        dtype=np.dtype(ply["vertex"].dtype(ply.byte_order)),
+        dtype=ply["vertex"].dtype(ply.byte_order),
         num_vertices=counts["vertex"],
         num_cells=num_cells,
         cell_dtypes=cell_dtypes,
     )
+
+
+def _describe_viewport(camera: np.dtype, is_text: bool, tail: bytes) -> str:
+    """Return width and height as PCL's camera, the last element of the file, has them."""
+    names = camera.names or ()
+    if is_text:
+        values = tail.decode("latin-1").split()[-len(names) :]
+    else:
+        values = [str(value) for value in np.frombuffer(tail[-camera.itemsize :], camera)[0]]
+    found = dict(zip(names, values))
+    return f"\nwidth {found.get('viewportx')}\nheight {found.get('viewporty')}"
 
 
 def _find_size(text: str, num_pixels: int) -> tuple[int, int]:
