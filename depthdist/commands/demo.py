@@ -1,0 +1,127 @@
+"""The whole way once, on built-in captures: render, shard, train, evaluate, report, predict.
+
+  depthdist demo
+
+Writes data/tires_raw, data/tires and RUN, here. Finished steps are not repeated: the same command
+continues after a stop. Without a GPU the images are smaller; that takes some minutes on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from depthdist.commands.subcommands import flags, run_python, run_shown
+from depthdist.core.command_line import parse
+from depthdist.core.settings import Size, range_problems
+from depthdist.runs.run_folder import RUN_FILE, open_run
+
+RAW = Path("data/tires_raw")
+DATA = Path("data/tires")
+FAR_MM = 3950  # nothing in the crate is farther: no pixel there is a stray
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Demo."""
+
+    run: Path = Path("runs/demo")
+    "Folder of the run."
+    model: str | None = None
+    """Base model, as `depthdist train` takes it. Default: the one that RUN began with, else Depth
+    Anything V2 Small where the model hub can be reached, else built-in."""
+    pairs: int = 58
+    "Number of captures."
+    capture: Size | None = None
+    "Height and width of the captures. Default: 1200x1944, without a GPU 600x972."
+    size: Size | None = None
+    """Height and width of the images that the network sees. Default: 756x1260; of built-in
+    294x476; without a GPU 154x252."""
+    epochs: int | None = None
+    "Times that every training capture is seen. Default: 15; built-in 10; without a GPU 8."
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values that no step says before work begins."""
+        return range_problems(
+            self,
+            ("pairs", self.pairs >= 1, ">= 1"),
+            ("epochs", self.epochs is None or self.epochs >= 1, ">= 1"),
+        )
+
+
+class Recipe(NamedTuple):
+    """What a model is trained with on this machine."""
+
+    capture: Size
+    size: Size
+    epochs: int
+    lr: float
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Do every step that is not done yet, and print where to look."""
+    (settings,) = parse((__doc__ or "").strip(), DemoSettings, argv=argv)
+    from depthdist.core.environment import pick_device
+    from depthdist.models.hub import default_reachable_model
+
+    run = settings.run
+    model = settings.model or begun_with(run) or default_reachable_model()
+    on_gpu = pick_device().type == "cuda"
+    recipe = choose_recipe(model, on_gpu)
+    capture, size = settings.capture or recipe.capture, settings.size or recipe.size
+    epochs = settings.epochs or recipe.epochs
+    device = "on a GPU" if on_gpu else "without a GPU, so with smaller images: some minutes"
+    print(f"trains {model} on {settings.pairs} captures of {capture} seen at {size}, {device}")
+
+    captures = flags(pairs=settings.pairs, size=capture, seed=0, sheet=True)
+    run_python("-m", "depthdist.synthetic", RAW, *captures)
+    run_shown("shard", RAW, DATA, *flags(size=size, split="session", far=FAR_MM))
+    learning = flags(recipe="near", lora="linear", epochs=epochs, lr=recipe.lr)
+    run_shown("train", DATA, *flags(run=run, model=model), *learning)
+
+    best, evaluation = run / "best/depthdist.json", run / "evaluation.json"
+    unless_newer(evaluation, best, lambda: run_shown("evaluate", *flags(run=run)))
+    report = run / "report.html"
+    unless_newer(report, evaluation, lambda: run_shown("report", "run", run))
+    data_report = DATA.with_name("tires-report.html")
+    unless_newer(data_report, DATA / "index.json", lambda: run_shown("report", "data", DATA))
+    predictions = run / "predictions"
+    run_shown("predict", RAW / "images", *flags(run=run, out=predictions))
+    print(
+        f"""
+Where to look
+  {RAW}/truth/sheet.png       the captures: image and depth
+  {predictions}/*_figure.png   RGB | ground truth | prediction | error, in mm
+  {report}         the run: table with intervals, grooves, images, curves
+  {data_report}       the data: depth, holes, sessions, near-duplicates, what looks wrong
+  depthdist serve {run}          a page: drop an image, read and measure mm, turn it in 3-D
+  tensorboard --logdir {run.parent}         curves, images and point clouds: http://localhost:6006
+
+Your own captures
+  depthdist train FOLDER --run runs/mine"""
+    )
+
+
+def begun_with(run: Path) -> str | None:
+    """Return the model that the run began with, None where there is no run."""
+    return str(open_run(run).settings["model"]) if (run / RUN_FILE).exists() else None
+
+
+def choose_recipe(model: str, on_gpu: bool) -> Recipe:
+    """Return the recipe for this model; built-in is small, and takes larger steps."""
+    capture = Size(1200, 1944) if on_gpu else Size(600, 972)
+    if model == "built-in":
+        return Recipe(capture, Size(294, 476), epochs=10, lr=1e-3)
+    if on_gpu:
+        return Recipe(capture, Size(756, 1260), epochs=15, lr=5e-5)
+    return Recipe(capture, Size(154, 252), epochs=8, lr=5e-5)
+
+
+def unless_newer(result: Path, source: Path, step: Callable[[], None]) -> None:
+    """Do the step that makes `result`, unless that is newer than what it is made from."""
+    if result.exists() and result.stat().st_mtime > source.stat().st_mtime:
+        print(f"{result}: made before")
+    else:
+        step()
