@@ -18,6 +18,8 @@ FLOORS = [  # lowest first; packages of one floor do not import each other
     {"runs"},
     {"evaluation"},
     {"training", "inference", "reports"},
+    {"commands"},
+    {"__main__"},
 ]
 FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}
 
@@ -131,15 +133,18 @@ HEAVY = {
     "tqdm",
     "numba",
 }
+DEPTHDIST = "depthdist/__main__.py"
 COMMANDS = {
-    "launch/train.py": ["--data", "nowhere", "--deepspeed", "ds_configs/fp32.json"],
-    "launch/evaluate.py": ["--run", "nowhere"],
-    "launch/predict.py": ["nowhere", "--run", "nowhere"],
-    "launch/export.py": ["--run", "nowhere"],
-    "launch/serve.py": ["nowhere"],
-    "tools/shard.py": ["nowhere", "out"],
-    "tools/report.py": ["run", "nowhere"],
-    "tools/study.py": ["recipes", "nowhere"],
+    ("launch/train.py",): ["--data", "nowhere", "--deepspeed", "ds_configs/fp32.json"],
+    (DEPTHDIST, "train"): ["nowhere"],
+    (DEPTHDIST, "shard"): ["nowhere", "out"],
+    (DEPTHDIST, "evaluate"): ["--run", "nowhere"],
+    (DEPTHDIST, "predict"): ["nowhere", "--run", "nowhere"],
+    (DEPTHDIST, "serve"): ["nowhere"],
+    (DEPTHDIST, "export"): ["--run", "nowhere"],
+    (DEPTHDIST, "report", "run"): ["nowhere"],
+    (DEPTHDIST, "study", "recipes"): ["nowhere"],
+    (DEPTHDIST, "demo"): ["--pairs", "0"],
 }
 RUN = """
 import runpy, sys
@@ -153,14 +158,12 @@ print("CODE", code, "LOADED", *loaded)
 """
 
 
-@pytest.mark.parametrize("words", ["help", "a wrong flag", "a missing folder"])
-@pytest.mark.parametrize("script", COMMANDS)
-def test_settings_are_answered_before_heavy_libraries_are_imported(script, words):
-    given = {"help": ["--help"], "a wrong flag": ["--no-such-flag"]}.get(words, COMMANDS[script])
-    if words == "a wrong flag" and script in ("tools/report.py", "tools/study.py"):
-        given = [COMMANDS[script][0], "--no-such-flag"]
+@pytest.mark.parametrize("words", ["help", "a wrong flag", "a wrong value"])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_settings_are_answered_before_heavy_libraries_are_imported(command, words):
+    given = {"help": ["--help"], "a wrong flag": ["--no-such-flag"]}.get(words, COMMANDS[command])
     done = subprocess.run(
-        [sys.executable, "-c", RUN % HEAVY, script, *given],
+        [sys.executable, "-c", RUN % HEAVY, *command, *given],
         cwd=PACKAGE.parent,
         capture_output=True,
         text=True,

@@ -217,7 +217,7 @@ def do_study(name: str, argv: list[str]) -> None:
         out=settings.out.resolve(),
         model=model,
     )
-    with hold_folder(settings.out / name, "tools/study.py", "--out"):
+    with hold_folder(settings.out / name, "depthdist study", "--out"):
         evaluations = run_study(name, settings)
     print(f"\n{study_table(evaluations)}\n\nwritten to {settings.out / name}/study.json")
     first = next(iter(evaluations.values()))

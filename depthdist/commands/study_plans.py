@@ -63,7 +63,10 @@ class StudySettings:
         """Return what is wrong with the values."""
         from depthdist.training.deepspeed_config import EngineSettings
 
-        found = [] if self.raw else ["RAW is missing: a folder of captures"]
+        found = []
+        if not self.raw or not Path(self.raw).is_dir():
+            what = f"{self.raw}: no such folder; expected" if self.raw else "RAW is missing:"
+            found.append(f"{what} a folder of captures")
         for name in ("epochs", "ranks"):
             if getattr(self, name) < 1:
                 found.append(f"--{name} is {getattr(self, name)}: expected >= 1")

@@ -7,20 +7,17 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from depthdist.core.command_line import parse
 from depthdist.core.settings import range_problems
 from depthdist.distributed.accelerator import run_launcher
 from depthdist.distributed.launchers import adopt_slurm_variables
-from depthdist.training.command import work
-from depthdist.training.settings import GROUPS, RECIPES, Settings, check_together
+from depthdist.training.command import MOST_USED, read_settings, work
 
-HELP = """Fine-tune a Depth Anything V2 with LoRA on RGB and depth, one process a GPU.
+HELP = """Fine-tune a Depth Anything V2 with LoRA on a folder of captures, or on shards of them.
 
-  depthdist train data/mine --run runs/mine
+  depthdist train data/mine --run runs/mine                      # one process a GPU
   depthdist train data/mine --dry-run
-  depthdist train data/mine,data/more --gpus 4 --epochs 30
+  depthdist train data/mine data/more --gpus 4 --epochs 30
   depthdist train --config runs/mine/run.json --run runs/again   # the same once more
 
 The processes are started by DeepSpeed's launcher. Under another one (torchrun, srun, deepspeed)
@@ -64,21 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     adopt_slurm_variables()
     is_rank = "RANK" in os.environ  # a launcher started this process
-
-    def check(_: LaunchSettings, *groups: Any) -> list[str]:
-        settings = Settings(*groups)
-        return check_together(settings, on_device=is_rank or settings.keep.dry_run)
-
-    launch, *groups = parse(
-        HELP,
-        LaunchSettings,
-        *GROUPS,
-        argv=argv,
-        together=check,
-        presets=("recipe", RECIPES),
-        bare="data",
+    launch, settings = read_settings(
+        HELP, argv, LaunchSettings, bare="data", first=(*MOST_USED, "gpus"), on_device=is_rank
     )
-    settings = Settings(*groups)
     if is_rank or settings.keep.dry_run:
         return work(settings)
     # which starts this very command once a GPU

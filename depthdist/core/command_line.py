@@ -184,10 +184,9 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("--config", metavar="FILE.json", help=text)
         self.fields = _settings_by_name(groups)
         if first:
-            positionals = [n for n, s in self.fields.items() if s.field.metadata.get("positional")]
-            self.usage = " ".join(
-                ["%(prog)s", *map(str.upper, positionals), "[--SETTING VALUE]..."]
-            )
+            words = [n for n, s in self.fields.items() if s.field.metadata.get("positional")]
+            words += [bare] if bare else []
+            self.usage = " ".join(["%(prog)s", *map(str.upper, words), "[--SETTING VALUE]..."])
             self._add_group("Most used", first)
         names_by_title: dict[str, list[str]] = {}
         for name, setting in self.fields.items():
@@ -223,14 +222,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _settings_by_name(groups: tuple[Any, ...]) -> dict[str, _Setting]:
-    """Return the settings in the order of `--help`: those that groups inherit come last."""
-    found: list[_Setting] = []
+    """Return the settings in the order of `--help`.
+
+    Those that groups inherit come last, the first group's at the very end: caches of data.
+    """
+    own: list[_Setting] = []
+    inherited: list[_Setting] = []
     for group in groups:
         kinds = get_type_hints(group)
         fields = dataclasses.fields(group)
         settings = [_Setting(group, f, kinds[f.name], _owner(group, f.name)) for f in fields]
-        found += sorted(settings, key=lambda setting: group.__mro__.index(setting.owner))
-    found.sort(key=lambda setting: setting.owner is not setting.group)
+        settings.sort(key=lambda setting: setting.group.__mro__.index(setting.owner))
+        own += [setting for setting in settings if setting.owner is group]
+        inherited[:0] = [setting for setting in settings if setting.owner is not group]
+    found = own + inherited
     by_name = {setting.field.name: setting for setting in found}
     assert len(by_name) == len(found), f"two groups have one setting: {list(by_name)}"
     return by_name

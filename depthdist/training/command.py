@@ -1,6 +1,8 @@
-"""The command line of launch/train.py: settings are checked before torch is imported."""
+"""The command lines that train: settings are checked before torch is imported."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from depthdist.core.command_line import parse
 from depthdist.distributed.launchers import adopt_slurm_variables
@@ -12,7 +14,7 @@ from depthdist.training.settings import (
     recipe_of_resumed_run,
 )
 
-HELP = """Fine-tune a Depth Anything V2 with LoRA on shards of RGB and depth.
+HELP = """Fine-tune a Depth Anything V2 with LoRA on a folder of captures, or on shards of them.
 
   deepspeed launch/train.py --deepspeed ds_configs/fp16.json --data data/tires --run runs/first
   deepspeed launch/train.py --deepspeed ds_configs/fp16.json --dry-run
@@ -22,18 +24,49 @@ MOST_USED = ("data", "run", "model", "epochs", "lr", "recipe", "deepspeed", "res
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train as the command line says."""
+    """Train as the command line of launch/train.py says: one rank, or all."""
     adopt_slurm_variables()
+    (settings,) = read_settings(HELP, argv)
+    work(settings)
+
+
+def read_settings(
+    text: str,
+    argv: list[str] | None,
+    *others: Any,
+    bare: str = "",
+    first: tuple[str, ...] = MOST_USED,
+    on_device: bool = True,
+) -> tuple[Any, ...]:
+    """Return an instance of each of `others`, more groups of settings, and the training's Settings.
+
+    text       what --help begins with
+    bare       the setting that words without a flag give too
+    first      names of the settings that --help lists before all others
+    on_device  also check what this machine's accelerator can run; a dry run always does
+    raises SettingsError with every problem found
+    """
+
+    def check(*groups: Any) -> list[str]:
+        settings = Settings(*groups[len(others) :])
+        return check_together(settings, on_device or settings.keep.dry_run)
+
     groups = parse(
-        HELP,
+        text,
+        *others,
         *GROUPS,
         argv=argv,
-        together=lambda *groups: check_together(Settings(*groups)),
+        together=check,
         presets=("recipe", RECIPES),
+        bare=bare,
         remembered=recipe_of_resumed_run,
-        first=MOST_USED,
+        first=first,
     )
-    settings = Settings(*groups)
+    return *groups[: len(others)], Settings(*groups[len(others) :])
+
+
+def work(settings: Settings) -> None:
+    """Make shards of captures, meet the other ranks, train, and part."""
     if settings.data.captures:
         from depthdist.training.capture_data import describe_sharding, with_shards
 
@@ -42,11 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\n".join([*lines, "dry run: nothing was computed or written"]))
             return
         settings = with_shards(settings)
-    work(settings)
 
-
-def work(settings: Settings) -> None:
-    """Meet the other ranks, train, and part."""
     from depthdist.core.environment import silence_libraries
     from depthdist.distributed.process_group import start, stop
 

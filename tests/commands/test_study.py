@@ -1,4 +1,4 @@
-"""tools/study.py: the runs of each study, worked out by hand, and one study done to the end."""
+"""`depthdist study`: the runs of each study, worked out by hand, and one study done to the end."""
 
 import json
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers.captures import ROOT, write_capture, write_raw
 
+from depthdist.commands import study, study_plans
 from depthdist.models.base_model import load_base
-from tools import pretrain_builtin, study, study_plans
+from depthdist.models.builtin_start import initial_model
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +77,7 @@ def test_the_foundation_is_beside_the_weights_that_its_pretraining_began_with(ra
     assert built_in.row.startswith("built-in")
     begun = load_base(random.train.split("--model ")[1])
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(begun.net.parameters(), pretrain_builtin.initial_model(0).net.parameters())
+        torch.equal(a, b) for a, b in zip(begun.net.parameters(), initial_model(0).net.parameters())
     )
 
 
@@ -90,7 +90,8 @@ def test_one_session_alone_cannot_be_left_out(tmp_path):
 
 def test_all_problems_of_the_settings_are_reported_at_once():
     with pytest.raises(
-        ValueError, match=r"'curv' is not a study; expected recipes, curve, .*did you mean curve"
+        ValueError,
+        match=r"'curv' is not a study; expected one of recipes, curve, .*did you mean curve",
     ):
         study.main(["curv"])
     wrong = "curve --recipe far --epochs 0 --train-subset 0,5 --split date"
@@ -123,7 +124,6 @@ def test_a_study_done_to_the_end_goes_on_where_it_stopped_and_prints_its_rows(
     study.main(words)
     again = capfd.readouterr().out
     assert again[again.rindex("rmse_mm@750-1500") :] == last
-    assert [
-        sum(script in " ".join(line) for line in done)
-        for script in ("tools/shard.py", "launch/train.py", "launch/evaluate.py")
-    ] == [2, 2, 0], "shards and training see themselves that they are done"
+    assert [line[0] for line in done] == ["shard", "train"] * 2, (
+        "shards and training see themselves that they are done; nothing is evaluated again"
+    )

@@ -47,7 +47,7 @@ class Done(NamedTuple):
         """The lines a person reads, once the exit code is 2 and there is no traceback."""
         assert self.code == 2 and "Traceback" not in self.err + self.out, self
         return [
-            line.split("error: ", 1)[1] for line in self.err.splitlines() if ".py: error: " in line
+            line.split("error: ", 1)[1] for line in self.err.splitlines() if ": error: " in line
         ]
 
 

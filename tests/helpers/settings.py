@@ -8,7 +8,9 @@ from typing import Literal
 
 import pytest
 
+from depthdist.commands.demo import DemoSettings
 from depthdist.commands.study_plans import StudySettings
+from depthdist.commands.train import LaunchSettings
 from depthdist.core.command_line import parse
 from depthdist.core.errors import SettingsError
 from depthdist.core.settings import Size, hidden, positional
@@ -146,8 +148,17 @@ CHANGED = [
         near_mm=250.5, far_mm=3900.0, size=Size(28, 42), target="linear", base="built-in"
     ),
     OutputSettings(out=Path("some/where"), workers=3),
+    DemoSettings(
+        run=Path("some/where"),
+        model="tiny",
+        pairs=4,
+        capture=Size(60, 98),
+        size=Size(28, 42),
+        epochs=1,
+    ),
+    LaunchSettings(gpus=2, hostfile=ROOT / "setup.cfg", master_port=29501),
     StudySettings(
-        raw="some/where",
+        raw=str(ROOT),
         model="tiny",
         recipe="document",
         epochs=3,

@@ -20,10 +20,10 @@ finally:
 @pytest.mark.parametrize(
     ("words", "code", "answer"),
     [
-        (["--help"], 0, "python tools/report.py run"),
+        (["--help"], 0, "depthdist report run"),
         (["run", "--help"], 0, "the first decides which images are shown"),
         (["data", "--help"], 0, "Processes that read captures"),
-        ([], 2, "what to report on is missing"),
+        ([], 2, "the report is missing"),
         (["rnu", "runs/mine"], 2, "did you mean run?"),
         (["run"], 2, "RUNS is missing"),
         (["run", "absent"], 2, "absent: no such folder"),

@@ -1,11 +1,12 @@
-"""launch/train.py --data RAW, a folder of captures: shards in the cache, before the ranks meet."""
+"""Training from a folder of captures: shards in the cache, before the ranks meet."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from helpers.captures import write_capture, write_raw
-from helpers.commands import Launch, command, on_srun
+from helpers.commands import Typed, command, on_srun
 from helpers.runs import train
 
 SMALL = ["--size", "28x42", "--epochs", 1]
@@ -14,16 +15,17 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 @pytest.fixture(scope="module", autouse=True)
 def typed(tmp_path_factory):
-    """Two ranks of the launcher, and two of srun whose captures are none, at work meanwhile."""
+    """`depthdist train` on two ranks, and two of srun whose captures are none, meanwhile."""
     folder = tmp_path_factory.mktemp("typed")
     raw = write_raw(folder / "RAW", 5)
-    words = ["launch/train.py", "--cache", folder / "cache", "--model", "tiny", *SMALL]
+    words = ["--cache", folder / "cache", "--model", "tiny", *SMALL]
     words += ["--deepspeed", "ds_configs/fp32.json", "--pictures", 0]
-    good = Launch(2, *words, "--data", raw, "--run", folder / "run")
+    depthdist_train = [sys.executable, "-m", "depthdist", "train"]
+    good = Typed(*depthdist_train, raw, "--gpus", 2, *words, "--run", folder / "run")
     bad = write_raw(folder / "BAD", 3)
     for path in bad.glob("depth/*"):
         path.write_bytes(b"no array")
-    wrong = on_srun(2, *words, "--data", bad, "--run", folder / "wrong")
+    wrong = on_srun(2, "launch/train.py", *words, "--data", bad, "--run", folder / "wrong")
     yield good, wrong, folder
     for one in (good, *wrong):
         one.kill()
