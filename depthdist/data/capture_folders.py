@@ -33,7 +33,7 @@ class FolderSettings(CaptureSettings, SplitSettings):
         """Return which settings were given although the data are shards already, a line each."""
         return [
             f"{flag_name(field.name)} is {getattr(self, field.name)}, and --data {place} holds"
-            " shards already: leave it out, or name the folder of captures (tools/shard.py takes"
+            " shards already: leave it out, or name the folder of captures (depthdist shard takes"
             " it too)"
             for field in fields(self)
             if getattr(self, field.name) != field.default
@@ -41,7 +41,7 @@ class FolderSettings(CaptureSettings, SplitSettings):
 
 
 def shard_settings(raw: str, data: DataSettings, folder: FolderSettings) -> ShardSettings:
-    """Return how the captures in `raw` are sharded: otherwise as tools/shard.py does."""
+    """Return how the captures in `raw` are sharded: otherwise as depthdist shard does."""
     given = {field.name: getattr(folder, field.name) for field in fields(folder)}
     seed = given.pop("split_seed")
     return ShardSettings(raw=raw, seed=seed, size=data.size, **given)

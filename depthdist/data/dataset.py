@@ -68,7 +68,7 @@ class DataSettings(ReadSettings, CacheSettings):
 
     data: tuple[str, ...] = ("data/tires",)
     """Folder of captures (shards of them are made once, in --cache), folder of shards that
-    tools/shard.py wrote, or its URL (s3://, gs://, https://, hf://); several with commas between
+    depthdist shard wrote, or its URL (s3://, gs://, https://, hf://); several with commas between
     are mixed. A folder that has a comma in its name, and exists, is that folder."""
     weights: tuple[float, ...] = ()
     """With several: how often an epoch shows each sample of each. Default: 1 for all; 0.25 shows
@@ -132,7 +132,7 @@ class DataSettings(ReadSettings, CacheSettings):
             return ""
         raw = folder.parent / f"{folder.name}_raw"
         return (
-            f"; to make some: `python tools/make_tires.py {raw}`, then `python tools/shard.py {raw}"
+            f"; to make some: `python -m depthdist.synthetic {raw}`, then `depthdist shard {raw}"
             f" {folder}`"
         )
 

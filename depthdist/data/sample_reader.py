@@ -74,7 +74,7 @@ def _advice(err: Damaged, index: Index) -> str:
     verify = ""
     if not index.cache:
         verify = (
-            f"`tools/shard.py --verify {index.place}` lists all damage, --verify-first does so"
+            f"`depthdist shard --verify {index.place}` lists all damage, --verify-first does so"
             " before training, "
         )
     return f"{err}; {verify}--damaged quarantine goes on without it"

@@ -1,4 +1,4 @@
-"""The command launch/evaluate.py: score one run, or compare two."""
+"""The command depthdist evaluate: score one run, or compare two."""
 
 from __future__ import annotations
 

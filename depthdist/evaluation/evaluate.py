@@ -2,8 +2,8 @@
 
 Images that the run has learned from are named and left out (seen.py).
 
-    python launch/evaluate.py --run runs/NAME
-    python launch/evaluate.py --compare runs/A runs/B
+    depthdist evaluate --run runs/NAME
+    depthdist evaluate --compare runs/A runs/B
 
     row                        images      loss   abs_rel    delta1   rmse_mm    mae_mm
     constant 1542 mm               12  ...

@@ -193,7 +193,7 @@ def score_rows(
     )
     if not images:
         raise ValueError(
-            f"none of the {num_samples} samples could be read; `tools/shard.py --verify` lists the"
+            f"none of the {num_samples} samples could be read; `depthdist shard --verify` lists the"
             " damage"
         )
     return {row: _row_scores(row, images, num_damaged) for row in rows}

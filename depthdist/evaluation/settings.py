@@ -1,4 +1,4 @@
-"""Settings of launch/evaluate.py."""
+"""Settings of depthdist evaluate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EvaluateSettings:
     """Folder of the captures that the shards were made from: for --refine, which needs images at
     full size."""
     refine: tuple[Literal["guided", "tiles"], ...] = ()
-    """Also score the adapter with detail from the full-size image, as in launch/predict.py:
+    """Also score the adapter with detail from the full-size image, as in depthdist predict:
     guided, tiles (comma-separated)."""
     flip: bool = False
     "Also score the adapter averaged with the prediction of the mirrored image."

@@ -62,7 +62,7 @@ def advice(facts: RunFacts) -> list[str]:
     if facts.num_train < FEW:
         lines.append(f"more captures than {facts.num_train}")
     place = settings["data"][0]
-    lines.append(f"a look at the data (python tools/report.py data {place})")
+    lines.append(f"a look at the data (depthdist report data {place})")
     lines.append("--overfit 4, which tells wrong wiring from hard data")
     return lines
 

@@ -1,6 +1,6 @@
 """Export a trained adapter in standard forms: whole model, adapter with a model card, ONNX in mm.
 
-    python launch/export.py runs/NAME OUT
+    depthdist export runs/NAME OUT
 
     OUT/model      Hugging Face format, the adapter merged in, its processor set to the training
                    size: transformers.pipeline("depth-estimation", ...)
@@ -8,7 +8,7 @@
     OUT/onnx       depth_fp32.onnx and depth_fp16.onnx: uint8 RGB of the training size in, mm out
                    (onnx_export.py compares them with PyTorch)
 
-OUT/model and OUT/adapter are accepted by `launch/predict.py --run`.
+OUT/model and OUT/adapter are accepted by `depthdist predict --run`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
     """Write every form that --forms names, and print how to use it."""
     silence_libraries()
     check_foreign_folders(settings)
-    with hold_folder(settings.out, "launch/export.py", "OUT"):
+    with hold_folder(settings.out, "depthdist export", "OUT"):
         _export_forms(settings, external)
 
 
@@ -121,7 +121,7 @@ def warn_without_scores(settings: ExportSettings, record: AdapterRecord) -> None
     if read_own_evaluation(find_model_folder(settings.run), record) is None:
         print(
             "WARNING      the card has no scores: no evaluation of this adapter on its run's own"
-            f" data is there (`python launch/evaluate.py --run {settings.run}` makes one)"
+            f" data is there (`depthdist evaluate --run {settings.run}` makes one)"
         )
 
 
@@ -216,7 +216,7 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
         score_table(evaluation)
     except (LookupError, TypeError, ValueError, AttributeError) as err:
         raise ValueError(
-            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {one_line(err)});"
+            f"{path}: not what depthdist evaluate writes ({type(err).__name__}: {one_line(err)});"
             " run it again"
         ) from err
     return evaluation
@@ -239,7 +239,7 @@ def describe_data(run_record: dict[str, Any] | None) -> str:
         return _data_text(run_record["derived"], run_record["settings"])
     except (LookupError, TypeError, ValueError) as err:
         raise ValueError(
-            f"{RUN_FILE} is not what launch/train.py writes ({type(err).__name__}: {one_line(err)})"
+            f"{RUN_FILE} is not what depthdist train writes ({type(err).__name__}: {one_line(err)})"
         ) from err
 
 

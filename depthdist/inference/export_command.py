@@ -1,4 +1,4 @@
-"""The command launch/export.py: parse the settings before torch is imported."""
+"""The command depthdist export: parse the settings before torch is imported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Depth in mm for images, with a trained adapter.
 
-    python launch/predict.py captures 'more/*.png' data/tires --run runs/NAME --out predictions
+    depthdist predict captures 'more/*.png' data/tires --run runs/NAME --out predictions
 
 For each image, at its own size (from shards: at the size of the ground truth), what --save names
 (default: all but ply, the largest):
@@ -61,7 +61,7 @@ def predict_images(
     started = time.monotonic()
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    with hold_folder(settings.out, "launch/predict.py", "--out", DONE):
+    with hold_folder(settings.out, "depthdist predict", "--out", DONE):
         return _predict_into_out(settings, model, record, sources, started)
 
 

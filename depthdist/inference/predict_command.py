@@ -1,4 +1,4 @@
-"""The command launch/predict.py: parse settings and find the images before torch is imported."""
+"""The command depthdist predict: parse settings and find the images before torch is imported."""
 
 from __future__ import annotations
 

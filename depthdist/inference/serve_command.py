@@ -1,4 +1,4 @@
-"""The command launch/serve.py: parse the settings before torch and aiohttp are imported."""
+"""The command depthdist serve: parse the settings before torch and aiohttp are imported."""
 
 from __future__ import annotations
 

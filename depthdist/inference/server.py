@@ -1,6 +1,6 @@
 """A page to drop an image on: shows depth in mm, distances and a 3-D view, and offers downloads.
 
-    python launch/serve.py runs/NAME            # http://127.0.0.1:8000
+    depthdist serve runs/NAME            # http://127.0.0.1:8000
 
     GET  /                     the page (page.html)
     POST /depth                the bytes of an image -> {"id", "name", "height", "width",

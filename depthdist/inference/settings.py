@@ -1,4 +1,4 @@
-"""Settings of launch/predict.py, launch/export.py and launch/serve.py."""
+"""Settings of depthdist predict, depthdist export and depthdist serve."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ServeSettings:
     port: int = 8000
     "Port; 0 takes a free one."
     refine: Refinement = "plain"
-    "Detail from the image at its full size, as in launch/predict.py: plain, guided or tiles."
+    "Detail from the image at its full size, as in depthdist predict: plain, guided or tiles."
     flip: bool = False
     "Average with the prediction of the mirrored image."
     fov: float = 55.0
@@ -144,7 +144,7 @@ class ExternalAdapterSettings:
     target: Literal["inverse", "linear"] = "inverse"
     "What it learned: normalized 1/depth, or normalized depth."
     base: str | None = None
-    """Its base model, as in launch/train.py. Default: the one that its adapter_config.json
+    """Its base model, as in depthdist train. Default: the one that its adapter_config.json
     names."""
 
     def problems(self) -> list[str]:

@@ -38,7 +38,7 @@ class DataReport:
     """Report of data."""
 
     data: Path | None = positional(None)
-    "A folder of captures, or of shards that tools/shard.py wrote."
+    "A folder of captures, or of shards that depthdist shard wrote."
     out: Path | None = None
     "The file to write. Default: beside the folder, named after it: DATA-report.html."
     images: int = 24

@@ -1,7 +1,7 @@
 """The report of a dataset: what is in it, what was rejected and why, and what may be wrong.
 
-python tools/report.py data RAW        # captures, before sharding
-python tools/report.py data DIR        # shards
+depthdist report data RAW        # captures, before sharding
+depthdist report data DIR        # shards
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def session_blocks(captures: Captures, shared: Sequence[str] = ()) -> list[Block
     blocks: list[Block] = [
         Paragraph(
             "A session's captures show one scene; a split between them gives optimistic scores"
-            " (tools/shard.py --split session)."
+            " (depthdist shard --split session)."
         ),
         _session_table(captures),
         Paragraph(

@@ -62,23 +62,21 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
     run = open_run(folder)
     path = folder / "evaluation.json"
     if not path.exists():
-        raise ValueError(
-            f"{folder}: not evaluated yet; first `python launch/evaluate.py --run {folder}`"
-        )
+        raise ValueError(f"{folder}: not evaluated yet; first `depthdist evaluate --run {folder}`")
     try:
         evaluation = _read_evaluation(path)
         found = EvaluatedRun(run, name, read_log(folder), evaluation)
         _ = found.row
     except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise ValueError(
-            f"{path}: not what launch/evaluate.py writes ({type(err).__name__}: {err}); run it"
+            f"{path}: not what depthdist evaluate writes ({type(err).__name__}: {err}); run it"
             " again"
         ) from None
     adapter = evaluation["adapter"]
     if adapter != json.loads(json.dumps(asdict(read_record(folder / "best")))):
         raise ValueError(
             f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step"
-            f" {adapter.get('step')}); `python launch/evaluate.py --run {folder}` again"
+            f" {adapter.get('step')}); `depthdist evaluate --run {folder}` again"
         )
     return found
 

@@ -137,7 +137,7 @@ def predict_images(runs: Sequence[EvaluatedRun], positions: Sequence[int]) -> li
     if dataset.sha256 != first.evaluation["data_sha256"]:
         raise ValueError(
             f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python"
-            f" launch/evaluate.py --run {first.run.folder}` again"
+            f" depthdist evaluate --run {first.run.folder}` again"
         )
     device = pick_device()
     loader = Loader(dataset, settings, device=device)

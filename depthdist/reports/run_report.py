@@ -1,6 +1,6 @@
 """The report of a run, or of several runs side by side: one HTML file.
 
-    python tools/report.py run runs/mine [runs/other ...]
+    depthdist report run runs/mine [runs/other ...]
 
 Numbers come from RUN/metrics.jsonl and RUN/evaluation.json; the images are predicted again.
 """

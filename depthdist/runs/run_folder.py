@@ -131,7 +131,7 @@ def open_run(folder: Path) -> Run:
     path = folder / RUN_FILE
     if not path.is_file():
         raise ValueError(
-            f"{folder}: no run here: expected a folder with {RUN_FILE}, as launch/train.py"
+            f"{folder}: no run here: expected a folder with {RUN_FILE}, as depthdist train"
             f" writes{_runs_beside(folder)}"
         )
     try:
@@ -143,13 +143,13 @@ def open_run(folder: Path) -> Run:
 
 
 def _check_record(run: Run) -> None:
-    """Raise an exception if run.json is not what launch/train.py writes."""
+    """Raise an exception if run.json is not what depthdist train writes."""
     for part in ("settings", "derived", "deepspeed_config"):
         if not isinstance(run.record[part], dict):
-            raise ValueError(f"{part} is not what launch/train.py writes")
+            raise ValueError(f"{part} is not what depthdist train writes")
     _ = run.data  # raises ValueError or TypeError if it is not
     if run.loss.problems():
-        raise ValueError("the settings of the loss are not what launch/train.py writes")
+        raise ValueError("the settings of the loss are not what depthdist train writes")
 
 
 def _runs_beside(folder: Path) -> str:

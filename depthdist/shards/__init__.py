@@ -1,4 +1,4 @@
-"""The dataset format: folders of shards, as `tools/shard.py` writes them.
+"""The dataset format: folders of shards, as `depthdist shard` writes them.
 
     OUT/index.json                     written last: sizes, depth step, splits, statistics, shards,
                                        and the names of:
@@ -20,7 +20,7 @@
 settings, format            what can be chosen, and what is written
 plan, splits                which captures, which side of the split, which shard
 encoding, quantize_kernel, statistics  one capture becomes a sample
-writer, worker_pool, build  captures become shards (`python tools/shard.py RAW OUT`)
+writer, worker_pool, build  captures become shards (`depthdist shard RAW OUT`)
 previous_output, index_writer  what OUT holds before a run, and its index after it
 index, index_schema         where the bytes of every sample are; opening it takes little time
 external_*, member_*, tar_scan  the same index for existing tars, in place (`--index DIR`)

@@ -1,7 +1,7 @@
 """Build a dataset of shards from a folder of captures: plan, write in parallel, publish.
 
-    python tools/shard.py RAW OUT --workers 8
-    python tools/shard.py RAW OUT --append  # captures that came later
+    depthdist shard RAW OUT --workers 8
+    depthdist shard RAW OUT --append  # captures that came later
     # or torchrun, srun: each rank takes its share
     deepspeed --hostfile hosts tools/shard.py RAW OUT
 
@@ -55,7 +55,7 @@ def locked(out: Path) -> Iterator[None]:
         raise ValueError(f"{printable_path(out)}: is a file; expected a folder for the dataset")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold_folder(out, "tools/shard.py", "OUT"))
+            stack.enter_context(hold_folder(out, "depthdist shard", "OUT"))
         except OSError as err:
             raise ValueError(
                 f"{printable_path(err.filename or out)}: cannot be written: {err.strerror};"
@@ -124,7 +124,7 @@ def _prepare(out: Path, previous: PreviousOutput) -> None:
     refuse_foreign_index(out / "index.json")
     if read_if_present(out / "index.json") != previous.content:
         raise ValueError(
-            f"{printable_path(out)}: another tools/shard.py changed it since this one began; run"
+            f"{printable_path(out)}: another depthdist shard changed it since this one began; run"
             " again"
         )
     for pattern in ("*.tmp-*", "*/*.tmp-*", ".build/**/*.tmp-*"):

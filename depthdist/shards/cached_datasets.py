@@ -2,7 +2,7 @@
 
     folder = cached_shards(ShardSettings(raw="RAW", split="session"), Path("~/.cache/depthdist"))
 
-    CACHE/datasets/NAME-HASH/       the shards, as tools/shard.py writes them
+    CACHE/datasets/NAME-HASH/       the shards, as depthdist shard writes them
     CACHE/datasets/NAME-HASH.json   what they were made of, written last: without it they are begun
 
 HASH is of the captures' folder, their names, sizes and times, and of the settings. Nothing that is

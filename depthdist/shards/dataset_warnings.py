@@ -1,6 +1,6 @@
 """What a reader of a dataset's index must not miss: one line for each thing that may be wrong.
 
-for line in dataset_warnings(index, settings):  # of tools/shard.py
+for line in dataset_warnings(index, settings):  # of depthdist shard
     print(line)
 """
 

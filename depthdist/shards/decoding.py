@@ -189,5 +189,5 @@ def _check_headers(content: dict[str, memoryview], index: Index, out: Arrays) ->
         if content[name] != header:
             read_npy(name, content[name], target.shape, target.dtype)
             raise MemberError(
-                name, f"not as tools/shard.py writes it; expected {target.dtype} {target.shape}"
+                name, f"not as depthdist shard writes it; expected {target.dtype} {target.shape}"
             )

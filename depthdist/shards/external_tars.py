@@ -1,4 +1,4 @@
-"""Index tars that others wrote, in place: `python tools/shard.py --index DIR`.
+"""Index tars that others wrote, in place: `depthdist shard --index DIR`.
 
     index = index_in_place(ShardSettings(index="data/crates", unit=1000))        # depth in metres
 
@@ -197,9 +197,9 @@ def _replaceable_files(folder: Path) -> set[str]:
     except (ValueError, KeyError, TypeError):
         ours = False
     reason = (
-        "belongs to shards that tools/shard.py wrote; --index is for tars of others"
+        "belongs to shards that depthdist shard wrote; --index is for tars of others"
         if ours
-        else "was not written by tools/shard.py and would be overwritten; move it away"
+        else "was not written by depthdist shard and would be overwritten; move it away"
     )
     raise ValueError(f"{printable_path(folder / 'index.json')}: {reason}")
 

@@ -143,7 +143,7 @@ class Index:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is none
             raise ValueError(
-                f"{file.name}: not a table of samples ({err}); run tools/shard.py again"
+                f"{file.name}: not a table of samples ({err}); run depthdist shard again"
             ) from err
         expected = table_dtype(len(self.members))
         if dtype != expected or shape != (self.num_samples,):
@@ -209,12 +209,12 @@ class Index:
         outside = shard >= len(self.shards) or start + length > self.shards[shard]["bytes"]
         if length == 0 or outside or row["name"] >= self.raw["names"]["bytes"]:
             raise ValueError(
-                f"{file.name}: row {number} is no sample of a shard; `tools/shard.py --verify`"
+                f"{file.name}: row {number} is no sample of a shard; `depthdist shard --verify`"
                 " lists all damage"
             )
         if not (row["at"].astype(np.int64) + row["size"] <= length).all():
             raise ValueError(
-                f"{file.name}: row {number} has a member outside its sample; `tools/shard.py"
+                f"{file.name}: row {number} has a member outside its sample; `depthdist shard"
                 " --verify` lists all damage"
             )
         key, stem = self._key_and_stem(int(row["name"]))
@@ -328,7 +328,7 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
     if not folder.is_dir():
         raise ValueError(
             f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder"
-            " written by tools/shard.py"
+            " written by depthdist shard"
         )
     try:
         return _from_json(str(folder), path, path.read_bytes(), None)
@@ -341,10 +341,10 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
 def _advice_for(folder: Path) -> str:
     """Return what to do about a folder without an index.json."""
     if (folder / ".build").exists():
-        return "the sharding did not finish; run tools/shard.py again"
-    advice = "expected a folder written by tools/shard.py"
+        return "the sharding did not finish; run depthdist shard again"
+    advice = "expected a folder written by depthdist shard"
     if next(folder.rglob("*.tar"), None) is not None:
-        advice += "; `tools/shard.py --index` makes one for tars of others"
+        advice += "; `depthdist shard --index` makes one for tars of others"
     return advice
 
 

@@ -25,7 +25,7 @@ def parse_index(path: Path | str, content: bytes) -> dict[str, Any]:
     try:
         raw = parse_json(content)
     except ValueError as err:
-        raise ValueError(f"{path}: not JSON ({err}); run tools/shard.py again") from err
+        raise ValueError(f"{path}: not JSON ({err}); run depthdist shard again") from err
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         raise ValueError(f"{path}: not an index of shards; expected schema {SCHEMA!r}")
     if raw.get("version") != VERSION:
@@ -38,10 +38,10 @@ def parse_index(path: Path | str, content: bytes) -> dict[str, Any]:
         wrong = _wrong_names(raw)
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as err:
         raise ValueError(
-            f"{path}: broken ({type(err).__name__}: {err}); run tools/shard.py again"
+            f"{path}: broken ({type(err).__name__}: {err}); run depthdist shard again"
         ) from err
     if wrong:
-        raise ValueError(f"{path}: names {wrong[0]!r}, which tools/shard.py never writes")
+        raise ValueError(f"{path}: names {wrong[0]!r}, which depthdist shard never writes")
     return raw
 
 

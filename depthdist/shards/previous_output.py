@@ -72,7 +72,7 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
     if index.raw.get("foreign"):
         raise ValueError(
             f"{printable_path(out)}: holds somebody else's tars; --append adds to what"
-            " tools/shard.py wrote"
+            " depthdist shard wrote"
         )
     _refuse_other_settings(out, index, settings)
     records = _read_records(out, index)
@@ -86,7 +86,7 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
 
 
 def refuse_foreign_index(path: Path) -> None:
-    """Raise ValueError when OUT's index.json was not written by tools/shard.py, or indexes tars.
+    """Raise ValueError when OUT's index.json was not written by depthdist shard, or indexes tars.
 
     Both would be lost.
     """
@@ -105,7 +105,7 @@ def refuse_foreign_index(path: Path) -> None:
         )
     if not ours:
         raise ValueError(
-            f"{printable_path(path)}: was not written by tools/shard.py; take another OUT"
+            f"{printable_path(path)}: was not written by depthdist shard; take another OUT"
         )
 
 

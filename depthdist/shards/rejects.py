@@ -17,7 +17,7 @@ def read_rejects(path: Path) -> list[dict[str, str]]:
             rejects.append(_checked(parse_json(text)))
         except ValueError:
             raise ValueError(
-                f"{printable_path(path)}: line {number} is not what tools/shard.py writes; shard"
+                f"{printable_path(path)}: line {number} is not what depthdist shard writes; shard"
                 " the captures again"
             ) from None
     return rejects

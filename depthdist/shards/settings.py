@@ -1,4 +1,4 @@
-"""The settings of tools/shard.py."""
+"""The settings of depthdist shard."""
 
 from __future__ import annotations
 

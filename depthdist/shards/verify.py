@@ -1,4 +1,4 @@
-"""Verify every byte of a dataset folder: `python tools/shard.py --verify DIR`."""
+"""Verify every byte of a dataset folder: `depthdist shard --verify DIR`."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def finish(run: Run) -> None:
     run.output.warn(diagnostics.budget_exhausted(state.losses[1:], lrs))
     tracker.say(
         f"adapter      {folder}/best\ncurves       tensorboard --logdir {folder.parent}\n"
-        f"next         python launch/evaluate.py --run {folder}"
+        f"next         depthdist evaluate --run {folder}"
         f"{'' if run.data.has_validation else ' --split train'}"
     )
     facts = RunFacts(run.settings.as_dict(), run.data.dataset.count("train"), run.state.losses)

@@ -1,4 +1,4 @@
-"""The settings of launch/train.py: what is learned and kept, the recipes, what must fit together.
+"""The settings of depthdist train: what is learned and kept, the recipes, what must fit together.
 
     settings = Settings(*parse(HELP, *GROUPS, together=check, presets=("recipe", RECIPES)))
 

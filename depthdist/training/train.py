@@ -118,7 +118,7 @@ def run_folder(settings: Settings, world: World) -> Iterator[Path]:
     folder = broadcast_from_rank_0(named)
     with ExitStack() as held:
         if world.rank == 0:
-            held.enter_context(hold_folder(folder, "launch/train.py", "--run"))
+            held.enter_context(hold_folder(folder, "depthdist train", "--run"))
         yield folder
 
 

@@ -226,8 +226,8 @@ def put(place):
 def test_a_missing_dataset_names_both_commands_that_make_one(tmp_path, url):
     (line,) = DataSettings(data=(f"{url}{tmp_path}/tires",)).problems()
     assert (
-        f"`python tools/make_tires.py {tmp_path}/tires_raw`" in line
-        and f"`python tools/shard.py {tmp_path}/tires_raw {tmp_path}/tires`" in line
+        f"`python -m depthdist.synthetic {tmp_path}/tires_raw`" in line
+        and f"`depthdist shard {tmp_path}/tires_raw {tmp_path}/tires`" in line
     )
     assert line.startswith(f"--data {tmp_path}/tires: no such folder") and "\n" not in line
 

@@ -113,7 +113,7 @@ def test_damage_stops_with_one_line_that_names_shard_key_member_and_offset(copie
             for part in (
                 *facts[0],
                 f"{member} at byte {offset}: ",
-                "`tools/shard.py --verify ",
+                "`depthdist shard --verify ",
                 "--damaged quarantine",
             )
         )

@@ -1,4 +1,4 @@
-"""What launch/evaluate.py says of wrong input: one clear line a problem."""
+"""What depthdist evaluate says of wrong input: one clear line a problem."""
 
 import shutil
 import subprocess

@@ -34,7 +34,7 @@ def test_relative_depth_has_no_millimetres_to_compare():
         (facts(losses=[3, 2, 1]), "more --epochs than 15"),
         (facts(), "--recipe near"),
         (facts(lr=1e-3, num_train=7), "more captures than 7"),
-        (facts(lr=1e-3), "a look at the data (python tools/report.py data data/mine)"),
+        (facts(lr=1e-3), "a look at the data (depthdist report data data/mine)"),
     ],
 )
 def test_what_is_known_of_the_run_decides_what_to_try_first(known, first):

@@ -1,4 +1,4 @@
-"""What launch/predict.py writes, and what it should write."""
+"""What depthdist predict writes, and what it should write."""
 
 import numpy as np
 import torch

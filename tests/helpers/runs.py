@@ -89,7 +89,7 @@ def deepspeed_json(path: Path, name: str = "fp32", **changes: Any) -> Path:
 
 
 def train_words(data: Path, run: Path, deepspeed: Path) -> list[Any]:
-    """Return the words of launch/train.py for `tiny`, without figures."""
+    """Return the words of depthdist train for `tiny`, without figures."""
     where = ["--data", data, "--run", run, "--deepspeed", deepspeed]
     return ["launch/train.py", *where, "--model", "tiny", "--pictures", 0, "--lr", 1e-3]
 

@@ -1,4 +1,4 @@
-"""What launch/predict.py has finished: resuming, and results that are not overwritten."""
+"""What depthdist predict has finished: resuming, and results that are not overwritten."""
 
 import os
 import re

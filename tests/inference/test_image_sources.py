@@ -1,4 +1,4 @@
-"""The images that inputs of launch/predict.py name: folders, patterns, rotated and broken files."""
+"""The images that inputs of depthdist predict name: folders, patterns, rotated and broken files."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What clients of launch/serve.py can take from each other: many at once, slow ones, large images.
+"""What clients of depthdist serve can take from each other: many at once, slow ones, large images.
 
 A real server in a process of its own; memory is what the kernel counts (VmHWM).
 """

@@ -1,4 +1,4 @@
-"""Point clouds of launch/predict.py, read by another library."""
+"""Point clouds of depthdist predict, read by another library."""
 
 import numpy as np
 import pytest

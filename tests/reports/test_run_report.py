@@ -83,17 +83,17 @@ def test_what_is_missing_is_one_clear_line(run, tmp_path):
     (line,) = command("tools/report.py", "run").errors
     assert "RUNS is missing" in line
     (line,) = command("tools/report.py", "rnu", run).errors
-    assert "expected `run` or `data`; did you mean run?" in line
+    assert "expected one of run, data; did you mean run?" in line
     (line,) = command("tools/report.py", "data", tmp_path / "absent").errors
     assert "no such folder" in line
     bare = tmp_path / "bare"
     shutil.copytree(run, bare)
     (bare / "evaluation.json").unlink()
     (line,) = command("tools/report.py", "run", bare).errors
-    assert f"python launch/evaluate.py --run {bare}" in line
+    assert f"depthdist evaluate --run {bare}" in line
     (bare / "evaluation.json").write_text("{")
     (line,) = command("tools/report.py", "run", bare).errors
-    assert "not what launch/evaluate.py writes" in line
+    assert "not what depthdist evaluate writes" in line
 
 
 # ------------------------------------------------------------------------------------- several runs

@@ -1,4 +1,4 @@
-"""`python tools/shard.py` as a person types it: exit codes, one line an error, nothing
+"""`depthdist shard` as a person types it: exit codes, one line an error, nothing
 half-written, workers, kills, full disks."""
 
 import fcntl
@@ -399,7 +399,7 @@ def test_a_full_disk_leaves_nothing_and_the_next_run_succeeds(raw, tmp_path):
 def test_two_runs_into_one_folder_do_not_meet(raw, tmp_path):
     with open(tmp_path / ".lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another tools/shard.py is writing here" in errors(run(raw, tmp_path, *SMALL))[0]
+        assert "another depthdist shard is writing here" in errors(run(raw, tmp_path, *SMALL))[0]
 
 
 def started(raw, out):

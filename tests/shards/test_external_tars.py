@@ -277,7 +277,7 @@ def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
     folder = write(tmp_path / "theirs")
     for content in (b'{"shardlist": []}', b"[]", b"not json"):
         (folder / "index.json").write_bytes(content)
-        with pytest.raises(ValueError, match=r"index\.json: was not written by tools/shard.py"):
+        with pytest.raises(ValueError, match=r"index\.json: was not written by depthdist shard"):
             index(folder)
         assert (folder / "index.json").read_bytes() == content
     monkeypatch.setattr(

@@ -105,7 +105,7 @@ def test_a_folder_of_neither_is_one_line_that_says_what_is_expected_of_both(tmp_
     (tmp_path / "RAW").mkdir()
     (line,) = train(tmp_path / "RAW", tmp_path / "run").errors
     assert (
-        "expected a folder written by tools/shard.py; as a folder of captures: no pictures" in line
+        "expected a folder written by depthdist shard; as a folder of captures: no pictures" in line
     )
     write_capture(tmp_path / "RAW/a.png", tmp_path / "RAW/b.npy")
     (line,) = train(tmp_path / "RAW", tmp_path / "run").errors

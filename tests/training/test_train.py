@@ -113,8 +113,8 @@ def test_without_data_the_message_names_the_two_commands(tmp_path):
     wanted = tmp_path / "tires"
     (line,) = train(wanted, tmp_path / "run").errors
     assert (
-        f"python tools/make_tires.py {wanted}_raw" in line
-        and f"python tools/shard.py {wanted}_raw {wanted}" in line
+        f"python -m depthdist.synthetic {wanted}_raw" in line
+        and f"depthdist shard {wanted}_raw {wanted}" in line
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -402,5 +402,5 @@ def test_a_run_that_another_command_writes_to_is_one_line_and_stays(scene, tmp_p
     run = tmp_path / "run"
     with hold_folder(run, "launch/train.py", "--run"):
         (line,) = train(scene, run, "--epochs", 1).errors
-    assert "another launch/train.py is writing here" in line
+    assert "another depthdist train is writing here" in line
     assert [path.name for path in run.iterdir()] == [".lock"]

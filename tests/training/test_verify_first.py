@@ -28,7 +28,7 @@ def test_a_damaged_byte_is_found_before_training(damaged, batch4, tmp_path):
 
 def test_a_damaged_sample_in_training_names_both_ways_to_find_all(damaged, batch4, tmp_path):
     (line,) = train(damaged[0], tmp_path / "run", "--epochs", 1, deepspeed=batch4).errors
-    assert "--verify-first" in line and f"tools/shard.py --verify {damaged[0]}" in line
+    assert "--verify-first" in line and f"depthdist shard --verify {damaged[0]}" in line
 
 
 def test_every_byte_that_is_right_is_one_line(data, batch4, tmp_path):
