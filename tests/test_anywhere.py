@@ -1,48 +1,52 @@
-"""Commands where nothing is as usual: a read-only package, no home, no name, another locale.
+"""Commands where nothing is as usual: installed from a wheel, a read-only package, no home, no
+name, another locale.
 
-Each runs in namespaces of its own; without the right to make those, the tests are skipped.
+Each runs in namespaces of its own; without the right to make those, as an ordinary process.
 """
 
+import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
+import sysconfig
+from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers.captures import ROOT
 from helpers.commands import ON_CPU, free_port
 
-HOSTILE = f"""
+from depthdist import __version__
+from depthdist.commands.main import COMMANDS
+
+READ_ONLY = """
 set -e
-mount --bind {ROOT} {ROOT} && mount -o remount,ro,bind {ROOT}
-cd / && umask "$MASK"
+mount --bind "$PLACE" "$PLACE" && mount -o remount,ro,bind "$PLACE"
+cd "$FOLDER" && umask 077
 exec unshare -U --map-user=12345 --map-group=12345 "$@"
 """
-NOTHING = {"HOME": "/proc/none", "TMPDIR": "/proc/none", "MASK": "077"}
+NOTHING = {"HOME": "/proc/none", "TMPDIR": "/proc/none"}
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-HEAVY = ["launch/train.py", "launch/evaluate.py", "launch/predict.py", "launch/export.py"]
-LIGHT = ["launch/serve.py", "tools/shard.py", "tools/make_tires.py", "tools/make_rooms.py"]
-TINY = ["--model", "tiny", "--epochs", 1, "--pictures", 0]
-OTHERS = ["tools/report.py", "tools/study.py", "tools/bench.py", "tools/pretrain_builtin.py"]
+IN_THE_WHEEL = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "depthdist", "ds_configs")
+SMALL = ["--size", "28x42", "--model", "tiny", "--epochs", 1]
+SCRIPTS = ["launch/train.py", "tools/make_rooms.py", "tools/bench.py", "tools/pretrain_builtin.py"]
+
+
+def start(words, **how):
+    return subprocess.run(
+        [*map(str, words)], capture_output=True, encoding="utf-8", errors="replace", **how
+    )
 
 
 def unshare(script: str, *words, **env):
     """The script as root of a mount namespace, with `words` and this environment alone."""
-    known = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **ON_CPU, **env}
-    return subprocess.run(
-        ["unshare", "-m", "bash", "-c", script, "bash", *map(str, words)],
-        env=known,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    known = {"PATH": os.environ["PATH"], **ON_CPU, **{name: str(env[name]) for name in env}}
+    return start(["unshare", "-m", "bash", "-c", script, "bash", *words], env=known)
 
 
-def hostile(*words, **env):
-    return unshare(HOSTILE, sys.executable, ROOT / words[0], *words[1:], **env)
-
-
+@cache
 def may_unshare() -> bool:
     probe = "mount -t tmpfs tmpfs /mnt && unshare -U --map-user=12345 --map-group=12345 true"
     try:
@@ -56,39 +60,82 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
-@needs_namespaces
-@pytest.mark.parametrize("script", [*HEAVY, *LIGHT, *OTHERS])
-def test_help_needs_neither_home_nor_name_nor_a_writable_package(script):
-    done = hostile(script, "--help", **NOTHING, **ASCII)
+def hostile(*words, place: Path, folder: Path, **env):
+    """The command in `folder`, where `place` is read-only; the user has no home and no name."""
+    if not may_unshare():
+        return start(words, cwd=folder, env={**os.environ, **ON_CPU, **env}, umask=0o077)
+    return unshare(READ_ONLY, *words, PLACE=place, FOLDER=folder, **NOTHING, **ASCII, **env)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An environment with this package's wheel, and what that needs from the one of the tests."""
+    pytest.importorskip("setuptools", minversion="77", reason="a wheel is built with it")
+    pytest.importorskip("pip", reason="a wheel is built and installed by it")
+    folder = tmp_path_factory.mktemp("installed")
+    (folder / "source").mkdir()
+    for name in IN_THE_WHEEL:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / "source" / name, symlinks=True, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / "source" / name)
+    pip = [sys.executable, "-m", "pip"]
+    alone = ["-q", "--no-deps", "--no-index"]
+    place = folder / "venv"
+    wheel = folder / f"depthdist-{__version__}-py3-none-any.whl"
+    for words in (
+        [*pip, "wheel", *alone, "--no-build-isolation", "-w", folder, folder / "source"],
+        [sys.executable, "-m", "venv", "--without-pip", place],
+        [*pip, "--python", place / "bin/python", "install", *alone, wheel],
+    ):
+        done = start(words)
+        assert done.returncode == 0, done
+    (packages,) = place.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return place
+
+
+@pytest.mark.parametrize("word", ["", *COMMANDS])
+def test_help_needs_neither_home_nor_name_nor_a_writable_package(word, installed, tmp_path):
+    words = [word] if word else []
+    done = hostile(installed / "bin/depthdist", *words, "--help", place=installed, folder=tmp_path)
     assert done.returncode == 0 and done.stdout and not done.stderr, done
 
 
-@needs_namespaces
-def test_the_whole_way_works_under_all_of_it_at_once(tmp_path):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_scripts_needs_none_of_it_either(script, tmp_path):
+    words = [sys.executable, ROOT / script, "--help"]
+    done = hostile(*words, place=ROOT, folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and done.stdout and not done.stderr, done
+
+
+def test_a_wheel_goes_the_whole_way_in_an_empty_folder_under_all_of_it_at_once(installed, tmp_path):
     top = tmp_path / "it's 100% [a, b] #1?"
     top.mkdir()
-    raw, data, run, out = (top / name for name in ("raw", "data", "run", "out"))
-    config = ROOT / "ds_configs/fp32.json"
+    mine = ["train", "data/tires_raw", "--run", "runs/mine", "--cache", "cache", "--pictures", 0]
     for words in (
-        ["tools/make_tires.py", raw, "--pairs", 4, "--size", "60x98", "--workers", 1],
-        ["tools/shard.py", raw, data, "--size", "28x42", "--workers", 1],
-        ["launch/train.py", "--deepspeed", config, "--data", data, "--run", run, *TINY],
-        ["launch/evaluate.py", "--run", run, "--workers", 1],
-        ["launch/predict.py", raw / "images", "--run", run, "--out", out, "--save", "npy,figure"],
+        ["demo", "--pairs", 4, "--capture", "60x90", *SMALL],
+        [*mine, "--deepspeed", "ds_configs/fp32.json", *SMALL],
     ):
-        done = hostile(*words, **NOTHING, **ASCII)
-        assert done.returncode == 0 and "Traceback" not in done.stderr, (words, done)
-    assert len(list(out.glob("*_depth.npy"))) == 4
-    assert (run / "run.json").stat().st_mode & 0o077 == 0  # umask 077 holds
+        command = [installed / "bin/depthdist", *words]
+        done = hostile(*command, place=installed, folder=top)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done
+        assert "WARNING" not in done.stdout + done.stderr, done
+    assert len(list(top.glob("runs/demo/predictions/*_figure.png"))) == 4
+    assert (top / "runs/demo/report.html").exists() and (top / "data/tires-report.html").exists()
+    record = json.loads((top / "runs/mine/run.json").read_text())
+    assert Path(record["derived"]["data"][0]).parent == top / "cache/datasets"
+    assert (top / "runs/mine/run.json").stat().st_mode & 0o077 == 0  # umask 077 holds
+    assert sorted(path.name for path in top.iterdir()) == ["cache", "data", "runs"]
 
 
 @needs_namespaces
 @pytest.mark.parametrize("words", [["tools/make_rooms.py", "--scenes", 2, "--size", "28x42"]])
 def test_worker_processes_say_that_they_need_dev_shm(tmp_path, words):
     script = 'mount -t tmpfs -o ro tmpfs /dev/shm; exec "$@"'
-    done = unshare(
-        script, sys.executable, ROOT / words[0], tmp_path / "out", *words[1:], "--workers", 2
-    )
+    command = [sys.executable, ROOT / words[0], tmp_path / "out", *words[1:], "--workers", 2]
+    done = unshare(script, *command, PYTHONPATH=ROOT)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "they need a /dev/shm that can be written" in last, done
 

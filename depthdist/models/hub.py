@@ -1,7 +1,4 @@
-"""The model hub: whether it can be reached, and which default model this machine can load.
-
-`python -m depthdist.models.hub` prints the device and that model, for launch/quickstart.sh.
-"""
+"""The model hub: whether it can be reached, and which default model this machine can load."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ import urllib.request
 
 from huggingface_hub import try_to_load_from_cache
 
-from depthdist.core.environment import pick_device
 from depthdist.models.settings import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
@@ -39,7 +35,3 @@ def default_reachable_model() -> str:
     """Return DEFAULT_MODEL if the hub or its local cache has it, else `built-in`."""
     cached = isinstance(try_to_load_from_cache(DEFAULT_MODEL, "model.safetensors"), str)
     return DEFAULT_MODEL if cached or is_hub_reachable() else "built-in"
-
-
-if __name__ == "__main__":
-    print(pick_device(), default_reachable_model())
