@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
+from types import FrameType
 from typing import Any
+
+import psutil
 
 
 def load_deepspeed() -> Any:
@@ -29,9 +34,21 @@ def accelerator() -> Any:
 def run_launcher(words: list[str]) -> None:
     """Run DeepSpeed's launcher in this process, as the command `deepspeed` does.
 
-    It ends the process with the exit code of the first rank that failed.
+    It ends the process with the exit code of the first rank that failed. On one machine SIGTERM and
+    SIGUSR1 are passed on to the ranks, which save and end with 75, and so does this process.
     """
     load_deepspeed()
     from deepspeed.launcher.runner import main
 
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _pass_on)
     main(words)
+
+
+def _pass_on(number: int, _: FrameType | None) -> None:
+    """Send a signal to the ranks, or to DeepSpeed's launcher where it has not begun them."""
+    launchers = psutil.Process().children()
+    ranks = [rank for launcher in launchers for rank in launcher.children()]
+    for process in ranks or launchers:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)

@@ -1,0 +1,26 @@
+"""`depthdist train` as a person types it, under DeepSpeed's launcher, which it starts."""
+
+import signal
+import sys
+import time
+
+from helpers.commands import Typed
+from helpers.runs import saved_state, train_words
+
+
+def test_a_signal_to_the_command_reaches_the_rank_that_saves_and_ends_with_75(
+    data, batch4, tmp_path
+):
+    run = tmp_path / "run"
+    words = [*train_words(data, run, batch4)[1:], "--epochs", 10000, "--save-every", 1]
+    typed = Typed(sys.executable, "-m", "depthdist", "train", *words)
+    kept = run / "metrics.jsonl"
+    while not (kept.exists() and "train/loss" in kept.read_text()) and typed.process.poll() is None:
+        time.sleep(0.1)
+    typed.process.send_signal(signal.SIGTERM)
+    done = typed.done(120)
+    assert done.code == 75 and "Traceback" not in done.err, done
+    (line,) = [line for line in done.err.splitlines() if "stopped by SIGTERM" in line]
+    step = saved_state(run)[1]["train"]["step"]
+    assert line.startswith(f"depthdist train: stopped by SIGTERM at step {step} of 20000,"), line
+    assert line.endswith("the same command goes on")
