@@ -183,6 +183,15 @@ class Dataset:
         return self.parts[0].depth_size
 
     @property
+    def camera(self) -> Size:
+        """Height and width of the RGB before it was resized, or another size of that aspect."""
+        raw = self.parts[0].raw
+        if raw.get("stretched"):
+            return Size(*raw["stretched"])
+        # points that see the same field as the image may have another aspect
+        return self.size if raw.get("settings", {}).get("registered") else self.depth_size
+
+    @property
     def remote(self) -> bool:
         """Whether a part is behind a URL."""
         return any(part.cache for part in self.parts)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from depthdist.captures.layouts import IMAGE_SUFFIXES, find_point_maps, is_image, list_images
-from depthdist.captures.readers import exif_orientation, read_rgb, read_xyz
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
+from depthdist.captures.readers import exif_orientation, read_point_map, read_rgb
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import expand_user
 from depthdist.geometry.camera import measured_rays, pinhole, pinhole_from_fov, pixel_rays
@@ -70,11 +71,14 @@ class ImageSource(NamedTuple):
     shard: bool = False
 
 
-def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
+def find_sources(
+    inputs: list[str], out: Path, options: ReadOptions = NO_OPTIONS
+) -> list[ImageSource]:
     """Return every image once, in the order given.
 
-    out  the folder for results: files in it that are named like results are skipped in folders
-         and patterns
+    out      the folder for results: files in it that are named like results are skipped in folders
+             and patterns
+    options  how point clouds beside images are read
     raises BadFile or ValueError if an input holds no images
     """
     files: dict[Path, Path] = {}  # resolved path -> path as given
@@ -88,7 +92,7 @@ def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
             for image in list_images(path):
                 if image == given or (is_image(image) and not _is_result(image, out)):
                     files[image.resolve()] = image
-    found = _file_sources(files, out) + shards
+    found = _file_sources(files, out, options) + shards
     if not found:
         raise ValueError(
             f"{', '.join(inputs)}: no images beside results of earlier predictions and groove"
@@ -97,7 +101,7 @@ def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
     return check_unique_names(found, [source.name for source in found])
 
 
-def _file_sources(files: dict[Path, Path], out: Path) -> list[ImageSource]:
+def _file_sources(files: dict[Path, Path], out: Path, options: ReadOptions) -> list[ImageSource]:
     paths = list(files.values())
     clouds = find_point_maps(paths)
     found = []
@@ -111,7 +115,7 @@ def _file_sources(files: dict[Path, Path], out: Path) -> list[ImageSource]:
                 name=name,
                 origin=printable_path(resolved),
                 version="+".join(map(_version, read)),
-                read=partial(read_capture, path, cloud),
+                read=partial(read_capture, path, cloud, options),
                 files=read,
             )
         )
@@ -175,7 +179,7 @@ def check_unique_names(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def read_capture(path: Path, cloud: Path | None) -> InputImage:
+def read_capture(path: Path, cloud: Path | None, options: ReadOptions = NO_OPTIONS) -> InputImage:
     """Read an image file, upright, with ground truth and rays from its point `cloud`.
 
     BadFile if the image cannot be read. If the cloud cannot be used, the image's note says why.
@@ -185,7 +189,7 @@ def read_capture(path: Path, cloud: Path | None) -> InputImage:
     if cloud is None:
         return image
     try:
-        xyz = _read_cloud(cloud, path, image.size)
+        xyz = _read_cloud(cloud, path, image.size, options)
     except BadFile as err:
         image.note = f"{err}; {path.name} is drawn without truth"
         return image
@@ -211,7 +215,9 @@ def find_rays(
     return None
 
 
-def _read_cloud(cloud: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
+def _read_cloud(
+    cloud: Path, image: Path, size: tuple[int, int], options: ReadOptions
+) -> np.ndarray:
     """Return (H, W, 3) mm; BadFile if its pixels are not those of the upright image."""
     orientation = exif_orientation(image)
     if orientation:
@@ -220,7 +226,7 @@ def _read_cloud(cloud: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
             f"{image.name} is rotated (EXIF orientation {orientation}) and a point cloud has no"
             " such tag",
         )
-    xyz = read_xyz(cloud)
+    xyz = read_point_map(cloud, options=options).xyz
     if xyz.shape[:2] != size:
         raise BadFile(cloud, f"xyz is {xyz.shape[:2]}, {image.name} is {size}; expected one size")
     return xyz

@@ -6,6 +6,7 @@ from depthdist.core.command_line import parse
 from depthdist.inference.image_sources import find_sources
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
+from depthdist.runs.run_folder import read_options
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
         argv=argv,
         first=("inputs", "run", "out", "save", "refine"),
     )
-    sources = find_sources(settings.inputs, settings.out)
+    sources = find_sources(settings.inputs, settings.out, read_options(settings.run))
     if settings.refine != "plain" and any(source.shard for source in sources):
         raise ValueError(
             f"--refine {settings.refine} needs images at their full size; shards have them at the"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from depthdist.core.settings import Size, did_you_mean, positional
+from depthdist.geometry.camera import camera_problems
 from depthdist.geometry.image_size import RECIPE_SIZE
 from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.settings import Refinement
@@ -162,27 +163,6 @@ class ExternalAdapterSettings:
         if any(side < PATCH_SIZE or side % PATCH_SIZE for side in self.size):
             found.append(f"--size is {self.size}: expected multiples of {PATCH_SIZE}")
         return found
-
-
-def camera_problems(intrinsics: Sequence[float], fov: float | None) -> list[str]:
-    """Return what is wrong with a camera given by intrinsics or by its field of view, a line each.
-
-    intrinsics  empty where they are not given
-    """
-    found = []
-    if fov is not None and not 0 < fov < 180:
-        found.append(f"--fov is {fov:g}: expected degrees above 0 and below 180")
-    is_valid = (
-        len(intrinsics) == 4 and all(map(math.isfinite, intrinsics)) and min(intrinsics[:2]) > 0
-    )
-    if len(intrinsics) and not is_valid:
-        found.append(
-            f"--intrinsics is {','.join(f'{v:g}' for v in intrinsics)}: expected"
-            " fx,fy,cx,cy in pixels, fx and fy above 0"
-        )
-    if len(intrinsics) and fov is not None:
-        found.append("--intrinsics and --fov: expected one of them")
-    return found
 
 
 def check_choices(flag: str, chosen: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from depthdist.captures.layouts import CapturePair, find_pairs
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.captures.readers import read_capture
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, open_pool, start_worker
@@ -33,10 +34,11 @@ class Rejection(NamedTuple):
 
 
 class RawJob(NamedTuple):
-    """One capture's files to read, and its session."""
+    """One capture's files to read, its session, and how they are read."""
 
     pair: CapturePair
     session: int
+    options: ReadOptions
 
 
 class ShardJob(NamedTuple):
@@ -55,17 +57,19 @@ class Source(NamedTuple):
     rejections: list[Rejection]
 
 
-def find_captures(folder: Path) -> Source:
-    """Return what to read in a folder of shards or of raw captures."""
-    return _find_samples(folder) if (folder / "index.json").exists() else _find_raw(folder)
+def find_captures(folder: Path, options: ReadOptions = NO_OPTIONS) -> Source:
+    """Return what to read in a folder of shards or of raw captures, these as `options` say."""
+    if (folder / "index.json").exists():
+        return _find_samples(folder)
+    return _find_raw(folder, options)
 
 
-def _find_raw(folder: Path) -> Source:
+def _find_raw(folder: Path, options: ReadOptions) -> Source:
     pairs, rejects = find_pairs(folder)
     sessions = number_sessions([pair.stem for pair in pairs])
     return Source(
         "raw captures",
-        [RawJob(pair, session) for pair, session in zip(pairs, sessions)],
+        [RawJob(pair, session, options) for pair, session in zip(pairs, sessions)],
         [Rejection(printable_path(reject.path), reject.reason) for reject in rejects],
     )
 
@@ -124,7 +128,7 @@ def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
     from depthdist.geometry.camera_view import find_view_problem
 
     try:
-        capture = read_capture(job.pair)
+        capture = read_capture(job.pair, options=job.options)
     except BadFile as err:
         return Rejection(printable_path(err.path), err.reason)
     problem = find_view_problem(capture.xyz)

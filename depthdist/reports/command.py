@@ -17,6 +17,7 @@ from pathlib import Path
 from depthdist.core.command_line import parse
 from depthdist.core.settings import positional
 from depthdist.core.words import run_word
+from depthdist.shards.settings import FileSettings
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class RunReport:
 
 
 @dataclass(frozen=True)
-class DataReport:
+class DataReport(FileSettings):
     """Report of data."""
 
     data: Path | None = positional(None)
@@ -49,11 +50,12 @@ class DataReport:
     def problems(self) -> list[str]:
         """Return what is wrong with the settings."""
         found = [] if self.data else ["DATA is missing: a folder of captures or of shards"]
-        return found + [
+        found += [
             f"--{name} is {getattr(self, name)}: expected >= 0"
             for name in ("images", "workers")
             if getattr(self, name) < 0
         ]
+        return found + FileSettings.problems(self)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,7 +89,10 @@ def write_data_report(argv: list[str]) -> None:
 
     from depthdist.reports.data_report import build_data_report
 
-    write_page(out, build_data_report(settings.data, settings.images, settings.workers))
+    page = build_data_report(
+        settings.data, settings.images, settings.workers, settings.read_options
+    )
+    write_page(out, page)
 
 
 def check_writable(out: Path, source: Path) -> None:

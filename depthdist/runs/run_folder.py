@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from depthdist.core.files import parse_json
-from depthdist.core.settings import field_names, from_dict
+from depthdist.core.settings import expand_user, field_names, from_dict
 
 if TYPE_CHECKING:
+    from depthdist.captures.read_options import ReadOptions
     from depthdist.data.capture_folders import FolderSettings
     from depthdist.data.dataset import DataSettings
     from depthdist.losses.settings import LossSettings
@@ -140,6 +141,17 @@ def open_run(folder: Path) -> Run:
         return run
     except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise ValueError(f"{path}: not a run's record ({type(err).__name__}: {err})") from None
+
+
+def read_options(name: str) -> ReadOptions:
+    """Return how captures were read for the run that `name`, or its best/, is; else defaults."""
+    from depthdist.captures.read_options import NO_OPTIONS
+
+    folder = expand_user(name)
+    for place in (folder, folder.parent):
+        if (place / RUN_FILE).is_file():
+            return open_run(place).folder_settings.read_options
+    return NO_OPTIONS
 
 
 def _check_record(run: Run) -> None:

@@ -198,7 +198,7 @@ def _await_first_rank(found: CachedDataset, raw: str) -> None:
     while not found.is_whole():
         if _is_held(path):
             until = time.monotonic() + END_S
-        elif time.monotonic() > until:
+        elif time.monotonic() > until or not _may_be_made(path.parent):
             raise SettingsError(
                 [f"local rank 0 made no shards of the captures in {raw} as they are"]
             )
@@ -211,8 +211,14 @@ def _is_held(path: Path) -> bool:
             return False
     except Held:
         return True
-    except OSError:  # no such folder: nothing is made there yet
+    except OSError:  # no such folder: nothing is made there yet, if it can be
         return False
+
+
+def _may_be_made(folder: Path) -> bool:
+    """Return whether files can be written in a folder that may not be there yet."""
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    return parent.is_dir() and os.access(parent, os.W_OK)
 
 
 # ------------------------------------------------------------------------------------------- making

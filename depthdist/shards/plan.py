@@ -164,9 +164,10 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
             )
     options = settings.read_options
     sizes: dict[str, tuple[int, int]] = {}  # of the points
+    image_sizes: dict[str, tuple[int, int]] = {}
     for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
         try:
-            sizes[pair.stem] = read_size(pair, options).points
+            image_sizes[pair.stem], sizes[pair.stem] = read_size(pair, options)
         except BadFile as err:
             rejects.append(RejectedFile(err.path, err.reason))
     pairs = [pair for pair in pairs if pair.stem in sizes]
@@ -182,7 +183,7 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
         num_held=num_held,
         groups=groups,
         depth_size=depth_size,
-        image_sizes=Counter(sizes[pair.stem] for pair in pairs),
+        image_sizes=Counter(image_sizes[pair.stem] for pair in pairs),
     )
 
 

@@ -24,7 +24,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -41,15 +41,22 @@ GRACE_S = 5.0  # a file handed out so recently is not evicted: its reader is abo
 CACHE_FILE = re.compile(r"[0-9a-f]{64}\.shard(?:\.(\d+)\.tmp)?")
 
 
+def default_cache() -> Path:
+    """Return where the environment says that caches are: DEPTHDIST_CACHE, else XDG_CACHE_HOME."""
+    named = os.environ.get("DEPTHDIST_CACHE")
+    return Path(named or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/depthdist/shards")
+
+
 @dataclass(frozen=True)
 class CacheSettings:
-    """Remote data (s3://, gs://, https://, hf://)."""
+    """Cache, and remote data (s3://, gs://, https://, hf://)."""
 
-    cache: Path = Path("~/.cache/depthdist/shards")
-    """Folder on this machine that remote shards are fetched into; files are named by the sha256
-    of their content."""
+    cache: Path = field(default_factory=default_cache)
+    """Folder on this machine that shards of captures are made in, and remote shards are fetched
+    into; DEPTHDIST_CACHE in the environment moves it."""
     cache_gb: float = 200.0
-    "Maximum size of the folder, GB: the least recently used shards are removed."
+    """Maximum size of the remote shards there, GB: the least recently used are removed; what was
+    made of captures stays."""
     allow_pipe: bool = False
     "Let --data be `pipe:COMMAND with {}`: runs a shell command per file, {} being the file's name."
     fetch_retries: int = 5

@@ -11,10 +11,12 @@ from depthdist.core.settings import (
     Size,
     as_dict,
     field_help,
+    field_names,
     hidden,
     positional,
     range_problems,
 )
+from depthdist.geometry.camera import camera_problems
 from depthdist.geometry.patches import MAX_SIDE, PATCH_SIZE
 
 FAR_MM = 4000.0
@@ -28,11 +30,47 @@ NOT_CONTENT = {
     "workers",
     "max_rejects",
 }  # where files are and how fast the dataset is made; what --groups says is in the plan
-READING = ("unit", "intrinsics", "fov", "min_snr", "registered")
 
 
 @dataclass(frozen=True)
-class CaptureSettings:
+class FileSettings:
+    """How the files of captures are read."""
+
+    unit: float | None = None
+    """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
+    layout say, else 1; what looks like metres is refused."""
+    intrinsics: tuple[float, ...] = ()
+    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
+    intrinsics.json beside them; depth trains without, but gives no clouds."""
+    fov: float | None = None
+    "The same by the horizontal field of view, degrees."
+    min_snr: float = 0.0
+    """Points with a lower signal-to-noise ratio or confidence are masked; a file that has neither
+    is refused."""
+    registered: bool = False
+    """Take images and points of any two sizes: both see the same field. Default: one size, or one
+    2, 3, 4 ... times the other's."""
+
+    def problems(self) -> list[str]:
+        """Return one line for each setting that is out of range or in conflict."""
+        unit, snr = self.unit, self.min_snr
+        return [
+            *range_problems(
+                self,
+                ("unit", unit is None or 0 < unit < math.inf, "more than 0 mm"),
+                ("min_snr", 0 <= snr < math.inf, "0 or more"),
+            ),
+            *camera_problems(self.intrinsics, self.fov),
+        ]
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """Return the settings as the readers of files take them."""
+        return ReadOptions(self.unit, self.intrinsics, self.fov, self.min_snr, self.registered)
+
+
+@dataclass(frozen=True)
+class CaptureSettings(FileSettings):
     """What a capture's numbers mean, and which are kept."""
 
     near: float = 0.0
@@ -46,11 +84,14 @@ class CaptureSettings:
 
     def problems(self) -> list[str]:
         """Return one line for each setting that is out of range."""
-        return range_problems(
-            self,
-            ("near", 0 <= self.near < math.inf, "0 or more mm"),
-            ("far", self.near < self.far < math.inf, "more than --near, in mm"),
-        )
+        return [
+            *FileSettings.problems(self),
+            *range_problems(
+                self,
+                ("near", 0 <= self.near < math.inf, "0 or more mm"),
+                ("far", self.near < self.far < math.inf, "more than --near, in mm"),
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -111,20 +152,6 @@ class PlaceSettings:
     index: str = ""
     """Index this folder of existing webdataset tars instead, in place; RAW and OUT are not
     needed."""
-    unit: float | None = None
-    """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
-    layout say, else 1; what looks like metres is refused."""
-    intrinsics: tuple[float, ...] = ()
-    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
-    intrinsics.json beside them; depth trains without, but gives no clouds."""
-    fov: float | None = None
-    "The same by the horizontal field of view, degrees."
-    min_snr: float = 0.0
-    """Points with a lower signal-to-noise ratio or confidence are masked; a file that has neither
-    is refused."""
-    registered: bool = False
-    """Take images and points of any two sizes: both see the same field. Default: one size, or one
-    2, 3, 4 ... times the other's."""
     workers: int = 0
     "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
@@ -163,9 +190,6 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
             ("workers", self.workers >= 0, "0 or more"),
             ("max_rejects", self.max_rejects >= 0, "0 or more"),
             ("seed", 0 <= self.seed < 2**64, "0 or more"),
-            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
-            ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
-            ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
             ("quality", 1 <= self.quality <= 100, "1 to 100"),
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         )
@@ -217,14 +241,9 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
     def content(self) -> dict[str, Any]:
         """Return the settings that the content of the dataset depends on."""
         left_out = NOT_CONTENT
-        if self.read_options == NO_OPTIONS:
-            left_out = NOT_CONTENT | {*READING}  # so that hashes of older datasets stay
+        if self.read_options == NO_OPTIONS:  # hashes of older datasets stay
+            left_out = NOT_CONTENT | field_names(FileSettings)
         return {name: value for name, value in as_dict(self).items() if name not in left_out}
-
-    @property
-    def read_options(self) -> ReadOptions:
-        """Return how the files of the captures are read."""
-        return ReadOptions(*(getattr(self, name) for name in READING))
 
 
 def size_problems(size: Size | None) -> list[str]:

@@ -70,7 +70,7 @@ def adapter_record(run: Run, eval_loss: float | None) -> AdapterRecord:
         run.learner.model,
         run.data.depth_range,
         run.data.dataset.size,
-        camera=run.data.dataset.depth_size,
+        camera=run.data.dataset.camera,
         step=run.state.step,
         epoch=run.state.epoch,
         eval_loss=eval_loss,

@@ -17,7 +17,7 @@ from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.run_folder import RUN_FILE
-from depthdist.shards.dataset_warnings import left_out_lines, small_scale
+from depthdist.shards.dataset_warnings import left_out_lines, small_scale, stretched_line
 from depthdist.shards.remote_cache import is_remote
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def range_warnings(dataset: Dataset, scale: str) -> list[str]:
         stats = part.stats.get("train", {})
         lines += left_out_lines("train", stats)
         text = small_scale(stats) if stats and scale == "inverse" else None
-        lines += [text] if text else []
+        lines += filter(None, (text, stretched_line(part.raw)))
     return lines
 
 

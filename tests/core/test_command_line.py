@@ -160,7 +160,7 @@ def test_the_commands_list_what_is_most_used_first_and_caches_last(name, capsys)
         runpy.run_path(str(ROOT / f"launch/{name}.py"))["main"](["--help"])
     titles = re.findall(r"^(\S.*):$", capsys.readouterr().out, re.M)
     assert titles[:2] == ["options", "Most used"]
-    assert name != "train" or titles[-1] == "Remote data (s3://, gs://, https://, hf://)"
+    assert name != "train" or titles[-1] == "Cache, and remote data (s3://, gs://, https://, hf://)"
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.__name__)
