@@ -5,7 +5,8 @@
     model = depthdist.load("runs/mine")             # a run, an adapter, an exported model, a hub id
     result = model.predict("a.png")                 # a path, a PIL image, a uint8 array, or a list
     result.depth_mm                                 # (H, W) float32, at the image's own size
-    result.save("a.ply")                            # .npy, .png (16-bit depth) or .ply
+    result.points_mm, result.colored                # (H, W, 3) float32; (H, W, 3) uint8
+    result.save("depth.ply")                        # .npy, .png (16-bit depth) or .ply
 
     trained = depthdist.train("captures", run="runs/mine", epochs=15)  # on all GPUs
     capture = depthdist.read_capture("depth/a.npy")  # rgb, points_mm, mask

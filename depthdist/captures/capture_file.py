@@ -7,62 +7,93 @@ capture.rgb, capture.points_mm, capture.mask
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from depthdist.captures import readers
-from depthdist.captures.layouts import EXPECTED, CapturePair, find_point_maps, is_image
-from depthdist.core.errors import BadFile
+from depthdist.captures.formats.registry import BY_SUFFIX
+from depthdist.captures.layouts import CapturePair, find_pair
+from depthdist.captures.read_options import ReadOptions
+from depthdist.core.errors import BadFile, naming_arguments
+from depthdist.geometry.camera import camera_problems
 
-IMAGE_FOLDERS = ("images", "rgb", "color")  # beside a folder of point maps
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CaptureArrays:
     """A capture as arrays.
 
     rgb        (H, W, 3) uint8
-    points_mm  (H, W, 3) float32 X, Y, Z in mm, +Z away from the lens; NaN where nothing was
-               measured
-    mask       (H, W) bool, True where a point was measured
+    points_mm  (h, w, 3) float32 X, Y, Z in mm, +Z away from the lens; NaN where nothing was
+               measured. X and Y are NaN everywhere where there is depth alone and no camera known
+    mask       (h, w) bool, True where depth was measured
+
+    Both sizes are the same, or one is 2, 3, 4 ... times the other.
     """
 
     rgb: np.ndarray
     points_mm: np.ndarray
     mask: np.ndarray
 
+    def __repr__(self) -> str:
+        sizes = ["{} x {}".format(*array.shape[:2]) for array in (self.rgb, self.mask)]
+        points = "" if sizes[0] == sizes[1] else f"points {sizes[1]}, "
+        return f"CaptureArrays({sizes[0]}, {points}{self.mask.mean():.0%} measured)"
 
-def read_capture(path: str | Path, points: str | Path | None = None) -> CaptureArrays:
-    """Read one capture, raise BadFile (a ValueError) if it is not one.
 
-    path    its image or its point map: the other file is found as in a folder of raw captures
-            (images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy)
-    points  the point map, where `path` is the image and the two lie elsewhere
+def read_capture(
+    path: str | Path,
+    points: str | Path | None = None,
+    *,
+    unit: float | None = None,
+    intrinsics: Sequence[float] | None = None,
+    fov: float | None = None,
+    min_snr: float = 0.0,
+    registered: bool = False,
+) -> CaptureArrays:
+    """Read one capture.
+
+    path        its image or its points: the other file is found as in a folder of captures (see
+                `depthdist shard --help`); or the one file that holds both
+    points      the points, where `path` is the image and the two lie elsewhere
+    unit        mm per unit of the points, 1000 for metres; by default as the file says, else 1
+    intrinsics  fx, fy, cx, cy in pixels of depth without X and Y: column + 0.5 = fx X / Z + cx
+    fov         the same by the horizontal field of view, degrees
+    min_snr     points with a lower signal-to-noise ratio or confidence do not count
+    registered  take image and points of any two sizes: both see the same field
+
+    ValueError says what is missing or wrong, in one line.
     """
-    path = Path(path).expanduser()
-    pair = _find_pair(path) if points is None else (path, Path(points).expanduser())
-    capture = readers.read_capture(CapturePair(path.stem, *pair))
-    mask = np.isfinite(capture.xyz).all(axis=2) & (capture.xyz[..., 2] > 0)
+    camera = () if intrinsics is None else tuple(np.ravel(intrinsics).tolist())
+    options = ReadOptions(unit, camera, fov, min_snr, registered)
+    with naming_arguments():
+        problems = camera_problems(camera, fov)
+        if problems:
+            raise ValueError("\n".join(problems))
+        path = Path(path).expanduser()
+        pair = _find_files(path) if points is None else _named_files(path, points)
+        capture = readers.read_capture(pair, options=options)
+    depth_mm = capture.xyz[..., 2]
+    mask = np.isfinite(depth_mm) & (depth_mm > 0)
     points_mm = np.where(mask[..., None], capture.xyz, np.float32("nan"))
     return CaptureArrays(np.array(capture.image), points_mm, mask)
 
 
-def _find_pair(path: Path) -> tuple[Path, Path]:
-    """Return image and point map of the capture that one file belongs to."""
+def _named_files(path: Path, points: str | Path) -> CapturePair:
+    return CapturePair(path.stem, path, Path(points).expanduser())
+
+
+def _find_files(path: Path) -> CapturePair:
+    """Return the files of the capture that one file belongs to."""
     if not path.is_file():
-        raise BadFile(path, "no such file; expected a capture's image or point map")
-    if is_image(path):
-        points = find_point_maps([path]).get(path)
-        if points is None:
-            raise BadFile(path, f"found no single point map of this image; {EXPECTED}")
-        return path, points
-    parent = path.absolute().parent
-    folders = [parent, *(parent.parent / name for name in IMAGE_FOLDERS)]
-    images = [p for f in folders if f.is_dir() for p in sorted(f.iterdir()) if is_image(p)]
-    found = [image for image, cloud in find_point_maps(images).items() if cloud.samefile(path)]
-    if len(found) != 1:
-        names = f" ({', '.join(str(image) for image in found)})" if found else ""
-        raise BadFile(path, f"{len(found)} images are of this point map{names}; {EXPECTED}")
-    return found[0], path
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise BadFile(path, f"{problem}; expected a capture's image or points")
+    try:
+        return find_pair(path)
+    except BadFile:
+        form = BY_SUFFIX.get(path.suffix.lower())
+        if form is None or not form.has_rgb:
+            raise
+        return CapturePair(path.stem, path, path)

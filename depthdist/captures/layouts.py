@@ -18,6 +18,8 @@ from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.core.errors import BadFile
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
+IMAGE_FOLDERS = ("images", "rgb", "color")
+POINT_FOLDERS = ("depth", "xyz")  # beside them
 GROOVE_LABEL_ENDING = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
 EXPECTED = (
     "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side"
@@ -79,7 +81,7 @@ def _without_camera_suffix(name: str) -> str:
 def two_folders(path: PurePosixPath) -> tuple[Kind, str] | None:
     """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
     kind = _kind(path)
-    folders = ("depth", "xyz") if kind == "xyz" else ("images", "rgb", "color")
+    folders = POINT_FOLDERS if kind == "xyz" else IMAGE_FOLDERS
     if kind is None or path.parent.name.lower() not in folders:
         return None
     return kind, str(path.parent.parent / _without_camera_suffix(path.stem))
@@ -130,6 +132,40 @@ def find_pairs(root: Path | str) -> tuple[list[CapturePair], list[RejectedFile]]
     found = sorted(_walk(root))
     if not found:
         raise BadFile(root, f"no pictures and no .npy files; {EXPECTED}")
+    return _pair_files(root, found)
+
+
+def find_pair(path: Path | str) -> CapturePair:
+    """Return the capture that a file is part of, as `find_pairs` would in the folder around it.
+
+    Only that folder and those of the two-folder layout beside it are listed. Raise BadFile where
+    the files there are no capture with this one in it.
+    """
+    path = Path(path).absolute()
+    folders = {path.parent}
+    root = path.parent
+    siblings = (*IMAGE_FOLDERS, *POINT_FOLDERS)
+    if root.name.lower() in siblings:
+        root = root.parent
+        folders |= {p for p in root.iterdir() if p.name.lower() in siblings and p.is_dir()}
+    found = [
+        PurePosixPath(file.relative_to(root).as_posix())
+        for folder in folders
+        for file in folder.iterdir()
+        if not file.name.startswith(".") and _kind(PurePosixPath(file))
+    ]
+    pairs, rejects = _pair_files(root, sorted(found))
+    for pair in pairs:
+        if path in pair.files.values():
+            return pair
+    reasons = [reject.reason for reject in rejects if reject.path == path]
+    raise BadFile(path, reasons[0] if reasons else f"is no part of one capture; {EXPECTED}")
+
+
+def _pair_files(
+    root: Path, found: list[PurePosixPath]
+) -> tuple[list[CapturePair], list[RejectedFile]]:
+    """Return the pairs among sorted files, relative to `root`, as `find_pairs` does."""
     left = [path for path in found if str(path).isprintable()]
     rejects = [
         RejectedFile(root / path, "the name holds characters that cannot be printed; rename it")
@@ -243,7 +279,13 @@ def find_point_maps(images: list[Path]) -> dict[Path, Path]:
     folders = set()
     for parent in parents.values():
         folders |= {parent, parent.parent / "depth", parent.parent / "xyz"}
-    clouds = [cloud for folder in sorted(folders) for cloud in sorted(folder.glob("*.npy"))]
+    clouds = [
+        path
+        for folder in sorted(folders)
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if _kind(PurePosixPath(path)) == "xyz"
+    ]
     found: dict[Path, Path] = {}
     for layout in LAYOUTS:
         groups = _group_by_stem(layout, map(PurePosixPath, clouds))

@@ -374,7 +374,7 @@ def read_capture(
         if points.xyz.shape[0] == 1:
             raise _without_rows(pair.xyz, points.xyz.shape[1], NO_IMAGE)
         image = _own_colors(pair.xyz, points.rgb)
-    _check_sizes(pair, image.size[::-1], points.xyz.shape[:2], options.registered)
+    check_sizes(pair, image.size[::-1], points.xyz.shape[:2], options.registered)
     return Capture(image, points.xyz, points.no_value)
 
 
@@ -417,12 +417,12 @@ def read_size(pair: CapturePair, options: ReadOptions = NO_OPTIONS) -> CaptureSi
         raise
     if size[0] == 1:
         size = _find_rows(pair.xyz, size[1], (height, width))
-    _check_sizes(pair, (height, width), size, options.registered)
+    check_sizes(pair, (height, width), size, options.registered)
     return CaptureSize((height, width), size)
 
 
-def _check_sizes(
-    pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...], registered: bool
+def check_sizes(
+    pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...], registered: bool = False
 ) -> None:
     """Raise BadFile unless image and points have one grid, or every pixel of one holds n x n."""
     larger, smaller = max(rgb, xyz), min(rgb, xyz)

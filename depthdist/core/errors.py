@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+FLAG = re.compile(r"(?<![^\s(])--([a-z]+(?:-[a-z]+)*)")
 LINE_LENGTH = 300  # characters of an error that go into one line
 
 
@@ -32,6 +36,16 @@ class BadFile(ValueError):
 
 class CannotWrite(ValueError):
     """What the operating system does not let us write: a full disk, a folder that is gone."""
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Let an error name arguments (near_mm) where those of the commands name flags (--near-mm)."""
+    try:
+        yield
+    except ValueError as err:
+        text = FLAG.sub(lambda match: match[1].replace("-", "_"), str(err))
+        raise ValueError(text) from None
 
 
 def printable_path(path: Path | str) -> str:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import psutil
+
+
+def require_linux() -> None:
+    """Raise ValueError where DeepSpeed does not run."""
+    if not sys.platform.startswith("linux"):
+        raise ValueError(
+            f"training needs Linux, and this is {sys.platform}: on Windows WSL 2 is one; predicting"
+            " and exporting work here"
+        )
 
 
 def load_deepspeed() -> Any:
@@ -17,6 +27,7 @@ def load_deepspeed() -> Any:
     It reads DS_ACCELERATOR while it is imported, and prints a warning where that is not set and
     it finds no GPU.
     """
+    require_linux()
     import torch
 
     if not torch.cuda.is_available():

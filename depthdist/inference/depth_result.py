@@ -31,9 +31,10 @@ class DepthResult:
     depth_mm      (H, W) float32 mm
     rgb           (H, W, 3) uint8, upright
     rays          (H, W, 2) float64 X / Z and Y / Z of each pixel; None where the camera is unknown
-    truth_mm      (H, W) float32 mm of the point map beside the image, NaN or 0 where nothing was
-                  measured; None without one
+    truth_mm      (H, W) float32 mm of the points beside the image, NaN or 0 where nothing was
+                  measured; None without any, or where they have another size than the image
     depth_range   nearest and farthest depth that the model can predict
+    source        the image's file, None where it came from memory
     """
 
     depth_mm: np.ndarray
@@ -41,6 +42,7 @@ class DepthResult:
     rays: np.ndarray | None
     truth_mm: np.ndarray | None
     depth_range: DepthRange
+    source: Path | None = None
 
     def __repr__(self) -> str:
         height, width = self.depth_mm.shape
@@ -70,7 +72,7 @@ class DepthResult:
               on); the text chunk `unit_mm` of the file says which
         .ply  colored points in mm; ValueError where the camera is unknown
 
-        ValueError for any other suffix.
+        ValueError for any other suffix, and for the file of the image itself.
         """
         path = Path(path).expanduser()
         writers: dict[str, Callable[[BinaryIO], object]] = {
@@ -81,6 +83,8 @@ class DepthResult:
         kind = path.suffix.lower()
         if kind not in writers:
             raise ValueError(f"{path}: suffix is {kind!r}; expected one of {', '.join(writers)}")
+        if self.source and path.exists() and path.samefile(self.source):
+            raise ValueError(f"{path}: is the image itself; expected another name for its depth")
         cloud = encode_ply(self.points_mm, self.rgb) if kind == ".ply" else b""
         with open(path, "wb") as file:
             writers[kind](file)

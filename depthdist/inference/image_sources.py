@@ -20,12 +20,24 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from depthdist.captures.layouts import IMAGE_SUFFIXES, find_point_maps, is_image, list_images
+from depthdist.captures.layouts import (
+    IMAGE_SUFFIXES,
+    CapturePair,
+    find_point_maps,
+    is_image,
+    list_images,
+)
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
-from depthdist.captures.readers import exif_orientation, read_point_map, read_rgb
+from depthdist.captures.readers import check_sizes, exif_orientation, read_point_map, read_rgb
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import expand_user
-from depthdist.geometry.camera import measured_rays, pinhole, pinhole_from_fov, pixel_rays
+from depthdist.geometry.camera import (
+    fit_intrinsics,
+    measured_rays,
+    pinhole,
+    pinhole_from_fov,
+    pixel_rays,
+)
 
 if TYPE_CHECKING:
     from depthdist.data.loader import Loader
@@ -193,9 +205,22 @@ def read_capture(path: Path, cloud: Path | None, options: ReadOptions = NO_OPTIO
     except BadFile as err:
         image.note = f"{err}; {path.name} is drawn without truth"
         return image
-    image.truth_mm = np.ascontiguousarray(xyz[:, :, 2])
-    image.rays = measured_rays(xyz)
+    add_points(image, xyz)
     return image
+
+
+def add_points(image: InputImage, xyz: np.ndarray) -> None:
+    """Set an image's ground truth and rays from its points (h, w, 3) mm.
+
+    Without ground truth where it has another size than the image: then the pinhole that fits the
+    points gives the rays.
+    """
+    if xyz.shape[:2] == image.size:
+        image.truth_mm = np.ascontiguousarray(xyz[:, :, 2])
+        image.rays = measured_rays(xyz)
+    else:
+        meta = {"size": xyz.shape[:2], "intrinsics": fit_intrinsics(xyz)}
+        image.rays = pixel_rays(meta, image.size)
 
 
 def find_rays(
@@ -218,7 +243,7 @@ def find_rays(
 def _read_cloud(
     cloud: Path, image: Path, size: tuple[int, int], options: ReadOptions
 ) -> np.ndarray:
-    """Return (H, W, 3) mm; BadFile if its pixels are not those of the upright image."""
+    """Return (h, w, 3) mm; BadFile if it does not lie on the grid of the upright image."""
     orientation = exif_orientation(image)
     if orientation:
         raise BadFile(
@@ -227,8 +252,7 @@ def _read_cloud(
             " such tag",
         )
     xyz = read_point_map(cloud, options=options).xyz
-    if xyz.shape[:2] != size:
-        raise BadFile(cloud, f"xyz is {xyz.shape[:2]}, {image.name} is {size}; expected one size")
+    check_sizes(CapturePair(image.stem, image, cloud), size, xyz.shape[:2], options.registered)
     return xyz
 
 

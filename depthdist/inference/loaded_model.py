@@ -7,12 +7,10 @@ results = model.predict(["a.png", pil_image, array], batch=4)
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,14 +18,14 @@ from PIL import Image, ImageOps
 from depthdist.captures.capture_file import CaptureArrays, read_capture
 from depthdist.captures.layouts import find_point_maps, is_image
 from depthdist.core.environment import pick_device, quiet_libraries
-from depthdist.core.errors import BadFile
+from depthdist.core.errors import BadFile, naming_arguments, one_line
 from depthdist.core.settings import Size, did_you_mean
-from depthdist.geometry.camera import measured_rays
+from depthdist.geometry.camera import camera_problems
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
-from depthdist.inference.image_sources import InputImage, find_rays
+from depthdist.inference.image_sources import InputImage, add_points, find_rays
 from depthdist.inference.model_folder import find_local_folder
-from depthdist.inference.settings import ExternalAdapterSettings, camera_problems
+from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.settings import REFINEMENTS, Refinement
 
 if TYPE_CHECKING:
@@ -36,13 +34,13 @@ if TYPE_CHECKING:
     from depthdist.inference.predictor import Predictor
 
 ImageLike = str | Path | Image.Image | np.ndarray | CaptureArrays
-Intrinsics = tuple[float, float, float, float]
+Intrinsics = Sequence[float]  # fx, fy, cx, cy
 EXPECTED = "a path, a PIL image, a uint8 array (H, W, 3) or (H, W), or a capture of read_capture()"
 WIDE_MODES = ("I", "F")  # of Pillow: more than 8 bits a channel
 
 
 def load(
-    name: str | Path,
+    run: str | Path,
     *,
     device: torch.device | str | None = None,
     refine: Refinement = "plain",
@@ -57,7 +55,7 @@ def load(
 ) -> LoadedModel:
     """Load a trained model, ready to predict.
 
-    name        folder of a run, of an adapter (a run's best/, or one that plain peft saved), of an
+    run         folder of a run, of an adapter (a run's best/, or one that plain peft saved), of an
                 exported model, or a hub id
     device      of torch; by default the GPU where there is one
     refine      detail from the image at its full size: "plain" (none), "guided" or "tiles"
@@ -78,56 +76,71 @@ def load(
     """
     given = {"size": Size(*size)} if size else {}
     external = ExternalAdapterSettings(near_mm, far_mm, target=target, base=base, **given)
+    camera = Camera.given(intrinsics, fov)
     with naming_arguments():
-        problems = [*external.problems(), *camera_problems(intrinsics or (), fov)]
-        if refine not in REFINEMENTS:
-            known = ", ".join(REFINEMENTS)
-            problems.append(
-                f"refine is {refine!r}: expected {known}{did_you_mean(refine, REFINEMENTS)}"
-            )
+        problems = [*external.problems(), *camera_problems(*camera)]
+        for name, value, known in (
+            ("refine", refine, REFINEMENTS),
+            ("target", target, ("inverse", "linear")),
+        ):
+            if value not in known:
+                hint = did_you_mean(str(value), known)
+                problems.append(f"{name} is {value!r}: expected {', '.join(known)}{hint}")
         if problems:
             raise ValueError("\n".join(problems))
-        find_local_folder(str(name))  # raises the error, before the libraries are imported
+        find_local_folder(str(run))  # raises the error, before the libraries are imported
         with quiet_libraries():
             from depthdist.inference.external_model import load_model
             from depthdist.inference.predictor import Predictor
 
-            model, record = load_model(str(name), external)
-    predictor = Predictor(model, record, device or pick_device(), refine, flip)
-    return LoadedModel(str(name), predictor, intrinsics, fov)
+            chosen = pick_device() if device is None else check_device(device)
+            model, record = load_model(str(run), external)
+    return LoadedModel(str(run), Predictor(model, record, chosen, refine, flip), camera)
 
 
-@contextmanager
-def naming_arguments() -> Iterator[None]:
-    """Let an error name arguments (near_mm) where those of the commands name flags (--near-mm)."""
+def check_device(device: torch.device | str) -> torch.device:
+    """Return a device by its name; ValueError where nothing can be computed on it here."""
+    import torch
+
     try:
-        yield
-    except ValueError as err:
-        flag = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
-        raise ValueError(flag.sub(lambda m: m[1].replace("-", "_"), str(err))) from err
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as err:  # the second where torch has no CUDA
+        raise ValueError(f"device is {device}: cannot be used here ({one_line(err)})") from err
+
+
+class Camera(NamedTuple):
+    """The camera of images without points of their own; empty and None where nothing says it."""
+
+    intrinsics: tuple[float, ...] = ()
+    fov: float | None = None
+
+    @classmethod
+    def given(cls, intrinsics: Intrinsics | None, fov: float | None) -> Camera:
+        """Return the camera that arguments say; an array is as good as a tuple."""
+        numbers = () if intrinsics is None else np.ravel(np.asarray(intrinsics, float)).tolist()
+        return cls(tuple(numbers), fov)
 
 
 class LoadedModel:
     """A trained model on its device; `load` makes it.
 
-    name       what `load` was given
+    run        what `load` was given
     record     what training recorded: near_mm, far_mm, size, step, epoch ...
     device     where it computes
+
+    Several threads may predict with one model at a time.
     """
 
-    def __init__(
-        self, name: str, predictor: Predictor, intrinsics: Intrinsics | None, fov: float | None
-    ):
-        self.name = name
+    def __init__(self, run: str, predictor: Predictor, camera: Camera):
+        self.run = run
         self.record = predictor.record
         self.device = predictor.device
         self._predictor = predictor
-        self._intrinsics = intrinsics
-        self._fov = fov
+        self._camera = camera
 
     def __repr__(self) -> str:
         range_text = f"{self.record.near_mm:.0f} .. {self.record.far_mm:.0f} mm"
-        return f"LoadedModel({self.name!r}, {range_text}, on {self.device})"
+        return f"LoadedModel({self.run!r}, {range_text}, on {self.device})"
 
     @overload
     def predict(
@@ -166,29 +179,41 @@ class LoadedModel:
         intrinsics  fx, fy, cx, cy of the camera in pixels of the image, for points
         fov         the same by the horizontal field of view, degrees
 
-        Where a point map lies beside an image (or in a capture), its rays are used, not those of
-        `intrinsics` and `fov`, and its depth is `truth_mm`. One that does not fit gives a warning.
+        Where points lie beside an image (or in a capture), their rays are used, not those of
+        `intrinsics` and `fov`, and their depth is `truth_mm`. Points that do not fit give a
+        warning, and so does an image of another aspect than those of training.
 
         ValueError: not an image, another shape or type, a file that cannot be read.
         """
-        if not (intrinsics or fov is not None):
-            intrinsics, fov = self._intrinsics, self._fov
+        camera = Camera.given(intrinsics, fov)
         with naming_arguments():
-            problems = camera_problems(intrinsics or (), fov)
+            problems = camera_problems(*camera)
             if batch < 1:
                 problems.append(f"batch is {batch}: expected >= 1")
             if problems:
                 raise ValueError("\n".join(problems))
+        if camera == Camera():
+            camera = self._camera
         images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
         results = []
         for start in range(0, len(images), batch):
-            inputs = [to_input_image(one) for one in images[start : start + batch]]
-            for given, depth_mm in zip(inputs, self._predictor(inputs)):
-                if given.note:
-                    warnings.warn(given.note, stacklevel=2)
-                rays = find_rays(given, intrinsics or (), fov)
-                depth_range = self.record.bounds
-                results.append(DepthResult(depth_mm, given.rgb, rays, given.truth_mm, depth_range))
+            some = images[start : start + batch]
+            inputs = [to_input_image(one) for one in some]
+            for given, source, depth_mm in zip(inputs, some, self._predictor(inputs)):
+                remark = self.record.aspect_remark(given.size)
+                for text in (given.note, f"the image of {remark}" if remark else ""):
+                    if text:
+                        warnings.warn(text, stacklevel=2)
+                results.append(
+                    DepthResult(
+                        depth_mm,
+                        given.rgb,
+                        find_rays(given, *camera),
+                        given.truth_mm,
+                        self.record.bounds,
+                        Path(source).expanduser() if isinstance(source, (str, Path)) else None,
+                    )
+                )
         return results if isinstance(image, (list, tuple)) else results[0]
 
 
@@ -202,9 +227,9 @@ def to_input_image(image: ImageLike) -> InputImage:
             return image_sources.read_capture(path, find_point_maps([path]).get(path))
         image = read_capture(path)  # a camera's file that holds both
     if isinstance(image, CaptureArrays):
-        truth_mm = np.ascontiguousarray(image.points_mm[..., 2])
-        size = (image.rgb.shape[0], image.rgb.shape[1])
-        return InputImage(image.rgb, size, truth_mm, measured_rays(image.points_mm))
+        given = InputImage(image.rgb, (image.rgb.shape[0], image.rgb.shape[1]))
+        add_points(given, image.points_mm)
+        return given
     if isinstance(image, Image.Image):
         if image.mode.partition(";")[0] in WIDE_MODES:
             raise ValueError(

@@ -10,24 +10,25 @@ import os
 import queue
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any, NamedTuple
 
+from depthdist.core.errors import naming_arguments
 from depthdist.core.files import parse_json
 from depthdist.core.settings import flag_name
+from depthdist.distributed.accelerator import require_linux
 
 POLL_S = 0.2  # between two looks at the log
 END_S = 30  # that interrupted processes have to end, before they are killed
 KEPT_LINES = 200  # of the command's errors
-ERROR = re.compile(r"^\S+: error: (?:\[rank \d+\] )?(.*)")
+ERROR = re.compile(r"depthdist train: error: (?:\[rank \d+\] )?(.*)")
 FINAL = ("best/", "fit/")  # of names in the log's last line: scores of the best adapter
 
 Callback = Callable[[dict[str, Any]], object]
@@ -46,7 +47,7 @@ class TrainedRun(NamedTuple):
 
 
 def train(
-    raw: str | Path,
+    data: str | Path | Sequence[str | Path],
     run: str | Path | None = None,
     *,
     epochs: int | None = None,
@@ -58,7 +59,7 @@ def train(
 ) -> TrainedRun:
     """Train on a folder of captures, or of shards, with all GPUs, and return when it is done.
 
-    raw       the folder
+    data      the folder, or several
     run       folder of the run; one that was begun goes on. By default runs/<time>
     epochs    times that every training capture is seen
     model     base model: a hub id, a folder, "built-in" or "tiny"
@@ -74,8 +75,7 @@ def train(
 
     ValueError with the command's own error lines, where it fails. Linux, or WSL 2.
     """
-    if sys.platform == "win32":
-        raise ValueError("training needs Linux; on Windows: WSL 2. load() and predict() work here")
+    require_linux()
     run = Path(run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")).expanduser()
     given = {"run": run, "epochs": epochs, "model": model, "lr": lr, **settings}
     log = LogReader(run / "metrics.jsonl", time.time())
@@ -88,10 +88,10 @@ def train(
             if on_epoch and "eval/loss" in line:
                 on_epoch(line)
 
-    command = training_command(training_words(raw, given))
+    words = training_words(data, given)
     # in a session of its own: whom Ctrl-C reaches is for end_processes() to decide
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "depthdist", "train", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -101,23 +101,27 @@ def train(
         start_new_session=True,
     ) as process:
         try:
-            relay_output(process, errors, report)
+            relay_output(process, report, errors)
         except BaseException:
             end_processes(process)
             raise
     report()
     if process.returncode:
-        raise ValueError(describe_failure(process.returncode, errors))
+        with naming_arguments():
+            raise ValueError(describe_failure(process.returncode, errors))
     return TrainedRun(run, read_best_scores(run / "metrics.jsonl"))
 
 
-def training_words(raw: str | Path, settings: Mapping[str, Any]) -> list[str]:
+def training_words(
+    data: str | Path | Sequence[str | Path], settings: Mapping[str, Any]
+) -> list[str]:
     """Return the words of `depthdist train` for settings by name; those that are None are left out.
 
     True and False are --name and --no-name, lists have commas between their items, a pair of
     numbers named size is HxW, a mapping is name=value,...
     """
-    words = [str(Path(raw).expanduser())]
+    folders = [data] if isinstance(data, (str, Path)) else data
+    words = [",".join(os.path.expanduser(folder) for folder in folders)]  # also s3:// and others
     for name, value in settings.items():
         flag = flag_name(name)
         if value is None:
@@ -135,27 +139,8 @@ def training_words(raw: str | Path, settings: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def training_command(words: list[str]) -> list[str]:
-    """Return the command line that starts the launcher for those words of `depthdist train`."""
-    raw, *flags = words
-    root = Path(__file__).parents[2]
-    return [
-        *(sys.executable, "-m", "deepspeed.launcher.runner", f"--master_port={free_port()}"),
-        *(str(root / "launch/train.py"), f"--deepspeed={root / 'ds_configs/fp16.json'}"),
-        *(f"--data={raw}", *flags),
-    ]
-
-
-def free_port() -> int:
-    """Return a port that nobody uses right now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 def relay_output(
-    process: subprocess.Popen[str], errors: deque[str], report: Callable[[], None]
+    process: subprocess.Popen[str], report: Callable[[], None], errors: deque[str]
 ) -> None:
     """Print a process's lines on this one's streams until it closes them.
 
@@ -163,35 +148,29 @@ def relay_output(
 
     errors  gets the lines of its standard error
     """
-    lines: queue.Queue[tuple[IO[str], str] | None] = queue.Queue()
-
-    def read(source: IO[str], target: IO[str]) -> None:
-        for line in source:
-            if target is sys.stderr:
-                errors.append(line.rstrip("\n"))
-            lines.put((target, line))
-        lines.put(None)
-
     assert process.stdout and process.stderr
-    readers = [
-        Thread(target=read, args=(process.stdout, sys.stdout), daemon=True),
-        Thread(target=read, args=(process.stderr, sys.stderr), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
-    num_open = len(readers)
-    while num_open:
+    lines: queue.Queue[tuple[str, str]] = queue.Queue()
+    open_streams = {"stdout": process.stdout, "stderr": process.stderr}
+
+    def read(name: str, stream: IO[str]) -> None:
+        for line in stream:
+            lines.put((name, line))
+        lines.put((name, ""))
+
+    for name, stream in open_streams.items():
+        Thread(target=read, args=(name, stream), daemon=True).start()
+    while open_streams:
         try:
-            item = lines.get(timeout=POLL_S)
+            name, line = lines.get(timeout=POLL_S)
         except queue.Empty:
             report()
             continue
-        if item is None:
-            num_open -= 1
+        if not line:
+            del open_streams[name]
             continue
-        target, line = item
-        target.write(line)
-        target.flush()
+        if name == "stderr":
+            errors.append(line.rstrip("\n"))
+        print(line, end="", file=getattr(sys, name), flush=True)
         if lines.empty():
             report()
 

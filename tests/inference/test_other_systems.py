@@ -103,4 +103,4 @@ def test_a_model_is_exported_and_loaded_again_without_posix(predicted):
 
 
 def test_training_says_what_it_needs_on_windows(predicted):
-    assert "training needs Linux; on Windows: WSL 2" in predicted[1]
+    assert "training needs Linux, and this is win32: on Windows WSL 2 is one" in predicted[1]
