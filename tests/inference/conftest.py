@@ -17,6 +17,7 @@ def run(tmp_path_factory):
             1,
             "--model",
             make_model(folder / "dav2"),
+            "--no-calibrate",  # its depth then differs much from pixel to pixel
         ).code
         == 0
     )
