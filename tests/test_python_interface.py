@@ -5,9 +5,13 @@ import re
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers.captures import ROOT
+from helpers.captures import ROOT, capture, write_capture
+from helpers.commands import ON_CPU
+from PIL import Image
 
 import depthdist
 
@@ -61,3 +65,36 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_package_says_that_it_is_typed():
     assert resources.files("depthdist").joinpath("py.typed").is_file()
+
+
+# ------------------------------------------------------------------------------ its chapter
+
+SMALL = 'model="tiny", size=(28, 42), pictures=0'
+QUICKER = {"epochs=15": f"epochs=1, {SMALL}", "epochs=30": f"epochs=2, {SMALL}"}
+
+
+def test_the_code_of_its_chapter_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    for number, name in enumerate("abcde"):
+        write_capture(
+            tmp_path / f"captures/images/{name}_color.png",
+            tmp_path / f"captures/depth/{name}_rawDepth.npy",
+            number,
+        )
+    Image.fromarray(capture(7)[0]).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**ON_CPU, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    blocks = re.findall(r"```python\n(.*?)```", CHAPTER, re.DOTALL)
+    assert len(blocks) == 5
+    names = {}
+    for block in blocks:
+        for text, other in QUICKER.items():
+            block = block.replace(text, other)
+        exec(block, names)
+    assert np.load("depth.npy").shape == (30, 40)
+    assert Path("cloud.ply").read_bytes().startswith(b"ply")
+    assert (names["capture"].rgb == capture(0)[0]).all()
+    assert names["trained"].best["rmse_mm"] > 0
+    printed = capsys.readouterr().out
+    assert all(f"{name}_color.png " in printed for name in "abcde")
+    assert "\n2 " in printed, "the epoch of the last block's callback"
