@@ -14,7 +14,7 @@ CELLS = [
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     if cell["cell_type"] == "code"
 ]
-QUICKER = {"CAPTURES, EPOCHS = 40, 15": "CAPTURES, EPOCHS = 10, 2", "(112, 182)": "(56, 98)"}
+QUICKER = {"CAPTURES, EPOCHS = 40, 40": "CAPTURES, EPOCHS = 16, 2", "(112, 182)": "(56, 98)"}
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""Predicting, exporting and the page where Python has no POSIX: as on Windows, and on macOS.
+"""Reading, predicting, exporting and the page where Python has no POSIX: as on Windows, macOS.
 
 A process of its own loses what Windows does not have. It imports libraries first: of them there are
 builds for each system.
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -54,6 +55,7 @@ PREDICT = """
 import glob
 import depthdist.core.file_lock, depthdist.inference.export, depthdist.inference.onnx_export
 import depthdist.inference.server
+from depthdist.commands import main, train
 from depthdist.core.command import prepare_process
 from depthdist.inference import export_command, predict_command
 
@@ -64,10 +66,13 @@ predict_command.main([raw, shards, "--run", run, "--out", out + "/more", "--save
 export_command.main([run, out + "/export", "--forms", "model,adapter"])
 result = depthdist.load(out + "/export/model").predict(glob.glob(raw + "/images/*")[0])
 result.save(out + "/a.ply")
-try:
-    depthdist.train(raw)
-except ValueError as err:
-    print(err)
+capture = depthdist.read_capture(glob.glob(raw + "/depth/*")[0])
+print(capture, "like", result)
+for start in depthdist.train, lambda raw: train.main([raw, "--model", "tiny"]):
+    try:
+        start(raw)
+    except ValueError as err:
+        print("refused:", err)
 """
 
 
@@ -102,5 +107,16 @@ def test_a_model_is_exported_and_loaded_again_without_posix(predicted):
     assert (out / "a.ply").read_bytes().startswith(b"ply")
 
 
-def test_training_says_what_it_needs_on_windows(predicted):
-    assert "training needs Linux, and this is win32: on Windows WSL 2 is one" in predicted[1]
+def test_a_capture_is_read_without_posix(predicted):
+    assert re.search(
+        r"CaptureArrays\(30 x 40, \d\d% measured\) like DepthResult\(30 x 40", predicted[1]
+    )
+
+
+def test_training_from_python_and_as_a_command_says_what_it_needs_on_windows(predicted):
+    lines = [line for line in predicted[1].splitlines() if line.startswith("refused: ")]
+    assert len(lines) == 2
+    assert set(lines) == {
+        "refused: training needs Linux, and this is win32: on Windows WSL 2 is one; predicting and"
+        " exporting work here"
+    }
