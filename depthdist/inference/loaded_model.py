@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from depthdist.captures.capture_file import CaptureArrays, read_capture
+from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.layouts import find_point_maps, is_image
 from depthdist.core.environment import pick_device, quiet_libraries
 from depthdist.core.errors import BadFile, naming_arguments, one_line
@@ -223,7 +224,7 @@ def to_input_image(image: ImageLike) -> InputImage:
         path = Path(image).expanduser()
         if path.is_dir():
             raise BadFile(path, "is a folder; expected an image, or a list of images")
-        if is_image(path) or not path.exists():
+        if is_image(path) or path.suffix.lower() not in BY_SUFFIX or not path.exists():
             return image_sources.read_capture(path, find_point_maps([path]).get(path))
         image = read_capture(path)  # a camera's file that holds both
     if isinstance(image, CaptureArrays):

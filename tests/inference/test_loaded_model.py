@@ -43,12 +43,15 @@ def test_depth_is_the_networks_output_in_mm_at_the_images_own_size(loaded, model
 
 
 def as_given(kind, path):
+    shutil.copy(path, path.with_name("copy"))
     return {
         "a path": path,
         "text": str(path),
         "a PIL image": Image.open(path),
         "a PIL image with alpha": Image.open(path).convert("RGBA"),
         "rows from the right": RGB[:, ::-1][:, ::-1],
+        "a path without suffix": path.with_name("copy"),
+        "the points of its capture": path.with_suffix(".npy"),
         "a capture": depthdist.read_capture(path),
     }[kind]
 
@@ -61,6 +64,8 @@ def as_given(kind, path):
         "a PIL image",
         "a PIL image with alpha",
         "rows from the right",
+        "a path without suffix",
+        "the points of its capture",
         "a capture",
     ],
 )
