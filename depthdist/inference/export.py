@@ -214,7 +214,7 @@ def read_own_evaluation(folder: Path, record: AdapterRecord) -> dict[str, Any] |
         if evaluation["data_sha256"] != own_data:
             return None
         score_table(evaluation)
-    except (LookupError, TypeError, ValueError, AttributeError) as err:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as err:
         raise ValueError(
             f"{path}: not what depthdist evaluate writes ({type(err).__name__}: {one_line(err)});"
             " run it again"
@@ -237,7 +237,7 @@ def describe_data(run_record: dict[str, Any] | None) -> str:
         return "Not on record here."
     try:
         return _data_text(run_record["derived"], run_record["settings"])
-    except (LookupError, TypeError, ValueError) as err:
+    except (LookupError, TypeError, ValueError, OverflowError) as err:
         raise ValueError(
             f"{RUN_FILE} is not what depthdist train writes ({type(err).__name__}: {one_line(err)})"
         ) from err

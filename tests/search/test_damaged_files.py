@@ -95,7 +95,14 @@ LINES = ("rejects", "done list")
         ("adapter record", ["std"], [1.0, float("inf"), 1.0], "expected three numbers > 0"),
         ("adapter record", ["height"], 10**6, "expected multiples of 14"),
         ("evaluation", ["adapter"], 3, "not what depthdist evaluate writes"),
+        (
+            "evaluation",
+            ["rows", "untrained", "rmse_mm"],
+            10**309,
+            "depthdist evaluate writes (OverflowError",
+        ),
         ("run record", ["derived", "data_sha256"], [], None),
+        ("run record", ["settings", "lr"], 10**309, "launch/train.py writes (OverflowError"),
         ("done list", ["made_with"], None, None),
     ],
 )
