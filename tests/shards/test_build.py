@@ -1,6 +1,7 @@
 """A dataset that grows, is made by many processes, and survives being killed: always the same bytes
 as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from helpers.captures import ROOT, SHARD, capture, write_capture, write_raw
 from helpers.commands import LAUNCHER, ON_CPU, free_port
@@ -321,20 +323,30 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
 # ------------------------------------------------------------------------------------------ kill -9
 
 
-def killed_after(words: list[str], seconds: float) -> bool:
-    """Start the command in a group of its own and kill the whole group.
+def cpu_s(process: psutil.Process) -> float:
+    """Seconds of CPU time that the command and its processes have used, ended ones included."""
+    used = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used += sum(one.cpu_times()[:4])
+    return used
 
-    Whether it was still at work.
+
+def killed_after(words: list[str], seconds: float) -> bool:
+    """Start the command in a group of its own, and kill the group once it used so much CPU time.
+
+    That comes at the same place of its work however busy the machine is. Whether it was still at
+    work.
     """
-    process = subprocess.Popen(
+    process = psutil.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
+    while process.poll() is None:
+        if cpu_s(process) >= seconds:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
     return False
 
 
@@ -358,11 +370,11 @@ def test_sharding_killed_at_random_moments_ends_in_the_bytes_of_a_run_that_was_n
         shutil.copytree(out, whole)
     more(raw, 20, 15)
     words = [*SHARD, str(raw), str(out), *flags, *(["--append"] if append else [])]
-    began = time.monotonic()
+    before = os.times()
     subprocess.run(
         [*SHARD, str(raw), str(whole), *words[len(SHARD) + 2 :]], check=True, capture_output=True
     )
-    takes, kills = time.monotonic() - began, 0
+    takes, kills = sum(os.times()[2:4]) - sum(before[2:4]), 0
     for _ in range(40):
         if killed_after(words, takes * chance.uniform(0.3, 1)):
             kills += 1
