@@ -44,7 +44,7 @@ def read_point_map(scratch: Scratch, content: bytes) -> None:
     if not image.exists():
         Image.fromarray(capture(1, (4, 5))[0]).save(image)
     try:
-        size = read_size(CapturePair("map", image, path))
+        size = read_size(CapturePair("map", image, path)).points
     except BadFile:
         size = None
     try:
