@@ -102,7 +102,7 @@ LINES = ("rejects", "done list")
             "depthdist evaluate writes (OverflowError",
         ),
         ("run record", ["derived", "data_sha256"], [], None),
-        ("run record", ["settings", "lr"], 10**309, "launch/train.py writes (OverflowError"),
+        ("run record", ["settings", "lr"], 10**309, "depthdist train writes (OverflowError"),
         ("done list", ["made_with"], None, None),
     ],
 )
