@@ -29,6 +29,7 @@ from depthdist.models.settings import LoraSettings, ModelSettings
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.shards.settings import (
     CaptureSettings,
+    FileSettings,
     PlaceSettings,
     ShardSettings,
     SplitSettings,
@@ -107,10 +108,11 @@ CHANGED = [
         near=1.5,
         shard_mb=0.5,
     ),
-    CaptureSettings(near=1.5, far=3000.0, check_view=False),
+    FileSettings(unit=0.1, intrinsics=(50.0, 60.0, 21.0, 14.0), min_snr=3.0, registered=True),
+    CaptureSettings(near=1.5, far=3000.0, check_view=False, fov=40.0),
     SplitSettings(split="file", groups="g.csv", val=0.3, session_gap=5.0),
     PlaceSettings(raw="in", out="out", append=True, workers=2, max_rejects=1),
-    FolderSettings(split="session", val=0.3, near=1.5, check_view=False, split_seed=7),
+    FolderSettings(split="session", val=0.3, near=1.5, unit=1000.0, split_seed=7),
     EvaluateSettings(run=Path("r"), data=("d", "e"), split="train", micro_batch=4),
     EvaluateSettings(run=Path("r")),
     PredictSettings(

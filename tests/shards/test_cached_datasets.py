@@ -15,6 +15,7 @@ from depthdist.core.file_lock import hold
 from depthdist.shards import cached_datasets
 from depthdist.shards.cached_datasets import cached_shards, find_cached
 from depthdist.shards.index import read_index
+from depthdist.shards.remote_cache import CacheSettings
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.verify import verify_dataset
 from depthdist.shards.writer import write_shard
@@ -66,7 +67,8 @@ def test_other_settings_are_another_dataset_and_another_spelling_of_the_folder_i
     link = raw.with_name("link")
     link.symlink_to(raw)
     assert cached_shards(given(link), cache) == folder
-    assert cached_shards(given(raw, near=900.0), cache) != folder
+    for other in ({"near": 900.0}, {"unit": 2.0}, {"min_snr": 3.0}, {"registered": True}):
+        assert find_cached(given(raw, **other), cache).folder != folder
 
 
 def test_more_captures_are_appended_and_earlier_shards_stay_as_they_were(raw, cache, capsys):
@@ -177,13 +179,26 @@ def test_bad_captures_are_named_and_the_others_used(raw, cache, capsys):
     assert f"1 files are not used, all in {folder}/rejects.jsonl" in said
 
 
-def test_a_cache_that_cannot_be_written_is_one_line_that_names_the_flag(raw, cache):
+def test_a_cache_that_cannot_be_written_is_one_line_that_names_the_flag(raw, cache, monkeypatch):
     cache.write_text("")
     with pytest.raises(
         ValueError, match=r"cannot be written .*--cache names another folder"
     ) as err:
         cached_shards(given(raw), cache)
     assert len(str(err.value).splitlines()) == 1
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SettingsError, match="local rank 0 made no shards"):
+        cached_shards(given(raw), cache)  # at once, not when the first rank was waited for
+
+
+def test_the_environment_moves_the_cache(monkeypatch):
+    for name in ("DEPTHDIST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert str(CacheSettings().cache) == "~/.cache/depthdist/shards"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
+    assert str(CacheSettings().cache) == "/fast/depthdist/shards"
+    monkeypatch.setenv("DEPTHDIST_CACHE", "/faster")
+    assert str(CacheSettings().cache) == "/faster"
 
 
 def test_a_full_disk_is_one_line_and_the_next_call_succeeds(raw, tmp_path):

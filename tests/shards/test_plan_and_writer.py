@@ -23,6 +23,7 @@ from depthdist.core.command_line import parse
 from depthdist.core.environment import count_workers
 from depthdist.core.errors import SettingsError
 from depthdist.core.settings import Size
+from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.geometry.camera import fit_intrinsics
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.shards.dataset_warnings import dataset_warnings
@@ -489,6 +490,19 @@ def test_images_that_a_given_size_stretches_are_a_warning_with_the_number(raw, t
     assert index["stretched"] == [30, 40]
     (line,) = (text for text in dataset_warnings(index, ShardSettings()) if "stretched" in text)
     assert "30x40 is stretched by 12 % at 28x42; --size 840x1134 keeps its aspect" in line
+
+
+@pytest.mark.parametrize("size", [None, Size(28, 42)])
+def test_images_of_another_aspect_than_their_points_decide_the_size(tmp_path, size):
+    raw = write_flat(tmp_path / "raw", (30, 40))
+    for path in raw.glob("*.png"):
+        Image.new("RGB", (60, 30)).save(path)
+    index = make(raw, tmp_path / "out", split="none", size=size, registered=True)
+    stretched = size is not None
+    assert index["size"] == ([28, 42] if stretched else [686, 1386])
+    assert index.get("stretched", []) == [30, 60] * stretched
+    camera = open_dataset(DataSettings(data=(str(tmp_path / "out"),))).camera
+    assert camera == ((30, 60) if stretched else (686, 1386))
 
 
 @pytest.mark.parametrize("size", [(60, 97), (60, 73)], ids=["the recipe's camera", "another"])

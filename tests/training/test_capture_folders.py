@@ -4,10 +4,15 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.captures import write_capture, write_raw
 from helpers.commands import Typed, command, on_srun
 from helpers.runs import train
+
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
+from depthdist.inference.image_sources import find_sources
+from depthdist.runs.run_folder import read_options
 
 SMALL = ["--size", "28x42", "--epochs", 1]
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -31,9 +36,12 @@ def typed(tmp_path_factory):
         one.kill()
 
 
-def more_captures(raw):
-    for i in (10, 11, 12):
-        write_capture(raw / f"late/{i}.png", raw / f"late/{i}.npy", i)
+def in_metres(raw):
+    for path in raw.rglob("*.npy"):
+        points = np.load(path)
+        if np.nanmedian(points[..., 2]) > 100:
+            np.save(path, points / 1000)
+    return raw
 
 
 def said_of_captures(done):
@@ -41,16 +49,18 @@ def said_of_captures(done):
 
 
 def test_a_run_from_a_folder_is_resumed_evaluated_and_reported_with_its_own_data(tmp_path):
-    raw, run = write_raw(tmp_path / "RAW", 6), tmp_path / "run"
-    where = ["--cache", tmp_path / "cache", *SMALL]
+    raw, run = in_metres(write_raw(tmp_path / "RAW", 6)), tmp_path / "run"
+    where = ["--cache", tmp_path / "cache", "--unit", 1000, *SMALL]
     done = train(raw, run, *where)
     assert done.code == 0 and "making shards of them, once" in done.out, done
     record = json.loads((run / "run.json").read_text())
-    assert record["settings"]["data"] == [str(raw)]
+    assert record["settings"]["data"] == [str(raw)] and record["settings"]["unit"] == 1000
     (shards,) = record["derived"]["data"]
     assert Path(shards).parent == tmp_path / "cache/datasets"
 
-    more_captures(raw)
+    for i in (10, 11, 12):
+        write_capture(raw / f"late/{i}.png", raw / f"late/{i}.npy", i)
+    in_metres(raw)
     done = train(raw, run, *where, "--epochs", 2)
     assert done.code == 0 and "epoch 2/2" in done.out, done
     assert "captures came or changed since" in "".join(said_of_captures(done))
@@ -63,19 +73,20 @@ def test_a_run_from_a_folder_is_resumed_evaluated_and_reported_with_its_own_data
         assert done.code == 0, done
     assert json.loads((run / "evaluation.json").read_text())["data"] == shards
 
-    done = train(raw, tmp_path / "again", *where)
-    assert "3 more in" in said_of_captures(done)[0], done
     done = command("launch/evaluate.py", "--run", run, "--no-details", "--data", raw)
-    assert done.code == 0 and "made before" in said_of_captures(done)[0], done
-    other = write_raw(tmp_path / "OTHER", 3)
-    done = command("launch/evaluate.py", "--run", run, "--no-details", "--data", other)
-    assert done.code == 0 and "sharded: 2 train, 1 val; images 28x42" in done.out, done
-    again = json.loads((tmp_path / "again/run.json").read_text())["derived"]
-    assert again["train_samples"] + again["val_samples"] == 9
-    done = command(
-        "launch/train.py", "--config", run / "run.json", "--run", tmp_path / "b", "--epochs", 1
-    )
+    assert done.code == 0 and "3 more in" in said_of_captures(done)[0], done
+    words = ["--config", run / "run.json", "--run", tmp_path / "again", "--dry-run"]
+    done = command("launch/train.py", *words)
     assert done.code == 0 and "made before" in done.out, done
+
+    picture = next(raw.glob("images/*.png"))
+    found = {}
+    for options in (read_options(str(run)), read_options(str(run / "best")), NO_OPTIONS):
+        (source,) = find_sources([str(picture)], tmp_path / "out", options)
+        image = source.read()
+        found[options] = image.note or float(np.nanmedian(image.truth_mm))
+    assert list(found) == [ReadOptions(unit_mm=1000), NO_OPTIONS]
+    assert found[ReadOptions(unit_mm=1000)] > 500 and "looks like metres" in found[NO_OPTIONS]
 
 
 def test_a_dry_run_says_what_would_be_sharded_and_writes_nothing(tmp_path):
