@@ -28,17 +28,6 @@ def test_the_page_of_raw_captures_lists_what_was_rejected_and_why(tmp_path):
     assert f"{np.isfinite(z).mean():.1%} of the pixels" in text
 
 
-def test_captures_in_metres_are_read_as_they_are_said_to_be(tmp_path):
-    raw = write_raw(tmp_path / "raw", 1)
-    (path,) = raw.glob("depth/*.npy")
-    np.save(path, np.load(path) / 1000)
-    assert "--unit 1000 reads metres" in command("tools/report.py", "data", raw).errors[0]
-    done = command("tools/report.py", "data", raw, "--unit", 1000, "--workers", 1)
-    z = capture(0)[1][..., 2]
-    text = read(tmp_path / "raw-report.html")
-    assert done.code == 0 and f"{np.nanmin(z):.2f} .. {np.nanmax(z):.2f} mm" in text
-
-
 def test_shards_are_counted_by_split(tmp_path):
     data = make_shards(tmp_path)
     assert (
