@@ -14,7 +14,7 @@ CELLS = [
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     if cell["cell_type"] == "code"
 ]
-QUICKER = {"CAPTURES, EPOCHS = 40, 40": "CAPTURES, EPOCHS = 16, 2", "(112, 182)": "(56, 98)"}
+QUICKER = {"CAPTURES, EPOCHS = 40, 20": "CAPTURES, EPOCHS = 16, 2", "(112, 182)": "(56, 98)"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_eight_cells_run_from_captures_to_the_table(tour):
     names, out = tour
     assert len(CELLS) == 8
     assert {"captures", "run", "depth.npy", "cloud.ply"} <= names["saved"]
-    assert [line["epoch"] for line in names["curve"]] == [0, 1, 2]
+    assert "epoch 2/2: eval loss" in out, "training's progress"
     assert "best adapter, epoch" in out, "training's table"
     assert "below each row the 95 % interval" in out, "evaluation's table"
 

@@ -1,15 +1,16 @@
 """`depthdist.read_capture`: a capture by the name of one of its files."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.captures import capture, write_capture, write_raw
+from helpers.point_files import WRITERS
 from PIL import Image
 
 import depthdist
-from depthdist.captures.formats.registry import BY_SUFFIX
-from depthdist.captures.formats.stored_points import PointFormat, StoredPoints
+from depthdist.captures.formats.registry import FORMATS
 from depthdist.captures.layouts import find_pairs
 
 RGB, XYZ = capture(seed=3)
@@ -81,17 +82,38 @@ def test_an_image_of_twice_the_points_size_keeps_its_own(tmp_path):
     assert repr(found).startswith("CaptureArrays(60 x 80, points 30 x 40, ")
 
 
-def test_one_file_of_colors_and_points_is_a_capture_by_itself(tmp_path, monkeypatch):
-    def read(path, content):
-        values = np.frombuffer(content, "<f4").reshape(30, 40, 3)
-        return StoredPoints(values, rgb=RGB, unit_mm=1000.0)
+@pytest.mark.parametrize("name", WRITERS)
+def test_one_file_of_colors_and_points_is_a_capture_by_itself(name, tmp_path):
+    WRITERS[name](tmp_path / name, RGB, XYZ)
+    found = depthdist.read_capture(tmp_path / name)
+    assert (found.mask == np.isfinite(XYZ[..., 2])).all()
+    assert np.allclose(found.points_mm, XYZ, rtol=1e-5, equal_nan=True)
+    assert (found.rgb == RGB)[found.mask].all()
 
-    camera = PointFormat("a camera's", (".cam",), read, lambda path: (30, 40), has_rgb=True)
-    monkeypatch.setitem(BY_SUFFIX, ".cam", camera)
-    (tmp_path / "a.CAM").write_bytes((XYZ / 1000).astype("<f4").tobytes())
-    found = depthdist.read_capture(tmp_path / "a.CAM")
-    assert (found.rgb == RGB).all()
-    assert np.allclose(found.points_mm, XYZ, rtol=1e-6, equal_nan=True)
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_every_format_with_colors_has_a_file_here(form):
+    suffixes = {Path(name).suffix for name in WRITERS}
+    assert suffixes.isdisjoint(form.suffixes) == (not form.has_rgb)
+
+
+def test_an_image_beside_a_file_with_colors_is_the_captures(tmp_path):
+    WRITERS["plain.zdf"](tmp_path / "a.zdf", RGB, XYZ)
+    Image.fromarray(RGB[::-1]).save(tmp_path / "a.png")
+    for name in ("a.zdf", "a.png"):
+        found = depthdist.read_capture(tmp_path / name)
+        assert (found.rgb == RGB[::-1]).all()
+        assert np.array_equal(found.points_mm, XYZ, equal_nan=True)
+
+
+def test_uncertain_points_are_masked_where_a_file_has_an_snr(tmp_path):
+    snr = np.linspace(0, 10, RGB[..., 0].size, dtype=np.float32).reshape(RGB.shape[:2])
+    WRITERS["plain.zdf"](tmp_path / "a.zdf", RGB, XYZ, snr)
+    found = depthdist.read_capture(tmp_path / "a.zdf", min_snr=5)
+    assert (found.mask == (np.isfinite(XYZ[..., 2]) & (snr >= 5))).all()
+    WRITERS["plain.zdf"](tmp_path / "b.zdf", RGB, XYZ)
+    with pytest.raises(ValueError, match="has no SNR or confidence, which min_snr 5 asks for"):
+        depthdist.read_capture(tmp_path / "b.zdf", min_snr=5)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.captures import capture, write_capture
 from helpers.commands import command
+from helpers.point_files import write_zdf
 from helpers.predictions import predict_by_formula
 from PIL import Image
 
@@ -44,12 +45,14 @@ def test_depth_is_the_networks_output_in_mm_at_the_images_own_size(loaded, model
 
 def as_given(kind, path):
     shutil.copy(path, path.with_name("copy"))
+    write_zdf(path.with_name("camera.zdf"), RGB, XYZ)
     return {
         "a path": path,
         "text": str(path),
         "a PIL image": Image.open(path),
         "a PIL image with alpha": Image.open(path).convert("RGBA"),
         "rows from the right": RGB[:, ::-1][:, ::-1],
+        "a camera's file": path.with_name("camera.zdf"),
         "a path without suffix": path.with_name("copy"),
         "the points of its capture": path.with_suffix(".npy"),
         "a capture": depthdist.read_capture(path),
@@ -64,6 +67,7 @@ def as_given(kind, path):
         "a PIL image",
         "a PIL image with alpha",
         "rows from the right",
+        "a camera's file",
         "a path without suffix",
         "the points of its capture",
         "a capture",
