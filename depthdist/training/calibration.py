@@ -73,6 +73,8 @@ def fit_calibration(
         raise ValueError(f"--calibrate: none of {len(samples)} training samples has a valid pixel")
     # fsum rounds once: the order of the images, and so the number of ranks, does not matter
     mean = [math.fsum(values) / len(of_all_images) for values in zip(*of_all_images)]
+    if not all(map(math.isfinite, mean)):
+        raise ValueError(f"--model {model.name}: what the untrained model gives is not finite")
     return _shift(*mean) if model.fresh_decoder else _line(*mean)
 
 

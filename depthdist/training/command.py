@@ -11,7 +11,7 @@ from depthdist.training.settings import (
     RECIPES,
     Settings,
     check_together,
-    recipe_of_resumed_run,
+    defaults_of_run,
 )
 
 HELP = """Fine-tune a Depth Anything V2 with LoRA on a folder of captures, or on shards of them.
@@ -59,7 +59,7 @@ def read_settings(
         together=check,
         presets=("recipe", RECIPES),
         bare=bare,
-        remembered=recipe_of_resumed_run,
+        remembered=defaults_of_run,
         first=first,
     )
     return *groups[: len(others)], Settings(*groups[len(others) :])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from depthdist.core.environment import rank, world_size
-from depthdist.data.dataset import open_dataset
 from depthdist.data.loader import Loader
 from depthdist.models.base_model import load_base
 from depthdist.models.lora import add_lora
@@ -22,7 +21,7 @@ def dry_run(settings: Settings) -> None:
     """Print all that follows from the settings; compute and write nothing."""
     if rank():
         return
-    dataset = open_dataset(settings.data)
+    dataset = settings.open_data()
     ds_config, remarks = settings.engine.resolved()
     plan = make_plan(
         dataset, settings, settings.engine.micro_batches(world_size())[0], world_size()

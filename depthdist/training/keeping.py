@@ -24,6 +24,7 @@ from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.training_state import save_state
 from depthdist.training import diagnostics
+from depthdist.training.overfit import best_reached, describe_fit, is_learned
 from depthdist.training.parts import Run
 from depthdist.training.run_facts import mark_as_scored
 from depthdist.training.run_overview import show_best, show_end
@@ -47,7 +48,9 @@ def end_epoch(run: Run) -> None:
         scores = evaluate(run)["none"]
         is_best = is_better(best_by, scores[best_by], state.best)  # reduced: equal on every rank
         state.best = scores[best_by] if is_best else state.best
-        said = f"{format_scores(scores)}{'  (best)' if is_best else ''}"
+        state.is_learned = bool(run.settings.train.overfit) and is_learned(scores)
+        median = f", median {scores['median_mm']:.1f} mm" if run.settings.train.overfit else ""
+        said = f"{format_scores(scores)}{median}{'  (best)' if is_best else ''}"
     else:
         look_without_validation(run)
         is_best = True
@@ -126,6 +129,22 @@ def finish(run: Run) -> None:
         num, all_train = len(scored_samples(run)), run.data.dataset.count("train")
         notes.append(f"on {num} of {all_train} training images: {FIT}")
     tracker.say("\n".join(["", scores_table(rows), *notes, ""]))
+    if run.settings.train.overfit:
+        tracker.say("\n".join(describe_fit(best_reached(run, best))))
+    else:
+        describe_end(run, best, rows[constant_row], rows[best_row])
+    if run.world.rank == 0:
+        mark_as_scored(folder, state.epoch)
+
+
+def describe_end(
+    run: Run, best: DepthModel, constant: dict[str, float], adapter: dict[str, float]
+) -> None:
+    """Print what is odd about a finished run, and what to do next.
+
+    constant, adapter  mean scores of the same depth everywhere, and of the best adapter
+    """
+    state, folder, tracker = run.state, run.output.folder, run.output.tracker
     if state.epoch < run.settings.train.epochs:
         waited = state.epoch - state.best_epoch
         best_by = run.settings.schedule.best_by
@@ -141,9 +160,7 @@ def finish(run: Run) -> None:
         f"{'' if run.data.has_validation else ' --split train'}"
     )
     facts = RunFacts(run.settings.as_dict(), run.data.dataset.count("train"), run.state.losses)
-    run.output.warn(describe_no_better(rows[constant_row], rows[best_row], facts))
-    if run.world.rank == 0:
-        mark_as_scored(folder, state.epoch)
+    run.output.warn(describe_no_better(constant, adapter, facts))
 
 
 def final_rows(run: Run, best: DepthModel) -> tuple[dict[str, dict[str, float]], str, str]:

@@ -89,9 +89,12 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or there was no new best for --patience of them."""
+        """Whether all epochs are done, or all that is asked for is learned, or nothing more is.
+
+        The latter is when there was no new best for --patience epochs.
+        """
         state, patience = self.state, self.settings.schedule.patience
-        if state.epoch >= self.settings.train.epochs:
+        if state.is_learned or state.epoch >= self.settings.train.epochs:
             return True
         epochs_without_best = state.epoch - state.best_epoch
         return bool(state.best_epoch) and 0 < patience <= epochs_without_best

@@ -12,6 +12,7 @@ import torch
 from depthdist.core.environment import describe_environment
 from depthdist.core.files import parse_json, write_json
 from depthdist.data.dataset import Dataset
+from depthdist.data.few_samples import FewSamples
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.geometry.depth_range import DepthRange
@@ -106,7 +107,12 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
 
 
 def validation_remarks(dataset: Dataset) -> list[str]:
-    """Return what it means for the run that there are no validation images, if so."""
+    """Return what it means for the run that there are no validation images of its own, if so."""
+    if isinstance(dataset, FewSamples):
+        return [
+            f"validation   the {dataset.count('val')} samples that are learned by heart: scores"
+            " say nothing of new images"
+        ]
     if dataset.has("val"):
         return []
     return [

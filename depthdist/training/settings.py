@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from depthdist.core.settings import as_dict, field_names, flag_name, range_probl
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.capture_folders import FolderSettings
 from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dataset
+from depthdist.data.few_samples import FewSamples
 from depthdist.data.sample_order import TrainPlan
 from depthdist.losses.settings import LossSettings
 from depthdist.models.settings import LoraSettings, ModelSettings
@@ -37,6 +38,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "near": {"lr": 5e-4},
 }
 """What each --recipe sets; other flags win over it."""
+OVERFIT = {"lr": 1e-3, "epochs": 20, "lora_dropout": 0.0}
+"""What --overfit sets; --config and other flags win over it."""
+OVERFIT_STEPS = 25  # optimizer steps of an epoch
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class TrainSettings:
     calibrate: bool = True
     """Begin with the scale and shift that fit the untrained model to at most 256 training samples;
     they go into the adapter. Not with --relative."""
+    overfit: int = 0
+    """Learn so many training captures by heart, without augmentation, and score those: ends as soon
+    as half of their pixels are within 5 mm, or says which part does not learn. 0: off."""
     seed: int = 0
     "Of the adapter's start, the order of the samples, augmentation and dropout."
 
@@ -67,6 +74,7 @@ class TrainSettings:
         found = range_problems(
             self,
             ("epochs", self.epochs >= 1, ">= 1"),
+            ("overfit", self.overfit >= 0, ">= 0"),
             ("seed", 0 <= self.seed < MAX_COUNT, "0 .. 2**63 - 1"),
             ("lr", 0 < self.lr < math.inf, "> 0"),
             ("decoder_lr", decoder_lr is None or 0 < decoder_lr < math.inf, "> 0"),
@@ -180,16 +188,42 @@ class Settings:
     captures: tuple[str, ...] = ()
     "What --data named, where it was a folder of captures: `data` has its shards then."
 
+    def __post_init__(self) -> None:
+        """Settle what follows from learning captures by heart: no augmentation, its own goal."""
+        if self.train.overfit:
+            object.__setattr__(self, "augment", AugmentSettings())
+            object.__setattr__(self, "schedule", replace(self.schedule, best_by="median_mm"))
+
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as one flat dict that `--config` reads back."""
         values = as_dict(*filter(is_dataclass, vars(self).values()))
         return {**values, "data": list(self.captures)} if self.captures else values
+
+    def open_data(self) -> Dataset:
+        """Open the dataset, or those few samples of it that are learned by heart.
+
+        raises ValueError where it cannot be opened or has fewer
+        """
+        dataset = open_dataset(self.data)
+        if not self.train.overfit:
+            return dataset
+        num_shown = OVERFIT_STEPS * self.engine.global_batch
+        return FewSamples.of(dataset, self.train.overfit, num_shown)
 
     @property
     def resumed_run(self) -> Path | None:
         """The run that would be resumed, if it is there."""
         named = self.keep.resume in ("auto", "never")
         return self.train.run if named else Path(self.keep.resume)
+
+
+def defaults_of_run(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what other settings than a recipe bring: --overfit, and a run that goes on.
+
+    given  settings by name, of `--config` and the flags, as they were typed
+    """
+    few = OVERFIT if str(given.get("overfit", 0)) != "0" else {}
+    return {**few, **recipe_of_resumed_run(given)}
 
 
 def recipe_of_resumed_run(given: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +253,7 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
     if not settings.captures:
         found += settings.folder.problems_with_shards(",".join(settings.data.data))
     try:
-        dataset = open_dataset(settings.data)
+        dataset = settings.open_data()
         found += _problems_without_validation(settings, dataset)
         found += _problems_of_length(settings, dataset)
         ds_config = settings.engine.resolved()[0] if on_device else None
@@ -293,7 +327,8 @@ def _changes_since(
     ds_config  DeepSpeed's, as this device runs it; None: it is not compared
     """
     record = open_run(source).record
-    older = as_dict(FolderSettings())  # not in the record of a run of an older version
+    # not in the record of a run of an older version
+    older = {**as_dict(FolderSettings()), "overfit": 0}
     found = []
     for name, new in settings.as_dict().items():
         old = record["settings"].get(name, older.get(name))

@@ -17,6 +17,7 @@ class TrainState:
                     validation there is no score, and the last epoch is the best
     before          scores of the model before training, as it is and by alignment
     losses          eval loss of every evaluation
+    is_learned      whether --overfit reached its goal
     """
 
     step: int = 0
@@ -27,3 +28,4 @@ class TrainState:
     best_epoch: int = 0
     before: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    is_learned: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from depthdist.data.dataset import Dataset, open_dataset
+from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.distributed.process_group import World, broadcast_from_rank_0
@@ -16,7 +16,7 @@ from depthdist.training.settings import Settings
 
 def open_training_data(settings: Settings, world: World) -> Dataset:
     """Open the dataset; raise ValueError where this rank sees other data than rank 0."""
-    dataset = open_dataset(settings.data)
+    dataset = settings.open_data()
     if broadcast_from_rank_0(dataset.sha256) != dataset.sha256:
         raise ValueError(
             f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node"

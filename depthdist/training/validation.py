@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from depthdist.captures.near_duplicates import fingerprint, format_warning, summarize_split
+from depthdist.data.few_samples import FewSamples
 from depthdist.data.sample_order import evenly_spread
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.evaluation.figures import figure, figure_pixels
@@ -138,7 +139,7 @@ def check_precision(run: Run, check: Float32Check) -> None:
 
 def near_duplicates_warning(run: Run) -> str | None:
     """Return rank 0's warning about validation images that the training set has too, or None."""
-    if run.world.rank or not run.data.has_validation:
+    if run.world.rank or not run.data.has_validation or run.settings.train.overfit:
         return None
     train, train_stems = _fingerprints(run, "train")
     val, val_stems = _fingerprints(run, "val")
@@ -154,6 +155,8 @@ def record_seen_images(run: Run, is_new: bool) -> None:
     if run.world.rank or not (is_new or not (folder / SEEN_FILE).exists()):
         return
     hashes = {split: hashes_of(dataset, split) for split in dataset.splits}
+    if isinstance(dataset, FewSamples):
+        hashes = {"train": hashes["train"][list(dataset.chosen)]}
     none = np.zeros_like(hashes["train"][:0])
     seen = SeenImages(hashes["train"], hashes.get("val", none))
     write_seen(folder, seen, base=Path(run.settings.model.model))

@@ -72,6 +72,13 @@ def mae_mm(p: Tensor, g: Tensor) -> Tensor:
     return (p - g).abs().mean()
 
 
+@register_metric("mm", "lower")
+def median_mm(p: Tensor, g: Tensor) -> Tensor:
+    """Return median(|p - g|)."""
+    error = (p - g).abs()
+    return (error.median() - (-error).median()) / 2  # torch's is the lower of the middle two
+
+
 @register_metric("", "higher")
 def delta2(p: Tensor, g: Tensor) -> Tensor:
     """Return share of pixels with max(p / g, g / p) < 1.25^2."""

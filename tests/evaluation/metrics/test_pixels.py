@@ -39,6 +39,7 @@ BY_DEFINITION = {
     "delta3": (lambda p, g: numpy_delta(p, g, 1.953125), 1.0),
     "rmse_mm": (lambda p, g: root_mean_squared_error(g, p), 100.0),
     "mae_mm": (lambda p, g: mean_absolute_error(g, p), 100.0),
+    "median_mm": (lambda p, g: np.median(np.abs(p - g)), 100.0),
     "sq_rel_eigen_mm": (lambda p, g: np.mean((p - g) ** 2 / g), 10.0),
     "sq_rel_kitti": (lambda p, g: np.mean((p - g) ** 2 / g**2), 0.01),
     "rmse_log": (lambda p, g: math.sqrt(mean_squared_error(np.log(g), np.log(p))), math.log(1.1)),

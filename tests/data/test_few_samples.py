@@ -1,0 +1,42 @@
+"""A few training samples, repeated: the splits train and val of what is learned by heart."""
+
+import pytest
+
+from depthdist.data.dataset import DataSettings, open_dataset
+from depthdist.data.few_samples import FewSamples
+
+
+@pytest.fixture
+def dataset(data):
+    """11 samples for training, 3 for validation."""
+    return open_dataset(DataSettings(data=(str(data),)))
+
+
+def test_both_splits_are_the_same_training_samples(dataset):
+    few = FewSamples.of(dataset, 3, num_shown=10)
+    expected = [dataset.find("train", number)[1].key for number in (0, 3, 7)]
+    for split in ("train", "val"):
+        assert few.count(split) == 3 and few.has(split)
+        assert [few.find(split, number)[1].key for number in range(3)] == expected
+
+
+def test_an_epoch_shows_each_sample_equally_often_in_another_order(dataset):
+    order = FewSamples.of(dataset, 3, num_shown=10).order(seed=0)
+    first, second = order.epoch(0).tolist(), order.epoch(1).tolist()
+    assert sorted(first) == sorted(second) == [0] * 4 + [1] * 4 + [2] * 4
+    assert first != second
+
+
+def test_all_samples_of_an_epoch_are_shown_once_where_that_is_enough(dataset):
+    assert sorted(FewSamples.of(dataset, 11, num_shown=11).order(0).epoch(0)) == list(range(11))
+
+
+def test_its_content_is_another_than_the_datasets_and_than_that_of_other_samples(dataset):
+    given = [(3, 10), (3, 20), (2, 10)]
+    hashes = {FewSamples.of(dataset, *numbers).sha256 for numbers in given}
+    assert len(hashes | {dataset.sha256}) == 4
+
+
+def test_more_samples_than_there_are_is_one_line(dataset):
+    with pytest.raises(ValueError, match=r"--overfit is 12: .* has 11 training samples"):
+        FewSamples.of(dataset, 12, num_shown=10)
