@@ -10,10 +10,11 @@ from pathlib import Path
 from depthdist.captures.layouts import find_pairs
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.settings import Size, positional
+from depthdist.training.settings import RECIPES as TRAINING_RECIPES
 
 RECIPES = {
     "document": "--recipe document",
-    "document, calibrated": "--recipe document --calibrate",
+    "standard": "--recipe standard",
     "document, lr x 10": "--recipe document --lr 5e-4",
     "near": "--recipe near",
     "near, decoder trained": "--recipe near --decoder trained",
@@ -37,7 +38,7 @@ class StudySettings:
     """Base model, as `depthdist train` takes it; or the folder of a run whose decoder was trained:
     it is converted to a model of relative depth first. Default: `depthdist train`'s."""
     recipe: str = "near"
-    "Recipe of the runs, where the study does not vary it: document or near."
+    "Recipe of the runs, where the study does not vary it: standard, document or near."
     epochs: int = 15
     "Of each run; a run on fewer captures gets as many optimizer steps, not epochs."
     size: Size | None = None
@@ -74,8 +75,9 @@ class StudySettings:
         found += [f"--train-subset has {n}: expected >= 1" for n in self.train_subset if n < 1]
         if self.split not in ("session", "random"):
             found.append(f"--split is {self.split}: expected session or random")
-        if self.recipe not in ("document", "near"):
-            found.append(f"--recipe is {self.recipe}: expected document or near")
+        if self.recipe not in TRAINING_RECIPES:
+            expected = ", ".join(TRAINING_RECIPES)
+            found.append(f"--recipe is {self.recipe}: expected one of {expected}")
         return found
 
 

@@ -59,8 +59,9 @@ def is_learned(scores: dict[str, float]) -> bool:
 
 def describe_fit(fit: Fit) -> list[str]:
     """Return whether the goal is reached and, if not, which part does not learn, a line each."""
+    captures = f"{fit.num} capture{'s' if fit.num > 1 else ''}"
     found = (
-        f"overfit      {fit.num} captures: half of the pixels within {fit.error_mm:.1f} mm, goal"
+        f"overfit      {captures}: half of the pixels within {fit.error_mm:.1f} mm, goal"
         f" {GOAL_MM:g} mm (RMSE {fit.rmse_mm:.1f} mm; the truth itself at {fit.size} and back:"
         f" {fit.at_best_mm:.1f} mm)"
     )

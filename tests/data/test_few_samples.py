@@ -8,13 +8,13 @@ from depthdist.data.few_samples import FewSamples
 
 @pytest.fixture
 def dataset(data):
-    """11 samples for training, 3 for validation."""
     return open_dataset(DataSettings(data=(str(data),)))
 
 
 def test_both_splits_are_the_same_training_samples(dataset):
     few = FewSamples.of(dataset, 3, num_shown=10)
-    expected = [dataset.find("train", number)[1].key for number in (0, 3, 7)]
+    num = dataset.count("train")
+    expected = [dataset.find("train", k * num // 3)[1].key for k in range(3)]
     for split in ("train", "val"):
         assert few.count(split) == 3 and few.has(split)
         assert [few.find(split, number)[1].key for number in range(3)] == expected
@@ -28,7 +28,8 @@ def test_an_epoch_shows_each_sample_equally_often_in_another_order(dataset):
 
 
 def test_all_samples_of_an_epoch_are_shown_once_where_that_is_enough(dataset):
-    assert sorted(FewSamples.of(dataset, 11, num_shown=11).order(0).epoch(0)) == list(range(11))
+    num = dataset.count("train")
+    assert sorted(FewSamples.of(dataset, num, num).order(0).epoch(0)) == list(range(num))
 
 
 def test_its_content_is_another_than_the_datasets_and_than_that_of_other_samples(dataset):
@@ -38,5 +39,7 @@ def test_its_content_is_another_than_the_datasets_and_than_that_of_other_samples
 
 
 def test_more_samples_than_there_are_is_one_line(dataset):
-    with pytest.raises(ValueError, match=r"--overfit is 12: .* has 11 training samples"):
-        FewSamples.of(dataset, 12, num_shown=10)
+    num = dataset.count("train")
+    expected = f"--overfit is {num + 1}: .* has {num} training samples"
+    with pytest.raises(ValueError, match=expected):
+        FewSamples.of(dataset, num + 1, num_shown=10)

@@ -26,11 +26,14 @@ def curves(run):
 
 
 def same(a, b):
+    """Whether two states are equal, NaN to NaN."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return all(map(same, a, b)) and len(a) == len(b) if isinstance(a, (tuple, list)) else a == b
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or (a != a and b != b)
 
 
 def ended_alike(run, whole):

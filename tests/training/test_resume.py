@@ -19,6 +19,9 @@ from helpers.commands import ON_CPU, Launch
 from helpers.run_ends import ended_alike, same
 from helpers.runs import deepspeed_json, log, make_curves_older, saved_state, train, train_words
 
+from depthdist.core.settings import field_names
+from depthdist.data.capture_folders import FolderSettings
+
 
 @pytest.fixture(scope="module")
 def whole(data, batch4, tmp_path_factory):
@@ -232,6 +235,23 @@ def test_a_run_finished_by_an_older_version_is_scored_once_more(data, batch4, wh
     assert same(saved_state(run), saved_state(whole))
     done = train(data, run, "--epochs", 3, deepspeed=batch4)
     assert done.code == 0 and "is finished: 3 epochs, best eval loss" in done.out
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_recipe_that_was_its_default(
+    data, batch4, tmp_path
+):
+    """That was document; its record has neither --overfit nor settings for folders of captures."""
+    run = tmp_path / "run"
+    assert train(data, run, "--recipe", "document", "--epochs", 1, deepspeed=batch4).code == 0
+    record = json.loads((run / "run.json").read_text())
+    for name in ("overfit", "log_to", *field_names(FolderSettings)):
+        del record["settings"][name]
+    (run / "run.json").write_text(json.dumps(record))
+    done = train(data, run, "--epochs", 2, deepspeed=batch4)
+    assert done.code == 0 and "calibrated" not in done.out, done
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert (settings["recipe"], settings["calibrate"]) == ("document", False)
+    assert saved_state(run)[1]["train"]["epoch"] == 2
 
 
 def test_a_begun_run_is_never_overwritten_by_accident(data, batch4, whole):
