@@ -78,6 +78,7 @@ CHANGED = [
         lr=1.7e-05,
         decoder_lr=1e-4,
         calibrate=True,
+        overfit=4,
         seed=2**62,
     ),
     TrainSettings(),

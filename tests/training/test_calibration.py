@@ -1,5 +1,8 @@
 """A calibrated start: the planted line is found, and the adapter needs nothing else."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from helpers.commands import joined
@@ -45,6 +48,61 @@ def test_a_planted_relation_between_output_and_target_is_found_and_undone(data, 
     with torch.no_grad():
         off = (upsample(base(batch.rgb), target.shape[-2:]) - target)[mask]
     assert off.abs().max() < 1e-4
+
+
+class Masked:
+    """A loader's batch, whose mask is False everywhere."""
+
+    def __init__(self, packed):
+        self.packed = packed
+
+    def to(self, device):
+        batch = self.packed.to(device)
+        batch.mask = torch.zeros_like(batch.mask)
+        return batch
+
+
+@pytest.fixture
+def fit(data, model, monkeypatch):
+    """Fit the model to batches as `seen` makes them of a loader's."""
+    from depthdist.models.base_model import load_base
+    from depthdist.training.calibration import fit_calibration
+    from depthdist.training.run_facts import training_bounds
+
+    loader, base = make_loader(data), load_base(str(model))
+    real = loader.evaluate
+
+    def fitted(seen):
+        monkeypatch.setattr(loader, "evaluate", lambda *given: seen(real(*given)))
+        return fit_calibration(base, loader, training_bounds(loader.dataset), joined())
+
+    return base, fitted
+
+
+def test_images_without_a_valid_pixel_do_not_count(fit):
+    _, fitted = fit
+    expected = fitted(lambda batches: itertools.islice(batches, 0, None, 2))
+    found = fitted(lambda batches: (b if i % 2 == 0 else Masked(b) for i, b in enumerate(batches)))
+    assert found == expected
+
+
+def test_one_sample_is_enough_for_a_line(fit):
+    _, fitted = fit
+    line = fitted(lambda batches: itertools.islice(batches, 1))
+    assert all(map(math.isfinite, line)) and 0 <= line.explained <= 1
+
+
+def test_no_valid_pixel_at_all_is_one_line(fit):
+    with pytest.raises(ValueError, match=r"none of \d+ training samples has a valid pixel"):
+        fit[1](lambda batches: map(Masked, batches))
+
+
+def test_a_model_whose_output_is_no_number_is_one_line(fit):
+    base, fitted = fit
+    with torch.no_grad():
+        base.head.conv3.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="what the untrained model gives is not finite"):
+        fitted(iter)
 
 
 def test_a_calibrated_run_begins_nearer_and_its_adapter_needs_nothing_else(
