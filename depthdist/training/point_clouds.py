@@ -23,8 +23,8 @@ MAX_POINTS = 20_000
 DEFAULT_FOV = 55.0  # degrees from left to right, where the camera is not known
 VIEW_FOV = 40.0  # of the viewer; a small angle, for little perspective
 VIEW_TURN = (18.0, 14.0)  # degrees that the viewer stands to the right of the camera, and above it
-VIEW_DISTANCE = 2.9  # from the middle of both clouds, times the extent of one
-GAP = 1.05  # between the middles of both clouds, times the extent of one
+VIEW_DISTANCE = 3.0  # from the nearer points of both clouds, times the extent of one
+GAP = 1.1  # between the middles of both clouds, times the extent of one
 TITLE = "ground truth (left), prediction (right)"
 Array = np.ndarray
 
@@ -36,8 +36,9 @@ class CaptureCloud:
     pixels     (N,) numbers of the pixels, row by row
     rays       (N, 2) X / Z and Y / Z of each
     colors     (N, 3) uint8
-    center_mm  (3,) point of the camera's frame that becomes the origin
-    extent_mm  longest side of the ground truth's box
+    center_mm  (3,) point of the camera's frame that becomes the origin, amid the ground truth
+    extent_mm  the ground truth's longer side, across the view
+    front_mm   how far its nearer points lie before the origin
     unit_mm    mm that become 1
     is_camera_known  whether the rays are the capture's own, not those of DEFAULT_FOV
     """
@@ -47,6 +48,7 @@ class CaptureCloud:
     colors: Array
     center_mm: Array
     extent_mm: float
+    front_mm: float
     unit_mm: float
     is_camera_known: bool
 
@@ -71,8 +73,8 @@ class CaptureCloud:
             assert rays is not None
         rays = rays.reshape(-1, 2)[valid]
         xyz = points_from_depth(depth_mm.reshape(-1)[valid].astype(np.float64), rays)
-        low, high = np.percentile(xyz, [1, 99], axis=0)
-        extent_mm = max(float((high - low).max()), 1.0)
+        low, near, center, high = np.percentile(xyz, [1, 10, 50, 99], axis=0)
+        extent_mm = max(float((high - low)[:2].max()), 1.0)
         rows, columns = np.divmod(valid, mask.shape[1])
         scale = np.array(rgb.shape[:2]) / mask.shape
         colors = rgb[
@@ -82,8 +84,9 @@ class CaptureCloud:
             pixels=valid,
             rays=rays,
             colors=colors,
-            center_mm=(low + high) / 2,
+            center_mm=center,
             extent_mm=extent_mm,
+            front_mm=float(center[2] - near[2]),
             unit_mm=10.0 ** round(np.log10(extent_mm)),
             is_camera_known=is_camera_known,
         )
@@ -112,6 +115,7 @@ class CaptureCloud:
     def view(self) -> dict[str, Any]:
         """Return three.js's camera and material: both clouds, from beside the camera."""
         extent = self.extent_mm / self.unit_mm
+        distance = VIEW_DISTANCE * extent + self.front_mm / self.unit_mm
         turn, lift = np.radians(VIEW_TURN)
         toward = [np.sin(turn) * np.cos(lift), np.sin(lift), np.cos(turn) * np.cos(lift)]
         camera = {
@@ -119,7 +123,7 @@ class CaptureCloud:
             "fov": VIEW_FOV,
             "near": extent / 100,
             "far": extent * 100,
-            "position": [float(VIEW_DISTANCE * extent * part) for part in toward],
+            "position": [float(distance * part) for part in toward],
             "lookAt": [0, 0, 0],
         }
         material = {"cls": "PointsMaterial", "size": extent / 40}

@@ -3,6 +3,7 @@
 import torch
 
 from helpers.runs import log, saved_state
+from helpers.tensorboard_tabs import board, hparams_rows
 
 
 def numbers(run):
@@ -15,14 +16,19 @@ def numbers(run):
 
 def curves(run):
     """TensorBoard's scalars, as its page shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    shown = board(run)
     return {
-        n: [(p.step, p.value) for p in board.Scalars(n)]
-        for n in board.Tags()["scalars"]
+        n: [(p.step, p.value) for p in shown.Scalars(n)]
+        for n in shown.Tags()["scalars"]
         if not n.startswith(("speed/", "memory/"))
     }
+
+
+def hparams_row(run):
+    """What TensorBoard's hparams tab has of a run, without what depends on the machine."""
+    (row,) = hparams_rows(run)
+    scores = {n: score for n, score in row["scores"].items() if n.startswith(("best/", "eval/"))}
+    return row["status"], row["settings"], scores
 
 
 def same(a, b):
@@ -40,6 +46,7 @@ def ended_alike(run, whole):
     """Bit for bit: numbers, weights, optimizer, and no file more or less."""
     assert numbers(run) == numbers(whole)
     assert same(saved_state(run), saved_state(whole)) and curves(run) == curves(whole)
+    assert hparams_row(run) == hparams_row(whole)
     for name in ("best/adapter_model.safetensors", "best/depthdist.json"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in whole.iterdir())

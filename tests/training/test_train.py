@@ -11,6 +11,7 @@ import torch
 from helpers.captures import ROOT
 from helpers.commands import Launch, command
 from helpers.runs import log, make_shards, train
+from helpers.tensorboard_tabs import board, hparams_rows
 from PIL import Image
 
 from depthdist.core.file_lock import hold_folder
@@ -369,24 +370,48 @@ def test_best_loads_and_last_holds_the_last_two_states(typed):
 
 
 def test_tensorboard_has_the_same_numbers_and_the_pictures(typed):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     run = typed[2]
-    board = EventAccumulator(
-        str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}
-    ).Reload()
-    for name in ("train/loss", "train/lr", "eval/loss", "eval/rmse_mm"):
-        points, lines = board.Scalars(name), log(run, of=name)
+    shown = board(run)
+    for name in ("train/loss", "train/lr", "eval/loss", "eval/rmse_mm", "eval/rmse_mm@750-1500"):
+        points, lines = shown.Scalars(name), log(run, of=name)
         assert [p.step for p in points] == [line["step"] for line in lines]
         assert [p.value for p in points] == pytest.approx([line[name] for line in lines], rel=1e-6)
-    images = board.Tags()["images"]
-    assert len(images) == 1 and images[0].startswith("validation/")
-    for name in images:
-        drawn = board.Images(name)
-        assert [image.step for image in drawn] == [2 * e for e in range(EPOCHS + 1)]
-        assert (
-            drawn[0].encoded_image_string != drawn[-1].encoded_image_string and drawn[0].width > 400
-        )
+    first_batch, figure = sorted(shown.Tags()["images"])
+    assert [image.step for image in shown.Images(first_batch)] == [0]
+    assert first_batch == "training/first batch" and figure.startswith("validation/")
+    drawn = shown.Images(figure)
+    assert [image.step for image in drawn] == [2 * e for e in range(EPOCHS + 1)]
+    assert drawn[0].encoded_image_string != drawn[-1].encoded_image_string and drawn[0].width > 400
+
+
+def test_tensorboard_has_settings_versions_clouds_and_an_overview(typed):
+    run = typed[2]
+    shown = board(run)
+    tags = shown.Tags()["tensors"]
+    texts = {}
+    for name in ("settings", "deepspeed", "derived", "versions"):
+        (event,) = shown.Tensors(f"{name}/text_summary")
+        texts[name] = event.tensor_proto.string_val[0].decode()
+    settings, ds_config = (
+        json.loads(texts[name].removeprefix("```json").removesuffix("```"))
+        for name in ("settings", "deepspeed")
+    )
+    record = json.loads((run / "run.json").read_text())
+    assert settings == record["settings"] and ds_config == record["deepspeed_config"]
+    assert f"| torch | {torch.__version__} |" in texts["versions"]
+    (vertices,) = [tag for tag in tags if tag.endswith("_VERTEX")]
+    assert [e.step for e in shown.Tensors(vertices)] == [2 * e for e in range(EPOCHS + 1)]
+    assert "custom_scalars__config__" in tags
+
+
+def test_the_hparams_tab_has_the_settings_beside_the_scores_of_the_best_adapter(typed):
+    run = typed[2]
+    (row,) = hparams_rows(run.parent)
+    (best,) = log(run, of="best/loss")
+    assert row["name"] == str(run) and row["status"] == "STATUS_SUCCESS"
+    assert row["settings"]["lr"] == LR and row["settings"]["model"].startswith("tiny")
+    for name in ("best/rmse_mm", "best/loss"):
+        assert row["scores"][name] == (2 * EPOCHS, pytest.approx(best[name], rel=1e-6))
 
 
 def test_exit_code_2_survives_the_launcher(typed):
