@@ -18,11 +18,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from depthdist.captures.capture_file import CaptureArrays, read_capture
-from depthdist.captures.layouts import find_point_maps, is_image
+from depthdist.captures.layouts import find_captures, is_image
 from depthdist.core.environment import pick_device, quiet_libraries
 from depthdist.core.errors import BadFile
 from depthdist.core.settings import Size, did_you_mean
-from depthdist.geometry.camera import measured_rays
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
 from depthdist.inference.image_sources import InputImage, find_rays
@@ -199,12 +198,10 @@ def to_input_image(image: ImageLike) -> InputImage:
         if path.is_dir():
             raise BadFile(path, "is a folder; expected an image, or a list of images")
         if is_image(path) or not path.exists():
-            return image_sources.read_capture(path, find_point_maps([path]).get(path))
+            return image_sources.read_capture(path, find_captures([path]).get(path))
         image = read_capture(path)  # a camera's file that holds both
     if isinstance(image, CaptureArrays):
-        truth_mm = np.ascontiguousarray(image.points_mm[..., 2])
-        size = (image.rgb.shape[0], image.rgb.shape[1])
-        return InputImage(image.rgb, size, truth_mm, measured_rays(image.points_mm))
+        return image_sources.to_input_image(image.rgb, image.points_mm)
     if isinstance(image, Image.Image):
         if image.mode.partition(";")[0] in WIDE_MODES:
             raise ValueError(

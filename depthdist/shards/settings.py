@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from depthdist.captures.layouts import CapturePair
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.core.settings import (
     Size,
@@ -35,6 +36,19 @@ READING = ("unit", "intrinsics", "fov", "min_snr", "registered")
 class CaptureSettings:
     """What a capture's numbers mean, and which are kept."""
 
+    unit: float | None = None
+    """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
+    layout say, else 1; what looks like metres is refused."""
+    intrinsics: tuple[float, ...] = ()
+    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
+    intrinsics.json beside them; depth trains without, but gives no clouds."""
+    fov: float | None = None
+    "The same by the horizontal field of view, degrees."
+    min_snr: float = 0.0
+    "Points with a lower signal-to-noise ratio or confidence are masked, where a file has one."
+    registered: bool = False
+    """Take images and points of any two sizes: both see the same field. Default: one size, or one
+    2, 3, 4 ... times the other's."""
     near: float = 0.0
     """Depths up to this many mm are masked. Set it, or --far, and that bound of the dataset is the
     nearest, or farthest, depth that is left; by default stray pixels do not count."""
@@ -50,6 +64,10 @@ class CaptureSettings:
             self,
             ("near", 0 <= self.near < math.inf, "0 or more mm"),
             ("far", self.near < self.far < math.inf, "more than --near, in mm"),
+            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
+            ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
+            ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
+            ("intrinsics", not self.intrinsics or _are_intrinsics(self.intrinsics), "fx,fy,cx,cy"),
         )
 
 
@@ -57,10 +75,11 @@ class CaptureSettings:
 class SplitSettings:
     """Which captures are for training, and which for validation."""
 
-    split: Literal["random", "session", "file", "folder", "none"] = "random"
-    """random: each pair may go to either side; session: captures close in time stay on one side;
-    file: captures of a group in --groups stay on one side; folder: folders of captures that are
-    named train, val, test or skip are the splits; none: all in train."""
+    split: Literal["auto", "random", "session", "file", "folder", "none"] = "auto"
+    """auto: as the YAML of an ultralytics folder says, else random; random: each pair may go to
+    either side; session: captures close in time stay on one side; file: captures of a group in
+    --groups stay on one side; folder: folders of captures that are named train, val, test or skip
+    are the splits; none: all in train."""
     groups: str = ""
     """With --split file: text with a line `stem,group` for each capture; the groups train, val and
     test are those splits, skip leaves a capture out; these in upper or lower case, and their other
@@ -111,19 +130,6 @@ class PlaceSettings:
     index: str = ""
     """Index this folder of existing webdataset tars instead, in place; RAW and OUT are not
     needed."""
-    unit: float | None = None
-    """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
-    layout say, else 1; what looks like metres is refused."""
-    intrinsics: tuple[float, ...] = ()
-    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
-    intrinsics.json beside them; depth trains without, but gives no clouds."""
-    fov: float | None = None
-    "The same by the horizontal field of view, degrees."
-    min_snr: float = 0.0
-    "Points with a lower signal-to-noise ratio or confidence are masked, where a file has one."
-    registered: bool = False
-    """Take images and points of any two sizes: both see the same field. Default: one size, or one
-    2, 3, 4 ... times the other's."""
     workers: int = 0
     "Processes, each writing one whole shard; 0: one per core. The output does not depend on it."
     max_rejects: int = 0
@@ -162,9 +168,6 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
             ("workers", self.workers >= 0, "0 or more"),
             ("max_rejects", self.max_rejects >= 0, "0 or more"),
             ("seed", 0 <= self.seed < 2**64, "0 or more"),
-            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
-            ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
-            ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
             ("quality", 1 <= self.quality <= 100, "1 to 100"),
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         )
@@ -226,6 +229,10 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
         return ReadOptions(*(getattr(self, name) for name in READING))
 
 
+def _are_intrinsics(values: tuple[float, ...]) -> bool:
+    return len(values) == 4 and all(map(math.isfinite, values)) and min(values[:2]) > 0
+
+
 def size_problems(size: Size | None) -> list[str]:
     """Return what is wrong with --size."""
     if size is None:
@@ -243,3 +250,12 @@ def size_problems(size: Size | None) -> list[str]:
         f"--size is {size}: expected multiples of {PATCH_SIZE}; nearest are height"
         f" {nearest[0]}, width {nearest[1]}"
     ]
+
+
+def settle_split(settings: ShardSettings, pairs: list[CapturePair]) -> ShardSettings:
+    """Return the settings with the split of --split auto: auto where the layout says it.
+
+    Else random, as it was before there was auto: datasets of then are made again as they were.
+    """
+    said = {pair.split for pair in pairs} - {None, "train"}
+    return settings if settings.split != "auto" or said else replace(settings, split="random")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE
 from depthdist.captures.formats.npy import NPY
 from depthdist.captures.formats.stored_points import PointFormat
 from depthdist.core.errors import BadFile
 
-FORMATS: tuple[PointFormat, ...] = (NPY,)
+FORMATS: tuple[PointFormat, ...] = (NPY, DEPTH_IMAGE)
 BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 
 
