@@ -20,6 +20,7 @@ from depthdist.captures.layouts import (
     find_captures_with,
     is_image,
 )
+from depthdist.captures.read_options import ReadOptions
 from depthdist.core.errors import BadFile
 
 
@@ -38,19 +39,29 @@ class CaptureArrays:
     mask: np.ndarray
 
 
-def read_capture(path: str | Path, points: str | Path | None = None) -> CaptureArrays:
+def read_capture(
+    path: str | Path,
+    points: str | Path | None = None,
+    *,
+    unit_mm: float | None = None,
+    intrinsics: tuple[float, ...] = (),
+    fov: float | None = None,
+) -> CaptureArrays:
     """Read one capture, raise BadFile (a ValueError) if it is not one.
 
-    path    its image or its point map: the other file is found as in a folder of raw captures
-            (images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy)
-    points  the point map, where `path` is the image and the two lie elsewhere
+    path        its image or its point map: the other file is found as in a folder of raw captures
+                (images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy)
+    points      the point map, where `path` is the image and the two lie elsewhere
+    unit_mm     millimetres per unit; None: as the file or its layout says, else 1
+    intrinsics  fx, fy, cx, cy of depth without X and Y, where no file beside it has them
+    fov         the same by the horizontal field of view, degrees
     """
     path = Path(path).expanduser()
     if points is None:
         pair = _find_pair(path)
     else:
         pair = CapturePair(path.stem, path, Path(points).expanduser())
-    capture = readers.read_capture(pair)
+    capture = readers.read_capture(pair, options=ReadOptions(unit_mm, intrinsics, fov))
     # depth of which the camera is not known has Z alone
     mask = np.isfinite(capture.xyz[..., 2]) & (capture.xyz[..., 2] > 0)
     points_mm = np.where(mask[..., None], capture.xyz, np.float32("nan"))

@@ -23,6 +23,7 @@ import numpy as np
 from depthdist.captures import readers
 from depthdist.captures.found_files import IMAGE_SUFFIXES
 from depthdist.captures.layouts import CapturePair, find_captures, holds_image, list_images
+from depthdist.captures.read_options import ReadOptions
 from depthdist.captures.readers import read_rgb
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import expand_user
@@ -79,11 +80,12 @@ class ImageSource(NamedTuple):
     shard: bool = False
 
 
-def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
+def find_sources(inputs: list[str], out: Path, unit_mm: float | None = None) -> list[ImageSource]:
     """Return every image once, in the order given.
 
-    out  the folder for results: files in it that are named like results are skipped in folders
-         and patterns
+    out      the folder for results: files in it that are named like results are skipped in folders
+             and patterns
+    unit_mm  of the points beside images, None: as they say
     raises BadFile or ValueError if an input holds no images
     """
     files: dict[Path, Path] = {}  # resolved path -> path as given
@@ -98,7 +100,7 @@ def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
                 chosen = path.is_dir() or holds_image(image)
                 if image == given or (chosen and not _is_result(image, out)):
                     files[image.resolve()] = image
-    found = _file_sources(files, out) + shards
+    found = _file_sources(files, out, unit_mm) + shards
     if not found:
         raise ValueError(
             f"{', '.join(inputs)}: no images beside results of earlier predictions and groove"
@@ -107,7 +109,7 @@ def find_sources(inputs: list[str], out: Path) -> list[ImageSource]:
     return check_unique_names(found, [source.name for source in found])
 
 
-def _file_sources(files: dict[Path, Path], out: Path) -> list[ImageSource]:
+def _file_sources(files: dict[Path, Path], out: Path, unit_mm: float | None) -> list[ImageSource]:
     paths = list(files.values())
     pairs = find_captures(paths)
     found = []
@@ -122,7 +124,7 @@ def _file_sources(files: dict[Path, Path], out: Path) -> list[ImageSource]:
                 name=name,
                 origin=printable_path(resolved),
                 version="+".join(map(_version, read)),
-                read=partial(read_capture, path, pair),
+                read=partial(read_capture, path, pair, unit_mm),
                 files=read,
             )
         )
@@ -186,7 +188,7 @@ def check_unique_names(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def read_capture(path: Path, pair: CapturePair | None) -> InputImage:
+def read_capture(path: Path, pair: CapturePair | None, unit_mm: float | None = None) -> InputImage:
     """Read an image, with ground truth and rays from the points of its capture `pair`.
 
     An image without points is brought upright as its EXIF orientation says, one with points lies as
@@ -196,7 +198,7 @@ def read_capture(path: Path, pair: CapturePair | None) -> InputImage:
     note = ""
     if pair is not None:
         try:
-            capture = readers.read_capture(pair)
+            capture = readers.read_capture(pair, options=ReadOptions(unit_mm=unit_mm))
         except BadFile as err:
             note = f"{err}; {path.name} is drawn without truth"
         else:

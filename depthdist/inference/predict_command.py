@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
         argv=argv,
         first=("inputs", "run", "out", "save", "refine"),
     )
-    sources = find_sources(settings.inputs, settings.out)
+    sources = find_sources(settings.inputs, settings.out, settings.unit)
     if settings.refine != "plain" and any(source.shard for source in sources):
         raise ValueError(
             f"--refine {settings.refine} needs images at their full size; shards have them at the"

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from depthdist.captures.layouts import CapturePair, find_pairs
+from depthdist.captures.layouts import CapturePair, search_folder
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.captures.readers import read_capture
+from depthdist.captures.reading_notes import reading_notes
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.errors import BadFile, printable_path
@@ -33,10 +35,11 @@ class Rejection(NamedTuple):
 
 
 class RawJob(NamedTuple):
-    """One capture's files to read, and its session."""
+    """One capture's files to read, its session, and how they are read."""
 
     pair: CapturePair
     session: int
+    options: ReadOptions
 
 
 class ShardJob(NamedTuple):
@@ -48,25 +51,27 @@ class ShardJob(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What there is to read in a folder, and what was rejected before."""
+    """What there is to read in a folder, what was rejected before, and how files were paired."""
 
     kind: str
     jobs: Sequence[RawJob | ShardJob]
     rejections: list[Rejection]
+    notes: Sequence[str] = ()
 
 
-def find_captures(folder: Path) -> Source:
+def find_captures(folder: Path, options: ReadOptions = NO_OPTIONS) -> Source:
     """Return what to read in a folder of shards or of raw captures."""
-    return _find_samples(folder) if (folder / "index.json").exists() else _find_raw(folder)
+    return _find_samples(folder) if (folder / "index.json").exists() else _find_raw(folder, options)
 
 
-def _find_raw(folder: Path) -> Source:
-    pairs, rejects = find_pairs(folder)
-    sessions = number_sessions([pair.stem for pair in pairs])
+def _find_raw(folder: Path, options: ReadOptions) -> Source:
+    found = search_folder(folder)
+    sessions = number_sessions([pair.stem for pair in found.pairs])
     return Source(
         "raw captures",
-        [RawJob(pair, session) for pair, session in zip(pairs, sessions)],
-        [Rejection(printable_path(reject.path), reject.reason) for reject in rejects],
+        [RawJob(pair, session, options) for pair, session in zip(found.pairs, sessions)],
+        [Rejection(printable_path(reject.path), reject.reason) for reject in found.rejects],
+        [*found.notes, *reading_notes(found.pairs, options)],
     )
 
 
@@ -124,13 +129,13 @@ def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
     from depthdist.geometry.camera_view import find_view_problem
 
     try:
-        capture = read_capture(job.pair)
+        capture = read_capture(job.pair, options=job.options)
     except BadFile as err:
         return Rejection(printable_path(err.path), err.reason)
     problem = find_view_problem(capture.xyz)
     return summarize_capture(
         name=job.pair.stem,
-        split="",
+        split=job.pair.split or "",
         session=job.session,
         rgb=np.asarray(capture.image),
         depth_mm=capture.xyz[..., 2],

@@ -17,6 +17,7 @@ from pathlib import Path
 from depthdist.core.command_line import parse
 from depthdist.core.settings import positional
 from depthdist.core.words import run_word
+from depthdist.shards.settings import ReadingSettings
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ def write_run_report(argv: list[str]) -> None:
 
 def write_data_report(argv: list[str]) -> None:
     """Write the report of a folder of captures or shards."""
-    (settings,) = parse(
-        "Write the report of a folder of captures or shards.", DataReport, argv=argv, word="data"
+    settings, reading = parse(
+        "Write the report of a folder of captures or shards.",
+        DataReport,
+        ReadingSettings,
+        argv=argv,
+        word="data",
     )
     assert settings.data is not None, "problems() has said so"
     place = settings.data.resolve()
@@ -87,7 +92,8 @@ def write_data_report(argv: list[str]) -> None:
 
     from depthdist.reports.data_report import build_data_report
 
-    write_page(out, build_data_report(settings.data, settings.images, settings.workers))
+    page = build_data_report(settings.data, settings.images, settings.workers, reading.read_options)
+    write_page(out, page)
 
 
 def check_writable(out: Path, source: Path) -> None:

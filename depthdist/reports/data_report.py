@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from depthdist.captures.near_duplicates import FINGERPRINT, NearDuplicate, find_near_duplicates
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.reports.capture_checks import fault_blocks
 from depthdist.reports.capture_reading import Rejection, find_captures, read_captures
@@ -40,14 +41,17 @@ SMALLEST_NORMAL = 2.0**-14  # of FP16
 Captures = Sequence[CaptureSummary]
 
 
-def build_data_report(folder: Path, num_images: int, workers: int) -> str:
+def build_data_report(
+    folder: Path, num_images: int, workers: int, options: ReadOptions = NO_OPTIONS
+) -> str:
     """Return the page's HTML.
 
     num_images  captures that are shown
     workers     processes that read captures; 0: one per core
+    options     how captures that are not sharded are read
     raises ValueError: no capture can be read
     """
-    source = find_captures(folder)
+    source = find_captures(folder, options)
     captures, unreadable = read_captures(source.jobs, workers)
     rejections = source.rejections + unreadable
     if not captures:
@@ -60,8 +64,9 @@ def build_data_report(folder: Path, num_images: int, workers: int) -> str:
         )
     near_mm = min(capture.near_mm for capture in captures)
     depth_range = DepthRange(near_mm, max(capture.far_mm for capture in captures))
+    notes = [Paragraph(note) for note in source.notes]
     sections = [
-        Section("Overview", [overview_table(captures, len(rejections), depth_range)]),
+        Section("Overview", [overview_table(captures, len(rejections), depth_range), *notes]),
         Section("What looks wrong", fault_blocks(captures)),
         Section("Rejected", rejection_blocks(rejections)),
         Section("Depth", depth_blocks(captures, depth_range)),

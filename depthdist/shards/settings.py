@@ -33,8 +33,8 @@ READING = ("unit", "intrinsics", "fov", "min_snr", "registered")
 
 
 @dataclass(frozen=True)
-class CaptureSettings:
-    """What a capture's numbers mean, and which are kept."""
+class ReadingSettings:
+    """What a capture's numbers mean."""
 
     unit: float | None = None
     """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
@@ -49,6 +49,27 @@ class CaptureSettings:
     registered: bool = False
     """Take images and points of any two sizes: both see the same field. Default: one size, or one
     2, 3, 4 ... times the other's."""
+
+    def problems(self) -> list[str]:
+        """Return one line for each setting that is out of range."""
+        return range_problems(
+            self,
+            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
+            ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
+            ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
+            ("intrinsics", not self.intrinsics or _are_intrinsics(self.intrinsics), "fx,fy,cx,cy"),
+        )
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """Return how the files of the captures are read."""
+        return ReadOptions(*(getattr(self, name) for name in READING))
+
+
+@dataclass(frozen=True)
+class CaptureSettings(ReadingSettings):
+    """What a capture's numbers mean, and which are kept."""
+
     near: float = 0.0
     """Depths up to this many mm are masked. Set it, or --far, and that bound of the dataset is the
     nearest, or farthest, depth that is left; by default stray pixels do not count."""
@@ -60,14 +81,10 @@ class CaptureSettings:
 
     def problems(self) -> list[str]:
         """Return one line for each setting that is out of range."""
-        return range_problems(
+        return ReadingSettings.problems(self) + range_problems(
             self,
             ("near", 0 <= self.near < math.inf, "0 or more mm"),
             ("far", self.near < self.far < math.inf, "more than --near, in mm"),
-            ("unit", self.unit is None or 0 < self.unit < math.inf, "more than 0 mm"),
-            ("min_snr", 0 <= self.min_snr < math.inf, "0 or more"),
-            ("fov", self.fov is None or 0 < self.fov < 180, "above 0 and below 180 degrees"),
-            ("intrinsics", not self.intrinsics or _are_intrinsics(self.intrinsics), "fx,fy,cx,cy"),
         )
 
 
@@ -222,11 +239,6 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
         if self.read_options == NO_OPTIONS:
             left_out = NOT_CONTENT | {*READING}  # so that hashes of older datasets stay
         return {name: value for name, value in as_dict(self).items() if name not in left_out}
-
-    @property
-    def read_options(self) -> ReadOptions:
-        """Return how the files of the captures are read."""
-        return ReadOptions(*(getattr(self, name) for name in READING))
 
 
 def _are_intrinsics(values: tuple[float, ...]) -> bool:

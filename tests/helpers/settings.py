@@ -28,6 +28,7 @@ from depthdist.shards.remote_cache import CacheSettings
 from depthdist.shards.settings import (
     CaptureSettings,
     PlaceSettings,
+    ReadingSettings,
     ShardSettings,
     SplitSettings,
 )
@@ -105,6 +106,7 @@ CHANGED = [
         near=1.5,
         shard_mb=0.5,
     ),
+    ReadingSettings(unit=0.1, intrinsics=(50.0, 60.0, 21.0, 14.0), min_snr=2.0, registered=True),
     CaptureSettings(near=1.5, far=3000.0, check_view=False),
     SplitSettings(split="file", groups="g.csv", val=0.3, session_gap=5.0),
     PlaceSettings(raw="in", out="out", append=True, workers=2, max_rejects=1),
