@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from depthdist.captures.camera_files import find_camera_file, read_intrinsics
-from depthdist.captures.formats.depth_image import DEPTH_IMAGE
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE, is_tiff
 from depthdist.captures.formats.registry import BY_SUFFIX, format_of
 from depthdist.captures.found_files import (
     DEPTH_FOLDERS,
@@ -242,7 +242,7 @@ def holds_image(path: Path) -> bool:
 def list_images(path: Path) -> list[Path]:
     """Return the image `path`, or every image under the folder `path`; raise BadFile if none.
 
-    Files of colored points with no image beside them are images, depth images are not.
+    Files of colored points with no image beside them are images, depth images are none.
     """
     if not path.exists():
         raise BadFile(path, "no such file or folder; expected pictures, or folders of them")
@@ -252,8 +252,12 @@ def list_images(path: Path) -> list[Path]:
     images = set(listing.of_kind("rgb"))
     if any(lies_below(image, IMAGE_FOLDERS) for image in images):
         images = {image for image in images if not lies_below(image, DEPTH_FOLDERS)}
-    if any(BY_SUFFIX[p.suffix.lower()].has_rgb for p in listing.of_kind("xyz")):
-        images |= {PurePosixPath(p.rgb.relative_to(path)) for p in search_folder(path).pairs}
+    floats = {p for p in listing.of_kind("xyz") if is_tiff(p) and not says_depth(p)}
+    if floats or any(BY_SUFFIX[p.suffix.lower()].has_rgb for p in listing.of_kind("xyz")):
+        pairs = search_folder(path).pairs
+        images |= {PurePosixPath(pair.rgb.relative_to(path)) for pair in pairs}
+        # a TIFF of floats that is nobody's depth: who reads it says that it is no image
+        images |= floats - {PurePosixPath(pair.xyz.relative_to(path)) for pair in pairs}
     if not images:
         raise BadFile(path, f"no pictures; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return sorted(path / image for image in images)

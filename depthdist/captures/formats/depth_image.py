@@ -6,7 +6,7 @@ Of integers 0 and the largest value are no value. The unit is not in the file.
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
@@ -23,8 +23,7 @@ PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 def read_depth_image(path: Path, content: bytes) -> StoredPoints:
     """Return the depths of a PNG or TIFF, or the points of a TIFF, raise BadFile."""
-    is_tiff = path.suffix.lower() in TIFF_SUFFIXES
-    values = _read_tiff(path, content) if is_tiff else _read_with_pillow(path, content)
+    values = _read_tiff(path, content) if is_tiff(path) else _read_with_pillow(path, content)
     problem = shape_problem(values.shape, values.dtype)
     if problem:
         raise BadFile(path, f"{problem} in a depth image; {EXPECTED}")
@@ -35,7 +34,7 @@ def read_depth_image(path: Path, content: bytes) -> StoredPoints:
 
 def read_depth_image_size(path: Path) -> tuple[int, int]:
     """Return (H, W) from the header of a depth image; raise BadFile."""
-    if path.suffix.lower() in TIFF_SUFFIXES:
+    if is_tiff(path):
         return map_size(_tiff_shape(path, path))
     try:
         with Image.open(path) as image:
@@ -60,6 +59,11 @@ def measures_depth(path: Path) -> Literal["integers", "floats"] | Literal[False]
             return "floats" if image.mode == "F" else False
     except Exception:  # Pillow raises half a dozen kinds, and does not know three floats a pixel
         return None
+
+
+def is_tiff(path: PurePath) -> bool:
+    """Return whether a file is a TIFF by its name."""
+    return path.suffix.lower() in TIFF_SUFFIXES
 
 
 def _check_mode(path: Path, image: Image.Image) -> None:
