@@ -40,8 +40,8 @@ class ReadingSettings:
     """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
     layout say, else 1; what looks like metres is refused."""
     intrinsics: tuple[float, ...] = ()
-    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
-    intrinsics.json beside them; depth trains without, but gives no clouds."""
+    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from the
+    file beside them (intrinsics.json ...); depth trains without, but gives no clouds."""
     fov: float | None = None
     "The same by the horizontal field of view, degrees."
     min_snr: float = 0.0
@@ -136,7 +136,8 @@ class PlaceSettings:
     """Where captures and their dataset are, and what is done."""
 
     raw: str = positional("")
-    "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
+    """Folder of captures: images/X_color.png + depth/X_rawDepth.npy, name.png + name.npy, and what
+    tools/README.md lists."""
     out: str = positional("")
     "Folder for the dataset: tars, index.json, rejects.jsonl."
     append: bool = False
