@@ -1,6 +1,6 @@
 """Find and read a camera's intrinsics in the file that lies beside its depth images.
 
-    path = find_camera_file(listing, PurePosixPath("depth/a.png"))  # intrinsics.json, K.txt ...
+    path = CameraFiles(listing).find(PurePosixPath("depth/a.png"))  # intrinsics.json, K.txt ...
     meta = read_camera(path, (480, 640))  # for geometry.camera.pixel_rays
 
 Understood are JSON, YAML, `key,value` lines and plain matrices of 3x3 or 4x4, with the usual names:
@@ -49,28 +49,33 @@ class Intrinsics(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def find_camera_file(listing: Listing, xyz: PurePosixPath) -> Path | None:
-    """Return the file of a depth image's camera: its own, its folder's, or a folder's above it."""
-    own = [path for path in listing.tables if path.parent == xyz.parent and _belongs_to(path, xyz)]
-    if own:
-        return listing.root / own[0]
-    for folder in xyz.parents:
-        ranked = [
-            (NAMES.index(plain(path.stem)), path)
-            for path in listing.tables
-            if path.parent == folder and plain(path.stem) in NAMES
-        ]
-        if ranked:
-            return listing.root / min(ranked)[1]
-    return None
+class CameraFiles:
+    """The files of cameras in a listing, to look up that of a depth image.
+
+    by_words   those of single depth images, by folder and the words of the image's name
+    by_folder  the one that counts for a folder and those below it
+    """
+
+    def __init__(self, listing: Listing):
+        self.root = listing.root
+        self.by_words = {(path.parent, _words(path)): path for path in reversed(listing.tables)}
+        ranked = [path for path in listing.tables if plain(path.stem) in NAMES]
+        ranked.sort(key=lambda path: NAMES.index(plain(path.stem)), reverse=True)
+        self.by_folder = {path.parent: path for path in ranked}
+
+    def find(self, xyz: PurePosixPath) -> Path | None:
+        """Return the file of a depth image's camera: its own, its folder's, or one further up."""
+        own = self.by_words.get((xyz.parent, _words(xyz)))
+        found = (self.by_folder[folder] for folder in xyz.parents if folder in self.by_folder)
+        path = own or next(found, None)
+        return None if path is None else self.root / path
 
 
-def _belongs_to(table: PurePosixPath, xyz: PurePosixPath) -> bool:
-    """Return whether a text is the one of a single depth image: X_Depth_metadata.csv, X_Depth."""
-    words = re.findall(r"[^\W_]+", table.stem.lower())
+def _words(path: PurePosixPath) -> tuple[str, ...]:
+    """Return the words of a name but those of camera files: X_Depth_metadata.csv, X_Depth.png."""
     extra = {"metadata", "intrinsics", "intrinsic", "camera", "info"}
-    bare = [word for word in words if word not in extra]
-    return bare == re.findall(r"[^\W_]+", xyz.stem.lower())
+    words = re.findall(r"[^\W_]+", path.stem.lower())
+    return tuple(word for word in words if word not in extra)
 
 
 def read_camera(path: Path, size: tuple[int, int]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from depthdist.captures.camera_files import find_camera_file, read_intrinsics
+from depthdist.captures.camera_files import CameraFiles, read_intrinsics
 from depthdist.captures.formats.depth_image import DEPTH_IMAGE, is_tiff
 from depthdist.captures.formats.registry import BY_SUFFIX, format_of
 from depthdist.captures.found_files import (
@@ -208,8 +208,9 @@ def _find_cameras(
     problems: dict[Path, str] = {}
     usable: set[Path] = set()
     found = []
+    cameras = CameraFiles(listing)
     for pair in pairs:
-        path = find_camera_file(listing, PurePosixPath(pair.xyz.relative_to(listing.root)))
+        path = cameras.find(PurePosixPath(pair.xyz.relative_to(listing.root)))
         if path is not None and path not in problems and format_of(pair.xyz).is_depth(pair.xyz):
             if path not in usable:
                 try:

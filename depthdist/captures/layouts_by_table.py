@@ -49,9 +49,10 @@ def tum_sequence(listing: Listing) -> LayoutResult:
     groups: list[Group] = []
     left_out: list[PurePosixPath] = []
     notes: list[str] = []
+    lists = {path.parent: path for path in listing.tables if _is_list(path)}
     for folder in sorted({path.parent for path in listing.tables}):
         both = [tables.get(folder / name) for name in ("rgb.txt", "depth.txt")]
-        listed = next((p for p in listing.tables if p.parent == folder and _is_list(p)), None)
+        listed = lists.get(folder)
         if listed is not None:
             rows = _rows(listing, listed, 4)
             for _, one, _, other in rows:  # in either order
@@ -74,11 +75,12 @@ def tum_sequence(listing: Listing) -> LayoutResult:
 
 
 def _parse_yaml(path: Path) -> Any:
-    """Return what a YAML file holds, None where it is none."""
+    """Return what a YAML file of a dataset holds, None where it is none."""
     import yaml  # takes long
 
     try:
-        return yaml.safe_load(path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")
+        return yaml.safe_load(text) if "train" in text or "val" in text else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None  # of another program
 

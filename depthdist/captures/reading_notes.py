@@ -19,13 +19,13 @@ def reading_notes(pairs: list[CapturePair], options: ReadOptions) -> list[str]:
     guessed = sum(pair.unit_mm is None for pair in depth) if options.unit_mm is None else 0
     if guessed:
         notes.append(
-            f"unit: {guessed} depth images do not say theirs, so a value is taken as 1 mm (another:"
+            f"unit: not known of {_depth_images(guessed)}, so a value is taken as 1 mm (another:"
             " --unit 0.1, --unit 1000 for metres)"
         )
     known = Counter(pair.unit_mm for pair in pairs if pair.unit_mm is not None)
     if options.unit_mm is None:
         notes += [
-            f"unit: {known[u]} captures have {u:g} mm a value, as their layout says" for u in known
+            f"unit: {u:g} mm a value in {known[u]} captures, as their layout says" for u in known
         ]
     if options.intrinsics or options.fov is not None:
         return notes
@@ -34,10 +34,14 @@ def reading_notes(pairs: list[CapturePair], options: ReadOptions) -> list[str]:
     if cameras:
         first = next(camera for camera in cameras if camera)
         more = f" and {len(cameras) - 1} more" if len(cameras) > 1 else ""
-        notes.append(f"camera: {first}{more}, of {cameras.total()} depth images")
+        notes.append(f"camera: {first}{more}, of {_depth_images(cameras.total())}")
     if alone:
         notes.append(
-            f"camera: not known of {alone} depth images, so that they give no clouds"
+            f"camera: not known of {_depth_images(alone)}, so that there are no clouds"
             " (intrinsics.json beside them, --intrinsics or --fov); depth trains without"
         )
     return notes
+
+
+def _depth_images(count: int) -> str:
+    return f"{count} depth image{'s' * (count != 1)}"

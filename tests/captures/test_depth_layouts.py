@@ -233,9 +233,9 @@ def test_what_is_decided_of_names_units_and_cameras_is_said_with_counts(tmp_path
         " depth within 0.02 s",
         "2 captures were paired by their numbers (numbers/images/left0007.png with"
         " numbers/depth/d7.tif)",
-        "unit: 3 depth images do not say theirs, so a value is taken as 1 mm",
-        "unit: 2 captures have 0.2 mm a value, as their layout says",
-        "camera: not known of 1 depth images",
+        "unit: not known of 3 depth images, so a value is taken as 1 mm",
+        "unit: 0.2 mm a value in 2 captures, as their layout says",
+        "camera: not known of 1 depth image,",
     ):
         assert words in text
     assert len(lines) == 6, lines

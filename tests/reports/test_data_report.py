@@ -41,7 +41,7 @@ def test_the_page_of_depth_images_says_unit_camera_split_and_what_is_left_out(tm
     for words in (
         "raw captures, 5 captures",
         "3 train, 1 val",
-        "unit: 1 depth images do not say theirs",
+        "unit: not known of 1 depth image,",
         "K.txt, of 5 depth images",
         "1 image (images/train/alone.jpg) without depth",
     ):

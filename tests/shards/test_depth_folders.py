@@ -37,7 +37,7 @@ def test_an_ultralytics_folder_is_sharded_as_it_is_with_its_split_and_unit(tmp_p
     }
     assert index["rejected"] == []
     assert index["settings"]["split"] == "auto"
-    assert "unit: 6 captures have 0.25 mm a value, as their layout says" in index["note"]
+    assert "unit: 0.25 mm a value in 6 captures, as their layout says" in index["note"]
     assert "camera: not known of 6 depth images" in index["note"]
     expected = capture(5)[1][:, :, 2]
     np.testing.assert_allclose(depth_of(tmp_path / "out", "val", 1), expected, atol=0.2)
@@ -81,7 +81,7 @@ def test_a_unit_that_nobody_says_is_taken_as_1_mm_and_said(tmp_path):
     for i in range(3):
         write_pair(tmp_path / "raw", f"rgb/{i}.png", f"depth/{i}.png", i)
     note = make(tmp_path / "raw", tmp_path / "out")["note"]
-    assert "unit: 3 depth images do not say theirs, so a value is taken as 1 mm" in note
+    assert "unit: not known of 3 depth images, so a value is taken as 1 mm" in note
     given = make(tmp_path / "raw", tmp_path / "double", unit=2.0, fov=60.0)
     assert "unit:" not in given["note"] and "camera:" not in given["note"]
     np.testing.assert_allclose(

@@ -81,7 +81,7 @@ def test_an_ultralytics_folder_trains_unchanged_with_its_split(tmp_path):
     raw = write_ultralytics(tmp_path / "RAW", train=5, val=2)
     done = train(raw, tmp_path / "run", "--cache", tmp_path / "cache", *SMALL)
     assert done.code == 0 and "sharded: 5 train, 2 val" in done.out, done
-    assert "unit: 7 captures have 0.25 mm a value, as their layout says" in done.out
+    assert "unit: 0.25 mm a value in 7 captures, as their layout says" in done.out
     derived = json.loads((tmp_path / "run/run.json").read_text())["derived"]
     assert (derived["train_samples"], derived["val_samples"]) == (5, 2)
     done = train(raw, tmp_path / "run", "--cache", tmp_path / "cache", *SMALL, "--epochs", 2)
