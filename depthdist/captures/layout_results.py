@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE
 from depthdist.captures.found_files import Kind, Listing
 
 
@@ -42,6 +43,8 @@ def group_by_stem(
     """Return the files that share a stem, where there are both images and points.
 
     of_file  the stem of a file's capture, None where the file is not of that layout
+
+    Of points and depth images of one capture the points are taken.
     """
     groups: dict[str, Group] = {}
     for path, kind in listing.kinds.items():
@@ -49,7 +52,18 @@ def group_by_stem(
         if stem is not None:
             groups.setdefault(stem, Group(stem, [], [], []))
             getattr(groups[stem], kind).append(path)
-    return LayoutResult([group for group in groups.values() if group.rgb and group.xyz])
+    found = []
+    left_out: list[PurePosixPath] = []
+    for group in groups.values():
+        if not group.rgb or not group.xyz:
+            continue
+        depth = [path for path in group.xyz if path.suffix.lower() in DEPTH_IMAGE.suffixes]
+        if len(depth) < len(group.xyz):
+            left_out += depth
+            group = group._replace(xyz=[path for path in group.xyz if path not in depth])
+        found.append(group)
+    note = f"left out: {count_of(left_out, 'depth image')} beside points of the same captures"
+    return LayoutResult(found, left_out, [note] if left_out else [])
 
 
 def count_of(paths: Iterable[PurePosixPath], what: str) -> str:

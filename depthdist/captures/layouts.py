@@ -297,8 +297,9 @@ def _captures_around(folder: Path, own: set[str], other: set[str]) -> list[Captu
     everything = listing
     pairs = []
     for layout in LAYOUTS:
-        used: list[PurePosixPath] = []
-        for group in layout(listing).groups:
+        result = layout(listing)
+        used = [*result.left_out]
+        for group in result.groups:
             used += [*group.rgb, *group.xyz, *group.grooves]
             for image in group.rgb if len(group.xyz) == 1 else ():
                 pairs.append(_first_of_each(listing.root, group._replace(rgb=[image])))

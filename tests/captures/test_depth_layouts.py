@@ -221,6 +221,19 @@ def test_images_in_folders_of_depth_are_never_images_to_predict(tmp_path):
     assert find_captures_with(tmp_path / "depth/c.png") == []
 
 
+def test_points_are_taken_before_depth_images_of_the_same_capture(tmp_path):
+    write_capture(tmp_path / "images/a_color.png", tmp_path / "depth/a_rawDepth.npy")
+    write_depth(tmp_path / "depth/a_depth.png")
+    found = search_folder(tmp_path)
+    assert [(pair.stem, pair.xyz.name) for pair in found.pairs] == [("a", "a_rawDepth.npy")]
+    assert found.rejects == []
+    assert found.notes == [
+        "left out: 1 depth image (depth/a_depth.png) beside points of the same captures"
+    ]
+    around = find_captures([tmp_path / "images/a_color.png"])
+    assert [pair.xyz.name for pair in around.values()] == ["a_rawDepth.npy"]
+
+
 def test_what_is_decided_of_names_units_and_cameras_is_said_with_counts(tmp_path):
     tum(tmp_path / "tum")
     by_numbers(tmp_path / "numbers")
