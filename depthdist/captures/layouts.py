@@ -50,6 +50,7 @@ UNPAIRED = {
     "grooves": "a groove label without its capture",
 }
 
+FOLDERS_THAT_COUNT = 3  # above a single file, for what it is by their names
 LAYOUTS: tuple[Layout, ...] = (
     ultralytics_folder,
     tum_sequence,
@@ -230,8 +231,9 @@ def _find_cameras(
 
 def is_image(path: Path) -> bool:
     """Return whether a file is an image: no points, no depth image, no groove label."""
-    absolute = path.absolute()
-    return kind_of(absolute.parent.parent, PurePosixPath(absolute.parent.name, path.name)) == "rgb"
+    parts = path.absolute().parts
+    above = max(1, len(parts) - 1 - FOLDERS_THAT_COUNT)
+    return kind_of(Path(*parts[:above]), PurePosixPath(*parts[above:])) == "rgb"
 
 
 def holds_image(path: Path) -> bool:

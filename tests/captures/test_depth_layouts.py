@@ -10,6 +10,7 @@ from helpers.captures import capture, write_capture
 from helpers.depth_images import write_depth, write_image, write_pair
 from PIL import Image
 
+from depthdist.captures import capture_file
 from depthdist.captures.camera_files import read_intrinsics
 from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.formats.stored_points import PointFormat, StoredPoints
@@ -219,6 +220,22 @@ def test_images_in_folders_of_depth_are_never_images_to_predict(tmp_path):
     }
     assert find_captures_with(tmp_path / "depth/a.png")[0].rgb == tmp_path / "rgb/a.jpg"
     assert find_captures_with(tmp_path / "depth/c.png") == []
+
+
+def test_a_capture_is_read_by_either_of_its_files_with_its_layouts_unit(tmp_path):
+    ultralytics(tmp_path)
+    for name in ("images/train/a.jpg", "depth/train/a.png"):
+        found = capture_file.read_capture(tmp_path / name)
+        expected = capture()[1]
+        np.testing.assert_array_equal(found.mask, np.isfinite(expected[:, :, 2]))
+        np.testing.assert_allclose(found.points_mm, expected, atol=0.13, rtol=0)
+    write_pair(tmp_path / "m", "rgb/b.png", "depth/b.tiff", 1, unit_mm=1000)
+    with pytest.raises(BadFile, match="--unit 1000"):
+        capture_file.read_capture(tmp_path / "m/depth/b.tiff")
+    read = capture_file.read_capture(
+        tmp_path / "m/depth/b.tiff", unit_mm=1000, intrinsics=(50, 60, 21, 14)
+    )
+    np.testing.assert_allclose(read.points_mm, capture(1)[1], rtol=1e-5, atol=1e-2)
 
 
 def test_points_are_taken_before_depth_images_of_the_same_capture(tmp_path):
