@@ -111,7 +111,7 @@ def _tiff_shape(path: Path, source: Path | bytes) -> tuple[int, ...]:
         opened = BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
         with opened, tifffile.TiffFile(opened) as file:
             page = file.pages[0]
-            shape, dtype = tuple(page.shape), page.dtype
+            shape, dtype = tuple(int(side) for side in page.shape), page.dtype
     except Exception as err:  # tifffile raises many kinds on damaged files
         raise _unreadable(path, err) from err
     if dtype is None:
