@@ -14,8 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from depthdist.captures import readers
-from depthdist.captures.formats.registry import BY_SUFFIX
-from depthdist.captures.layouts import CapturePair, find_pair
+from depthdist.captures.layouts import (
+    EXPECTED,
+    CapturePair,
+    find_captures,
+    find_captures_with,
+    is_image,
+)
 from depthdist.captures.read_options import ReadOptions
 from depthdist.core.errors import BadFile, naming_arguments
 from depthdist.geometry.camera import camera_problems
@@ -73,7 +78,7 @@ def read_capture(
         if problems:
             raise ValueError("\n".join(problems))
         path = Path(path).expanduser()
-        pair = _find_files(path) if points is None else _named_files(path, points)
+        pair = _find_pair(path) if points is None else _named_files(path, points)
         capture = readers.read_capture(pair, options=options)
     depth_mm = capture.xyz[..., 2]
     mask = np.isfinite(depth_mm) & (depth_mm > 0)
@@ -85,15 +90,18 @@ def _named_files(path: Path, points: str | Path) -> CapturePair:
     return CapturePair(path.stem, path, Path(points).expanduser())
 
 
-def _find_files(path: Path) -> CapturePair:
-    """Return the files of the capture that one file belongs to."""
+def _find_pair(path: Path) -> CapturePair:
+    """Return the capture that one file belongs to."""
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "no such file"
         raise BadFile(path, f"{problem}; expected a capture's image or points")
-    try:
-        return find_pair(path)
-    except BadFile:
-        form = BY_SUFFIX.get(path.suffix.lower())
-        if form is None or not form.has_rgb:
-            raise
-        return CapturePair(path.stem, path, path)
+    if is_image(path):
+        pair = find_captures([path]).get(path)
+        if pair is None:
+            raise BadFile(path, f"found no single point map of this image; {EXPECTED}")
+        return pair
+    found = find_captures_with(path)
+    if len(found) != 1:
+        names = f" ({', '.join(str(pair.rgb) for pair in found)})" if found else ""
+        raise BadFile(path, f"{len(found)} images are of this point map{names}; {EXPECTED}")
+    return found[0]

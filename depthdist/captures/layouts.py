@@ -1,43 +1,79 @@
 """Find the files of each capture in a folder of raw captures.
 
-    pairs, rejects = find_pairs(folder)  # CapturePair(stem, rgb, xyz, grooves), RejectedFile
+    pairs, rejects = find_pairs(folder)  # CapturePair(stem, rgb, xyz, ...), RejectedFile
+    found = search_folder(folder)  # .pairs, .rejects, and .notes: lines for people
 
 The layout of a new camera is one function in `LAYOUTS`; nothing else needs to be changed.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from depthdist.captures.formats.registry import BY_SUFFIX
+from depthdist.captures.camera_files import CameraFiles, read_intrinsics
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE, is_tiff
+from depthdist.captures.formats.registry import BY_SUFFIX, format_of
+from depthdist.captures.found_files import (
+    DEPTH_FOLDERS,
+    IMAGE_FOLDERS,
+    IMAGE_SUFFIXES,
+    TABLE_SUFFIXES,
+    Listing,
+    as_listing,
+    kind_of,
+    lies_below,
+    list_folder,
+    plain,
+    says_depth,
+)
+from depthdist.captures.layout_results import Group, Layout, count_of
+from depthdist.captures.layouts_by_name import (
+    by_number,
+    by_time,
+    colored_points,
+    same_folder,
+    same_name,
+    two_folders,
+    words_apart,
+)
+from depthdist.captures.layouts_by_table import tum_sequence, ultralytics_folder
 from depthdist.core.errors import BadFile
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
-IMAGE_FOLDERS = ("images", "rgb", "color")
-POINT_FOLDERS = ("depth", "xyz")  # beside them
-GROOVE_LABEL_ENDING = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
 EXPECTED = (
     "expected images/X_color.png + depth/X_rawDepth.npy in two folders, or name.png + name.npy side"
     " by side"
 )
-
-Kind = Literal["rgb", "xyz", "grooves"]
 UNPAIRED = {
     "rgb": "a picture without its point cloud",
     "xyz": "a point cloud without its picture",
     "grooves": "a groove label without its capture",
 }
 
+FOLDERS_THAT_COUNT = 3  # above a single file, for what it is by their names
+LAYOUTS: tuple[Layout, ...] = (
+    ultralytics_folder,
+    tum_sequence,
+    two_folders,
+    same_name,
+    same_folder,
+    words_apart,
+    by_time,
+    by_number,
+    colored_points,
+)
+"""A layout groups the files that are not yet part of a capture; the first one that finds both an
+image and points of a capture is used. One that guesses stands behind those that know."""
+
 
 class CapturePair(NamedTuple):
     """The files of one capture.
 
-    `stem` names it: relative to the root, `/` between folders, unique under the root.
+    stem     names it: relative to the root, `/` between folders, unique under the root
+    rgb      its image; the same as `xyz` where one file holds both
+    camera   the file of the intrinsics, of depth without X and Y
+    unit_mm  millimetres per unit of the points, where the layout says it
+    split    "train", "val" or "test", where the layout says it
     """
 
     stem: str
@@ -45,11 +81,14 @@ class CapturePair(NamedTuple):
     xyz: Path
     grooves: Path | None = None
     camera: Path | None = None
+    unit_mm: float | None = None
+    split: str | None = None
 
     @property
     def files(self) -> dict[str, Path]:
         """The existing files by kind; `rgb` and `xyz` are the same where one file holds both."""
-        return {kind: path for kind, path in zip(self._fields[1:], self[1:]) if path}
+        kinds = ("rgb", "xyz", "grooves", "camera")
+        return {kind: path for kind in kinds if (path := getattr(self, kind))}
 
 
 class RejectedFile(NamedTuple):
@@ -59,68 +98,25 @@ class RejectedFile(NamedTuple):
     reason: str
 
 
-# ------------------------------------------------------------------------------------------ layouts
+class FoundCaptures(NamedTuple):
+    """The captures of a folder, sorted by stem; files that are none; what was decided, in lines."""
 
-
-def _kind(path: PurePosixPath) -> Kind | None:
-    """Return what a file is by its name, None where it is none of a capture's."""
-    if path.name.lower().endswith(GROOVE_LABEL_ENDING):
-        return "grooves"
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return "rgb"
-    return "xyz" if suffix in BY_SUFFIX else None
-
-
-def _without_camera_suffix(name: str) -> str:
-    """Return `name` without what camera software appends: X_color, X_rawDepth -> X."""
-    bare = re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE)
-    return bare or name
-
-
-def two_folders(path: PurePosixPath) -> tuple[Kind, str] | None:
-    """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
-    kind = _kind(path)
-    folders = POINT_FOLDERS if kind == "xyz" else IMAGE_FOLDERS
-    if kind is None or path.parent.name.lower() not in folders:
-        return None
-    return kind, str(path.parent.parent / _without_camera_suffix(path.stem))
-
-
-def same_name(path: PurePosixPath) -> tuple[Kind, str] | None:
-    """name.png + name.npy: side by side."""
-    kind = _kind(path)
-    if kind is None:
-        return None
-    ending = GROOVE_LABEL_ENDING if kind == "grooves" else path.suffix
-    return kind, str(path)[: -len(ending)]
-
-
-def same_folder(path: PurePosixPath) -> tuple[Kind, str] | None:
-    """X_color.png + X_rawDepth.npy: side by side with the camera's suffixes."""
-    kind = _kind(path)
-    return kind and (kind, str(path.parent / _without_camera_suffix(path.stem)))
-
-
-# A layout returns a file's kind and its capture's stem, or None where the file is not of that
-# layout. The first one that finds both an image and a point map of a capture is used.
-Layout = Callable[[PurePosixPath], "tuple[Kind, str] | None"]
-LAYOUTS: tuple[Layout, ...] = (two_folders, same_name, same_folder)
-
-
-# ------------------------------------------------------------------------------------------- search
-
-
-class _Group(NamedTuple):
-    """Files that share a stem in one layout."""
-
-    rgb: list[PurePosixPath]
-    xyz: list[PurePosixPath]
-    grooves: list[PurePosixPath]
+    pairs: list[CapturePair]
+    rejects: list[RejectedFile]
+    notes: list[str]
 
 
 def find_pairs(root: Path | str) -> tuple[list[CapturePair], list[RejectedFile]]:
-    """Return all pairs under `root`, sorted by stem, and the files without exactly one counterpart.
+    """Return all pairs under `root`, and the files without exactly one counterpart.
+
+    See `search_folder`, also for what it raises.
+    """
+    found = search_folder(root)
+    return found.pairs, found.rejects
+
+
+def search_folder(root: Path | str) -> FoundCaptures:
+    """Return the captures under `root`.
 
     Hidden files and folders, and folders called `truth`, are skipped; links to folders are followed
     once. Raise BadFile when `root` is no folder, or contains neither images nor point maps.
@@ -128,94 +124,62 @@ def find_pairs(root: Path | str) -> tuple[list[CapturePair], list[RejectedFile]]
     root = Path(root)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "no such folder"
-        raise BadFile(root, f"{problem}; expected a folder of captures")
-    found = sorted(_walk(root))
-    if not found:
-        raise BadFile(root, f"no pictures and no .npy files; {EXPECTED}")
-    return _pair_files(root, found)
-
-
-def find_pair(path: Path | str) -> CapturePair:
-    """Return the capture that a file is part of, as `find_pairs` would in the folder around it.
-
-    Only that folder and those of the two-folder layout beside it are listed. Raise BadFile where
-    the files there are no capture with this one in it.
-    """
-    path = Path(path).absolute()
-    folders = {path.parent}
-    root = path.parent
-    siblings = (*IMAGE_FOLDERS, *POINT_FOLDERS)
-    if root.name.lower() in siblings:
-        root = root.parent
-        folders |= {p for p in root.iterdir() if p.name.lower() in siblings and p.is_dir()}
-    found = [
-        PurePosixPath(file.relative_to(root).as_posix())
-        for folder in folders
-        for file in folder.iterdir()
-        if not file.name.startswith(".") and _kind(PurePosixPath(file))
-    ]
-    pairs, rejects = _pair_files(root, sorted(found))
-    for pair in pairs:
-        if path in pair.files.values():
-            return pair
-    reasons = [reject.reason for reject in rejects if reject.path == path]
-    raise BadFile(path, reasons[0] if reasons else f"is no part of one capture; {EXPECTED}")
-
-
-def _pair_files(
-    root: Path, found: list[PurePosixPath]
-) -> tuple[list[CapturePair], list[RejectedFile]]:
-    """Return the pairs among sorted files, relative to `root`, as `find_pairs` does."""
-    left = [path for path in found if str(path).isprintable()]
+        hint = " (of a YAML the folder that its `path` names)" * (root.suffix in (".yaml", ".yml"))
+        raise BadFile(root, f"{problem}; expected a folder of captures{hint}")
+    listing = list_folder(root)
+    if not listing.kinds:
+        raise BadFile(root, f"no pictures and no files of points or depth; {EXPECTED}")
+    unprintable = [path for path in listing.kinds if not str(path).isprintable()]
     rejects = [
         RejectedFile(root / path, "the name holds characters that cannot be printed; rename it")
-        for path in found
-        if not str(path).isprintable()
+        for path in unprintable
     ]
+    listing = listing.without(unprintable)
     pairs: dict[str, CapturePair] = {}
+    notes: list[str] = []
     for layout in LAYOUTS:
-        paired: set[PurePosixPath] = set()
-        for stem, group in _group_by_stem(layout, left).items():
-            if not group.rgb or not group.xyz:
-                continue  # another layout may find the counterpart
-            paired.update(*group)
-            pair = _first_of_each(root, stem, group)
-            reason = _ambiguity(stem, group) or _collision(stem, pairs)
+        result = layout(listing)
+        notes += result.notes
+        used = [*result.left_out]
+        for group in result.groups:
+            used += [*group.rgb, *group.xyz, *group.grooves]
+            pair = _first_of_each(root, group)
+            reason = _ambiguity(group) or _collision(pair.stem, pairs)
             if reason:
                 rejects.append(RejectedFile(pair.rgb, reason))
             else:
-                pairs[stem] = pair
-        left = [path for path in left if path not in paired]
-    rejects += [_unpaired(root, path) for path in left]
-    return sorted(pairs.values()), sorted(rejects)
+                pairs[pair.stem] = pair
+        listing = listing.without(used)
+    drawings = [path for path in listing.of_kind("rgb") if _is_drawing(path)]
+    if drawings and pairs:
+        notes.append(f"left out: {count_of(drawings, 'drawing')} of depth, of 8 bits a channel")
+        listing = listing.without(drawings)
+    rejects += [_unpaired(root, path, kind) for path, kind in listing.kinds.items()]
+    with_cameras, camera_notes = _find_cameras(listing, sorted(pairs.values()))
+    return FoundCaptures(with_cameras, sorted(rejects), notes + camera_notes)
 
 
-def _group_by_stem(layout: Layout, paths: Iterable[PurePosixPath]) -> dict[str, _Group]:
-    """Return the files of one layout by the stem of their capture."""
-    groups: dict[str, _Group] = defaultdict(lambda: _Group([], [], []))
-    for path in paths:
-        match = layout(path)
-        if match:
-            kind, stem = match
-            getattr(groups[stem], kind).append(path)
-    return groups
+def _first_of_each(root: Path, group: Group) -> CapturePair:
+    return CapturePair(
+        group.stem,
+        root / group.rgb[0],
+        root / group.xyz[0],
+        root / group.grooves[0] if group.grooves else None,
+        unit_mm=group.unit_mm,
+        split=group.split,
+    )
 
 
-def _first_of_each(root: Path, stem: str, group: _Group) -> CapturePair:
-    grooves = root / group.grooves[0] if group.grooves else None
-    return CapturePair(stem, root / group.rgb[0], root / group.xyz[0], grooves)
-
-
-def _ambiguity(stem: str, group: _Group) -> str | None:
+def _ambiguity(group: Group) -> str | None:
     """Return the reason to reject a group that has more than one file of a kind."""
-    images, clouds, labels = group
-    if max(map(len, group)) == 1:
+    images, clouds, labels = group.rgb, group.xyz, group.grooves
+    if max(map(len, (images, clouds, labels))) == 1:
         return None
     names = ", ".join(str(path) for path in (*images, *clouds, *labels[1:]))
     extra_labels = f", {len(labels)} groove labels" if len(labels) > 1 else ""
     return (
-        f"{len(images)} pictures{extra_labels} and {len(clouds)} point clouds share the stem {stem}"
-        f" ({names}); expected one of each"
+        f"{len(images)} pictures{extra_labels} and {len(clouds)} point clouds share the stem"
+        f" {group.stem} ({names}); expected one of each"
     )
 
 
@@ -226,74 +190,142 @@ def _collision(stem: str, pairs: dict[str, CapturePair]) -> str | None:
     return f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them"
 
 
-def _unpaired(root: Path, path: PurePosixPath) -> RejectedFile:
-    kind = _kind(path)
-    assert kind is not None, "_walk returns only files of a known kind"
+def _is_drawing(path: PurePosixPath) -> bool:
+    """Return whether an image is a drawing of depth, by its name, when its header is none's."""
+    return path.suffix.lower() in DEPTH_IMAGE.suffixes and says_depth(path)
+
+
+def _unpaired(root: Path, path: PurePosixPath, kind: str) -> RejectedFile:
     return RejectedFile(root / path, f"{UNPAIRED[kind]}; {EXPECTED}")
 
 
-def _walk(root: Path) -> list[PurePosixPath]:
-    """Return the images, point maps and labels under `root`, relative to it."""
+# ------------------------------------------------------------------------------------------ cameras
 
-    def stop(err: OSError) -> None:
-        raise BadFile(Path(err.filename), f"cannot be listed: {err.strerror}")
 
-    files: list[PurePosixPath] = []
-    visited = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=stop):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:  # a link to a parent
-            subfolders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n != "truth")
-        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        files += [
-            relative / name
-            for name in names
-            if not name.startswith(".") and _kind(PurePosixPath(name))
-        ]
-    return files
+def _find_cameras(
+    listing: Listing, pairs: list[CapturePair]
+) -> tuple[list[CapturePair], list[str]]:
+    """Return the pairs with the files of their cameras, and which files cannot be used and why."""
+    problems: dict[Path, str] = {}
+    usable: set[Path] = set()
+    found = []
+    cameras = CameraFiles(listing)
+    for pair in pairs:
+        path = cameras.find(PurePosixPath(pair.xyz.relative_to(listing.root)))
+        if path is not None and path not in problems and format_of(pair.xyz).is_depth(pair.xyz):
+            if path not in usable:
+                try:
+                    read_intrinsics(path)
+                    usable.add(path)
+                except BadFile as err:
+                    problems[path] = f"WARNING   {err}; it is not used"
+                    found.append(pair)
+                    continue
+            pair = pair._replace(camera=path)
+        found.append(pair)
+    return found, list(problems.values())
+
+
+# ------------------------------------------------------------------------------- images to predict
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is an image by its name: no point map, no groove label."""
-    return _kind(PurePosixPath(path)) == "rgb"
+    """Return whether a file is an image: no points, no depth image, no groove label."""
+    parts = path.absolute().parts
+    above = max(1, len(parts) - 1 - FOLDERS_THAT_COUNT)
+    return kind_of(Path(*parts[:above]), PurePosixPath(*parts[above:])) == "rgb"
+
+
+def holds_image(path: Path) -> bool:
+    """Return whether a file is an image, or holds colored points."""
+    form = BY_SUFFIX.get(path.suffix.lower())
+    return is_image(path) or (form is not None and form.has_rgb)
 
 
 def list_images(path: Path) -> list[Path]:
-    """Return the image `path`, or every image under the folder `path`; raise BadFile if none."""
+    """Return the image `path`, or every image under the folder `path`; raise BadFile if none.
+
+    Files of colored points with no image beside them are images, depth images are none.
+    """
     if not path.exists():
         raise BadFile(path, "no such file or folder; expected pictures, or folders of them")
     if path.is_file():
         return [path]
-    found = sorted(path / name for name in _walk(path) if is_image(path / name))
-    if not found:
+    listing = list_folder(path)
+    images = set(listing.of_kind("rgb"))
+    if any(lies_below(image, IMAGE_FOLDERS) for image in images):
+        images = {image for image in images if not lies_below(image, DEPTH_FOLDERS)}
+    floats = {p for p in listing.of_kind("xyz") if is_tiff(p) and not says_depth(p)}
+    if floats or any(BY_SUFFIX[p.suffix.lower()].has_rgb for p in listing.of_kind("xyz")):
+        pairs = search_folder(path).pairs
+        images |= {PurePosixPath(pair.rgb.relative_to(path)) for pair in pairs}
+        # a TIFF of floats that is nobody's depth: who reads it says that it is no image
+        images |= floats - {PurePosixPath(pair.xyz.relative_to(path)) for pair in pairs}
+    if not images:
         raise BadFile(path, f"no pictures; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return found
+    return sorted(path / image for image in images)
 
 
-def find_point_maps(images: list[Path]) -> dict[Path, Path]:
-    """Return the point map of each image that has exactly one."""
+def find_captures(images: list[Path]) -> dict[Path, CapturePair]:
+    """Return the capture of each image that has exactly one file of points, or holds points.
+
+    Looked for beside the image, and in the depth folders beside its folder of images.
+    """
     parents = {image: image.absolute().parent for image in images}
-    folders = set()
-    for parent in parents.values():
-        folders |= {parent, parent.parent / "depth", parent.parent / "xyz"}
-    clouds = [
-        path
-        for folder in sorted(folders)
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if _kind(PurePosixPath(path)) == "xyz"
-    ]
-    found: dict[Path, Path] = {}
-    for layout in LAYOUTS:
-        groups = _group_by_stem(layout, map(PurePosixPath, clouds))
-        for image, parent in parents.items():
-            match = layout(PurePosixPath(parent / image.name))
-            if image in found or not match or match[1] not in groups:
-                continue
-            candidates = groups[match[1]].xyz
-            if len(candidates) == 1:
-                found[image] = Path(candidates[0])
+    found: dict[Path, CapturePair] = {}
+    for parent in dict.fromkeys(parents.values()):
+        pairs = {pair.rgb: pair for pair in _captures_around(parent, IMAGE_FOLDERS, DEPTH_FOLDERS)}
+        for image in images:
+            pair = pairs.get(parent / image.name) if parents[image] == parent else None
+            if pair is not None:
+                found[image] = pair
     return found
+
+
+def find_captures_with(points: Path) -> list[CapturePair]:
+    """Return the captures of a file of points or depth, one for each image that may be its."""
+    absolute = points.absolute()
+    pairs = _captures_around(absolute.parent, DEPTH_FOLDERS, IMAGE_FOLDERS)
+    return [pair for pair in pairs if pair.xyz == absolute]
+
+
+def _captures_around(folder: Path, own: set[str], other: set[str]) -> list[CapturePair]:
+    """Return the captures of files in a folder, and in the other folders beside it.
+
+    own, other  plain names of folders of images and of points; several images may have the same
+                points
+    """
+    listing = _list_around(folder, own, other)
+    everything = listing
+    pairs = []
+    for layout in LAYOUTS:
+        result = layout(listing)
+        used = [*result.left_out]
+        for group in result.groups:
+            used += [*group.rgb, *group.xyz, *group.grooves]
+            for image in group.rgb if len(group.xyz) == 1 else ():
+                pairs.append(_first_of_each(listing.root, group._replace(rgb=[image])))
+        listing = listing.without(used)
+    return _find_cameras(everything, pairs)[0]
+
+
+def _list_around(folder: Path, own: set[str], other: set[str]) -> Listing:
+    """Return the files in a folder, and in the others beside it, not below them."""
+    parts = folder.parts
+    places = [i for i in range(1, len(parts)) if plain(parts[i]) in own]
+    root = folder
+    folders = {folder}
+    if places:
+        root = Path(*parts[: places[-1]])
+        rest = parts[places[-1] + 1 :]
+        beside = [path.joinpath(*rest) for path in _entries(root) if plain(path.name) in other]
+        folders |= {root, *beside}
+    files = {path for place in folders for path in _entries(place) if path.is_file()}
+    # a camera's file may lie one folder higher
+    files |= {path for path in _entries(root.parent) if path.suffix.lower() in TABLE_SUFFIXES}
+    names = [PurePosixPath(path.relative_to(root.parent)) for path in files]
+    return as_listing(root.parent, [name for name in names if not name.name.startswith(".")])
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -9,7 +9,7 @@ A file that cannot be read correctly raises `BadFile`: one line that starts with
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,16 @@ from depthdist.geometry.camera_view import find_view_problem
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = range(2, 9)  # its values for an image that is not upright
 NO_IMAGE = "there is no image beside it"
+ON_THE_SIDE = range(5, 9)  # those that swap height and width
+TURN_BACK = {  # a TIFF, which Pillow turns when it loads it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 METRES_BELOW_MM = 20.0  # no structured-light camera measures at 20 mm, none at 20 m
 
 
@@ -41,29 +51,33 @@ def read_rgb(path: Path | str, upright: bool = False) -> np.ndarray:
     return np.array(open_rgb(path, upright))
 
 
-def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = None) -> Image.Image:
+def open_rgb(
+    path: Path | str,
+    upright: bool = False,
+    content: bytes | None = None,
+    is_upright: Callable[[ImageSizes], bool] | None = None,
+) -> Image.Image:
     """Return the image in RGB, 8 bits a channel, whatever its format.
 
-    upright  rotate the image as its EXIF orientation says. Without it such an image raises BadFile:
-             a point map has no such tag, so the two grids could disagree
-    content  the file's bytes, if already read
+    upright     rotate the image as its EXIF orientation says; else it lies as it is stored
+    content     the file's bytes, if already read
+    is_upright  decides it by the sizes of an image that has such an orientation
 
     16 bits become 8 by dropping the low byte, alpha is dropped, CMYK, palettes and grey are
     converted, and only the first of several frames is used. Raise BadFile: cannot be decoded,
-    truncated, rotated, 32 bits a channel, more pixels than Pillow's decompression-bomb limit.
+    truncated, 32 bits a channel, more pixels than Pillow's decompression-bomb limit.
     """
     path = Path(path)
     try:
         with Image.open(path if content is None else BytesIO(content)) as image:
             # before load(), in which Pillow rotates a TIFF and drops the tag
             orientation = image.getexif().get(ORIENTATION, 1)
-            if orientation in TURNED and not upright:
-                raise BadFile(
-                    path,
-                    f"EXIF orientation is {orientation}; expected 1 (the picture must lie as the"
-                    " camera's grid does)",
-                )
+            if orientation in TURNED and is_upright is not None:
+                upright = is_upright(_sizes_of(image))
             image.load()
+            if image.format == "TIFF" and orientation in TURNED and not upright:
+                turned_back = image.transpose(TURN_BACK[orientation])
+                return _as_rgb(path, turned_back)
             return _as_rgb(path, ImageOps.exif_transpose(image) if upright else image)
     except BadFile:
         raise
@@ -75,11 +89,33 @@ def open_rgb(path: Path | str, upright: bool = False, content: bytes | None = No
         ) from err
 
 
-def exif_orientation(path: Path) -> int:
-    """Return the EXIF orientation of a readable image: 2 to 8, or 0 where it is upright."""
-    with Image.open(path) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    return orientation if orientation in TURNED else 0
+class ImageSizes(NamedTuple):
+    """Sizes (H, W) of an image as it is stored, and as its EXIF orientation turns it."""
+
+    stored: tuple[int, int]
+    upright: tuple[int, int]
+
+
+def read_image_sizes(path: Path, content: bytes | None = None) -> ImageSizes:
+    """Return the sizes of an image from its header; raise BadFile.
+
+    content  the file's bytes, if already read
+    """
+    try:
+        with Image.open(path if content is None else BytesIO(content)) as image:
+            return _sizes_of(image)
+    except Exception:  # Pillow raises half a dozen kinds; open_rgb turns each into one line
+        open_rgb(path, content=content)
+        raise
+
+
+def _sizes_of(image: Image.Image) -> ImageSizes:
+    """Return the sizes of an image that is opened, not yet loaded."""
+    size = (image.height, image.width)
+    if image.getexif().get(ORIENTATION, 1) not in ON_THE_SIDE:
+        return ImageSizes(size, size)
+    other = (image.width, image.height)
+    return ImageSizes(other, size) if image.format == "TIFF" else ImageSizes(size, other)
 
 
 def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
@@ -206,8 +242,12 @@ def to_point_map(
                 xyz = xyz * np.float32(unit)
         else:
             xyz = _with_rays(stored.values, unit, options, camera)
-        z = np.ascontiguousarray(xyz[:, :, 2])
-        no_value = count_missing(z)
+        no_value = count_missing(np.ascontiguousarray(xyz[:, :, 2]))
+        for value in stored.no_value:
+            missing = stored.values == value
+            if missing.any():
+                xyz[missing] = np.nan
+                no_value[f"{value:g}"] = int(np.count_nonzero(missing))
         constants = missing_constants(xyz)
         if constants:
             xyz = xyz.copy()
@@ -365,25 +405,40 @@ def read_capture(
     """
     contents = contents or {}
     together = pair.rgb == pair.xyz
-    image = None if together else open_rgb(pair.rgb, content=contents.get(pair.rgb))
-    image_size = None if image is None else (image.height, image.width)
+    rgb = contents.get(pair.rgb)
+    image_size = None if together else read_image_sizes(pair.rgb, rgb).stored
     points = read_point_map(
-        pair.xyz, contents.get(pair.xyz), options, pair.camera, image_size=image_size
+        pair.xyz, contents.get(pair.xyz), options, pair.camera, pair.unit_mm, image_size
     )
-    if image is None:
-        if points.xyz.shape[0] == 1:
-            raise _without_rows(pair.xyz, points.xyz.shape[1], NO_IMAGE)
+    size = (points.xyz.shape[0], points.xyz.shape[1])
+    if not together:
+        image = open_rgb(pair.rgb, content=rgb, is_upright=fits_upright(size))
+    elif size[0] == 1:
+        raise _without_rows(pair.xyz, size[1], NO_IMAGE)
+    else:
         image = _own_colors(pair.xyz, points.rgb)
-    check_sizes(pair, image.size[::-1], points.xyz.shape[:2], options.registered)
+    _check_sizes(pair, (image.height, image.width), size, options.registered)
     return Capture(image, points.xyz, points.no_value)
 
 
-def read_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """Return the image in RGB, from an image file or from a file of colored points."""
-    if path.suffix.lower() not in BY_SUFFIX:
-        return open_rgb(path, content=content)
-    stored = format_of(path).read(path, read_bytes(path) if content is None else content)
+def read_image(path: Path, content: bytes | None, points_size: tuple[int, int]) -> Image.Image:
+    """Return the image in RGB, from an image file or from a file of colored points.
+
+    points_size  (H, W) of its points, which decides whether an EXIF orientation counts
+    """
+    form = BY_SUFFIX.get(path.suffix.lower())
+    if form is None or not form.has_rgb:
+        return open_rgb(path, content=content, is_upright=fits_upright(points_size))
+    stored = form.read(path, read_bytes(path) if content is None else content)
     return _own_colors(path, stored.rgb)
+
+
+def fits_upright(points: tuple[int, int]) -> Callable[[ImageSizes], bool]:
+    """Return what decides whether the points (H, W) of an image are those of it turned upright.
+
+    They are where the upright size fits them and the stored one does not.
+    """
+    return lambda sizes: not _fit(sizes.stored, points) and _fit(sizes.upright, points)
 
 
 def _own_colors(path: Path, rgb: np.ndarray | None) -> Image.Image:
@@ -409,25 +464,19 @@ def read_size(pair: CapturePair, options: ReadOptions = NO_OPTIONS) -> CaptureSi
         if size[0] == 1:
             raise _without_rows(pair.xyz, size[1], NO_IMAGE)
         return CaptureSize(size, size)
-    try:
-        with Image.open(pair.rgb) as image:
-            width, height = image.size
-    except Exception:  # Pillow raises half a dozen kinds; read_rgb turns each into one line
-        read_rgb(pair.rgb)
-        raise
+    sizes = read_image_sizes(pair.rgb)
     if size[0] == 1:
-        size = _find_rows(pair.xyz, size[1], (height, width))
-    check_sizes(pair, (height, width), size, options.registered)
-    return CaptureSize((height, width), size)
+        size = _find_rows(pair.xyz, size[1], sizes.stored)
+    image_size = sizes.upright if fits_upright(size)(sizes) else sizes.stored
+    _check_sizes(pair, image_size, size, options.registered)
+    return CaptureSize(image_size, size)
 
 
-def check_sizes(
-    pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...], registered: bool = False
+def _check_sizes(
+    pair: CapturePair, rgb: tuple[int, ...], xyz: tuple[int, ...], registered: bool
 ) -> None:
     """Raise BadFile unless image and points have one grid, or every pixel of one holds n x n."""
-    larger, smaller = max(rgb, xyz), min(rgb, xyz)
-    multiple = all(a % b == 0 for a, b in zip(larger, smaller))
-    if registered or (multiple and larger[0] // smaller[0] == larger[1] // smaller[1]):
+    if registered or _fit(rgb, xyz):
         return
     raise BadFile(
         pair.rgb,
@@ -435,3 +484,10 @@ def check_sizes(
         " from one capture, with one size or one that is 2, 3, 4 ... times the other's"
         " (--registered takes any, where both see the same field)",
     )
+
+
+def _fit(rgb: tuple[int, ...], xyz: tuple[int, ...]) -> bool:
+    """Return whether image and points have one size, or one that is n times the other's."""
+    larger, smaller = max(rgb, xyz), min(rgb, xyz)
+    multiple = all(a % b == 0 for a, b in zip(larger, smaller))
+    return multiple and larger[0] // smaller[0] == larger[1] // smaller[1]

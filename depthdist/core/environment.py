@@ -188,6 +188,7 @@ def silence_image_warnings() -> None:
         "ignore", message="Reading `.npy` or `.npz` file required additional header parsing"
     )
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    logger = logging.getLogger("PIL")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    for name in ("PIL", "tifffile"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())

@@ -256,14 +256,17 @@ class Dataset:
             raise ValueError(f"{ref.shard}: sample {ref.key}: groove label: {err}") from err
 
     def full_image(self, split: str, number: int, raw: Path) -> np.ndarray:
-        """Return the image (H, W, 3) uint8 that a sample was made of, at the camera's size.
+        """Return the image (H, W, 3) uint8 that a sample was made of, at the size of the depth.
 
         raw  the folder of captures that was sharded
-        raises ValueError: the image is not there, is another one, or not of the depth's size
+        raises ValueError: the image is not there, is another one, or the depth is not at the
+        camera's size
         """
         from depthdist.captures.readers import read_image  # imports Pillow
+        from depthdist.geometry.image_resizing import resize_rgb
 
-        source = self.meta(split, number).get("rgb")
+        meta = self.meta(split, number)
+        source = meta.get("rgb")
         if not isinstance(source, dict) or not isinstance(source.get("path"), str):
             raise ValueError(
                 "--refine needs shards that record which images they were made from; sample"
@@ -281,13 +284,17 @@ class Dataset:
                 f"{path}: is not the image from which sample {number} of {split} was made"
                 " (its sha256 differs)"
             )
-        image = np.array(read_image(path, content))
-        if image.shape[:2] != self.depth_size:
+        height, width = self.depth_size
+        image = read_image(path, content, (height, width))
+        size = (image.height, image.width)
+        if size == self.depth_size:
+            return np.array(image)
+        if meta.get("size") != list(self.depth_size):
             raise ValueError(
-                f"{path}: is {image.shape[:2]}, the ground truth {tuple(self.depth_size)}; --refine"
-                " needs shards with depth at the camera's size"
+                f"{path}: is {size}, the ground truth {tuple(self.depth_size)}; --refine needs"
+                " shards with depth at the camera's size"
             )
-        return image
+        return resize_rgb(image, self.depth_size)  # the points have another size
 
     def _parts_with(self, split: str) -> list[tuple[Index, Samples]]:
         """Return the parts that have a split, and its samples in each."""

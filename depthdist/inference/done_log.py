@@ -32,6 +32,8 @@ def read_done_log(
     """
     path = settings.out / DONE
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
+    if settings.unit is None:  # as folders are that were begun before there was a unit
+        del values["unit"]
     made_with = hash_inputs(values, model, record)
     lines = path.read_bytes().splitlines() if path.exists() and not settings.again else []
     if not lines:

@@ -20,15 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from depthdist.captures.layouts import (
-    IMAGE_SUFFIXES,
-    CapturePair,
-    find_point_maps,
-    is_image,
-    list_images,
-)
+from depthdist.captures import readers
+from depthdist.captures.found_files import IMAGE_SUFFIXES
+from depthdist.captures.layouts import CapturePair, find_captures, holds_image, list_images
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
-from depthdist.captures.readers import check_sizes, exif_orientation, read_point_map, read_rgb
+from depthdist.captures.readers import read_rgb
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import expand_user
 from depthdist.geometry.camera import (
@@ -38,6 +34,7 @@ from depthdist.geometry.camera import (
     pinhole_from_fov,
     pixel_rays,
 )
+from depthdist.geometry.image_resizing import resize_nearest
 
 if TYPE_CHECKING:
     from depthdist.data.loader import Loader
@@ -90,7 +87,7 @@ def find_sources(
 
     out      the folder for results: files in it that are named like results are skipped in folders
              and patterns
-    options  how point clouds beside images are read
+    options  how the points beside images are read
     raises BadFile or ValueError if an input holds no images
     """
     files: dict[Path, Path] = {}  # resolved path -> path as given
@@ -102,7 +99,8 @@ def find_sources(
                 shards += _shard_sources(path)
                 continue
             for image in list_images(path):
-                if image == given or (is_image(image) and not _is_result(image, out)):
+                chosen = path.is_dir() or holds_image(image)
+                if image == given or (chosen and not _is_result(image, out)):
                     files[image.resolve()] = image
     found = _file_sources(files, out, options) + shards
     if not found:
@@ -115,19 +113,20 @@ def find_sources(
 
 def _file_sources(files: dict[Path, Path], out: Path, options: ReadOptions) -> list[ImageSource]:
     paths = list(files.values())
-    clouds = find_point_maps(paths)
+    pairs = find_captures(paths)
     found = []
     for name, (resolved, path) in zip(output_names(paths), files.items()):
-        cloud = clouds.get(path)
-        if cloud is not None and _is_depth_result(cloud, name, out):
-            cloud = None
-        read = (resolved, cloud.resolve()) if cloud else (resolved,)
+        pair = pairs.get(path)
+        if pair is not None and _is_depth_result(pair.xyz, name, out):
+            pair = None
+        read = tuple(dict.fromkeys(p.resolve() for p in pair.files.values())) if pair else ()
+        read = read or (resolved,)
         found.append(
             ImageSource(
                 name=name,
                 origin=printable_path(resolved),
                 version="+".join(map(_version, read)),
-                read=partial(read_capture, path, cloud, options),
+                read=partial(read_capture, path, pair, options),
                 files=read,
             )
         )
@@ -191,36 +190,35 @@ def check_unique_names(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def read_capture(path: Path, cloud: Path | None, options: ReadOptions = NO_OPTIONS) -> InputImage:
-    """Read an image file, upright, with ground truth and rays from its point `cloud`.
+def read_capture(
+    path: Path, pair: CapturePair | None, options: ReadOptions = NO_OPTIONS
+) -> InputImage:
+    """Read an image, with ground truth and rays from the points of its capture `pair`.
 
-    BadFile if the image cannot be read. If the cloud cannot be used, the image's note says why.
+    An image without points is brought upright as its EXIF orientation says, one with points lies as
+    they do; where these have another size, the truth is brought to the image's (nearest neighbor).
+    BadFile if the image cannot be read. If the points cannot be used, the image's note says why.
     """
+    note = ""
+    if pair is not None:
+        try:
+            capture = readers.read_capture(pair, options=options)
+        except BadFile as err:
+            note = f"{err}; {path.name} is drawn without truth"
+        else:
+            return to_input_image(np.array(capture.image), capture.xyz)
     rgb = read_rgb(path, upright=True)
-    image = InputImage(rgb, rgb.shape[:2])
-    if cloud is None:
-        return image
-    try:
-        xyz = _read_cloud(cloud, path, image.size, options)
-    except BadFile as err:
-        image.note = f"{err}; {path.name} is drawn without truth"
-        return image
-    add_points(image, xyz)
-    return image
+    return InputImage(rgb, (rgb.shape[0], rgb.shape[1]), note=note)
 
 
-def add_points(image: InputImage, xyz: np.ndarray) -> None:
-    """Set an image's ground truth and rays from its points (h, w, 3) mm.
-
-    Without ground truth where it has another size than the image: then the pinhole that fits the
-    points gives the rays.
-    """
-    if xyz.shape[:2] == image.size:
-        image.truth_mm = np.ascontiguousarray(xyz[:, :, 2])
-        image.rays = measured_rays(xyz)
-    else:
-        meta = {"size": xyz.shape[:2], "intrinsics": fit_intrinsics(xyz)}
-        image.rays = pixel_rays(meta, image.size)
+def to_input_image(rgb: np.ndarray, xyz: np.ndarray) -> InputImage:
+    """Return an image (H, W, 3) uint8 with the truth and the rays of its points (h, w, 3) mm."""
+    size = (rgb.shape[0], rgb.shape[1])
+    truth_mm = np.ascontiguousarray(xyz[:, :, 2])
+    if truth_mm.shape == size:
+        return InputImage(rgb, size, truth_mm, measured_rays(xyz))
+    meta = {"size": xyz.shape[:2], "intrinsics": fit_intrinsics(xyz)}
+    return InputImage(rgb, size, resize_nearest(truth_mm, size), pixel_rays(meta, size))
 
 
 def find_rays(
@@ -238,22 +236,6 @@ def find_rays(
     if fov is not None:
         return pixel_rays(pinhole_from_fov(image.size, fov), image.size)
     return None
-
-
-def _read_cloud(
-    cloud: Path, image: Path, size: tuple[int, int], options: ReadOptions
-) -> np.ndarray:
-    """Return (h, w, 3) mm; BadFile if it does not lie on the grid of the upright image."""
-    orientation = exif_orientation(image)
-    if orientation:
-        raise BadFile(
-            cloud,
-            f"{image.name} is rotated (EXIF orientation {orientation}) and a point cloud has no"
-            " such tag",
-        )
-    xyz = read_point_map(cloud, options=options).xyz
-    check_sizes(CapturePair(image.stem, image, cloud), size, xyz.shape[:2], options.registered)
-    return xyz
 
 
 def _shard_sources(folder: Path) -> list[ImageSource]:

@@ -17,14 +17,14 @@ from PIL import Image, ImageOps
 
 from depthdist.captures.capture_file import CaptureArrays, read_capture
 from depthdist.captures.formats.registry import BY_SUFFIX
-from depthdist.captures.layouts import find_point_maps, is_image
+from depthdist.captures.layouts import find_captures, is_image
 from depthdist.core.environment import pick_device, quiet_libraries
 from depthdist.core.errors import BadFile, naming_arguments, one_line
 from depthdist.core.settings import Size, did_you_mean
 from depthdist.geometry.camera import camera_problems
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
-from depthdist.inference.image_sources import InputImage, add_points, find_rays
+from depthdist.inference.image_sources import InputImage, find_rays
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.settings import REFINEMENTS, Refinement
@@ -225,12 +225,10 @@ def to_input_image(image: ImageLike) -> InputImage:
         if path.is_dir():
             raise BadFile(path, "is a folder; expected an image, or a list of images")
         if is_image(path) or path.suffix.lower() not in BY_SUFFIX or not path.exists():
-            return image_sources.read_capture(path, find_point_maps([path]).get(path))
+            return image_sources.read_capture(path, find_captures([path]).get(path))
         image = read_capture(path)  # a camera's file that holds both
     if isinstance(image, CaptureArrays):
-        given = InputImage(image.rgb, (image.rgb.shape[0], image.rgb.shape[1]))
-        add_points(given, image.points_mm)
-        return given
+        return image_sources.to_input_image(image.rgb, image.points_mm)
     if isinstance(image, Image.Image):
         if image.mode.partition(";")[0] in WIDE_MODES:
             raise ValueError(

@@ -18,7 +18,10 @@ def main(argv: list[str] | None = None) -> None:
         argv=argv,
         first=("inputs", "run", "out", "save", "refine"),
     )
-    sources = find_sources(settings.inputs, settings.out, read_options(settings.run))
+    options = read_options(settings.run)
+    if settings.unit is not None:
+        options = options._replace(unit_mm=settings.unit)
+    sources = find_sources(settings.inputs, settings.out, options)
     if settings.refine != "plain" and any(source.shard for source in sources):
         raise ValueError(
             f"--refine {settings.refine} needs images at their full size; shards have them at the"

@@ -45,6 +45,8 @@ class PredictSettings:
     camera, degrees."""
     intrinsics: tuple[float, ...] = ()
     "The same, exactly: fx,fy,cx,cy in pixels of the image; column + 0.5 = fx X / Z + cx."
+    unit: float | None = None
+    "Millimetres per unit of the depth that lies beside images. Default: as it or its layout says."
     batch: int = 1
     "Images in a batch on each device."
     again: bool = False
@@ -59,6 +61,8 @@ class PredictSettings:
         found += camera_problems(self.intrinsics, self.fov)
         if (self.intrinsics or self.fov) and "ply" not in self.save:
             found.append("--intrinsics and --fov are for ply: name it in --save")
+        if self.unit is not None and not 0 < self.unit < math.inf:
+            found.append(f"--unit is {self.unit:g}: expected more than 0 mm")
         if self.batch < 1:
             found.append(f"--batch is {self.batch}: expected >= 1")
         return found

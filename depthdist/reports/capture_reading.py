@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from depthdist.captures.layouts import CapturePair, find_pairs
+from depthdist.captures.layouts import CapturePair, search_folder
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.captures.readers import read_capture
+from depthdist.captures.reading_notes import reading_notes
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.environment import count_workers, open_pool, start_worker
 from depthdist.core.errors import BadFile, printable_path
@@ -50,27 +51,27 @@ class ShardJob(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What there is to read in a folder, and what was rejected before."""
+    """What there is to read in a folder, what was rejected before, and how files were paired."""
 
     kind: str
     jobs: Sequence[RawJob | ShardJob]
     rejections: list[Rejection]
+    notes: Sequence[str] = ()
 
 
 def find_captures(folder: Path, options: ReadOptions = NO_OPTIONS) -> Source:
     """Return what to read in a folder of shards or of raw captures, these as `options` say."""
-    if (folder / "index.json").exists():
-        return _find_samples(folder)
-    return _find_raw(folder, options)
+    return _find_samples(folder) if (folder / "index.json").exists() else _find_raw(folder, options)
 
 
 def _find_raw(folder: Path, options: ReadOptions) -> Source:
-    pairs, rejects = find_pairs(folder)
-    sessions = number_sessions([pair.stem for pair in pairs])
+    found = search_folder(folder)
+    sessions = number_sessions([pair.stem for pair in found.pairs])
     return Source(
         "raw captures",
-        [RawJob(pair, session, options) for pair, session in zip(pairs, sessions)],
-        [Rejection(printable_path(reject.path), reject.reason) for reject in rejects],
+        [RawJob(pair, session, options) for pair, session in zip(found.pairs, sessions)],
+        [Rejection(printable_path(reject.path), reject.reason) for reject in found.rejects],
+        [*found.notes, *reading_notes(found.pairs, options)],
     )
 
 
@@ -134,7 +135,7 @@ def _read_raw(job: RawJob) -> CaptureSummary | Rejection:
     problem = find_view_problem(capture.xyz)
     return summarize_capture(
         name=job.pair.stem,
-        split="",
+        split=job.pair.split or "",
         session=job.session,
         rgb=np.asarray(capture.image),
         depth_mm=capture.xyz[..., 2],

@@ -48,7 +48,7 @@ def build_data_report(
 
     num_images  captures that are shown
     workers     processes that read captures; 0: one per core
-    options     how the files of captures are read
+    options     how captures that are not sharded are read
     raises ValueError: no capture can be read
     """
     source = find_captures(folder, options)
@@ -64,8 +64,9 @@ def build_data_report(
         )
     near_mm = min(capture.near_mm for capture in captures)
     depth_range = DepthRange(near_mm, max(capture.far_mm for capture in captures))
+    notes = [Paragraph(note) for note in source.notes]
     sections = [
-        Section("Overview", [overview_table(captures, len(rejections), depth_range)]),
+        Section("Overview", [overview_table(captures, len(rejections), depth_range), *notes]),
         Section("What looks wrong", fault_blocks(captures)),
         Section("Rejected", rejection_blocks(rejections)),
         Section("Depth", depth_blocks(captures, depth_range)),

@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from depthdist.captures.layouts import find_pairs
 from depthdist.core.errors import SettingsError, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import parse_json, sync_folder, write_atomic
@@ -38,7 +39,7 @@ from depthdist.shards.previous_output import (
     read_previous_output,
     refuse_foreign_index,
 )
-from depthdist.shards.settings import ShardSettings
+from depthdist.shards.settings import ShardSettings, settle_split
 from depthdist.shards.split_names import SPLITS
 from depthdist.shards.worker_pool import write_shards
 
@@ -78,6 +79,8 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
     out = Path(settings.out)
     with contextlib.ExitStack() as stack:
         with _together(ranks):
+            if settings.split == "auto":
+                settings = settle_split(settings, find_pairs(settings.raw)[0])
             _refuse_same_folder(Path(settings.raw), out)
             previous = read_previous_output(settings)
             plan = make_plan(settings, previous.held)

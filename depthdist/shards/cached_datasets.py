@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from depthdist.captures.layouts import find_pairs
+from depthdist.captures.layouts import CapturePair, find_pairs
 from depthdist.core.environment import local_rank
 from depthdist.core.errors import BadFile, SettingsError, printable_path
 from depthdist.core.file_lock import POLL_S, Held, hold
@@ -34,7 +34,7 @@ from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import as_json
 from depthdist.shards.index import read_index
 from depthdist.shards.remote_cache import is_remote
-from depthdist.shards.settings import ShardSettings
+from depthdist.shards.settings import ShardSettings, settle_split
 from depthdist.shards.split_names import in_order
 
 BEGIN_S = 600.0  # seconds that other ranks wait until the first one of their machine begins
@@ -102,6 +102,7 @@ def find_cached(settings: ShardSettings, cache: Path) -> CachedDataset:
     """Return where the shards of settings.raw are, or would be made; raise BadFile."""
     raw = Path(settings.raw)
     pairs, _ = find_pairs(raw)
+    settings = settle_split(settings, pairs)
     groups = Path(settings.groups).read_text("utf-8", "replace") if settings.groups else ""
     source = {
         "raw": str(raw.resolve()),
@@ -109,7 +110,8 @@ def find_cached(settings: ShardSettings, cache: Path) -> CachedDataset:
         "settings": settings.content(),
         "groups": sorted({line.strip() for line in groups.splitlines()}),
         "captures": {
-            pair.stem: [_identity(path, raw) for path in pair.files.values()] for pair in pairs
+            pair.stem: [*(_identity(path, raw) for path in pair.files.values()), *_said(pair)]
+            for pair in pairs
         },
     }
     digest = hashlib.sha256(as_json(source)).hexdigest()[:16]
@@ -135,6 +137,12 @@ def cached_shards(settings: ShardSettings, cache: Path) -> Path:
             if not found.is_whole():  # another command has made them meanwhile
                 _make(found, settings)
     return found.folder
+
+
+def _said(pair: CapturePair) -> list[Any]:
+    """Return unit and split where the capture's layout says them."""
+    said = [pair.unit_mm, pair.split]
+    return [said] if said != [None, None] else []
 
 
 def _identity(path: Path, root: Path) -> list[Any]:

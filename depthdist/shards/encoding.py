@@ -24,7 +24,7 @@ from depthdist.core.errors import BadFile
 from depthdist.core.settings import Size
 from depthdist.geometry.camera import fit_intrinsics
 from depthdist.geometry.camera_view import find_view_problem
-from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.geometry.image_resizing import resize_nearest, resize_rgb
 from depthdist.shards.format import LEVELS, Encoding, Item, as_json
 from depthdist.shards.statistics import depth_stats
 
@@ -166,17 +166,6 @@ def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
         "measured_max_mm": most,
         "histogram": histogram,
     }
-
-
-def resize_nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return `image` (H, W) at `size`, each pixel copied from the nearest center.
-
-    Depths are never averaged across an edge.
-    """
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, image.shape)
-    )
-    return image[rows[:, None], columns]
 
 
 def encode_rgb(

@@ -37,7 +37,7 @@ from depthdist.shards.format import LEVELS, as_json
 from depthdist.shards.index import as_rows, named_by_content
 from depthdist.shards.index_schema import TABLE_NAME
 from depthdist.shards.member_roles import assign_roles
-from depthdist.shards.settings import ShardSettings
+from depthdist.shards.settings import ShardSettings, settle_split
 from depthdist.shards.split_names import SPLITS, unused_names_warning
 from depthdist.shards.splits import split, split_note
 from depthdist.shards.statistics import merge_stats, statistics
@@ -61,6 +61,7 @@ def index_in_place(
     """
     folder = Path(settings.index)
     settings = replace(settings, raw=settings.index)  # raw: what plan's errors name
+    settings = settle_split(settings, [])
     old_files = _replaceable_files(folder)
     shard_names, named, notes = find_shards(folder)
     scanned = _in_threads(lambda shard, _: scan(folder, shard), shard_names, workers)

@@ -14,13 +14,14 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from depthdist.captures.layouts import CapturePair, RejectedFile, find_pairs
+from depthdist.captures.layouts import CapturePair, FoundCaptures, RejectedFile, search_folder
 from depthdist.captures.read_options import NO_OPTIONS
 from depthdist.captures.readers import read_size
+from depthdist.captures.reading_notes import reading_notes
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.settings import Size
@@ -32,7 +33,7 @@ from depthdist.geometry.image_size import (
 )
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import Encoding, Item, Job, as_json
-from depthdist.shards.settings import ShardSettings
+from depthdist.shards.settings import ShardSettings, settle_split
 from depthdist.shards.split_names import SKIP, in_order, unused_names_warning
 from depthdist.shards.splits import (
     choose_groups,
@@ -45,6 +46,7 @@ from depthdist.shards.splits import (
 )
 
 RGB_BYTES = {"jpeg": 0.33, "png": 1.5, "raw": 3}  # a pixel, measured; by codec
+BY_GROUPS = ("file", "folder", "auto")  # splits by groups of captures
 TAR_BYTES = 8 * 512  # a sample's tar headers and padding
 
 
@@ -101,6 +103,7 @@ class UsablePairs(NamedTuple):
     rejects: list[RejectedFile]
     num_held: int
     groups: dict[str, str]  # by stem, with --split file or folder
+    notes: list[str]  # for the user, on how files are paired and read
     depth_size: Size | None  # None without pairs
     image_sizes: Counter[tuple[int, int]]  # of the pairs
 
@@ -116,7 +119,9 @@ class SplitSides(NamedTuple):
 
 def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Plan:
     """Return the plan for RAW; raise ValueError where nothing can be made of it."""
-    usable = usable_pairs(settings, held)
+    found = search_folder(settings.raw)
+    settings = settle_split(settings, found.pairs)
+    usable = usable_pairs(settings, held, found)
     settings, size_note = _choose_size(settings, held, usable.image_sizes)
     settled = _settled_groups(usable.groups, held, settings)
     encoding = _encoding(settings, usable.depth_size)
@@ -141,21 +146,23 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
         rejects=usable.rejects,
         hash=_plan_hash(settings, jobs, usable),
         encoding=encoding,
-        note="\n".join(filter(None, (size_note, sides.note))),
+        note="\n".join(filter(None, (*usable.notes, size_note, sides.note))),
         held=usable.num_held,
         groups=sides.groups,
         stretched=most_stretched(usable.image_sizes, encoding.size),
     )
 
 
-def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
+def usable_pairs(
+    settings: ShardSettings, held: ExistingDataset, found: FoundCaptures
+) -> UsablePairs:
     """Return the captures of RAW that are new, not skipped, and whose headers are valid."""
-    found, rejects = find_pairs(Path(settings.raw))
-    pairs = [pair for pair in found if pair.stem not in held.sides]
-    num_held = len(found) - len(pairs)
+    rejects = list(found.rejects)
+    pairs = [pair for pair in found.pairs if pair.stem not in held.sides]
+    num_held = len(found.pairs) - len(pairs)
     groups: dict[str, str] = {}
-    if settings.split in ("file", "folder"):
-        groups = _read_groups(settings, [pair.stem for pair in pairs], held)
+    if settings.split in BY_GROUPS:
+        groups = _read_groups(settings, pairs, held)
         pairs = [pair for pair in pairs if groups.get(pair.stem) != SKIP]
         if not pairs and groups and not held.sides:
             raise ValueError(
@@ -182,6 +189,7 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
         rejects=sorted(rejects),
         num_held=num_held,
         groups=groups,
+        notes=[*found.notes, *reading_notes(pairs, options)],
         depth_size=depth_size,
         image_sizes=Counter(image_sizes[pair.stem] for pair in pairs),
     )
@@ -189,11 +197,12 @@ def usable_pairs(settings: ShardSettings, held: ExistingDataset) -> UsablePairs:
 
 def chosen_size(raw: str) -> Size:
     """Return the size that the captures in RAW get without --size; raise ValueError if none is."""
-    usable = usable_pairs(ShardSettings(raw=raw), NO_DATASET)
+    settings = settle_split(ShardSettings(raw=raw), [])
+    usable = usable_pairs(settings, NO_DATASET, search_folder(raw))
     if not usable.pairs:
         first = f"; the first: {usable.rejects[0].reason}" if usable.rejects else ""
         raise ValueError(f"{printable_path(raw)}: no usable pair{first}")
-    settings, _ = _choose_size(ShardSettings(raw=raw), NO_DATASET, usable.image_sizes)
+    settings, _ = _choose_size(settings, NO_DATASET, usable.image_sizes)
     assert settings.size is not None
     return settings.size
 
@@ -216,9 +225,12 @@ def _choose_size(
 
 
 def _read_groups(
-    settings: ShardSettings, stems: list[str], held: ExistingDataset
+    settings: ShardSettings, pairs: list[CapturePair], held: ExistingDataset
 ) -> dict[str, str]:
-    """Return the group of each capture: from the file of --groups, or by its folder."""
+    """Return the group of each capture: by its layout, its folder or the file of --groups."""
+    if settings.split == "auto":
+        return {pair.stem: pair.split or SKIP for pair in pairs}
+    stems = [pair.stem for pair in pairs]
     if settings.split == "folder":
         return groups_of_folders(Path(settings.raw), stems)
     return read_groups(Path(settings.groups), stems, held.sides)
@@ -323,7 +335,7 @@ def _choose_sides(
     stems = [pair.stem for pair in usable.pairs]
     joint = _joint_sessions(stems, held, settings)
     sessions = _session_numbers(stems, held, joint)
-    if settings.split in ("file", "folder"):
+    if settings.split in BY_GROUPS:
         sides = _sides_by_groups(stems, sessions, usable.groups, settled, held, settings)
     else:
         splits = _sides_by_chance(stems, sessions, held, joint, settings)
@@ -444,8 +456,10 @@ def bytes_of_sample(encoding: Encoding) -> float:
 def _job(name: str, items: list[Item], settings: ShardSettings, encoding: Encoding) -> Job:
     """Return the job of one shard; its hash covers name, size and time of each file."""
     root = Path(settings.raw)
-    inputs = []
+    inputs: list[list[Any]] = []
     for item in items:
+        if item.pair.unit_mm is not None:
+            inputs.append([item.key, item.pair.unit_mm])
         for path in dict.fromkeys(item.pair.files.values()):
             status = path.stat()
             inputs.append(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from depthdist.captures.layouts import CapturePair
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
 from depthdist.core.settings import (
     Size,
@@ -40,8 +41,8 @@ class FileSettings:
     """Millimetres per unit of points and depths, 1000 for metres. Default: as the files or their
     layout say, else 1; what looks like metres is refused."""
     intrinsics: tuple[float, ...] = ()
-    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from
-    intrinsics.json beside them; depth trains without, but gives no clouds."""
+    """fx,fy,cx,cy of depth images, in their pixels; column + 0.5 = fx X / Z + cx. Default: from the
+    file beside them (intrinsics.json ...); depth trains without, but gives no clouds."""
     fov: float | None = None
     "The same by the horizontal field of view, degrees."
     min_snr: float = 0.0
@@ -98,10 +99,11 @@ class CaptureSettings(FileSettings):
 class SplitSettings:
     """Which captures are for training, and which for validation."""
 
-    split: Literal["random", "session", "file", "folder", "none"] = "random"
-    """random: each pair may go to either side; session: captures close in time stay on one side;
-    file: captures of a group in --groups stay on one side; folder: folders of captures that are
-    named train, val, test or skip are the splits; none: all in train."""
+    split: Literal["auto", "random", "session", "file", "folder", "none"] = "auto"
+    """auto: as the YAML of an ultralytics folder says, else random; random: each pair may go to
+    either side; session: captures close in time stay on one side; file: captures of a group in
+    --groups stay on one side; folder: folders of captures that are named train, val, test or skip
+    are the splits; none: all in train."""
     groups: str = ""
     """With --split file: text with a line `stem,group` for each capture; the groups train, val and
     test are those splits, skip leaves a capture out; these in upper or lower case, and their other
@@ -141,7 +143,8 @@ class PlaceSettings:
     """Where captures and their dataset are, and what is done."""
 
     raw: str = positional("")
-    "Folder of captures: images/X_color.png + depth/X_rawDepth.npy, or name.png + name.npy."
+    """Folder of captures: images/X_color.png + depth/X_rawDepth.npy, name.png + name.npy, and what
+    tools/README.md lists."""
     out: str = positional("")
     "Folder for the dataset: tars, index.json, rejects.jsonl."
     append: bool = False
@@ -263,3 +266,12 @@ def size_problems(size: Size | None) -> list[str]:
         f"--size is {size}: expected multiples of {PATCH_SIZE}; nearest are height"
         f" {nearest[0]}, width {nearest[1]}"
     ]
+
+
+def settle_split(settings: ShardSettings, pairs: list[CapturePair]) -> ShardSettings:
+    """Return the settings with the split of --split auto: auto where the layout says it.
+
+    Else random, as it was before there was auto: datasets of then are made again as they were.
+    """
+    said = {pair.split for pair in pairs} - {None, "train"}
+    return settings if settings.split != "auto" or said else replace(settings, split="random")

@@ -316,7 +316,7 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
     raises ValueError where one side would be empty
     """
     count = len(session)
-    if settings.split not in ("random", "session"):  # groups decide, not sessions
+    if settings.split not in ("auto", "random", "session"):  # groups decide, not sessions
         return ["train"] * count
     if wanted is None:
         if count < 2:
@@ -325,7 +325,7 @@ def split(session: list[int], settings: ShardSettings, wanted: int | None = None
             )
         wanted = min(count - 1, max(1, math.floor(settings.val * count + 0.5)))
     random = np.random.Generator(np.random.Philox(settings.seed))
-    if settings.split == "random":
+    if settings.split != "session":
         chosen = set(random.permutation(count)[:wanted].tolist())
         return ["val" if i in chosen else "train" for i in range(count)]
     sizes = Counter(session)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.captures import write_capture, write_label, write_raw
 
-from depthdist.captures.layouts import LAYOUTS, CapturePair, find_pairs, list_images
+from depthdist.captures.layouts import CapturePair, find_pairs, list_images
 from depthdist.captures.readers import read_label
 from depthdist.core.errors import BadFile
 
@@ -35,13 +35,6 @@ def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):
 def test_layouts_need_no_configuration(tmp_path, rgb, xyz, stem):
     write_capture(tmp_path / rgb, tmp_path / xyz)
     assert find_pairs(tmp_path) == ([CapturePair(stem, tmp_path / rgb, tmp_path / xyz)], [])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_layouts_own_example_is_read(tmp_path, layout):
-    rgb, xyz = layout.__doc__.split(":")[0].split(" + ")
-    write_capture(tmp_path / rgb, tmp_path / xyz)
-    assert len(find_pairs(tmp_path)[0]) == 1
 
 
 def test_truth_and_hidden_files_are_skipped(tmp_path):

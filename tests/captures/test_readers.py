@@ -50,19 +50,44 @@ def test_every_mode_becomes_8_bit_rgb(tmp_path, mode, value, expected):
     assert (rgb == expected).all()
 
 
-def test_a_rotated_image_is_rejected_for_training_and_turned_upright_for_prediction(tmp_path):
-    for name in ("a.jpg", "a.tif"):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        image = np.zeros((8, 16, 3), np.uint8)
-        image[:, :8] = 255  # white on the left; orientation 6 turns it clockwise: on top
-        Image.fromarray(image).save(tmp_path / name, exif=exif)
-        with pytest.raises(BadFile, match="EXIF orientation is 6; expected 1"):
-            read_rgb(tmp_path / name)
-        turned = read_rgb(tmp_path / name, upright=True)
-        assert turned.shape == (16, 8, 3)
-        assert turned[:6].min() > 200
-        assert turned[10:].max() < 50
+def write_turned(path, size=(8, 16)):
+    """Write an image with its left half white; orientation 6 turns it clockwise: white on top."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = np.zeros((*size, 3), np.uint8)
+    image[:, : size[1] // 2] = 255
+    Image.fromarray(image).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.png", "a.webp"])
+def test_the_size_of_the_points_decides_whether_an_image_is_turned_upright(tmp_path, name):
+    write_turned(tmp_path / name)
+    stored, turned = read_rgb(tmp_path / name), read_rgb(tmp_path / name, upright=True)
+    assert (stored.shape, turned.shape) == ((8, 16, 3), (16, 8, 3))
+    assert (stored[:, :6].min() > 200, stored[:, 10:].max() < 50) == (True, True)
+    assert (turned[:6].min() > 200, turned[10:].max() < 50) == (True, True)
+    for size, expected in (
+        ((8, 16), stored),
+        ((16, 8), turned),
+        ((4, 8), stored),
+        ((32, 16), turned),
+    ):
+        np.save(tmp_path / "a.npy", capture(size=size)[1])
+        (pair,), _ = find_pairs(tmp_path)
+        assert read_size(pair) == (expected.shape[:2], size)
+        np.testing.assert_array_equal(np.array(read_capture(pair).image), expected)
+    np.save(tmp_path / "a.npy", capture(size=(9, 16))[1])
+    for read in (read_size, read_capture):
+        with pytest.raises(BadFile, match="rgb is 8x16, xyz is 9x16"):
+            read(pair)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_tiff_lies_as_it_is_stored_where_no_points_say_otherwise(tmp_path, orientation):
+    rgb = capture()[0]
+    tags = {0x0112: orientation}
+    Image.fromarray(rgb).save(tmp_path / "a.tif", tiffinfo=tags)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), rgb)
 
 
 def test_pillows_bomb_guard_holds(tmp_path, monkeypatch):
@@ -211,7 +236,6 @@ def hostile(folder):
 BROKEN = (
     "broken_data",
     "12in16bit",
-    "orientation_",
     "i_trns",
     "oom-",
     "seek_too",

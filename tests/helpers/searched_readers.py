@@ -19,6 +19,12 @@ READERS = {
         )
         for suffix in (".zdf", ".npz", ".ply", ".pcd")
     },
+    "depth PNG": Reader(captures.depth_pngs, captures.read_depth_png, BadFile),
+    "depth TIFF": Reader(captures.depth_tiffs, captures.read_depth_tiff, BadFile),
+    "camera JSON": Reader(captures.camera_jsons, captures.read_camera_json, BadFile, is_json=True),
+    "camera text": Reader(captures.camera_texts, captures.read_camera_text, BadFile),
+    "dataset YAML": Reader(captures.dataset_yamls, captures.read_dataset_yaml, BadFile),
+    "list of times": Reader(captures.time_lists, captures.read_time_list, BadFile),
     "image": Reader(captures.images, captures.read_image, BadFile),
     "groove label": Reader(captures.labels, captures.read_one_label, BadFile),
     "groups": Reader(captures.groups_files, captures.read_groups_file),

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.captures import HOSTILE, capture, write_capture, write_raw
+from helpers.depth_images import write_pair
 from helpers.predictions import predict_by_formula, result_names
 from PIL import Image
 
@@ -96,17 +97,33 @@ def test_a_bad_image_is_one_line_and_the_others_are_done(predict, tmp_path):
     assert "2 of 3 images" in done.out
 
 
-def test_a_rotated_image_gets_no_ground_truth_from_a_point_cloud(predict, tmp_path):
+@pytest.mark.parametrize(("orientation", "points"), [(3, (30, 40)), (6, (30, 40)), (6, (40, 30))])
+def test_a_rotated_image_lies_as_its_points_do(predict, tmp_path, orientation, points):
     write_capture(tmp_path / "in/a.png", tmp_path / "in/a.npy")
+    np.save(tmp_path / "in/a.npy", capture(size=points)[1])
     exif = Image.Exif()
-    exif[0x0112] = 3
+    exif[0x0112] = orientation
     with Image.open(tmp_path / "in/a.png") as image:
         image.save(tmp_path / "in/a.png", exif=exif)
-    done = predict(tmp_path / "in", "--save", "figure,ply")
-    (line,) = done.errors
-    assert "is rotated (EXIF orientation 3)" in line
-    assert "drawn without truth" in line
-    assert result_names(tmp_path / "out") == ["a_figure.png"]
+    done = predict(tmp_path / "in", "--save", "figure,npy,ply")
+    assert done.code == 0, done
+    assert np.load(tmp_path / "out/a_depth.npy").shape == points
+    assert len(result_names(tmp_path / "out")) == 3, "truth and camera are those of the points"
+
+
+def test_depth_images_are_truth_in_their_unit_and_never_images(predict, tmp_path):
+    """Beside an image of twice the size; depth is predicted at the image's."""
+    write_pair(tmp_path, "in/rgb/a.png", "in/depth/a.tiff", unit_mm=1000)
+    with Image.open(tmp_path / "in/rgb/a.png") as image:
+        image.resize((80, 60)).save(tmp_path / "in/rgb/a.png")
+    camera = '{"fx": 50, "fy": 60, "cx": 20.5, "cy": 13.5}'
+    (tmp_path / "in/intrinsics.json").write_text(camera)
+    (line,) = predict(tmp_path / "in").errors
+    assert "looks like metres" in line and "--unit 1000" in line
+    done = predict(tmp_path / "in", "--unit", 1000, "--save", "npy,ply,figure", "--again")
+    assert done.code == 0 and "1 of 1 images" in done.out, done
+    assert np.load(tmp_path / "out/a_depth.npy").shape == (60, 80)
+    assert any(name.endswith(".ply") for name in result_names(tmp_path / "out"))
 
 
 def test_a_cloud_of_another_size_is_reported_and_the_image_is_predicted(predict, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers.captures import HOSTILE, capture, stem_of, write_capture, write_raw
 from helpers.commands import command
+from helpers.depth_images import write_image, write_pair, write_ultralytics
 from helpers.html_pages import read
 from helpers.runs import make_shards
 from PIL import Image
@@ -26,6 +27,28 @@ def test_the_page_of_raw_captures_lists_what_was_rejected_and_why(tmp_path):
     z = np.stack([capture(i)[1][..., 2] for i in (0, 2, 3, 4)])
     assert f"{np.nanmin(z):.2f} .. {np.nanmax(z):.2f} mm" in text
     assert f"{np.isfinite(z).mean():.1%} of the pixels" in text
+
+
+def test_the_page_of_depth_images_says_unit_camera_split_and_what_is_left_out(tmp_path):
+    raw = write_ultralytics(tmp_path / "raw", train=3, val=1)
+    write_image(raw / "images/train/alone.jpg")
+    fx, fy, cx, cy = 50, 60, 20.5, 13.5
+    (raw / "K.txt").write_text(f"{fx} 0 {cx}\n0 {fy} {cy}\n0 0 1\n")
+    write_pair(raw, "more/rgb/a.jpg", "more/depth/a.png", 9)
+    done = command("tools/report.py", "data", raw, "--workers", 1)
+    assert done.code == 0, done
+    text = read(tmp_path / "raw-report.html")
+    for words in (
+        "raw captures, 5 captures",
+        "3 train, 1 val",
+        "unit: not known of 1 depth image,",
+        "K.txt, of 5 depth images",
+        "1 image (images/train/alone.jpg) without depth",
+    ):
+        assert words in text, words
+    done = command("tools/report.py", "data", raw, "--workers", 1, "--unit", 3, "--images", 1)
+    z = np.stack([3 * np.round(4 * capture(i)[1][..., 2]) for i in range(4)])
+    assert f"{np.nanmax(z):.2f} mm" in read(tmp_path / "raw-report.html")
 
 
 def test_shards_are_counted_by_split(tmp_path):

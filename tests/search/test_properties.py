@@ -179,9 +179,27 @@ def test_a_resized_map_has_no_value_that_was_not_there(z, height, width):
 
 NAMES = st.one_of(
     st.text("ab._- é\u202e\n", min_size=1, max_size=4),
-    st.sampled_from(["rgb", "xyz", "truth", "a_grooves", ".a", "a.b", "a_rgb", "a_xyz", "points"]),
+    st.sampled_from(
+        [
+            "rgb",
+            "xyz",
+            "truth",
+            "a_grooves",
+            ".a",
+            "a.b",
+            "a_rgb",
+            "a_xyz",
+            "points",
+            "depth",
+            "a_depth",
+            "1305031102.1",
+            "1305031102.11",
+        ]
+    ),
 )
-SUFFIXES = st.sampled_from([".png", ".PNG", ".jpg", ".npy", ".txt", "_grooves.png", ""])
+SUFFIXES = st.sampled_from(
+    [".png", ".PNG", ".jpg", ".npy", ".tif", ".txt", ".yaml", "_grooves.png", ""]
+)
 FILES = st.lists(st.tuples(st.lists(NAMES, max_size=2), NAMES, SUFFIXES), min_size=1, max_size=8)
 
 
@@ -200,7 +218,7 @@ def test_each_file_of_any_folder_is_in_one_pair_or_named_once(tmp_path_factory, 
     except BadFile as err:
         assert "\n" not in str(err)
         return
-    used = [path for pair in pairs for path in pair.files.values()]
+    used = [path for pair in pairs for path in dict.fromkeys(pair.files.values())]
     assert len(used) == len(set(used))
     assert len({pair.stem for pair in pairs}) == len(pairs)
     assert not {reject.path for reject in rejects} & set(used)

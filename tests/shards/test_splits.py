@@ -305,7 +305,7 @@ def test_groups_and_split_file_need_each_other():
         (["raw", "out", "--split", "file"], "--groups is missing: expected --groups FILE"),
         (
             ["raw", "out", "--groups", "g.csv"],
-            "--groups is g.csv and --split is random: expected --split file",
+            "--groups is g.csv and --split is auto: expected --split file",
         ),
         (
             ["--index", "d", "--split", "file", "--groups", "g"],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.captures import write_capture, write_raw
 from helpers.commands import Typed, command, on_srun
+from helpers.depth_images import write_ultralytics
 from helpers.runs import train
 
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
@@ -87,6 +88,17 @@ def test_a_run_from_a_folder_is_resumed_evaluated_and_reported_with_its_own_data
         found[options] = image.note or float(np.nanmedian(image.truth_mm))
     assert list(found) == [ReadOptions(unit_mm=1000), NO_OPTIONS]
     assert found[ReadOptions(unit_mm=1000)] > 500 and "looks like metres" in found[NO_OPTIONS]
+
+
+def test_an_ultralytics_folder_trains_unchanged_with_its_split(tmp_path):
+    raw = write_ultralytics(tmp_path / "RAW", train=5, val=2)
+    done = train(raw, tmp_path / "run", "--cache", tmp_path / "cache", *SMALL)
+    assert done.code == 0 and "sharded: 5 train, 2 val" in done.out, done
+    assert "unit: 0.25 mm a value in 7 captures, as their layout says" in done.out
+    derived = json.loads((tmp_path / "run/run.json").read_text())["derived"]
+    assert (derived["train_samples"], derived["val_samples"]) == (5, 2)
+    done = train(raw, tmp_path / "run", "--cache", tmp_path / "cache", *SMALL, "--epochs", 2)
+    assert done.code == 0 and "epoch 2/2" in done.out, done
 
 
 def test_a_dry_run_says_what_would_be_sharded_and_writes_nothing(tmp_path):

@@ -47,6 +47,16 @@ def read_npy_size(path: Path) -> tuple[int, int]:
         raise BadFile(path, f"cannot be read ({err.strerror})") from err
 
 
+def is_npy_depth(path: Path) -> bool:
+    """Return whether a `.npy` file holds one value a pixel, False where its header is damaged."""
+    try:
+        with open(path, "rb") as file:
+            shape = _checked_header(path, file).shape
+    except (OSError, BadFile):
+        return False  # who reads the file says so
+    return len(shape) == 2 or shape[2] == 1
+
+
 def map_size(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return (H, W) of an array whose shape `shape_problem` accepts."""
     height, width = shape[1:] if _is_planar(shape) else shape[:2]
@@ -129,4 +139,4 @@ def read_npy_header(path: Path, file: IO[bytes]) -> Header:
         raise BadFile(path, f"not a .npy file that can be read ({one_line(err)})") from err
 
 
-NPY = PointFormat("NumPy array", (".npy",), read_npy, read_npy_size)
+NPY = PointFormat("NumPy array", (".npy",), read_npy, read_npy_size, is_depth=is_npy_depth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE
 from depthdist.captures.formats.npy import NPY
 from depthdist.captures.formats.npz import NPZ
 from depthdist.captures.formats.pcd import PCD
@@ -12,7 +13,7 @@ from depthdist.captures.formats.stored_points import PointFormat
 from depthdist.captures.formats.zdf import ZDF
 from depthdist.core.errors import BadFile
 
-FORMATS: tuple[PointFormat, ...] = (NPY, NPZ, ZDF, PLY, PCD)
+FORMATS: tuple[PointFormat, ...] = (NPY, NPZ, ZDF, PLY, PCD, DEPTH_IMAGE)
 BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 
 

@@ -19,18 +19,25 @@ MAX_PIXELS = 8192 * 8192  # more is no camera's: what declares it is not unpacke
 class StoredPoints(NamedTuple):
     """The arrays of one file, with the values that are stored there.
 
-    values   (H, W, 3) X, Y, Z, or (H, W) Z; floats or integers of any byte order, in the file's
-             unit; read-only or not. Nothing is known of "no value" yet. H is 1 where the file is a
-             list of points that does not tell its rows
-    rgb      (H, W, 3) uint8, None where the file has no colors
-    snr      (H, W) float32, signal to noise or confidence, larger is better; None without
-    unit_mm  millimetres per unit, None where the file does not say it
+    values    (H, W, 3) X, Y, Z, or (H, W) Z; floats or integers of any byte order, in the file's
+              unit; read-only or not. Nothing is known of "no value" yet. H is 1 where the file is a
+              list of points that does not tell its rows
+    rgb       (H, W, 3) uint8, None where the file has no colors
+    snr       (H, W) float32, signal to noise or confidence, larger is better; None without
+    unit_mm   millimetres per unit, None where the file does not say it
+    no_value  depths that stand for no value, beside 0 and what is not finite
     """
 
     values: Array
     rgb: Array | None = None
     snr: Array | None = None
     unit_mm: float | None = None
+    no_value: tuple[float, ...] = ()
+
+
+def _never(path: Path) -> bool:
+    """Return False: the files of most formats hold X and Y."""
+    return False
 
 
 class PointFormat(NamedTuple):
@@ -43,6 +50,7 @@ class PointFormat(NamedTuple):
     read_size  (H, W) from the header of a file alone, where that is possible; raises BadFile. H is
                1 for a list of points
     has_rgb    whether a file may hold colors, so that it may be a capture by itself
+    is_depth   whether a file holds depth without X and Y, so that its camera must be looked for
     """
 
     name: str
@@ -50,6 +58,7 @@ class PointFormat(NamedTuple):
     read: Callable[[Path, bytes], StoredPoints]
     read_size: Callable[[Path], tuple[int, int]]
     has_rgb: bool = False
+    is_depth: Callable[[Path], bool] = _never
 
 
 def as_rgb(path: Path, colors: Array) -> Array:

@@ -1,0 +1,139 @@
+"""List the files of a folder of captures, and tell by name and header what each may be.
+
+    listing = list_folder(root)  # Listing: .files by kind, .notes_by ...
+    kind_of(root, PurePosixPath("depth/a.png"))  # "xyz" if it has 16 bits a pixel, else "rgb"
+
+Depth images look like any image by their suffix: a name or a folder that says depth, and a header
+of one channel of 16 bits or of floats, make a PNG or TIFF one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE, measures_depth
+from depthdist.captures.formats.registry import BY_SUFFIX
+from depthdist.core.errors import BadFile
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
+TABLE_SUFFIXES = {".json", ".yaml", ".yml", ".txt", ".csv"}  # of cameras, splits, times
+GROOVE_LABEL_ENDING = "_grooves.png"  # X_grooves.png beside X_color.png or X.png
+IMAGE_FOLDERS = {"images", "image", "rgb", "color", "colour", "colors", "img", "imgs", "rgbimages",
+                 "colorimages"}  # fmt: skip
+DEPTH_FOLDERS = {"depth", "depths", "xyz", "depthimages", "depthmaps", "depthmap", "rawdepth",
+                 "depthraw", "syncdepth", "aligneddepth", "depthaligned", "depthregistered",
+                 "aligneddepthtocolor", "pointclouds", "points"}  # fmt: skip
+DEPTH_WORD = re.compile(r"(?:^|[\W_])(?:sync|raw)?_?depth(?=$|[\W_\d])|(?:^|[\W_])xyz$", re.I)
+
+Kind = Literal["rgb", "xyz", "grooves", "table"]
+
+
+class Listing(NamedTuple):
+    """The files of a folder that may be of captures.
+
+    root    of all paths
+    kinds   of each file that is not yet part of a capture, by its path relative to the root, sorted
+    tables  texts that may hold cameras, splits or times
+    """
+
+    root: Path
+    kinds: dict[PurePosixPath, Kind]
+    tables: list[PurePosixPath]
+
+    def of_kind(self, kind: Kind) -> Iterator[PurePosixPath]:
+        """Yield the files of one kind."""
+        return (path for path, found in self.kinds.items() if found == kind)
+
+    def without(self, used: Iterable[PurePosixPath]) -> Listing:
+        """Return the listing without these files."""
+        gone = set(used)
+        return self._replace(kinds={p: kind for p, kind in self.kinds.items() if p not in gone})
+
+
+def list_folder(root: Path) -> Listing:
+    """Return the files below a folder; raise BadFile where a folder cannot be listed.
+
+    Hidden files and folders, and folders called `truth`, are skipped; links to folders are followed
+    once.
+    """
+    return as_listing(root, _walk(root))
+
+
+def as_listing(root: Path, paths: Iterable[PurePosixPath]) -> Listing:
+    """Return a listing of these paths, relative to `root`."""
+    kinds = {path: kind for path in sorted(paths) if (kind := kind_of(root, path))}
+    tables = [path for path, kind in kinds.items() if kind == "table"]
+    return Listing(root, kinds, tables).without(tables)
+
+
+def kind_of(root: Path, path: PurePosixPath) -> Kind | None:
+    """Return what a file is by its name, or its header; None where it is none of a capture's."""
+    if path.name.lower().endswith(GROOVE_LABEL_ENDING):
+        return "grooves"
+    suffix = path.suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        return "table"
+    if suffix in DEPTH_IMAGE.suffixes:
+        return "xyz" if _is_depth_image(root / path, says_depth(path)) else "rgb"
+    if suffix in IMAGE_SUFFIXES:
+        return "rgb"
+    return "xyz" if suffix in BY_SUFFIX else None
+
+
+def says_depth(path: PurePosixPath) -> bool:
+    """Return whether a file's name, or one of its folders', says that it holds depth."""
+    return bool(DEPTH_WORD.search(path.stem)) or lies_below(path, DEPTH_FOLDERS)
+
+
+def lies_below(path: PurePosixPath, names: set[str]) -> bool:
+    """Return whether one of a file's folders has one of these names."""
+    return any(plain(folder) in names for folder in path.parts[:-1])
+
+
+def plain(folder: str) -> str:
+    """Return a folder's name in lower case, without what joins words."""
+    return re.sub(r"[\W_]+", "", folder.lower())
+
+
+def without_folder(path: PurePosixPath, names: set[str]) -> PurePosixPath | None:
+    """Return a file's folder without its last part of these names, None where it has none.
+
+    a/images/train/x.png -> a/train
+    """
+    parts = path.parts[:-1]
+    for i in reversed(range(len(parts))):
+        if plain(parts[i]) in names:
+            return PurePosixPath(*parts[:i], *parts[i + 1 :])
+    return None
+
+
+def _is_depth_image(path: Path, named: bool) -> bool:
+    """Return whether a PNG or TIFF is depth; `named` where its name says so."""
+    if not named and path.suffix.lower() == ".png":
+        return False  # a grey camera's 16 bits
+    found = measures_depth(path)
+    return named if found is None else found and (named or found == "floats")
+
+
+def _walk(root: Path) -> list[PurePosixPath]:
+    """Return all files under `root`, relative to it."""
+
+    def stop(err: OSError) -> None:
+        raise BadFile(Path(err.filename), f"cannot be listed: {err.strerror}")
+
+    files: list[PurePosixPath] = []
+    visited = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=stop):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:  # a link to a parent
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n != "truth")
+        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        files += [relative / name for name in names if not name.startswith(".")]
+    return files

@@ -1,0 +1,73 @@
+"""What a layout finds in a listing: groups of files that are one capture each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE
+from depthdist.captures.found_files import Kind, Listing
+
+
+class Group(NamedTuple):
+    """Files that a layout takes for one capture; it is one if there is one of a kind.
+
+    stem     names it, unique under the root
+    unit_mm  millimetres per unit of its points, where the layout says it
+    split    that it belongs to, where the layout says it
+    """
+
+    stem: str
+    rgb: list[PurePosixPath]
+    xyz: list[PurePosixPath]
+    grooves: list[PurePosixPath]
+    unit_mm: float | None = None
+    split: str | None = None
+
+
+class LayoutResult(NamedTuple):
+    """The captures of a layout, the files that belong to none and why, in notes for people."""
+
+    groups: list[Group]
+    left_out: Sequence[PurePosixPath] = ()
+    notes: Sequence[str] = ()
+
+
+Layout = Callable[[Listing], LayoutResult]
+
+
+def group_by_stem(
+    of_file: Callable[[PurePosixPath, Kind], str | None], listing: Listing
+) -> LayoutResult:
+    """Return the files that share a stem, where there are both images and points.
+
+    of_file  the stem of a file's capture, None where the file is not of that layout
+
+    Of points and depth images of one capture the points are taken.
+    """
+    groups: dict[str, Group] = {}
+    for path, kind in listing.kinds.items():
+        stem = of_file(path, kind)
+        if stem is not None:
+            groups.setdefault(stem, Group(stem, [], [], []))
+            getattr(groups[stem], kind).append(path)
+    found = []
+    left_out: list[PurePosixPath] = []
+    for group in groups.values():
+        if not group.rgb or not group.xyz:
+            continue
+        depth = [path for path in group.xyz if path.suffix.lower() in DEPTH_IMAGE.suffixes]
+        if len(depth) < len(group.xyz):
+            left_out += depth
+            group = group._replace(xyz=[path for path in group.xyz if path not in depth])
+        found.append(group)
+    note = f"left out: {count_of(left_out, 'depth image')} beside points of the same captures"
+    return LayoutResult(found, left_out, [note] if left_out else [])
+
+
+def count_of(paths: Iterable[PurePosixPath], what: str) -> str:
+    """Return "3 images (a.png, b.png, ...)"."""
+    found = list(paths)
+    names = ", ".join(str(path) for path in found[:2]) + (", ..." if len(found) > 2 else "")
+    return f"{len(found)} {what}{'s' * (len(found) != 1)} ({names})"

@@ -1,0 +1,153 @@
+"""Layouts in which the names of files and folders say what belongs together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import PurePosixPath
+
+from depthdist.captures.formats.registry import BY_SUFFIX
+from depthdist.captures.found_files import (
+    DEPTH_FOLDERS,
+    GROOVE_LABEL_ENDING,
+    IMAGE_FOLDERS,
+    Kind,
+    Listing,
+    lies_below,
+    without_folder,
+)
+from depthdist.captures.layout_results import Group, LayoutResult, group_by_stem
+from depthdist.captures.time_association import Timed, associate, count_alone, time_in_name
+
+WORDS = re.compile(
+    r"(?:(?<=[\W_])|^)"
+    r"(?:sync_depth|raw_?depth|aligned_depth(?:_to_color)?|depth|colou?r|rgb|xyz|image|img|grooves)"
+    r"(?=$|[\W_\d])",
+    re.IGNORECASE,
+)
+
+
+def two_folders(listing: Listing) -> LayoutResult:
+    """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
+
+    def stem(path: PurePosixPath, kind: Kind) -> str | None:
+        folders = ("depth", "xyz") if kind == "xyz" else ("images", "rgb", "color")
+        if path.parent.name.lower() not in folders:
+            return None
+        return str(path.parent.parent / _without_camera_suffix(path.stem))
+
+    return group_by_stem(stem, listing)
+
+
+def same_name(listing: Listing) -> LayoutResult:
+    """name.png + name.npy: side by side."""
+
+    def stem(path: PurePosixPath, kind: Kind) -> str:
+        ending = GROOVE_LABEL_ENDING if kind == "grooves" else path.suffix
+        return str(path)[: -len(ending)]
+
+    return group_by_stem(stem, listing)
+
+
+def same_folder(listing: Listing) -> LayoutResult:
+    """X_color.png + X_rawDepth.npy: side by side with the camera's suffixes."""
+    return group_by_stem(
+        lambda path, kind: str(path.parent / _without_camera_suffix(path.stem)), listing
+    )
+
+
+def words_apart(listing: Listing) -> LayoutResult:
+    """rgb/train/7_rgb.jpg + depth/train/sync_depth_7.png: equal but for words for color and depth.
+
+    Also side by side (7.color.png + 7.depth.png), and words within (X_Color_7.png).
+    """
+    return group_by_stem(
+        lambda path, kind: str(_base(path, kind) / _without_words(path.stem)), listing
+    )
+
+
+def by_time(listing: Listing) -> LayoutResult:
+    """rgb/1305031102.175304.png + depth/1305031102.160407.png: times at most 0.02 s apart.
+
+    Times are those since 1970 in s, ms, us or ns, as the names of files have them.
+    """
+    results = []
+    for base, images, clouds in _two_sides(listing):
+        timed_images = [Timed(t, p) for p in images if (t := time_in_name(p.stem)) is not None]
+        timed_clouds = [Timed(t, p) for p in clouds if (t := time_in_name(p.stem)) is not None]
+        if timed_images and timed_clouds:
+            pairs = associate(timed_images, timed_clouds)
+            groups = [
+                Group(str(base / _without_words(rgb.stem)), [rgb], [xyz], []) for rgb, xyz in pairs
+            ]
+            results.append(count_alone(groups, timed_images, timed_clouds, str(base)))
+    return LayoutResult(
+        [group for result in results for group in result.groups],
+        [path for result in results for path in result.left_out],
+        [note for result in results for note in result.notes],
+    )
+
+
+def by_number(listing: Listing) -> LayoutResult:
+    """rgb/left0007.jpg + depth/d7.png: two folders, the last number of the name."""
+    groups = []
+    for base, images, clouds in _two_sides(listing):
+        of_number: dict[int, Group] = defaultdict(lambda: Group("", [], [], []))
+        for side, paths in (("rgb", images), ("xyz", clouds)):
+            for path in paths:
+                number = re.search(r"(\d+)\D*$", path.stem)
+                if number and path.parent != base:
+                    getattr(of_number[int(number[1])], side).append(path)
+        groups += [
+            group._replace(stem=str(base / _without_words(group.rgb[0].stem)))
+            for group in of_number.values()
+            if group.rgb and group.xyz
+        ]
+    notes = []
+    if groups:
+        example = f"{groups[0].rgb[0]} with {groups[0].xyz[0]}"
+        notes = [f"{len(groups)} captures were paired by their numbers ({example})"]
+    return LayoutResult(groups, notes=notes)
+
+
+def colored_points(listing: Listing) -> LayoutResult:
+    """name.ply: a file that holds points and colors, with no image beside it."""
+    groups = []
+    labels = set(listing.of_kind("grooves"))
+    for path in listing.of_kind("xyz"):
+        if BY_SUFFIX[path.suffix.lower()].has_rgb:
+            stem = path.with_suffix("")
+            label = stem.with_name(stem.name + GROOVE_LABEL_ENDING)
+            groups.append(Group(str(stem), [path], [path], [label] if label in labels else []))
+    return LayoutResult(groups)
+
+
+def _without_camera_suffix(name: str) -> str:
+    """Return `name` without what camera software appends: X_color, X_rawDepth -> X."""
+    bare = re.sub(r"_(colou?r|rgb|rawdepth|depth|xyz|grooves)$", "", name, flags=re.IGNORECASE)
+    return bare or name
+
+
+def _without_words(name: str) -> str:
+    """Return `name` without words for color and depth, wherever: X_Color_7 -> X_7."""
+    bare = re.sub(r"([\W_])[\W_]+", r"\1", WORDS.sub("", name)).strip("._- ")
+    return bare or name
+
+
+def _base(path: PurePosixPath, kind: Kind) -> PurePosixPath:
+    """Return a file's folder without the part that says color or depth."""
+    base = without_folder(path, DEPTH_FOLDERS if kind == "xyz" else IMAGE_FOLDERS)
+    return path.parent if base is None else base
+
+
+def _two_sides(
+    listing: Listing,
+) -> list[tuple[PurePosixPath, list[PurePosixPath], list[PurePosixPath]]]:
+    """Return images and points of each folder that has both, in folders that say so or itself."""
+    sides: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
+    for kind in ("rgb", "xyz"):
+        for path in listing.of_kind(kind):
+            if kind == "xyz" or not lies_below(path, DEPTH_FOLDERS):
+                base = _base(path, kind)
+                sides.setdefault(base, {"rgb": [], "xyz": []})[kind].append(path)
+    return [(base, s["rgb"], s["xyz"]) for base, s in sides.items() if s["rgb"] and s["xyz"]]
