@@ -96,7 +96,7 @@ def _flock(file: IO[Any], wait: bool) -> bool:
 
 def _me() -> dict[str, Any]:
     me = {"host": socket.gethostname(), "space": _space(), "pid": os.getpid()}
-    return {**me, "began": _began(os.getpid())}
+    return {**me, "began": began(os.getpid())}
 
 
 def _space() -> str:
@@ -107,7 +107,7 @@ def _space() -> str:
     return ""
 
 
-def _began(pid: int) -> str:
+def began(pid: int) -> str:
     """Return when a process began, so that another one with its number is not taken for it."""
     with suppress(OSError, IndexError):
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -165,7 +165,7 @@ def _is_gone(content: str) -> bool:
     try:
         holder = json.loads(content)
         same = holder["space"] == _space() and holder["host"] == socket.gethostname()
-        return bool(same and holder["space"] and _began(holder["pid"]) != holder["began"])
+        return bool(same and holder["space"] and began(holder["pid"]) != holder["began"])
     except (ValueError, KeyError, TypeError):
         return False
 

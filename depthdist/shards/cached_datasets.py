@@ -19,15 +19,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from depthdist.captures.layouts import CapturePair, find_pairs
 from depthdist.core.environment import local_rank
 from depthdist.core.errors import BadFile, SettingsError, printable_path
-from depthdist.core.file_lock import POLL_S, Held, hold
+from depthdist.core.file_lock import POLL_S, Held, began, hold
 from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards import SCHEMA, VERSION
@@ -133,9 +133,16 @@ def cached_shards(settings: ShardSettings, cache: Path) -> Path:
     elif found.is_whole():
         _say(f"shards of {raw}, made before: {found.folder}")
     else:
-        with _locked(_lock_path(found), raw):
+        with _locked(_lock_path(found), raw) as lock:
+            lock.truncate(0)
             if not found.is_whole():  # another command has made them meanwhile
-                _make(found, settings)
+                try:
+                    _make(found, settings)
+                except ValueError:
+                    with suppress(OSError):  # on a full disk others find it out by waiting
+                        lock.write(_attempt(found))
+                        lock.flush()
+                    raise
     return found.folder
 
 
@@ -168,8 +175,11 @@ def _lock_path(found: CachedDataset) -> Path:
 
 
 @contextmanager
-def _locked(path: Path, raw: str) -> Iterator[None]:
-    """Hold the lock; wait where another command makes shards of the same captures, and say so."""
+def _locked(path: Path, raw: str) -> Iterator[IO[bytes]]:
+    """Hold the lock and yield its file.
+
+    Where another command makes shards of the same captures, wait, and say so.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")  # noqa: SIM115
@@ -191,9 +201,15 @@ def _locked(path: Path, raw: str) -> Iterator[None]:
                     say_at = float("inf")
                 time.sleep(POLL_S)
         try:
-            yield
+            yield file
         finally:
             lock.__exit__(None, None, None)
+
+
+def _attempt(found: CachedDataset) -> bytes:
+    """Return what the lock's file has after the ranks of this launcher's process made no shards."""
+    launcher = os.getppid()
+    return f"{found.folder.name} {launcher} {began(launcher)}".encode()
 
 
 def _await_first_rank(found: CachedDataset, raw: str) -> None:
@@ -206,7 +222,7 @@ def _await_first_rank(found: CachedDataset, raw: str) -> None:
     while not found.is_whole():
         if _is_held(path):
             until = time.monotonic() + END_S
-        elif time.monotonic() > until or not _may_be_made(path.parent):
+        elif time.monotonic() > until or _has_failed(path, found):
             raise SettingsError(
                 [f"local rank 0 made no shards of the captures in {raw} as they are"]
             )
@@ -223,10 +239,12 @@ def _is_held(path: Path) -> bool:
         return False
 
 
-def _may_be_made(folder: Path) -> bool:
-    """Return whether files can be written in a folder that may not be there yet."""
-    parent = next(path for path in (folder, *folder.parents) if path.exists())
-    return parent.is_dir() and os.access(parent, os.W_OK)
+def _has_failed(lock: Path, found: CachedDataset) -> bool:
+    """Return whether the first rank has made nothing, or cannot write a file there."""
+    parent = next(path for path in (lock.parent, *lock.parent.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        return True
+    return lock.exists() and lock.read_bytes() == _attempt(found)
 
 
 # ------------------------------------------------------------------------------------------- making

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -255,6 +256,23 @@ def test_another_rank_of_the_machine_waits_for_the_first_and_says_nothing(
     said = capsys.readouterr().out
     waiting.join(20)
     assert not waiting.is_alive() and capsys.readouterr().out == "" and "making shards" in said
+
+
+def test_another_rank_that_comes_after_the_first_has_failed_ends_at_once(raw, cache, monkeypatch):
+    for path in raw.glob("depth/*"):
+        path.write_bytes(b"no array")
+    with pytest.raises(ValueError, match="no usable pair"):
+        cached_shards(given(raw), cache)
+    with monkeypatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "1")
+        with pytest.raises(SettingsError, match="local rank 0 made no shards"):
+            cached_shards(given(raw), cache)
+        patch.setattr("os.getppid", lambda: 1)  # of another launcher: its first rank may succeed
+        patch.setattr(cached_datasets, "BEGIN_S", 0.5)
+        began = time.monotonic()
+        with pytest.raises(SettingsError):
+            cached_shards(given(raw), cache)
+        assert time.monotonic() - began > 0.4
 
 
 def test_another_rank_ends_when_the_first_has_made_nothing(raw, cache, monkeypatch):
