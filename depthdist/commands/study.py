@@ -205,7 +205,7 @@ def do_study(name: str, argv: list[str]) -> None:
     assert __doc__
     (settings,) = parse(__doc__.splitlines()[0], StudySettings, argv=argv, word=name)
     assert settings.raw, "checked by problems()"
-    from depthdist.shards.plan import chosen_size  # imports tqdm
+    from depthdist.shards.plan import chosen_size
 
     model = settings.model
     if model and Path(model).is_dir():

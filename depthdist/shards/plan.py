@@ -16,8 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from depthdist.captures.layouts import CapturePair, FoundCaptures, RejectedFile, search_folder
 from depthdist.captures.read_options import NO_OPTIONS
 from depthdist.captures.readers import read_size
@@ -157,6 +155,8 @@ def usable_pairs(
     settings: ShardSettings, held: ExistingDataset, found: FoundCaptures
 ) -> UsablePairs:
     """Return the captures of RAW that are new, not skipped, and whose headers are valid."""
+    from tqdm import tqdm  # after the errors of a wrong folder
+
     rejects = list(found.rejects)
     pairs = [pair for pair in found.pairs if pair.stem not in held.sides]
     num_held = len(found.pairs) - len(pairs)
