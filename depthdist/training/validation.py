@@ -41,7 +41,7 @@ def evaluate(run: Run, ways: Sequence[str] = ("none",)) -> dict[str, dict[str, f
     learner, state = run.learner, run.state
     with learner.engine.holding(learner.ema.weights if learner.ema else None):
         scores = score_validation(run, predictor(run), ways)
-        means = {way: found.means() for way, found in scores.items()}
+        means = {way: without_empty_ranges(found.means()) for way, found in scores.items()}
         run.output.tracker.log(state.step, state.epoch, scores_to_log("eval", means["none"]))
         draw_figures(run)
     state.losses.append(means["none"]["loss"])
@@ -92,12 +92,17 @@ def scored_samples(run: Run) -> list[int]:
     return evenly_spread(count, count if run.data.has_validation else MOST_SCORED)
 
 
+def without_empty_ranges(means: Mapping[str, float]) -> dict[str, float]:
+    """Return mean scores without those of depth ranges that have no pixel, which are NaN."""
+    return {n: value for n, value in means.items() if not ("@" in n and math.isnan(value))}
+
+
 def scores_to_log(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
-    """Return mean scores as the log has them, PREFIX/NAME, without depth ranges without a pixel."""
+    """Return mean scores as the log has them, PREFIX/NAME."""
     return {
         f"{prefix}/{name}": value
-        for name, value in means.items()
-        if name not in NOT_LOGGED and not ("@" in name and math.isnan(value))
+        for name, value in without_empty_ranges(means).items()
+        if name not in NOT_LOGGED
     }
 
 
