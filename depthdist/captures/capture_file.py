@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from depthdist.captures import readers
+from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.layouts import (
     EXPECTED,
     CapturePair,
@@ -98,10 +99,14 @@ def _find_pair(path: Path) -> CapturePair:
     if is_image(path):
         pair = find_captures([path]).get(path)
         if pair is None:
-            raise BadFile(path, f"found no single point map of this image; {EXPECTED}")
+            raise BadFile(path, f"a picture without its point cloud; {EXPECTED}")
         return pair
+    if path.suffix.lower() not in BY_SUFFIX:
+        raise BadFile(path, f"is no part of one capture; {EXPECTED}")
     found = find_captures_with(path)
-    if len(found) != 1:
-        names = f" ({', '.join(str(pair.rgb) for pair in found)})" if found else ""
-        raise BadFile(path, f"{len(found)} images are of this point map{names}; {EXPECTED}")
+    if not found:
+        raise BadFile(path, f"a point cloud without its picture; {EXPECTED}")
+    if len(found) > 1:
+        names = ", ".join(pair.rgb.name for pair in found)
+        raise BadFile(path, f"is no part of one capture: {names} share it; {EXPECTED}")
     return found[0]

@@ -230,10 +230,10 @@ def test_a_capture_is_read_by_either_of_its_files_with_its_layouts_unit(tmp_path
         np.testing.assert_array_equal(found.mask, np.isfinite(expected[:, :, 2]))
         np.testing.assert_allclose(found.points_mm, expected, atol=0.13, rtol=0)
     write_pair(tmp_path / "m", "rgb/b.png", "depth/b.tiff", 1, unit_mm=1000)
-    with pytest.raises(BadFile, match="--unit 1000"):
+    with pytest.raises(ValueError, match="unit 1000"):
         capture_file.read_capture(tmp_path / "m/depth/b.tiff")
     read = capture_file.read_capture(
-        tmp_path / "m/depth/b.tiff", unit_mm=1000, intrinsics=(50, 60, 21, 14)
+        tmp_path / "m/depth/b.tiff", unit=1000, intrinsics=(50, 60, 21, 14)
     )
     np.testing.assert_allclose(read.points_mm, capture(1)[1], rtol=1e-5, atol=1e-2)
 

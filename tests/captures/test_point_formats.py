@@ -60,7 +60,7 @@ def test_points_colors_and_snr_are_those_that_were_written(tmp_path, name):
     np.testing.assert_array_equal(found[measured], XYZ[measured])
     assert np.array_equal(stored.rgb[measured], RGB[measured])
     assert np.array_equal(stored.snr[measured], SNR[measured])
-    assert np.array_equal(np.asarray(read_image(path))[measured], RGB[measured])
+    assert np.array_equal(np.asarray(read_image(path, None, SIZE))[measured], RGB[measured])
 
 
 @pytest.mark.parametrize("name", WRITERS)

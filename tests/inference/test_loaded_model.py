@@ -147,8 +147,9 @@ def test_a_camera_gives_points_where_none_were_measured(loaded, run, camera, giv
     assert (x / z, y / z) == pytest.approx(((0.5 - 20) / 20, (29.5 - 15) / 20))
 
 
-def test_points_of_half_the_images_size_give_its_camera(loaded, tmp_path):
+def test_points_of_half_the_images_size_give_its_camera_and_truth(loaded, tmp_path):
     write_capture(tmp_path / "a.png", tmp_path / "a.npy", seed=3)
+    truth_mm = depthdist.read_capture(tmp_path / "a.png").points_mm[:, :, 2]
     large = Image.fromarray(RGB).resize((80, 60))
     large.save(tmp_path / "a.png")
     for image in (tmp_path / "a.png", depthdist.read_capture(tmp_path / "a.png")):
@@ -156,7 +157,7 @@ def test_points_of_half_the_images_size_give_its_camera(loaded, tmp_path):
         x, _, z = result.points_mm[30, 70]
         assert result.depth_mm.shape == (60, 80)
         assert x / z == pytest.approx((70.5 / 2 - 21) / 50, rel=1e-4)
-        assert result.truth_mm is None
+        np.testing.assert_array_equal(result.truth_mm[::2, 1::2], truth_mm)
 
 
 def test_an_unknown_camera_is_said_where_points_are_asked_for(loaded):
