@@ -21,7 +21,7 @@ HELP = """Fine-tune a Depth Anything V2 with LoRA on a folder of captures, or on
   depthdist train --config runs/mine/run.json --run runs/again   # the same once more
 
 The processes are started by DeepSpeed's launcher. Under another one (torchrun, srun, deepspeed)
-this is one of its processes: `torchrun --nproc_per_node 8 -m depthdist train data/mine`."""
+this is one of its processes: `torchrun --nproc_per_node 8 -m -- depthdist train data/mine`."""
 
 
 @dataclass(frozen=True)
