@@ -166,7 +166,7 @@ def curve(settings: StudySettings) -> Iterator[Run]:
         if count > len(train):
             raise ValueError(
                 f"--train-subset has {count}: the training side has {len(train)} captures"
-                f" ({len(stems) - len(train)} of {len(val)} sessions are for validation)"
+                f" ({len(val)} of {len(set(sessions))} sessions are for validation)"
             )
         chosen = set(spread[:count])
         groups = []
