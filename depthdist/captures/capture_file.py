@@ -22,9 +22,8 @@ from depthdist.captures.layouts import (
     find_captures_with,
     is_image,
 )
-from depthdist.captures.read_options import ReadOptions
+from depthdist.captures.read_options import ReadOptions, camera_problems
 from depthdist.core.errors import BadFile, naming_arguments
-from depthdist.geometry.camera import camera_problems
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -23,3 +25,24 @@ class ReadOptions(NamedTuple):
 
 
 NO_OPTIONS = ReadOptions()
+
+
+def camera_problems(intrinsics: Sequence[float], fov: float | None) -> list[str]:
+    """Return what is wrong with a camera given by intrinsics or by its field of view, a line each.
+
+    intrinsics  empty where they are not given
+    """
+    found = []
+    if fov is not None and not 0 < fov < 180:
+        found.append(f"--fov is {fov:g}: expected degrees above 0 and below 180")
+    is_valid = (
+        len(intrinsics) == 4 and all(map(math.isfinite, intrinsics)) and min(intrinsics[:2]) > 0
+    )
+    if len(intrinsics) and not is_valid:
+        found.append(
+            f"--intrinsics is {','.join(f'{v:g}' for v in intrinsics)}: expected"
+            " fx,fy,cx,cy in pixels, fx and fy above 0"
+        )
+    if len(intrinsics) and fov is not None:
+        found.append("--intrinsics and --fov: expected one of them")
+    return found

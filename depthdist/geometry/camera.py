@@ -10,7 +10,6 @@ The center of pixel (0, 0) is (0.5, 0.5). Arrays are NumPy, float64, mm.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,27 +70,6 @@ def pinhole_from_fov(size: tuple[int, int], degrees: float) -> dict[str, Any]:
     height, width = size
     focal = width / 2 / math.tan(math.radians(degrees) / 2)
     return pinhole(size, focal, focal, width / 2, height / 2)
-
-
-def camera_problems(intrinsics: Sequence[float], fov: float | None) -> list[str]:
-    """Return what is wrong with a camera given by intrinsics or by its field of view, a line each.
-
-    intrinsics  empty where they are not given
-    """
-    found = []
-    if fov is not None and not 0 < fov < 180:
-        found.append(f"--fov is {fov:g}: expected degrees above 0 and below 180")
-    is_valid = (
-        len(intrinsics) == 4 and all(map(math.isfinite, intrinsics)) and min(intrinsics[:2]) > 0
-    )
-    if len(intrinsics) and not is_valid:
-        found.append(
-            f"--intrinsics is {','.join(f'{v:g}' for v in intrinsics)}: expected"
-            " fx,fy,cx,cy in pixels, fx and fy above 0"
-        )
-    if len(intrinsics) and fov is not None:
-        found.append("--intrinsics and --fov: expected one of them")
-    return found
 
 
 def pixel_rays(meta: dict[str, Any], size: tuple[int, int]) -> Array | None:

@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from depthdist.captures.capture_file import CaptureArrays, read_capture
 from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.layouts import find_captures, is_image
+from depthdist.captures.read_options import camera_problems
 from depthdist.core.environment import pick_device, quiet_libraries
 from depthdist.core.errors import BadFile, naming_arguments, one_line
 from depthdist.core.settings import Size, did_you_mean
-from depthdist.geometry.camera import camera_problems
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
 from depthdist.inference.image_sources import InputImage, find_rays

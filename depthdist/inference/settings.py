@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from depthdist.captures.read_options import camera_problems
 from depthdist.core.settings import Size, did_you_mean, positional
-from depthdist.geometry.camera import camera_problems
 from depthdist.geometry.image_size import RECIPE_SIZE
 from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.settings import Refinement

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from depthdist.captures.layouts import CapturePair
-from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions, camera_problems
 from depthdist.core.settings import (
     Size,
     as_dict,
@@ -17,8 +16,10 @@ from depthdist.core.settings import (
     positional,
     range_problems,
 )
-from depthdist.geometry.camera import camera_problems
 from depthdist.geometry.patches import MAX_SIDE, PATCH_SIZE
+
+if TYPE_CHECKING:
+    from depthdist.captures.layouts import CapturePair
 
 FAR_MM = 4000.0
 NOT_CONTENT = {

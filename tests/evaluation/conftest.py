@@ -13,8 +13,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert (
-        train(data, folder, "--epochs", 1, "--model", make_model(folder.with_name("dav2"))).code
-        == 0
-    )
+    words = ["--epochs", 1, "--recipe", "document"]  # so that it begins with the untrained model
+    words += ["--model", make_model(folder.with_name("dav2"))]
+    assert train(data, folder, *words).code == 0
     return folder

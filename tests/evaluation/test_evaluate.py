@@ -159,10 +159,9 @@ def test_the_adapter_row_is_what_training_saw(one, run):
 
 def test_a_network_that_trained_as_a_whole_is_scored_beside_what_it_began_from(run, data):
     whole = run.with_name("whole")
-    assert (
-        train(data, whole, "--epochs", 1, "--model", run.with_name("dav2"), "--lora", "none").code
-        == 0
-    )
+    words = ["--epochs", 1, "--model", run.with_name("dav2"), "--lora", "none"]
+    words += ["--recipe", "document"]
+    assert train(data, whole, *words).code == 0
     logged = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     rows, _ = evaluate(whole, "--no-details")
     for row, line in (

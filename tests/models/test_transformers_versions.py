@@ -53,8 +53,8 @@ for name, options in {presets!r}.items():
             noise = torch.randn(parameter.shape, generator=random)
             parameter.data += 0.05 * spread * noise
             weights[key] = parameter
-    bounds = DepthRange(250, 3900)
-    record = AdapterRecord.of(model, bounds, (28, 42), step=1, epoch=1, eval_loss=1.0)
+    bounds, when = DepthRange(250, 3900), dict(step=1, epoch=1, eval_loss=1.0)
+    record = AdapterRecord.of(model, bounds, (28, 42), camera=(60, 90), **when)
     save_adapter(model, weights, record, Path({out!r}) / name)
 """
 LOAD = """

@@ -175,7 +175,7 @@ def test_a_dataset_that_another_run_changed_since_planning_is_not_touched(
     with monkeypatch.context() as patch:
         patch.setattr(build, "make_plan", slow)
         with pytest.raises(
-            ValueError, match=r"another tools/shard\.py changed it since this one began"
+            ValueError, match="another depthdist shard changed it since this one began"
         ):
             make(raw, out, append=True)
     assert verify_dataset(out) == []

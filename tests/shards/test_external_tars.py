@@ -287,7 +287,7 @@ def test_what_others_or_we_wrote_is_not_overwritten(tmp_path, monkeypatch):
         ShardSettings(raw=str(write_raw(tmp_path / "raw", 3)), out=str(tmp_path / "ours"), size=NET)
     )
     before = (tmp_path / "ours/index.json").read_bytes()
-    with pytest.raises(ValueError, match=r"belongs to shards that tools/shard\.py wrote"):
+    with pytest.raises(ValueError, match="belongs to shards that depthdist shard wrote"):
         index(tmp_path / "ours")
     assert (tmp_path / "ours/index.json").read_bytes() == before
     (tmp_path / "ours/index.json").unlink()  # lost: its packed masks betray it

@@ -345,7 +345,7 @@ def test_a_full_disk_while_publishing_leaves_the_old_dataset(raw, tmp_path, monk
 
 def test_an_index_that_is_not_ours_is_never_overwritten(raw, tmp_path):
     (tmp_path / "index.json").write_text('{"schema": "of another tool"}')
-    with pytest.raises(ValueError, match=r"was not written by tools/shard\.py"):
+    with pytest.raises(ValueError, match="was not written by depthdist shard"):
         make(raw, tmp_path)
     with pytest.raises(ValueError, match="is RAW as well"):
         make(raw, raw)

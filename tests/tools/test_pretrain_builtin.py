@@ -14,6 +14,7 @@ from depthdist.evaluation.metrics.alignment import align
 from depthdist.losses.terms import to_relative_depth
 from depthdist.models.adapter import load_adapter, save_full_model
 from depthdist.models.base_model import BUILT_IN, load_base
+from depthdist.models.builtin_start import initial_model
 from depthdist.models.lora import add_lora
 from depthdist.models.settings import LoraSettings
 from depthdist.synthetic.rooms import render as rooms
@@ -27,7 +28,7 @@ SIZE = (224, 364)
 def start(tmp_path_factory):
     """The network before pretraining, as a folder."""
     folder = tmp_path_factory.mktemp("start") / "start"
-    save_full_model(pretrain_builtin.initial_model(0), {}, None, folder)
+    save_full_model(initial_model(0), {}, None, folder)
     return str(folder)
 
 
@@ -157,7 +158,8 @@ def test_one_command_pretrains_such_a_model_from_nothing_and_again_it_is_the_sam
     before = (made / "model.safetensors").read_bytes()
     asked = []
     # each of the commands sees itself that it is done: their own tests
-    monkeypatch.setattr(pretrain_builtin, "run_shown", lambda *words: asked.append(words))
+    for run in ("run_shown", "run_python"):
+        monkeypatch.setattr(pretrain_builtin, run, lambda *words: asked.append(words))
     pretrain_builtin.main(words)
     assert len(asked) == 7
     assert (made / "model.safetensors").read_bytes() == before
