@@ -5,10 +5,14 @@
 
 Depth images look like any image by their suffix: a name or a folder that says depth, and a header
 of one channel of 16 bits or of floats, make a PNG or TIFF one.
+
+What `depthdist predict` and results' `save` wrote is no measurement: it is listed apart, by the
+list of results in its folder or by a mark in its header.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from depthdist.captures.formats.depth_image import DEPTH_IMAGE, measures_depth
+from depthdist.captures.formats.npz import may_hold_points
 from depthdist.captures.formats.registry import BY_SUFFIX
+from depthdist.captures.formats.stored_points import read_head
 from depthdist.core.errors import BadFile
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
@@ -29,7 +35,12 @@ DEPTH_FOLDERS = {"depth", "depths", "xyz", "depthimages", "depthmaps", "depthmap
                  "aligneddepthtocolor", "pointclouds", "points"}  # fmt: skip
 DEPTH_WORD = re.compile(r"(?:^|[\W_])(?:sync|raw)?_?depth(?=$|[\W_\d])|(?:^|[\W_])xyz$", re.I)
 
-Kind = Literal["rgb", "xyz", "grooves", "table"]
+RESULTS_LIST = "done.jsonl"  # in a folder of predictions: a line an image, with its files' names
+PREDICTED = "predicted by depthdist"  # a comment in .ply files
+RESULT_MARKS = {".png": b"tEXtunit_mm\0", ".ply": f"\ncomment {PREDICTED}\n".encode()}
+MARKED_WITHIN = 512  # bytes of the file
+
+Kind = Literal["rgb", "xyz", "grooves", "table", "result"]
 
 
 class Listing(NamedTuple):
@@ -38,11 +49,13 @@ class Listing(NamedTuple):
     root    of all paths
     kinds   of each file that is not yet part of a capture, by its path relative to the root, sorted
     tables  texts that may hold cameras, splits or times
+    results  predictions, which are no measurements
     """
 
     root: Path
     kinds: dict[PurePosixPath, Kind]
     tables: list[PurePosixPath]
+    results: list[PurePosixPath]
 
     def of_kind(self, kind: Kind) -> Iterator[PurePosixPath]:
         """Yield the files of one kind."""
@@ -65,9 +78,26 @@ def list_folder(root: Path) -> Listing:
 
 def as_listing(root: Path, paths: Iterable[PurePosixPath]) -> Listing:
     """Return a listing of these paths, relative to `root`."""
-    kinds = {path: kind for path in sorted(paths) if (kind := kind_of(root, path))}
+    paths = sorted(paths)
+    listed = {file for path in paths if path.name == RESULTS_LIST for file in _results(root, path)}
+    kinds: dict[PurePosixPath, Kind] = {}
+    for path in paths:
+        kind = "result" if path in listed else kind_of(root, path)
+        if kind:
+            kinds[path] = kind
     tables = [path for path, kind in kinds.items() if kind == "table"]
-    return Listing(root, kinds, tables).without(tables)
+    results = [path for path, kind in kinds.items() if kind == "result"]
+    return Listing(root, kinds, tables, results).without([*tables, *results])
+
+
+def _results(root: Path, path: PurePosixPath) -> Iterator[PurePosixPath]:
+    """Yield the files that a list of results names; lines of another kind have none."""
+    for line in (root / path).read_bytes().splitlines():
+        try:
+            files = json.loads(line)["files"]
+            yield from (path.parent / file for file in files)
+        except (ValueError, KeyError, TypeError):
+            continue
 
 
 def kind_of(root: Path, path: PurePosixPath) -> Kind | None:
@@ -78,10 +108,13 @@ def kind_of(root: Path, path: PurePosixPath) -> Kind | None:
     if suffix in TABLE_SUFFIXES:
         return "table"
     if suffix in DEPTH_IMAGE.suffixes:
-        return "xyz" if _is_depth_image(root / path, says_depth(path)) else "rgb"
-    if suffix in IMAGE_SUFFIXES:
+        if not _is_depth_image(root / path, says_depth(path)):
+            return "rgb"
+    elif suffix in IMAGE_SUFFIXES:
         return "rgb"
-    return "xyz" if suffix in BY_SUFFIX else None
+    elif suffix not in BY_SUFFIX or (suffix == ".npz" and not may_hold_points(root / path)):
+        return None
+    return "result" if _is_marked_result(root / path) else "xyz"
 
 
 def says_depth(path: PurePosixPath) -> bool:
@@ -119,8 +152,17 @@ def _is_depth_image(path: Path, named: bool) -> bool:
     return named if found is None else found and (named or found == "floats")
 
 
+def _is_marked_result(path: Path) -> bool:
+    """Return whether a file's header says that it is a prediction of ours."""
+    mark = RESULT_MARKS.get(path.suffix.lower())
+    try:
+        return mark is not None and mark in read_head(path, MARKED_WITHIN)
+    except BadFile:  # its reader says what is wrong with it
+        return False
+
+
 def _walk(root: Path) -> list[PurePosixPath]:
-    """Return all files under `root`, relative to it."""
+    """Return all files under `root`, relative to it, but for those of folders of shards."""
 
     def stop(err: OSError) -> None:
         raise BadFile(Path(err.filename), f"cannot be listed: {err.strerror}")
@@ -135,5 +177,8 @@ def _walk(root: Path) -> list[PurePosixPath]:
         visited.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n != "truth")
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        if "index.json" in names and any(name.endswith(".tar") for name in names):
+            subfolders.clear()
+            continue
         files += [relative / name for name in names if not name.startswith(".")]
     return files

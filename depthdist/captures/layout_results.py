@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from depthdist.captures.formats.depth_image import DEPTH_IMAGE
+from depthdist.captures.formats.registry import BY_SUFFIX, format_of
 from depthdist.captures.found_files import Kind, Listing
 
 
@@ -44,7 +44,7 @@ def group_by_stem(
 
     of_file  the stem of a file's capture, None where the file is not of that layout
 
-    Of points and depth images of one capture the points are taken.
+    Of points in several formats that of `FORMATS` that comes first is taken.
     """
     groups: dict[str, Group] = {}
     for path, kind in listing.kinds.items():
@@ -57,13 +57,25 @@ def group_by_stem(
     for group in groups.values():
         if not group.rgb or not group.xyz:
             continue
-        depth = [path for path in group.xyz if path.suffix.lower() in DEPTH_IMAGE.suffixes]
-        if len(depth) < len(group.xyz):
-            left_out += depth
-            group = group._replace(xyz=[path for path in group.xyz if path not in depth])
-        found.append(group)
-    note = f"left out: {count_of(left_out, 'depth image')} beside points of the same captures"
-    return LayoutResult(found, left_out, [note] if left_out else [])
+        chosen = of_first_format(group.xyz)
+        left_out += [path for path in group.xyz if path not in chosen]
+        found.append(group._replace(xyz=chosen))
+    return LayoutResult(found, left_out, beside_points(left_out))
+
+
+def of_first_format(points: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """Return those files of points whose format comes first in `FORMATS`."""
+    names = [form.name for form in BY_SUFFIX.values()]  # in the order of FORMATS
+    ranks = [names.index(format_of(path).name) for path in points]
+    return [path for path, rank in zip(points, ranks) if rank == min(ranks)]
+
+
+def beside_points(left_out: Sequence[PurePosixPath]) -> list[str]:
+    """Return the note of files of points that others of the same captures are taken before."""
+    count = count_of(left_out, "file")
+    return [f"left out: {count} of points or depth beside others of the same captures"] * bool(
+        left_out
+    )
 
 
 def count_of(paths: Iterable[PurePosixPath], what: str) -> str:

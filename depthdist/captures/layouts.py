@@ -8,6 +8,7 @@ The layout of a new camera is one function in `LAYOUTS`; nothing else needs to b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -27,7 +28,13 @@ from depthdist.captures.found_files import (
     plain,
     says_depth,
 )
-from depthdist.captures.layout_results import Group, Layout, count_of
+from depthdist.captures.layout_results import (
+    Group,
+    Layout,
+    LayoutResult,
+    beside_points,
+    count_of,
+)
 from depthdist.captures.layouts_by_name import (
     by_number,
     by_time,
@@ -137,8 +144,12 @@ def search_folder(root: Path | str) -> FoundCaptures:
     listing = listing.without(unprintable)
     pairs: dict[str, CapturePair] = {}
     notes: list[str] = []
+    if listing.results:
+        notes.append(f"left out: {count_of(listing.results, 'file')} that depthdist predicted")
     for layout in LAYOUTS:
         result = layout(listing)
+        if layout is colored_points:
+            result = _new_captures(result, pairs)
         notes += result.notes
         used = [*result.left_out]
         for group in result.groups:
@@ -157,6 +168,24 @@ def search_folder(root: Path | str) -> FoundCaptures:
     rejects += [_unpaired(root, path, kind) for path, kind in listing.kinds.items()]
     with_cameras, camera_notes = _find_cameras(listing, sorted(pairs.values()))
     return FoundCaptures(with_cameras, sorted(rejects), notes + camera_notes)
+
+
+def _new_captures(result: LayoutResult, pairs: Iterable[str]) -> LayoutResult:
+    """Return files of colored points without those of captures that were found beside them.
+
+    zdf/7.zdf is the capture of images/7.png and depth/7.npy once more.
+    """
+    known = set(pairs)
+    groups = []
+    again: list[PurePosixPath] = []
+    for group in result.groups:
+        stem = PurePosixPath(group.stem)
+        if {str(stem), str(stem.parent.parent / stem.name)} & known:
+            again += group.xyz
+        else:
+            groups.append(group)
+    left_out = [*result.left_out, *again]
+    return LayoutResult(groups, left_out, beside_points(left_out))
 
 
 def _first_of_each(root: Path, group: Group) -> CapturePair:
@@ -262,7 +291,10 @@ def list_images(path: Path) -> list[Path]:
         # a TIFF of floats that is nobody's depth: who reads it says that it is no image
         images |= floats - {PurePosixPath(pair.xyz.relative_to(path)) for pair in pairs}
     if not images:
-        raise BadFile(path, f"no pictures; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+        found = (
+            "no images beside results of earlier predictions" if listing.results else "no pictures"
+        )
+        raise BadFile(path, f"{found}; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return sorted(path / image for image in images)
 
 

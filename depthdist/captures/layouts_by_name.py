@@ -16,7 +16,13 @@ from depthdist.captures.found_files import (
     lies_below,
     without_folder,
 )
-from depthdist.captures.layout_results import Group, LayoutResult, group_by_stem
+from depthdist.captures.layout_results import (
+    Group,
+    LayoutResult,
+    beside_points,
+    group_by_stem,
+    of_first_format,
+)
 from depthdist.captures.time_association import Timed, associate, count_alone, time_in_name
 
 WORDS = re.compile(
@@ -112,14 +118,19 @@ def by_number(listing: Listing) -> LayoutResult:
 
 def colored_points(listing: Listing) -> LayoutResult:
     """name.ply: a file that holds points and colors, with no image beside it."""
-    groups = []
-    labels = set(listing.of_kind("grooves"))
+    by_stem: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for path in listing.of_kind("xyz"):
         if BY_SUFFIX[path.suffix.lower()].has_rgb:
-            stem = path.with_suffix("")
-            label = stem.with_name(stem.name + GROOVE_LABEL_ENDING)
-            groups.append(Group(str(stem), [path], [path], [label] if label in labels else []))
-    return LayoutResult(groups)
+            by_stem[path.with_suffix("")].append(path)
+    groups = []
+    left_out: list[PurePosixPath] = []
+    labels = set(listing.of_kind("grooves"))
+    for stem, paths in by_stem.items():
+        chosen = of_first_format(paths)
+        left_out += [path for path in paths if path not in chosen]
+        label = stem.with_name(stem.name + GROOVE_LABEL_ENDING)
+        groups.append(Group(str(stem), chosen, chosen, [label] if label in labels else []))
+    return LayoutResult(groups, left_out, beside_points(left_out))
 
 
 def _without_camera_suffix(name: str) -> str:

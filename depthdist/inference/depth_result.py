@@ -7,6 +7,7 @@ result.save("a.ply")
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from depthdist.captures.layouts import find_captures_with
 from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
@@ -72,7 +74,8 @@ class DepthResult:
               on); the text chunk `unit_mm` of the file says which
         .ply  colored points in mm; ValueError where the camera is unknown
 
-        ValueError for any other suffix, and for the file of the image itself.
+        ValueError for any other suffix, and for the file of the image itself. A warning where a
+        .npy would be read as what the camera measured of an image beside it.
         """
         path = Path(path).expanduser()
         writers: dict[str, Callable[[BinaryIO], object]] = {
@@ -88,4 +91,10 @@ class DepthResult:
         cloud = encode_ply(self.points_mm, self.rgb) if kind == ".ply" else b""
         with open(path, "wb") as file:
             writers[kind](file)
+        if kind == ".npy" and (pairs := find_captures_with(path)):
+            warnings.warn(
+                f"{path}: {pairs[0].rgb.name} lies beside it and would be read with this depth as"
+                " measured; expected another folder, or another name",
+                stacklevel=2,
+            )
         return path

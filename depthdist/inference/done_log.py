@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from depthdist.captures.found_files import RESULTS_LIST
 from depthdist.core.files import parse_json
 from depthdist.core.settings import as_dict, to_json_value
 from depthdist.inference.image_sources import ImageSource
@@ -19,7 +20,7 @@ from depthdist.inference.settings import PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 
-DONE = "done.jsonl"
+DONE = RESULTS_LIST
 NOT_IN_RESULTS = ("run", "inputs", "out", "batch", "again")  # settings that results do not show
 
 

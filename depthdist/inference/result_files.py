@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from depthdist.captures.found_files import PREDICTED
 from depthdist.geometry.depth_range import DepthRange
 
 VERTEX = np.dtype(
@@ -86,6 +87,7 @@ def encode_ply(xyz: np.ndarray, rgb: np.ndarray) -> bytes:
     )
     header = (
         "ply\nformat binary_little_endian 1.0\ncomment millimetres, camera frame: x right, y down,"
-        f" z away from the lens\nelement vertex {len(vertices)}\n{properties}end_header\n"
+        f" z away from the lens\ncomment {PREDICTED}\nelement vertex {len(vertices)}\n"
+        f"{properties}end_header\n"
     )
     return header.encode("ascii") + vertices.tobytes()

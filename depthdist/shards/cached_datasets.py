@@ -49,6 +49,10 @@ def holds_captures(place: str) -> bool:
     folder = Path(place.removeprefix("file://"))
     if is_remote(place) or not may_hold_captures(folder):
         return False
+    return _has_captures(folder)
+
+
+def _has_captures(folder: Path) -> bool:
     try:
         return bool(find_pairs(folder)[0])
     except BadFile:  # no images at all; who opens it as shards says so
@@ -56,10 +60,10 @@ def holds_captures(place: str) -> bool:
 
 
 def may_hold_captures(folder: Path) -> bool:
-    """Return whether there is a folder without any trace of shards."""
+    """Return whether there is a folder that is none of shards."""
     if not folder.is_dir() or (folder / "index.json").exists() or (folder / ".build").exists():
         return False
-    return next(folder.rglob("*.tar"), None) is None
+    return next(folder.rglob("*.tar"), None) is None or _has_captures(folder)
 
 
 def why_no_captures(folder: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from helpers.captures import capture, write_capture
 from helpers.depth_images import write_depth, write_image, write_pair
+from helpers.point_files import write_ply, write_zdf
 from PIL import Image
 
 from depthdist.captures import capture_file
@@ -25,6 +26,9 @@ from depthdist.captures.read_options import ReadOptions
 from depthdist.captures.readers import read_capture, read_point_map, read_size
 from depthdist.captures.reading_notes import reading_notes
 from depthdist.core.errors import BadFile
+from depthdist.geometry.depth_range import DepthRange
+from depthdist.inference.result_files import encode_ply, write_png
+from depthdist.shards.cached_datasets import holds_captures
 
 SIZE = (30, 40)
 FX_FY_CX_CY = (50, 60, 20.5, 13.5)  # of helpers.captures.capture, from the middle of a pixel
@@ -245,10 +249,66 @@ def test_points_are_taken_before_depth_images_of_the_same_capture(tmp_path):
     assert [(pair.stem, pair.xyz.name) for pair in found.pairs] == [("a", "a_rawDepth.npy")]
     assert found.rejects == []
     assert found.notes == [
-        "left out: 1 depth image (depth/a_depth.png) beside points of the same captures"
+        "left out: 1 file (depth/a_depth.png) of points or depth beside others of the same captures"
     ]
     around = find_captures([tmp_path / "images/a_color.png"])
     assert [pair.xyz.name for pair in around.values()] == ["a_rawDepth.npy"]
+
+
+def test_of_several_formats_of_one_capture_one_is_taken(tmp_path):
+    rgb, xyz = capture()
+    write_image(tmp_path / "a.png")
+    write_ply(tmp_path / "a.ply", rgb, xyz)
+    write_zdf(tmp_path / "a.zdf", rgb, xyz)
+    for folder in ("alone", "two/zdf"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_ply(tmp_path / "alone/b.ply", rgb, xyz)
+    write_zdf(tmp_path / "alone/b.zdf", rgb, xyz)
+    write_pair(tmp_path / "two", "images/c.png", "depth/c.png")
+    write_zdf(tmp_path / "two/zdf/c.zdf", rgb, xyz)
+    np.savez(tmp_path / "a.npz", K=np.eye(3))  # no points: a camera of somebody's own
+    found = search_folder(tmp_path)
+    assert [(pair.stem, pair.xyz.name) for pair in found.pairs] == [
+        ("a", "a.zdf"),
+        ("alone/b", "b.zdf"),
+        ("two/c", "c.png"),
+    ]
+    assert found.rejects == []
+    assert [note.split(" of ")[0] for note in found.notes] == [
+        "left out: 1 file (a.ply)",
+        "left out: 2 files (alone/b.ply, two/zdf/c.zdf)",
+    ]
+
+
+def test_predictions_are_no_ground_truth_wherever_they_lie(tmp_path):
+    rgb, xyz = capture()
+    bounds = DepthRange(300, 3000)
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / "b.png", 1)
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "a.ply").write_bytes(encode_ply(xyz, rgb))
+    write_png(tmp_path / "a_depth.png", xyz[:, :, 2], bounds)
+    write_png(tmp_path / "depth/b.png", xyz[:, :, 2], bounds)
+    np.save(tmp_path / "b.npy", xyz[:, :, 2])
+    (tmp_path / "done.jsonl").write_text('{"made_with": ""}\n{"name": "b", "files": ["b.npy"]}\n')
+    found = search_folder(tmp_path)
+    assert found.pairs == []
+    assert found.notes == ["left out: 4 files (a.ply, a_depth.png, ...) that depthdist predicted"]
+    assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert find_captures([tmp_path / "a.png", tmp_path / "b.png"]) == {}
+    read = capture_file.read_capture(tmp_path / "b.png", tmp_path / "depth/b.png")
+    np.testing.assert_allclose(read.points_mm[:, :, 2], xyz[:, :, 2], atol=0.051)
+
+
+def test_shards_below_a_folder_are_none_of_its_captures(tmp_path):
+    write_pair(tmp_path, "rgb/a.png", "depth/a.png")
+    for name in ("index.json", "train-0.tar", "samples-1.npy"):
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        (tmp_path / "cache" / name).touch()
+    (tmp_path / "backup.tar").touch()
+    found = search_folder(tmp_path)
+    assert [pair.stem for pair in found.pairs] == ["a"] and not found.rejects
+    assert holds_captures(str(tmp_path))
 
 
 def test_what_is_decided_of_names_units_and_cameras_is_said_with_counts(tmp_path):

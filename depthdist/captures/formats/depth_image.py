@@ -29,7 +29,11 @@ def read_depth_image(path: Path, content: bytes) -> StoredPoints:
         raise BadFile(path, f"{problem} in a depth image; {EXPECTED}")
     values = as_map(values)
     is_integer = values.dtype.kind in "iu"
-    return StoredPoints(values, no_value=(np.iinfo(values.dtype).max,) if is_integer else ())
+    return StoredPoints(
+        values,
+        unit_mm=_unit_in_png(content),
+        no_value=(np.iinfo(values.dtype).max,) if is_integer else (),
+    )
 
 
 def read_depth_image_size(path: Path) -> tuple[int, int]:
@@ -59,6 +63,18 @@ def measures_depth(path: Path) -> Literal["integers", "floats"] | Literal[False]
             return "floats" if image.mode == "F" else False
     except Exception:  # Pillow raises half a dozen kinds, and does not know three floats a pixel
         return None
+
+
+def _unit_in_png(content: bytes) -> float | None:
+    """Return the unit in mm that a PNG of `depthdist predict` has in its text, else None."""
+    if not content.startswith(PNG_HEADER):
+        return None
+    try:
+        with Image.open(BytesIO(content)) as image:
+            unit_mm = float(image.info["unit_mm"])
+    except Exception:  # no such text, or no number: nobody has said the unit
+        return None
+    return unit_mm if 0 < unit_mm < np.inf else None
 
 
 def is_tiff(path: PurePath) -> bool:

@@ -48,11 +48,11 @@ class NamedArrays(NamedTuple):
 def read_named_arrays(path: Path, arrays: NamedArrays) -> StoredPoints:
     """Return points or depth, colors and SNR, where there are; raise BadFile."""
     values = as_map(_open_points(path, arrays).load())
-    color_name = _find_name(arrays.names, COLOR_NAMES)
+    color_name = find_name(arrays.names, COLOR_NAMES)
     rgb = None
     if color_name:
         rgb = as_rgb(path, _open_array(path, arrays, color_name).load())
-    snr_name = _find_name(arrays.names, SNR_NAMES)
+    snr_name = find_name(arrays.names, SNR_NAMES)
     snr = None
     if snr_name:
         found = _open_array(path, arrays, snr_name)
@@ -74,7 +74,7 @@ def read_named_size(path: Path, arrays: NamedArrays) -> tuple[int, int]:
 
 def _open_points(path: Path, arrays: NamedArrays) -> NamedArray:
     """Return the array of points or depth; raise BadFile where there is none, or no such shape."""
-    name = _find_name(arrays.names, POINT_NAMES)
+    name = find_name(arrays.names, POINT_NAMES)
     if name is None:
         found = ", ".join(arrays.names) or "no array"
         raise BadFile(path, f"holds {found}; expected points as one of {', '.join(POINT_NAMES)}")
@@ -97,7 +97,7 @@ def _open_array(path: Path, arrays: NamedArrays, name: str) -> NamedArray:
     return array
 
 
-def _find_name(names: Sequence[str], spellings: Sequence[str]) -> str | None:
+def find_name(names: Sequence[str], spellings: Sequence[str]) -> str | None:
     """Return the name whose last part is the first of the spellings that is there."""
     by_spelling = {name.rpartition("/")[2].lower(): name for name in reversed(names)}
     return next((by_spelling[text] for text in spellings if text in by_spelling), None)

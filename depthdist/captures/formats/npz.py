@@ -11,8 +11,10 @@ from zipfile import ZipFile
 import numpy as np
 
 from depthdist.captures.formats.named_arrays import (
+    POINT_NAMES,
     NamedArray,
     NamedArrays,
+    find_name,
     read_named_arrays,
     read_named_size,
 )
@@ -31,6 +33,16 @@ def read_npz(path: Path, content: bytes) -> StoredPoints:
 def read_npz_size(path: Path) -> tuple[int, int]:
     """Return (H, W) from the headers in a `.npz` file; raise BadFile."""
     return _answer(path, path, read_named_size)
+
+
+def may_hold_points(path: Path) -> bool:
+    """Return whether an archive has an array by a name of points; True where it cannot be read."""
+    try:
+        with ZipFile(path) as archive:
+            names = [name[:-4] for name in archive.namelist()]
+    except Exception:  # zipfile raises BadZipFile, OSError ...: its reader says what is wrong
+        return True
+    return find_name(names, POINT_NAMES) is not None
 
 
 def _answer(

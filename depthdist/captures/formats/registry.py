@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 
 from depthdist.captures.formats.depth_image import DEPTH_IMAGE
 from depthdist.captures.formats.npy import NPY
@@ -13,13 +13,14 @@ from depthdist.captures.formats.stored_points import PointFormat
 from depthdist.captures.formats.zdf import ZDF
 from depthdist.core.errors import BadFile
 
-FORMATS: tuple[PointFormat, ...] = (NPY, NPZ, ZDF, PLY, PCD, DEPTH_IMAGE)
+# where a capture has files of several, the first is taken
+FORMATS: tuple[PointFormat, ...] = (NPY, ZDF, NPZ, PCD, PLY, DEPTH_IMAGE)
 BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
 
 
-def format_of(path: Path) -> PointFormat:
+def format_of(path: PurePath) -> PointFormat:
     """Return the format of a file by its name, raise BadFile where it is none of FORMATS."""
     form = BY_SUFFIX.get(path.suffix.lower())
     if form is None:
-        raise BadFile(path, f"no file of points by its name; expected {', '.join(BY_SUFFIX)}")
+        raise BadFile(str(path), f"no file of points by its name; expected {', '.join(BY_SUFFIX)}")
     return form
