@@ -14,6 +14,7 @@ from depthdist.captures.found_files import (
     Kind,
     Listing,
     lies_below,
+    plain,
     without_folder,
 )
 from depthdist.captures.layout_results import (
@@ -31,10 +32,15 @@ WORDS = re.compile(
     r"(?=$|[\W_\d])",
     re.IGNORECASE,
 )
+ALIGNED = re.compile("align|regist|sync")  # in plain names of folders of depth
 
 
 def two_folders(listing: Listing) -> LayoutResult:
-    """images/X_color.png + depth/X_rawDepth.npy: two sibling folders."""
+    """images/X_color.png + depth/X_rawDepth.npy: two sibling folders.
+
+    Of depth/ and aligned_depth/ this and all later layouts have the aligned one.
+    """
+    unaligned, notes = _beside_aligned(listing)
 
     def stem(path: PurePosixPath, kind: Kind) -> str | None:
         folders = ("depth", "xyz") if kind == "xyz" else ("images", "rgb", "color")
@@ -42,7 +48,8 @@ def two_folders(listing: Listing) -> LayoutResult:
             return None
         return str(path.parent.parent / _without_camera_suffix(path.stem))
 
-    return group_by_stem(stem, listing)
+    found = group_by_stem(stem, listing.without(unaligned))
+    return LayoutResult(found.groups, [*unaligned, *found.left_out], [*notes, *found.notes])
 
 
 def same_name(listing: Listing) -> LayoutResult:
@@ -149,6 +156,24 @@ def _base(path: PurePosixPath, kind: Kind) -> PurePosixPath:
     """Return a file's folder without the part that says color or depth."""
     base = without_folder(path, DEPTH_FOLDERS if kind == "xyz" else IMAGE_FOLDERS)
     return path.parent if base is None else base
+
+
+def _beside_aligned(listing: Listing) -> tuple[list[PurePosixPath], list[str]]:
+    """Return depth of which the same folder has it aligned to the color, and notes on that."""
+    sides: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
+    for base, _, clouds in _two_sides(listing):
+        for path in clouds:
+            folder = next((p for p in reversed(path.parts[:-1]) if plain(p) in DEPTH_FOLDERS), "")
+            if "depth" in plain(folder):
+                sides.setdefault(base, {}).setdefault(folder, []).append(path)
+    unaligned: list[PurePosixPath] = []
+    notes = []
+    for folders in sides.values():
+        aligned = [folder for folder in folders if ALIGNED.search(plain(folder))]
+        for folder in [folder for folder in folders if aligned and folder not in aligned]:
+            unaligned += folders[folder]
+            notes.append(f"depth of {aligned[0]}/ is taken, not of {folder}/")
+    return unaligned, list(dict.fromkeys(notes))
 
 
 def _two_sides(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from depthdist.captures.found_files import Listing, plain
 from depthdist.captures.layout_results import Group, LayoutResult, count_of
 from depthdist.captures.time_association import Timed, associate, count_alone
+from depthdist.core.errors import BadFile, one_line
 
 SPLITS = ("train", "val", "test")  # as ultralytics' YAML names them
 TUM_UNIT_MM = 0.2  # 5000 to the metre
@@ -21,22 +23,33 @@ def ultralytics_folder(listing: Listing) -> LayoutResult:
     """images/train/a.jpg + depth/train/a.png, and a YAML with path, train, val, depth_scale.
 
     `images` in a path becomes `depth`; of a PNG and a `.npy` the PNG is taken. A PNG has
-    depth_scale (1000) units to the metre, a `.npy` is in metres.
+    depth_scale (1000) units to the metre, a `.npy` is in metres. Images that no split lists are
+    left out. Raise BadFile where two YAMLs differ, or one cannot be read.
     """
-    results = [
-        _read_ultralytics(listing, path, content)
-        for path in listing.tables
-        if path.suffix.lower() in (".yaml", ".yml")
-        for content in [_parse_yaml(listing.root / path)]
-        if isinstance(content, dict) and ("train" in content or "val" in content)
-    ]
+    datasets: list[_Dataset] = []
+    for path in listing.tables:
+        dataset = _read_ultralytics(listing, path)
+        if dataset is not None and not any(dataset.agrees_with(other) for other in datasets):
+            datasets.append(dataset)
     groups: dict[str, Group] = {}
-    for result in results:
-        for group in result.groups:
+    for dataset in datasets:
+        for group in dataset.groups:
             groups.setdefault(group.stem, group)  # train stands before val
-    used = {path for group in groups.values() for path in (*group.rgb, *group.xyz)}
-    left_out = {path for result in results for path in result.left_out} - used
-    notes = [note for result in results for note in result.notes]
+    done = {path for group in groups.values() for path in (*group.rgb, *group.xyz)}
+    notes = []
+    left_out: set[PurePosixPath] = set()
+    for dataset in datasets:
+        name = dataset.yaml.relative_to(listing.root)
+        alone = [] if not dataset.groups else [p for p in dataset.without_depth if p not in done]
+        if alone:
+            notes.append(f"{name}: left out: {count_of(alone, 'image')} without depth")
+        listed = done | {group.rgb[0] for group in dataset.groups}
+        depth = {image: cloud for image, cloud in dataset.pairs.items() if image not in listed}
+        if depth:
+            notes.append(f"{name}: left out: {count_of(depth, 'image')} that no split lists")
+        left_out |= {*alone, *depth.values()} - done
+        left_out |= {*depth} if dataset.groups else set()  # else they are rejected
+        done |= left_out
     return LayoutResult(list(groups.values()), sorted(left_out), notes)
 
 
@@ -74,44 +87,94 @@ def tum_sequence(listing: Listing) -> LayoutResult:
 # -------------------------------------------------------------------------------------- ultralytics
 
 
-def _parse_yaml(path: Path) -> Any:
-    """Return what a YAML file of a dataset holds, None where it is none."""
-    import yaml  # takes long
+class _Dataset(NamedTuple):
+    """What a YAML says of the images below a folder.
 
+    root           that its paths are relative to
+    groups         the captures that its splits list
+    without_depth  images that they list
+    pairs          each image below the root that has depth, with it, listed or not
+    """
+
+    yaml: Path
+    root: PurePosixPath
+    groups: list[Group]
+    without_depth: list[PurePosixPath]
+    pairs: Paths
+
+    def agrees_with(self, other: _Dataset) -> bool:
+        """Return whether both say the same of the same folder; raise BadFile if they differ."""
+        if self.root != other.root:
+            return False
+        if sorted(self.groups) != sorted(other.groups):
+            problem = f"has other splits or another depth_scale than {other.yaml}"
+            raise BadFile(self.yaml, f"{problem}, of the same images; expected one of them")
+        return True
+
+
+def _read_ultralytics(listing: Listing, path: PurePosixPath) -> _Dataset | None:
+    """Return the dataset of a YAML, None where it is none of depth; raise BadFile."""
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return None
+    yaml = listing.root / path
     try:
-        text = path.read_text("utf-8-sig")
-        return yaml.safe_load(text) if "train" in text or "val" in text else None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None  # of another program
-
-
-def _read_ultralytics(
-    listing: Listing, path: PurePosixPath, content: dict[str, Any]
-) -> LayoutResult:
-    """Return the captures that a dataset's YAML lists."""
-    scale = content.get("depth_scale", 1000)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-        note = f"{path}: depth_scale is {scale!r:.40}; expected a number > 0, so it was not used"
-        return LayoutResult([], notes=[note])
-    base = _dataset_root(listing, path, content.get("path"))
+        content = _parse_yaml(yaml)
+    except ValueError as err:
+        if _pairs_below(listing, path.parent):
+            raise BadFile(yaml, f"cannot be read as YAML ({one_line(err)})") from err
+        return None
+    if not isinstance(content, dict) or not {"train", "val"} & {*content}:
+        return None
+    root = _dataset_root(listing, path, content.get("path"))
+    pairs = _pairs_below(listing, root)
+    if not pairs:
+        return None
+    unit_mm = 1000 / _depth_scale(yaml, content.get("depth_scale", 1000))
     groups = []
-    without_depth: list[PurePosixPath] = []
-    num_listed = 0
+    without_depth = []
     for split in SPLITS:
-        for image in _listed_images(listing, base, content.get(split)):
-            num_listed += 1
-            cloud = _depth_of(listing, image)
+        for image in _listed_images(listing, root, content.get(split)):
+            cloud = pairs.get(image) or _depth_of(listing, image)  # elsewhere
             if cloud is None:
                 without_depth.append(image)
                 continue
             parts = [part for i, part in enumerate(image.parts[:-1]) if i != _last_images(image)]
-            unit_mm = 1000.0 if cloud.suffix.lower() == ".npy" else 1000 / scale
             stem = str(PurePosixPath(*parts, image.stem))
-            groups.append(Group(stem, [image], [cloud], [], unit_mm, split))
-    notes = []
-    if without_depth:
-        notes.append(f"{path}: left out: {count_of(without_depth, 'image')} without depth")
-    return LayoutResult(groups, without_depth if groups else [], notes if groups else [])
+            unit = 1000.0 if cloud.suffix.lower() == ".npy" else unit_mm
+            groups.append(Group(stem, [image], [cloud], [], unit, split))
+    if not groups and "depth_scale" not in content:
+        return None  # of another program
+    return _Dataset(yaml, root, groups, without_depth, pairs)
+
+
+def _parse_yaml(path: Path) -> Any:
+    """Return what a YAML file of a dataset holds, None where it is none; raise ValueError."""
+    import yaml  # takes long
+
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig", "replace")
+        named = re.search(r"^(train|val|depth_scale)\b", text, re.MULTILINE)
+        return yaml.safe_load(content) if named else None
+    except (OSError, RecursionError, yaml.YAMLError) as err:
+        raise ValueError(str(err)) from err
+
+
+def _depth_scale(path: Path, given: Any) -> float:
+    """Return the units to the metre that a YAML says; raise BadFile."""
+    try:
+        scale = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        scale = math.nan
+    if not (0 < scale < math.inf and 1000 / scale < math.inf):
+        raise BadFile(path, f"depth_scale is {given!r:.40}; expected a number > 0")
+    return scale
+
+
+def _pairs_below(listing: Listing, folder: PurePosixPath) -> Paths:
+    """Return the images below a folder that have depth in `depth` for `images`, with it."""
+    below = (image for image in listing.of_kind("rgb") if folder in image.parents)
+    return {image: depth for image in below if (depth := _depth_of(listing, image))}
 
 
 def _dataset_root(listing: Listing, path: PurePosixPath, given: Any) -> PurePosixPath:

@@ -326,10 +326,11 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
     folder = Path(place.removeprefix("file://"))
     path = folder / "index.json"
     if not folder.is_dir():
-        raise ValueError(
-            f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder"
-            " written by depthdist shard"
-        )
+        expected = "a folder written by depthdist shard"
+        if folder.exists() and folder.suffix in (".yaml", ".yml"):
+            expected = "the folder of captures that its `path` names"
+        problem = "is a file" if folder.exists() else "no such folder"
+        raise ValueError(f"{folder}: {problem}; expected {expected}")
     try:
         return _from_json(str(folder), path, path.read_bytes(), None)
     except FileNotFoundError:

@@ -440,10 +440,76 @@ def test_a_camera_file_that_holds_no_camera_is_said_and_not_used(tmp_path, text)
 
 @pytest.mark.parametrize(
     "text",
-    ["train: images/train\ndepth_scale: 0\n", "train: ../..\nval: 7\n", "train: [\n", "- 1\n"],
+    ["train: ../..\nval: 7\n", "train: {lr: 1}\n", "[\n", "- 1\n"],
 )
 def test_a_yaml_that_is_no_dataset_changes_nothing(tmp_path, text):
     write_capture(tmp_path / "images/a.png", tmp_path / "depth/a.npy")
     (tmp_path / "x.yaml").write_text(text)
     (pair,) = search_folder(tmp_path).pairs
     assert (pair.stem, pair.split, pair.unit_mm) == ("a", None, None)
+
+
+@pytest.mark.parametrize("val", ["", "val:\n", "val: images/gone\n"])
+def test_images_that_no_split_of_a_yaml_lists_are_left_out_with_a_note(tmp_path, val):
+    for name in ("train/a", "valid/b", "valid/c"):
+        write_pair(tmp_path, f"images/{name}.jpg", f"depth/{name}.png", 0, 0.25)
+    (tmp_path / "data.yaml").write_text(f"train: images/train\n{val}depth_scale: '4000'\n")
+    found = search_folder(tmp_path)
+    assert [(p.stem, p.unit_mm, p.split) for p in found.pairs] == [("train/a", 0.25, "train")]
+    assert found.rejects == []
+    assert found.notes == [
+        "data.yaml: left out: 2 images (images/valid/b.jpg, images/valid/c.jpg) that no split lists"
+    ]
+
+
+def test_a_yaml_with_a_scale_whose_splits_list_nothing_gives_no_capture_of_1_mm(tmp_path):
+    write_pair(tmp_path, "images/a.jpg", "depth/a.png", 0, 0.25)
+    (tmp_path / "data.yaml").write_text("train: images/gone\ndepth_scale: 4000\n")
+    found = search_folder(tmp_path)
+    assert (found.pairs, [reject.path.name for reject in found.rejects]) == ([], ["a.jpg"])
+    assert "left out: 1 image (images/a.jpg) that no split lists" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((f"depth_scale: {scale}\n", "expected a number > 0")
+          for scale in ("0", "-4000", "mm", "'-1'", "true", ".inf", "1e-320", "[4000]")),
+        ("depth_scale: 4000\n names: [\n", "cannot be read as YAML"),
+        ("depth_scale: 4000 # \xff\n", "cannot be read as YAML"),
+    ],
+)  # fmt: skip
+def test_a_dataset_yaml_that_cannot_be_used_is_one_line_not_1_mm(tmp_path, text, words):
+    write_pair(tmp_path, "images/train/a.jpg", "depth/train/a.png")
+    path = tmp_path / "data.yaml"
+    path.write_text("train: images/train\n" + text, "latin-1")
+    with pytest.raises(BadFile, match=words) as caught:
+        search_folder(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_two_yamls_of_the_same_images_must_say_the_same(tmp_path):
+    ultralytics(tmp_path)
+    before = search_folder(tmp_path)
+    text = (tmp_path / "data.yaml").read_text()
+    other = tmp_path / "other.yml"
+    other.write_text(text.replace("val: images/val", "val: [images/val]"))
+    assert search_folder(tmp_path) == before
+    for change in (("depth_scale: 4000", "depth_scale: 1000"), ("val: images/val", "val:")):
+        other.write_text(text.replace(*change))
+        with pytest.raises(BadFile, match=f"other.yml: .*{tmp_path / 'data.yaml'}"):
+            search_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["aligned_depth", "depth_aligned", "aligned_depth_to_color",
+                                  "depth_registered", "sync_depth"])  # fmt: skip
+@pytest.mark.parametrize("image", ["7", "rgb_7_left", "left7"])  # the same name, words, numbers
+def test_aligned_depth_is_taken_before_depth_of_the_same_images(tmp_path, name, image):
+    depth = image.replace("rgb", "depth").replace("left7", "d7")
+    write_pair(tmp_path, f"s/color/{image}.jpg", f"s/{name}/{depth}.png")
+    write_depth(tmp_path / f"s/depth/{depth}.png", 1)
+    found = search_folder(tmp_path)
+    (pair,) = found.pairs
+    assert (pair.xyz, found.rejects) == (tmp_path / f"s/{name}/{depth}.png", [])
+    assert found.notes[0] == f"depth of {name}/ is taken, not of depth/"
+    assert find_captures([pair.rgb])[pair.rgb].xyz == pair.xyz

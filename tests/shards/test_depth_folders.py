@@ -113,3 +113,10 @@ def test_an_image_of_twice_the_size_keeps_its_size_for_the_network_and_for_refin
     assert dataset.full_image("train", 0, raw).shape == (30, 40, 3)
     meta = dataset.meta("train", 0)
     assert meta["intrinsics"] is None
+
+
+def test_data_that_is_a_yaml_is_told_the_folder_that_it_names(tmp_path):
+    yaml = write_ultralytics(tmp_path / "raw", 1, 0) / "tires.yaml"
+    (line,) = DataSettings(data=(str(yaml),)).problems()
+    words = "is a file; expected the folder of captures that its `path` names"
+    assert line == f"--data {yaml}: {words}"
