@@ -71,7 +71,7 @@ def why_no_captures(folder: Path) -> str:
     try:
         _, rejects = find_pairs(folder)
     except BadFile as err:
-        return err.reason
+        return err.reason if err.path == folder else str(err)
     return f"{len(rejects)} files, such as {printable_path(rejects[0].path)}: {rejects[0].reason}"
 
 

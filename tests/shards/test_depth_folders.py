@@ -120,3 +120,10 @@ def test_data_that_is_a_yaml_is_told_the_folder_that_it_names(tmp_path):
     (line,) = DataSettings(data=(str(yaml),)).problems()
     words = "is a file; expected the folder of captures that its `path` names"
     assert line == f"--data {yaml}: {words}"
+
+
+def test_a_folder_whose_yaml_is_broken_names_the_yaml(tmp_path):
+    yaml = write_ultralytics(tmp_path / "raw", 1, 0) / "tires.yaml"
+    yaml.write_text(yaml.read_text() + "train: [")
+    (line,) = DataSettings(data=(str(tmp_path / "raw"),)).problems()
+    assert f"as a folder of captures: {yaml}: cannot be read as YAML" in line
