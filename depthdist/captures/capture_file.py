@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Real
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from depthdist.captures import readers
 from depthdist.captures.formats.registry import BY_SUFFIX
+from depthdist.captures.found_files import DEPTH_FOLDERS, IMAGE_FOLDERS, kind_of, plain
 from depthdist.captures.layouts import (
     EXPECTED,
     CapturePair,
     find_captures,
     find_captures_with,
     is_image,
+    search_folder,
 )
-from depthdist.captures.read_options import ReadOptions, camera_problems
+from depthdist.captures.read_options import ReadOptions, reading_problems
 from depthdist.core.errors import BadFile, naming_arguments
 
 
@@ -71,10 +75,9 @@ def read_capture(
 
     ValueError says what is missing or wrong, in one line.
     """
-    camera = () if intrinsics is None else tuple(np.ravel(intrinsics).tolist())
-    options = ReadOptions(unit, camera, fov, min_snr, registered)
+    options = ReadOptions(unit, flat_numbers(intrinsics), fov, min_snr, registered)
     with naming_arguments():
-        problems = camera_problems(camera, fov)
+        problems = reading_problems(options)
         if problems:
             raise ValueError("\n".join(problems))
         path = Path(path).expanduser()
@@ -84,6 +87,12 @@ def read_capture(
     mask = np.isfinite(depth_mm) & (depth_mm > 0)
     points_mm = np.where(mask[..., None], capture.xyz, np.float32("nan"))
     return CaptureArrays(np.array(capture.image), points_mm, mask)
+
+
+def flat_numbers(values: Any) -> tuple[Any, ...]:
+    """Return the numbers of a sequence or an array as floats, () for None; what is none stays."""
+    flat = () if values is None else np.asarray(values, object).ravel().tolist()
+    return tuple(float(value) if isinstance(value, Real) else value for value in flat)
 
 
 def _named_files(path: Path, points: str | Path) -> CapturePair:
@@ -98,14 +107,28 @@ def _find_pair(path: Path) -> CapturePair:
     if is_image(path):
         pair = find_captures([path]).get(path)
         if pair is None:
-            raise BadFile(path, f"a picture without its point cloud; {EXPECTED}")
+            raise BadFile(path, _why_unpaired(path, "a picture without its point cloud"))
         return pair
+    if kind_of(path.parent, PurePosixPath(path.name)) == "grooves":
+        raise BadFile(path, "is a groove label; expected its capture's image or points")
     if path.suffix.lower() not in BY_SUFFIX:
         raise BadFile(path, f"is no part of one capture; {EXPECTED}")
     found = find_captures_with(path)
     if not found:
-        raise BadFile(path, f"a point cloud without its picture; {EXPECTED}")
+        raise BadFile(path, _why_unpaired(path, "a point cloud without its picture"))
     if len(found) > 1:
         names = ", ".join(pair.rgb.name for pair in found)
         raise BadFile(path, f"is no part of one capture: {names} share it; {EXPECTED}")
     return found[0]
+
+
+def _why_unpaired(path: Path, otherwise: str) -> str:
+    """Return why a file is in no capture: what shares its name, as its folder's search says."""
+    folder = path.absolute().parent
+    root = folder.parent if plain(folder.name) in IMAGE_FOLDERS | DEPTH_FOLDERS else folder
+    name = str(path.absolute().relative_to(root))
+    for reject in search_folder(root).rejects:
+        _, shared, names = reject.reason.partition(" share the stem ")
+        if shared and name in names.partition("(")[2].partition(")")[0].split(", "):
+            return reject.reason
+    return f"{otherwise}; {EXPECTED}"

@@ -51,7 +51,7 @@ class LaunchSettings:
         """Return the settings as the launcher takes them."""
         words = [] if self.gpus is None else ["--num_gpus", str(self.gpus)]
         if self.hostfile:
-            words += ["--hostfile", str(self.hostfile)]
+            words += ["--hostfile", str(self.hostfile), "--quiet"]  # it says whose rank failed
         port = self.master_port or (None if self.hostfile else free_port())
         return words + ([] if port is None else ["--master_port", str(port)])
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         return work(settings)
     # which starts this very command once a GPU
     ranks = ["--module", "--no_local_rank", "depthdist", "train", *argv]
-    run_launcher(["--quiet", *launch.words(), *ranks])
+    run_launcher([*launch.words(), *ranks])
 
 
 def free_port() -> int:

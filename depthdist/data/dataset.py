@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from depthdist.shards.sample_arrays import Arrays, empty_arrays
 from depthdist.shards.settings import size_problems
 
 MAX_DEFAULT_THREADS = 4
+EXPECTED = "a folder of captures, or one that depthdist shard wrote"
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,23 @@ class DataSettings(ReadSettings, CacheSettings):
         for weight in self.weights:
             if not 0 < weight < math.inf:
                 found.append(f"--weights has {weight:g}: expected > 0")
+        if not all(place.strip() for place in self.data):
+            return [*found, "--data has an empty place: expected folders of captures or of shards"]
+        folders = [Path(place.removeprefix("file://")).resolve() for place in self.captures]
+        if len(set(folders)) < len(folders):
+            places = ",".join(self.data)
+            return [
+                *found,
+                f"--data {places}: the same captures twice; --weights 2 shows them twice",
+            ]
+        shards = tuple(place for place in self.data if place not in self.captures)
         if self.captures:
-            return [*found, *size_problems(self.size)]
+            found += size_problems(self.size)
+            if not shards:
+                return found
         try:
-            dataset = open_dataset(self)
-            num_train = dataset.count("train")
+            dataset = open_dataset(replace(self, data=shards))
+            num_train = None if self.captures else dataset.count("train")
         except ValueError as err:
             return [*found, f"--data {err}{self._advice()}"]
         if self.size not in (None, dataset.size):
@@ -112,7 +125,7 @@ class DataSettings(ReadSettings, CacheSettings):
                 f"--size is {self.size}, the images in {dataset.place} are {dataset.size}: leave"
                 f" it out, or shard again with --size {self.size}"
             )
-        if not num_train:
+        if num_train == 0:
             found.append(f"--data {dataset.place}: there is no training sample")
         return found
 
@@ -370,11 +383,11 @@ def open_dataset(settings: DataSettings) -> Dataset:
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
     check_shards = settings.damaged == "stop"
     parts = tuple(
-        read_index(place, cache if is_remote(place) else None, check_shards)
+        read_index(place, cache if is_remote(place) else None, check_shards, EXPECTED)
         for place in settings.data
     )
     if not parts:
-        raise ValueError("is empty; expected a folder of shards")
+        raise ValueError(f"is empty; expected {EXPECTED}")
     _check_same_sizes(parts)
     if len({part.sha256 for part in parts}) < len(parts):
         raise ValueError(

@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
+
 
 def require_linux() -> None:
     """Raise ValueError where DeepSpeed does not run."""
@@ -43,7 +45,7 @@ def accelerator() -> Any:
 
 
 def run_launcher(words: list[str]) -> None:
-    """Run DeepSpeed's launcher in this process, as the command `deepspeed` does.
+    """Run DeepSpeed's launcher in this process, as the command `deepspeed` does, but silently.
 
     It ends the process with the exit code of the first rank that failed. On one machine SIGTERM and
     SIGUSR1 are passed on to the ranks, which save and end with 75, and so does this process.
@@ -53,7 +55,12 @@ def run_launcher(words: list[str]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _pass_on)
-    main(words)
+    try:
+        main(["--log_level=critical", *words])  # ranks have said their errors themselves
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > SIGNALS:
+            print(f"a process was ended by signal {256 - end.code}", file=sys.stderr)
+        raise
 
 
 def _pass_on(number: int, _: FrameType | None) -> None:

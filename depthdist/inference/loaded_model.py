@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from depthdist.captures.capture_file import CaptureArrays, read_capture
+from depthdist.captures.capture_file import CaptureArrays, flat_numbers, read_capture
 from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.layouts import find_captures, is_image
 from depthdist.captures.read_options import camera_problems
@@ -118,8 +119,7 @@ class Camera(NamedTuple):
     @classmethod
     def given(cls, intrinsics: Intrinsics | None, fov: float | None) -> Camera:
         """Return the camera that arguments say; an array is as good as a tuple."""
-        numbers = () if intrinsics is None else np.ravel(np.asarray(intrinsics, float)).tolist()
-        return cls(tuple(numbers), fov)
+        return cls(flat_numbers(intrinsics), fov)
 
 
 class LoadedModel:
@@ -189,8 +189,8 @@ class LoadedModel:
         camera = Camera.given(intrinsics, fov)
         with naming_arguments():
             problems = camera_problems(*camera)
-            if batch < 1:
-                problems.append(f"batch is {batch}: expected >= 1")
+            if not isinstance(batch, Integral) or batch < 1:
+                problems.append(f"batch is {batch!r}: expected a whole number >= 1")
             if problems:
                 raise ValueError("\n".join(problems))
         if camera == Camera():

@@ -61,7 +61,9 @@ def make(settings: ShardSettings) -> int:
         )
     if not index["changed"]:
         print(f"nothing to do: {out} is complete and of these captures and settings")
-    rejected = [f"{reject['path']}: {reject['reason']}" for reject in index["rejected"]]
+    rejected = [
+        f"{printable_path(reject['path'])}: {reject['reason']}" for reject in index["rejected"]
+    ]
     return print_summary(index, settings, out, rejected, "files")
 
 

@@ -26,6 +26,7 @@ from depthdist.core.settings import Size
 from depthdist.shards.index_schema import parse_index
 from depthdist.shards.remote_cache import Cache, CacheSettings, is_remote, join
 
+EXPECTED = "a folder written by depthdist shard"
 MAX_NAME_BYTES = 4352  # of a sample's line in the text of names: a path and a key
 
 
@@ -275,14 +276,17 @@ class Samples(Sequence[SampleRef]):
 # ------------------------------------------------------------------------------------------ opening
 
 
-def read_index(place: Path | str, cache: Cache | None = None, whole: bool = True) -> Index:
+def read_index(
+    place: Path | str, cache: Cache | None = None, whole: bool = True, expected: str = EXPECTED
+) -> Index:
     """Open the index of a dataset in a folder, or behind a URL through `cache`.
 
-    whole   also check that every local shard is there and has its size
+    whole     also check that every local shard is there and has its size
+    expected  what an error says that the place should be
     raises ValueError: no folder, no or a broken index.json, another version, a file missing or of
     another size
     """
-    index = load_index(place, cache)
+    index = load_index(place, cache, expected)
     if index.cache is None:
         for part in ("table", "names"):
             index.file(part)
@@ -315,7 +319,7 @@ def _check_size(path: Path, expected: int, what: str) -> None:
         )
 
 
-def load_index(place: Path | str, cache: Cache | None = None) -> Index:
+def load_index(place: Path | str, cache: Cache | None = None, expected: str = EXPECTED) -> Index:
     """Read index.json without looking at the other files."""
     place = str(place)
     if is_remote(place):
@@ -326,7 +330,6 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
     folder = Path(place.removeprefix("file://"))
     path = folder / "index.json"
     if not folder.is_dir():
-        expected = "a folder written by depthdist shard"
         if folder.exists() and folder.suffix in (".yaml", ".yml"):
             expected = "the folder of captures that its `path` names"
         problem = "is a file" if folder.exists() else "no such folder"
@@ -334,16 +337,16 @@ def load_index(place: Path | str, cache: Cache | None = None) -> Index:
     try:
         return _from_json(str(folder), path, path.read_bytes(), None)
     except FileNotFoundError:
-        raise ValueError(f"{folder}: has no index.json; {_advice_for(folder)}") from None
+        raise ValueError(f"{folder}: has no index.json; {_advice_for(folder, expected)}") from None
     except OSError as err:
         raise ValueError(f"{path}: cannot be read ({err.strerror})") from err
 
 
-def _advice_for(folder: Path) -> str:
+def _advice_for(folder: Path, expected: str) -> str:
     """Return what to do about a folder without an index.json."""
     if (folder / ".build").exists():
         return "the sharding did not finish; run depthdist shard again"
-    advice = "expected a folder written by depthdist shard"
+    advice = f"expected {expected}"
     if next(folder.rglob("*.tar"), None) is not None:
         advice += "; `depthdist shard --index` makes one for tars of others"
     return advice

@@ -200,11 +200,16 @@ def chosen_size(raw: str) -> Size:
     settings = settle_split(ShardSettings(raw=raw), [])
     usable = usable_pairs(settings, NO_DATASET, search_folder(raw))
     if not usable.pairs:
-        first = f"; the first: {usable.rejects[0].reason}" if usable.rejects else ""
-        raise ValueError(f"{printable_path(raw)}: no usable pair{first}")
+        raise ValueError(describe_no_pair(raw, usable.rejects))
     settings, _ = _choose_size(settings, NO_DATASET, usable.image_sizes)
     assert settings.size is not None
     return settings.size
+
+
+def describe_no_pair(raw: str, rejects: list[RejectedFile]) -> str:
+    """Return the error line of captures none of which can be used."""
+    first = f", {len(rejects)} rejected; the first: {BadFile(*rejects[0])}" if rejects else ""
+    return f"{printable_path(raw)}: no usable pair{first}"
 
 
 def _choose_size(

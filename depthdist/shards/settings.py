@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from depthdist.captures.read_options import NO_OPTIONS, ReadOptions, camera_problems
+from depthdist.captures.read_options import NO_OPTIONS, ReadOptions, reading_problems
 from depthdist.core.settings import (
     Size,
     as_dict,
@@ -55,15 +55,7 @@ class FileSettings:
 
     def problems(self) -> list[str]:
         """Return one line for each setting that is out of range or in conflict."""
-        unit, snr = self.unit, self.min_snr
-        return [
-            *range_problems(
-                self,
-                ("unit", unit is None or 0 < unit < math.inf, "more than 0 mm"),
-                ("min_snr", 0 <= snr < math.inf, "0 or more"),
-            ),
-            *camera_problems(self.intrinsics, self.fov),
-        ]
+        return reading_problems(self.read_options)
 
     @property
     def read_options(self) -> ReadOptions:

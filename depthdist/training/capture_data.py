@@ -53,7 +53,7 @@ def _own_shards(settings: Settings) -> tuple[str, ...]:
 
 def describe_sharding(settings: Settings) -> list[str]:
     """Return what training would do first with captures that are not sharded yet, a line each."""
-    from depthdist.shards.plan import describe_plan, make_plan  # imports tqdm
+    from depthdist.shards.plan import describe_no_pair, describe_plan, make_plan  # imports tqdm
 
     lines = []
     for place in () if _own_shards(settings) else settings.data.captures:
@@ -61,6 +61,8 @@ def describe_sharding(settings: Settings) -> list[str]:
         found = find_cached(given, settings.data.cache)
         if not found.is_whole():
             plan = make_plan(replace(given, out=str(found.folder)))
+            if not plan.jobs:
+                raise ValueError(describe_no_pair(place, plan.rejects))
             lines.append(f"captures     {place} would be sharded in {found.folder}:")
             lines += [f"captures     {line}" for line in describe_plan(plan)]
     return lines

@@ -76,6 +76,11 @@ def train(
     ValueError with the command's own error lines, where it fails. Linux, or WSL 2.
     """
     require_linux()
+    folders = [data] if isinstance(data, (str, Path)) else data
+    if not isinstance(folders, Sequence) or not all(
+        isinstance(folder, (str, Path)) for folder in folders
+    ):
+        raise TypeError(f"data is {data!r}: expected a folder of captures or of shards, or several")
     run = Path(run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")).expanduser()
     given = {"run": run, "epochs": epochs, "model": model, "lr": lr, **settings}
     log = LogReader(run / "metrics.jsonl", time.time())

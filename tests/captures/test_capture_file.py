@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.captures import capture, write_capture, write_raw
+from helpers.captures import capture, write_capture, write_label, write_raw
 from helpers.point_files import WRITERS
 from PIL import Image
 
@@ -145,3 +145,39 @@ def test_a_wrong_camera_is_one_line_that_names_the_argument(tmp_path):
     write_capture(tmp_path / "a.png", tmp_path / "a.npy")
     with pytest.raises(ValueError, match=r"^intrinsics is 1,2: expected fx,fy,cx,cy"):
         depthdist.read_capture(tmp_path / "a.png", intrinsics=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"unit": -1}, "unit is -1: expected more than 0 mm"),
+        ({"unit": 0}, "unit is 0: expected more than 0 mm"),
+        ({"unit": "m"}, "unit is 'm': expected more than 0 mm"),
+        ({"min_snr": None}, "min_snr is None: expected 0 or more"),
+        ({"fov": "a"}, "fov is 'a': expected degrees above 0 and below 180"),
+        ({"intrinsics": "wide"}, "intrinsics is 'wide': expected fx,fy,cx,cy in pixels"),
+        ({"intrinsics": [[1, 2], [3]]}, r"intrinsics is \[1, 2\],\[3\]: expected fx,fy"),
+        ({"intrinsics": (1, 2, "3", 4)}, "intrinsics is 1,2,'3',4: expected fx,fy,cx,cy"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_argument(given, text, tmp_path):
+    write_capture(tmp_path / "a.png", tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=f"^{text}"):
+        depthdist.read_capture(tmp_path / "a.png", **given)
+
+
+@pytest.mark.parametrize("folders", [("", ""), ("images/", "depth/")], ids=["one", "two"])
+def test_files_that_share_a_name_are_named(folders, tmp_path):
+    image, points = tmp_path / f"{folders[0]}0.png", tmp_path / f"{folders[1]}0.npy"
+    write_capture(image, points)
+    WRITERS["plain.zdf"](points.with_suffix(".zdf"), RGB, XYZ)
+    for path in (image, points):
+        with pytest.raises(ValueError, match=r"1 pictures and 2 point clouds share the") as caught:
+            depthdist.read_capture(path)
+        assert all(f"0.{suffix}" in str(caught.value) for suffix in ("png", "npy", "zdf"))
+
+
+def test_a_groove_label_is_called_one(tmp_path):
+    write_label(tmp_path / "a_grooves.png")
+    with pytest.raises(ValueError, match="is a groove label; expected its capture's image"):
+        depthdist.read_capture(tmp_path / "a_grooves.png")

@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 
+import pytest
 from helpers.commands import Typed
 from helpers.runs import saved_state, train_words
 
@@ -24,3 +25,14 @@ def test_a_signal_to_the_command_reaches_the_rank_that_saves_and_ends_with_75(
     step = saved_state(run)[1]["train"]["step"]
     assert line.startswith(f"depthdist train: stopped by SIGTERM at step {step} of 20000,"), line
     assert line.endswith("the same command goes on")
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [("echo wrong >&2; exit 2", 2, "wrong\n"), ("kill -9 $$", 247, "was ended by signal 9\n")],
+)
+def test_the_launcher_adds_no_line_to_a_ranks_error_and_names_a_signal(ends, code, said):
+    words = ["--no_python", "--no_local_rank", "--num_gpus", "1", "sh", "-c", ends]
+    start = f"from depthdist.distributed.accelerator import run_launcher; run_launcher({words})"
+    done = Typed(sys.executable, "-c", start).done(60)
+    assert done.code == code and done.err.count("\n") == 1 and done.err.endswith(said), done

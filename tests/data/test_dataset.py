@@ -279,7 +279,9 @@ def test_a_weight_must_be_a_number_above_0(places, weight):
 
 
 def test_no_data_is_a_problem():
-    assert DataSettings(data=()).problems() == ["--data is empty; expected a folder of shards"]
+    assert DataSettings(data=()).problems() == [
+        "--data is empty; expected a folder of captures, or one that depthdist shard wrote"
+    ]
 
 
 def test_data_without_training_samples_is_a_problem_among_the_others(places, tmp_path):
@@ -313,3 +315,9 @@ def test_threads_are_one_a_core_of_the_rank_and_4_at_most(
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     assert ReadSettings(threads=given).num_threads == expected
+
+
+@pytest.mark.parametrize("data", [("",), ("", ""), ("RAW", " ")])
+def test_an_empty_place_is_not_the_folder_that_we_are_in(data):
+    expected = "--data has an empty place: expected folders of captures or of shards"
+    assert DataSettings(data=data).problems() == [expected]

@@ -315,3 +315,5 @@ def test_what_is_no_image_is_one_line(loaded, image, text):
 def test_wrong_arguments_of_predict_are_named(loaded):
     with pytest.raises(ValueError, match=r"intrinsics is 1,2: expected(.|\n)*batch is 0: expected"):
         loaded.predict(RGB, intrinsics=(1, 2), batch=0)
+    with pytest.raises(ValueError, match=r"fov is 'a': expected degrees(.|\n)*batch is '2': expec"):
+        loaded.predict(RGB, fov="a", batch="2")

@@ -474,3 +474,19 @@ def test_ctrl_c_is_one_line_even_while_workers_start(slow, tmp_path, wait):
     assert "Traceback" not in text
     assert not list(tmp_path.rglob("*.tmp-*"))
     assert not final_files(tmp_path)
+
+
+def test_out_in_raw_is_refused_before_anything_is_written(tmp_path):
+    raw = write_raw(tmp_path / "RAW", 2)
+    (line,) = command("tools/shard.py", raw, raw / "more/out", *SMALL).errors
+    assert line.startswith(f"OUT lies in RAW: {raw}/more/out; expected a folder outside {raw}")
+    assert not (raw / "more").exists()
+
+
+def test_a_line_break_in_a_rejected_name_breaks_no_line(tmp_path):
+    raw = write_raw(tmp_path / "RAW", 2)
+    write_capture(raw / "a\nb.png", raw / "a\nb.npy")
+    done = command("tools/shard.py", raw, tmp_path / "out", *SMALL, "--max-rejects", 2)
+    assert done.code == 0, done
+    rejected = [line for line in done.out.splitlines() if line.startswith("rejected ")]
+    assert len(rejected) == 2 and all("a\\nb." in line for line in rejected), done.out

@@ -127,12 +127,28 @@ def test_settings_are_checked_before_captures_are_sharded(tmp_path):
 def test_a_folder_of_neither_is_one_line_that_says_what_is_expected_of_both(tmp_path):
     (tmp_path / "RAW").mkdir()
     (line,) = train(tmp_path / "RAW", tmp_path / "run").errors
-    assert (
-        "expected a folder written by depthdist shard; as a folder of captures: no pictures" in line
-    )
+    expected = "expected a folder of captures, or one that depthdist shard wrote"
+    assert f"{expected}; as a folder of captures: no pictures" in line
     write_capture(tmp_path / "RAW/a.png", tmp_path / "RAW/b.npy")
     (line,) = train(tmp_path / "RAW", tmp_path / "run").errors
     assert "2 files, such as" in line and "a.png: a picture without its point cloud" in line
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["training", "a dry run"])
+def test_every_place_is_checked_before_captures_are_sharded(dry, tmp_path):
+    raw = write_raw(tmp_path / "RAW", 6)
+    where = ["--cache", tmp_path / "cache", *dry]
+    (line,) = train(f"{raw},{tmp_path}/nope", tmp_path / "run", *where).errors
+    assert "nope: no such folder; expected a folder of captures, or one that" in line
+    (line,) = train(f"{raw},{raw}/../RAW", tmp_path / "run", *where).errors
+    assert "the same captures twice; --weights 2 shows them twice" in line
+    (line,) = train(raw, tmp_path / "run", "--cache", raw / "cache", *dry).errors
+    assert f"lies in the folder of captures, {raw}; --cache names another" in line
+    for path in raw.glob("depth/*"):
+        path.write_bytes(b"no array")
+    (line,) = train(raw, tmp_path / "run", *where).errors
+    assert "RAW: no usable pair" in line and "6 rejected" in line and "the first: " in line
+    assert "cache" not in [path.name for path in raw.iterdir()]
 
 
 def test_the_launchers_ranks_have_one_set_of_shards_and_one_voice(typed):

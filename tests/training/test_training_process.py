@@ -87,6 +87,12 @@ def test_errors_are_the_commands_lines_with_the_names_of_arguments(tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("data", [None, 3, [None], {"a": 1}])
+def test_data_of_another_type_is_refused_by_its_name(data):
+    with pytest.raises(TypeError, match=r"^data is .*: expected a folder of captures or of shards"):
+        depthdist.train(data)
+
+
 INTERRUPTED = """
 import sys, depthdist
 data, run = sys.argv[1:]
