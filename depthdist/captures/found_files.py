@@ -177,7 +177,7 @@ def _walk(root: Path) -> list[PurePosixPath]:
         visited.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n != "truth")
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        if "index.json" in names and any(name.endswith(".tar") for name in names):
+        if "index.json" in names and any(n.endswith(".tar") or n[:8] == "samples-" for n in names):
             subfolders.clear()
             continue
         files += [relative / name for name in names if not name.startswith(".")]

@@ -81,7 +81,7 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
         with _together(ranks):
             if settings.split == "auto":
                 settings = settle_split(settings, find_pairs(settings.raw)[0])
-            _refuse_out_in_raw(Path(settings.raw), out)
+            _refuse_same_folder(Path(settings.raw), out)
             previous = read_previous_output(settings)
             plan = make_plan(settings, previous.held)
         with _together(ranks):
@@ -115,15 +115,10 @@ def _together(ranks: CpuGroup) -> Iterator[None]:
         ranks.agree(None)
 
 
-def _refuse_out_in_raw(root: Path, out: Path) -> None:
+def _refuse_same_folder(root: Path, out: Path) -> None:
     if out.exists() and root.exists() and out.samefile(root):
         raise ValueError(
             f"{printable_path(out)}: is RAW as well; expected another folder for the dataset"
-        )
-    if root.resolve() in out.resolve().parents:
-        raise ValueError(
-            f"OUT lies in RAW: {printable_path(out)}; expected a folder outside"
-            f" {printable_path(root)}, whose captures are not found among shards"
         )
 
 

@@ -120,10 +120,6 @@ def find_cached(settings: ShardSettings, cache: Path) -> CachedDataset:
     }
     digest = hashlib.sha256(as_json(source)).hexdigest()[:16]
     folder = cache.expanduser() / "datasets" / f"{_file_name(raw)}-{digest}"
-    if raw.resolve() in folder.resolve().parents:
-        raise BadFile(
-            folder, f"lies in the folder of captures, {raw}; --cache names another for the shards"
-        )
     return CachedDataset(source, folder)
 
 

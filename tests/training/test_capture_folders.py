@@ -142,13 +142,10 @@ def test_every_place_is_checked_before_captures_are_sharded(dry, tmp_path):
     assert "nope: no such folder; expected a folder of captures, or one that" in line
     (line,) = train(f"{raw},{raw}/../RAW", tmp_path / "run", *where).errors
     assert "the same captures twice; --weights 2 shows them twice" in line
-    (line,) = train(raw, tmp_path / "run", "--cache", raw / "cache", *dry).errors
-    assert f"lies in the folder of captures, {raw}; --cache names another" in line
     for path in raw.glob("depth/*"):
         path.write_bytes(b"no array")
     (line,) = train(raw, tmp_path / "run", *where).errors
     assert "RAW: no usable pair" in line and "6 rejected" in line and "the first: " in line
-    assert "cache" not in [path.name for path in raw.iterdir()]
 
 
 def test_the_launchers_ranks_have_one_set_of_shards_and_one_voice(typed):
