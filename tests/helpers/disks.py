@@ -31,7 +31,8 @@ def small_disk(folder: Path, size: str = "64m") -> Iterator[Path]:
 
 def fill(disk: Path, free: int = 0) -> None:
     """Leave so many bytes of room; fewer if a run writes meanwhile."""
-    with open(disk / FILLER, "wb") as file, suppress(OSError):
+    # what did not fit is tried once more when the file is closed
+    with suppress(OSError), open(disk / FILLER, "wb") as file:
         file.write(bytes(shutil.disk_usage(disk).free - free))
 
 
