@@ -18,6 +18,7 @@ import importlib.util
 import os
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,23 +50,23 @@ def log_to_problems(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Service:
+class Service(ABC):
     """How one service is used: what accelerate's tracker for it does not do alike for all."""
 
+    @abstractmethod
     def open(self, run: Path, known_id: str | None) -> tuple[Any, str]:
         """Return accelerate's tracker of the run, at work, and the id of the service's run.
 
         known_id  of the run to continue, None for a new one
         """
-        raise NotImplementedError
 
     def tag(self, name: str) -> str:
         """Return the name of a curve or an image as the service takes it."""
         return name
 
+    @abstractmethod
     def picture(self, tracker: Any, name: str, image: np.ndarray, step: int) -> None:
         """Send an image (h, w, 3) uint8."""
-        raise NotImplementedError
 
 
 class Wandb(Service):

@@ -300,6 +300,15 @@ def test_predictions_are_no_ground_truth_wherever_they_lie(tmp_path):
     np.testing.assert_allclose(read.points_mm[:, :, 2], xyz[:, :, 2], atol=0.051)
 
 
+def test_depth_alone_in_an_npz_has_the_camera_beside_it(tmp_path):
+    write_image(tmp_path / "a.png")
+    xyz = capture()[1]
+    np.savez(tmp_path / "a.npz", depth=xyz[:, :, 2])
+    fx, fy, cx, cy = FX_FY_CX_CY
+    write_json(tmp_path / "intrinsics.json", {"fx": fx, "fy": fy, "cx": cx, "cy": cy})
+    np.testing.assert_allclose(read_capture(*search_folder(tmp_path).pairs).xyz, xyz, rtol=1e-5)
+
+
 def test_shards_below_a_folder_are_none_of_its_captures(tmp_path):
     write_pair(tmp_path, "rgb/a.png", "depth/a.png")
     for name in ("index.json", "train-0.tar", "samples-1.npy"):

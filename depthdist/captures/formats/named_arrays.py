@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from depthdist.captures.formats.npy import as_map, map_size, shape_problem
+from depthdist.captures.formats.npy import as_map, is_depth_shape, map_size, shape_problem
 from depthdist.captures.formats.stored_points import (
     MAX_PIXELS,
     SNR_NAMES,
@@ -70,6 +70,11 @@ def read_named_arrays(path: Path, arrays: NamedArrays) -> StoredPoints:
 def read_named_size(path: Path, arrays: NamedArrays) -> tuple[int, int]:
     """Return (H, W) of the points or the depth; raise BadFile."""
     return map_size(_open_points(path, arrays).shape)
+
+
+def hold_depth_alone(path: Path, arrays: NamedArrays) -> bool:
+    """Return whether the points are depth without X and Y; raise BadFile."""
+    return is_depth_shape(_open_points(path, arrays).shape)
 
 
 def _open_points(path: Path, arrays: NamedArrays) -> NamedArray:

@@ -54,6 +54,11 @@ def is_npy_depth(path: Path) -> bool:
             shape = _checked_header(path, file).shape
     except (OSError, BadFile):
         return False  # who reads the file says so
+    return is_depth_shape(shape)
+
+
+def is_depth_shape(shape: tuple[int, ...]) -> bool:
+    """Return whether an array of a shape that `shape_problem` accepts holds one value a pixel."""
     return len(shape) == 2 or shape[2] == 1
 
 

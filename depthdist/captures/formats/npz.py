@@ -15,6 +15,7 @@ from depthdist.captures.formats.named_arrays import (
     NamedArray,
     NamedArrays,
     find_name,
+    hold_depth_alone,
     read_named_arrays,
     read_named_size,
 )
@@ -33,6 +34,14 @@ def read_npz(path: Path, content: bytes) -> StoredPoints:
 def read_npz_size(path: Path) -> tuple[int, int]:
     """Return (H, W) from the headers in a `.npz` file; raise BadFile."""
     return _answer(path, path, read_named_size)
+
+
+def is_npz_depth(path: Path) -> bool:
+    """Return whether a `.npz` file holds one value a pixel, False where it is damaged."""
+    try:
+        return _answer(path, path, hold_depth_alone)
+    except BadFile:
+        return False  # who reads the file says so
 
 
 def may_hold_points(path: Path) -> bool:
@@ -82,4 +91,6 @@ def _open_array(path: Path, archive: ZipFile, name: str) -> NamedArray:
     return NamedArray(header.shape, header.dtype, load)
 
 
-NPZ = PointFormat("NumPy archive", (".npz",), read_npz, read_npz_size, has_rgb=True)
+NPZ = PointFormat(
+    "NumPy archive", (".npz",), read_npz, read_npz_size, has_rgb=True, is_depth=is_npz_depth
+)
