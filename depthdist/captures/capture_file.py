@@ -124,11 +124,8 @@ def _find_pair(path: Path) -> CapturePair:
 
 def _why_unpaired(path: Path, otherwise: str) -> str:
     """Return why a file is in no capture: what shares its name, as its folder's search says."""
-    folder = path.absolute().parent
-    root = folder.parent if plain(folder.name) in IMAGE_FOLDERS | DEPTH_FOLDERS else folder
-    name = str(path.absolute().relative_to(root))
-    for reject in search_folder(root).rejects:
-        _, shared, names = reject.reason.partition(" share the stem ")
-        if shared and name in names.partition("(")[2].partition(")")[0].split(", "):
-            return reject.reason
-    return f"{otherwise}; {EXPECTED}"
+    path = path.absolute()
+    of_kind = plain(path.parent.name) in IMAGE_FOLDERS | DEPTH_FOLDERS
+    rejects = search_folder(path.parents[1] if of_kind else path.parent).rejects
+    reasons = (reject.reason for reject in rejects if path in reject.files)
+    return next(reasons, f"{otherwise}; {EXPECTED}")

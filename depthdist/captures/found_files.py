@@ -1,6 +1,6 @@
 """List the files of a folder of captures, and tell by name and header what each may be.
 
-    listing = list_folder(root)  # Listing: .files by kind, .notes_by ...
+    listing = list_folder(root)  # .kinds by path, .tables, .results
     kind_of(root, PurePosixPath("depth/a.png"))  # "xyz" if it has 16 bits a pixel, else "rgb"
 
 Depth images look like any image by their suffix: a name or a folder that says depth, and a header
@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from depthdist.captures.formats.depth_image import DEPTH_IMAGE, measures_depth
-from depthdist.captures.formats.npz import may_hold_points
 from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.formats.stored_points import read_head
 from depthdist.core.errors import BadFile
@@ -46,16 +45,18 @@ Kind = Literal["rgb", "xyz", "grooves", "table", "result"]
 class Listing(NamedTuple):
     """The files of a folder that may be of captures.
 
-    root    of all paths
-    kinds   of each file that is not yet part of a capture, by its path relative to the root, sorted
-    tables  texts that may hold cameras, splits or times
+    root     of all paths
+    kinds    of each file that is not yet part of a capture, by its path below the root, sorted
+    tables   texts that may hold cameras, splits or times
     results  predictions, which are no measurements
+    stems    of the captures that were found already
     """
 
     root: Path
     kinds: dict[PurePosixPath, Kind]
     tables: list[PurePosixPath]
     results: list[PurePosixPath]
+    stems: frozenset[str] = frozenset()
 
     def of_kind(self, kind: Kind) -> Iterator[PurePosixPath]:
         """Yield the files of one kind."""
@@ -112,7 +113,7 @@ def kind_of(root: Path, path: PurePosixPath) -> Kind | None:
             return "rgb"
     elif suffix in IMAGE_SUFFIXES:
         return "rgb"
-    elif suffix not in BY_SUFFIX or (suffix == ".npz" and not may_hold_points(root / path)):
+    elif suffix not in BY_SUFFIX or not BY_SUFFIX[suffix].may_hold_points(root / path):
         return None
     return "result" if _is_marked_result(root / path) else "xyz"
 

@@ -8,7 +8,6 @@ The layout of a new camera is one function in `LAYOUTS`; nothing else needs to b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -31,8 +30,6 @@ from depthdist.captures.found_files import (
 from depthdist.captures.layout_results import (
     Group,
     Layout,
-    LayoutResult,
-    beside_points,
     count_of,
 )
 from depthdist.captures.layouts_by_name import (
@@ -99,10 +96,11 @@ class CapturePair(NamedTuple):
 
 
 class RejectedFile(NamedTuple):
-    """A file that no sample is made from, and why."""
+    """A file that no sample is made from, and why; `files` are all that the reason is of."""
 
     path: Path
     reason: str
+    files: tuple[Path, ...] = ()
 
 
 class FoundCaptures(NamedTuple):
@@ -148,8 +146,6 @@ def search_folder(root: Path | str) -> FoundCaptures:
         notes.append(f"left out: {count_of(listing.results, 'file')} that depthdist predicted")
     for layout in LAYOUTS:
         result = layout(listing)
-        if layout is colored_points:
-            result = _new_captures(result, pairs)
         notes += result.notes
         used = [*result.left_out]
         for group in result.groups:
@@ -157,10 +153,11 @@ def search_folder(root: Path | str) -> FoundCaptures:
             pair = _first_of_each(root, group)
             reason = _ambiguity(group) or _collision(pair.stem, pairs)
             if reason:
-                rejects.append(RejectedFile(pair.rgb, reason))
+                files = (*group.rgb, *group.xyz, *group.grooves)
+                rejects.append(RejectedFile(pair.rgb, reason, tuple(root / path for path in files)))
             else:
                 pairs[pair.stem] = pair
-        listing = listing.without(used)
+        listing = listing.without(used)._replace(stems=frozenset(pairs))
     drawings = [path for path in listing.of_kind("rgb") if _is_drawing(path)]
     if drawings and pairs:
         notes.append(f"left out: {count_of(drawings, 'drawing')} of depth, of 8 bits a channel")
@@ -168,24 +165,6 @@ def search_folder(root: Path | str) -> FoundCaptures:
     rejects += [_unpaired(root, path, kind) for path, kind in listing.kinds.items()]
     with_cameras, camera_notes = _find_cameras(listing, sorted(pairs.values()))
     return FoundCaptures(with_cameras, sorted(rejects), notes + camera_notes)
-
-
-def _new_captures(result: LayoutResult, pairs: Iterable[str]) -> LayoutResult:
-    """Return files of colored points without those of captures that were found beside them.
-
-    zdf/7.zdf is the capture of images/7.png and depth/7.npy once more.
-    """
-    known = set(pairs)
-    groups = []
-    again: list[PurePosixPath] = []
-    for group in result.groups:
-        stem = PurePosixPath(group.stem)
-        if {str(stem), str(stem.parent.parent / stem.name)} & known:
-            again += group.xyz
-        else:
-            groups.append(group)
-    left_out = [*result.left_out, *again]
-    return LayoutResult(groups, left_out, beside_points(left_out))
 
 
 def _first_of_each(root: Path, group: Group) -> CapturePair:

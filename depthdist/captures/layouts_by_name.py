@@ -124,7 +124,10 @@ def by_number(listing: Listing) -> LayoutResult:
 
 
 def colored_points(listing: Listing) -> LayoutResult:
-    """name.ply: a file that holds points and colors, with no image beside it."""
+    """name.ply: a file that holds points and colors, with no image beside it.
+
+    zdf/7.zdf beside images/7.png and depth/7.npy is that capture once more, and none.
+    """
     by_stem: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for path in listing.of_kind("xyz"):
         if BY_SUFFIX[path.suffix.lower()].has_rgb:
@@ -133,6 +136,9 @@ def colored_points(listing: Listing) -> LayoutResult:
     left_out: list[PurePosixPath] = []
     labels = set(listing.of_kind("grooves"))
     for stem, paths in by_stem.items():
+        if {str(stem), str(stem.parent.parent / stem.name)} & listing.stems:
+            left_out += paths
+            continue
         chosen = of_first_format(paths)
         left_out += [path for path in paths if path not in chosen]
         label = stem.with_name(stem.name + GROOVE_LABEL_ENDING)

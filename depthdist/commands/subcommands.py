@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 
+from depthdist.core.settings import flag_name
+
 
 def run_shown(word: str, *words: object) -> None:
     """Print `depthdist WORD ...` and run it by this Python; raise ValueError if it fails.
@@ -38,9 +40,8 @@ def flags(**settings: object) -> list[object]:
     """
     words: list[object] = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            words.append(flag_name(name if value else f"no_{name}"))
         else:
-            words += [f"--{flag}", value]
+            words += [flag_name(name), value]
     return words

@@ -34,7 +34,8 @@ class DepthResult:
     rgb           (H, W, 3) uint8, upright
     rays          (H, W, 2) float64 X / Z and Y / Z of each pixel; None where the camera is unknown
     truth_mm      (H, W) float32 mm of the points beside the image, NaN or 0 where nothing was
-                  measured; None without any, or where they have another size than the image
+                  measured; of another size they are brought to the image's (nearest neighbor).
+                  None without any
     depth_range   nearest and farthest depth that the model can predict
     source        the image's file, None where it came from memory
     """

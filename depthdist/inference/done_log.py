@@ -20,7 +20,6 @@ from depthdist.inference.settings import PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
 
-DONE = RESULTS_LIST
 NOT_IN_RESULTS = ("run", "inputs", "out", "batch", "again")  # settings that results do not show
 
 
@@ -31,7 +30,7 @@ def read_done_log(
 
     ValueError if the results there come from other settings or weights.
     """
-    path = settings.out / DONE
+    path = settings.out / RESULTS_LIST
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
     if settings.unit is None:  # as folders are that were begun before there was a unit
         del values["unit"]

@@ -30,13 +30,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from depthdist.captures.found_files import RESULTS_LIST
 from depthdist.core.environment import silence_libraries
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.image_resizing import resize_rgb
-from depthdist.inference.done_log import DONE, append_done, is_done, read_done_log
+from depthdist.inference.done_log import append_done, is_done, read_done_log
 from depthdist.inference.external_model import load_model
 from depthdist.inference.image_sources import ImageSource, InputImage, find_rays
 from depthdist.inference.predictor import Predictor, list_devices, predict_sources
@@ -61,7 +62,7 @@ def predict_images(
     started = time.monotonic()
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    with hold_folder(settings.out, "depthdist predict", "--out", DONE):
+    with hold_folder(settings.out, "depthdist predict", "--out", RESULTS_LIST):
         return _predict_into_out(settings, model, record, sources, started)
 
 
@@ -140,7 +141,7 @@ def write_all(
     progress = tqdm(
         total=len(sources), desc="predicting", unit="image", disable=not sys.stderr.isatty()
     )
-    with progress, open(settings.out / DONE, "a", encoding="utf-8") as log:
+    with progress, open(settings.out / RESULTS_LIST, "a", encoding="utf-8") as log:
         for source, image, depth_mm in predict_sources(sources, predictors, settings.batch):
             if isinstance(image, BadFile):
                 problems.append(str(image))

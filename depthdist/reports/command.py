@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthdist.core.command_line import parse
-from depthdist.core.settings import positional
+from depthdist.core.settings import positional, range_problems
 from depthdist.core.words import run_word
 from depthdist.shards.settings import FileSettings
 
@@ -50,11 +50,11 @@ class DataReport(FileSettings):
     def problems(self) -> list[str]:
         """Return what is wrong with the settings."""
         found = [] if self.data else ["DATA is missing: a folder of captures or of shards"]
-        found += [
-            f"--{name} is {getattr(self, name)}: expected >= 0"
-            for name in ("images", "workers")
-            if getattr(self, name) < 0
-        ]
+        found += range_problems(
+            self,
+            ("images", self.images >= 0, ">= 0"),
+            ("workers", self.workers >= 0, ">= 0"),
+        )
         return found + FileSettings.problems(self)
 
 

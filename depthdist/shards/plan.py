@@ -208,7 +208,10 @@ def chosen_size(raw: str) -> Size:
 
 def describe_no_pair(raw: str, rejects: list[RejectedFile]) -> str:
     """Return the error line of captures none of which can be used."""
-    first = f", {len(rejects)} rejected; the first: {BadFile(*rejects[0])}" if rejects else ""
+    first = ""
+    if rejects:
+        bad = BadFile(rejects[0].path, rejects[0].reason)
+        first = f", {len(rejects)} rejected; the first: {bad}"
     return f"{printable_path(raw)}: no usable pair{first}"
 
 

@@ -132,7 +132,7 @@ def training_words(
         if value is None:
             continue
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
+            words.append(flag_name(name if value else f"no_{name}"))
             continue
         if name == "size" and isinstance(value, (list, tuple)):
             value = "x".join(map(str, value))

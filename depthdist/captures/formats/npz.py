@@ -92,5 +92,11 @@ def _open_array(path: Path, archive: ZipFile, name: str) -> NamedArray:
 
 
 NPZ = PointFormat(
-    "NumPy archive", (".npz",), read_npz, read_npz_size, has_rgb=True, is_depth=is_npz_depth
+    "NumPy archive",
+    (".npz",),
+    read_npz,
+    read_npz_size,
+    has_rgb=True,
+    is_depth=is_npz_depth,
+    may_hold_points=may_hold_points,
 )
