@@ -34,6 +34,7 @@ TIRE = np.dtype(
         *_float_fields("radius_mm half_mm bore_mm crown_mm side_mm middle_mm tread_mm wall_mm"),
         ("first", "i8"),  # its rows in the table of grooves: first .. last - 1
         ("last", "i8"),
+        ("painted_last", "i8"),  # rows last .. painted_last - 1 are painted on: nothing is cut
     ]
 )
 GROOVE = np.dtype(
@@ -140,9 +141,36 @@ def groove_at(tire, grooves, x, y, axial):
         if cut > best:
             row, which, best = g, repeat, cut
         cut_here = cut_here or cut > base - 0.05
-    if row >= 0 and body_distance(tire, r - crown, axial)[1] > 0.02:
+    if row >= 0 and _is_on_shoulder(tire, r, crown, axial):
         row = -1
     return row, which, cut_here
+
+
+@kernel
+def _is_on_shoulder(tire, r, crown, axial):
+    """Return whether the tread is rounded over a point that is `crown` mm from the crown."""
+    return body_distance(tire, r - crown, axial)[1] > 0.02
+
+
+@kernel
+def painted_at(tire, grooves, x, y, axial):
+    """Return the painted-on groove (row, repeat) at a point of the surface, (-1, 0) for none.
+
+    Paint ends where the shoulder's rounding begins.
+    """
+    if tire.last == tire.painted_last:
+        return -1, 0
+    r = math.sqrt(x * x + y * y)
+    crown = body_distance(tire, r, axial)[0]
+    if crown < -0.1 or _is_on_shoulder(tire, r, crown, axial):
+        return -1, 0
+    angle = math.atan2(y, x)
+    row, which, best = -1, 0, 0.0
+    for g in range(tire.last, tire.painted_last):
+        inside, repeat = groove_inside(grooves[g], angle, axial)
+        if inside > best:
+            row, which, best = g, repeat, inside
+    return row, which
 
 
 @kernel

@@ -10,6 +10,9 @@ import numpy as np
 
 from depthdist.synthetic.raytracing.tire_shape import ACROSS, AROUND, GROOVE, tread_half_mm
 
+NEW_DEPTH_MM = (6.0, 9.0)  # of a new tread
+WEAR = (0.15, 1.0)  # the share of it that is left
+PAINTED_SHARE = 1 / 8  # of the tires have no relief, only its picture
 GROOVE_KINDS = ("circumferential", "zigzag", "sipe", "lug")
 Groove = dict[str, Any]  # values of a GROOVE row by name
 
@@ -152,7 +155,8 @@ def _ordered(a: float, b: float) -> tuple[float, float]:
     return min(a, b), max(a, b)
 
 
-PATTERNS = (road, road, winter, arrow, off_road, worn)
+NEW_PATTERNS = (road, road, winter, arrow, off_road)
+PATTERNS = (*NEW_PATTERNS, worn)
 
 
 def groove_rows(tire: np.ndarray, pattern: list[Groove], first_id: int) -> np.ndarray:
@@ -180,12 +184,45 @@ def num_ids(row: np.ndarray | np.void) -> int:
 def cut_random_pattern(
     rng: np.random.Generator, tire: np.ndarray, table: list[np.ndarray], first_id: int
 ) -> int:
-    """Cut a random pattern into `tire`, append its rows to `table`, return the next free id."""
+    """Cut a random pattern into `tire`, append its rows to `table`, return the next free id.
+
+    Each pattern has its own depths: the rooms that the built-in model learned from have these.
+    """
     draw = PATTERNS[int(rng.integers(len(PATTERNS)))]
     pattern = draw(rng, tread_half_mm(tire), 2 * math.pi * float(tire["radius_mm"]))
-    rows = groove_rows(tire, pattern, first_id)
+    return _add_rows(groove_rows(tire, pattern, first_id), tire, table, painted=False)
+
+
+def cut_worn_pattern(
+    rng: np.random.Generator,
+    tire: np.ndarray,
+    table: list[np.ndarray],
+    first_id: int,
+    depth_scale: float,
+) -> int:
+    """Cut a random pattern of random wear into `tire`, or paint it on; return the next free id.
+
+    Depth is independent of pattern and widths. Grooves around the tire have the tread's depth, each
+    kind of slot or sipe across it a share of that.
+
+    table        gets the pattern's rows
+    depth_scale  of all depths; 0 cuts nothing. It changes no random draw
+    """
+    draw = NEW_PATTERNS[int(rng.integers(len(NEW_PATTERNS)))]
+    pattern = draw(rng, tread_half_mm(tire), 2 * math.pi * float(tire["radius_mm"]))
+    depth_mm = rng.uniform(*NEW_DEPTH_MM) * rng.uniform(*WEAR)
+    shares = rng.uniform(0.5, 1.0, len(pattern))
+    for groove, share in zip(pattern, shares):
+        groove["depth_mm"] = depth_mm * (share if groove["way"] == ACROSS else 1.0) * depth_scale
+    painted = bool(rng.random() < PAINTED_SHARE)
+    return _add_rows(groove_rows(tire, pattern, first_id), tire, table, painted)
+
+
+def _add_rows(rows: np.ndarray, tire: np.ndarray, table: list[np.ndarray], painted: bool) -> int:
+    """Append the rows of `tire` to `table`, return the next free id."""
     tire["first"] = len(table)
-    tire["last"] = len(table) + len(rows)
+    tire["last"] = len(table) + (0 if painted else len(rows))
+    tire["painted_last"] = len(table) + len(rows)
     table += list(rows)
     return int(rows[-1]["line"]) + num_ids(rows[-1])
 

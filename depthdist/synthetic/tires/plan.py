@@ -35,10 +35,15 @@ class Settings:
     faults: bool = True
     """Add a real camera's depth errors: noise, holes, shadows, flying pixels. Without: exact Z
     wherever a ray hits."""
+    groove_depth: float = 1.0
+    """Scale of every groove's depth, 0 to 1: the same scenes with shallower treads; 0: no relief at
+    all."""
 
     def problems(self) -> list[str]:
         """Return one sentence for each wrong value."""
         problems = [] if self.pairs >= 1 else [f"--pairs is {self.pairs}; at least 1 is needed"]
+        if not 0.0 <= self.groove_depth <= 1.0:
+            problems.append(f"--groove-depth is {self.groove_depth}; it must be 0 to 1")
         return problems + size_and_seed_problems(self.size, self.seed)
 
 

@@ -25,7 +25,8 @@ from depthdist.synthetic.raytracing.intersections import (
     march,
     march_cone,
 )
-from depthdist.synthetic.raytracing.tire_shape import groove_at, surface_normal
+from depthdist.synthetic.raytracing.openness import openness_at
+from depthdist.synthetic.raytracing.tire_shape import groove_at, painted_at, surface_normal
 from depthdist.synthetic.raytracing.transforms import rotate_back, transform
 
 NONE, TIRE_HIT, WALL, WOOD, FLOOR, CHROME, ROOM = range(7)
@@ -59,6 +60,8 @@ class CrateHits(NamedTuple):
     kind: np.ndarray  # uint8, NONE .. ROOM
     item: np.ndarray  # uint8: the row of the tire or box
     groove: np.ndarray  # uint16: groove id, 0 none
+    painted: np.ndarray  # uint16: id of a groove that is only painted on, 0 none
+    openness: np.ndarray  # float32: what a groove leaves of the view of the surroundings, else 1
     normal: np.ndarray  # (H, W, 3) float32, towards the camera
     lit: np.ndarray  # bool: the projector's light arrives
 
@@ -167,15 +170,24 @@ def _cylinder_normal(c, x, y, z):
 
 
 @kernel
-def _groove_and_normal(scene, kind, item, axis, point):
-    """Return the groove id (0 none) and the unit normal towards the lens at a hit, camera frame."""
-    groove, n = 0, (0.0, 0.0, 0.0)
+def _surface_at(scene, kind, item, axis, point):
+    """Return what is known of the surface at a hit.
+
+    That is the ids of its groove and of its painted-on groove (0 none), its openness, and its unit
+    normal towards the lens in the camera's frame.
+    """
+    groove, painted, openness, n = 0, 0, 1.0, (0.0, 0.0, 0.0)
     if kind == TIRE_HIT:
-        m = scene.to_tire[item]
+        m, tire = scene.to_tire[item], scene.tires[item]
         x, y, axial = transform(m, point, 1.0)
-        row, repeat, cut = groove_at(scene.tires[item], scene.grooves, x, y, axial)
+        row, repeat, cut = groove_at(tire, scene.grooves, x, y, axial)
         groove = scene.grooves[row].line + repeat if row >= 0 else 0
-        n = rotate_back(m, surface_normal(scene.tires[item], scene.grooves, x, y, axial, cut))
+        row, repeat = painted_at(tire, scene.grooves, x, y, axial)
+        painted = scene.grooves[row].line + repeat if row >= 0 else 0
+        n = surface_normal(tire, scene.grooves, x, y, axial, cut)
+        if cut:
+            openness = openness_at(tire, scene.grooves, x, y, axial, n)
+        n = rotate_back(m, n)
     elif kind == ROOM:
         n = (scene.room[item, 0], scene.room[item, 1], scene.room[item, 2])
     elif kind == CHROME:
@@ -184,7 +196,7 @@ def _groove_and_normal(scene, kind, item, axis, point):
         n = (scene.to_crate[axis, 0], scene.to_crate[axis, 1], scene.to_crate[axis, 2])
     size = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-30
     size = -size if n[0] * point[0] + n[1] * point[1] + n[2] * point[2] > 0.0 else size
-    return groove, (n[0] / size, n[1] / size, n[2] / size)
+    return groove, painted, openness, (n[0] / size, n[1] / size, n[2] / size)
 
 
 @kernel
@@ -200,8 +212,12 @@ def _cast_tile(scene, rays, corner, tires, starts, boxes, hits):
             hits.item[v, u] = item
             hits.z[v, u] = t if kind != NONE else math.nan
             if kind != NONE:
-                groove, n = _groove_and_normal(scene, kind, item, axis, (d[0] * t, d[1] * t, t))
+                groove, painted, openness, n = _surface_at(
+                    scene, kind, item, axis, (d[0] * t, d[1] * t, t)
+                )
                 hits.groove[v, u] = groove
+                hits.painted[v, u] = painted
+                hits.openness[v, u] = openness
                 hits.normal[v, u, 0], hits.normal[v, u, 1], hits.normal[v, u, 2] = n
 
 
@@ -272,6 +288,8 @@ def raycast_crate(scene: CrateScene, k: np.ndarray, height: int, width: int) -> 
         kind=np.zeros((height, width), np.uint8),
         item=np.zeros((height, width), np.uint8),
         groove=np.zeros((height, width), np.uint16),
+        painted=np.zeros((height, width), np.uint16),
+        openness=np.ones((height, width), np.float32),
         normal=np.zeros((height, width, 3), np.float32),
         lit=np.zeros((height, width), np.bool_),
     )

@@ -15,11 +15,14 @@ The ground truth of a capture, from the same rays as the image:
     z       (H, W) float32 mm, exact to 0.01 mm; NaN only where the ray hits nothing
     tire    (H, W) uint8   0 no tire, else 1, 2, ...
     groove  (H, W) uint16  0 no groove, else the groove whose floor or wall is seen
+    painted (H, W) uint16  0 none, else the groove that is seen there and only painted on
     K       (3, 3) float64 intrinsics, pixels
     groove_id, groove_tire, groove_depth_mm, groove_width_mm, groove_kind
             one row for each groove in the map; kinds: circumferential, zigzag, sipe, lug. Depth is
             normal to the tread; slots that end on the rounded shoulder get shallower there and are
             not in the map from there on
+    painted_id, ...
+            the same columns for the painted-on grooves; their depth is 0
 
 Every random draw depends only on (seed, session, pose, take): the same seed gives the same bytes,
 in any order, on any number of workers.
@@ -73,24 +76,33 @@ def render(settings: Settings, index: int) -> TireCapture:
 
 def ground_truth(crate: CrateScene, hits: CrateHits, k: np.ndarray) -> dict[str, np.ndarray]:
     """Return the exact depth, tires and grooves of a capture; see the module's docstring."""
-    ids = np.unique(hits.groove)
+    return {
+        "z": hits.z.astype(np.float32),
+        "tire": np.where(hits.kind == TIRE_HIT, hits.item + 1, 0).astype(np.uint8),
+        "groove": hits.groove,
+        "painted": hits.painted,
+        "K": k,
+        **_table("groove", crate, hits.groove),
+        **_table("painted", crate, hits.painted),
+    }
+
+
+def _table(name: str, crate: CrateScene, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """Return one row for each id other than 0 in the map `seen`: columns `name`_id, ..."""
+    ids = np.unique(seen)
     ids = ids[ids > 0]
     rows = np.searchsorted(crate.grooves["line"], ids, side="right") - 1
-    owner = np.searchsorted(crate.tires["last"], rows, side="right") + 1
+    owner = np.searchsorted(crate.tires["painted_last"], rows, side="right") + 1
     groove = crate.grooves[rows]
     # across the tread a groove's width is stored at its foot: see `groove_rows`
     widening = np.where(
         groove["way"] == ACROSS, (groove["foot_mm"] + 30.0) / groove["foot_mm"], 1.0
     )
-    width = 2 * groove["half_mm"] * widening
+    depth_mm = groove["depth_mm"] if name == "groove" else np.zeros(len(groove))
     return {
-        "z": hits.z.astype(np.float32),
-        "tire": np.where(hits.kind == TIRE_HIT, hits.item + 1, 0).astype(np.uint8),
-        "groove": hits.groove,
-        "K": k,
-        "groove_id": ids.astype(np.uint16),
-        "groove_tire": owner.astype(np.uint8),
-        "groove_depth_mm": groove["depth_mm"].astype(np.float32),
-        "groove_width_mm": width.astype(np.float32),
-        "groove_kind": np.array([groove_kind(g) for g in groove], "U15"),
+        f"{name}_id": ids.astype(np.uint16),
+        f"{name}_tire": owner.astype(np.uint8),
+        f"{name}_depth_mm": depth_mm.astype(np.float32),
+        f"{name}_width_mm": (2 * groove["half_mm"] * widening).astype(np.float32),
+        f"{name}_kind": np.array([groove_kind(g) for g in groove], "U15"),
     }

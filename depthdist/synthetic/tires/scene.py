@@ -13,7 +13,7 @@ import numpy as np
 
 from depthdist.synthetic.raytracing.tire_shape import draw_tire
 from depthdist.synthetic.raytracing.transforms import leaning_axis, rotation_to_axis
-from depthdist.synthetic.raytracing.tread_patterns import PlacedTires, cut_random_pattern
+from depthdist.synthetic.raytracing.tread_patterns import PlacedTires, cut_worn_pattern
 from depthdist.synthetic.tires.crate import RIM_MM, SLAT_MM, Session, crate_boxes, draw_session
 from depthdist.synthetic.tires.pile import Start, empty_pile, settle_tire
 from depthdist.synthetic.tires.plan import PlannedCapture, Settings, random_stream
@@ -27,6 +27,11 @@ class TireAppearance(NamedTuple):
     dark: np.ndarray  # diffuse albedo
     gloss: np.ndarray  # 0 dull .. 1 wet
     dust: np.ndarray  # 0 clean .. 1 brown
+    settled: np.ndarray  # dust where the tread is little open: 0 none .. 1 much
+    dusty: np.ndarray  # strong patches of dust on the ribs: 0 none .. 1
+    wet: np.ndarray  # dark, glossy patches: 0 none .. 1
+    paint: np.ndarray  # factor of the albedo where a groove is painted on
+    paint_gloss: np.ndarray  # factor of the gloss there
     label: np.ndarray  # -1 none, 0 on the tread, 1 on the sidewall
     label_angle: np.ndarray  # radians
 
@@ -101,12 +106,19 @@ def draw_pile(
         fits = settle_tire(rng, pile, count, starts, shakes, tilt)
         if not fits or (pile.positions[count, 2] > session.inner[2] + 120.0 and count >= 4):
             continue  # the crate is full here
-        next_id = cut_random_pattern(rng, pile.shapes[count], grooves, next_id)
+        next_id = cut_worn_pattern(rng, pile.shapes[count], grooves, next_id, settings.groove_depth)
         count += 1
     appearance = TireAppearance(
         dark=rng.uniform(0.008, 0.021, num),
         gloss=rng.beta(1.5, 2.0, num),
         dust=rng.beta(1.2, 3.0, num),
+        settled=rng.beta(0.5, 3.0, num),
+        dusty=rng.uniform(0.5, 1.0, num) * (rng.random(num) < 0.2),
+        wet=rng.uniform(0.5, 1.0, num) * (rng.random(num) < 0.2),
+        paint=np.where(
+            rng.random(num) < 0.75, rng.uniform(0.45, 0.85, num), rng.uniform(1.3, 1.8, num)
+        ),
+        paint_gloss=rng.uniform(0.7, 1.3, num),
         label=rng.choice([-1, 0, 1], num, p=[0.55, 0.25, 0.2]),
         label_angle=rng.uniform(-math.pi, math.pi, num),
     )

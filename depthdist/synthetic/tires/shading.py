@@ -47,6 +47,11 @@ GLYPHS = {
     "6": "34652",
     " ": "00000",
 }
+# The crate's walls and tires return about 40 % of the projector's light.
+SCATTERED = 0.4
+# Rubber reflects 4 % of what surrounds it at its rough surface (Fresnel, index of refraction 1.5),
+# about as much as it returns diffusely.
+ROUGH_MIRROR = 0.04
 WORDS = "DEPTHDIST   205/55 R16   TUBELESS   RADIAL    "
 
 
@@ -64,8 +69,19 @@ LETTERS = _lettering()
 
 
 @kernel
-def _rubber_color(scene, appearance, letters, k, groove, x, y, z):
-    """Return color (r, g, b) and gloss of a point of tire `k`; `groove` is its groove id or 0."""
+def _smooth_step(value, low, high):
+    """Return 0 below `low`, 1 above `high`, and a smooth transition between them."""
+    share = min(max((value - low) / (high - low), 0.0), 1.0)
+    return share * share * (3.0 - 2.0 * share)
+
+
+@kernel
+def _rubber_color(scene, appearance, letters, k, openness, painted, x, y, z):
+    """Return color (r, g, b) and gloss of a point of tire `k`.
+
+    openness  its share of the surroundings' light
+    painted   whether a groove is painted on there
+    """
     m, tire = scene.to_tire[k], scene.tires[k]
     px = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
     py = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
@@ -81,8 +97,20 @@ def _rubber_color(scene, appearance, letters, k, groove, x, y, z):
     )
     aside = (angle - appearance.label_angle[k] + math.pi) % (2 * math.pi) - math.pi
     if tread:
-        dark, gloss = dark * (0.9 if groove else 1.25), gloss * (0.3 if groove else 0.6)
-        dirt *= 1.6 if groove else 0.9
+        gloss *= 0.6
+        grain = 0.3 + 0.7 * cloud_noise(arc / 14.0, axial / 14.0, k + 20)
+        dirt += appearance.settled[k] * (1.0 - openness) * grain
+        patch = _smooth_step(cloud_noise(arc / 70.0, axial / 45.0, k + 90), 0.45, 0.65)
+        dirt += appearance.dusty[k] * patch * openness * (0.4 + 0.6 * grain)
+        wet = appearance.wet[k] * _smooth_step(
+            cloud_noise(arc / 80.0, axial / 60.0, k + 70), 0.4, 0.5
+        )
+        dirt *= 1.0 - 0.7 * wet
+        dark *= 1.0 - 0.4 * wet
+        gloss += (0.95 - gloss) * wet
+        if painted:
+            dark *= appearance.paint[k]
+            gloss = min(gloss * appearance.paint_gloss[k], 1.0)
         across, along, wide, high = aside * tire.radius_mm, axial, 46.0, 30.0
     else:
         side = 1.0 if axial > 0 else -1.0
@@ -96,7 +124,7 @@ def _rubber_color(scene, appearance, letters, k, groove, x, y, z):
         dark *= 1.0 + 0.22 * math.sin(r * 0.9) * (1.0 if abs(r - tire.middle_mm - 34) < 9 else 0.15)
     if (
         appearance.label[k] == (0 if tread else 1)
-        and groove == 0
+        and openness > 0.9  # a label spans no groove
         and abs(across) < wide
         and abs(along) < high
         and (tread or axial > 0)
@@ -187,11 +215,12 @@ def _shade(scene, hits, appearance, letters, grey, ambient, rays, surroundings, 
             kind, item, z = hits.kind[v, u], hits.item[v, u], hits.z[v, u]
             if kind == NONE:
                 continue
+            opening = hits.openness[v, u]
             x, y = (u + 0.5 - px) / fx * z, (v + 0.5 - py) / fy * z
             nx, ny, nz = hits.normal[v, u, 0], hits.normal[v, u, 1], hits.normal[v, u, 2]
             if kind == TIRE_HIT:
                 r, g, b, gloss = _rubber_color(
-                    scene, appearance, letters, item, hits.groove[v, u], x, y, z
+                    scene, appearance, letters, item, opening, hits.painted[v, u] > 0, x, y, z
                 )
             else:
                 r, g, b, gloss = _static_color(scene, kind, item, grey, x, y, z, nx, ny, nz)
@@ -211,14 +240,16 @@ def _shade(scene, hits, appearance, letters, grey, ambient, rays, surroundings, 
             shine = (0.006 + 0.02 * gloss) * wide + 0.3 * gloss * gloss * sharp + rim * 0.04
             arrives = hits.lit[v, u] * projector_light(x, y, z, lx) * (1450.0 / far) ** 2
             arrives = min(arrives, 1.3 if kind == CHROME else 5.0)
-            open_sky = math.exp(-max(z - surroundings[v, u], 0.0) / 55.0)
-            if kind == TIRE_HIT and hits.groove[v, u]:
-                open_sky *= 0.6
+            open_sky = math.exp(-max(z - surroundings[v, u], 0.0) / 55.0) * opening
             up = scene.to_crate[2, 0] * nx + scene.to_crate[2, 1] * ny + scene.to_crate[2, 2] * nz
             room = ambient * open_sky * (0.62 + 0.38 * up)
             sheen = room * (0.05 + 0.25 * gloss) * max(up, 0.0) ** 6 + room * rim * 0.12
             # light that the crate scatters back
-            bounce = 0.10 * min((1450.0 / far) ** 2, 4.0) * projector_light(x, y, z, lx) * open_sky
+            bounce = (
+                SCATTERED * min((1450.0 / far) ** 2, 4.0) * projector_light(x, y, z, lx) * open_sky
+            )
+            if kind == TIRE_HIT:
+                sheen += ROUGH_MIRROR * (room + bounce)
             light = arrives * facing + bounce
             spec = arrives * shine * (1.0 if facing > 0.0 else 0.0) + sheen
             color[v, u, 0] = r * (light + room * 0.94) + spec
