@@ -7,7 +7,7 @@ With X for a stem such as 21-12-03-18-50-31_Zivid_acquisition:
     OUT/images/X_color.png      (H, W, 3) uint8
     OUT/images/X_grooves.png    (H, W) uint16: the groove seen there, 0 for none
     OUT/depth/X_rawDepth.npy    (H, W, 3) float32 X, Y, Z in mm, NaN holes
-    OUT/truth/X_truth.npz       exact Z, tire ids, grooves; see depthdist/synthetic/tires/render.py
+    OUT/truth/X_truth.npz       exact Z, tires, grooves, paint: see synthetic/tires/render.py
     OUT/tires.json              the settings; a second run continues where one stopped
     OUT/truth/sheet.png         with --sheet: an overview, images beside their depth
 
@@ -82,6 +82,11 @@ def prepare_folder(out: Path, settings: Settings) -> None:
     wanted = as_dict(settings)
     found = read_folder_settings(record, "settings")
     if found is not None:
+        if "groove_depth" not in found:
+            raise ValueError(
+                f"{record}: made by an earlier version, in whose images grooves look different;"
+                " give another folder"
+            )
         differences = [
             f"{name} {found.get(name)} there, {value} asked for"
             for name, value in wanted.items()

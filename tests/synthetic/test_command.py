@@ -60,14 +60,25 @@ def test_files_stand_in_the_real_layout(made):
     assert truth["groove"].dtype == np.uint16
     assert truth["tire"].dtype == np.uint8
     assert truth["K"].shape == (3, 3)
-    rows = {len(truth[f"groove_{name}"]) for name in ("id", "tire", "depth_mm", "width_mm", "kind")}
-    assert len(rows) == 1
+    assert truth["painted"].shape == (48, 78)
+    assert truth["painted"].dtype == np.uint16
+    columns = ("id", "tire", "depth_mm", "width_mm", "kind")
+    for table in ("groove", "painted"):
+        assert len({len(truth[f"{table}_{name}"]) for name in columns}) == 1
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_the_way_out(made):
     with pytest.raises(ValueError, match=r"seed 1 there, 2 asked for.*another folder"):
         make_tires.main([str(made), "--pairs", "4", "--size", "48x78", "--seed", "2"])
     assert json.loads((made / "tires.json").read_text())["settings"]["seed"] == 1
+
+
+def test_captures_of_an_earlier_version_are_not_mixed_with_new_ones(tmp_path):
+    old = {"pairs": 4, "size": [48, 78], "seed": 1, "faults": True}
+    (tmp_path / "tires.json").write_text(json.dumps({"settings": old}))
+    with pytest.raises(ValueError, match=r"earlier version.*another folder"):
+        make_tires.main([str(tmp_path), *SMALL])
+    assert [p.name for p in tmp_path.iterdir()] == ["tires.json"]
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
@@ -79,6 +90,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 
 def test_wrong_settings_are_all_named_at_once():
     with pytest.raises(ValueError) as caught:
-        make_tires.main(["somewhere", "--pairs", "0", "--size", "4x4", "--workers", "-1"])
-    for flag in ("--pairs", "--size", "--workers"):
+        make_tires.main(
+            ["somewhere", "--pairs", "0", "--size", "4x4", "--workers", "-1", "--groove-depth", "2"]
+        )
+    for flag in ("--pairs", "--size", "--workers", "--groove-depth"):
         assert flag in str(caught.value)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers.treads import K, facing_crate, hits_of
 
 from depthdist.core.settings import Size
 from depthdist.synthetic.raytracing.tire_shape import (
@@ -20,7 +21,7 @@ from depthdist.synthetic.tires import raycast
 from depthdist.synthetic.tires import render as tires
 from depthdist.synthetic.tires.pile import surface_points
 from depthdist.synthetic.tires.plan import plan_captures
-from depthdist.synthetic.tires.raycast import TIRE_HIT, CrateScene, raycast_crate
+from depthdist.synthetic.tires.raycast import TIRE_HIT, raycast_crate
 from depthdist.synthetic.tires.render import ground_truth
 from depthdist.synthetic.tires.scene import build_scene, draw_pile
 from depthdist.synthetic.tires.view import intrinsics
@@ -143,25 +144,9 @@ def test_floor_walls_and_gripper_agree_with_their_equations(crates):
 
 
 def facing(pattern):
-    """Return the truth of one tire whose tread faces the lens, 1000 mm away, 0.25 mm a pixel."""
-    tire = draw_tire(np.random.default_rng(1), 300.0, 95.0)
-    grooves = groove_rows(tire, pattern, 1)
-    tire["first"], tire["last"] = 0, len(grooves)
-    # axis along X, angle 0 towards the lens
-    to_tire = np.array([[[0, 0, -1, 1300.0], [0, 1, 0, 0], [1, 0, 0, 0]]], float)
-    crate = CrateScene(
-        tires=np.array([tire]),
-        to_tire=to_tire,
-        grooves=grooves,
-        boxes=np.zeros((0, 6)),
-        box_kind=np.zeros(0, np.uint8),
-        to_crate=np.eye(3, 4),
-        cylinders=np.zeros((0, 8)),
-        room=np.zeros((0, 4)),
-        projector=np.array([130.0, 0, 0]),
-    )
-    k = np.array([[4000.0, 0, 200.0], [0, 4000.0, 8.0], [0, 0, 1]])
-    return ground_truth(crate, raycast_crate(crate, k, 16, 400), k)
+    """Return the truth of a tread that faces the lens."""
+    crate = facing_crate(pattern)
+    return ground_truth(crate, hits_of(crate), K)
 
 
 @pytest.mark.parametrize("depth_mm", [1.0, 4.5, 9.0])

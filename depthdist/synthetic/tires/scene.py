@@ -30,7 +30,7 @@ class TireAppearance(NamedTuple):
     settled: np.ndarray  # dust where the tread is little open: 0 none .. 1 much
     dusty: np.ndarray  # strong patches of dust on the ribs: 0 none .. 1
     wet: np.ndarray  # dark, glossy patches: 0 none .. 1
-    paint: np.ndarray  # factor of the albedo where a groove is painted on
+    paint: np.ndarray  # factor of the brightness where a groove is painted on
     paint_gloss: np.ndarray  # factor of the gloss there
     label: np.ndarray  # -1 none, 0 on the tread, 1 on the sidewall
     label_angle: np.ndarray  # radians

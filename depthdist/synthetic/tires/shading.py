@@ -77,7 +77,7 @@ def _smooth_step(value, low, high):
 
 @kernel
 def _rubber_color(scene, appearance, letters, k, openness, painted, x, y, z):
-    """Return color (r, g, b) and gloss of a point of tire `k`.
+    """Return color (r, g, b), gloss and the share of reflected surroundings of a point of tire `k`.
 
     openness  its share of the surroundings' light
     painted   whether a groove is painted on there
@@ -108,9 +108,6 @@ def _rubber_color(scene, appearance, letters, k, openness, painted, x, y, z):
         dirt *= 1.0 - 0.7 * wet
         dark *= 1.0 - 0.4 * wet
         gloss += (0.95 - gloss) * wet
-        if painted:
-            dark *= appearance.paint[k]
-            gloss = min(gloss * appearance.paint_gloss[k], 1.0)
         across, along, wide, high = aside * tire.radius_mm, axial, 46.0, 30.0
     else:
         side = 1.0 if axial > 0 else -1.0
@@ -140,13 +137,16 @@ def _rubber_color(scene, appearance, letters, k, openness, painted, x, y, z):
             and along < high * 0.82
         )
         ink = 0.07 if bars or lines else 0.72
-        return ink, ink, ink * 0.96, 0.15
+        return ink, ink, ink * 0.96, 0.15, ROUGH_MIRROR
     dirt = min(dirt, 1.0)
+    tint = appearance.paint[k] if painted else 1.0
+    gloss *= (1.0 - dirt) * (appearance.paint_gloss[k] if painted else 1.0)
     return (
-        dark + dirt * (0.15 - dark),
-        dark + dirt * (0.125 - dark),
-        dark + dirt * (0.098 - dark),
-        gloss * (1 - dirt),
+        tint * (dark + dirt * (0.15 - dark)),
+        tint * (dark + dirt * (0.125 - dark)),
+        tint * (dark + dirt * (0.098 - dark)),
+        min(gloss, 1.0),
+        tint * (1.0 - dirt) * ROUGH_MIRROR,
     )
 
 
@@ -219,11 +219,12 @@ def _shade(scene, hits, appearance, letters, grey, ambient, rays, surroundings, 
             x, y = (u + 0.5 - px) / fx * z, (v + 0.5 - py) / fy * z
             nx, ny, nz = hits.normal[v, u, 0], hits.normal[v, u, 1], hits.normal[v, u, 2]
             if kind == TIRE_HIT:
-                r, g, b, gloss = _rubber_color(
+                r, g, b, gloss, mirror = _rubber_color(
                     scene, appearance, letters, item, opening, hits.painted[v, u] > 0, x, y, z
                 )
             else:
                 r, g, b, gloss = _static_color(scene, kind, item, grey, x, y, z, nx, ny, nz)
+                mirror = 0.0
             tx, ty, tz = lx - x, ly - y, lz - z
             far, eye = math.sqrt(tx * tx + ty * ty + tz * tz), math.sqrt(x * x + y * y + z * z)
             tx, ty, tz = tx / far, ty / far, tz / far
@@ -248,8 +249,7 @@ def _shade(scene, hits, appearance, letters, grey, ambient, rays, surroundings, 
             bounce = (
                 SCATTERED * min((1450.0 / far) ** 2, 4.0) * projector_light(x, y, z, lx) * open_sky
             )
-            if kind == TIRE_HIT:
-                sheen += ROUGH_MIRROR * (room + bounce)
+            sheen += mirror * (room + bounce)
             light = arrives * facing + bounce
             spec = arrives * shine * (1.0 if facing > 0.0 else 0.0) + sheen
             color[v, u, 0] = r * (light + room * 0.94) + spec
