@@ -6,9 +6,9 @@
 
 A line is fitted from the statistics of each groove of FIT (see CUES) to its true depth, and applied
 to the grooves of TEST. The table has its mean absolute error in mm beside that of saying FIT's mean
-depth for every groove: the less of that is left, the more of the depth can be seen, and the more a
-network has to learn from. Grooves count that are at least 4 pixels wide and measured on floor and
-ribs; brightness is the image's, before the network.
+depth for every groove, and that of a line that knows widths and distance alone. What all cues take
+off that is what the brightness shows of the depth: what a network can learn. Grooves count that are
+at least 4 pixels wide, with floor and ribs that the camera measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,13 @@ from depthdist.core.command_line import parse
 from depthdist.core.settings import positional
 from depthdist.synthetic.command import paths
 
+SIZES = (
+    "log width, pixels",
+    "log width, mm",
+    "log distance, m",
+)
 CUES = (
+    *SIZES,
     "log brightness of the floor's middle, less the ribs'",
     "the same of the floor beside the walls",
     "the same of the darkest tenth, where the wall's shadow is",
@@ -36,9 +41,7 @@ CUES = (
     "spread of log brightness on floor and walls",
     "spread on the ribs",
     "log brightness of the ribs",
-    "log width, pixels",
-    "log width, mm",
-    "log distance, m",
+    "log brightness of the floor's middle less the ribs', times the width in mm",
 )
 MIN_WIDTH_PX = 4.0
 MIN_PIXELS = 25  # of the floor's middle, and of the ribs
@@ -57,19 +60,30 @@ class CueSettings:
 def main(argv: list[str] | None = None) -> None:
     """Print the table of one row."""
     (settings,) = parse(
-        "Measure how well groove depth can be read from rendered images.", CueSettings, argv=argv
+        "Measure how well groove depth can be read from rendered images: the error of a linear fit"
+        " to the brightness and width of each groove, in mm, beside that of always saying the mean"
+        " depth, and that of a fit to widths and distance alone.",
+        CueSettings,
+        argv=argv,
+        epilog="example: tools/make_tires.py fit --pairs 10 --seed 101; tools/make_tires.py test"
+        " --pairs 10 --seed 202; tools/groove_cues.py fit test",
     )
     cues, depth_mm = read_folder(settings.fit)
     test_cues, test_depth_mm = read_folder(settings.test)
-    pred_mm = fit_and_apply(cues, depth_mm, test_cues)
-    mean_mae = float(np.abs(depth_mm.mean() - test_depth_mm).mean())
-    mae = float(np.abs(pred_mm - test_depth_mm).mean())
-    r = float(np.corrcoef(pred_mm, test_depth_mm)[0, 1])
-    print("| grooves fit | test | depth mm, mean | MAE mm: mean depth | linear fit | share | r |")
+    num_sizes = len(SIZES)
+    predictions = {
+        "mean depth": np.full(len(test_depth_mm), depth_mm.mean()),
+        "widths": fit_and_apply(cues[:, :num_sizes], depth_mm, test_cues[:, :num_sizes]),
+        "all cues": fit_and_apply(cues, depth_mm, test_cues),
+    }
+    mae = [f"{np.abs(pred - test_depth_mm).mean():.2f}" for pred in predictions.values()]
+    r = float(np.corrcoef(predictions["all cues"], test_depth_mm)[0, 1])
+    print("| grooves fit | test | their mean mm | MAE mm:", " | ".join(predictions), "| r |")
     print("|---|---|---|---|---|---|---|")
     print(
-        f"| {len(depth_mm)} | {len(test_depth_mm)} | {test_depth_mm.mean():.2f} | {mean_mae:.2f}"
-        f" | {mae:.2f} | {mae / mean_mae:.2f} | {r:.2f} |"
+        f"| {len(depth_mm)} | {len(test_depth_mm)} | {test_depth_mm.mean():.2f} |",
+        " | ".join(mae),
+        f"| {r:.2f} |",
     )
 
 
@@ -122,20 +136,23 @@ def groove_rows(folder: Path, stem: str) -> Iterator[tuple[list[float], float]]:
         if 2 * half_px < MIN_WIDTH_PX or not enough:
             continue
         rib = float(np.median(ribs))
+        contrast = float(np.median(middle)) - rib
         z_m = float(np.median(z[box][own])) / 1000.0
         width_px = 2 * half_px
+        width_mm = width_px * z_m * 1000.0 / truth["K"][0, 0]
         yield (
             [
-                float(np.median(middle)) - rib,
+                float(np.log(width_px)),
+                float(np.log(width_mm)),
+                float(np.log(z_m)),
+                contrast,
                 float(np.median(edge)) - rib,
                 float(np.quantile(grey, 0.1)) - rib,
                 float(np.quantile(grey, 0.9)) - rib,
                 float(grey.std()),
                 float(ribs.std()),
                 rib,
-                float(np.log(width_px)),
-                float(np.log(width_px * z_m * 1000.0 / truth["K"][0, 0])),
-                float(np.log(z_m)),
+                contrast * width_mm,
             ],
             float(depth_mm),
         )
@@ -144,26 +161,18 @@ def groove_rows(folder: Path, stem: str) -> Iterator[tuple[list[float], float]]:
 def fit_and_apply(cues: np.ndarray, depth_mm: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the depths (M,) mm that a linear fit of `cues` (N, C) to depths (N,) says of `others`.
 
-    The cues and their products of two are standardized; the fit is by least squares, with a ridge
-    of a hundredth of the number of grooves, and limited to the depths that it was fitted to.
+    The cues are standardized. The fit is by least squares, with a ridge of a hundredth of the
+    number of grooves, and limited to the depths that it was fitted to.
     """
     mean = cues.mean(axis=0)
     spread = cues.std(axis=0) + 1e-9
-    design = _products((cues - mean) / spread)
+    design = (cues - mean) / spread
     weights = np.linalg.solve(
         design.T @ design + 0.01 * len(design) * np.eye(design.shape[1]),
         design.T @ (depth_mm - depth_mm.mean()),
     )
-    pred_mm = depth_mm.mean() + _products((others - mean) / spread) @ weights
+    pred_mm = depth_mm.mean() + (others - mean) / spread @ weights
     return np.clip(pred_mm, depth_mm.min(), depth_mm.max())
-
-
-def _products(values: np.ndarray) -> np.ndarray:
-    """Return columns 1, each of `values` (N, C), and each product of two of them."""
-    pairs = combinations_with_replacement(range(values.shape[1]), 2)
-    return np.column_stack(
-        [np.ones(len(values)), values, *(values[:, i] * values[:, j] for i, j in pairs)]
-    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def draw_session(settings: Settings, session: int) -> Session:
         inner=(rng.uniform(1500, 1900), rng.uniform(1050, 1300), rng.uniform(620, 800)),
         slats=(int(rng.integers(1, 4)), int(rng.integers(2, 5))),
         grey=rng.uniform(0.2, 0.4),
-        exposure=rng.uniform(0.62, 0.96),
+        exposure=rng.uniform(0.58, 0.84),
         white=(1.0 + cast[0] + rng.uniform(-0.06, 0.08), 1.0, 1.0 + cast[2]),
         ambient=rng.uniform(0.045, 0.135),
         size_mm=(small, min(380.0, small + rng.uniform(40, 110))),

@@ -47,8 +47,8 @@ GLYPHS = {
     "6": "34652",
     " ": "00000",
 }
-# The crate's walls and tires return about 40 % of the projector's light.
-SCATTERED = 0.4
+# The crate's walls and tires return about half of the projector's light.
+SCATTERED = 0.5
 # Rubber reflects 4 % of what surrounds it at its rough surface (Fresnel, index of refraction 1.5),
 # about as much as it returns diffusely.
 ROUGH_MIRROR = 0.04
