@@ -85,7 +85,7 @@ def prepare_folder(out: Path, settings: Settings) -> None:
         if "groove_depth" not in found:
             raise ValueError(
                 f"{record}: made by an earlier version, in whose images grooves look different;"
-                " give another folder"
+                " move that folder away, or give another folder"
             )
         differences = [
             f"{name} {found.get(name)} there, {value} asked for"
