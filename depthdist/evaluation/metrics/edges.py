@@ -100,9 +100,22 @@ def edge_metrics(preds_mm: Sequence[Array], depth_mm: Array, mask: Array) -> lis
     for values, counts in zip(found, ratio_edges(preds_mm, depth_mm, mask)):
         values["depth_pro_f1"] = depth_pro_f1(counts)
         values |= {f"moge_f1_r{r}": moge_f1(counts, r) for r in (1, 2, 3)}
+    for values, steps in zip(found, step_metrics(preds_mm, depth_mm, mask)):
+        values |= steps
+    return found
+
+
+def step_metrics(
+    preds_mm: Sequence[Array],
+    depth_mm: Array,
+    mask: Array,
+    steps_mm: Sequence[float] = STEPS_MM,
+) -> list[dict[str, float]]:
+    """Return edge_precision, edge_recall and edge_f1 of each prediction, at steps in mm alone."""
+    found: list[dict[str, float]] = [{} for _ in preds_mm]
     jumps_g = jumps_of(depth_mm, mask)
     jumps = [jumps_of(pred_mm, mask) for pred_mm in preds_mm]
-    for step in STEPS_MM:
+    for step in steps_mm:
         truth = edges_of(jumps_g, step)
         for values, jumps_p in zip(found, jumps):
             scores = edge_scores(edges_of(jumps_p, step), truth)

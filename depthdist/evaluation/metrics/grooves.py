@@ -13,13 +13,16 @@ decides for all others which pixels are floor, and where the patches are. The de
 the median of its patches. The offset of a map within a patch is subtracted first, and its points
 then lie on the camera's own rays: a map with a constant offset has the same grooves, and one
 without any has depth 0.
+
+A groove that is only painted on has no floor to be found: `relief_depths` measures what a map draws
+under its label, which is all taken for floor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -27,6 +30,7 @@ from scipy import ndimage
 from depthdist.evaluation.metrics.registry import TREAD_LIMIT_MM, Metric, metrics_by_name
 from depthdist.geometry.camera import points_from_depth
 
+LEAST_SPREAD = 1e-12  # mm^2: depths that vary less are equal
 FOUND = 0.5  # a groove counts as found from this share of its true depth
 # twice the largest distance to the rim: grooves of 3 pixels and more; narrower ones show no floor
 MIN_WIDTH_PX = 4.0
@@ -87,7 +91,11 @@ GROOVE_METRICS = metrics_by_name(
             f"share of grooves at least {FOUND:g} times as deep in the prediction as in truth",
         ),
         Metric(
-            "groove_decision", "", "higher", "share of grooves on the right side of the tread limit"
+            "groove_balanced_decision",
+            "",
+            "higher",
+            "mean of two shares on the right side of the tread limit: among the grooves that are"
+            " worn in truth, and among the good; chance is 0.5",
         ),
     ]
 )
@@ -103,8 +111,60 @@ def groove_metrics(grooves: list[Groove], limit_mm: float = TREAD_LIMIT_MM) -> d
         "groove_bias_mm": float((p - g).mean()),
         "groove_max_mm": float(np.abs(p - g).max()),
         "groove_found": float((p >= FOUND * g).mean()),
-        "groove_decision": float(((p < limit_mm) == (g < limit_mm)).mean()),
+        "groove_balanced_decision": balanced_decision(g, p, limit_mm),
     }
+
+
+def balanced_decision(truth_mm: Array, pred_mm: Array, limit_mm: float) -> float:
+    """Return the mean of the shares decided right among worn and among good grooves (N,).
+
+    A map without grooves calls all of them worn, and one with deep grooves all good: both get 0.5,
+    however many are worn. NaN where only one kind is there.
+    """
+    is_right = (pred_mm < limit_mm) == (truth_mm < limit_mm)
+    kinds = [is_right[truth_mm < limit_mm], is_right[truth_mm >= limit_mm]]
+    return float(np.mean([kind.mean() if kind.size else math.nan for kind in kinds]))
+
+
+def fit_depths(truth_mm: Array, pred_mm: Array) -> tuple[float, float]:
+    """Return slope and correlation of predicted on true depths (N,), least squares.
+
+    Depths that are not finite are left out. The slope is NaN where fewer than two different true
+    depths are left, the correlation also where all predicted ones are equal.
+    """
+    known = np.isfinite(truth_mm) & np.isfinite(pred_mm)
+    if np.count_nonzero(known) < 2:
+        return math.nan, math.nan
+    g = truth_mm[known] - truth_mm[known].mean()
+    p = pred_mm[known] - pred_mm[known].mean()
+    spread_g = float(g @ g)
+    spread_p = float(p @ p)
+    if spread_g <= LEAST_SPREAD * len(g):
+        return math.nan, math.nan
+    slope = float(g @ p) / spread_g
+    if spread_p <= LEAST_SPREAD * len(g):
+        return slope, math.nan
+    return slope, float(g @ p) / math.sqrt(spread_g * spread_p)
+
+
+def say_mean_depth(by_image: Mapping[str, Sequence[Groove]]) -> list[Groove]:
+    """Return the grooves as one sees them who knows where they are and always says the mean depth.
+
+    Every groove gets the mean true depth of the other images' grooves: what anybody scores who sees
+    a pattern and no depth. Empty where no other image has grooves.
+
+    by_image  depths (truth, ...);  returns depths (truth, that mean)
+    """
+    sums = {key: sum(g.depths[0] for g in grooves) for key, grooves in by_image.items()}
+    total = sum(sums.values())
+    num = sum(map(len, by_image.values()))
+    found = []
+    for key, grooves in by_image.items():
+        num_others = num - len(grooves)
+        if num_others:
+            mean_mm = (total - sums[key]) / num_others
+            found += [replace(groove, depths=(groove.depths[0], mean_mm)) for groove in grooves]
+    return found
 
 
 def summarize_grooves(grooves: list[Groove], limit_mm: float = TREAD_LIMIT_MM) -> dict[str, float]:
@@ -113,17 +173,24 @@ def summarize_grooves(grooves: list[Groove], limit_mm: float = TREAD_LIMIT_MM) -
     grooves     how many there are
     bias_mm, mae_mm, found  as in GROOVE_METRICS, over grooves; NaN without any
     limit95_mm  95 % of the errors are smaller
+    slope, correlation  of predicted on true depth, as in `fit_depths`: a map that draws every
+                groove alike has a slope of 0
+    balanced_decision  as in GROOVE_METRICS
     worn_as_worn, worn_as_good, good_as_worn, good_as_good  how many are worn (below the limit) or
                 good in truth, and what the prediction takes them for
     """
     g, p = np.array([groove.depths for groove in grooves]).reshape(-1, 2).T
     off = p - g
+    slope, correlation = fit_depths(g, p)
     found: dict[str, float] = {
         "grooves": len(grooves),
         "bias_mm": float(off.mean()) if len(g) else math.nan,
         "mae_mm": float(np.abs(off).mean()) if len(g) else math.nan,
         "limit95_mm": float(np.quantile(np.abs(off), 0.95)) if len(g) else math.nan,
         "found": float((p >= FOUND * g).mean()) if len(g) else math.nan,
+        "slope": slope,
+        "correlation": correlation,
+        "balanced_decision": balanced_decision(g, p, limit_mm),
     }
     names = {True: "worn", False: "good"}
     for truth in (True, False):
@@ -143,6 +210,22 @@ def groove_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> l
     Left out are grooves less than MIN_WIDTH_PX wide, and patches without floor, or without ribs on
     both sides.
     """
+    return _measure(labels, mask, rays, maps_mm, has_floor=True)
+
+
+def relief_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> list[Groove]:
+    """Return the relief of each map under every label, for labels of what has none in the truth.
+
+    All pixels under a label count as its floor: a groove that is painted on has depth 0 in the
+    truth, and in a prediction what it draws there, negative where that stands out. Arguments as in
+    `groove_depths`; labels that are narrow, or lack ribs on both sides, are left out alike.
+    """
+    return _measure(labels, mask, rays, maps_mm, has_floor=False)
+
+
+def _measure(
+    labels: Array, mask: Array, rays: Array, maps_mm: Sequence[Array], has_floor: bool
+) -> list[Groove]:
     found = []
     ribs = mask & (ndimage.distance_transform_edt(labels == 0) > 1.5)  # off the rounded shoulder
     for i, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
@@ -164,6 +247,7 @@ def groove_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> l
             rays=rays[wide],
             maps=[z[wide] for z in maps_mm],
             reach=reach,
+            has_floor=has_floor,
         )
         depths = [depth for depth in patches if depth is not None]
         if depths:
@@ -172,13 +256,19 @@ def groove_depths(labels: Array, mask: Array, rays: Array, *maps_mm: Array) -> l
 
 
 def _patches(
-    mine: Array, rib: Array, mask: Array, rays: Array, maps: list[Array], reach: int
+    mine: Array,
+    rib: Array,
+    mask: Array,
+    rays: Array,
+    maps: list[Array],
+    reach: int,
+    has_floor: bool,
 ) -> Iterator[tuple[float, ...] | None]:
     """Yield the depths in each map, or None, of each patch along a groove."""
     floor = mine & mask
     for y, x in _anchors(mine, reach):
         near = tuple(slice(max(0, c - reach), c + reach + 1) for c in (y, x))
-        yield _depths(floor[near], rib[near], rays[near], [z[near] for z in maps])
+        yield _depths(floor[near], rib[near], rays[near], [z[near] for z in maps], has_floor)
 
 
 def _anchors(mine: Array, reach: int) -> list[tuple[int, int]]:
@@ -201,8 +291,13 @@ def _anchors(mine: Array, reach: int) -> list[tuple[int, int]]:
     return [middle[k] for k in np.unique(chosen)]
 
 
-def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[float, ...] | None:
-    """Return the depth of one patch in each map; None if it cannot be measured."""
+def _depths(
+    floor: Array, rib: Array, rays: Array, maps: list[Array], has_floor: bool
+) -> tuple[float, ...] | None:
+    """Return the depth of one patch in each map; None if it cannot be measured.
+
+    has_floor  look for the deepest pixels in the truth; otherwise all of `floor` are
+    """
     if np.count_nonzero(floor) < MIN_FLOOR or np.count_nonzero(rib) < MIN_RIB:
         return None
     truth = maps[0]
@@ -221,17 +316,25 @@ def _depths(floor: Array, rib: Array, rays: Array, maps: list[Array]) -> tuple[f
         inside = (on_floor - centre) @ frame
         below, rough = _depth_below_ribs((on_rib - centre) @ frame, inside)
         if deep is None:
-            level = _smooth(below, floor)
-            deep = level > FLOOR_SHARE * np.quantile(level, FLOOR_QUANTILE)
+            deep = _deep_pixels(below, floor) if has_floor else np.ones(len(below), bool)
             if np.count_nonzero(deep) < MIN_FLOOR or rough > ROUGH_MM:
                 return None
             low, depth, high = np.quantile(below[deep], (0.25, 0.5, 0.75))
-            if high - low > LEVEL * depth + 1.5 * rough or not _floor_is_seen(
-                inside, centre @ frame, depth
-            ):
+            is_level = not has_floor or high - low <= LEVEL * depth + 1.5 * rough
+            if not is_level or not _floor_is_seen(inside, centre @ frame, depth):
                 return None
         depths.append(float(np.median(below[deep])))
     return tuple(depths)
+
+
+def _deep_pixels(below: Array, floor: Array) -> Array:
+    """Return which of the pixels `floor` are a groove's floor and not its walls, (N,) bool.
+
+    below  (N,) how far they lie below the ribs, mm
+    """
+    level = _smooth(below, floor)
+    deep: Array = level > FLOOR_SHARE * np.quantile(level, FLOOR_QUANTILE)
+    return deep
 
 
 def _smooth(values: Array, where: Array) -> Array:

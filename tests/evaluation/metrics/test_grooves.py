@@ -9,8 +9,12 @@ import pytest
 from depthdist.evaluation.metrics.grooves import (
     GROOVE_METRICS,
     Groove,
+    balanced_decision,
+    fit_depths,
     groove_depths,
     groove_metrics,
+    relief_depths,
+    say_mean_depth,
     summarize_grooves,
 )
 from depthdist.geometry.camera import pixel_rays
@@ -95,8 +99,8 @@ def test_a_shallower_prediction_is_measured_as_such():
     assert values["groove_mae_mm"] == pytest.approx((3.8 + 0.2 + 0.1) / 3, abs=0.03) and values[
         "groove_bias_mm"
     ] == pytest.approx((-3.8 + 0.2 + 0.1) / 3, abs=0.03)
-    assert values["groove_found"] == 1 and values["groove_decision"] == pytest.approx(2 / 3), (
-        "1.5 is worn, 1.7 is not"
+    assert values["groove_found"] == 1 and values["groove_balanced_decision"] == 0.5, (
+        "1.5 is worn and taken for 1.7, both good ones are good: (0 + 1) / 2"
     )
 
 
@@ -191,8 +195,73 @@ def test_the_summary_counts_every_groove_once():
         found["limit95_mm"] == pytest.approx(np.quantile([0.2, 2, 1, 4, 0.5], 0.95))
         and found["found"] == 0.8
     )
+    assert found["balanced_decision"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     nothing = summarize_grooves([])
     assert nothing["grooves"] == 0 and math.isnan(nothing["mae_mm"])
     assert all(math.isnan(value) for value in groove_metrics([]).values()) and set(
         groove_metrics([])
     ) == set(GROOVE_METRICS)
+
+
+def grooves_of(*depths):
+    return [Groove(i, 5.0, 1, pair) for i, pair in enumerate(depths, start=1)]
+
+
+def test_slope_and_correlation_are_those_of_a_worked_example_and_of_numpy():
+    # deviations of truth -2, 0, 2 and of the prediction -1, 0, 1: 4 / 8, on one line
+    found = summarize_grooves(grooves_of((2.0, 1.0), (4.0, 2.0), (6.0, 3.0)))
+    assert (found["slope"], found["correlation"]) == (0.5, 1.0)
+    g, p = np.random.default_rng(0).normal(5, 2, (2, 200))
+    assert fit_depths(g, p + 0.3 * g) == pytest.approx(
+        (np.polyfit(g, p + 0.3 * g, 1)[0], np.corrcoef(g, p + 0.3 * g)[0, 1])
+    )
+    assert fit_depths(np.append(g, 5.0), np.append(p, math.nan)) == fit_depths(g, p)
+
+
+@pytest.mark.parametrize(
+    ("depths", "slope"),
+    [
+        ([], math.nan),
+        ([(3.0, 2.0)], math.nan),
+        ([(3.0, 2.0), (3.0, 1.0)], math.nan),
+        ([(3.0, 2.0), (5.0, 2.0)], 0.0),
+    ],
+)
+def test_without_a_slope_or_a_correlation_they_are_nan_and_nothing_warns(depths, slope):
+    with np.errstate(all="raise"):
+        found = summarize_grooves(grooves_of(*depths))
+    assert found["slope"] == pytest.approx(slope, nan_ok=True)
+    assert math.isnan(found["correlation"])
+
+
+def test_always_saying_good_or_worn_is_chance_however_many_are_worn():
+    truth = np.array([1.0, 1.2, *[6.0] * 18])
+    assert balanced_decision(truth, np.full(20, 5.0), 1.6) == 0.5
+    assert balanced_decision(truth, np.zeros(20), 1.6) == 0.5
+    assert balanced_decision(truth, truth, 1.6) == 1.0
+    assert math.isnan(balanced_decision(truth[2:], truth[2:], 1.6)), "nothing to tell apart"
+
+
+def test_who_says_the_mean_has_not_seen_the_image():
+    by_image = {"a": grooves_of((2.0, 0.0), (4.0, 0.0)), "b": grooves_of((9.0, 0.0)), "c": []}
+    found = say_mean_depth(by_image)
+    assert [g.depths for g in found] == [(2.0, 9.0), (4.0, 9.0), (9.0, 3.0)]
+    assert say_mean_depth({"a": by_image["a"]}) == say_mean_depth({}) == []
+
+
+def test_a_painted_tread_has_no_relief_and_what_is_drawn_there_is_measured():
+    flat, labels = cylinder(depths=(0.0, 0.0, 0.0))
+    noisy = flat + 0.3 * np.random.default_rng(2).normal(size=SIZE)
+    drawn, _ = cylinder(depths=(2.0, -1.0, 0.5))  # the second stands out
+    found = relief_depths(labels, WHOLE, RAYS, flat, noisy, drawn + 20.0)
+    assert [g.id for g in found] == [1, 2, 3]
+    assert [g.depths[0] for g in found] == pytest.approx([0, 0, 0], abs=1e-3)
+    assert [g.depths[1] for g in found] == pytest.approx([0, 0, 0], abs=0.05)
+    assert [g.depths[2] for g in found] == pytest.approx([2.0, -1.0, 0.5], abs=0.02)
+
+
+def test_a_true_groove_measured_as_relief_has_its_depth():
+    z, labels = cylinder()
+    assert [g.depths[0] for g in relief_depths(labels, WHOLE, RAYS, z)] == pytest.approx(
+        DEPTHS, abs=0.02
+    )
