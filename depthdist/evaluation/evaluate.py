@@ -32,7 +32,7 @@ from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.evaluation.image_details import DetailOptions, DetailsPool, all_metrics
 from depthdist.evaluation.metrics.confidence import interval
-from depthdist.evaluation.metrics.grooves import summarize_grooves
+from depthdist.evaluation.metrics.grooves import Groove, say_mean_depth, summarize_grooves
 from depthdist.evaluation.predictors import (
     TimedPredictor,
     constant_predictor,
@@ -46,6 +46,7 @@ from depthdist.evaluation.seen import ScoredSamples, check_split, choose_samples
 from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.evaluation.tables import (
     FOOTNOTE,
+    SAYS_MEAN,
     UNTRAINED,
     details_table,
     groove_table,
@@ -251,9 +252,13 @@ def print_details(
     """Print the tables of the details and of the grooves."""
     print(f"\n{details_table(means, all_metrics(settings.bins_mm))}")
     summaries = {}
+    by_image: dict[str, list[Groove]] = {}  # the same in every row that has them
     for row, scores in found.items():
         grooves = [groove for of_image in scores.grooves for groove in of_image]
         summaries[row] = summarize_grooves(grooves, settings.tread_limit)
+        if grooves:
+            by_image = dict(zip(map(str, scores.samples), scores.grooves))
+    summaries[SAYS_MEAN] = summarize_grooves(say_mean_depth(by_image), settings.tread_limit)
     print(groove_table(summaries, settings.tread_limit))
 
 

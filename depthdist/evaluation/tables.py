@@ -15,6 +15,12 @@ FOOTNOTE = """\
 means over images, in mm at the ground truth's size (bicubic); * best of those not aligned to it
 disparity-aligned: scale and shift of 1/depth fitted to each image's ground truth: it scores \
 shapes, not millimetres"""
+SAYS_MEAN = "knows where, says the mean"  # label of the row of metrics.grooves.say_mean_depth
+GROOVE_FOOTNOTE = f"""\
+slope, r: of predicted on true depth; balanced: right side of the limit, mean of the shares among \
+worn and among good, 0.5 is chance
+{SAYS_MEAN}: every groove gets the mean true depth of the other images' grooves"""
+DECISIONS = ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn")
 FIT = "scores of images that were learned from say how well they fit, not how good new images get"
 # metrics that the details' table shows, by the beginning of their names
 DETAILS_SHOWN = (
@@ -101,26 +107,31 @@ def details_table(rows: Mapping[str, Mapping[str, float]], metrics: Mapping[str,
 def groove_table(summaries: Mapping[str, Mapping[str, float]], limit_mm: float) -> str:
     """Return a table of `summarize_grooves`, a line a row; "" where no row has grooves.
 
-    It shows errors, how many grooves were found, and the decision at the tread limit.
+    It shows errors, how many grooves were found, how far their depth follows the truth, and the
+    decision at the tread limit.
     """
     summaries = {row: summary for row, summary in summaries.items() if summary["grooves"]}
     if not summaries:
         return ""
-    widths = [max(map(len, summaries)), 8, 10, 10, 10, 9, 15, 9, 15, 9]
-    errors = ["number", "bias mm", "MAE mm", "95 % <", "found"]
-    decisions = ["worn as worn", ", as good", "good as good", ", as worn"]
+    widths = [max(map(len, summaries)), 8, 10, 10, 10, 9, 9, 9, 15, 9, 15, 9, 11]
+    header = ["number", "bias mm", "MAE mm", "95 % <", "found", "slope", "r"]
+    header += ["worn as worn", ", as good", "good as good", ", as worn", "balanced"]
     lines = [
         f"\ngrooves, all images together; limit {limit_mm:g} mm",
-        format_line(widths, "", [*errors, *decisions]),
+        format_line(widths, "", header),
     ]
-    for row, summary in summaries.items():
-        cells = [f"{summary['grooves']}"]
-        cells += [f"{summary[name]:.2f}" for name in ("bias_mm", "mae_mm", "limit95_mm")]
-        cells.append(f"{summary['found']:.0%}")
-        for name in ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn"):
-            cells.append(f"{summary[name]}")
-        lines.append(format_line(widths, row, cells))
-    return "\n".join(lines)
+    lines += [format_line(widths, row, groove_cells(summary)) for row, summary in summaries.items()]
+    return "\n".join([*lines, GROOVE_FOOTNOTE])
+
+
+def groove_cells(summary: Mapping[str, float]) -> list[str]:
+    """Return what a table of grooves shows of one row's `summarize_grooves`."""
+    cells = [f"{summary['grooves']}"]
+    cells += [f"{summary[name]:.2f}" for name in ("bias_mm", "mae_mm", "limit95_mm")]
+    cells.append(f"{summary['found']:.0%}")
+    cells += [format_ratio(summary[name]) for name in ("slope", "correlation")]
+    cells += [f"{summary[name]}" for name in DECISIONS]
+    return [*cells, format_ratio(summary["balanced_decision"])]
 
 
 def _short_label(row: str) -> str:
@@ -147,6 +158,11 @@ def format_value(name: str, value: float) -> str:
         return "-"
     has_unit = "mm" in name.partition("@")[0] or name.endswith(("_deg", "_px"))
     return f"{value:.2f}" if has_unit else f"{value:.4f}"
+
+
+def format_ratio(value: float) -> str:
+    """Return a number without unit with two decimals, "-" if it is NaN."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def format_interval(name: str, interval: tuple[float, float] | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from depthdist.evaluation.comparison import compare_runs
 from depthdist.evaluation.metrics.grooves import summarize_grooves
+from depthdist.evaluation.tables import GROOVE_FOOTNOTE
 from depthdist.reports.evaluated_run import EvaluatedRun, read_evaluated_run
 from depthdist.reports.html_page import Block, Grid, Paragraph, Preformatted, Section, render_page
 from depthdist.reports.run_figures import curve_figures, groove_figure
@@ -81,5 +82,6 @@ def _groove_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
             " mm in truth. Truth is measured in the same way as the prediction."
         ),
         groove_table(runs, limit_mm),
+        *(Paragraph(note, "soft") for note in GROOVE_FOOTNOTE.splitlines()),
         Grid([groove_figure(runs, limit_mm)], max_width="34rem"),
     ]

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthdist.evaluation.image_details import all_metrics
-from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves
+from depthdist.evaluation.metrics.grooves import Groove, say_mean_depth, summarize_grooves
 from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
 from depthdist.evaluation.metrics.registry import Metric
 from depthdist.evaluation.row_kinds import row_kinds
 from depthdist.evaluation.seen import describe_seen
-from depthdist.evaluation.tables import FOOTNOTE, format_interval, format_value
+from depthdist.evaluation.tables import (
+    FOOTNOTE,
+    SAYS_MEAN,
+    format_interval,
+    format_value,
+    groove_cells,
+)
 from depthdist.evaluation.verdict import verdict
 from depthdist.reports.evaluated_run import EvaluatedRun
 from depthdist.reports.html_page import Block, Cell, Paragraph, Table
@@ -239,23 +245,25 @@ def groove_table(runs: Sequence[EvaluatedRun], limit_mm: float) -> Table:
     lines = []
     for row in report_rows(runs):
         grooves = measured_grooves(row.run, row.row)
-        if not grooves:
-            continue
-        summary = summarize_grooves(grooves, limit_mm)
-        errors = [f"{summary[name]:.2f}" for name in ("bias_mm", "mae_mm", "limit95_mm")]
-        decisions = ("worn_as_worn", "worn_as_good", "good_as_good", "good_as_worn")
-        lines.append(
-            [
-                row.label,
-                f"{summary['grooves']}",
-                *errors,
-                f"{summary['found']:.0%}",
-                *(f"{summary[name]}" for name in decisions),
-            ]
-        )
-    header = ["", "grooves", "bias mm", "MAE mm", "95 % below mm", "found"]
-    header += ["worn as worn", "worn as good", "good as good", "good as worn"]
+        if grooves:
+            lines.append([row.label, *groove_cells(summarize_grooves(grooves, limit_mm))])
+    for run in runs:
+        known = say_mean_depth(_grooves_by_image(run))
+        if known:
+            label = f"{run.name}: {SAYS_MEAN}" if len(runs) > 1 else SAYS_MEAN
+            lines.append([label, *groove_cells(summarize_grooves(known, limit_mm))])
+    header = ["", "grooves", "bias mm", "MAE mm", "95 % below mm", "found", "slope", "r"]
+    header += ["worn as worn", "worn as good", "good as good", "good as worn", "balanced"]
     return Table(header, lines)
+
+
+def _grooves_by_image(run: EvaluatedRun) -> dict[str, list[Groove]]:
+    """Return the grooves of the run's own row by the name of their image."""
+    by_image: dict[str, list[Groove]] = {}
+    names = [groove["key"] for groove in run.evaluation["grooves"].get(run.row, [])]
+    for name, groove in zip(names, measured_grooves(run, run.row)):
+        by_image.setdefault(name, []).append(groove)
+    return by_image
 
 
 # --------------------------------------------------------------------------- the run's own records
