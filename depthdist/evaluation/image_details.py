@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from threading import BoundedSemaphore
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from depthdist.core.environment import count_workers, open_pool
 from depthdist.data.dataset import Dataset
 from depthdist.evaluation.metrics.edges import EDGE_METRICS, edge_metrics
 from depthdist.evaluation.metrics.grooves import (
@@ -36,6 +34,7 @@ from depthdist.evaluation.metrics.pixels import PIXEL_METRICS, bin_metrics, binn
 from depthdist.evaluation.metrics.registry import BINS_MM, Metric
 from depthdist.evaluation.metrics.surfaces import SURFACE_METRICS, surface_metrics
 from depthdist.evaluation.scoring import ImageDetails, RowDetails
+from depthdist.evaluation.worker_pool import WorkerPool
 from depthdist.geometry.camera import pixel_rays
 
 Array = np.ndarray
@@ -79,19 +78,14 @@ class DetailsPool:
         self.dataset = dataset
         self.split = split
         self.options = options
-        self.workers = count_workers(workers, dataset.count(split))
-        self.pool: ProcessPoolExecutor | None = None
+        self.pool = WorkerPool(workers, dataset.count(split))
 
     def __enter__(self) -> DetailsPool:
-        if self.workers > 1:
-            self.pool = open_pool(self.workers, torch.set_num_threads, 1)
-        # limits the images that wait or are measured: their maps are large
-        self.places = BoundedSemaphore(2 * self.workers)
+        self.pool.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
+        self.pool.__exit__(*error)
 
     def __call__(
         self, sample: int, preds_mm: Mapping[str, Tensor], depth_mm: Tensor, mask: Tensor
@@ -101,14 +95,7 @@ class DetailsPool:
         meta = self.dataset.meta(self.split, sample)
         label = self.dataset.groove_label(self.split, sample)
         truth = ImageTruth(depth_mm.cpu().numpy(), mask.cpu().numpy(), meta, label)
-        if not self.pool:
-            future: Future[ImageDetails] = Future()
-            future.set_result(measure_image(preds, truth, self.options))
-            return future
-        self.places.acquire()
-        future = self.pool.submit(measure_image, preds, truth, self.options)
-        future.add_done_callback(lambda _: self.places.release())
-        return future
+        return self.pool.submit(measure_image, preds, truth, self.options)
 
 
 def measure_image(

@@ -11,6 +11,7 @@ made again with another seed, another split or other settings.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from depthdist.core.files import write_atomic
 from depthdist.data.dataset import Dataset, open_dataset
 from depthdist.runs.run_folder import RUN_FILE, Run
-from depthdist.shards.image_hashes import KINDS, image_hashes
+from depthdist.shards.image_hashes import KINDS, image_hashes, source_hash
 
 SEEN_FILE = "seen.npy"
 ROW = np.dtype([("validation", "?"), ("hashes", "<u8", (len(KINDS),))])
@@ -85,6 +86,15 @@ def _read(path: Path) -> SeenImages | None:
         return None
     is_validation = rows["validation"]
     return SeenImages(rows["hashes"][~is_validation], rows["hashes"][is_validation])
+
+
+def learned_from(run: Path, images: Sequence[Path]) -> list[Path]:
+    """Return which image files a run learned from, by their sha256; [] where it has no record."""
+    seen = _read(run / SEEN_FILE)
+    if seen is None:
+        return []
+    known = set(seen.train[:, 0].tolist())
+    return [path for path in images if source_hash(path.read_bytes()) in known]
 
 
 def read_seen(run: Run, other: Dataset) -> SeenImages | None:

@@ -12,6 +12,7 @@ fetched for it, have the second alone, from the index.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,11 @@ def _read_source_hashes(index: Index, rows: np.ndarray, hashes: np.ndarray) -> N
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         list(pool.map(read, of_shards if len(rows) else []))
+
+
+def source_hash(content: bytes) -> int:
+    """Return the first 64 bits of the sha256 of a picture's file, as the first column has it."""
+    return int(hashlib.sha256(content).hexdigest()[:16], 16)
 
 
 def _source_hashes(content: bytes) -> tuple[int, int]:
