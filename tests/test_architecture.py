@@ -145,6 +145,7 @@ COMMANDS = {
     (DEPTHDIST, "report", "run"): ["nowhere"],
     (DEPTHDIST, "study", "recipes"): ["nowhere"],
     (DEPTHDIST, "demo"): ["--pairs", "0"],
+    ("tools/relief.py",): ["--run", "nowhere"],
 }
 RUN = """
 import runpy, sys

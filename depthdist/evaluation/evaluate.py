@@ -32,7 +32,7 @@ from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.evaluation.image_details import DetailOptions, DetailsPool, all_metrics
 from depthdist.evaluation.metrics.confidence import interval
-from depthdist.evaluation.metrics.grooves import Groove, say_mean_depth, summarize_grooves
+from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves, summarize_mean_depth
 from depthdist.evaluation.predictors import (
     TimedPredictor,
     constant_predictor,
@@ -258,7 +258,7 @@ def print_details(
         summaries[row] = summarize_grooves(grooves, settings.tread_limit)
         if grooves:
             by_image = dict(zip(map(str, scores.samples), scores.grooves))
-    summaries[SAYS_MEAN] = summarize_grooves(say_mean_depth(by_image), settings.tread_limit)
+    summaries[SAYS_MEAN] = summarize_mean_depth(by_image, settings.tread_limit)
     print(groove_table(summaries, settings.tread_limit))
 
 

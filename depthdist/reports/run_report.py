@@ -15,6 +15,7 @@ from depthdist.evaluation.metrics.grooves import summarize_grooves
 from depthdist.evaluation.tables import GROOVE_FOOTNOTE
 from depthdist.reports.evaluated_run import EvaluatedRun, read_evaluated_run
 from depthdist.reports.html_page import Block, Grid, Paragraph, Preformatted, Section, render_page
+from depthdist.reports.relief_blocks import relief_blocks
 from depthdist.reports.run_figures import curve_figures, groove_figure
 from depthdist.reports.run_images import image_blocks
 from depthdist.reports.run_tables import (
@@ -42,6 +43,9 @@ def build_run_report(folders: Sequence[Path], num_images: int = 3) -> str:
     sections.append(Section("Near and far", range_blocks(runs)))
     if any(summarize_grooves(measured_grooves(run, run.row))["grooves"] for run in runs):
         sections.append(Section("Grooves", _groove_blocks(runs)))
+    relief = relief_blocks(runs)
+    if relief:
+        sections.append(Section("Relief", relief))
     sections += [
         Section("Edges and surfaces", structure_blocks(runs)),
         Section("Images", image_blocks(runs, num_images)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthdist.evaluation.image_details import all_metrics
-from depthdist.evaluation.metrics.grooves import Groove, say_mean_depth, summarize_grooves
+from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves, summarize_mean_depth
 from depthdist.evaluation.metrics.pixels import HEADLINE, PIXEL_METRICS
 from depthdist.evaluation.metrics.registry import Metric
 from depthdist.evaluation.row_kinds import row_kinds
@@ -248,10 +248,10 @@ def groove_table(runs: Sequence[EvaluatedRun], limit_mm: float) -> Table:
         if grooves:
             lines.append([row.label, *groove_cells(summarize_grooves(grooves, limit_mm))])
     for run in runs:
-        known = say_mean_depth(_grooves_by_image(run))
-        if known:
+        known = summarize_mean_depth(_grooves_by_image(run), limit_mm)
+        if known["grooves"]:
             label = f"{run.name}: {SAYS_MEAN}" if len(runs) > 1 else SAYS_MEAN
-            lines.append([label, *groove_cells(summarize_grooves(known, limit_mm))])
+            lines.append([label, *groove_cells(known)])
     header = ["", "grooves", "bias mm", "MAE mm", "95 % below mm", "found", "slope", "r"]
     header += ["worn as worn", "worn as good", "good as good", "good as worn", "balanced"]
     return Table(header, lines)

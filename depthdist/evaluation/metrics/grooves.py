@@ -200,6 +200,18 @@ def summarize_grooves(grooves: list[Groove], limit_mm: float = TREAD_LIMIT_MM) -
     return found
 
 
+def summarize_mean_depth(
+    by_image: Mapping[str, Sequence[Groove]], limit_mm: float = TREAD_LIMIT_MM
+) -> dict[str, float]:
+    """Return `summarize_grooves` of `say_mean_depth`, without slope and correlation.
+
+    What an image's own grooves are left out of is less the deeper they are: a slope of the
+    arithmetic, not of sight.
+    """
+    summary = summarize_grooves(say_mean_depth(by_image), limit_mm)
+    return summary | {"slope": math.nan, "correlation": math.nan}
+
+
 # ---------------------------------------------------------------------------------------- measuring
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from depthdist.core.files import parse_json
-from depthdist.evaluation.metrics.grooves import Groove, say_mean_depth, summarize_grooves
+from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves, summarize_mean_depth
 from depthdist.evaluation.relief.measures import EDGES, GroovesByRow, MeasuredCapture
 from depthdist.evaluation.scoring import mean
 
@@ -95,7 +95,8 @@ def summarize_rows(
             },
         }
     by_image = {stem: one.grooves[PLAIN] for stem, one in measured.items()}
-    rows[MEAN] = _groove_values(say_mean_depth(by_image), limit_mm)
+    knows_where = summarize_mean_depth(by_image, limit_mm)
+    rows[MEAN] = {name: knows_where[name] for name in GROOVE_VALUES}
     return rows
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.drawn_treads import DEPTHS, RAYS, SIZE, WHOLE, cylinder
 
 from depthdist.evaluation.metrics.grooves import (
     GROOVE_METRICS,
@@ -16,40 +17,10 @@ from depthdist.evaluation.metrics.grooves import (
     relief_depths,
     say_mean_depth,
     summarize_grooves,
+    summarize_mean_depth,
 )
 from depthdist.geometry.camera import pixel_rays
 from depthdist.synthetic.tires import render as tires
-
-SIZE = (240, 320)
-RAYS = pixel_rays(
-    {
-        "size": SIZE,
-        "intrinsics": {
-            "fx": 800.0,
-            "fy": 800.0,
-            "cx": 160.0,
-            "cy": 120.0,
-            "max_residual_px": 0,
-            "pixel_centre": 0.5,
-        },
-    },
-    SIZE,
-)
-WHOLE = np.ones(SIZE, bool)
-DEPTHS = (8.0, 1.5, 4.0)
-
-
-def cylinder(depths=DEPTHS, radius=300.0, noise=0.0):
-    """A tire's tread seen from above, three grooves round it, floors parallel to the tread: depth
-    (H, W) mm, and labels."""
-    labels = np.zeros(SIZE, np.uint16)
-    for i, column in enumerate((60, 150, 240), start=1):
-        labels[:, column : column + 12] = i
-    below = np.concatenate([[0.0], depths])[labels]
-    # a ray (x, y, 1) t meets y^2 t^2 + (t - c)^2 = (radius - below)^2, the axis along X at Z = c
-    c, r, y = 1000.0 + radius, radius - below, RAYS[..., 1]
-    z = (c - np.sqrt(c**2 - (1 + y**2) * (c**2 - r**2))) / (1 + y**2)
-    return z + noise * np.random.default_rng(0).normal(size=SIZE), labels
 
 
 @pytest.mark.parametrize(("noise", "within"), [(0.0, 0.02), (0.1, 0.1)])
@@ -246,6 +217,9 @@ def test_who_says_the_mean_has_not_seen_the_image():
     by_image = {"a": grooves_of((2.0, 0.0), (4.0, 0.0)), "b": grooves_of((9.0, 0.0)), "c": []}
     found = say_mean_depth(by_image)
     assert [g.depths for g in found] == [(2.0, 9.0), (4.0, 9.0), (9.0, 3.0)]
+    summary = summarize_mean_depth(by_image)
+    assert summary["mae_mm"] == pytest.approx((7 + 5 + 6) / 3)
+    assert math.isnan(summary["slope"]), "it sees no depth"
     assert say_mean_depth({"a": by_image["a"]}) == say_mean_depth({}) == []
 
 
