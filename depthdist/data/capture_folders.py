@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from depthdist.core.settings import flag_name, range_problems
 from depthdist.data.dataset import DataSettings
@@ -20,6 +21,8 @@ class FolderSettings(CaptureSettings, SplitSettings):
 
     split_seed: int = 42
     "Seed of the split."
+    rgb_size: Literal["camera", "train"] = "train"
+    """Keep images at --size in the shards, or as the camera has them, for crops of full size."""
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, a line each."""
@@ -41,10 +44,14 @@ class FolderSettings(CaptureSettings, SplitSettings):
 
 
 def shard_settings(raw: str, data: DataSettings, folder: FolderSettings) -> ShardSettings:
-    """Return how the captures in `raw` are sharded: otherwise as depthdist shard does."""
+    """Return how the captures in `raw` are sharded: otherwise as depthdist shard does.
+
+    Shards with images as they are serve every --size, which is then chosen as they are opened.
+    """
     given = {field.name: getattr(folder, field.name) for field in fields(folder)}
     seed = given.pop("split_seed")
-    return ShardSettings(raw=raw, seed=seed, size=data.size, **given)
+    size = data.size if folder.rgb_size == "train" else None
+    return ShardSettings(raw=raw, seed=seed, size=size, **given)
 
 
 def shard_captures(data: DataSettings, folder: FolderSettings) -> DataSettings:

@@ -76,7 +76,8 @@ class DataSettings(ReadSettings, CacheSettings):
     another quarter each epoch."""
     size: Size | None = None
     """Height x width that the network sees, pixels, multiples of 14. Default: as sharded; of
-    captures their aspect at the recipe's number of pixels (1200x1944 gives 756x1260)."""
+    captures their aspect at the recipe's number of pixels (1200x1944 gives 756x1260). Shards with
+    --rgb-size camera may be seen at any."""
     shuffle_shards: int = 0
     """0: samples are shuffled over all shards. M: shards are shuffled, then the samples of M
     shards at a time; for remote data that the cache cannot hold."""
@@ -120,6 +121,8 @@ class DataSettings(ReadSettings, CacheSettings):
             num_train = None if self.captures else dataset.count("train")
         except ValueError as err:
             return [*found, f"--data {err}{self._advice()}"]
+        if not self.captures:
+            found += size_problems(self.size)
         if self.size not in (None, dataset.size):
             found.append(
                 f"--size is {self.size}, the images in {dataset.place} are {dataset.size}: leave"
@@ -216,7 +219,10 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that decides which sample comes when and what is in it."""
+        """Hash of everything that decides which sample comes when and what is stored of it.
+
+        The size that images are read at is in the settings, where it is not the shards'.
+        """
         names = [part.sha256 for part in self.parts]
         mixed = [*names, self.weights, self.block]
         if mixed == [names[0], (), 0]:
@@ -383,7 +389,9 @@ def open_dataset(settings: DataSettings) -> Dataset:
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
     check_shards = settings.damaged == "stop"
     parts = tuple(
-        read_index(place, cache if is_remote(place) else None, check_shards, EXPECTED)
+        read_index(place, cache if is_remote(place) else None, check_shards, EXPECTED).with_size(
+            settings.size
+        )
         for place in settings.data
     )
     if not parts:

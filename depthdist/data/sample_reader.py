@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from depthdist.data.augmentation import (
     Augmentation,
@@ -18,6 +20,8 @@ from depthdist.data.sample_order import BatchSlot, MicroBatchPlan
 from depthdist.shards.decoding import read_sample
 from depthdist.shards.index import Damaged, Index, SampleRef
 from depthdist.shards.sample_arrays import Arrays
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,10 @@ class SampleReader:
                 continue
             index, ref = self.dataset.find(self.split, number)
             try:
-                _read(index, ref, out)
+                read_shard(index, ref, partial(read_sample, ref=ref, index=index, out=out))
             except Damaged as err:
                 if self.damaged == "stop":
-                    raise ValueError(_advice(err, index)) from err
+                    raise ValueError(damage_advice(err, index)) from err
                 damage.append((number, err.facts))
                 self.known.add(number)
                 continue
@@ -70,7 +74,8 @@ def read_batch(reader: SampleReader, group: MicroBatchPlan, buffers: Buffers) ->
     return EncodedBatch(buffers, loaded, group, reader.dataset.depth_size.width)
 
 
-def _advice(err: Damaged, index: Index) -> str:
+def damage_advice(err: Damaged, index: Index) -> str:
+    """Return the error line of a damaged sample: what it is, and what can be done."""
     verify = ""
     if not index.cache:
         verify = (
@@ -80,13 +85,16 @@ def _advice(err: Damaged, index: Index) -> str:
     return f"{err}; {verify}--damaged quarantine goes on without it"
 
 
-def _read(index: Index, ref: SampleRef, out: Arrays) -> None:
-    """Read a sample; a cached shard that is damaged or was evicted is fetched again."""
+def read_shard(index: Index, ref: SampleRef, read: Callable[[int], T]) -> T:
+    """Return what `read` returns of a sample's tar, given its file descriptor; raise Damaged.
+
+    A cached shard that is damaged or was evicted is fetched again.
+    """
     for attempt in range(3):
         path = index.shard_path(ref.number)
         try:
             with open(path, "rb", buffering=0) as file:
-                return read_sample(file.fileno(), ref, index, out)
+                return read(file.fileno())
         except Damaged:
             if index.cache is None or attempt:
                 raise
@@ -96,6 +104,7 @@ def _read(index: Index, ref: SampleRef, out: Arrays) -> None:
                 raise _unreadable(ref, 0, "the file is missing") from err
         except OSError as err:
             raise _unreadable(ref, ref.start, f"cannot be read: {err.strerror}") from err
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _unreadable(ref: SampleRef, offset: int, reason: str) -> Damaged:

@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -245,6 +245,10 @@ def _shard_sources(folder: Path) -> list[ImageSource]:
 
     settings = DataSettings(data=(str(folder),))
     dataset = open_dataset(settings)
+    stored = dataset.parts[0].raw["rgb"].get("size")
+    if stored == list(dataset.depth_size):  # resized once, to the size of the model that predicts
+        settings = replace(settings, size=dataset.depth_size)
+        dataset = open_dataset(settings)
     loader = Loader(dataset, settings)
     found = []
     for split in in_order(dataset.splits):

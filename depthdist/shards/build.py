@@ -95,7 +95,7 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
         index = None
         with _together(ranks):
             if ranks.rank == 0:
-                chosen = replace(settings, size=plan.encoding.size)
+                chosen = replace(settings, size=plan.size)
                 index = _merge(chosen, plan, previous, num_written)
         return index
 

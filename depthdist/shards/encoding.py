@@ -94,7 +94,7 @@ def encode_sample(
         encode_depth(depth, encoding.depth_codec),
         encode_mask(mask),
         as_json(meta),
-        encode_rgb(rgb, encoding.size, encoding.codec, encoding.quality, encoding.subsampling),
+        encode_rgb(rgb, encoding.rgb_size, encoding.codec, encoding.quality, encoding.subsampling),
     ]
     return EncodedSample(
         members=dict(zip(encoding.members, content)),
@@ -169,10 +169,10 @@ def quantize(z: np.ndarray, near_mm: float, far_mm: float) -> tuple[np.ndarray, 
 
 
 def encode_rgb(
-    rgb: np.ndarray | Image.Image, size: Size, codec: str, quality: int, subsampling: str
+    rgb: np.ndarray | Image.Image, size: Size | None, codec: str, quality: int, subsampling: str
 ) -> bytes:
-    """Return `rgb` (H, W, 3) uint8 at the network's size, as bytes of RGB_MEMBERS[codec]."""
-    rgb = resize_rgb(rgb, size)
+    """Return `rgb` (H, W, 3) uint8 at `size`, None: its own, as bytes of RGB_MEMBERS[codec]."""
+    rgb = np.array(rgb) if size is None else resize_rgb(rgb, size)
     if codec == "jpeg":
         return simplejpeg.encode_jpeg(rgb, quality, colorspace="RGB", colorsubsampling=subsampling)
     return _png(rgb) if codec == "png" else as_npy(rgb)

@@ -18,9 +18,12 @@ crc32 = isal_zlib.crc32  # zlib's, three times as fast
 
 
 class Encoding(NamedTuple):
-    """How a capture becomes a sample: the settings that its bytes depend on."""
+    """How a capture becomes a sample: the settings that its bytes depend on.
 
-    size: Size
+    rgb_size  of the images; None: each keeps its own
+    """
+
+    rgb_size: Size | None
     depth_size: Size
     near_mm: float
     far_mm: float

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, overload
@@ -99,6 +99,7 @@ def table_dtype(num_members: int) -> np.dtype:
 class Index:
     """A dataset's index. `size` is the RGB's height and width, `depth_size` that of depth and mask.
 
+    size           of images as they are read; their own is another where `resizes` is true
     place          the folder, or the URL
     stats[split]   min_mm, max_mm, mean_mm, std_mm over the valid pixels, their number valid_pixels,
                    valid_fraction, percentiles_mm, and histogram {bin_mm, counts}
@@ -118,7 +119,19 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # another process opens its own files
-        return _reopen, (self.place, self.cache and self.cache.settings, self.sha256)
+        return _reopen, (self.place, self.cache and self.cache.settings, self.sha256, self.size)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether images are stored at other sizes than `size`, and resized as they are read."""
+        return bool(self.raw["rgb"].get("resize"))
+
+    def with_size(self, size: Size | None) -> Index:
+        """Return the index with images that are resized to `size` where they are as they are read.
+
+        Where they are stored at one size, or None is given, it stays as it is.
+        """
+        return self if size is None or not self.resizes else replace(self, size=Size(*size))
 
     @property
     def members(self) -> list[str]:
@@ -300,12 +313,12 @@ def read_index(
     return index
 
 
-def _reopen(place: str, settings: CacheSettings | None, sha256: str) -> Index:
+def _reopen(place: str, settings: CacheSettings | None, sha256: str, size: Size) -> Index:
     """Open an index in another process, raise ValueError if it is not the same any more."""
     index = read_index(place, Cache(settings) if settings else None, whole=False)
     if index.sha256 != sha256:
         raise ValueError(f"{place}: the data changed while it was read")
-    return index
+    return index.with_size(size)
 
 
 def _check_size(path: Path, expected: int, what: str) -> None:

@@ -94,6 +94,8 @@ def _check_members(raw: dict[str, Any]) -> None:
         raise ValueError("members and their kinds disagree")
     if len({*raw["members"]}) < len(raw["members"]) or len({*used}) < len(used):
         raise ValueError("a member is listed twice")
+    if "size" in rgb:
+        _check_size(rgb["size"])
     if rgb["codec"] not in CODECS["rgb"] or depth["codec"] not in CODECS["depth"]:
         raise ValueError(f"codecs are {rgb['codec']!r} and {depth['codec']!r}")
     if raw.get("foreign"):

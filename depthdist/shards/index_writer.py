@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ def compose_index(
         "created_by": f"depthdist {__version__}",
         "config_hash": _config_hash(plan, old, added),
         "settings": settings.content(),
-        "size": list(encoding.size),
-        **_member_entries(encoding),
+        "size": list(plan.size),
+        **_member_entries(encoding, old.get("rgb", {}).get("size") or plan.camera_size),
         "splits": {name: _split_entry(shards, settings) for name, shards in splits.items()},
         "shards": [_shard_entry(record) for record in in_order],
         **entries,
@@ -100,11 +101,16 @@ def _config_hash(plan: Plan, old: dict[str, Any], added: bool) -> str:
     return hashlib.sha256((old["config_hash"] + plan.hash).encode()).hexdigest()
 
 
-def _member_entries(encoding: Encoding) -> dict[str, Any]:
-    """Return the entries that say how each member of a sample is encoded."""
+def _member_entries(encoding: Encoding, camera_size: Sequence[int] | None) -> dict[str, Any]:
+    """Return the entries that say how each member of a sample is encoded.
+
+    camera_size  of most images, where they keep their sizes
+    """
     rgb: dict[str, Any] = {"member": encoding.members[-1], "codec": encoding.codec}
     if encoding.codec == "jpeg":
         rgb |= {"quality": encoding.quality, "subsampling": encoding.subsampling}
+    if encoding.rgb_size is None:
+        rgb |= {"size": list(camera_size or ()), "resize": True}
     return {
         "members": encoding.members,
         "depth": {
@@ -165,7 +171,7 @@ def _edge_agreement(records: list[Record]) -> dict[str, Any]:
 def _stretched(old: dict[str, Any], plan: Plan) -> list[int]:
     """Return the size of the most stretched images, old or new; [] where none is by much."""
     sizes = [size for size in (old.get("stretched"), plan.stretched) if size]
-    return most_stretched(map(tuple, sizes), plan.encoding.size)
+    return most_stretched(map(tuple, sizes), plan.size)
 
 
 def _near_duplicates(splits: dict[str, list[Record]], held_out: str) -> dict[str, Any]:

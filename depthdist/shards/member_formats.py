@@ -89,6 +89,24 @@ def read_png(name: str, content: memoryview, shape: tuple[int, ...] | None = Non
         raise MemberError(name, f"cannot be decoded ({err})") from err
 
 
+def read_raw_rgb(name: str, content: memoryview) -> np.ndarray:
+    """Return a view of an image of any size, (H, W, 3) uint8, that is stored as `.npy`."""
+    image = read_npy(name, content, dtype=np.dtype(np.uint8))
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise MemberError(name, f"uint8 {image.shape}; expected (H, W, 3)")
+    return image
+
+
+def decode_rgb(name: str, content: memoryview) -> np.ndarray:
+    """Return an image of any size, (H, W, 3) uint8, of a `.npy`, JPEG or PNG."""
+    if name.endswith(".npy"):
+        return read_raw_rgb(name, content)
+    try:
+        return _decode(_open_image(name, content)[1], content)
+    except Exception as err:  # Pillow raises much besides OSError
+        raise MemberError(name, f"cannot be decoded ({err})") from err
+
+
 def read_rgb(
     name: str, content: memoryview, out: np.ndarray | None, resize: bool = False
 ) -> tuple[int, int]:
@@ -109,6 +127,25 @@ def read_rgb(
 def _decode_rgb(
     name: str, content: memoryview, out: np.ndarray | None, resize: bool
 ) -> tuple[int, int]:
+    size, image = _open_image(name, content)
+    # the size is known before anything of that size is written
+    if out is not None and size == out.shape[:2]:
+        if image:
+            out[:] = _decode(image, content)
+        else:
+            simplejpeg.decode_jpeg(content, colorspace="RGB", buffer=out)
+    elif out is None or resize:
+        rgb = _decode(image, content)
+        if out is not None:
+            out[:] = resize_rgb(rgb, out.shape[:2])
+    return size
+
+
+def _open_image(name: str, content: memoryview) -> tuple[tuple[int, int], Image.Image | None]:
+    """Return height and width of a JPEG or PNG, and the PNG as Pillow opens it.
+
+    raises ValueError where it is too large, or has more than 8 bits a channel
+    """
     image = None if is_jpeg(name) else Image.open(BytesIO(content), formats=["PNG"])
     if image:
         width, height = image.size
@@ -120,21 +157,14 @@ def _decode_rgb(
             f"{height}x{width}, mode {image.mode if image else 'JPEG'}; expected 8 bits a"
             " channel, not too large to be a picture"
         )
-    size = (height, width)
-    # the size is known before anything of that size is written
-    if out is not None and size == out.shape[:2]:
-        if image:
-            out[:] = np.asarray(image.convert("RGB"))
-        else:
-            simplejpeg.decode_jpeg(content, colorspace="RGB", buffer=out)
-    elif out is None or resize:
-        if image:
-            rgb = np.asarray(image.convert("RGB"))
-        else:
-            rgb = simplejpeg.decode_jpeg(content, colorspace="RGB")
-        if out is not None:
-            out[:] = resize_rgb(rgb, out.shape[:2])
-    return size
+    return (height, width), image
+
+
+def _decode(image: Image.Image | None, content: memoryview) -> np.ndarray:
+    """Return (H, W, 3) uint8 of a PNG that is open, or of a JPEG's bytes."""
+    if image:
+        return np.asarray(image.convert("RGB"))
+    return np.asarray(simplejpeg.decode_jpeg(content, colorspace="RGB"))
 
 
 def read_external_depth(

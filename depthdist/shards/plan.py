@@ -58,6 +58,8 @@ class Plan(NamedTuple):
     groups   with --split file or folder, the split of every group of the dataset
     stretched  height and width of the images whose aspect differs most from that of the size, []
                where none differs much
+    size       of the images as the network sees them
+    camera_size  of most images as they are, None without one
     """
 
     jobs: list[Job]
@@ -69,6 +71,8 @@ class Plan(NamedTuple):
     held: int
     groups: dict[str, str]
     stretched: list[int]
+    size: Size
+    camera_size: Size | None
 
 
 class ExistingDataset(NamedTuple):
@@ -122,6 +126,7 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
     usable = usable_pairs(settings, held, found)
     settings, size_note = _choose_size(settings, held, usable.image_sizes)
     settled = _settled_groups(usable.groups, held, settings)
+    assert settings.size is not None, "_choose_size has chosen one"
     encoding = _encoding(settings, usable.depth_size)
     if not usable.pairs:
         return Plan(
@@ -134,6 +139,8 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
             held=usable.num_held,
             groups=held.groups,
             stretched=[],
+            size=settings.size,
+            camera_size=None,
         )
     sides = _choose_sides(usable, settled, held, settings)
     splits = cut_into_shards(usable.pairs, sides, held, settings, encoding)
@@ -147,7 +154,9 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
         note="\n".join(filter(None, (*usable.notes, size_note, sides.note))),
         held=usable.num_held,
         groups=sides.groups,
-        stretched=most_stretched(usable.image_sizes, encoding.size),
+        stretched=most_stretched(usable.image_sizes, settings.size),
+        size=settings.size,
+        camera_size=Size(*usable.image_sizes.most_common(1)[0][0]),
     )
 
 
@@ -278,13 +287,13 @@ def _encoding(settings: ShardSettings, camera_size: Size | None) -> Encoding:
     if settings.depth_size == "camera" and camera_size is not None:
         depth_size = camera_size
     return Encoding(
-        size=settings.size,
+        rgb_size=settings.size if settings.rgb_size == "train" else None,
         depth_size=depth_size,
         near_mm=settings.near,
         far_mm=settings.far,
         codec=settings.rgb,
-        quality=settings.quality,
-        subsampling=settings.subsampling,
+        quality=settings.jpeg.quality,
+        subsampling=settings.jpeg.subsampling,
         depth_codec=settings.depth_codec,
         check_view=settings.check_view,
     )
@@ -455,7 +464,8 @@ def samples_per_shard(encoding: Encoding, shard_mb: float) -> int:
 def bytes_of_sample(encoding: Encoding) -> float:
     """Return about how many bytes a sample takes in a shard."""
     height, width = encoding.depth_size
-    rgb = encoding.size[0] * encoding.size[1] * RGB_BYTES[encoding.codec]
+    rows, columns = encoding.rgb_size or encoding.depth_size
+    rgb = rows * columns * RGB_BYTES[encoding.codec]
     depth = 2 * height * width
     mask = height * -(-width // 8)
     return depth + mask + rgb + TAR_BYTES

@@ -138,8 +138,9 @@ def _refuse_incomplete(out: Path, content: bytes | None) -> None:
 
 def _refuse_other_settings(out: Path, index: Index, settings: ShardSettings) -> None:
     """Raise ValueError where the dataset was made with other settings."""
-    old = index.raw["settings"]
-    new = settings.content()
+    unsaid = {"rgb_size": "train"}
+    old = unsaid | index.raw["settings"]
+    new = unsaid | settings.content()
     if settings.size is None:  # the dataset's own is taken
         new["size"] = old.get("size")
     changed = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions, reading_problems
 from depthdist.core.settings import (
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from depthdist.captures.layouts import CapturePair
 
 FAR_MM = 4000.0
+
 NOT_CONTENT = {
     "raw",
     "out",
@@ -32,6 +33,18 @@ NOT_CONTENT = {
     "workers",
     "max_rejects",
 }  # where files are and how fast the dataset is made; what --groups says is in the plan
+
+
+class JpegSettings(NamedTuple):
+    """How JPEGs are made."""
+
+    quality: int
+    subsampling: str
+
+
+# by rgb_size. Resizing averages a JPEG's errors away; crops of full size keep them, and relief is
+# in contrast of a few of 255 levels: see "What storing costs" in tools/README.md
+JPEG_DEFAULTS = {"train": JpegSettings(95, "420"), "camera": JpegSettings(98, "444")}
 
 
 @dataclass(frozen=True)
@@ -165,13 +178,16 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
     recipe's number of pixels (1200x1944 gives 756x1260); with --append that of OUT."""
     depth_size: Literal["camera", "train"] = "camera"
     "Depth and mask at the camera's size, or at --size (nearest neighbour)."
+    rgb_size: Literal["camera", "train"] = "train"
+    """Images at --size, or as they are: readers then resize them in each epoch, any --size can be
+    trained, and crops of full size can be read."""
     rgb: Literal["jpeg", "png", "raw"] = "jpeg"
     """Image codec; png and raw are lossless: png is smaller and slow to read, raw is large and by
     far the fastest."""
-    quality: int = 95
-    "JPEG quality."
-    subsampling: Literal["420", "444"] = "420"
-    "JPEG chroma subsampling."
+    quality: int | None = None
+    "JPEG quality. Default: 95; 98 with --rgb-size camera, for the faint contrast of relief."
+    subsampling: Literal["420", "444"] | None = None
+    "JPEG chroma subsampling. Default: 420; 444 with --rgb-size camera."
     depth_codec: Literal["npy", "png"] = "npy"
     "Depth as plain .npy, or as 16-bit PNG: smaller, and slower to read."
     shard_mb: float = 256.0
@@ -186,11 +202,12 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
             ("workers", self.workers >= 0, "0 or more"),
             ("max_rejects", self.max_rejects >= 0, "0 or more"),
             ("seed", 0 <= self.seed < 2**64, "0 or more"),
-            ("quality", 1 <= self.quality <= 100, "1 to 100"),
+            ("quality", self.quality is None or 1 <= self.quality <= 100, "1 to 100"),
             ("shard_mb", 0 < self.shard_mb < math.inf, "more than 0 MiB"),
         )
         return [
             *self._folder_problems(),
+            *self._rgb_size_problems(),
             *SplitSettings.problems(self),
             *size_problems(self.size),
             *ranges,
@@ -219,10 +236,32 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
             if not getattr(self, name)
         ]
 
+    def _rgb_size_problems(self) -> list[str]:
+        """Return what --rgb-size camera is in conflict with."""
+        if self.rgb_size == "train":
+            return []
+        if self.index:
+            return ["--rgb-size is camera with --index: images in others' tars stay as they are"]
+        if self.depth_size == "train":
+            return [
+                "--rgb-size is camera and --depth-size is train: expected --depth-size camera with"
+                " it (crops need image and depth at one size)"
+            ]
+        return []
+
     @property
     def needs_groups(self) -> bool:
         """Whether captures are split at all."""
         return not (self.verify or self.index)
+
+    @property
+    def jpeg(self) -> JpegSettings:
+        """Return JPEG quality and subsampling, those of the size where they are not given."""
+        default = JPEG_DEFAULTS[self.rgb_size]
+        return JpegSettings(
+            default.quality if self.quality is None else self.quality,
+            self.subsampling or default.subsampling,
+        )
 
     @property
     def keep_near(self) -> bool:
@@ -239,7 +278,10 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
         left_out = NOT_CONTENT
         if self.read_options == NO_OPTIONS:  # hashes of older datasets stay
             left_out = NOT_CONTENT | field_names(FileSettings)
-        return {name: value for name, value in as_dict(self).items() if name not in left_out}
+        if self.rgb_size == "train":  # likewise
+            left_out = left_out | {"rgb_size"}
+        values = {**as_dict(self), **self.jpeg._asdict()}
+        return {name: value for name, value in values.items() if name not in left_out}
 
 
 def size_problems(size: Size | None) -> list[str]:

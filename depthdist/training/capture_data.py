@@ -12,7 +12,12 @@ from pathlib import Path
 from depthdist.core.environment import local_rank
 from depthdist.core.errors import SettingsError
 from depthdist.core.settings import as_dict, to_json_value
-from depthdist.data.capture_folders import real_places, shard_captures, shard_settings
+from depthdist.data.capture_folders import (
+    FolderSettings,
+    real_places,
+    shard_captures,
+    shard_settings,
+)
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.shards.cached_datasets import find_cached
 from depthdist.training.settings import Settings, check_together
@@ -42,7 +47,8 @@ def _own_shards(settings: Settings) -> tuple[str, ...]:
     record = open_run(source).record
     given = {**as_dict(settings.folder), "data": real_places(settings.data)}
     given["size"] = to_json_value(settings.data.size)
-    if any(record["settings"].get(name) != value for name, value in given.items()):
+    recorded = {**as_dict(FolderSettings()), **record["settings"]}  # older runs lack some
+    if any(recorded.get(name) != value for name, value in given.items()):
         return ()
     own = tuple(record["derived"]["data"])
     if not all((Path(place) / "index.json").exists() for place in own):
