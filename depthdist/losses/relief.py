@@ -1,0 +1,130 @@
+"""The loss of the detail stage, in mm at the camera's own size: relief, contours, and the rest.
+
+    losses = relief_losses(settings, coarse_log, correction, depth_mm, mask)
+    # {"relief": (B,), "contour": (B,), "offset": (B,), "loss": (B,)}
+
+With e the error in mm, z (log z^ - log z), and second differences
+D_k e = e[i - k] - 2 e[i] + e[i + k] in both directions:
+
+    relief   mean of w Huber(D_k e) over k; w = RELIEF_WEIGHT where the truth's |D_k z| is
+             1.5 .. 25 mm, 0 where it is more (a silhouette), else 1
+    contour  mean of |e[i + k] - e[i]|
+    offset   mean of |e|
+
+Second differences do not see that the coarse depth is 100 mm off or slanted: what is left of it is
+relief, and a groove's depth is fitted in the mean (Huber's penalty is a square up to HUBER_MM).
+Contours would pull hardest if they counted in the first. A term counts only where all its pixels
+were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depthdist.core.settings import range_problems
+
+FULL_WIDTH = 1944  # pixels of the image for which the strides are given
+RELIEF_MM = (1.5, 25.0)  # second differences of the truth that are relief
+RELIEF_WEIGHT = 6.0
+RELIEF_STRIDES = (4, 10)
+CONTOUR_STRIDES = (1, 4)
+HUBER_MM = 3.0
+
+
+@dataclass(frozen=True)
+class ReliefLossSettings:
+    """Weights of the terms."""
+
+    relief: float = 1.0
+    contour: float = 1.0
+    offset: float = 0.01
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, a line each."""
+        return range_problems(
+            self, *((name, getattr(self, name) >= 0, ">= 0") for name in vars(self))
+        )
+
+
+def relief_losses(
+    settings: ReliefLossSettings,
+    coarse_log: Tensor,
+    correction: Tensor,
+    depth_mm: Tensor,
+    mask: Tensor,
+    image_width: int = FULL_WIDTH,
+) -> dict[str, Tensor]:
+    """Return each term and their weighted sum as `loss`, (B,) float32 each, of crops.
+
+    coarse_log, correction  (B, H, W) float32: the prediction is exp(coarse_log + correction) mm
+    depth_mm, mask          (B, H, W) measured depth, and where it counts
+    image_width             of the whole image, pixels: strides are in proportion to it
+    """
+    scale = image_width / FULL_WIDTH
+    truth = torch.where(mask, depth_mm, 1.0)
+    error = torch.where(mask, (coarse_log + correction - truth.log()) * truth, 0.0)
+    relief = _mean(_relief_terms(error, truth, mask, [_scaled(k, scale) for k in RELIEF_STRIDES]))
+    strides = [_scaled(k, scale) for k in CONTOUR_STRIDES]
+    contour = _mean(_contour_terms(error, mask, strides))
+    offset = _share(error.abs(), mask)
+    total = settings.relief * relief + settings.contour * contour + settings.offset * offset
+    return {"relief": relief, "contour": contour, "offset": offset, "loss": total}
+
+
+def _scaled(stride: int, scale: float) -> int:
+    return max(1, round(stride * scale))
+
+
+def _relief_terms(
+    error: Tensor, truth: Tensor, mask: Tensor, strides: list[int]
+) -> Iterator[Tensor]:
+    low, high = RELIEF_MM
+    for stride in strides:
+        for axis in (1, 2):
+            valid = triples(mask, stride, axis)
+            bend = second_differences(truth, stride, axis).abs()
+            weight = torch.where(bend < low, 1.0, torch.where(bend < high, RELIEF_WEIGHT, 0.0))
+            yield _share(weight * huber(second_differences(error, stride, axis)), valid)
+
+
+def _contour_terms(error: Tensor, mask: Tensor, strides: list[int]) -> Iterator[Tensor]:
+    for stride in strides:
+        for axis in (1, 2):
+            num = error.shape[axis] - stride
+            first, second = (error.narrow(axis, at, num) for at in (0, stride))
+            valid = mask.narrow(axis, 0, num) & mask.narrow(axis, stride, num)
+            yield _share((second - first).abs(), valid)
+
+
+def second_differences(values: Tensor, stride: int, axis: int) -> Tensor:
+    """Return values[i - stride] - 2 values[i] + values[i + stride] along an axis of (B, H, W)."""
+    num = values.shape[axis] - 2 * stride
+    before, here, after = (values.narrow(axis, at, num) for at in (0, stride, 2 * stride))
+    return before - 2 * here + after
+
+
+def triples(mask: Tensor, stride: int, axis: int) -> Tensor:
+    """Return where all three pixels of a second difference count."""
+    num = mask.shape[axis] - 2 * stride
+    before, here, after = (mask.narrow(axis, at, num) for at in (0, stride, 2 * stride))
+    return before & here & after
+
+
+def huber(error: Tensor) -> Tensor:
+    """Return half the square over HUBER_MM, and beyond it a line of slope 1, mm."""
+    size = error.abs()
+    return torch.where(size < HUBER_MM, size.square() / (2 * HUBER_MM), size - HUBER_MM / 2)
+
+
+def _share(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean (B,) over valid pixels, 0 without one."""
+    total = torch.where(valid, values, 0.0).sum((1, 2))
+    return total / valid.sum((1, 2)).clamp(min=1)
+
+
+def _mean(terms: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).mean(0)

@@ -1,0 +1,180 @@
+"""A trained detail stage: its file, the adapter it belongs to, and how it refines a prediction.
+
+    detail = load_detail(run / "detail/best", adapter=run / "best")
+    target = refine_by_detail(detail, pred, image, bounds)
+
+detail.safetensors  the network's weights, float32
+detail.json         DetailRecord: the SHA-256 of the adapter on whose predictions it was trained,
+                    and how it was trained
+
+The stage learned how that adapter errs: on predictions of another one it makes things worse, so
+loading it beside another adapter is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from depthdist.core.errors import one_line
+from depthdist.core.files import parse_json, replace_folder, write_json
+from depthdist.core.settings import from_dict
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
+from depthdist.geometry.resampling import upsample
+from depthdist.models.adapter_record import WEIGHTS
+from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
+
+DETAIL_WEIGHTS = "detail.safetensors"
+DETAIL_FILE = "detail.json"
+DETAIL_FOLDER = "detail/best"  # in a run's folder
+NOT_A_DETAIL = (
+    *(AttributeError, KeyError, TypeError, ValueError),  # its record
+    *(OSError, RuntimeError, SafetensorError),  # its weights
+)
+LEAST_MM = 1.0  # a coarse depth is at least that: its logarithm is taken
+
+
+@dataclass(frozen=True)
+class DetailRecord:
+    """What a detail stage needs besides its weights, and how it was trained.
+
+    adapter    SHA-256 of the adapter's weights that it refines
+    widths     channels of the network's scales
+    camera     height and width of the images that it was trained on, pixels
+    step       optimizer steps
+    eval_loss  loss on validation crops, None without validation
+    """
+
+    adapter: str
+    widths: tuple[int, ...]
+    camera: tuple[int, int]
+    step: int
+    eval_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A detail stage, ready to refine."""
+
+    network: DetailNetwork
+    record: DetailRecord
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Return the SHA-256 of an adapter's weights; raise ValueError where there are none."""
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise ValueError(f"{folder}: no adapter here: expected {WEIGHTS}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def has_detail(run: Path) -> bool:
+    """Return whether a run's folder holds a trained detail stage."""
+    return (run / DETAIL_FOLDER / DETAIL_FILE).exists()
+
+
+def save_detail(weights: dict[str, Tensor], record: DetailRecord, folder: Path) -> None:
+    """Write a detail stage into `folder`, in place of what is there; all of it or nothing."""
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with replace_folder(folder) as fresh:
+        (fresh / DETAIL_WEIGHTS).write_bytes(save(dense))
+        write_json(fresh / DETAIL_FILE, asdict(record))
+
+
+def load_detail(folder: Path, adapter: Path) -> Detail:
+    """Return the detail stage in `folder` for the adapter in another.
+
+    raises ValueError: none there, damaged, or trained on another adapter
+    """
+    path = folder / DETAIL_FILE
+    if not path.exists():
+        raise ValueError(
+            f"{folder}: no detail stage here: expected {DETAIL_FILE} and {DETAIL_WEIGHTS};"
+            " `depthdist train --detail` makes it"
+        )
+    try:
+        record = from_dict(DetailRecord, parse_json(path.read_bytes()))
+        network = DetailNetwork(record.widths)
+        network.load_state_dict(load_file(folder / DETAIL_WEIGHTS))
+    except NOT_A_DETAIL as err:
+        raise ValueError(f"{path}: not a detail stage ({one_line(err)})") from None
+    found = adapter_sha256(adapter)
+    if found != record.adapter:
+        raise ValueError(
+            f"{folder}: was trained on another adapter ({record.adapter[:12]}) than that in"
+            f" {adapter} ({found[:12]}); train it anew with `depthdist train --detail`, or use"
+            " --refine plain"
+        )
+    return Detail(network.eval().to(memory_format=torch.channels_last), record)
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """Return what the network's inner layers compute in: half precision where it is fast.
+
+    On a GPU float16; on a CPU bfloat16 where it has units for it (AVX512-BF16, AMX).
+    """
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and has_bf16_units():
+        return torch.bfloat16
+    return torch.float32
+
+
+def has_bf16_units() -> bool:
+    """Return whether this machine's CPU multiplies matrices in bfloat16."""
+    cpu = torch.cpu
+    with contextlib.suppress(AttributeError):  # private in torch
+        return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    return False
+
+
+def coarse_log(coarse_mm: Tensor) -> Tensor:
+    """Return the natural logarithm of the coarse depth."""
+    return coarse_mm.clamp(min=LEAST_MM).log()
+
+
+def padded(length: int) -> int:
+    """Return the next multiple of MULTIPLE."""
+    return -(-length // MULTIPLE) * MULTIPLE
+
+
+def crop_inputs(pred: Tensor, size: tuple[int, int], bounds: DepthRange) -> tuple[Tensor, Tensor]:
+    """Return log depth of a coarse prediction at the padded size's quarter, and at full size.
+
+    pred     (h, w) normalized inverse depth of a whole image
+    size     height and width of the image
+    returns  (H4, W4) and (H, W) float32, where H4 and W4 are quarters of the padded size
+    """
+    height, width = size
+    full = coarse_log(denormalize_depth(upsample(pred[None], size), bounds))[0]
+    pad = (0, padded(width) - width, 0, padded(height) - height)
+    grown = torch.nn.functional.pad(full[None, None], pad, mode="replicate")
+    return torch.nn.functional.avg_pool2d(grown, SHRINK)[0, 0], full
+
+
+@torch.no_grad()
+def refine_by_detail(detail: Detail, pred: Tensor, image: Tensor, bounds: DepthRange) -> Tensor:
+    """Return `pred` at the size of `image`, with the relief that the image shows.
+
+    pred     (h, w) normalized inverse depth of the whole image, the adapter's
+    image    (H, W, 3) uint8
+    returns  (H, W) float32 normalized inverse depth
+    """
+    height, width = image.shape[:2]
+    quarter, full = crop_inputs(pred, (height, width), bounds)
+    pad = (0, 0, 0, padded(width) - width, 0, padded(height) - height)
+    rgb = torch.nn.functional.pad(image, pad)
+    dtype = best_dtype(image.device)
+    network = detail.network.to(image.device)
+    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        residual = network(rgb[None], quarter[None])[0, :height, :width]
+    depth_mm = torch.exp(full + UNIT * residual)
+    low, high = bounds.near_mm, bounds.far_mm
+    return normalize_depth(depth_mm.clamp(low, high), bounds)[0]

@@ -1,0 +1,136 @@
+"""The network of the detail stage: relief from the image at its full size, on a coarse depth.
+
+    network = DetailNetwork()
+    residual = network(rgb, log_depth)     # (B, H, W, 3) uint8, (B, H/4, W/4) -> (B, H, W)
+    depth_mm = coarse_mm * torch.exp(UNIT * residual)
+
+A small convolutional network of four scales (after U-Net, Ronneberger et al. 2015) on the image and
+the coarse depth; it is fully convolutional, so it is trained on crops and used on whole images. It
+begins at a residual of 0. Each pixel's channels are normalized by themselves (Ba et al. 2016), so
+nothing depends on what else is in a batch. Rubber is dark: the image enters as a logarithm.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthdist.models.depth_model import Float32Conv2d
+
+SHRINK = 4  # the first scale's pixels are so many image pixels a side
+MULTIPLE = 32  # image pixels of the last scale's pixels: sides are padded to a multiple
+UNIT = 0.005  # the residual's unit: natural logarithm of depth
+WIDTHS = (48, 64, 96, 96)  # channels of each scale
+LOG_FLOOR = 0.02  # added to the image, 0..1, before the logarithm
+# rough mean and spread of log(image + LOG_FLOOR), and of log(depth in mm)
+LOG_IMAGE = (-1.6, 0.8)
+LOG_DEPTH = (7.3, 0.3)
+SLOPE_SPREAD = 0.01  # of log depth from one of the first scale's pixels to the next
+
+
+class ChannelNorm(nn.Module):
+    """Normalize the channels of each pixel of (B, C, H, W)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) with mean 0 and variance 1 over C, scaled and shifted."""
+        channels_last = x.permute(0, 2, 3, 1)
+        shape = (x.shape[1],)
+        return F.layer_norm(channels_last, shape, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Two convolutions whose result is added to their input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W)."""
+        return x + self.conv2(F.relu(self.conv1(self.norm(x))))
+
+
+class DetailNetwork(nn.Module):
+    """See the module's docstring.
+
+    widths  channels of each scale: a quarter, an eighth, ... of the image's size
+    """
+
+    brightness: Tensor  # (256,) what each of the image's levels is to the network
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS):
+        super().__init__()
+        self.widths = tuple(widths)
+        inputs = 3 * SHRINK**2 + 3
+        pairs = list(pairwise(widths))
+        self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(Block(width) for width in widths)
+        self.shrink = nn.ModuleList(nn.Conv2d(fine, wide, 2, stride=2) for fine, wide in pairs)
+        self.grow = nn.ModuleList(nn.Conv2d(wide, fine, 1) for fine, wide in pairs)
+        self.up = nn.ModuleList(Block(width) for width in widths[:-1])
+        self.norm = ChannelNorm(widths[0])
+        # in bf16 its 8 bits would round a correction of 150 mm to 1 mm
+        self.head = Float32Conv2d(widths[0], SHRINK**2, 3, padding=1)
+        mean, spread = LOG_IMAGE
+        levels = torch.arange(256) / 255
+        brightness = ((levels + LOG_FLOOR).log() - mean) / spread
+        self.register_buffer("brightness", brightness, persistent=False)
+
+    def begin(self, seed: int) -> DetailNetwork:
+        """Draw the weights from `seed`; the residual is 0 everywhere then."""
+        generator = torch.Generator().manual_seed(seed)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                gain = 2**0.5 if part.kernel_size == (3, 3) and part is not self.stem else 1.0
+                fan_in = part.weight[0].numel()
+                with torch.no_grad():
+                    part.weight.normal_(0.0, gain * fan_in**-0.5, generator=generator)
+                nn.init.zeros_(cast(Tensor, part.bias))
+        nn.init.zeros_(self.head.weight)
+        return self
+
+    def inputs(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
+        """Return what the first convolution gets, (B, 51, H/4, W/4) float32.
+
+        The image as a logarithm, 4 x 4 pixels as channels, the coarse depth's logarithm, and its
+        two slopes.
+        """
+        levels = F.pixel_unshuffle(rgb.permute(0, 3, 1, 2), SHRINK)  # (B, 48, H/4, W/4)
+        image = self.brightness[levels.int()]
+        depth = log_depth.unsqueeze(1)  # (B, 1, H/4, W/4)
+        right = F.pad(depth[..., 1:] - depth[..., :-1], (0, 1))
+        down = F.pad(depth[..., 1:, :] - depth[..., :-1, :], (0, 0, 0, 1))
+        mean, spread = LOG_DEPTH
+        rest = [(depth - mean) / spread, right / SLOPE_SPREAD, down / SLOPE_SPREAD]
+        return torch.cat([image, *rest], 1)
+
+    def forward(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
+        """Return the residual (B, H, W) float32 of log depth, in UNITs.
+
+        rgb        (B, H, W, 3) uint8, H and W multiples of MULTIPLE
+        log_depth  (B, H/4, W/4) float32, natural logarithm of the coarse depth in mm
+        """
+        x = self.inputs(rgb, log_depth).to(self.stem.weight.dtype)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        kept = []
+        for block, shrink in zip(self.down, self.shrink):
+            x = block(x)
+            kept.append(x)
+            x = shrink(x)
+        x = self.down[-1](x)
+        for block, grow in zip(reversed(list(self.up)), reversed(list(self.grow))):
+            x = block(kept.pop() + F.interpolate(grow(x), scale_factor=2.0, mode="nearest"))
+        with torch.autocast(x.device.type, enabled=False):
+            fine = self.head(F.relu(self.norm(x)))  # (B, 16, H/4, W/4)
+            return F.pixel_shuffle(fine, SHRINK).squeeze(1)
