@@ -48,7 +48,6 @@ from depthdist.evaluation.relief.study import (
 from depthdist.evaluation.relief.tables import format_relief
 from depthdist.evaluation.worker_pool import WorkerPool
 from depthdist.inference.loaded_model import LoadedModel, load
-from depthdist.models.adapter_record import WEIGHTS
 from depthdist.models.settings import Refinement
 from depthdist.runs.run_folder import Run
 from depthdist.runs.seen_images import learned_from
@@ -133,11 +132,12 @@ def has_detail(run: Path) -> bool:
 
 def hash_model(run: Path) -> dict[str, str]:
     """Return the sha256 of each file of weights that predicts, by its path in the run."""
-    names = [f"best/{WEIGHTS}", *(f"detail/best/{name}" for name in DETAIL_FILES)]
+    files = [
+        path for part in ("best", "detail/best") for path in (run / part).glob("*.safetensors")
+    ]
     return {
-        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
-        for name in names
-        if (run / name).is_file()
+        path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
     }
 
 

@@ -93,6 +93,10 @@ def test_grooves_of_labelled_captures_are_in_the_evaluation(compared):
         and row["groove_found"] < 0.5
     )
     assert "grooves, all images together; limit 1.6 mm" in out and "groove_mae_mm" in out
+    (known,) = [
+        line for line in out.splitlines() if line.startswith("knows where, says the mean  ")
+    ][:1]
+    assert known.split()[5] == f"{len(grooves)}"
 
 
 def test_each_image_goes_once_through_each_network_and_its_truth_is_measured_once(
@@ -177,7 +181,10 @@ def test_runs_of_different_data_are_not_compared(compared, tires_run, run):
     assert "learned from different data" in line and "--data" in line
 
 
-def test_the_report_shows_the_grooves(compared, tires_run):
+def test_the_report_shows_the_grooves_of_older_evaluations_too(compared, tires_run):
+    for i in (0, 1):  # from before the decision was balanced
+        path = tires_run / f"run{i}/evaluation.json"
+        path.write_text(path.read_text().replace("groove_balanced_decision", "groove_decision"))
     done = command(
         "tools/report.py",
         "run",
@@ -195,3 +202,7 @@ def test_the_report_shows_the_grooves(compared, tires_run):
         in page
     )
     assert "through the tread that shows most grooves" in page
+    true = np.array([g["depths"][0] for g in v])
+    slope = np.polyfit(true, true + off, 1)[0]
+    assert f"<td>{slope:.2f}</td>" in page
+    assert f"<td>run1: knows where, says the mean</td><td>{len(off)}</td>" in page
