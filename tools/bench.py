@@ -10,6 +10,8 @@
     python tools/bench.py step
     # what each way of storing a sample costs, and does to the loss
     python tools/bench.py codecs --run runs/mine
+    # and what it costs the contrast of relief in images at the camera's size
+    python tools/bench.py relief --raw data/tires_raw
 
 What is made to measure with is kept under data/bench. The speed of a shared machine varies: compare
 only figures of one run, whose measurements take turns; CPU time varies less than the clock.
@@ -35,6 +37,7 @@ BENCHMARKS = {
     "shard": ("ShardBenchSettings", "measure_sharding"),
     "step": ("StepSettings", "compare_steps"),
     "codecs": ("CodecSettings", "compare_codecs"),
+    "relief": ("ReliefSettings", "measure_relief"),
 }
 """The settings and the function in the module of that name."""
 

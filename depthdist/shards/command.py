@@ -149,10 +149,13 @@ def format_table(index: dict[str, Any]) -> list[str]:
         )
     depth = index["depth"]
     depth_size = "x".join(map(str, depth["size"]))
-    rgb_size = "x".join(map(str, index["size"]))
+    rgb, seen = index["rgb"], "x".join(map(str, index["size"]))
+    images = f"{seen} {rgb['codec']}"
+    if "size" in rgb:
+        images = f"{'x'.join(map(str, rgb['size']))} {rgb['codec']}, seen at {seen}"
     lines.append(
         f"depth {depth_size}, step {depth['step_mm']:.5f} mm, off by {depth['max_error_mm']:.5f} mm"
-        f" at most; rgb {rgb_size} {index['rgb']['codec']}"
+        f" at most; rgb {images}"
     )
     return lines
 

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from helpers.captures import write_capture, write_label
 from transformers import DPTImageProcessor
 
 from depthdist.geometry.depth_range import DepthRange
@@ -17,6 +19,7 @@ from depthdist.losses.terms import compute_losses
 from depthdist.models.base_model import load_base
 from tools import bench
 from tools.benchmarks import loader_rows, step, trainer_path, turns
+from tools.benchmarks.relief import band_of
 
 TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1"
 
@@ -114,6 +117,28 @@ def test_every_codec_has_a_row_and_the_lossless_ones_are_exact(tmp_path, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("jpeg") for line in lines) == 5
     assert sum("lossless" in line and "exact" in line for line in lines) == 2
+
+
+def test_relief_keeps_its_contrast_without_loss_and_less_of_it_the_lower_the_quality(
+    tmp_path, capsys
+):
+    write_capture(tmp_path / "a.png", tmp_path / "a.npy", size=(48, 64))
+    write_label(tmp_path / "a_grooves.png", size=(48, 64))
+    assert bench.main(["relief", "--raw", str(tmp_path)]) == 0
+    rows = [line.rsplit(maxsplit=4) for line in capsys.readouterr().out.splitlines()]
+    errors = {row[0]: row[-1] for row in rows if len(row) == 5}
+    assert errors["png, lossless"] == errors["raw, lossless"] == "exact"
+    lossy = [float(errors[f"jpeg {quality} 4:4:4"].rstrip("%")) for quality in (90, 95, 98)]
+    assert lossy[0] > lossy[1] > lossy[2] > 0
+
+
+def test_the_band_of_relief_has_short_waves_alone():
+    column = np.arange(400)
+    for length, kept in ((8, 0.9), (400, 0.05)):
+        row = np.expm1(4 + 0.5 * np.sin(2 * np.pi * column / length))
+        image = np.broadcast_to(row[None, :, None], (60, 400, 3))
+        band = band_of(image)[30, 60:340]
+        assert (np.ptp(band) > kept) == (length == 8), (length, np.ptp(band))
 
 
 def test_steps_of_both_paths_are_measured_and_begin_with_the_same_loss(
