@@ -121,8 +121,8 @@ class DataSettings(ReadSettings, CacheSettings):
             num_train = None if self.captures else dataset.count("train")
         except ValueError as err:
             return [*found, f"--data {err}{self._advice()}"]
-        if not self.captures:
-            found += size_problems(self.size)
+        if self.size == dataset.size and not self.captures:
+            found += size_problems(self.size)  # shards may be read at any
         if self.size not in (None, dataset.size):
             found.append(
                 f"--size is {self.size}, the images in {dataset.place} are {dataset.size}: leave"
