@@ -7,6 +7,7 @@ where it has to stay clear of another stream with the same key:
     (seed, epoch)                 (0, 0, 0, 0) ...    the order of an epoch
     (seed, (part + 1) << 40 | n)  (0, 0, 0, 0) ...    the n-th shuffle of one of several datasets
     (seed, epoch)                 (0, 0, sample, 1)   the augmentation of one sample
+    (seed, number)                (0, 0, 0, 2)        one crop of the detail stage
 """
 
 from __future__ import annotations
@@ -32,3 +33,8 @@ def augmentation_words(seed: int, epoch: int, sample: int, num_words: int) -> np
     """
     philox = np.random.Philox(key=[seed, epoch], counter=[0, 0, sample, 1])
     return philox.random_raw(num_words)
+
+
+def crop_stream(seed: int, number: int) -> np.random.Generator:
+    """Return the generator of crop number `number` of the detail stage."""
+    return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, 2]))

@@ -28,6 +28,24 @@ def upsample(
     return _Resample.apply(pred, rows, columns)
 
 
+def upsample_crop(
+    pred: Tensor,
+    size: tuple[int, int],
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+    mode: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Tensor:
+    """Return the rectangle of `upsample(pred, size)` at row and column `corner`, (h, w) float32.
+
+    pred  (h, w);  shape  height and width of the rectangle. Equal to rounding: these are dense
+    products with the rows and columns that it needs.
+    """
+    (top, left), (height, width) = corner, shape
+    rows = _matrix(pred.shape[0], size[0], mode)[top : top + height]
+    columns = _matrix(pred.shape[1], size[1], mode)[left : left + width]
+    return rows.to(pred.device) @ pred.float() @ columns.to(pred.device).T
+
+
 class _Taps(NamedTuple):
     """A sparse matrix (new, old) by its rows, and the same of its transpose.
 
@@ -68,10 +86,21 @@ def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _resampling(old: int, new: int, mode: str, device: torch.device) -> _Taps:
-    """Return the weights from `old` to `new` pixels: F.interpolate of unit vectors in float64."""
+def _matrix(old: int, new: int, mode: str) -> Tensor:
+    """Return the weights (new, old) float32 from `old` to `new` pixels."""
+    return _exact_matrix(old, new, mode).float()
+
+
+def _exact_matrix(old: int, new: int, mode: str) -> Tensor:
+    """Return the weights in float64: F.interpolate of unit vectors."""
     unit = torch.eye(old, dtype=torch.float64)[None, None]
-    matrix = F.interpolate(unit, size=(new, old), mode=mode, align_corners=False)[0, 0]
+    return F.interpolate(unit, size=(new, old), mode=mode, align_corners=False)[0, 0]
+
+
+@lru_cache(maxsize=16)
+def _resampling(old: int, new: int, mode: str, device: torch.device) -> _Taps:
+    """Return the weights from `old` to `new` pixels, sparse, on a device."""
+    matrix = _exact_matrix(old, new, mode)
     return _Taps(*(part.to(device) for part in (*_sparse(matrix), *_sparse(matrix.T))))
 
 

@@ -27,7 +27,7 @@ from depthdist.core.errors import one_line
 from depthdist.core.files import parse_json, replace_folder, write_json
 from depthdist.core.settings import from_dict
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
-from depthdist.geometry.resampling import upsample
+from depthdist.geometry.resampling import upsample, upsample_crop
 from depthdist.models.adapter_record import WEIGHTS
 from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
 
@@ -112,7 +112,7 @@ def load_detail(folder: Path, adapter: Path) -> Detail:
             f" {adapter} ({found[:12]}); train it anew with `depthdist train --detail`, or use"
             " --refine plain"
         )
-    return Detail(network.eval().to(memory_format=torch.channels_last), record)
+    return Detail(network.eval(), record)
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -145,15 +145,28 @@ def padded(length: int) -> int:
     return -(-length // MULTIPLE) * MULTIPLE
 
 
-def crop_inputs(pred: Tensor, size: tuple[int, int], bounds: DepthRange) -> tuple[Tensor, Tensor]:
-    """Return log depth of a coarse prediction at the padded size's quarter, and at full size.
+def crop_inputs(
+    pred: Tensor,
+    size: tuple[int, int],
+    bounds: DepthRange,
+    corner: tuple[int, int] = (0, 0),
+    shape: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the logarithm of a coarse prediction's depth in a crop of the image, or in all of it.
 
     pred     (h, w) normalized inverse depth of a whole image
     size     height and width of the image
-    returns  (H4, W4) and (H, W) float32, where H4 and W4 are quarters of the padded size
+    corner   row and column of the crop's first pixel, multiples of SHRINK
+    shape    height and width of the crop; by default all of the image
+    returns  (H4, W4) and (H, W) float32 of the crop, where H4 and W4 are quarters of H and W padded
+             to multiples of MULTIPLE
     """
-    height, width = size
-    full = coarse_log(denormalize_depth(upsample(pred[None], size), bounds))[0]
+    height, width = shape or size
+    if shape is None:
+        fine = upsample(pred[None], size)[0]
+    else:
+        fine = upsample_crop(pred, size, corner, shape)
+    full = coarse_log(denormalize_depth(fine, bounds))
     pad = (0, padded(width) - width, 0, padded(height) - height)
     grown = torch.nn.functional.pad(full[None, None], pad, mode="replicate")
     return torch.nn.functional.avg_pool2d(grown, SHRINK)[0, 0], full

@@ -28,6 +28,7 @@ from depthdist.runs.state_files import states
 from depthdist.shards.remote_cache import CacheSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.deepspeed_sections import settle_sections
+from depthdist.training.detail.settings import DetailSettings
 from depthdist.training.schedule import ScheduleSettings
 
 MAX_COUNT = 2**63
@@ -160,10 +161,11 @@ GROUPS = (
     KeepSettings,
     EngineSettings,
     FolderSettings,
+    DetailSettings,
 )
 FREE_TO_CHANGE = {
     *("run", "recipe", "epochs", "patience", "data"),
-    *field_names(KeepSettings, EngineSettings, ReadSettings, CacheSettings),
+    *field_names(KeepSettings, EngineSettings, ReadSettings, CacheSettings, DetailSettings),
 }
 """What a resumed run may change.
 
@@ -185,6 +187,7 @@ class Settings:
     keep: KeepSettings
     engine: EngineSettings
     folder: FolderSettings = field(default_factory=FolderSettings)
+    detail: DetailSettings = field(default_factory=DetailSettings)
     captures: tuple[str, ...] = ()
     "What --data named, where it was a folder of captures: `data` has its shards then."
 
@@ -209,6 +212,13 @@ class Settings:
             return dataset
         num_shown = OVERFIT_STEPS * self.engine.global_batch
         return FewSamples.of(dataset, self.train.overfit, num_shown)
+
+    @property
+    def raw_folder(self) -> Path | None:
+        """Where full-size images are, if not in the shards: --raw, or the captures."""
+        if self.detail.raw is not None or len(self.captures) != 1:
+            return self.detail.raw
+        return Path(self.captures[0])
 
     @property
     def resumed_run(self) -> Path | None:
@@ -256,6 +266,7 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
         dataset = settings.open_data()
         found += _problems_without_validation(settings, dataset)
         found += _problems_of_length(settings, dataset)
+        found += _problems_of_detail(settings, dataset)
         ds_config = settings.engine.resolved()[0] if on_device else None
     except ValueError as err:
         return [*found, str(err)]
@@ -317,6 +328,39 @@ def _problems_of_length(settings: Settings, dataset: Dataset) -> list[str]:
     if warmup < total:
         return []
     return [f"--warmup is {warmup}: expected fewer than the run's {total} optimizer steps"]
+
+
+def _problems_of_detail(settings: Settings, dataset: Dataset) -> list[str]:
+    """Return what is wrong with --detail.
+
+    raises ValueError where the data has no images at the camera's size
+    """
+    detail = settings.detail
+    if not detail.detail:
+        return []
+    from depthdist.data.full_size import FullSizeReader  # imports torch
+
+    found = []
+    if settings.train.overfit:
+        found.append("--detail with --overfit: leave one of them out")
+    FullSizeReader(dataset, settings.raw_folder, detail.detail_memory)
+    if detail.detail_crops % world_size():
+        found.append(
+            f"--detail-crops is {detail.detail_crops}: expected a multiple of the"
+            f" {world_size()} ranks"
+        )
+    if detail.detail_crop > min(dataset.depth_size):
+        found.append(
+            f"--detail-crop is {detail.detail_crop}: expected at most {min(dataset.depth_size)},"
+            f" the images of {dataset.place} are {dataset.depth_size}"
+        )
+    num_train = dataset.count("train")
+    if detail.detail_folds > num_train:
+        found.append(
+            f"--detail-folds is {detail.detail_folds}: expected at most the {num_train} training"
+            " images"
+        )
+    return found
 
 
 def _changes_since(

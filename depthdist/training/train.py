@@ -22,6 +22,7 @@ from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
+from depthdist.training.detail.stage import train_detail
 from depthdist.training.keeping import finish
 from depthdist.training.learner import build_learner, build_model
 from depthdist.training.loop import run_loop
@@ -54,6 +55,9 @@ def train(settings: Settings, world: World) -> None:
     ds_config, remarks = settings.engine.resolved()
     with run_folder(settings, world) as folder:
         _train(settings, world, folder, dataset, ds_config, remarks)
+        if settings.detail.detail:
+            with saying_how_to_go_on(folder / "detail", 1):
+                train_detail(settings, world, folder, dataset, ds_config)
 
 
 def _train(

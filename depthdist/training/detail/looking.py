@@ -1,0 +1,124 @@
+"""Looking at the detail stage: how its relief follows the camera's, images of crops, the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from depthdist.data.batch import Batch
+from depthdist.data.loader import Loader
+from depthdist.distributed.process_group import World, gather_from_all_ranks
+from depthdist.evaluation.predictors import network_predictor
+from depthdist.evaluation.scoring import score
+from depthdist.evaluation.tables import FOOTNOTE, scores_table
+from depthdist.models.adapter import load_adapter
+from depthdist.models.detail import DETAIL_FOLDER, load_detail, refine_by_detail
+from depthdist.runs.tracker import Tracker
+from depthdist.training.detail.crop_batches import CropBatch, CropReader
+from depthdist.training.settings import Settings
+
+WINDOW = 31  # pixels a side: relief is depth less its mean over such a square
+SILHOUETTE_MM = 20.0  # a square with such a range within 7 pixels shows no relief alone
+SHOWN_MM = 8.0  # relief from black to white
+
+
+class ReliefSums:
+    """Sums of a straight line from the camera's relief to the predicted one."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(6)
+
+    def add(self, batch: CropBatch, correction: Tensor) -> None:
+        """Count the pixels of crops whose surroundings are measured and have no silhouette."""
+        where = undisturbed(batch.depth_mm, batch.mask)
+        t = relief(batch.depth_mm)[where].double().cpu().numpy()
+        p = relief(torch.exp(batch.coarse_log + correction))[where].double().cpu().numpy()
+        self.sums += [len(t), t.sum(), p.sum(), t @ t, t @ p, p @ p]
+
+    def fit(self, gather: Callable[[Any], list[Any]]) -> tuple[float, float]:
+        """Return slope and correlation over all ranks, 0 where nothing was counted."""
+        num, t, p, tt, tp, pp = np.sum(gather(self.sums), axis=0)
+        if num < 2:
+            return 0.0, 0.0
+        tt, tp, pp = tt - t * t / num, tp - t * p / num, pp - p * p / num
+        if tt <= 0 or pp <= 0:
+            return 0.0, 0.0
+        return float(tp / tt), float(tp / np.sqrt(tt * pp))
+
+
+def relief(depth_mm: Tensor) -> Tensor:
+    """Return depth less its mean over WINDOW pixels, (B, H, W)."""
+    mean = F.avg_pool2d(depth_mm[:, None], WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    return depth_mm - mean[:, 0]
+
+
+def undisturbed(depth_mm: Tensor, mask: Tensor) -> Tensor:
+    """Return where all of the window is measured, without a silhouette in it, (B, H, W) bool."""
+    z = depth_mm[:, None]
+    span = F.max_pool2d(z, 7, 1, 3) + F.max_pool2d(-z, 7, 1, 3)
+    bad = ((span > SILHOUETTE_MM) | ~mask[:, None]).float()
+    return F.max_pool2d(bad, WINDOW, 1, WINDOW // 2)[:, 0] == 0
+
+
+def draw_crop(batch: CropBatch, correction: Tensor) -> np.ndarray:
+    """Return the image of a batch's first crop (S, 4 S, 3) uint8.
+
+    The image, brightened; the relief of the camera's depth, of the coarse and of the refined one.
+    """
+    rgb = np.clip(batch.rgb[0].cpu().numpy().astype(np.float32) * 2, 0, 255).astype(np.uint8)
+    coarse = torch.exp(batch.coarse_log)
+    mask = batch.mask[:1]
+    filled = torch.where(mask, batch.depth_mm[:1], coarse[:1])
+    shown = [rgb]
+    for depth_mm in (filled, coarse[:1], torch.exp(batch.coarse_log + correction)[:1]):
+        grey = 127.5 + relief(depth_mm)[0] * (127.5 / SHOWN_MM)
+        pixels = grey.clamp(0, 255).to(torch.uint8).cpu().numpy()
+        shown.append(np.repeat(pixels[..., None], 3, axis=2))
+    shown[1][~mask[0].cpu().numpy()] = (60, 0, 0)
+    return np.concatenate(shown, axis=1)
+
+
+def final_table(
+    crops: CropReader, run: Path, settings: Settings, world: World, tracker: Tracker
+) -> None:
+    """Score the adapter alone and with the stage on whole validation images, and print it."""
+    dataset = crops.reader.dataset
+    if not dataset.has("val"):
+        return
+    model, record = load_adapter(run / "best")
+    model.to(world.device).eval()
+    detail = load_detail(run / DETAIL_FOLDER, run / "best")
+
+    def with_detail(batch: Batch) -> Tensor:
+        refined = []
+        for pred, sample in zip(model(batch.rgb), batch.samples):
+            image = torch.from_numpy(crops.reader.image("val", sample)).to(pred.device)
+            refined.append(refine_by_detail(detail, pred, image, record.bounds))
+        return torch.stack(refined)
+
+    rows = {}
+    num = dataset.count("val")
+    for name, predict in (
+        ("best adapter", network_predictor(model)),
+        ("best adapter + detail", with_detail),
+    ):
+        batches = Loader(dataset, settings.data, device=world.device).evaluate(
+            "val", 1, world.rank, world.size
+        )
+        found = score(
+            predict,
+            batches,
+            num,
+            record.bounds,
+            settings.loss,
+            world.device,
+            gather_from_all_ranks,
+        )
+        rows[name] = found["none"].means()
+    tracker.say("\n".join(["", scores_table(rows), FOOTNOTE, ""]))
