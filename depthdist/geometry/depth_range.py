@@ -50,17 +50,25 @@ def normalize_depth(
 
     Outside the mask the target is 0, never NaN: NaN times 0 is still NaN and would reach the loss.
     """
-    near, far, scale = depth_range
+    near, far, _ = depth_range
     z = depth_mm.float()
     valid = torch.isfinite(z) & (z > 0) & (z >= near * (1 - ROUNDING)) & (z <= far * (1 + ROUNDING))
     if mask is not None:
         valid &= mask
-    if scale == "linear":
-        target = (far - z) / (far - near)
-    else:
-        lowest, highest = 1.0 / far, 1.0 / near
-        target = (1.0 / (z + EPS) - lowest) / (highest - lowest)
+    target = normalize_valid(z, depth_range)
     return torch.where(valid, target.clamp(0.0, 1.0), 0.0), valid
+
+
+def normalize_valid(depth_mm: Tensor, depth_range: DepthRange) -> Tensor:
+    """Return normalized inverse depth of depth that is valid everywhere, the reverse of the next.
+
+    Depth outside the range becomes less than 0 or more than 1.
+    """
+    near, far, scale = depth_range
+    if scale == "linear":
+        return (far - depth_mm) / (far - near)
+    lowest, highest = 1.0 / far, 1.0 / near
+    return (1.0 / (depth_mm + EPS) - lowest) / (highest - lowest)
 
 
 def denormalize_depth(target: Tensor, depth_range: DepthRange) -> Tensor:

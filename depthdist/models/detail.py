@@ -26,7 +26,7 @@ from torch import Tensor
 from depthdist.core.errors import one_line
 from depthdist.core.files import parse_json, replace_folder, write_json
 from depthdist.core.settings import from_dict
-from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_depth
+from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_valid
 from depthdist.geometry.resampling import upsample, upsample_crop
 from depthdist.models.adapter_record import WEIGHTS
 from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
@@ -167,9 +167,10 @@ def crop_inputs(
     else:
         fine = upsample_crop(pred, size, corner, shape)
     full = coarse_log(denormalize_depth(fine, bounds))
-    pad = (0, padded(width) - width, 0, padded(height) - height)
-    grown = torch.nn.functional.pad(full[None, None], pad, mode="replicate")
-    return torch.nn.functional.avg_pool2d(grown, SHRINK)[0, 0], full
+    quarter = torch.nn.functional.avg_pool2d(full[None], SHRINK, ceil_mode=True)  # (1, .., ..)
+    rows, columns = (padded(side) // SHRINK for side in (height, width))
+    pad = (0, columns - quarter.shape[-1], 0, rows - quarter.shape[-2])
+    return torch.nn.functional.pad(quarter, pad, mode="replicate")[0], full
 
 
 @torch.no_grad()
@@ -188,6 +189,5 @@ def refine_by_detail(detail: Detail, pred: Tensor, image: Tensor, bounds: DepthR
     network = detail.network.to(image.device)
     with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
         residual = network(rgb[None], quarter[None])[0, :height, :width]
-    depth_mm = torch.exp(full + UNIT * residual)
-    low, high = bounds.near_mm, bounds.far_mm
-    return normalize_depth(depth_mm.clamp(low, high), bounds)[0]
+    depth_mm = torch.exp(full.add_(residual, alpha=UNIT))
+    return normalize_valid(depth_mm, bounds)

@@ -102,19 +102,25 @@ class DetailNetwork(nn.Module):
         return self
 
     def inputs(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
-        """Return what the first convolution gets, (B, 51, H/4, W/4) float32.
+        """Return what the first convolution gets, (B, 51, H/4, W/4), in its precision.
 
         The image as a logarithm, 4 x 4 pixels as channels, the coarse depth's logarithm, and its
         two slopes.
         """
-        levels = F.pixel_unshuffle(rgb.permute(0, 3, 1, 2), SHRINK)  # (B, 48, H/4, W/4)
-        image = self.brightness[levels.int()]
-        depth = log_depth.unsqueeze(1)  # (B, 1, H/4, W/4)
-        right = F.pad(depth[..., 1:] - depth[..., :-1], (0, 1))
-        down = F.pad(depth[..., 1:, :] - depth[..., :-1, :], (0, 0, 0, 1))
+        device = rgb.device.type
+        dtype = self.stem.weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        batch, height, width, colors = rgb.shape
+        tiles = rgb.view(batch, height // SHRINK, SHRINK, width // SHRINK, SHRINK, colors)
+        levels = tiles.permute(0, 1, 3, 5, 2, 4).flatten(3)  # (B, H/4, W/4, 48): color, row, column
+        image = self.brightness.to(dtype).index_select(0, levels.flatten().int())
+        right = F.pad(log_depth[..., 1:] - log_depth[..., :-1], (0, 1))
+        down = F.pad(log_depth[..., 1:, :] - log_depth[..., :-1, :], (0, 0, 0, 1))
         mean, spread = LOG_DEPTH
-        rest = [(depth - mean) / spread, right / SLOPE_SPREAD, down / SLOPE_SPREAD]
-        return torch.cat([image, *rest], 1)
+        rest = [(log_depth - mean) / spread, right / SLOPE_SPREAD, down / SLOPE_SPREAD]
+        channels_last = torch.cat([image.view(levels.shape), torch.stack(rest, -1).to(dtype)], -1)
+        return channels_last.permute(0, 3, 1, 2)
 
     def forward(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
         """Return the residual (B, H, W) float32 of log depth, in UNITs.
@@ -122,8 +128,7 @@ class DetailNetwork(nn.Module):
         rgb        (B, H, W, 3) uint8, H and W multiples of MULTIPLE
         log_depth  (B, H/4, W/4) float32, natural logarithm of the coarse depth in mm
         """
-        x = self.inputs(rgb, log_depth).to(self.stem.weight.dtype)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = self.stem(self.inputs(rgb, log_depth))
         kept = []
         for block, shrink in zip(self.down, self.shrink):
             x = block(x)
@@ -133,5 +138,5 @@ class DetailNetwork(nn.Module):
         for block, grow in zip(reversed(list(self.up)), reversed(list(self.grow))):
             x = block(kept.pop() + F.interpolate(grow(x), scale_factor=2.0, mode="nearest"))
         with torch.autocast(x.device.type, enabled=False):
-            fine = self.head(F.relu(self.norm(x)))  # (B, 16, H/4, W/4)
+            fine = self.head(F.relu(self.norm(x.float())))  # (B, 16, H/4, W/4)
             return F.pixel_shuffle(fine, SHRINK).squeeze(1)
