@@ -223,6 +223,7 @@ def test_predictions_are_those_of_the_cpu(way):
     from depthdist.inference.predictor import Predictor
     from depthdist.models.adapter_record import AdapterRecord
     from depthdist.models.base_model import load_base
+    from depthdist.models.refiner import Refiner
     from depthdist.synthetic.rooms import render as rooms
 
     model = load_base("built-in")
@@ -232,7 +233,7 @@ def test_predictions_are_those_of_the_cpu(way):
     )
     rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
     cpu, gpu = (
-        Predictor(model, record, device, way, flip=True)([InputImage(rgb, (400, 640))])[0]
+        Predictor(model, record, device, Refiner(way), flip=True)([InputImage(rgb, (400, 640))])[0]
         for device in ("cpu", "cuda")
     )
     assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 0.1 and np.abs(cpu - gpu).max() < 2

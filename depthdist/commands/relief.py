@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from depthdist.core.command_line import parse
-from depthdist.core.settings import did_you_mean, range_problems
+from depthdist.core.settings import range_problems
 from depthdist.evaluation.metrics.registry import TREAD_LIMIT_MM
-from depthdist.models.settings import REFINEMENTS
 from depthdist.runs.run_folder import open_run
-
-DETAIL = "detail"
-JUDGED = tuple(dict.fromkeys([*REFINEMENTS[1:], DETAIL]))
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class ReliefSettings:
     "The same scenes rendered with --groove-depth 0.5: what share of the relief follows depth."
     out: Path | None = None
     "File for all figures; the image is beside it. Default: relief.json in the run's folder."
-    refine: str = DETAIL
+    refine: Literal["guided", "tiles", "detail"] = "detail"
     "What is measured beside plain, and judged by the goals: detail, guided or tiles."
     tread_limit: float = TREAD_LIMIT_MM
     "Smallest groove depth that still counts as good, mm."
@@ -60,9 +57,6 @@ class ReliefSettings:
         ]
         if self.out is not None and (self.out.suffix != ".json" or not self.out.parent.is_dir()):
             found.append(f"--out {self.out}: expected a file NAME.json in a folder that exists")
-        if self.refine not in JUDGED:
-            hint = did_you_mean(self.refine, JUDGED)
-            found.append(f"--refine is {self.refine}: expected {', '.join(JUDGED)}{hint}")
         return found + range_problems(
             self,
             ("tread_limit", 0 < self.tread_limit < float("inf"), "> 0 mm"),

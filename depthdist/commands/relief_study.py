@@ -13,13 +13,13 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from depthdist.commands.relief import DETAIL, ReliefSettings
+from depthdist.commands.relief import ReliefSettings
 from depthdist.core.environment import describe_environment
 from depthdist.core.files import write_atomic, write_json
 from depthdist.evaluation.metrics.grooves import Groove
@@ -48,12 +48,12 @@ from depthdist.evaluation.relief.study import (
 from depthdist.evaluation.relief.tables import format_relief
 from depthdist.evaluation.worker_pool import WorkerPool
 from depthdist.inference.loaded_model import LoadedModel, load
+from depthdist.models.detail import has_detail
 from depthdist.models.settings import Refinement
 from depthdist.runs.run_folder import Run
 from depthdist.runs.seen_images import learned_from
 from depthdist.synthetic.command import paths
 
-DETAIL_FILES = ("detail.json", "detail.safetensors")  # in RUN/detail/best
 # captures that are predicted before any is measured: what measures takes the cores
 NUM_TIMED = 4
 T = TypeVar("T")
@@ -75,11 +75,11 @@ def study_relief(run: Run, settings: ReliefSettings) -> dict[str, Any]:
     stems = list_stems(captures)
     if settings.half:
         check_same_scenes(captures, settings.half)
-    has_judged = settings.refine != DETAIL or has_detail(run.folder)
-    judged = settings.refine if has_judged else PLAIN
-    models = {
-        row: load(run.folder, refine=cast(Refinement, row))
-        for row in dict.fromkeys([PLAIN, judged])
+    has_judged = settings.refine != "detail" or has_detail(run.folder)
+    judged: Refinement = settings.refine if has_judged else "plain"
+    refinements: list[Refinement] = ["plain", judged]
+    models: dict[str, LoadedModel] = {
+        row: load(run.folder, refine=row) for row in dict.fromkeys(refinements)
     }
     if not has_judged:
         print(
@@ -123,11 +123,6 @@ def study_relief(run: Run, settings: ReliefSettings) -> dict[str, Any]:
     print(f"{len(stems)} captures of {captures}\n\n{format_relief(content)}")
     print(f"\nwritten to {out} and {out.with_suffix('.png').name}")
     return content
-
-
-def has_detail(run: Path) -> bool:
-    """Return whether a run has a trained detail stage."""
-    return all((run / "detail" / "best" / name).is_file() for name in DETAIL_FILES)
 
 
 def hash_model(run: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,6 +30,7 @@ from depthdist.core.files import write_json
 from depthdist.core.settings import Size, as_dict
 from depthdist.data.capture_folders import real_places, shard_captures
 from depthdist.data.dataset import Dataset, DataSettings, open_dataset
+from depthdist.data.full_size import FullSizeReader
 from depthdist.data.loader import Loader
 from depthdist.evaluation.image_details import DetailOptions, DetailsPool, all_metrics
 from depthdist.evaluation.metrics.confidence import interval
@@ -57,6 +59,9 @@ from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.adapter import describe_model, load_adapter
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
+from depthdist.models.detail import DetailRecord
+from depthdist.models.refiner import Refiner, load_refiner
+from depthdist.models.settings import Refinement
 from depthdist.runs.run_folder import Run
 
 
@@ -64,7 +69,9 @@ from depthdist.runs.run_folder import Run
 class Subject:
     """What is evaluated: a run's best adapter in its model, and the data to score it on.
 
-    scored  the images of the split that are scored: by default without those of its training
+    scored    the images of the split that are scored: by default without those of its training
+    refiners  how the adapter is refined, a row each
+    images    at full size, for them
     """
 
     run: Run
@@ -74,6 +81,13 @@ class Subject:
     model: DepthModel
     record: AdapterRecord
     device: torch.device
+    refiners: list[Refiner]
+    images: FullSizeReader | None
+
+    @property
+    def detail(self) -> DetailRecord | None:
+        """The record of the detail stage that is scored, None without one."""
+        return next((one.detail.record for one in self.refiners if one.detail), None)
 
 
 def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
@@ -105,6 +119,7 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> dict[str, Any]:
         **describe_environment(subject.device),
         "run": str(run.folder),
         "adapter": asdict(subject.record),
+        "detail": asdict(subject.detail) if subject.detail else None,
         "data": subject.dataset.place,
         "data_sha256": subject.dataset.sha256,
         "split": settings.split,
@@ -137,7 +152,39 @@ def load_subject(run: Run, settings: EvaluateSettings) -> Subject:
     scored = choose_samples(run, dataset, settings.split, settings.include_seen)
     device = pick_device()
     model.to(device)
-    return Subject(run, data, dataset, scored, model, record, device)
+    refiners, images = choose_refiners(run, dataset, settings)
+    refiners = [refiner.to(device) for refiner in refiners]
+    return Subject(run, data, dataset, scored, model, record, device, refiners, images)
+
+
+def choose_refiners(
+    run: Run, dataset: Dataset, settings: EvaluateSettings
+) -> tuple[list[Refiner], FullSizeReader | None]:
+    """Return the refinements to score and what reads the images for them; print what is special.
+
+    Where nothing else was asked for: the run's detail stage, or none where its images are nowhere.
+    """
+    names: tuple[Refinement | None, ...] = settings.refine or (None,)
+    refiners = [load_refiner(name, run.folder) for name in names]
+    refiners = [refiner for refiner in refiners if refiner.refinement != "plain"]
+    if not refiners:
+        return [], None
+    places = DataSettings(data=settings.data or tuple(run.settings["data"]))
+    folders = [Path(place.removeprefix("file://")) for place in places.captures]
+    raw = folders[0] if len(folders) == 1 else None
+    try:
+        images = FullSizeReader(dataset, settings.raw or raw, memory_mb=0)
+    except ValueError as err:
+        if settings.refine:
+            raise
+        print(f"WARNING      {refiners[0]} is not scored: {err}")
+        return [], None
+    for refiner in refiners:
+        print(f"refine       {refiner}")
+        remark = refiner.width_remark(dataset.depth_size)
+        if remark:
+            print(f"WARNING      images of {remark}")
+    return refiners, images
 
 
 def given_data(run: Run, places: tuple[str, ...], size: Size) -> DataSettings:
@@ -172,12 +219,11 @@ def build_rows(subject: Subject, settings: EvaluateSettings) -> dict[str, Row]:
     if settings.flip:
         flipped = TimedPredictor(network_predictor(model, flip=True))
         rows[f"{name}, flip"] = Row(flipped, RowKind.ADAPTER_REFINED)
-    for refinement in settings.refine:
-        assert settings.raw is not None  # EvaluateSettings.problems
-        refined = TimedPredictor(
-            refined_predictor(model, refinement, subject.dataset, settings.split, settings.raw)
-        )
-        rows[f"{name}, {refinement}"] = Row(refined, RowKind.ADAPTER_REFINED)
+    for refiner in subject.refiners:
+        assert subject.images is not None  # choose_refiners
+        refined = refined_predictor(model, refiner, record.bounds, subject.images, settings.split)
+        label = f"{name} + detail" if refiner.detail else f"{name}, {refiner.refinement}"
+        rows[label] = Row(TimedPredictor(refined), RowKind.ADAPTER_REFINED)
     return rows
 
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
 from depthdist.data.batch import Batch
-from depthdist.data.dataset import Dataset
+from depthdist.data.full_size import FullSizeReader
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import average_with_mirror, refine
-from depthdist.models.settings import Refinement
+from depthdist.models.refinement import average_with_mirror
+from depthdist.models.refiner import Refiner
 
 # normalized inverse depth (B, H, W), where H and W are the ground truth's
 Predictor = Callable[[Batch], Tensor]
@@ -90,20 +89,19 @@ class TimedPredictor:
 
 
 def refined_predictor(
-    model: DepthModel, refinement: Refinement, dataset: Dataset, split: str, raw: Path
+    model: DepthModel, refiner: Refiner, bounds: DepthRange, images: FullSizeReader, split: str
 ) -> Predictor:
-    """Return a predictor that adds detail from the captures' full-size images below `raw`.
+    """Return a predictor that adds detail from images at the size of the ground truth.
 
-    The predictor raises ValueError if an image is missing, is not the one the shards were made
-    from, or has another size than the ground truth.
+    The predictor raises ValueError if an image is damaged, or if its capture is missing or is not
+    the one the shards were made from.
     """
 
     def predict(batch: Batch) -> Tensor:
         refined = []
         for pred, sample in zip(model(batch.rgb), batch.samples):
-            rgb = dataset.full_image(split, sample, raw)
-            image = torch.from_numpy(rgb).to(pred.device)  # (H, W, 3)
-            refined.append(refine(refinement, model, pred, image, model.upsampling))
+            image = torch.from_numpy(images.image(split, sample)).to(pred.device)  # (H, W, 3)
+            refined.append(refiner(model, pred, image, bounds, model.upsampling))
         return torch.stack(refined)
 
     return predict

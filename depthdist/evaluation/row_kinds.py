@@ -59,5 +59,5 @@ def infer_row_kind(label: str) -> RowKind:
         return RowKind.UNTRAINED_ALIGNED if is_aligned else RowKind.UNTRAINED
     if is_aligned:
         return RowKind.ADAPTER_ALIGNED
-    is_refined = label.endswith((", flip", ", guided", ", tiles"))
+    is_refined = label.endswith((", flip", ", guided", ", tiles", " + detail"))
     return RowKind.ADAPTER_REFINED if is_refined else RowKind.ADAPTER

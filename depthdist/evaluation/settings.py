@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 from depthdist.evaluation.metrics.alignment import ALIGNMENTS
 from depthdist.evaluation.metrics.registry import BINS_MM, TREAD_LIMIT_MM
+from depthdist.models.settings import Refinement
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class EvaluateSettings:
     """Also score the adapter with scale or scale and shift fitted to each image's ground truth:
     median, depth, disparity (comma-separated)."""
     raw: Path | None = None
-    """Folder of the captures that the shards were made from: for --refine, which needs images at
-    full size."""
-    refine: tuple[Literal["guided", "tiles"], ...] = ()
+    """Folder of the captures that the shards were made from: for --refine, where the shards do not
+    keep images at the camera's size. Default: the captures that the run was trained on."""
+    refine: tuple[Refinement, ...] | None = None
     """Also score the adapter with detail from the full-size image, as in depthdist predict:
-    guided, tiles (comma-separated)."""
+    detail, guided, tiles (comma-separated), or plain for the adapter alone. Default: detail where
+    the run has it and the images are at hand."""
     flip: bool = False
     "Also score the adapter averaged with the prediction of the mirrored image."
     details: bool = True
@@ -69,11 +70,6 @@ class EvaluateSettings:
             for name in self.align
             if name not in alignments
         ]
-        if self.refine and self.raw is None:
-            found.append(
-                "--raw is missing: --refine needs the folder of the captures that the shards were"
-                " made from"
-            )
         if self.raw is not None and not self.raw.is_dir():
             found.append(f"--raw {self.raw}: no such folder")
         is_rising = all(low < high for low, high in pairwise(self.bins_mm))

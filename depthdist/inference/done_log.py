@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
+
+from torch import nn
 
 from depthdist.captures.found_files import RESULTS_LIST
 from depthdist.core.files import parse_json
@@ -19,12 +22,17 @@ from depthdist.inference.image_sources import ImageSource
 from depthdist.inference.settings import PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
+from depthdist.models.refiner import Refiner
 
+PLAIN = Refiner()
 NOT_IN_RESULTS = ("run", "inputs", "out", "batch", "again")  # settings that results do not show
 
 
 def read_done_log(
-    settings: PredictSettings, model: DepthModel, record: AdapterRecord
+    settings: PredictSettings,
+    model: DepthModel,
+    record: AdapterRecord,
+    refiner: Refiner = PLAIN,
 ) -> dict[str, dict[str, Any]]:
     """Return the last line of each finished image in --out by its name; start the list if new.
 
@@ -34,7 +42,10 @@ def read_done_log(
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
     if settings.unit is None:  # as folders are that were begun before there was a unit
         del values["unit"]
-    made_with = hash_inputs(values, model, record)
+    networks: list[nn.Module] = [model]
+    if refiner.detail:
+        networks.append(refiner.detail.network)
+    made_with = hash_inputs(values, networks, record)
     lines = path.read_bytes().splitlines() if path.exists() and not settings.again else []
     if not lines:
         head = {"made_with": made_with, "run": settings.run, **values}
@@ -67,10 +78,10 @@ def _checked(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def hash_inputs(values: dict[str, Any], model: DepthModel, record: AdapterRecord) -> str:
+def hash_inputs(values: dict[str, Any], networks: list[nn.Module], record: AdapterRecord) -> str:
     """Return 16 hex digits that identify settings, adapter record and weights."""
     weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in chain.from_iterable(sorted(one.state_dict().items()) for one in networks):
         weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     content = [values, to_json_value(record), weights.hexdigest()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[

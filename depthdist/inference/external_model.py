@@ -31,11 +31,13 @@ from depthdist.core.errors import one_line
 from depthdist.core.files import parse_json
 from depthdist.inference.model_folder import find_model_folder
 from depthdist.inference.settings import ExternalAdapterSettings
-from depthdist.models.adapter import adapter_state_dict, load_adapter
+from depthdist.models.adapter import adapter_state_dict, describe_model, load_adapter
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.lora import finalize_lora_precision, translate_layer_name
+from depthdist.models.refiner import Refiner, load_refiner
+from depthdist.models.settings import Refinement
 
 CONFIG = "adapter_config.json"
 PROBE = Path(__file__).with_name("probe.png")  # a rendered room, (112, 182): for quick checks
@@ -66,6 +68,21 @@ def load_model(
         model, base = load_full_model(name, folder)
     model.eval()
     return model, make_record(name, model, base, external)
+
+
+def load_refined(
+    name: str, refinement: Refinement | None, external: ExternalAdapterSettings = NO_EXTERNAL
+) -> tuple[DepthModel, AdapterRecord, Refiner]:
+    """Load what `load_model` does and how its predictions are refined, and print both.
+
+    refinement  as --refine
+    """
+    refiner = load_refiner(refinement, find_model_folder(name))
+    model, record = load_model(name, external)
+    print(describe_model(model, record))
+    if refiner.refinement != "plain":
+        print(f"refine       {refiner}")
+    return model, record, refiner
 
 
 def model_kind(folder: Path) -> ModelKind:

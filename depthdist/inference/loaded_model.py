@@ -26,7 +26,7 @@ from depthdist.core.settings import Size, did_you_mean
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
 from depthdist.inference.image_sources import InputImage, find_rays
-from depthdist.inference.model_folder import find_local_folder
+from depthdist.inference.model_folder import find_local_folder, find_model_folder
 from depthdist.inference.settings import ExternalAdapterSettings
 from depthdist.models.settings import REFINEMENTS, Refinement
 
@@ -45,7 +45,7 @@ def load(
     run: str | Path,
     *,
     device: torch.device | str | None = None,
-    refine: Refinement = "plain",
+    refine: Refinement | None = None,
     flip: bool = False,
     intrinsics: Intrinsics | None = None,
     fov: float | None = None,
@@ -60,7 +60,9 @@ def load(
     run         folder of a run, of an adapter (a run's best/, or one that plain peft saved), of an
                 exported model, or a hub id
     device      of torch; by default the GPU where there is one
-    refine      detail from the image at its full size: "plain" (none), "guided" or "tiles"
+    refine      detail from the image at its full size: "detail" (the run's detail stage),
+                "guided", "tiles" or "plain" (none); by default "detail" where the run has it,
+                else "plain"
     flip        average with the prediction of the mirrored image: takes twice the time
     intrinsics  fx, fy, cx, cy of the images' camera in pixels, for points: column + 0.5 =
                 fx X / Z + cx; `predict` may have others
@@ -85,7 +87,7 @@ def load(
             ("refine", refine, REFINEMENTS),
             ("target", target, ("inverse", "linear")),
         ):
-            if value not in known:
+            if value is not None and value not in known:
                 hint = did_you_mean(str(value), known)
                 problems.append(f"{name} is {value!r}: expected {', '.join(known)}{hint}")
         if problems:
@@ -94,10 +96,12 @@ def load(
         with quiet_libraries():
             from depthdist.inference.external_model import load_model
             from depthdist.inference.predictor import Predictor
+            from depthdist.models.refiner import load_refiner
 
             chosen = pick_device() if device is None else check_device(device)
+            refiner = load_refiner(refine, find_model_folder(str(run)))
             model, record = load_model(str(run), external)
-    return LoadedModel(str(run), Predictor(model, record, chosen, refine, flip), camera)
+    return LoadedModel(str(run), Predictor(model, record, chosen, refiner, flip), camera)
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -128,6 +132,7 @@ class LoadedModel:
     run        what `load` was given
     record     what training recorded: near_mm, far_mm, size, step, epoch ...
     device     where it computes
+    refine     how it refines: what `load` was given, or chose
 
     Several threads may predict with one model at a time.
     """
@@ -136,6 +141,7 @@ class LoadedModel:
         self.run = run
         self.record = predictor.record
         self.device = predictor.device
+        self.refine = predictor.refiner.refinement
         self._predictor = predictor
         self._camera = camera
 
@@ -182,7 +188,8 @@ class LoadedModel:
 
         Where points lie beside an image (or in a capture), their rays are used, not those of
         `intrinsics` and `fov`, and their depth is `truth_mm`. Points that do not fit give a
-        warning, and so does an image of another aspect than those of training.
+        warning, and so does an image of another aspect than those of training, or of another
+        width than those of its detail stage.
 
         ValueError: not an image, another shape or type, a file that cannot be read.
         """
@@ -201,8 +208,8 @@ class LoadedModel:
             some = images[start : start + batch]
             inputs = [to_input_image(one) for one in some]
             for given, source, depth_mm in zip(inputs, some, self._predictor(inputs)):
-                remark = self.record.aspect_remark(given.size)
-                for text in (given.note, f"the image of {remark}" if remark else ""):
+                remarks = self._predictor.remarks(given).values()
+                for text in (given.note, *(f"the image {remark}" for remark in remarks)):
                     if text:
                         warnings.warn(text, stacklevel=2)
                 results.append(

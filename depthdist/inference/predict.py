@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.done_log import append_done, is_done, read_done_log
-from depthdist.inference.external_model import load_model
+from depthdist.inference.external_model import load_refined
 from depthdist.inference.image_sources import ImageSource, InputImage, find_rays
 from depthdist.inference.predictor import Predictor, list_devices, predict_sources
 from depthdist.inference.result_files import (
@@ -49,9 +50,9 @@ from depthdist.inference.result_files import (
     write_png,
 )
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
-from depthdist.models.adapter import describe_model
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
+from depthdist.models.refiner import Refiner
 
 
 def predict_images(
@@ -60,21 +61,22 @@ def predict_images(
     """Write the results of every image; return one line for each that could not be read."""
     silence_libraries()
     started = time.monotonic()
-    model, record = load_model(settings.run, external)
-    print(describe_model(model, record))
+    model, record, refiner = load_refined(settings.run, settings.refine, external)
+    settings = replace(settings, refine=refiner.refinement)
     with hold_folder(settings.out, "depthdist predict", "--out", RESULTS_LIST):
-        return _predict_into_out(settings, model, record, sources, started)
+        return _predict_into_out(settings, model, record, refiner, sources, started)
 
 
 def _predict_into_out(
     settings: PredictSettings,
     model: DepthModel,
     record: AdapterRecord,
+    refiner: Refiner,
     sources: list[ImageSource],
     started: float,
 ) -> list[str]:
     """Write what is not done yet and print a summary; `started` is when the command began."""
-    finished = read_done_log(settings, model, record)
+    finished = read_done_log(settings, model, record, refiner)
     check_overwriting(settings, record.bounds, sources, finished)
     todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
     if len(todo) < len(sources):
@@ -84,7 +86,7 @@ def _predict_into_out(
         )
     try:
         predictors = [
-            Predictor(deepcopy(model), record, device, settings.refine, settings.flip)
+            Predictor(deepcopy(model), record, device, refiner, settings.flip)
             for device in list_devices()
         ]
         num_done, problems = write_all(settings, todo, predictors)
@@ -137,7 +139,7 @@ def write_all(
     problems: list[str] = []
     num_done = 0
     num_without_rays = 0
-    other_aspects: list[str] = []
+    remarks: dict[str, list[str]] = {}
     progress = tqdm(
         total=len(sources), desc="predicting", unit="image", disable=not sys.stderr.isatty()
     )
@@ -149,9 +151,8 @@ def write_all(
                 assert depth_mm is not None  # there is one for every image that was read
                 if image.note:
                     problems.append(image.note)
-                remark = predictors[0].record.aspect_remark(image.size)
-                if remark:
-                    other_aspects.append(f"{source.name} of {remark}")
+                for kind, text in predictors[0].remarks(image).items():
+                    remarks.setdefault(kind, []).append(f"{source.name} {text}")
                 try:
                     files = write_results(settings, source.name, image, depth_mm, bounds)
                     append_done(log, source, files)
@@ -164,8 +165,8 @@ def write_all(
                     num_without_rays += 1
                 num_done += 1
             progress.update()
-    if other_aspects:
-        print(f"WARNING   {len(other_aspects)} images, such as {other_aspects[0]}")
+    for of_kind in remarks.values():
+        print(f"WARNING   {len(of_kind)} images, such as {of_kind[0]}")
     if num_without_rays:
         print(
             f"no .ply of {num_without_rays} images: their camera is not known; give --fov or"

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.unit is not None:
         options = options._replace(unit_mm=settings.unit)
     sources = find_sources(settings.inputs, settings.out, options)
-    if settings.refine != "plain" and any(source.shard for source in sources):
+    if settings.refine not in (None, "plain") and any(source.shard for source in sources):
         raise ValueError(
             f"--refine {settings.refine} needs images at their full size; shards have them at the"
             " network's size: give the captures"

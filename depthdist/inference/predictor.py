@@ -22,14 +22,15 @@ from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.image_sources import ImageSource, InputImage
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.refinement import average_with_mirror, refine
-from depthdist.models.settings import REFINEMENTS, Refinement
+from depthdist.models.refinement import average_with_mirror
+from depthdist.models.refiner import Refiner
 
 
 class Predictor:
     """Predicts depth in mm of images, on one device.
 
-    refinement, flip  as --refine and --flip
+    refiner  how predictions come to the image's full size
+    flip     as --flip
     """
 
     def __init__(
@@ -37,14 +38,13 @@ class Predictor:
         model: DepthModel,
         record: AdapterRecord,
         device: torch.device | str = "cpu",
-        refinement: Refinement = "plain",
+        refiner: Refiner | None = None,
         flip: bool = False,
     ):
-        assert refinement in REFINEMENTS, refinement
         self.model = model.to(device)
         self.record = record
         self.device = torch.device(device)
-        self.refinement = refinement
+        self.refiner = (refiner or Refiner()).to(self.device)
         self.network = average_with_mirror(model) if flip else model
 
     @torch.no_grad()
@@ -61,11 +61,29 @@ class Predictor:
         return rgb if rgb.shape[:2] == self.record.size else resize_rgb(rgb, self.record.size)
 
     def _at_size(self, pred: torch.Tensor, image: InputImage) -> torch.Tensor:
-        if self.refinement == "plain":
+        if self.refiner.refinement == "plain" or is_small(image):
             return self.model.upsampled(pred[None], image.size)[0]
-        assert image.rgb.shape[:2] == image.size, "only the image at its full size has more detail"
-        rgb = torch.from_numpy(image.rgb).to(self.device)
-        return refine(self.refinement, self.network, pred, rgb, self.model.upsampling)
+        full = image.rgb if image.rgb.shape[:2] == image.size else resize_rgb(image.rgb, image.size)
+        rgb = torch.from_numpy(full).to(self.device)
+        return self.refiner(self.network, pred, rgb, self.record.bounds, self.model.upsampling)
+
+    def remarks(self, image: InputImage) -> dict[str, str]:
+        """Return by kind why the depth of an image is less sure: "of 60x90 has another aspect"."""
+        found = {"aspect": self.record.aspect_remark(image.size)}
+        if self.refiner.refinement != "plain" and is_small(image):
+            height, width = image.rgb.shape[:2]
+            found["plain"] = (
+                f"{height}x{width}, the network's size, are not refined: --refine"
+                f" {self.refiner.refinement} needs them at full size, as captures have them"
+            )
+        else:
+            found["width"] = self.refiner.width_remark(image.size)
+        return {kind: f"of {text}" for kind, text in found.items() if text}
+
+
+def is_small(image: InputImage) -> bool:
+    """Return whether an image, from shards, is smaller than its depth: it shows no more detail."""
+    return image.rgb.shape[0] < image.size[0] or image.rgb.shape[1] < image.size[1]
 
 
 class Prediction(NamedTuple):

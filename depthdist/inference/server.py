@@ -35,13 +35,12 @@ from depthdist.core.environment import pick_device, silence_libraries
 from depthdist.core.errors import BadFile
 from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_depth
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.inference.external_model import load_model
+from depthdist.inference.external_model import load_refined
 from depthdist.inference.image_sources import InputImage
 from depthdist.inference.page_limits import MAX_SCANS, ClientClock, Memory, count_scans, listen
 from depthdist.inference.predictor import Predictor
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
 from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
-from depthdist.models.adapter import describe_model
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -86,7 +85,7 @@ class Service:
         self.worker = ThreadPoolExecutor(1)
         self.writer = ThreadPoolExecutor(1)
         self.num_pending = 0
-        self.has_warned = False  # of an image of another aspect, once
+        self.warned: set[str] = set()  # kinds of images that a warning was printed of, each once
         self.memory = Memory(settings.memory_mb * 1e6 / 2)
         self.clock = ClientClock(settings.client_s + 5)  # after an answer that says so
 
@@ -239,11 +238,12 @@ class Service:
         if num_scans > MAX_SCANS:
             raise BadFile(Path(name), f"is a JPEG of more than {MAX_SCANS} scans; expected fewer")
         rgb = np.array(open_rgb(name, upright=True, content=content))
-        remark = self.predictor.record.aspect_remark(rgb.shape[:2])
-        if remark and not self.has_warned:
-            print(f"WARNING      an image of {remark}", flush=True)
-            self.has_warned = True
-        (depth_mm,) = self.predictor([InputImage(rgb, rgb.shape[:2])])
+        given = InputImage(rgb, rgb.shape[:2])
+        for kind, text in self.predictor.remarks(given).items():
+            if kind not in self.warned:
+                print(f"WARNING      an image {text}", flush=True)
+                self.warned.add(kind)
+        (depth_mm,) = self.predictor([given])
         return MeasuredImage(name, rgb, depth_mm)
 
     async def fetch(self, request: web.Request) -> web.StreamResponse:
@@ -349,9 +349,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 def serve_page(settings: ServeSettings, external: ExternalAdapterSettings) -> None:
     """Load the model and serve the page until the program is stopped."""
     silence_libraries()
-    model, record = load_model(settings.run, external)
-    print(describe_model(model, record))
-    predictor = Predictor(model, record, pick_device(), settings.refine, settings.flip)
+    model, record, refiner = load_refined(settings.run, settings.refine, external)
+    predictor = Predictor(model, record, pick_device(), refiner, settings.flip)
     if settings.host not in LOCAL:
         print(
             f"WARNING      listening on {settings.host}: everybody who can reach it can send"

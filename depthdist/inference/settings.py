@@ -35,9 +35,11 @@ class PredictSettings:
     save: tuple[str, ...] = RESULT_KINDS[:4]
     """What to write for each image, separated by commas: npy, png, colour, figure, ply (15
     bytes per pixel)."""
-    refine: Refinement = "plain"
-    """Detail from the image at its full size: guided (moves depth edges onto the image's edges)
-    or tiles (overlapping tiles, each shown to the network at the size of the whole)."""
+    refine: Refinement | None = None
+    """Detail from the image at its full size: detail (the run's detail stage, RUN/detail/best),
+    guided (moves depth edges onto the image's edges), tiles (overlapping tiles, each shown to the
+    network at the size of the whole) or plain (none). Default: detail where the run has it, else
+    plain."""
     flip: bool = False
     "Average with the prediction of the mirrored image: takes twice the time."
     fov: float | None = None
@@ -100,8 +102,9 @@ class ServeSettings:
     the network can."""
     port: int = 8000
     "Port; 0 takes a free one."
-    refine: Refinement = "plain"
-    "Detail from the image at its full size, as in depthdist predict: plain, guided or tiles."
+    refine: Refinement | None = None
+    """Detail from the image at its full size, as in depthdist predict: detail, guided, tiles or
+    plain. Default: detail where the run has it, else plain."""
     flip: bool = False
     "Average with the prediction of the mirrored image."
     fov: float = 55.0

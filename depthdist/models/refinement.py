@@ -1,9 +1,9 @@
 """Predictions at the image's full size that are sharper than plain upsampling.
 
     # (H, W) normalized inverse depth, H and W of the image
-    target = refine("tiles", network, pred, image)
+    target = refine_by_guided_filter(pred, image)
 
-`plain` is the upsampling of training. `guided` fits the coarse prediction, window by window, as a
+`guided` fits the coarse prediction, window by window, as a
 linear function of the image's brightness and evaluates it at full size (guided filter, He et al.
 2010; He & Sun 2015): edges of depth move onto edges of the image. `tiles` also shows the network
 overlapping tiles of the image, each resized as the whole image was. A tile's prediction is fitted
@@ -15,7 +15,6 @@ of the result only fine detail is used, because a tile alone does not show its s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.geometry.resampling import upsample
-from depthdist.models.settings import Refinement
 
 # chosen on training captures: RMSE, and F1 of edges of 4 to 32 mm
 RADIUS = 2  # of the guided filter's window, in pixels of the network's input
@@ -131,22 +129,3 @@ def _fit_to(pred: Tensor, whole: Tensor) -> Tensor:
         scale = ((x - x.mean()) * (y - y.mean())).mean() / spread
     scale = scale.clamp(min=0.0)
     return (scale * (x - x.mean()) + y.mean()).float()
-
-
-def refine(
-    refinement: Refinement,
-    network: Network,
-    pred: Tensor,
-    image: Tensor,
-    upsampling: Literal["bicubic", "bilinear"] = "bicubic",
-) -> Tensor:
-    """Return normalized inverse depth (H, W) at the size of `image` (H, W, 3) uint8.
-
-    pred  (h, w): the network's prediction for the whole image, at its own size
-    """
-    if refinement == "guided":
-        return refine_by_guided_filter(pred, image)
-    whole = upsample(pred[None], (image.shape[0], image.shape[1]), upsampling)[0]
-    if refinement == "tiles":
-        return refine_by_tiles(network, whole, image, (pred.shape[0], pred.shape[1]))
-    return whole

@@ -10,8 +10,8 @@ from depthdist.core.settings import expand_user
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
-Refinement = Literal["plain", "guided", "tiles"]
-REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)  # refinement.py has what each does
+Refinement = Literal["plain", "guided", "tiles", "detail"]
+REFINEMENTS: tuple[Refinement, ...] = get_args(Refinement)  # refiner.py has what each does
 
 
 @dataclass(frozen=True)

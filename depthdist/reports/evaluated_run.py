@@ -16,6 +16,7 @@ from typing import Any
 from depthdist.core.files import parse_json
 from depthdist.evaluation.row_kinds import RowKind, adapter_row, row_kinds
 from depthdist.models.adapter_record import read_record
+from depthdist.models.detail import DETAIL_FILE, DETAIL_FOLDER
 from depthdist.runs.run_folder import Run, open_run, read_log
 
 
@@ -77,6 +78,13 @@ def read_evaluated_run(folder: Path, name: str) -> EvaluatedRun:
         raise ValueError(
             f"{path}: of another adapter than the best now (epoch {adapter.get('epoch')}, step"
             f" {adapter.get('step')}); `depthdist evaluate --run {folder}` again"
+        )
+    stage = folder / DETAIL_FOLDER / DETAIL_FILE
+    scored = evaluation.get("detail")  # older files have none
+    if scored and (not stage.exists() or scored != parse_json(stage.read_bytes())):
+        raise ValueError(
+            f"{path}: of another detail stage than {stage.parent} now; `depthdist evaluate --run"
+            f" {folder}` again"
         )
     return found
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from helpers.captures import write_capture
 from helpers.commands import command
+from helpers.detail_stages import refined_by_hand, write_stage
 from helpers.evaluation import evaluate
 from helpers.runs import make_shards, train
+from PIL import Image
 
 from depthdist.evaluation.image_details import all_metrics
 from depthdist.evaluation.metrics.pixels import PIXEL_METRICS
+from depthdist.evaluation.row_kinds import RowKind
 
 
 @pytest.fixture(scope="module")
@@ -348,3 +351,36 @@ def test_rows_with_detail_from_the_full_picture_are_what_predict_writes(run, dat
         )
         compare(rows[name], wanted, 0.06)
     assert len({rows[name]["rmse_mm"] for name in (plain, *finer)}) == 4, "each does something"
+
+
+def test_a_detail_stage_has_a_row_of_its_own_beside_plain(run, data, tmp_path):
+    detailed = shutil.copytree(run, tmp_path / "detailed")
+    write_stage(detailed, (30, 40))
+    raw = data.parent / "raw"
+    # shards hold images at the network's size: plain alone, and what to give
+    rows, out = evaluate(detailed, "--no-details")
+    (plain,) = (name for name in rows if name.startswith("adapter"))
+    assert f"WARNING      detail ({detailed}/detail/best) is not scored: " in out
+    assert "give --raw DIR, the folder of captures" in out
+    rows, out = evaluate(detailed, "--raw", raw)
+    assert f"refine       detail ({detailed}/detail/best)" in out
+    label = f"{plain} + detail"
+    assert [name for name in rows if name.startswith("adapter")] == [plain, label]
+    content = json.loads((detailed / "evaluation.json").read_text())
+    assert content["kinds"][label] == RowKind.ADAPTER_REFINED.value
+    pairs = [
+        (refined_by_hand(detailed, np.array(Image.open(raw / f"images/{stem}_color.png"))), truth)
+        for stem, truth in raw_truth(data)
+    ]
+    compare(rows[label], by_hand(pairs), 0.06)
+    differing = {
+        name.partition("@")[0] for name, value in rows[label].items() if value != rows[plain][name]
+    }
+    assert differing >= {"rmse_mm", "edge_precision", "normal_mean_deg"}
+    # kept at the camera's size, shards have the images themselves
+    whole = tmp_path / "whole"
+    assert command("tools/shard.py", raw, whole, "--rgb-size", "camera", "--rgb", "png").code == 0
+    found, _ = evaluate(detailed, "--no-details", "--data", whole, "--split", "val")
+    assert found[label]["rmse_mm"] == pytest.approx(rows[label]["rmse_mm"], abs=0.01)
+    rows, _ = evaluate(detailed, "--no-details", "--raw", raw, "--refine", "plain")
+    assert label not in rows

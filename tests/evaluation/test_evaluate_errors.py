@@ -72,8 +72,11 @@ def test_a_wrong_second_run_is_found_before_the_first_is_scored(run, monkeypatch
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--refine", "tiles"], "--raw is missing"),
-        (["--refine", "plain", "--raw", "."], "--refine is 'plain': expected one of guided, tiles"),
+        (["--refine", "tiles"], "or give --raw DIR, the folder of captures"),
+        (
+            ["--refine", "finer"],
+            "--refine is 'finer': expected one of plain, guided,",
+        ),
         (["--refine", "tiles", "--raw", "no-such-folder"], "--raw no-such-folder: no such folder"),
         (["--refine", "tiles", "--raw", "tests"], "--raw tests: it has no images/"),
     ],

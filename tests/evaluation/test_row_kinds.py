@@ -15,6 +15,7 @@ BY_LABEL = {
     "adapter, epoch 3, depth-aligned": RowKind.ADAPTER_ALIGNED,
     "adapter, epoch 3, flip": RowKind.ADAPTER_REFINED,
     "adapter, epoch 3, tiles": RowKind.ADAPTER_REFINED,
+    "adapter, epoch 3 + detail": RowKind.ADAPTER_REFINED,
 }
 
 

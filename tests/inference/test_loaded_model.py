@@ -265,7 +265,10 @@ def test_loading_leaves_warnings_and_switches_of_transformers_as_they_were(run):
     [
         ({"near_mm": 500}, "near_mm and far_mm: expected both or neither"),
         ({"size": (30, 42)}, "size is 30x42: expected multiples of 14"),
-        ({"refine": "guide"}, "refine is 'guide': expected plain, guided, tiles; did you mean"),
+        (
+            {"refine": "guide"},
+            "refine is 'guide': expected plain, guided, tiles, detail; did",
+        ),
         ({"target": "metric"}, "target is 'metric': expected inverse, linear"),
         ({"fov": 180}, "fov is 180: expected degrees above 0 and below 180"),
         ({"fov": 60, "intrinsics": (1, 1, 1, 1)}, "intrinsics and fov: expected one of them"),

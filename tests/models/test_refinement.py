@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.geometry.resampling import upsample
+from depthdist.models.detail import Detail, DetailRecord
+from depthdist.models.detail_network import DetailNetwork
 from depthdist.models.refinement import (
     average_with_mirror,
-    refine,
     refine_by_guided_filter,
     refine_by_tiles,
     tile_starts,
 )
+from depthdist.models.refiner import Refiner
+from depthdist.models.settings import REFINEMENTS
 
 
 def step(height, width, at):
@@ -144,13 +148,18 @@ def test_the_mirror_image_averages_what_both_say():
     assert torch.allclose(average_with_mirror(lopsided)(rgb), rgb.float().mean(-1) + 3.5)
 
 
-@pytest.mark.parametrize("way", ["plain", "guided", "tiles"])
+@pytest.mark.parametrize("way", REFINEMENTS)
 def test_every_way_has_the_images_size(way):
     image = torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8)
     pred = brightness(fitted(image, (28, 42))[None])[0]
-    found = refine(way, brightness, pred, image)
+    bounds = DepthRange(500.0, 3000.0)
+    stage = Detail(DetailNetwork().begin(0).eval(), DetailRecord("", (), (60, 90), 0))
+    refiner = Refiner(way, stage if way == "detail" else None)
+    found = refiner(brightness, pred, image, bounds)
     assert found.shape == (60, 90)
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
     if way == "plain":
         assert torch.equal(found, upsample(pred[None], (60, 90))[0])
+    if way == "detail":  # it begins as plain
+        assert torch.allclose(found, upsample(pred[None], (60, 90))[0].clamp(min=0), atol=1e-5)
