@@ -7,7 +7,8 @@
 A small convolutional network of four scales (after U-Net, Ronneberger et al. 2015) on the image and
 the coarse depth; it is fully convolutional, so it is trained on crops and used on whole images. It
 begins at a residual of 0. Each pixel's channels are normalized by themselves (Ba et al. 2016), so
-nothing depends on what else is in a batch. Rubber is dark: the image enters as a logarithm.
+nothing depends on what else is in a batch. Rubber is dark, and a groove is little darker: the image
+enters as a logarithm, less its mean around.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ LOG_FLOOR = 0.02  # added to the image, 0..1, before the logarithm
 # rough mean and spread of log(image + LOG_FLOOR), and of log(depth in mm)
 LOG_IMAGE = (-1.6, 0.8)
 LOG_DEPTH = (7.3, 0.3)
+WINDOW = 17  # of the first scale's pixels a side: grooves are seen against what is around them
+CONTRAST = 5.0  # what a groove's contrast is multiplied by
+MOST = 3.0  # of an input: edges of light and depth are much larger than relief
 SLOPE_SPREAD = 0.01  # of log depth from one of the first scale's pixels to the next
 
 
@@ -61,6 +65,14 @@ class Block(nn.Module):
         return x + self.conv2(F.relu(self.conv1(self.norm(x))))
 
 
+def _window_mean(image: Tensor) -> Tensor:
+    """Return the means of (B, C, H, W) over WINDOW x WINDOW pixels, cut at the border."""
+    for window in ((WINDOW, 1), (1, WINDOW)):
+        padding = (window[0] // 2, window[1] // 2)
+        image = F.avg_pool2d(image, window, 1, padding, count_include_pad=False)
+    return image
+
+
 class DetailNetwork(nn.Module):
     """See the module's docstring.
 
@@ -72,7 +84,7 @@ class DetailNetwork(nn.Module):
     def __init__(self, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
         self.widths = tuple(widths)
-        inputs = 3 * SHRINK**2 + 3
+        inputs = 3 * SHRINK**2 + 3 + 3
         pairs = list(pairwise(widths))
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Block(width) for width in widths)
@@ -102,10 +114,10 @@ class DetailNetwork(nn.Module):
         return self
 
     def inputs(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
-        """Return what the first convolution gets, (B, 51, H/4, W/4), in its precision.
+        """Return what the first convolution gets, (B, 54, H/4, W/4), in its precision.
 
-        The image as a logarithm, 4 x 4 pixels as channels, the coarse depth's logarithm, and its
-        two slopes.
+        The image's logarithm less its mean around, 4 x 4 pixels as channels; that mean; the
+        coarse depth's logarithm, and its two slopes.
         """
         device = rgb.device.type
         dtype = self.stem.weight.dtype
@@ -113,14 +125,17 @@ class DetailNetwork(nn.Module):
             dtype = torch.get_autocast_dtype(device)
         batch, height, width, colors = rgb.shape
         tiles = rgb.view(batch, height // SHRINK, SHRINK, width // SHRINK, SHRINK, colors)
-        levels = tiles.permute(0, 1, 3, 5, 2, 4).flatten(3)  # (B, H/4, W/4, 48): color, row, column
-        image = self.brightness.to(dtype).index_select(0, levels.flatten().int())
+        levels = tiles.permute(0, 1, 3, 5, 2, 4).flatten(4)  # (B, H/4, W/4, 3, 16)
+        light = self.brightness.index_select(0, levels.flatten().int()).view(levels.shape)
+        around = _window_mean(light.mean(4).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        contrast = (light - around.unsqueeze(4)).mul_(CONTRAST).clamp_(-MOST, MOST)
         right = F.pad(log_depth[..., 1:] - log_depth[..., :-1], (0, 1))
         down = F.pad(log_depth[..., 1:, :] - log_depth[..., :-1, :], (0, 0, 0, 1))
         mean, spread = LOG_DEPTH
-        rest = [(log_depth - mean) / spread, right / SLOPE_SPREAD, down / SLOPE_SPREAD]
-        channels_last = torch.cat([image.view(levels.shape), torch.stack(rest, -1).to(dtype)], -1)
-        return channels_last.permute(0, 3, 1, 2)
+        slopes = (slope.div(SLOPE_SPREAD).clamp(-MOST, MOST) for slope in (right, down))
+        depth = torch.stack([(log_depth - mean) / spread, *slopes], -1)
+        parts = [contrast.flatten(3), around, depth]
+        return torch.cat([part.to(dtype) for part in parts], -1).permute(0, 3, 1, 2)
 
     def forward(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
         """Return the residual (B, H, W) float32 of log depth, in UNITs.
