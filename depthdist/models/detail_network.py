@@ -98,7 +98,6 @@ class DetailNetwork(nn.Module):
         levels = torch.arange(256) / 255
         brightness = ((levels + LOG_FLOOR).log() - mean) / spread
         self.register_buffer("brightness", brightness, persistent=False)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def begin(self, seed: int) -> DetailNetwork:
         """Draw the weights from `seed`; the residual is 0 everywhere then."""
