@@ -8,6 +8,12 @@
     OUT/onnx       depth_fp32.onnx and depth_fp16.onnx: uint8 RGB of the training size in, mm out
                    (onnx_export.py compares them with PyTorch)
 
+Where the run has a detail stage, also
+
+    OUT/model      detail.safetensors, detail.json, and detail.py (with detail_network.py), which
+                   predicts with both networks
+    OUT/adapter    detail.safetensors, detail.json
+
 OUT/model and OUT/adapter are accepted by `depthdist predict --run`.
 """
 
@@ -16,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +39,12 @@ from depthdist.evaluation.tables import format_interval, format_value
 from depthdist.inference.external_model import load_model
 from depthdist.inference.model_folder import find_model_folder
 from depthdist.inference.settings import ExportSettings, ExternalAdapterSettings
+from depthdist.models import detail_network
 from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.depth_model import DepthModel
+from depthdist.models.detail import Detail, adapter_sha256, write_detail
+from depthdist.models.refiner import load_refiner
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.seen_images import seen_file
 
@@ -59,7 +68,7 @@ step {step}. It sees images resized to {size}
 1 is {near_mm:.2f} mm and 0 is {far_mm:.2f} mm, the nearest and farthest depth of its training \
 set: it cannot predict farther depths. It is right for that camera
 and that kind of scene; on others the millimetres are wrong although the image looks right.
-
+{detail}
 ## Data
 
 {data}
@@ -72,6 +81,41 @@ and that kind of scene; on others the millimetres are wrong although the image l
 
 {licence}
 """
+
+# what runs a detail stage without us: our own files, by their names there, and what becomes of
+# lines that import others of ours
+DETAIL_MODULES = {
+    "detail.py": Path(__file__).with_name("exported_detail.py"),
+    "detail_network.py": Path(detail_network.__file__),
+}
+IMPORTS = {
+    "from depthdist.models.detail_network import": "from detail_network import",
+    "from depthdist.models.depth_model import Float32Conv2d": (
+        "from torch.nn import Conv2d as Float32Conv2d  # the network is float32 as a whole here"
+    ),
+}
+DETAIL_CARD = {
+    "transformers": """
+## Fine detail
+
+`pipeline("depth-estimation")` gives the coarse depth alone. `detail.safetensors` is a second \
+network, which adds relief from the image at its full size ({size} in training). Both together:
+
+    python detail.py IMAGE                   # writes IMAGE_depth.npy: float32, mm
+
+    from detail import DetailedDepth         # in this folder; or from Python
+    depth_mm = DetailedDepth(".")(PIL.Image.open("image.png"))
+
+The two modules need torch, transformers, safetensors, numpy and Pillow. \
+`depthdist predict --run` uses the detail stage by itself.
+""",
+    "peft": """
+## Fine detail
+
+`peft` gives the coarse depth alone. `detail.safetensors` is a second network, which adds relief \
+from the image at its full size ({size} in training); `depthdist predict --run` uses it.
+""",
+}
 
 
 @torch.no_grad()
@@ -86,21 +130,33 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
 def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
+    detail = load_stage(find_model_folder(settings.run)) if settings.detail else None
     warn_without_scores(settings, record)
     network: Any = model.net
     if "adapter" in settings.forms:
         if isinstance(network, PeftModel):
-            export_adapter(settings.run, record, settings.out / "adapter")
+            export_adapter(settings.run, record, settings.out / "adapter", detail)
         else:
             print("no adapter: the network trained as a whole, which `model` holds")
     if isinstance(network, PeftModel):
         model.net = network.merge_and_unload()
     if "model" in settings.forms:
-        export_full_model(model, record, settings.out / "model", settings.run)
+        export_full_model(model, record, settings.out / "model", settings.run, detail)
     if "onnx" in settings.forms:
         from depthdist.inference.onnx_export import export_onnx
 
         export_onnx(model, record, settings.out / "onnx", settings.run)
+
+
+def load_stage(folder: Path) -> Detail | None:
+    """Return the detail stage of a run or of an exported folder, None where there is none.
+
+    raises ValueError where it is damaged or of another adapter
+    """
+    try:
+        return load_refiner(None, folder).detail
+    except ValueError as err:
+        raise ValueError(f"{err}; --no-detail exports without it") from None
 
 
 def check_foreign_folders(settings: ExportSettings) -> None:
@@ -125,8 +181,8 @@ def warn_without_scores(settings: ExportSettings, record: AdapterRecord) -> None
         )
 
 
-def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
-    """Copy the adapter's own files and write its card beside them."""
+def export_adapter(run: str, record: AdapterRecord, folder: Path, detail: Detail | None) -> None:
+    """Copy the adapter's own files and write its detail stage and its card beside them."""
     source = find_model_folder(run)
     source = source if (source / "adapter_config.json").exists() else source / "best"
     with replace_folder(folder) as fresh:
@@ -134,22 +190,43 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path) -> None:
             shutil.copy(source / name, fresh)
         (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
         copy_seen(run, fresh)
-        (fresh / "README.md").write_text(model_card(run, record, "peft"), encoding="utf-8")
+        if detail:
+            write_detail(detail.network.state_dict(), detail.record, fresh)
+        (fresh / "README.md").write_text(model_card(run, record, "peft", detail), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
         " a model card for the hub"
     )
 
 
-def export_full_model(model: DepthModel, record: AdapterRecord, folder: Path, run: str) -> None:
-    """Write the model with the adapter merged in, and its card."""
+def export_full_model(
+    model: DepthModel, record: AdapterRecord, folder: Path, run: str, detail: Detail | None
+) -> None:
+    """Write the model with the adapter merged in, its detail stage, and its card."""
     save_full_model(model, {}, record, folder)
     copy_seen(run, folder)
-    (folder / "README.md").write_text(model_card(run, record, "transformers"), encoding="utf-8")
+    if detail:  # it belongs to these merged weights now
+        merged = replace(detail.record, adapter=adapter_sha256(folder))
+        write_detail(detail.network.state_dict(), merged, folder)
+        write_detail_modules(folder)
+    card = model_card(run, record, "transformers", detail)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     print(
         f'model        {folder}: transformers.pipeline("depth-estimation", "{folder}") gives'
         " normalized inverse depth; its README.md has the formula for mm"
     )
+    if detail:
+        print(f"detail       python {folder / 'detail.py'} IMAGE: mm with the detail stage")
+
+
+def write_detail_modules(folder: Path) -> None:
+    """Write the modules that predict with a detail stage, without an import of depthdist."""
+    for name, path in DETAIL_MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        for ours, theirs in IMPORTS.items():
+            text = text.replace(ours, theirs)
+        assert "depthdist." not in text.replace("depthdist.json", ""), path
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def copy_seen(run: str, folder: Path) -> None:
@@ -159,7 +236,7 @@ def copy_seen(run: str, folder: Path) -> None:
         shutil.copy(path, folder)
 
 
-def model_card(run: str, record: AdapterRecord, library: str) -> str:
+def model_card(run: str, record: AdapterRecord, library: str, detail: Detail | None) -> str:
     """Return a model card in the hub's form: data, metrics with intervals, bounds, licence."""
     folder = find_model_folder(run)
     base = public_name(record.model)
@@ -182,6 +259,7 @@ def model_card(run: str, record: AdapterRecord, library: str) -> str:
         formula=depth_formula(record),
         near_mm=record.near_mm,
         far_mm=record.far_mm,
+        detail=DETAIL_CARD[library].format(size=Size(*detail.record.camera)) if detail else "",
         data=describe_data(run_record),
         scores=score_table(read_own_evaluation(folder, record)),
         licence=f"{licence}, as its base model {base}."

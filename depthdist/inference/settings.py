@@ -80,6 +80,8 @@ class ExportSettings:
     "Folder to write to."
     forms: tuple[str, ...] = FORMS
     "What to write, separated by commas: model, adapter, onnx."
+    detail: bool = True
+    "Write the run's detail stage too, where it has one."
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, one line for each problem."""

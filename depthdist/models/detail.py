@@ -31,6 +31,7 @@ from depthdist.geometry.resampling import upsample, upsample_crop
 from depthdist.models.adapter_record import WEIGHTS
 from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
 
+FULL_WEIGHTS = "model.safetensors"  # of a network that trained as a whole, or was exported
 DETAIL_WEIGHTS = "detail.safetensors"
 DETAIL_FILE = "detail.json"
 DETAIL_FOLDER = "detail/best"  # in a run's folder
@@ -68,11 +69,15 @@ class Detail:
 
 
 def adapter_sha256(folder: Path) -> str:
-    """Return the SHA-256 of an adapter's weights; raise ValueError where there are none."""
-    path = folder / WEIGHTS
-    if not path.exists():
-        raise ValueError(f"{folder}: no adapter here: expected {WEIGHTS}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return the SHA-256 of an adapter's weights, or of those of a whole model.
+
+    raises ValueError where there are none
+    """
+    for name in (WEIGHTS, FULL_WEIGHTS):
+        path = folder / name
+        if path.exists():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    raise ValueError(f"{folder}: no adapter here: expected {WEIGHTS} or {FULL_WEIGHTS}")
 
 
 def has_detail(run: Path) -> bool:
@@ -82,10 +87,15 @@ def has_detail(run: Path) -> bool:
 
 def save_detail(weights: dict[str, Tensor], record: DetailRecord, folder: Path) -> None:
     """Write a detail stage into `folder`, in place of what is there; all of it or nothing."""
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with replace_folder(folder) as fresh:
-        (fresh / DETAIL_WEIGHTS).write_bytes(save(dense))
-        write_json(fresh / DETAIL_FILE, asdict(record))
+        write_detail(weights, record, fresh)
+
+
+def write_detail(weights: dict[str, Tensor], record: DetailRecord, folder: Path) -> None:
+    """Write the two files of a detail stage beside what is in `folder`."""
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    (folder / DETAIL_WEIGHTS).write_bytes(save(dense))
+    write_json(folder / DETAIL_FILE, asdict(record))
 
 
 def load_detail(folder: Path, adapter: Path) -> Detail:
@@ -174,18 +184,25 @@ def crop_inputs(
 
 
 @torch.no_grad()
-def refine_by_detail(detail: Detail, pred: Tensor, image: Tensor, bounds: DepthRange) -> Tensor:
+def refine_by_detail(
+    detail: Detail,
+    pred: Tensor,
+    image: Tensor,
+    bounds: DepthRange,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Return `pred` at the size of `image`, with the relief that the image shows.
 
     pred     (h, w) normalized inverse depth of the whole image, the adapter's
     image    (H, W, 3) uint8
+    dtype    what the network's inner layers compute in; by default `best_dtype`
     returns  (H, W) float32 normalized inverse depth
     """
     height, width = image.shape[:2]
     quarter, full = crop_inputs(pred, (height, width), bounds)
     pad = (0, 0, 0, padded(width) - width, 0, padded(height) - height)
     rgb = torch.nn.functional.pad(image, pad)
-    dtype = best_dtype(image.device)
+    dtype = dtype or best_dtype(image.device)
     network = detail.network.to(image.device)
     with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
         residual = network(rgb[None], quarter[None])[0, :height, :width]

@@ -19,7 +19,7 @@ from torch import Tensor
 from depthdist.core.files import recover_folder
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import upsample
-from depthdist.models.adapter_record import WEIGHTS
+from depthdist.models.adapter_record import ADAPTER_FILE
 from depthdist.models.detail import (
     DETAIL_FILE,
     DETAIL_FOLDER,
@@ -114,7 +114,7 @@ def find_stage(folder: Path) -> tuple[Path, Path]:
     """
     folder = folder if folder.name else folder.resolve()
     recover_folder(folder / "best")
-    if (folder / "best" / WEIGHTS).exists():
+    if (folder / "best" / ADAPTER_FILE).exists():
         adapter, run = folder / "best", folder
     else:
         adapter, run = folder, folder.parent if folder.name == "best" else folder
