@@ -13,6 +13,8 @@ Where the run has a detail stage, also
     OUT/model      detail.safetensors, detail.json, and detail.py (with detail_network.py), which
                    predicts with both networks
     OUT/adapter    detail.safetensors, detail.json
+    OUT/onnx       depth_detail_fp32.onnx and depth_detail_fp16.onnx: uint8 RGB of full size in,
+                   mm out
 
 OUT/model and OUT/adapter are accepted by `depthdist predict --run`.
 """
@@ -146,6 +148,10 @@ def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -
         from depthdist.inference.onnx_export import export_onnx
 
         export_onnx(model, record, settings.out / "onnx", settings.run)
+        if detail:
+            from depthdist.inference.onnx_detail import export_detail_onnx
+
+            export_detail_onnx(model, record, detail, settings.out / "onnx", settings.run)
 
 
 def load_stage(folder: Path) -> Detail | None:

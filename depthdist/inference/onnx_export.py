@@ -7,6 +7,8 @@ Input and output of the network:
 
     rgb       (B, h, w, 3) uint8, resized to the training size as by Pillow's bicubic filter
     depth_mm  (B, h, w) float32
+
+onnx_detail.py exports the network together with a detail stage.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -71,8 +74,6 @@ def export_onnx(model: DepthModel, record: AdapterRecord, out: Path, run: str) -
 
     Prints the largest difference from PyTorch in float32, mm, and times, on images of the run.
     """
-    import onnxruntime
-
     out.mkdir(parents=True, exist_ok=True)
     images, description = load_check_images(run, record.size)
     model = model.eval()
@@ -87,21 +88,32 @@ def export_onnx(model: DepthModel, record: AdapterRecord, out: Path, run: str) -
     for name, dtype in PRECISIONS.items():
         path = out / f"depth_{name}.onnx"
         write_onnx(MillimetreModel(model, record.bounds, record.size, dtype), record.size, path)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        session.run(None, {"rgb": images[0][None].numpy()})  # the first call is slow
-        start = time.perf_counter()
-        found = [session.run(["depth_mm"], {"rgb": rgb[None].numpy()})[0][0] for rgb in images]
-        seconds = (time.perf_counter() - start) / len(images)
-        errors = [np.abs(f - e) for f, e in zip(found, expected)]
-        print(
-            f"  {path}: off by at most {max(e.max() for e in errors):.3f} mm, on average"
-            f" {np.mean([e.mean() for e in errors]):.4f} mm; {seconds:.2f} s per image,"
-            f" {path.stat().st_size / 1e6:.1f} MB"
-        )
+        print_differences(path, images, expected)
 
 
-def write_onnx(network: MillimetreModel, size: tuple[int, int], path: Path) -> None:
-    """Write one ONNX file, for batches of any size."""
+def print_differences(path: Path, images: list[Tensor], expected: list[np.ndarray]) -> None:
+    """Print how far an ONNX file's depth is from PyTorch's, mm, and its time.
+
+    images    (H, W, 3) uint8
+    expected  (H, W) float32 mm, of each image
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session.run(None, {"rgb": images[0][None].numpy()})  # the first call is slow
+    start = time.perf_counter()
+    found = [session.run(["depth_mm"], {"rgb": rgb[None].numpy()})[0][0] for rgb in images]
+    seconds = (time.perf_counter() - start) / len(images)
+    errors = [np.abs(f - e) for f, e in zip(found, expected)]
+    print(
+        f"  {path}: off by at most {max(e.max() for e in errors):.3f} mm, on average"
+        f" {np.mean([e.mean() for e in errors]):.4f} mm; {seconds:.2f} s per image,"
+        f" {path.stat().st_size / 1e6:.1f} MB"
+    )
+
+
+def write_onnx(network: nn.Module, size: tuple[int, int], path: Path) -> None:
+    """Write one ONNX file, for batches of any number of images of one size."""
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     shapes = {"rgb": {0: torch.export.Dim("batch")}}
     # it warns of torchvision's operators, which are not in the network
@@ -122,23 +134,6 @@ def write_onnx(network: MillimetreModel, size: tuple[int, int], path: Path) -> N
     program.save(path, external_data=False)
 
 
-def load_check_images(run: str, size: tuple[int, int]) -> tuple[list[Tensor], str]:
-    """Return images (h, w, 3) uint8 of that size and a description of them.
-
-    They are from the run's validation set, or the built-in image if that set is not available.
-    """
-    try:
-        images = load_validation_images(run, size)
-    except ValueError as err:  # the data was moved: any image shows whether the two agree
-        print(f"onnx         the built-in image is used instead of the run's images: {err}")
-        images = []
-    if images:
-        return images, "validation images"
-    probe = resize_rgb(load_probe(), size)
-    flips = [probe, probe[::-1], probe[:, ::-1], probe[::-1, ::-1]]
-    return [torch.from_numpy(rgb.copy()) for rgb in flips], "flips of the built-in image"
-
-
 def load_validation_images(run: str, size: tuple[int, int]) -> list[Tensor]:
     """Return the first validation images of a run; none if it is no run or has another size."""
     folder = find_model_folder(run)
@@ -154,3 +149,26 @@ def load_validation_images(run: str, size: tuple[int, int]) -> list[Tensor]:
         loader.samples(split, [number]).to(torch.device("cpu")).rgb[0]
         for number in range(min(NUM_CHECK_IMAGES, dataset.count(split)))
     ]
+
+
+def load_check_images(
+    run: str,
+    size: tuple[int, int],
+    load_images: Callable[[str, tuple[int, int]], list[Tensor]] = load_validation_images,
+) -> tuple[list[Tensor], str]:
+    """Return images (h, w, 3) uint8 of that size and a description of them.
+
+    They are from the run's validation set, or the built-in image if that set is not available.
+
+    load_images  returns images of a run of that size; none, or ValueError, where it has none
+    """
+    try:
+        images = load_images(run, size)
+    except ValueError as err:  # the data was moved: any image shows whether the two agree
+        print(f"onnx         the built-in image is used instead of the run's images: {err}")
+        images = []
+    if images:
+        return images, "validation images"
+    probe = resize_rgb(load_probe(), size)
+    flips = [probe, probe[::-1], probe[:, ::-1], probe[::-1, ::-1]]
+    return [torch.from_numpy(rgb.copy()) for rgb in flips], "flips of the built-in image"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,19 @@ from helpers.captures import capture
 from helpers.commands import ON_CPU, command
 from helpers.detail_stages import write_stage
 from helpers.models import masters, save_dav2, trained
+from helpers.runs import make_shards, train
 from PIL import Image
 
 import depthdist
+from depthdist.data.dataset import open_dataset
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth
 from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.inference import onnx_detail
+from depthdist.inference.onnx_export import load_check_images
 from depthdist.models.adapter import load_adapter, save_adapter
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.detail import DETAIL_FOLDER, load_detail, refine_by_detail
+from depthdist.runs.run_folder import open_run
 
 SIZE = (28, 42)  # of the network's images
 CAMERA = (100, 154)  # no multiples of 32, the width not even of 4
@@ -61,6 +67,67 @@ def depth_of(adapter, stage, rgb):
         )
         coarse = model.upsampled(pred, rgb.shape[:2])[0]
     return tuple(denormalize_depth(target, BOUNDS).numpy() for target in (coarse, fine))
+
+
+def merged(run):
+    """Return the run's model with the adapter merged in, its record and its detail stage."""
+    model, record = load_adapter(run / "best")
+    model.net = model.net.merge_and_unload()
+    return model, record, load_detail(run / DETAIL_FOLDER, run / "best")
+
+
+def test_onnx_of_the_full_image_gives_the_refined_depth(run, tmp_path, capsys, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnx_detail, "PRECISIONS", {"fp32": torch.float32})  # each takes 10 s
+    onnx_detail.export_detail_onnx(*merged(run), tmp_path, str(run))
+    printed = capsys.readouterr().out
+    path = tmp_path / "depth_detail_fp32.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    images = [capture(number, size=CAMERA)[0] for number in range(3)]
+    (found,) = session.run(None, {"rgb": np.stack(images)})
+    assert found.dtype == np.float32
+    for rgb, depth_mm in zip(images, found):
+        coarse, fine = depth_of(run / "best", run / DETAIL_FOLDER, rgb)
+        assert np.abs(depth_mm - fine).max() < 0.1
+        assert np.abs(coarse - fine).mean() > 2, "the stage adds relief"
+    off_by = float(re.search(r"fp32.onnx: off by at most ([\d.]+) mm", printed)[1])
+    assert off_by < 0.1
+    assert "with the detail stage, 100x154, against PyTorch in float32" in printed
+
+
+@pytest.mark.parametrize("rgb_size", ["camera", "train"])
+def test_onnx_is_checked_on_full_images_of_the_run(tmp_path, rgb_size):
+    data = make_shards(tmp_path, 4, rgb_size=rgb_size)
+    assert train(data, tmp_path / "run", "--epochs", 1, "--raw", tmp_path / "raw").code == 0
+    dataset = open_dataset(open_run(tmp_path / "run").data)
+    wanted = dataset.full_image("val", 0, tmp_path / "raw")
+    name = str(tmp_path / "run")
+    images, said = load_check_images(name, dataset.depth_size, onnx_detail.load_full_images)
+    assert said == "validation images"
+    assert np.array_equal(images[0], wanted)
+    assert onnx_detail.load_full_images(name, CAMERA) == []
+
+
+def test_in_half_precision_the_graph_gives_nearly_the_same(run):
+    network = onnx_detail.FullSizeModel(*merged(run), torch.float16).eval()
+    rgb = capture(1, size=CAMERA)[0]
+    with torch.no_grad():
+        found = network(torch.from_numpy(rgb)[None])[0].numpy()
+    wanted = depth_of(run / "best", run / DETAIL_FOLDER, rgb)[1]
+    assert 0 < np.abs(found - wanted).max() < 5
+    assert np.abs(found - wanted).mean() < 0.3
+
+
+@pytest.mark.parametrize(("old", "new"), [((100, 154), (28, 42)), ((30, 60), (56, 70))])
+def test_the_graph_resizes_to_the_very_levels_of_pillow(old, new):
+    resize = onnx_detail.PillowResize(old, new)
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (4, *old, 3), dtype=np.uint8)
+    stark = np.where(noise > 127, 255, 0).astype(np.uint8)  # overshoots at both ends
+    for images in (noise, stark):
+        wanted = np.stack([resize_rgb(rgb, new) for rgb in images])
+        assert np.array_equal(resize(torch.from_numpy(images)).numpy(), wanted)
 
 
 def test_the_exported_module_gives_the_refined_depth_without_depthdist(run, exported, tmp_path):
