@@ -1,9 +1,10 @@
-"""The whole way once, on built-in captures: render, shard, train, evaluate, report, predict.
+"""The whole way once, on built-in captures: render, shard, train, add detail, evaluate, predict.
 
   depthdist demo
 
-Writes data/tires_raw, data/tires and RUN, here. Finished steps are not repeated: the same command
-continues after a stop. Without a GPU the images are smaller; that takes some minutes on two cores.
+Writes data/tires_raw, data/tires, data/tires_held_out and RUN, here. Finished steps are not
+repeated: the same command continues after a stop. Without a GPU there are fewer captures, and the
+network sees them smaller; that takes ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from typing import NamedTuple
 
 from depthdist.commands.subcommands import flags, run_python, run_shown
 from depthdist.core.command_line import parse
+from depthdist.core.environment import count_workers
 from depthdist.core.settings import Size, range_problems
 from depthdist.runs.run_folder import RUN_FILE, open_run
+from depthdist.synthetic.tires.plan import NATIVE_SIZE
 
 RAW = Path("data/tires_raw")
 DATA = Path("data/tires")
+HELD_OUT = Path("data/tires_held_out")  # of another seed: other crates, tires and poses
 FAR_MM = 3950  # nothing in the crate is farther: no pixel there is a stray
 
 
@@ -32,32 +36,41 @@ class DemoSettings:
     model: str | None = None
     """Base model, as `depthdist train` takes it. Default: the one that RUN began with, else Depth
     Anything V2 Small where the model hub can be reached, else built-in."""
-    pairs: int = 58
-    "Number of captures."
-    capture: Size | None = None
-    "Height and width of the captures. Default: 1200x1944, without a GPU 600x972."
+    pairs: int | None = None
+    "Number of captures. Default: 58, without a GPU 30."
+    capture: Size = NATIVE_SIZE
+    "Height and width of the captures."
     size: Size | None = None
     """Height and width of the images that the network sees. Default: 756x1260; of built-in
     294x476; without a GPU 154x252."""
     epochs: int | None = None
     "Times that every training capture is seen. Default: 15; built-in 10; without a GPU 8."
+    detail_steps: int | None = None
+    "Optimizer steps of the detail stage. Default: 6000; without a GPU 500."
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values that no step says before work begins."""
         return range_problems(
             self,
-            ("pairs", self.pairs >= 1, ">= 1"),
+            ("pairs", self.pairs is None or self.pairs >= 1, ">= 1"),
             ("epochs", self.epochs is None or self.epochs >= 1, ">= 1"),
+            ("detail_steps", self.detail_steps is None or self.detail_steps >= 1, ">= 1"),
         )
 
 
 class Recipe(NamedTuple):
-    """What a model is trained with on this machine."""
+    """What a model is trained with on this machine.
 
-    capture: Size
+    gpus  processes; None for one a GPU
+    """
+
+    pairs: int
     size: Size
     epochs: int
     lr: float
+    detail_steps: int
+    held_out: int
+    gpus: int | None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -70,19 +83,25 @@ def main(argv: list[str] | None = None) -> None:
     model = settings.model or begun_with(run) or default_reachable_model()
     on_gpu = pick_device().type == "cuda"
     recipe = choose_recipe(model, on_gpu)
-    capture, size = settings.capture or recipe.capture, settings.size or recipe.size
+    pairs, size = settings.pairs or recipe.pairs, settings.size or recipe.size
     epochs = settings.epochs or recipe.epochs
     device = "on a GPU" if on_gpu else "without a GPU, so with smaller images: some minutes"
-    print(f"trains {model} on {settings.pairs} captures of {capture} seen at {size}, {device}")
+    print(f"trains {model} on {pairs} captures of {settings.capture} seen at {size}, {device}")
 
-    captures = flags(pairs=settings.pairs, size=capture, seed=0, sheet=True)
-    run_python("-m", "depthdist.synthetic", RAW, *captures)
-    run_shown("shard", RAW, DATA, *flags(size=size, split="session", far=FAR_MM))
+    for raw, num, seed in ((RAW, pairs, 0), (HELD_OUT, recipe.held_out, 1)):
+        captures = flags(pairs=num, size=settings.capture, seed=seed, sheet=True)
+        run_python("-m", "depthdist.synthetic", raw, *captures)
+    sharding = flags(size=size, rgb_size="camera", rgb="png", split="session", far=FAR_MM)
+    run_shown("shard", RAW, DATA, *sharding)
     learning = flags(recipe="near", lora="linear", epochs=epochs, lr=recipe.lr)
+    learning += flags(detail=True, detail_steps=settings.detail_steps or recipe.detail_steps)
+    learning += [] if recipe.gpus is None else flags(gpus=recipe.gpus)
     run_shown("train", DATA, *flags(run=run, model=model), *learning)
 
     best, evaluation = run / "best/depthdist.json", run / "evaluation.json"
     unless_newer(evaluation, best, lambda: run_shown("evaluate", *flags(run=run)))
+    relief, detail = run / "relief.json", run / DETAIL_FOLDER / DETAIL_FILE
+    unless_newer(relief, detail, lambda: run_shown("relief", *flags(run=run, captures=HELD_OUT)))
     report = run / "report.html"
     unless_newer(report, evaluation, lambda: run_shown("report", "run", run))
     data_report = DATA.with_name("tires-report.html")
@@ -93,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         f"""
 Where to look
   {RAW}/truth/sheet.png       the captures: image and depth
+  {run}/relief.png        treads of a capture of another seed: image, true relief, without and with detail
   {predictions}/*_figure.png   RGB | ground truth | prediction | error, in mm
   {report}         the run: table with intervals, grooves, images, curves
   {data_report}       the data: depth, holes, sessions, near-duplicates, what looks wrong
@@ -111,12 +131,13 @@ def begun_with(run: Path) -> str | None:
 
 def choose_recipe(model: str, on_gpu: bool) -> Recipe:
     """Return the recipe for this model; built-in is small, and takes larger steps."""
-    capture = Size(1200, 1944) if on_gpu else Size(600, 972)
-    if model == "built-in":
-        return Recipe(capture, Size(294, 476), epochs=10, lr=1e-3)
-    if on_gpu:
-        return Recipe(capture, Size(756, 1260), epochs=15, lr=5e-5)
-    return Recipe(capture, Size(154, 252), epochs=8, lr=5e-5)
+    is_small = model == "built-in"
+    if not on_gpu:
+        lr, processes = 1e-3 if is_small else 5e-5, min(2, count_workers(0, 2))
+        return Recipe(30, Size(154, 252), 8, lr, detail_steps=500, held_out=3, gpus=processes)
+    if is_small:
+        return Recipe(58, Size(294, 476), 10, 1e-3, detail_steps=6000, held_out=12, gpus=None)
+    return Recipe(58, Size(756, 1260), 15, 5e-5, detail_steps=6000, held_out=12, gpus=None)
 
 
 def unless_newer(result: Path, source: Path, step: Callable[[], None]) -> None:

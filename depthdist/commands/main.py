@@ -22,6 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("depthdist.commands.train", "teach a model your camera, on all GPUs"),
+    "detail": Command("depthdist.commands.detail", "grooves and contours, on a finished run"),
     "shard": Command("depthdist.shards.command", "make a dataset of captures, or verify one"),
     "evaluate": Command("depthdist.evaluation.command", "errors of a run in mm, or of two"),
     "predict": Command("depthdist.inference.predict_command", "depth in mm for images"),
@@ -29,6 +30,7 @@ COMMANDS = {
     "export": Command("depthdist.inference.export_command", "a model for others: HF, peft, ONNX"),
     "report": Command("depthdist.reports.command", "a page about runs, or about data"),
     "study": Command("depthdist.commands.study", "several trainings with one thing changed"),
+    "relief": Command("depthdist.commands.relief", "whether a run's relief is true, by goals"),
     "demo": Command("depthdist.commands.demo", "all of it once, on built-in captures"),
 }
 EXAMPLES = """\
