@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -38,6 +37,7 @@ from depthdist.evaluation.metrics.grooves import Groove, summarize_grooves, summ
 from depthdist.evaluation.predictors import (
     TimedPredictor,
     constant_predictor,
+    full_size_images,
     network_predictor,
     refined_predictor,
     untrained_predictor,
@@ -169,11 +169,8 @@ def choose_refiners(
     refiners = [refiner for refiner in refiners if refiner.refinement != "plain"]
     if not refiners:
         return [], None
-    places = DataSettings(data=settings.data or tuple(run.settings["data"]))
-    folders = [Path(place.removeprefix("file://")) for place in places.captures]
-    raw = folders[0] if len(folders) == 1 else None
     try:
-        images = FullSizeReader(dataset, settings.raw or raw, memory_mb=0)
+        images = full_size_images(run, dataset, settings)
     except ValueError as err:
         if settings.refine:
             raise

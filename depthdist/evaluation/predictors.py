@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
 from depthdist.data.batch import Batch
+from depthdist.data.dataset import Dataset, DataSettings
 from depthdist.data.full_size import FullSizeReader
+from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.geometry.depth_range import DepthRange, normalize_depth
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refinement import average_with_mirror
 from depthdist.models.refiner import Refiner
+from depthdist.runs.run_folder import Run
 
 # normalized inverse depth (B, H, W), where H and W are the ground truth's
 Predictor = Callable[[Batch], Tensor]
@@ -86,6 +90,18 @@ class TimedPredictor:
             torch.cuda.synchronize(pred.device)
         self.seconds.append((time.perf_counter() - started) / len(pred))
         return pred
+
+
+def full_size_images(run: Run, dataset: Dataset, given: EvaluateSettings) -> FullSizeReader:
+    """Return what reads the images of the data that a run is scored on at the camera's size.
+
+    They are in the shards, or else in --raw or in the folder of captures that were sharded for it.
+    raises ValueError where they are in neither
+    """
+    data = DataSettings(data=given.data or tuple(run.settings["data"]))
+    folders = [Path(place.removeprefix("file://")) for place in data.captures]
+    raw = given.raw or (folders[0] if len(folders) == 1 else None)
+    return FullSizeReader(dataset, raw, memory_mb=0)
 
 
 def refined_predictor(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, product
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,11 +23,19 @@ from tqdm import tqdm
 from depthdist.core.environment import pick_device, silence_libraries
 from depthdist.data.batch import Batch
 from depthdist.data.dataset import Dataset, DataSettings, open_dataset
+from depthdist.data.full_size import FullSizeReader
 from depthdist.data.loader import Loader
 from depthdist.evaluation.metrics.edges import jumps_of
-from depthdist.evaluation.predictors import network_predictor
+from depthdist.evaluation.predictors import (
+    full_size_images,
+    network_predictor,
+    refined_predictor,
+)
+from depthdist.evaluation.relief.figure import RANGE_MM, relief_of, relief_panels
+from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.models.adapter import load_adapter
+from depthdist.models.refiner import load_refiner
 from depthdist.reports.drawings import (
     INK,
     SERIES,
@@ -48,6 +58,7 @@ BOTH = (60, 220, 110)  # RGB of an edge
 TRUTH_ONLY = (255, 140, 0)
 PREDICTION_ONLY = (70, 140, 255)
 GREY_SHARE = 0.6  # how bright the image is below the edges
+LEAST_RELIEF_MM = 1.0
 SHAPE_MM = 12.0  # half the height of a cut's lower axes
 
 
@@ -63,9 +74,10 @@ class PredictedImage:
     """One image's maps in mm at the size of the ground truth, and what each run predicts there.
 
     rgb  (h, w, 3) uint8
-    truth, mask and each of `predictions`, in the order of the runs: (H, W); mask is True where
-    depth was measured
+    truth, mask and each of `predictions`, in the order of `prediction_names`: (H, W); mask is True
+    where depth was measured
     groove_label  (H, W) uint16, 0 outside grooves; None where nothing was labeled
+    full_rgb      (H, W, 3) uint8; None where the images at full size are not at hand
     """
 
     rgb: np.ndarray
@@ -73,6 +85,20 @@ class PredictedImage:
     mask: np.ndarray
     groove_label: np.ndarray | None
     predictions: Sequence[np.ndarray]
+    full_rgb: np.ndarray | None = None
+
+    @property
+    def known_mm(self) -> np.ndarray:
+        """The truth, NaN where nothing was measured."""
+        return np.where(self.mask, self.truth, np.nan)
+
+    @property
+    def relief(self) -> np.ndarray:
+        """Where relief can be seen, (H, W) bool: in grooves or, without labels, by the truth."""
+        if self.groove_label is not None and self.groove_label.any():
+            return self.groove_label > 0
+        height_mm = np.abs(relief_of(self.known_mm))
+        return (height_mm > LEAST_RELIEF_MM) & (height_mm < RANGE_MM)
 
 
 class Cut(NamedTuple):
@@ -93,7 +119,8 @@ def image_blocks(runs: Sequence[EvaluatedRun], num_images: int) -> list[Block]:
     evaluated = first.evaluation["images"][first.row]
     errors = evaluated["values"]["rmse_mm"]
     chosen = rank_images(errors)[:num_images]
-    names = [run.name for run in runs]
+    data = open_evaluated(runs)
+    names = prediction_names(runs, data)
     blocks: list[Block] = [
         Paragraph(
             f"The best, the median and the worst image of {first.name}, by RMSE. Error is"
@@ -101,13 +128,28 @@ def image_blocks(runs: Sequence[EvaluatedRun], num_images: int) -> list[Block]:
             " beyond the slope."
         )
     ]
-    images = predict_images(runs, [image.position for image in chosen])
+    positions = [image.position for image in chosen]
+    treads = [position for position in most_grooves(first) if data.full_size]
+    images = predict_images(runs, data, [*positions, *treads])
     for (rank, position), image in zip(chosen, images):
         key = evaluated["keys"][position]
         blocks.append(Heading(f"{rank}: {key}, RMSE {errors[position]:.1f} mm"))
         blocks.append(Grid(panels(names, image)))
         blocks.append(Grid([cut_figure(names, image)]))
+    if data.full_size and images:
+        tread = images[-1] if treads else max(images, key=lambda image: image.relief.sum())
+        blocks += relief_strip(names, tread)
+    elif any(has_detail_row(run) for run in runs):
+        blocks.append(Paragraph(f"Without the detail stage: {data.no_full_size}.", "warn"))
     return blocks
+
+
+def most_grooves(run: EvaluatedRun) -> list[int]:
+    """Return the position of the evaluated image with the most measured grooves, [] without any."""
+    keys = [groove["key"] for groove in run.evaluation["grooves"].get(run.row, [])]
+    if not keys:
+        return []
+    return [run.evaluation["images"][run.row]["keys"].index(Counter(keys).most_common(1)[0][0])]
 
 
 def rank_images(errors: Sequence[float]) -> list[RankedImage]:
@@ -128,10 +170,22 @@ def rank_images(errors: Sequence[float]) -> list[RankedImage]:
 # --------------------------------------------------------------------------------------- prediction
 
 
-def predict_images(runs: Sequence[EvaluatedRun], positions: Sequence[int]) -> list[PredictedImage]:
-    """Read the images at these positions of the first run's evaluation, and predict their depth."""
+class EvaluatedData(NamedTuple):
+    """The data that the first run was evaluated on.
+
+    full_size     reads its images at the camera's size, where a run needs them and they are at hand
+    no_full_size  why not, where a run needs them
+    """
+
+    settings: DataSettings
+    dataset: Dataset
+    full_size: FullSizeReader | None
+    no_full_size: str
+
+
+def open_evaluated(runs: Sequence[EvaluatedRun]) -> EvaluatedData:
+    """Open the data of the first run's evaluation; raise ValueError if they have changed."""
     first = runs[0]
-    split = first.evaluation["split"]
     settings = _evaluated_data(first)
     dataset = open_dataset(settings)
     if dataset.sha256 != first.evaluation["data_sha256"]:
@@ -139,11 +193,45 @@ def predict_images(runs: Sequence[EvaluatedRun], positions: Sequence[int]) -> li
             f"{dataset.place}: the data changed since {first.run.folder} was evaluated; `python"
             f" depthdist evaluate --run {first.run.folder}` again"
         )
+    if not any(has_detail_row(run) for run in runs):
+        return EvaluatedData(settings, dataset, None, "")
+    given = first.evaluation["settings"]
+    data = tuple(given["data"]) if given["data"] else None
+    raw = Path(given["raw"]) if given["raw"] else None
+    try:
+        images = full_size_images(first.run, dataset, EvaluateSettings(data=data, raw=raw))
+    except ValueError as err:
+        return EvaluatedData(settings, dataset, None, str(err))
+    return EvaluatedData(settings, dataset, images, "")
+
+
+def has_detail_row(run: EvaluatedRun) -> bool:
+    """Return whether the run was evaluated with a detail stage; older evaluations were not."""
+    return bool(run.evaluation.get("detail"))
+
+
+def prediction_names(runs: Sequence[EvaluatedRun], data: EvaluatedData) -> list[str]:
+    """Return the names of what predicts: each run, and where it has a detail stage the two."""
+    names = []
+    for run in runs:
+        names.append(run.name)
+        if has_detail_row(run) and data.full_size:
+            names.append(f"{run.name} + detail")
+    return names
+
+
+def predict_images(
+    runs: Sequence[EvaluatedRun], data: EvaluatedData, positions: Sequence[int]
+) -> list[PredictedImage]:
+    """Read the images at these positions of the first run's evaluation, and predict their depth."""
+    first = runs[0]
+    split = first.evaluation["split"]
+    dataset = data.dataset
     device = pick_device()
-    loader = Loader(dataset, settings, device=device)
+    loader = Loader(dataset, data.settings, device=device)
     numbers = sample_numbers(first, dataset, positions)
     batches = [loader.samples(split, [number]).to(device) for number in numbers]
-    predictions = _predict(runs, batches, device)
+    predictions = _predict(runs, batches, device, data.full_size, split)
     images = []
     for number, batch, predicted in zip(numbers, batches, predictions):
         images.append(
@@ -153,6 +241,7 @@ def predict_images(runs: Sequence[EvaluatedRun], positions: Sequence[int]) -> li
                 mask=batch.mask[0].cpu().numpy(),
                 groove_label=dataset.groove_label(split, number),
                 predictions=predicted,
+                full_rgb=data.full_size.image(split, number) if data.full_size else None,
             )
         )
     return images
@@ -180,16 +269,23 @@ def sample_numbers(run: EvaluatedRun, dataset: Dataset, positions: Sequence[int]
 
 
 def _predict(
-    runs: Sequence[EvaluatedRun], batches: Sequence[Batch], device: torch.device
+    runs: Sequence[EvaluatedRun],
+    batches: Sequence[Batch],
+    device: torch.device,
+    full_size: FullSizeReader | None,
+    split: str,
 ) -> list[list[np.ndarray]]:
-    """Return for each batch of one image each run's depth in mm, (H, W)."""
+    """Return for each batch of one image the depth of each of `prediction_names` in mm, (H, W)."""
     predictions: list[list[np.ndarray]] = [[] for _ in batches]
     progress = tqdm(runs, "predicting images", leave=False, disable=not sys.stderr.isatty())
     for run in progress:
         model, record = load_adapter(run.run.folder / "best")
         model.to(device)
-        predict = network_predictor(model)
-        for batch, predicted in zip(batches, predictions):
+        ways = [network_predictor(model)]
+        if has_detail_row(run) and full_size:
+            refiner = load_refiner("detail", run.run.folder).to(device)
+            ways.append(refined_predictor(model, refiner, record.bounds, full_size, split))
+        for predict, (batch, predicted) in product(ways, zip(batches, predictions)):
             with torch.no_grad():
                 depth_mm = denormalize_depth(predict(batch), record.bounds)
             predicted.append(depth_mm[0].cpu().numpy())
@@ -204,7 +300,7 @@ def panels(names: Sequence[str], image: PredictedImage) -> list[Photo]:
 
     names  of the runs, shown where there are several
     """
-    truth = np.where(image.mask, image.truth, np.nan)
+    truth = image.known_mm
     measured = image.truth[image.mask]
     low, high = np.percentile(measured, (1, 99)) if measured.size else (0.0, 1.0)
     found = [
@@ -264,6 +360,21 @@ def _edges(depth_mm: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return edge
 
 
+# ------------------------------------------------------------------------------------------- relief
+
+
+def relief_strip(names: Sequence[str], image: PredictedImage) -> list[Block]:
+    """Return image, true relief and each prediction's where an image has most relief."""
+    assert image.full_rgb is not None
+    maps = {"truth": image.known_mm, **dict(zip(names, image.predictions))}
+    panels = relief_panels(image.full_rgb, image.relief, maps)
+    return [
+        Heading("Relief"),
+        Paragraph("Depth less its blurred self, in the part with most relief: grooves are bright."),
+        Grid([jpeg_figure(panel, caption) for caption, panel in panels.items()]),
+    ]
+
+
 # ---------------------------------------------------------------------------------------------- cut
 
 
@@ -290,7 +401,7 @@ def plot_cut(names: Sequence[str], image: PredictedImage, cut: Cut) -> Figure:
     shape.set_title("The same, each less its own running median", fontsize=10, color=INK)
     part = (cut.row, slice(cut.first, cut.end))
     columns = np.arange(cut.first, cut.end)
-    lines = [("truth", np.where(image.mask, image.truth, np.nan)[part], INK)]
+    lines = [("truth", image.known_mm[part], INK)]
     for name, prediction, color in zip(names, image.predictions, cycle(SERIES)):
         lines.append((name, prediction[part], color))
     for name, depth_mm, color in lines:

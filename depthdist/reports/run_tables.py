@@ -308,6 +308,7 @@ def provenance_table(runs: Sequence[EvaluatedRun]) -> Table:
     lines: list[tuple[str, Callable[[EvaluatedRun], str]]] = [
         ("folder", lambda run: str(run.run.folder)),
         ("adapter", _adapter),
+        ("detail stage", _detail),
         ("model", lambda run: str(run.run.record["derived"]["model"])),
         ("data sha256", lambda run: str(run.evaluation["data_sha256"][:16])),
         ("trained on", _training_data),
@@ -325,6 +326,14 @@ def _adapter(run: EvaluatedRun) -> str:
     adapter = run.evaluation["adapter"]
     num_parameters = run.run.record["derived"]["trained_parameters"]
     return f"epoch {adapter['epoch']}, step {adapter['step']}, {num_parameters:,} parameters"
+
+
+def _detail(run: EvaluatedRun) -> str:
+    detail = run.evaluation.get("detail")
+    if not detail:
+        return "none"
+    height, width = detail["camera"]
+    return f"step {detail['step']}, on images of {height}x{width}"
 
 
 def _training_data(run: EvaluatedRun) -> str:

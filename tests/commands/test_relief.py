@@ -120,7 +120,10 @@ def test_captures_that_the_run_learned_from_are_a_warning(run, drawn, tmp_path):
         ([], "--captures is missing"),
         (["--captures", "nowhere"], "--captures nowhere: no such folder"),
         (["--captures", "tests"], "no captures with their truth"),
-        (["--captures", "tests", "--refine", "guide"], "did you mean guided?"),
+        (
+            ["--captures", "tests", "--refine", "guide"],
+            "--refine is 'guide': expected one of",
+        ),
         (["--captures", "tests", "--out", "found.txt"], "expected a file NAME.json"),
         (["--captures", "tests", "--workers", -1], "--workers is -1: expected >= 0"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import command
+from helpers.detail_stages import write_stage
 from helpers.html_pages import read
 from helpers.runs import make_model, make_shards, train
 
@@ -200,3 +201,35 @@ def test_a_page_that_cannot_be_written_is_an_error_before_the_work(run):
     (line,) = command("tools/report.py", "run", run, "--out", "/proc/nowhere/page.html").errors
     assert "cannot be written" in line
     assert "--out takes another file" in line
+
+
+def test_a_detail_stage_is_shown_beside_the_adapter(run, tmp_path):
+    refined = shutil.copytree(run, tmp_path / "refined")
+    write_stage(refined, (30, 40))
+    words = ["--run", refined, "--workers", 1, "--raw", run.parent / "raw"]
+    assert command("launch/evaluate.py", *words).code == 0
+    assert command("tools/report.py", "run", refined).code == 0
+    text = read(refined / "report.html")
+    assert "refined: adapter, epoch 2 + detail" in text  # the tables
+    assert text.count("refined + detail: prediction, same colours") == 3
+    strip = [
+        "image, brightened",
+        *(f"{name}: relief, -8 .. +8 mm" for name in ("truth", "refined")),
+    ]
+    assert " ".join([*strip, "refined + detail: relief, -8 .. +8 mm"]) in text
+    assert "step 0, on images of 30x40" in text
+
+    # the captures are gone: without the stage, and why
+    evaluation = json.loads((refined / "evaluation.json").read_text())
+    evaluation["settings"]["raw"] = None
+    (refined / "evaluation.json").write_text(json.dumps(evaluation))
+    assert command("tools/report.py", "run", refined).code == 0
+    text = read(refined / "report.html")
+    assert "Without the detail stage: " in text
+    assert "refined + detail: prediction" not in text
+
+    write_stage(refined, (30, 40), seed=1)
+    record = json.loads((refined / "detail/best/detail.json").read_text())
+    (refined / "detail/best/detail.json").write_text(json.dumps({**record, "step": 7}))
+    (line,) = command("tools/report.py", "run", refined).errors
+    assert "of another detail stage than" in line

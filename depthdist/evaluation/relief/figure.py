@@ -22,29 +22,39 @@ Array = np.ndarray
 def draw_relief(rgb: Array, truth: CaptureTruth, preds_mm: Mapping[str, Array]) -> Image.Image:
     """Return image | true relief | relief of each prediction, side by side.
 
-    Relief is depth less its blurred self: grooves are bright.
-
     rgb       (H, W, 3) uint8;  preds_mm  (H, W) mm by label
     """
-    part = find_window(truth.groove)
+    maps = {"exact depth": truth.exact_mm, **preds_mm}
+    return _side_by_side(relief_panels(rgb, truth.groove > 0, maps))
+
+
+def relief_panels(rgb: Array, wanted: Array, maps_mm: Mapping[str, Array]) -> dict[str, Array]:
+    """Return image and relief of each map, (h, w, 3) uint8 by caption, where most is wanted.
+
+    Relief is depth less its blurred self: grooves are bright.
+
+    rgb      (H, W, 3) uint8
+    wanted   (H, W) bool, such as the pixels of grooves
+    maps_mm  (H, W) by label, mm, NaN where nothing is known
+    """
+    part = find_window(wanted)
     top = np.percentile(rgb[part], BRIGHTEST)
     light = np.clip(rgb[part] * (255 / max(float(top), 1.0)), 0, 255).astype(np.uint8)
     panels = {"image, brightened": light}
-    maps = {"exact depth": truth.exact_mm, **preds_mm}
-    for label, z_mm in maps.items():
+    for label, z_mm in maps_mm.items():
         relief = relief_of(np.asarray(z_mm, np.float64))[part]
         grey = np.clip((relief / RANGE_MM + 1) * 127.5, 0, 255).astype(np.uint8)
         panels[f"{label}: relief, {-RANGE_MM:g} .. +{RANGE_MM:g} mm"] = np.dstack([grey] * 3)
-    return _side_by_side(panels)
+    return panels
 
 
-def find_window(groove: Array) -> tuple[slice, slice]:
-    """Return rows and columns of the part of a groove label (H, W) with the most groove pixels."""
-    size = tuple(max(1, round(share * n)) for share, n in zip(WINDOW, groove.shape))
-    share = ndimage.uniform_filter((groove > 0).astype(np.float32), size, mode="constant")
-    middle = np.unravel_index(int(np.argmax(share)), groove.shape)
+def find_window(wanted: Array) -> tuple[slice, slice]:
+    """Return rows and columns of the part of a map (H, W) bool with the most wanted pixels."""
+    size = tuple(max(1, round(share * n)) for share, n in zip(WINDOW, wanted.shape))
+    share = ndimage.uniform_filter(wanted.astype(np.float32), size, mode="constant")
+    middle = np.unravel_index(int(np.argmax(share)), wanted.shape)
     starts = [
-        int(np.clip(c - side // 2, 0, n - side)) for c, side, n in zip(middle, size, groove.shape)
+        int(np.clip(c - side // 2, 0, n - side)) for c, side, n in zip(middle, size, wanted.shape)
     ]
     rows, columns = (slice(start, start + side) for start, side in zip(starts, size))
     return rows, columns

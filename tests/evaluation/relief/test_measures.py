@@ -103,7 +103,7 @@ def test_relief_is_depth_less_the_mean_around_it_and_knows_no_offset():
 def test_the_image_shows_where_most_grooves_are(captures, preds):
     groove = np.zeros((100, 200), np.uint16)
     groove[60:80, 150:170] = 1
-    rows, columns = find_window(groove)
+    rows, columns = find_window(groove > 0)
     assert groove[rows, columns].sum() == groove.sum()
     rgb = np.full((*SIZE, 3), 50, np.uint8)
     image = draw_relief(rgb, read_truth(captures, "a"), preds)
