@@ -12,6 +12,8 @@
     python tools/bench.py codecs --run runs/mine
     # and what it costs the contrast of relief in images at the camera's size
     python tools/bench.py relief --raw data/tires_raw
+    # the detail stage: seconds an image, and a training step
+    python tools/bench.py detail
 
 What is made to measure with is kept under data/bench. The speed of a shared machine varies: compare
 only figures of one run, whose measurements take turns; CPU time varies less than the clock.
@@ -38,6 +40,7 @@ BENCHMARKS = {
     "step": ("StepSettings", "compare_steps"),
     "codecs": ("CodecSettings", "compare_codecs"),
     "relief": ("ReliefSettings", "measure_relief"),
+    "detail": ("DetailBenchSettings", "measure_detail"),
 }
 """The settings and the function in the module of that name."""
 

@@ -193,3 +193,14 @@ def test_the_documents_loss_as_the_bench_writes_it_is_ours():
 def test_a_path_that_fails_says_why():
     with pytest.raises(ValueError, match=r"the ours path ended: TypeError: .*unexpected keyword"):
         step.Process("ours", {"nonsense": 1})
+
+
+def test_an_image_and_a_step_of_the_detail_stage_are_timed(capsys):
+    words = "--capture-size 64x96 --crops 2 --crop 32 --repeats 1 --precisions fp32"
+    assert bench.main(["detail", *words.split()]) == 0
+    out = capsys.readouterr().out
+    for row in ("an image of 64x96", "a step of 2 crops of 32 px"):
+        (found,) = (line for line in out.splitlines() if line.startswith(f"{row}, fp32"))
+        assert float(found.removeprefix(f"{row}, fp32").split()[2]) > 0, "GFLOP"
+    with pytest.raises(ValueError, match="--crop is 40: expected a multiple of 32"):
+        bench.main(["detail", "--crop", "40"])
