@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from depthdist.core.settings import range_problems
@@ -87,7 +88,7 @@ def _relief_terms(
         for axis in (1, 2):
             valid = triples(mask, stride, axis)
             bend = second_differences(truth, stride, axis).abs()
-            weight = torch.where(bend < low, 1.0, torch.where(bend < high, RELIEF_WEIGHT, 0.0))
+            weight = ((bend >= low) * (RELIEF_WEIGHT - 1) + 1) * (bend < high)
             yield _share(weight * huber(second_differences(error, stride, axis)), valid)
 
 
@@ -116,13 +117,13 @@ def triples(mask: Tensor, stride: int, axis: int) -> Tensor:
 
 def huber(error: Tensor) -> Tensor:
     """Return half the square over HUBER_MM, and beyond it a line of slope 1, mm."""
-    size = error.abs()
-    return torch.where(size < HUBER_MM, size.square() / (2 * HUBER_MM), size - HUBER_MM / 2)
+    zero = torch.zeros((), device=error.device).expand_as(error)
+    return F.huber_loss(error, zero, reduction="none", delta=HUBER_MM) / HUBER_MM
 
 
 def _share(values: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean (B,) over valid pixels, 0 without one."""
-    total = torch.where(valid, values, 0.0).sum((1, 2))
+    """Return the mean (B,) over valid pixels, 0 without one; values are finite everywhere."""
+    total = (values * valid).sum((1, 2))  # torch.where takes several times as long on a CPU
     return total / valid.sum((1, 2)).clamp(min=1)
 
 
