@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     """Do every step that is not done yet, and print where to look."""
     (settings,) = parse((__doc__ or "").strip(), DemoSettings, argv=argv)
     from depthdist.core.environment import pick_device
+    from depthdist.models.detail import DETAIL_FILE, DETAIL_FOLDER
     from depthdist.models.hub import default_reachable_model
 
     run = settings.run
@@ -98,9 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     learning += [] if recipe.gpus is None else flags(gpus=recipe.gpus)
     run_shown("train", DATA, *flags(run=run, model=model), *learning)
 
-    best, evaluation = run / "best/depthdist.json", run / "evaluation.json"
-    unless_newer(evaluation, best, lambda: run_shown("evaluate", *flags(run=run)))
-    relief, detail = run / "relief.json", run / DETAIL_FOLDER / DETAIL_FILE
+    detail, evaluation = run / DETAIL_FOLDER / DETAIL_FILE, run / "evaluation.json"
+    unless_newer(evaluation, detail, lambda: run_shown("evaluate", *flags(run=run)))
+    relief = run / "relief.json"
     unless_newer(relief, detail, lambda: run_shown("relief", *flags(run=run, captures=HELD_OUT)))
     report = run / "report.html"
     unless_newer(report, evaluation, lambda: run_shown("report", "run", run))
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         f"""
 Where to look
   {RAW}/truth/sheet.png       the captures: image and depth
-  {run}/relief.png        treads of a capture of another seed: image, true relief, without and with detail
+  {run}/relief.png        a tread: image | its true relief | the adapter's | with detail
   {predictions}/*_figure.png   RGB | ground truth | prediction | error, in mm
   {report}         the run: table with intervals, grooves, images, curves
   {data_report}       the data: depth, holes, sessions, near-duplicates, what looks wrong

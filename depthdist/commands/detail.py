@@ -18,8 +18,8 @@ image at its full size to what the adapter predicts.
   depthdist detail runs/mine
   depthdist detail runs/mine --gpus 4 --detail-steps 20000
 
-The same as `depthdist train` with the run's own settings and --detail. Stopped at any time, the same
-command goes on. predict, evaluate, serve and export use the stage from then on."""
+The same as `depthdist train` with the run's own settings and --detail. Stopped at any time, the
+same command goes on. predict, evaluate, serve and export use the stage from then on."""
 
 
 @dataclass(frozen=True)
