@@ -43,3 +43,21 @@ def test_more_samples_than_there_are_is_one_line(dataset):
     expected = f"--overfit is {num + 1}: .* has {num} training samples"
     with pytest.raises(ValueError, match=expected):
         FewSamples.of(dataset, num + 1, num_shown=10)
+
+
+def test_without_a_fold_the_others_are_left_once_an_epoch_and_none_is_for_validation(dataset):
+    num = dataset.count("train")
+    folds = [range(fold, num, 2) for fold in range(2)]
+    parts = [FewSamples.without(dataset, fold) for fold in folds]
+    for part, fold in zip(parts, folds):
+        rest = sorted(set(range(num)) - set(fold))
+        assert list(part.chosen) == rest and part.count("train") == len(rest)
+        found = [part.find("train", number)[1].key for number in range(len(rest))]
+        assert found == [dataset.find("train", number)[1].key for number in rest]
+        assert sorted(part.order(0).epoch(0)) == list(range(len(rest)))
+        assert not part.has("val")
+        assert part.stats("train") == dataset.stats("train")
+    whole = FewSamples.without(dataset, [])
+    by_heart = FewSamples.of(dataset, num, num)
+    assert whole.chosen == by_heart.chosen
+    assert len({part.sha256 for part in (*parts, whole, by_heart, dataset)}) == 5

@@ -9,7 +9,7 @@ from helpers.captures import capture
 from PIL import Image
 
 from depthdist.geometry.image_resizing import resize_rgb
-from depthdist.geometry.resampling import upsample
+from depthdist.geometry.resampling import upsample, upsample_crop
 
 
 @pytest.mark.parametrize("size", [(70, 140), (14, 14), (30, 40)])
@@ -92,3 +92,13 @@ def test_an_image_of_the_right_size_stays_as_it_is():
     image = torch.rand(2, 6, 7)
     assert torch.equal(upsample(image, (6, 7)), image)
     assert torch.equal(upsample(image, torch.Size([6, 7])), image)
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("corner", "shape"), [((0, 0), (90, 131)), ((28, 67), (62, 64))])
+def test_an_upsampled_crop_is_the_crop_of_the_upsampled_whole(corner, shape, mode):
+    pred = torch.rand(28, 42, generator=torch.manual_seed(0))
+    (top, left), (height, width) = corner, shape
+    expected = upsample(pred[None], (90, 131), mode)[0, top : top + height, left : left + width]
+    found = upsample_crop(pred, (90, 131), corner, shape, mode)
+    assert found.shape == shape and torch.allclose(found, expected, rtol=0, atol=1e-6)

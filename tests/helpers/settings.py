@@ -36,6 +36,7 @@ from depthdist.shards.settings import (
 )
 from depthdist.synthetic.settings import OutputSettings
 from depthdist.training.deepspeed_config import EngineSettings
+from depthdist.training.detail.settings import DetailSettings
 from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, TrainSettings
 from helpers.captures import ROOT
@@ -98,6 +99,17 @@ CHANGED = [
         checkpointing=True,
         compile=True,
     ),
+    DetailSettings(
+        detail=True,
+        raw=Path("some/where"),
+        detail_steps=40,
+        detail_crops=4,
+        detail_crop=96,
+        detail_lr=5e-4,
+        detail_folds=3,
+        detail_memory=100,
+    ),
+    DetailSettings(),
     ShardSettings(
         raw="in",
         out="out",

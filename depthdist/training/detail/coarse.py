@@ -7,22 +7,25 @@ predictions are kept:
     RUN/detail/coarse/train-000017.npz    coarse (h, w) float32 normalized inverse depth, and the
                                           squares (N, 2) of the image that show relief
     RUN/detail/coarse/val-000003.npz      of validation images, by the run's own adapter
-    RUN/detail/coarse.json                what they were made with; written last
+    RUN/detail/coarse.json                what they are made with, and whether all are there
 """
 
 from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from depthdist.core.errors import Stopped
 from depthdist.core.files import parse_json, write_atomic, write_json
+from depthdist.core.settings import flag_name
 from depthdist.data.crops import find_relief
 from depthdist.data.few_samples import FewSamples
 from depthdist.data.full_size import FullSizeReader
@@ -88,11 +91,15 @@ def make_coarse(
     run: Path,
     reader: FullSizeReader,
     ds_config: dict[str, Any],
-    say: Any,
+    say: Callable[[str], None],
+    request: StopRequest,
 ) -> CoarseFiles:
     """Return the coarse predictions of a run, made where they are not there yet.
 
-    Every rank calls it and takes its part; rank 0 writes. raises Stopped after a stop request
+    Every rank calls it and takes its part; rank 0 writes.
+
+    raises ValueError where they were begun with another number of folds, Stopped after a stop
+    request
     """
     files = CoarseFiles(run / "detail")
     folds = settings.detail.detail_folds
@@ -102,13 +109,21 @@ def make_coarse(
         "folds": folds,
     }
     found = files.folder / RECORD
-    known = broadcast_from_rank_0(parse_json(found.read_bytes()) if found.exists() else None)
-    if known == record:
+    known = broadcast_from_rank_0(parse_json(found.read_bytes()) if found.exists() else {})
+    complete = known.pop("complete", True)
+    if known == record and complete:
         return files
-    if known is not None and world.rank == 0:
+    if known and known != record:
+        if known == {**record, "folds": known["folds"]}:
+            raise other_setting("detail_folds", folds, known["folds"], files.folder)
         say("detail       the adapter or the data changed: the detail stage begins anew")
-        shutil.rmtree(files.folder)
-    broadcast_from_rank_0(None)  # nobody looks before it is gone
+    if world.rank == 0:
+        if known != record and files.folder.exists():
+            shutil.rmtree(files.folder)
+        files.folder.mkdir(exist_ok=True)
+        write_json(found, {**record, "complete": False})
+    broadcast_from_rank_0(None)  # nobody looks before what is of another adapter is gone
+    predict = partial(_predict, settings, world, reader, files, request)
     num_train = reader.dataset.count("train")
     for fold in range(folds):
         left_out = range(fold, num_train, folds)
@@ -118,21 +133,33 @@ def make_coarse(
             f" and predicts the other {len(left_out)}"
         )
         folder = files.folder / "folds" / str(fold + 1)
-        _train_part(settings, world, folder, part, ds_config)
-        _predict(settings, world, folder / "best", reader, "train", left_out, files)
+        _train_part(settings, world, folder, part, ds_config, request)
+        predict(folder / "best", "train", left_out)
     if not folds:
-        _predict(settings, world, run / "best", reader, "train", range(num_train), files)
+        predict(run / "best", "train", range(num_train))
     if reader.dataset.has("val"):
-        num_val = reader.dataset.count("val")
-        _predict(settings, world, run / "best", reader, "val", range(num_val), files)
+        predict(run / "best", "val", range(reader.dataset.count("val")))
     if world.rank == 0:
-        write_json(found, record)
+        write_json(found, {**record, "complete": True})
     broadcast_from_rank_0(None)
     return files
 
 
+def other_setting(name: str, new: Any, old: Any, folder: Path) -> ValueError:
+    """Return the error that a stage was begun with another value of a setting."""
+    return ValueError(
+        f"{flag_name(name)} is {new}, but the detail stage in {folder} began with {old}: give that,"
+        f" or remove {folder} to train it anew"
+    )
+
+
 def _train_part(
-    settings: Settings, world: World, folder: Path, part: FewSamples, ds_config: dict[str, Any]
+    settings: Settings,
+    world: World,
+    folder: Path,
+    part: FewSamples,
+    ds_config: dict[str, Any],
+    request: StopRequest,
 ) -> None:
     """Train an adapter on some of the training images, as the run's own was; it is resumed."""
     settings = replace(
@@ -152,8 +179,7 @@ def _train_part(
     steps = data.plan.steps_per_epoch * settings.train.epochs
     with Tracker(folder, world.rank == 0, resumed_at, steps) as tracker:
         run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-        with StopRequest() as request:
-            run_loop(run, request)
+        run_loop(run, request)
     broadcast_from_rank_0(None)  # rank 0 may still be writing its adapter
 
 
@@ -161,11 +187,12 @@ def _train_part(
 def _predict(
     settings: Settings,
     world: World,
-    adapter: Path,
     reader: FullSizeReader,
+    files: CoarseFiles,
+    request: StopRequest,
+    adapter: Path,
     split: str,
     numbers: range,
-    files: CoarseFiles,
 ) -> None:
     """Keep an adapter's predictions of samples; the ranks share them."""
     model, _ = load_adapter(adapter)
@@ -174,9 +201,16 @@ def _predict(
     for some in _chunks(numbers, world.size):
         mine = some[world.rank] if world.rank < len(some) else None
         made = None if mine is None else (mine, _coarse_of(model, loader, reader, split, mine))
-        for entry in gather_from_all_ranks(made):
+        everyone = gather_from_all_ranks((made, request.signal))
+        for entry, _ in everyone:
             if entry is not None and world.rank == 0:
                 files.write(split, *entry)
+        for _, signal in everyone:
+            if signal:
+                raise Stopped(
+                    f"stopped by {signal} while {adapter} predicted {split} images for the detail"
+                    " stage; the same command goes on"
+                )
 
 
 def _chunks(numbers: range, size: int) -> Iterator[range]:

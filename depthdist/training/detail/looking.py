@@ -16,10 +16,8 @@ from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import World, gather_from_all_ranks
 from depthdist.evaluation.predictors import network_predictor
 from depthdist.evaluation.scoring import score
-from depthdist.evaluation.tables import FOOTNOTE, scores_table
 from depthdist.models.adapter import load_adapter
 from depthdist.models.detail import DETAIL_FOLDER, load_detail, refine_by_detail
-from depthdist.runs.tracker import Tracker
 from depthdist.training.detail.crop_batches import CropBatch, CropReader
 from depthdist.training.settings import Settings
 
@@ -84,13 +82,16 @@ def draw_crop(batch: CropBatch, correction: Tensor) -> np.ndarray:
     return np.concatenate(shown, axis=1)
 
 
-def final_table(
-    crops: CropReader, run: Path, settings: Settings, world: World, tracker: Tracker
-) -> None:
-    """Score the adapter alone and with the stage on whole validation images, and print it."""
+def final_scores(
+    crops: CropReader, run: Path, settings: Settings, world: World
+) -> dict[str, dict[str, float]]:
+    """Return the mean scores of whole validation images by the adapter, alone and with the stage.
+
+    Nothing where there are none. Every rank calls it and takes its part.
+    """
     dataset = crops.reader.dataset
     if not dataset.has("val"):
-        return
+        return {}
     model, record = load_adapter(run / "best")
     model.to(world.device).eval()
     detail = load_detail(run / DETAIL_FOLDER, run / "best")
@@ -121,4 +122,4 @@ def final_table(
             gather_from_all_ranks,
         )
         rows[name] = found["none"].means()
-    tracker.say("\n".join(["", scores_table(rows), FOOTNOTE, ""]))
+    return rows

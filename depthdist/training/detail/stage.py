@@ -2,6 +2,7 @@
 
     RUN/detail/best/         the stage with the lowest loss on validation crops (models/detail.py)
     RUN/detail/last/         all that a restart needs
+    RUN/detail/scores.json   the final table's scores of whole validation images; written last
     RUN/detail/metrics.jsonl, RUN/detail/tensorboard/    its curves and images
 
 The same DeepSpeed engine as for the adapter, the same sums of gradients: what comes out depends on
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from depthdist.core.errors import Stopped
+from depthdist.core.files import parse_json, write_json
 from depthdist.data.crops import CropPlan
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
@@ -33,9 +35,11 @@ from depthdist.distributed.process_group import (
     gather_from_all_ranks,
     sum_over_ranks,
 )
+from depthdist.evaluation.tables import FOOTNOTE, scores_table
 from depthdist.losses.relief import ReliefLossSettings, relief_losses
 from depthdist.models.adapter_record import read_record
 from depthdist.models.detail import (
+    DETAIL_FILE,
     DETAIL_FOLDER,
     DetailRecord,
     adapter_sha256,
@@ -45,18 +49,19 @@ from depthdist.models.detail import (
 from depthdist.models.detail_network import UNIT, DetailNetwork
 from depthdist.runs.tracker import Tracker
 from depthdist.runs.training_state import load_state, save_state
-from depthdist.training.detail.coarse import make_coarse
+from depthdist.training.detail.coarse import make_coarse, other_setting
 from depthdist.training.detail.crop_batches import (
     CropBatch,
     CropReader,
     fixed_draws,
     training_crops,
 )
-from depthdist.training.detail.looking import ReliefSums, draw_crop, final_table
+from depthdist.training.detail.looking import ReliefSums, draw_crop, final_scores
 from depthdist.training.engine import Engine
 from depthdist.training.settings import Settings
 from depthdist.training.step_timer import StepTimer
 
+SCORES = "scores.json"
 WARMUP = 50  # steps
 LEAST_LR = 0.02  # of --detail-lr, at the end
 LOOKS = 10  # evaluations of a training, evenly spread
@@ -121,30 +126,61 @@ def train_detail(
         if world.rank == 0:
             print(line, flush=True)
 
-    files = make_coarse(settings, world, run, reader, ds_config, say)
-    bounds = read_record(run / "best").bounds
-    crops = CropReader(reader, files, bounds, detail.detail_crop)
     folder = run / "detail"
-    network = DetailNetwork().begin(settings.train.seed).to(world.device)
-    engine = Engine(
-        network,
-        engine_config(ds_config, detail.detail_crops),
-        [(list(network.parameters()), detail.detail_lr)],
-        world,
-        micro_batch(settings, world),
-    )
-    state = resume(settings, world, folder, engine)
-    with Tracker(folder, world.rank == 0, state.step or None, detail.detail_steps) as tracker:
-        adapter = adapter_sha256(run / "best")
-        stage = Stage(settings, world, folder, adapter, crops, engine, network, state, tracker)
-        announce(stage)
-        with StopRequest() as request:
-            run_steps(stage, request)
-        final_table(stage.crops, run, settings, world, tracker)
-        tracker.say(
-            f"detail       {run / DETAIL_FOLDER}; predict, evaluate and serve use it (--refine"
-            " detail)"
+    with StopRequest() as request:
+        files = make_coarse(settings, world, run, reader, ds_config, say, request)
+        state, tensors, engine_values = read_stage(settings, world, folder)
+        if state.step == detail.detail_steps and broadcast_from_rank_0(is_scored(folder, state)):
+            say(describe_finished(folder, state))
+            return
+        network = DetailNetwork().begin(settings.train.seed).to(world.device)
+        engine = Engine(
+            network,
+            engine_config(ds_config, detail.detail_crops),
+            [(list(network.parameters()), detail.detail_lr)],
+            world,
+            micro_batch(settings, world),
         )
+        if tensors:
+            engine.restore(tensors, engine_values)
+        bounds = read_record(run / "best").bounds
+        crops = CropReader(reader, files, bounds, detail.detail_crop)
+        adapter = adapter_sha256(run / "best")
+        with Tracker(folder, world.rank == 0, state.step or None, detail.detail_steps) as tracker:
+            stage = Stage(settings, world, folder, adapter, crops, engine, network, state, tracker)
+            announce(stage)
+            run_steps(stage, request)
+    finish(stage, run)
+
+
+def finish(stage: Stage, run: Path) -> None:
+    """Score the kept stage on whole validation images, print it, and note that this is done."""
+    broadcast_from_rank_0(None)  # rank 0 may still be writing it
+    scores = final_scores(stage.crops, run, stage.settings, stage.world)
+    if stage.world.rank:
+        return
+    if scores:
+        print("\n".join(["", scores_table(scores), FOOTNOTE, ""]), flush=True)
+    print(
+        f"detail       {run / DETAIL_FOLDER}; predict, evaluate and serve use it (--refine detail)",
+        flush=True,
+    )
+    write_json(stage.folder / SCORES, {"step": stage.state.step, "scores": scores})
+
+
+def is_scored(folder: Path, state: DetailState) -> bool:
+    """Return whether the stage of that step was scored on whole images."""
+    path = folder / SCORES
+    return path.exists() and parse_json(path.read_bytes())["step"] == state.step
+
+
+def describe_finished(folder: Path, state: DetailState) -> str:
+    """Return the line that says that a stage has nothing left to train."""
+    on = "" if state.best is None else f", loss {state.best:.3f} at step {state.best_step}"
+    return (
+        f"{folder} is finished: {state.step} steps{on}; predict, evaluate and serve use it"
+        " (--refine detail)"
+    )
 
 
 def engine_config(ds_config: dict[str, Any], batch: int) -> dict[str, Any]:
@@ -168,30 +204,33 @@ def micro_batch(settings: Settings, world: World) -> int:
     return 1 if world.device.type == "cpu" else share
 
 
-def resume(settings: Settings, world: World, folder: Path, engine: Engine) -> DetailState:
-    """Return where the training is, and give the engine the weights and moments of then.
+def read_stage(
+    settings: Settings, world: World, folder: Path
+) -> tuple[DetailState, dict[str, Tensor], dict[str, Any]]:
+    """Return where the training is, and the engine's tensors and values of then.
 
-    raises ValueError where it began with other settings
+    raises ValueError where it began with other settings, or its best weights are gone
     """
     found = load_state(folder / "last", print) if world.rank == 0 else None
     tensors, values = broadcast_from_rank_0(found[:2] if found else ({}, {}))
     if not values:
-        return DetailState()
+        return DetailState(), {}, {}
     for name, value in what_decides(settings).items():
         before = values["settings"][name]
         if before != value:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"{flag} is {value}, but the detail stage in {folder} began with {before}: give"
-                f" that, or remove {folder} to train it anew"
-            )
-    engine.restore(tensors, values["engine"])
-    return DetailState(**values["detail"])
+            raise other_setting(name, value, before, folder)
+    state = DetailState(**values["detail"])
+    if state.best_step and not broadcast_from_rank_0((folder / "best" / DETAIL_FILE).exists()):
+        raise ValueError(
+            f"{folder}/best: the best detail stage so far is gone; remove {folder} to train it"
+            " anew, or put it back"
+        )
+    return state, tensors, values["engine"]
 
 
 def what_decides(settings: Settings) -> dict[str, Any]:
-    """Return the settings that the stage's weights depend on."""
-    names = ("detail_steps", "detail_crops", "detail_crop", "detail_lr", "detail_folds")
+    """Return the settings that the stage's weights depend on, besides the coarse predictions."""
+    names = ("detail_steps", "detail_crops", "detail_crop", "detail_lr")
     return {name: getattr(settings.detail, name) for name in names} | {"seed": settings.train.seed}
 
 
