@@ -387,9 +387,10 @@ def look(stage: Stage) -> None:
         correction = UNIT * predict(stage, batch)
         losses.append((number, float(forward(stage, batch)["loss"])))
         sums.add(batch, correction)
-        if number < stage.settings.keep.pictures and world.rank == 0:
-            name = f"{stage.split} crops/{number:02d}"
-            stage.tracker.picture(name, draw_crop(batch, correction), state.step)
+    for number, draw in enumerate(draws[: stage.settings.keep.pictures if world.rank == 0 else 0]):
+        batch = stage.crops(stage.split, [draw]).to(world.device)
+        drawn = draw_crop(batch, UNIT * predict(stage, batch))
+        stage.tracker.picture(f"{stage.split} crops/{number:02d}", drawn, state.step)
     everyone = sorted(entry for entries in gather_from_all_ranks(losses) for entry in entries)
     loss = math.fsum(value for _, value in everyone) / len(everyone)
     slope, correlation = sums.fit(gather_from_all_ranks)
