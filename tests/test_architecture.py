@@ -137,6 +137,7 @@ DEPTHDIST = "depthdist/__main__.py"
 COMMANDS = {
     ("launch/train.py",): ["--data", "nowhere", "--deepspeed", "ds_configs/fp32.json"],
     (DEPTHDIST, "train"): ["nowhere"],
+    (DEPTHDIST, "detail"): ["nowhere"],
     (DEPTHDIST, "shard"): ["nowhere", "out"],
     (DEPTHDIST, "evaluate"): ["--run", "nowhere"],
     (DEPTHDIST, "predict"): ["nowhere", "--run", "nowhere"],
@@ -145,7 +146,7 @@ COMMANDS = {
     (DEPTHDIST, "report", "run"): ["nowhere"],
     (DEPTHDIST, "study", "recipes"): ["nowhere"],
     (DEPTHDIST, "demo"): ["--pairs", "0"],
-    ("tools/relief.py",): ["--run", "nowhere"],
+    (DEPTHDIST, "relief"): ["--run", "nowhere"],
 }
 RUN = """
 import runpy, sys

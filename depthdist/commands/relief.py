@@ -1,10 +1,10 @@
 """Whether the relief that a run draws is there: goals on captures whose exact depth is known.
 
     python -m depthdist.synthetic data/held_out --pairs 12 --seed 202
-    python tools/relief.py --run runs/mine --captures data/held_out
+    depthdist relief --run runs/mine --captures data/held_out
     # the same scenes with grooves half as deep: what share of the relief follows depth
     python -m depthdist.synthetic data/half --pairs 12 --seed 202 --groove-depth 0.5
-    python tools/relief.py --run runs/mine --captures data/held_out --half data/half
+    depthdist relief --run runs/mine --captures data/held_out --half data/half
 
 RUN/relief.json gets all figures, RUN/relief.png shows the capture with the most grooves.
 """

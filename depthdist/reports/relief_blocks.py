@@ -20,7 +20,7 @@ from depthdist.reports.html_page import Block, Heading, Paragraph, Preformatted,
 
 
 def relief_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    """Return what tools/relief.py found of each run that it has measured; [] where of none.
+    """Return what depthdist relief found of each run that it has measured; [] where of none.
 
     raises ValueError where its file is damaged
     """
@@ -35,7 +35,7 @@ def relief_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
             blocks.append(
                 Paragraph(
                     f"{run.name}: relief.json is of other weights than the run's now:"
-                    " tools/relief.py again.",
+                    " depthdist relief again.",
                     "warn",
                 )
             )

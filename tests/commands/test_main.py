@@ -49,11 +49,19 @@ def test_the_version_is_one_line(shell):
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("tarin data", "depthdist: error: 'tarin' is not a command; expected one of train, shard,"),
+        (
+            "tarin data",
+            "depthdist: error: 'tarin' is not a command; expected one of train, detail,",
+        ),
         ("report rnu", "depthdist report: error: 'rnu' is not a report; expected one of run, data"),
         ("train --gpu 2", "depthdist train: error: unknown setting --gpu; did you mean --gpus"),
         ("train --gpus 0", "depthdist train: error: --gpus is 0: expected >= 1"),
         ("train a --data b", "depthdist train: error: --data and a are both given: give one"),
+        ("detail", "depthdist detail: error: RUN is missing: the folder of the run"),
+        (
+            "detail --detail-folds 1 a",
+            "depthdist detail: error: --detail-folds is 1: expected 0, or",
+        ),
         ("demo --pairs 0", "depthdist demo: error: --pairs is 0: expected >= 1"),
     ],
 )

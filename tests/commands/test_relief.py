@@ -1,4 +1,4 @@
-"""tools/relief.py: grooves, painted treads and goals of a run on captures whose depth is known."""
+"""depthdist relief: grooves, painted treads and goals of a run on captures whose depth is known."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def drawn(tmp_path_factory):
 def judged(run, drawn):
     """What the command writes and prints with --half, for a refinement that every run has."""
     words = ["--captures", drawn[0], "--half", drawn[1], "--refine", "guided", "--workers", 1]
-    done = command("tools/relief.py", "--run", run, *words)
+    done = command("depthdist/__main__.py", "relief", "--run", run, *words)
     assert done.code == 0, done
     return json.loads((run / "relief.json").read_text()), done.out
 
@@ -86,7 +86,18 @@ def test_rendered_captures_are_measured_and_a_run_without_detail_says_so(run, tm
     raw = tmp_path / "raw"
     synthetic.main([str(raw), "--pairs", "2", "--size", "360x584", "--workers", "1"])
     out = tmp_path / "found.json"
-    done = command("tools/relief.py", "--run", run, "--captures", raw, "--out", out, "--workers", 2)
+    done = command(
+        "depthdist/__main__.py",
+        "relief",
+        "--run",
+        run,
+        "--captures",
+        raw,
+        "--out",
+        out,
+        "--workers",
+        2,
+    )
     assert done.code == 0, done
     assert [line for line in done.out.splitlines() if "detail" in line] == [
         f"{run} has no detail stage (detail/best): plain and what it is compared with are measured,"
@@ -109,7 +120,9 @@ def test_captures_that_the_run_learned_from_are_a_warning(run, drawn, tmp_path):
     seen = np.load(other / "seen.npy")
     seen["hashes"][~seen["validation"]] = mine
     np.save(other / "seen.npy", seen)
-    done = command("tools/relief.py", "--run", other, "--captures", raw, "--workers", 1)
+    done = command(
+        "depthdist/__main__.py", "relief", "--run", other, "--captures", raw, "--workers", 1
+    )
     assert "WARNING   the run learned from 1 of these 2 captures, such as a_color.png" in done.out
     assert json.loads((other / "relief.json").read_text())["captures"]["trained_on"] == 1
 
@@ -129,7 +142,7 @@ def test_captures_that_the_run_learned_from_are_a_warning(run, drawn, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_clear_line(run, words, message):
-    (line,) = command("tools/relief.py", "--run", run, *words).errors
+    (line,) = command("depthdist/__main__.py", "relief", "--run", run, *words).errors
     assert message in line
 
 

@@ -190,6 +190,6 @@ def read_relief(run: Path) -> dict[str, Any] | None:
         return content
     except (AttributeError, LookupError, TypeError, ValueError) as err:
         raise ValueError(
-            f"{path}: not what tools/relief.py writes ({type(err).__name__}: {err}); run it again,"
+            f"{path}: not what depthdist relief writes ({type(err).__name__}: {err}); run it again,"
             " or remove the file"
         ) from None

@@ -98,7 +98,7 @@ def test_goals_are_passed_at_their_limit_and_missed_beyond(rows):
 def test_a_relief_json_that_is_none_is_one_line(tmp_path, text):
     assert read_relief(tmp_path) is None
     (tmp_path / "relief.json").write_text(text)
-    with pytest.raises(ValueError, match=r"relief\.json: not what tools/relief\.py writes") as err:
+    with pytest.raises(ValueError, match=r"relief\.json: not what depthdist relief writes") as err:
         read_relief(tmp_path)
     assert "\n" not in str(err.value)
 
