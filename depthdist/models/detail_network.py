@@ -126,7 +126,7 @@ class DetailNetwork(nn.Module):
         tiles = rgb.view(batch, height // SHRINK, SHRINK, width // SHRINK, SHRINK, colors)
         levels = tiles.permute(0, 1, 3, 5, 2, 4).flatten(4)  # (B, H/4, W/4, 3, 16)
         light = self.brightness.index_select(0, levels.flatten().int()).view(levels.shape)
-        around = _window_mean(light.mean(4).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        around = _window_mean(light.mean(4).permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
         contrast = (light - around.unsqueeze(4)).mul_(CONTRAST).clamp_(-MOST, MOST)
         right = F.pad(log_depth[..., 1:] - log_depth[..., :-1], (0, 1))
         down = F.pad(log_depth[..., 1:, :] - log_depth[..., :-1, :], (0, 0, 0, 1))

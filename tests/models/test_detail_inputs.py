@@ -7,7 +7,15 @@ import torch
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth
 from depthdist.geometry.resampling import upsample
 from depthdist.models.detail import crop_inputs
-from depthdist.models.detail_network import LOG_DEPTH, LOG_IMAGE, SLOPE_SPREAD, DetailNetwork
+from depthdist.models.detail_network import (
+    CONTRAST,
+    LOG_DEPTH,
+    LOG_IMAGE,
+    MOST,
+    SLOPE_SPREAD,
+    WINDOW,
+    DetailNetwork,
+)
 
 BOUNDS = DepthRange(300.0, 4000.0)
 
@@ -27,20 +35,30 @@ def test_coarse_depth_at_a_quarter_is_the_mean_logarithm_of_4_x_4_pixels(size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_channels_are_the_logarithm_of_16_pixels_of_each_color_then_depth_and_slopes(dtype):
+def test_channels_are_contrast_of_16_pixels_of_each_color_then_light_around_depth_and_slopes(dtype):
     random = np.random.default_rng(0)
-    rgb = random.integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
-    log_depth = 7.2 + 0.2 * random.random((2, 8, 16))
+    # dark below: beyond its contrast nothing counts there
+    rgb = random.integers(60, 90, (2, 96, 128, 3), dtype=np.uint8)
+    rgb[:, 80:] //= 9
+    log_depth = 7.2 + 0.01 * random.random((2, 24, 32))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         found = DetailNetwork().inputs(torch.from_numpy(rgb), torch.from_numpy(log_depth).float())
-    assert found.shape == (2, 51, 8, 16)
+    assert found.shape == (2, 54, 24, 32)
     assert found.dtype == dtype
     light = (np.log(rgb / 255 + 0.02) - LOG_IMAGE[0]) / LOG_IMAGE[1]
+    pixels = light.reshape(2, 24, 4, 32, 4, 3).transpose(0, 5, 2, 4, 1, 3)  # (2, 3, 4, 4, 24, 32)
     expected = np.zeros(found.shape)
-    for color, row, column in np.ndindex(3, 4, 4):
-        expected[:, 16 * color + 4 * row + column] = light[:, row::4, column::4, color]
-    expected[:, 48] = (log_depth - LOG_DEPTH[0]) / LOG_DEPTH[1]
-    expected[:, 49, :, :-1] = np.diff(log_depth, axis=2) / SLOPE_SPREAD
-    expected[:, 50, :-1] = np.diff(log_depth, axis=1) / SLOPE_SPREAD
+    around = np.zeros((2, 3, 24, 32))
+    half = WINDOW // 2
+    for row, column in np.ndindex(24, 32):
+        rows, columns = (slice(max(0, at - half), at + half + 1) for at in (row, column))
+        around[:, :, row, column] = pixels[..., rows, columns].mean((2, 3, 4, 5))
+    contrast = CONTRAST * (pixels - around[:, :, None, None])
+    assert (np.abs(contrast) > MOST).any() and (np.abs(contrast) < MOST).any()
+    expected[:, :48] = contrast.clip(-MOST, MOST).reshape(2, 48, 24, 32)
+    expected[:, 48:51] = around
+    expected[:, 51] = (log_depth - LOG_DEPTH[0]) / LOG_DEPTH[1]
+    expected[:, 52, :, :-1] = np.diff(log_depth, axis=2) / SLOPE_SPREAD
+    expected[:, 53, :-1] = np.diff(log_depth, axis=1) / SLOPE_SPREAD
     share = 0.004 if dtype == torch.bfloat16 else 1e-5  # 8 bits
     assert np.allclose(found.float().numpy(), expected, rtol=share, atol=2e-4)
