@@ -37,7 +37,7 @@ HUBER_MM = 3.0
 
 
 @dataclass(frozen=True)
-class ReliefLossSettings:
+class ReliefWeights:
     """Weights of the terms."""
 
     relief: float = 1.0
@@ -52,7 +52,7 @@ class ReliefLossSettings:
 
 
 def relief_losses(
-    settings: ReliefLossSettings,
+    settings: ReliefWeights,
     coarse_log: Tensor,
     correction: Tensor,
     depth_mm: Tensor,

@@ -35,7 +35,7 @@ NOT_CONTENT = {
 }  # where files are and how fast the dataset is made; what --groups says is in the plan
 
 
-class JpegSettings(NamedTuple):
+class JpegQuality(NamedTuple):
     """How JPEGs are made."""
 
     quality: int
@@ -44,7 +44,7 @@ class JpegSettings(NamedTuple):
 
 # by rgb_size. Resizing averages a JPEG's errors away; crops of full size keep them, and relief is
 # in contrast of a few of 255 levels: see "What storing costs" in tools/README.md
-JPEG_DEFAULTS = {"train": JpegSettings(95, "420"), "camera": JpegSettings(98, "444")}
+JPEG_DEFAULTS = {"train": JpegQuality(95, "420"), "camera": JpegQuality(98, "444")}
 
 
 @dataclass(frozen=True)
@@ -255,10 +255,10 @@ class ShardSettings(CaptureSettings, SplitSettings, PlaceSettings):
         return not (self.verify or self.index)
 
     @property
-    def jpeg(self) -> JpegSettings:
+    def jpeg(self) -> JpegQuality:
         """Return JPEG quality and subsampling, those of the size where they are not given."""
         default = JPEG_DEFAULTS[self.rgb_size]
-        return JpegSettings(
+        return JpegQuality(
             default.quality if self.quality is None else self.quality,
             self.subsampling or default.subsampling,
         )

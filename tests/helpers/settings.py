@@ -9,6 +9,8 @@ from typing import Literal
 import pytest
 
 from depthdist.commands.demo import DemoSettings
+from depthdist.commands.detail import RunSettings
+from depthdist.commands.relief import ReliefSettings
 from depthdist.commands.study_plans import StudySettings
 from depthdist.commands.train import LaunchSettings
 from depthdist.core.command_line import parse
@@ -40,6 +42,7 @@ from depthdist.training.detail.settings import DetailSettings
 from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, TrainSettings
 from helpers.captures import ROOT
+from tools.groove_cues import CueSettings
 from tools.pretrain_builtin import PretrainSettings
 
 # Every settings dataclass, as a user could have set it: nothing at its default where the field's
@@ -170,7 +173,19 @@ CHANGED = [
         capture=Size(60, 98),
         size=Size(28, 42),
         epochs=1,
+        detail_steps=4,
     ),
+    RunSettings(run=Path("some/where")),
+    ReliefSettings(
+        run=Path("some/where"),
+        captures=ROOT / "tests",
+        half=ROOT / "tools",
+        out=ROOT / "relief.json",
+        refine="guided",
+        tread_limit=2.0,
+        workers=3,
+    ),
+    CueSettings(fit=Path("some"), test=Path("where")),
     LaunchSettings(gpus=2, hostfile=ROOT / "setup.cfg", master_port=29501),
     StudySettings(
         raw=str(ROOT),

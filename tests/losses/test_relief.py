@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.losses.relief import ReliefLossSettings, relief_losses
+from depthdist.losses.relief import ReliefWeights, relief_losses
 
 WIDTH = 972  # half of the full one: relief over 2 and 5 pixels, contours over 1 and 2
-ONES = ReliefLossSettings()
+ONES = ReliefWeights()
 
 
 def scene(seed=0, shape=(2, 24, 30)):
@@ -106,7 +106,7 @@ def test_it_is_what_the_formulas_give_in_float64():
     generator = torch.manual_seed(1)
     coarse = logarithm(depth + 4 * torch.randn(depth.shape, generator=generator))
     correction = 0.002 * torch.randn(depth.shape, generator=generator)
-    settings = ReliefLossSettings(relief=2.0, contour=0.5, offset=0.1)
+    settings = ReliefWeights(relief=2.0, contour=0.5, offset=0.1)
     found = relief_losses(settings, coarse, correction, depth, mask, WIDTH)
     predicted = (coarse.double() + correction.double()).numpy()[0]
     expected = by_hand(predicted, depth[0].double().numpy(), mask[0].numpy())
@@ -117,4 +117,4 @@ def test_it_is_what_the_formulas_give_in_float64():
 
 
 def test_a_negative_weight_is_one_line():
-    assert ReliefLossSettings(contour=-1.0).problems() == ["--contour is -1.0: expected >= 0"]
+    assert ReliefWeights(contour=-1.0).problems() == ["--contour is -1.0: expected >= 0"]

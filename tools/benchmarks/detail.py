@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthdist.core.settings import Size, range_problems
 from depthdist.core.text_table import format_table
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.losses.relief import ReliefLossSettings, relief_losses
+from depthdist.losses.relief import ReliefWeights, relief_losses
 from depthdist.models.detail import Detail, DetailRecord, crop_inputs, refine_by_detail
 from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
 from tools.benchmarks.bars import print_check
@@ -129,7 +129,7 @@ def measure(name: str, image: tuple[int, int], crops: int, crop: int, repeats: i
         network.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             correction = UNIT * network(parts, few)
-        losses = relief_losses(ReliefLossSettings(), coarse, correction, truth, mask, image[1])
+        losses = relief_losses(ReliefWeights(), coarse, correction, truth, mask, image[1])
         losses["loss"].mean().backward()
 
     matrix = torch.randn(MATRIX, MATRIX, generator=random).to(dtype)

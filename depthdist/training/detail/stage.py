@@ -36,7 +36,7 @@ from depthdist.distributed.process_group import (
     sum_over_ranks,
 )
 from depthdist.evaluation.tables import FOOTNOTE, scores_table
-from depthdist.losses.relief import ReliefLossSettings, relief_losses
+from depthdist.losses.relief import ReliefWeights, relief_losses
 from depthdist.models.adapter_record import read_record
 from depthdist.models.detail import (
     DETAIL_FILE,
@@ -66,7 +66,7 @@ WARMUP = 50  # steps
 LEAST_LR = 0.02  # of --detail-lr, at the end
 LOOKS = 10  # evaluations of a training, evenly spread
 MAX_LOOKED_AT = 64  # validation crops
-LOSS = ReliefLossSettings()
+LOSS = ReliefWeights()
 
 
 @dataclass
