@@ -46,7 +46,7 @@ class DemoSettings:
     epochs: int | None = None
     "Times that every training capture is seen. Default: 15; built-in 10; without a GPU 8."
     detail_steps: int | None = None
-    "Optimizer steps of the detail stage. Default: 6000; without a GPU 500."
+    "Optimizer steps of the detail stage. Default: 6000; without a GPU 1000."
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values that no step says before work begins."""
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     run_shown("train", DATA, *flags(run=run, model=model), *learning)
 
     detail, evaluation = run / DETAIL_FOLDER / DETAIL_FILE, run / "evaluation.json"
-    unless_newer(evaluation, detail, lambda: run_shown("evaluate", *flags(run=run)))
+    unless_newer(evaluation, detail, lambda: run_shown("evaluate", *flags(run=run, details=on_gpu)))
     relief = run / "relief.json"
     unless_newer(relief, detail, lambda: run_shown("relief", *flags(run=run, captures=HELD_OUT)))
     report = run / "report.html"
@@ -135,7 +135,7 @@ def choose_recipe(model: str, on_gpu: bool) -> Recipe:
     is_small = model == "built-in"
     if not on_gpu:
         lr, processes = 1e-3 if is_small else 5e-5, min(2, count_workers(0, 2))
-        return Recipe(30, Size(154, 252), 8, lr, detail_steps=500, held_out=3, gpus=processes)
+        return Recipe(30, Size(154, 252), 8, lr, detail_steps=1000, held_out=3, gpus=processes)
     if is_small:
         return Recipe(58, Size(294, 476), 10, 1e-3, detail_steps=6000, held_out=12, gpus=None)
     return Recipe(58, Size(756, 1260), 15, 5e-5, detail_steps=6000, held_out=12, gpus=None)

@@ -121,7 +121,7 @@ def test_stopped_in_a_fold_in_its_predictions_and_on_crops_it_ends_as_if_it_was_
     run = shutil.copytree(adapter, tmp_path / "run")
     folds, saved = run / "detail/folds", run / "detail/last"
     fold, predictions = (loop, "forward", 3), (coarse, "_coarse_of", 4)
-    crops = (stage, "forward", 4 + 8 + 2, "SIGUSR1")  # of step 1, of looking at it, of step 2
+    crops = (stage, "forward", 4 + 2, "SIGUSR1")  # of step 1, of step 2
     for place_of_stop, said in (
         (fold, f"stopped by SIGTERM at step 1 of 2, saved in {folds}/1/last"),
         (predictions, f"stopped by SIGTERM while {folds}/2/best predicted train images"),

@@ -332,15 +332,13 @@ def optimizer_step(
 
 def forward(stage: Stage, batch: CropBatch) -> dict[str, Tensor]:
     """Return each loss (B,) of a batch of crops."""
-    residual = predict(stage, batch)
-    return relief_losses(
-        LOSS,
-        batch.coarse_log,
-        UNIT * residual,
-        batch.depth_mm,
-        batch.mask,
-        stage.crops.reader.dataset.depth_size.width,
-    )
+    return score(stage, batch, UNIT * predict(stage, batch))
+
+
+def score(stage: Stage, batch: CropBatch, correction: Tensor) -> dict[str, Tensor]:
+    """Return each loss (B,) of a correction (B, S, S) of the coarse depth's logarithm."""
+    width = stage.crops.reader.dataset.depth_size.width
+    return relief_losses(LOSS, batch.coarse_log, correction, batch.depth_mm, batch.mask, width)
 
 
 def predict(stage: Stage, batch: CropBatch) -> Tensor:
@@ -385,7 +383,7 @@ def look(stage: Stage) -> None:
     for number in range(world.rank, len(draws), world.size):
         batch = stage.crops(stage.split, [draws[number]]).to(world.device)
         correction = UNIT * predict(stage, batch)
-        losses.append((number, float(forward(stage, batch)["loss"])))
+        losses.append((number, float(score(stage, batch, correction)["loss"])))
         sums.add(batch, correction)
     for number, draw in enumerate(draws[: stage.settings.keep.pictures if world.rank == 0 else 0]):
         batch = stage.crops(stage.split, [draw]).to(world.device)
