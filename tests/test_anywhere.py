@@ -112,7 +112,8 @@ def test_help_of_scripts_needs_none_of_it_either(script, tmp_path):
 def test_a_wheel_goes_the_whole_way_in_an_empty_folder_under_all_of_it_at_once(installed, tmp_path):
     top = tmp_path / "it's 100% [a, b] #1?"
     top.mkdir()
-    command = [installed / "bin/depthdist", "demo", "--pairs", 4, "--capture", "60x90", *SMALL]
+    quick = ["--pairs", 4, "--capture", "72x108", "--detail-steps", 2]
+    command = [installed / "bin/depthdist", "demo", *quick, *SMALL]
     done = hostile(*command, place=installed, folder=top)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done
     assert "WARNING" not in done.stdout + done.stderr, done

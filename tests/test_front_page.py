@@ -59,7 +59,10 @@ class Elsewhere(NamedTuple):
 
 ELSEWHERE = {
     "depthdist demo": Elsewhere(
-        "is run from the wheel already", "tests/test_anywhere.py", '"demo", "--pairs", 4'
+        "is run from the wheel already", "tests/test_anywhere.py", '"demo", *quick'
+    ),
+    "depthdist detail": Elsewhere(
+        "its crops are larger than these captures", "tests/training/test_detail.py", '"detail", run'
     ),
     "pip install .": Elsewhere(
         "a wheel is built and installed there", "tests/test_anywhere.py", '"install", *alone, wheel'

@@ -20,6 +20,7 @@ from depthdist.core.environment import count_workers
 from depthdist.core.settings import Size, range_problems
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.synthetic.tires.plan import NATIVE_SIZE
+from depthdist.training.detail.settings import MULTIPLE, DetailSettings
 
 RAW = Path("data/tires_raw")
 DATA = Path("data/tires")
@@ -96,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     run_shown("shard", RAW, DATA, *sharding)
     learning = flags(recipe="near", lora="linear", epochs=epochs, lr=recipe.lr)
     learning += flags(detail=True, detail_steps=settings.detail_steps or recipe.detail_steps)
+    crop = min(settings.capture) // MULTIPLE * MULTIPLE
+    learning += [] if crop >= DetailSettings.detail_crop else flags(detail_crop=crop)
     learning += [] if recipe.gpus is None else flags(gpus=recipe.gpus)
     run_shown("train", DATA, *flags(run=run, model=model), *learning)
 

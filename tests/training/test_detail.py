@@ -4,6 +4,7 @@
 crops of 64."""
 
 import json
+import os
 import shutil
 import signal
 from unittest import mock
@@ -297,3 +298,11 @@ def test_small_images_need_the_captures_and_a_folder_of_captures_has_them(place,
     best = {name: tensor for name, tensor in masters.items() if name.startswith("weights/")}
     for name, tensor in load_file(tmp_path / "run" / BEST).items():
         assert torch.equal(best[f"weights/{name}"], tensor)
+
+
+def test_the_command_adds_it_to_a_run_with_the_runs_own_settings(adapter, whole, tmp_path):
+    run = shutil.copytree(adapter, tmp_path / "run")
+    with mock.patch.dict(os.environ, RANK="0"):  # as a rank: without the launcher
+        done = command("depthdist/__main__.py", "detail", run, *DETAIL[1:])
+    assert done.code == 0, done
+    assert (run / BEST).read_bytes() == (whole[0] / BEST).read_bytes()
