@@ -64,6 +64,11 @@ ELSEWHERE = {
     "depthdist detail": Elsewhere(
         "its crops are larger than these captures", "tests/training/test_detail.py", '"detail", run'
     ),
+    "depthdist relief": Elsewhere(
+        "needs captures with their exact depth",
+        "tests/commands/test_relief.py",
+        '"relief", "--run"',
+    ),
     "pip install .": Elsewhere(
         "a wheel is built and installed there", "tests/test_anywhere.py", '"install", *alone, wheel'
     ),
