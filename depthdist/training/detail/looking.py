@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from depthdist.data.batch import Batch
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import World, gather_from_all_ranks
-from depthdist.evaluation.predictors import network_predictor
-from depthdist.evaluation.scoring import score
+from depthdist.evaluation.predictors import network_predictor, refined_predictor
+from depthdist.evaluation.row_kinds import RowKind
+from depthdist.evaluation.scoring import Row, score_rows
 from depthdist.models.adapter import load_adapter
-from depthdist.models.detail import DETAIL_FOLDER, load_detail, refine_by_detail
+from depthdist.models.refiner import load_refiner
 from depthdist.training.detail.crop_batches import CropBatch, CropReader
 from depthdist.training.settings import Settings
 
@@ -94,32 +94,20 @@ def final_scores(
         return {}
     model, record = load_adapter(run / "best")
     model.to(world.device).eval()
-    detail = load_detail(run / DETAIL_FOLDER, run / "best")
-
-    def with_detail(batch: Batch) -> Tensor:
-        refined = []
-        for pred, sample in zip(model(batch.rgb), batch.samples):
-            image = torch.from_numpy(crops.reader.image("val", sample)).to(pred.device)
-            refined.append(refine_by_detail(detail, pred, image, record.bounds))
-        return torch.stack(refined)
-
-    rows = {}
-    num = dataset.count("val")
-    for name, predict in (
-        ("best adapter", network_predictor(model)),
-        ("best adapter + detail", with_detail),
-    ):
-        batches = Loader(dataset, settings.data, device=world.device).evaluate(
-            "val", 1, world.rank, world.size
-        )
-        found = score(
-            predict,
-            batches,
-            num,
-            record.bounds,
-            settings.loss,
-            world.device,
-            gather_from_all_ranks,
-        )
-        rows[name] = found["none"].means()
-    return rows
+    refiner = load_refiner("detail", run).to(world.device)
+    refined = refined_predictor(model, refiner, record.bounds, crops.reader, "val")
+    rows = {
+        "best adapter": Row(network_predictor(model), RowKind.ADAPTER),
+        "best adapter + detail": Row(refined, RowKind.ADAPTER_REFINED),
+    }
+    loader = Loader(dataset, settings.data, device=world.device)
+    found = score_rows(
+        rows,
+        loader.evaluate("val", 1, world.rank, world.size),
+        num_samples=dataset.count("val"),
+        bounds=record.bounds,
+        loss=settings.loss,
+        device=world.device,
+        gather=gather_from_all_ranks,
+    )
+    return {name: scores.means() for name, scores in found.items()}
