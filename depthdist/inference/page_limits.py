@@ -6,14 +6,17 @@ with memory.holding() as hold:
     hold(len(block))                    # 503 once all requests together hold too much
 clock = ClientClock(limit_s=120)
 listener = await listen(web_server, host, port)
+return_freed_memory()                   # once, before the first image
 task = asyncio.create_task(clock.close_slow(web_server))
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +29,8 @@ GONE_S = 2.0  # after which a connection that is one too many is closed
 MAX_SCANS = 100  # of a JPEG: each decodes every pixel again, and can be a few bytes
 MAX_SEGMENTS = 10_000  # of a JPEG
 MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+OWN_MAPPING_BYTES = 4 << 20  # of memory that goes back to the system when it is freed
+M_MMAP_THRESHOLD = -3  # of malloc.h
 SCAN, END = b"\xda", b"\xd9"
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -47,6 +52,19 @@ def count_scans(content: bytes) -> int:
         num_scans += marker[1] == SCAN
         at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     return MAX_SCANS + 1
+
+
+def return_freed_memory() -> None:
+    """Let the C library give an image's memory back as soon as it is freed, where it can (glibc).
+
+    By itself glibc puts blocks of up to 32 MB between others as soon as one such block was freed:
+    what a server holds then creeps up by 20 % over some dozen images.
+    Source: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    if sys.platform == "linux":
+        c_library = ctypes.CDLL(None)
+        if hasattr(c_library, "mallopt"):
+            c_library.mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
 
 
 class Memory:

@@ -37,7 +37,14 @@ from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.inference.external_model import load_refined
 from depthdist.inference.image_sources import InputImage
-from depthdist.inference.page_limits import MAX_SCANS, ClientClock, Memory, count_scans, listen
+from depthdist.inference.page_limits import (
+    MAX_SCANS,
+    ClientClock,
+    Memory,
+    count_scans,
+    listen,
+    return_freed_memory,
+)
 from depthdist.inference.predictor import Predictor
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
 from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
@@ -349,6 +356,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 def serve_page(settings: ServeSettings, external: ExternalAdapterSettings) -> None:
     """Load the model and serve the page until the program is stopped."""
     silence_libraries()
+    return_freed_memory()
     model, record, refiner = load_refined(settings.run, settings.refine, external)
     predictor = Predictor(model, record, pick_device(), refiner, settings.flip)
     if settings.host not in LOCAL:

@@ -243,7 +243,7 @@ def test_clients_that_go_away_leave_nothing_behind(server):
 
 
 def test_ten_images_just_below_the_limit_take_no_more_memory_than_three(run):
-    """3.98 of 4 megapixels in 12 kB, ten times."""
+    """3.98 of 4 megapixels in 12 kB, ten times; without return_freed_memory() it is 13 % more."""
     bomb = png(np.zeros((1990, 2000, 3), np.uint8))
     assert len(bomb) < 20_000
     with serving(run, "--memory-mb", 120, "--max-megapixels", 4) as server:
@@ -252,7 +252,7 @@ def test_ten_images_just_below_the_limit_take_no_more_memory_than_three(run):
             server.forget_peak()
             assert server.ask("/depth", bomb)[0] == 200
             peaks.append(server.memory_mb())
-        assert max(peaks[3:]) < 1.1 * max(peaks[:3]), peaks
+        assert max(peaks[3:]) < 1.02 * max(peaks[:3]), peaks
 
 
 def test_a_body_that_the_web_server_would_unpack_is_taken_as_it_is(server):
