@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from helpers.captures import ROOT, write_capture, write_raw
+from helpers.commands import steps_in_this_process
 
 from depthdist.commands import study, study_plans
 from depthdist.models.base_model import load_base
@@ -104,10 +105,10 @@ def test_all_problems_of_the_settings_are_reported_at_once():
 def test_a_study_done_to_the_end_goes_on_where_it_stopped_and_prints_its_rows(
     raw, tmp_path, capfd, monkeypatch
 ):
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     flags = "--model tiny --epochs 1 --size 28x42 --val 0.3 --deepspeed ds_configs/fp32.json"
     words = ["splits", str(raw), *flags.split(), "--out", str(tmp_path)]
-    study.main(words)
+    with steps_in_this_process():
+        study.main(words)
     out = capfd.readouterr().out
     found = json.loads((tmp_path / "splits/study.json").read_text())
     assert list(found) == ["split random", "split session"]

@@ -73,6 +73,46 @@ def command(script: str, *words: Any) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
+@contextlib.contextmanager
+def steps_in_this_process():
+    """The commands that a command runs one after the other run here, on one core: no workers.
+
+    Training is its only rank. Each process would import for seconds; those of the demo, which are
+    started alike, are real ones: tests/test_anywhere.py.
+    """
+
+    def run_line(shown: list[Any], words: list[Any]) -> None:
+        first, *rest = words
+        if first == "-m":
+            first = f"{rest.pop(0)}/__main__.py"
+        with mock.patch.dict(os.environ, RANK="0"):
+            done = command(first, *rest)
+        print(done.out)
+        assert done.code == 0, done
+
+    with (
+        mock.patch("depthdist.commands.subcommands.run_line", run_line),
+        one_core(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def one_core():
+    """Commands in this process find one core: what they share out among workers, they do alone."""
+    from depthdist.shards.writer import write_shard
+
+    def write_shards(jobs: list[Any], *how: Any) -> None:
+        for job in jobs:
+            write_shard(job)
+
+    with (
+        mock.patch("depthdist.core.environment.usable_cores", return_value=1),
+        mock.patch("depthdist.shards.build.write_shards", write_shards),
+    ):
+        yield
+
+
 @functools.cache
 def joined():
     """The World of this process, alone. The environment stays as it was."""
