@@ -23,22 +23,31 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+# in the order in which they begin; what waits for ranks by the second is beside one process
 LONG = (
     "test_process_group.py",
     "test_pretrain_builtin.py",
+    "test_state_rounds.py",
+    "test_anywhere.py",
     "test_same_on_any_ranks.py",
-    "test_evaluate.py",
-    "test_evaluate_details.py",
-    "test_study.py",
-    "test_engine.py",
     "test_resume.py",
+    "test_detail.py",
+    "test_evaluate_details.py",
+    "test_evaluate.py",
+    "test_damaged_files.py",
+    "test_train.py",
+    "test_page_limits.py",
+    "test_front_page.py",
+    "test_engine.py",
+    "test_study.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     """The longest files begin, so that the last of them does not keep one worker busy while the
     other waits."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    begin = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: begin.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="module")

@@ -190,6 +190,11 @@ def test_the_micro_batch_changes_nothing(micro_batch, one, run):
         )
 
 
+def test_worker_processes_change_nothing(one, run):
+    rows, _ = evaluate(run, "--workers", 2)
+    assert rows == one[0]
+
+
 def test_what_is_scored_does_not_depend_on_the_bounds_that_a_run_was_trained_with(run, tmp_path):
     """A run on few captures knows few depths; it is measured on all of them all the same."""
     import shutil

@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.captures import ROOT
-from helpers.commands import command
+from helpers.commands import command, one_core
 from helpers.evaluation import evaluate
 from helpers.runs import train
 
@@ -21,23 +18,13 @@ def tires_run(tmp_path_factory):
     """A run on built-in captures, whose grooves are labelled: 2 to train, 3 to score, and a second
     with another seed."""
     folder = tmp_path_factory.mktemp("tires")
-    for words in (
-        ["tools/make_tires.py", folder / "raw", "--pairs", 5, "--size", "420x680", "--workers", 1],
-        [
-            "tools/shard.py",
-            folder / "raw",
-            folder / "data",
-            "--size",
-            "28x42",
-            "--val",
-            0.6,
-            "--workers",
-            1,
-        ],
-    ):
-        subprocess.run(
-            [sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True
-        )
+    with one_core():
+        for words in (
+            ["tools/make_tires.py", folder / "raw", "--pairs", 5, "--size", "420x680"],
+            ["tools/shard.py", folder / "raw", folder / "data", "--size", "28x42", "--val", 0.6],
+        ):
+            done = command(*words)
+            assert done.code == 0, done
     for seed in (0, 1):
         assert (
             train(
