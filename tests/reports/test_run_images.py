@@ -11,18 +11,16 @@ from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.evaluation.figures import NEAR_TO_FAR, SIGNED
 from depthdist.reports.drawings import INK, SERIES
 from depthdist.reports.evaluated_run import EvaluatedRun
-from depthdist.reports.run_images import (
+from depthdist.reports.image_figures import (
     Cut,
     PredictedImage,
-    RankedImage,
     cut_figure,
     draw_edges,
     find_cut,
     panels,
     plot_cut,
-    rank_images,
-    sample_numbers,
 )
+from depthdist.reports.run_images import RankedImage, rank_images, sample_numbers
 
 GREEN, ORANGE, BLUE = (60, 220, 110), (255, 140, 0), (70, 140, 255)
 GREY = (60, 60, 60)  # 0.6 of an image that is 100 everywhere
@@ -45,7 +43,7 @@ def drawn_photos(monkeypatch):
     """A list that gets (image, caption) of each image that is drawn."""
     found = []
     monkeypatch.setattr(
-        "depthdist.reports.run_images.jpeg_figure",
+        "depthdist.reports.image_figures.jpeg_figure",
         lambda image, caption: found.append((image, caption)) or caption,
     )
     return found
