@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoModelForDepthEstimation
 
-from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
+from depthdist.models.detail_network import DetailNetwork
 
 
 class DetailedDepth:
@@ -45,19 +45,14 @@ class DetailedDepth:
         pixels = (pixels - torch.tensor(record["mean"])) / torch.tensor(record["std"])
         d = self.coarse(pixel_values=pixels.permute(2, 0, 1)[None]).predicted_depth[None]
         size = image.height, image.width
-        d = F.interpolate(d, size, mode="bicubic", align_corners=False).clamp(min=0)
+        d = F.interpolate(d, size, mode="bicubic", align_corners=False)[0].clamp(min=0)
         near, far = record["near_mm"], record["far_mm"]
         if record["target"] == "linear":
             z = far - d * (far - near)
         else:
             z = 1 / (1 / far + d * (1 / near - 1 / far))
-        log_z = z.clamp(min=1).log()  # (1, 1, H, W)
-        bottom, right = (-side % MULTIPLE for side in size)
-        rgb = F.pad(torch.from_numpy(np.array(image)), (0, 0, 0, right, 0, bottom))
-        quarter = F.avg_pool2d(log_z, SHRINK, ceil_mode=True)
-        quarter = F.pad(quarter, (0, right // SHRINK, 0, bottom // SHRINK), mode="replicate")
-        residual = self.detail(rgb[None], quarter[0])[:, : size[0], : size[1]]
-        return (log_z[0, 0] + UNIT * residual[0]).exp().clamp(1, far).numpy()
+        log_z = self.detail(torch.from_numpy(np.array(image))[None], z.clamp(min=1).log())
+        return log_z[0].exp().clamp(1, far).numpy()
 
 
 if __name__ == "__main__":

@@ -37,8 +37,7 @@ from depthdist.inference.onnx_export import (
 )
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.detail import LEAST_MM, Detail, coarse_log, padded, refine_by_detail
-from depthdist.models.detail_network import SHRINK, UNIT
+from depthdist.models.detail import LEAST_MM, Detail, coarse_log, refine_by_detail
 from depthdist.runs.run_folder import RUN_FILE, Run, open_run
 
 NUM_CHECK_IMAGES = 2  # of full size, that PyTorch and onnxruntime are compared on
@@ -130,18 +129,9 @@ class FullSizeModel(nn.Module):
 
     def forward(self, rgb: Tensor) -> Tensor:
         """Return depth in mm."""
-        height, width = self.size
         pred = self.coarse(self.resize(rgb)).unsqueeze(1)  # (B, 1, h, w)
-        pred = F.interpolate(pred, self.size, mode="bicubic", align_corners=False)
-        full = coarse_log(denormalize_depth(pred, self.bounds))  # (B, 1, H, W)
-        quarter = F.avg_pool2d(full, SHRINK, ceil_mode=True)
-        missing = [
-            padded(side) // SHRINK - have for side, have in zip(self.size, quarter.shape[2:])
-        ]
-        quarter = F.pad(quarter, (0, missing[1], 0, missing[0]), mode="replicate").squeeze(1)
-        rgb = F.pad(rgb, (0, 0, 0, padded(width) - width, 0, padded(height) - height))
-        residual = self.network(rgb, quarter)[:, :height, :width]
-        depth_mm = torch.exp(full.squeeze(1) + UNIT * residual)
+        pred = F.interpolate(pred, self.size, mode="bicubic", align_corners=False).squeeze(1)
+        depth_mm = torch.exp(self.network(rgb, coarse_log(pred, self.bounds)))
         return depth_mm.clamp(LEAST_MM, self.bounds.far_mm)  # the scale ends there
 
 

@@ -1,6 +1,6 @@
 """The loss of the detail stage, in mm at the camera's own size: relief, contours, and the rest.
 
-    losses = relief_losses(settings, coarse_log, correction, depth_mm, mask)
+    losses = relief_losses(settings, log_depth, depth_mm, mask)
     # {"relief": (B,), "contour": (B,), "offset": (B,), "loss": (B,)}
 
 With e the error in mm, z (log z^ - log z), and second differences
@@ -53,31 +53,30 @@ class ReliefWeights:
 
 def relief_losses(
     settings: ReliefWeights,
-    coarse_log: Tensor,
-    correction: Tensor,
+    log_depth: Tensor,
     depth_mm: Tensor,
     mask: Tensor,
     image_width: int = FULL_WIDTH,
 ) -> dict[str, Tensor]:
     """Return each term and their weighted sum as `loss`, (B,) float32 each, of crops.
 
-    coarse_log, correction  (B, H, W) float32: the prediction is exp(coarse_log + correction) mm
-    depth_mm, mask          (B, H, W) measured depth, and where it counts
-    image_width             of the whole image, pixels: strides are in proportion to it
+    log_depth       (B, H, W) float32, natural logarithm of the predicted depth in mm
+    depth_mm, mask  (B, H, W) measured depth, and where it counts
+    image_width     of the whole image, pixels: strides are in proportion to it, as far as the
+                    crop holds them
     """
-    scale = image_width / FULL_WIDTH
+    longest = (min(mask.shape[1:]) - 1) // 2  # of a second difference that the crop holds
+
+    def scaled(strides: tuple[int, ...]) -> list[int]:
+        return [min(max(1, round(k * image_width / FULL_WIDTH)), longest) for k in strides]
+
     truth = torch.where(mask, depth_mm, 1.0)
-    error = torch.where(mask, (coarse_log + correction - truth.log()) * truth, 0.0)
-    relief = _mean(_relief_terms(error, truth, mask, [_scaled(k, scale) for k in RELIEF_STRIDES]))
-    strides = [_scaled(k, scale) for k in CONTOUR_STRIDES]
-    contour = _mean(_contour_terms(error, mask, strides))
+    error = torch.where(mask, (log_depth - truth.log()) * truth, 0.0)
+    relief = _mean(_relief_terms(error, truth, mask, scaled(RELIEF_STRIDES)))
+    contour = _mean(_contour_terms(error, mask, scaled(CONTOUR_STRIDES)))
     offset = _share(error.abs(), mask)
     total = settings.relief * relief + settings.contour * contour + settings.offset * offset
     return {"relief": relief, "contour": contour, "offset": offset, "loss": total}
-
-
-def _scaled(stride: int, scale: float) -> int:
-    return max(1, round(stride * scale))
 
 
 def _relief_terms(

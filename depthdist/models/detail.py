@@ -27,9 +27,9 @@ from depthdist.core.errors import one_line
 from depthdist.core.files import parse_json, replace_folder, write_json
 from depthdist.core.settings import from_dict
 from depthdist.geometry.depth_range import DepthRange, denormalize_depth, normalize_valid
-from depthdist.geometry.resampling import upsample, upsample_crop
+from depthdist.geometry.resampling import upsample
 from depthdist.models.adapter_record import WEIGHTS
-from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
+from depthdist.models.detail_network import DetailNetwork
 
 FULL_WEIGHTS = "model.safetensors"  # of a network that trained as a whole, or was exported
 DETAIL_WEIGHTS = "detail.safetensors"
@@ -145,42 +145,9 @@ def has_bf16_units() -> bool:
     return False
 
 
-def coarse_log(coarse_mm: Tensor) -> Tensor:
-    """Return the natural logarithm of the coarse depth."""
-    return coarse_mm.clamp(min=LEAST_MM).log()
-
-
-def padded(length: int) -> int:
-    """Return the next multiple of MULTIPLE."""
-    return -(-length // MULTIPLE) * MULTIPLE
-
-
-def crop_inputs(
-    pred: Tensor,
-    size: tuple[int, int],
-    bounds: DepthRange,
-    corner: tuple[int, int] = (0, 0),
-    shape: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the logarithm of a coarse prediction's depth in a crop of the image, or in all of it.
-
-    pred     (h, w) normalized inverse depth of a whole image
-    size     height and width of the image
-    corner   row and column of the crop's first pixel, multiples of SHRINK
-    shape    height and width of the crop; by default all of the image
-    returns  (H4, W4) and (H, W) float32 of the crop, where H4 and W4 are quarters of H and W padded
-             to multiples of MULTIPLE
-    """
-    height, width = shape or size
-    if shape is None:
-        fine = upsample(pred[None], size)[0]
-    else:
-        fine = upsample_crop(pred, size, corner, shape)
-    full = coarse_log(denormalize_depth(fine, bounds))
-    quarter = torch.nn.functional.avg_pool2d(full[None], SHRINK, ceil_mode=True)  # (1, .., ..)
-    rows, columns = (padded(side) // SHRINK for side in (height, width))
-    pad = (0, columns - quarter.shape[-1], 0, rows - quarter.shape[-2])
-    return torch.nn.functional.pad(quarter, pad, mode="replicate")[0], full
+def coarse_log(pred: Tensor, bounds: DepthRange) -> Tensor:
+    """Return the natural logarithm of depth in mm of a normalized inverse depth."""
+    return denormalize_depth(pred, bounds).clamp(min=LEAST_MM).log()
 
 
 @torch.no_grad()
@@ -198,13 +165,9 @@ def refine_by_detail(
     dtype    what the network's inner layers compute in; by default `best_dtype`
     returns  (H, W) float32 normalized inverse depth
     """
-    height, width = image.shape[:2]
-    quarter, full = crop_inputs(pred, (height, width), bounds)
-    pad = (0, 0, 0, padded(width) - width, 0, padded(height) - height)
-    rgb = torch.nn.functional.pad(image, pad)
+    size = image.shape[0], image.shape[1]
     dtype = dtype or best_dtype(image.device)
     network = detail.network.to(image.device)
     with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
-        residual = network(rgb[None], quarter[None])[0, :height, :width]
-    depth_mm = torch.exp(full.add_(residual, alpha=UNIT))
-    return normalize_valid(depth_mm, bounds)
+        log_depth = network(image[None], coarse_log(upsample(pred[None], size), bounds))[0]
+    return normalize_valid(log_depth.exp(), bounds)

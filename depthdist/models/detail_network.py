@@ -1,8 +1,7 @@
-"""The network of the detail stage: relief from the image at its full size, on a coarse depth.
+"""The network of the detail stage: relief and contours from the image at its full size.
 
     network = DetailNetwork()
-    residual = network(rgb, log_depth)     # (B, H, W, 3) uint8, (B, H/4, W/4) -> (B, H, W)
-    depth_mm = coarse_mm * torch.exp(UNIT * residual)
+    log_depth = network(rgb, coarse_log)    # (B, H, W, 3) uint8, (B, H, W) -> (B, H, W)
 
 A small convolutional network of four scales (after U-Net, Ronneberger et al. 2015) on the image and
 the coarse depth; it is fully convolutional, so it is trained on crops and used on whole images. It
@@ -136,7 +135,20 @@ class DetailNetwork(nn.Module):
         parts = [contrast.flatten(3), around, depth]
         return torch.cat([part.to(dtype) for part in parts], -1).permute(0, 3, 1, 2)
 
-    def forward(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
+    def forward(self, rgb: Tensor, coarse_log: Tensor) -> Tensor:
+        """Return the natural logarithm of the refined depth in mm, (B, H, W) float32.
+
+        rgb         (B, H, W, 3) uint8
+        coarse_log  (B, H, W) float32, natural logarithm of the coarse depth in mm
+        """
+        height, width = rgb.shape[1:3]
+        below, right = (-side % MULTIPLE for side in (height, width))
+        quarter = F.avg_pool2d(coarse_log, SHRINK, ceil_mode=True)
+        quarter = F.pad(quarter, (0, right // SHRINK, 0, below // SHRINK), mode="replicate")
+        residual = self.residual(F.pad(rgb, (0, 0, 0, right, 0, below)), quarter)
+        return torch.add(coarse_log, residual[:, :height, :width], alpha=UNIT)
+
+    def residual(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
         """Return the residual (B, H, W) float32 of log depth, in UNITs.
 
         rgb        (B, H, W, 3) uint8, H and W multiples of MULTIPLE

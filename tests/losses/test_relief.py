@@ -24,14 +24,13 @@ def logarithm(depth_mm):
     return depth_mm.clamp(min=1).log()
 
 
-def losses(coarse_log, depth_mm, mask, correction=0.0, settings=ONES):
-    correction = torch.zeros_like(coarse_log) + correction
-    return relief_losses(settings, coarse_log, correction, depth_mm, mask, WIDTH)
+def losses(log_depth, depth_mm, mask, settings=ONES, width=WIDTH):
+    return relief_losses(settings, log_depth, depth_mm, mask, width)
 
 
 def test_a_perfect_prediction_loses_nothing():
     depth, mask = scene()
-    for name, value in losses(logarithm(depth) - 0.01, depth, mask, 0.01).items():
+    for name, value in losses(logarithm(depth), depth, mask).items():
         assert value.shape == (2,) and float(value.abs().max()) < 1e-3, name
 
 
@@ -52,9 +51,7 @@ def test_what_is_in_holes_does_not_count():
     depth, mask = scene()
     coarse = logarithm(depth + 3 * torch.rand(depth.shape, generator=torch.manual_seed(0)))
     expected = losses(coarse, depth, mask)
-    found = losses(
-        torch.where(mask, coarse, 9.0), torch.where(mask, depth, 77.0), mask, correction=0.0
-    )
+    found = losses(torch.where(mask, coarse, 9.0), torch.where(mask, depth, 77.0), mask)
     for name, value in expected.items():
         assert torch.equal(found[name], value) and float(value.min()) > 0.01, name
 
@@ -63,7 +60,7 @@ def test_without_a_measured_pixel_loss_and_gradient_are_zero():
     depth, mask = scene()
     mask[0] = False
     correction = torch.zeros(depth.shape, requires_grad=True)
-    found = relief_losses(ONES, logarithm(depth) + 0.01, correction, depth, mask, WIDTH)
+    found = losses(logarithm(depth) + 0.01 + correction, depth, mask)
     found["loss"].sum().backward()
     empty, measured = found["loss"].tolist()
     assert empty == 0 and measured > 0
@@ -107,13 +104,20 @@ def test_it_is_what_the_formulas_give_in_float64():
     coarse = logarithm(depth + 4 * torch.randn(depth.shape, generator=generator))
     correction = 0.002 * torch.randn(depth.shape, generator=generator)
     settings = ReliefWeights(relief=2.0, contour=0.5, offset=0.1)
-    found = relief_losses(settings, coarse, correction, depth, mask, WIDTH)
+    found = losses(coarse + correction, depth, mask, settings)
     predicted = (coarse.double() + correction.double()).numpy()[0]
     expected = by_hand(predicted, depth[0].double().numpy(), mask[0].numpy())
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-3), name
     total = 2 * expected["relief"] + 0.5 * expected["contour"] + 0.1 * expected["offset"]
     assert float(found["loss"]) == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.parametrize("width", [1, 1944, 9_000, 10**6])
+def test_strides_of_images_of_any_width_fit_into_the_crop(width):
+    depth, mask = scene()
+    off = losses(logarithm(depth + torch.randn(depth.shape)), depth, mask, width=width)
+    assert all(bool((value > 0).all()) for value in off.values())
 
 
 def test_a_negative_weight_is_one_line():

@@ -4,34 +4,44 @@ import numpy as np
 import pytest
 import torch
 
-from depthdist.geometry.depth_range import DepthRange, denormalize_depth
-from depthdist.geometry.resampling import upsample
-from depthdist.models.detail import crop_inputs
 from depthdist.models.detail_network import (
     CONTRAST,
     LOG_DEPTH,
     LOG_IMAGE,
     MOST,
     SLOPE_SPREAD,
+    UNIT,
     WINDOW,
     DetailNetwork,
 )
 
-BOUNDS = DepthRange(300.0, 4000.0)
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 71)])
+def test_the_network_sees_coarse_depth_at_a_quarter_as_the_mean_of_4_x_4_pixels(size):
+    coarse_log = 7 + torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    network = DetailNetwork().begin(0)
+    seen = []
+    network.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(torch.zeros(1, *size, 3, dtype=torch.uint8), coarse_log)
+    (inputs,) = seen
+    assert inputs.shape[2:] == (16, 24), "of 64 x 96, the next multiples of 32"
+    assert torch.isfinite(inputs).all()
+    quarter = inputs[0, 51] * LOG_DEPTH[1] + LOG_DEPTH[0]
+    for row, column in np.ndindex(*quarter.shape):
+        part = coarse_log[0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].numpy()
+        if part.size:  # beyond it is padding
+            assert float(quarter[row, column]) == pytest.approx(part.mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 71)])
-def test_coarse_depth_at_a_quarter_is_the_mean_logarithm_of_4_x_4_pixels(size):
-    pred = torch.rand(14, 21, generator=torch.Generator().manual_seed(0))
-    quarter, full = crop_inputs(pred, size, BOUNDS)
-    exact = np.log(denormalize_depth(upsample(pred[None], size), BOUNDS)[0].double().numpy())
-    assert np.abs(full.numpy() - exact).max() < 1e-5
-    assert quarter.shape == (16, 24), "of 64 x 96, the next multiples of 32"
-    for row, column in np.ndindex(quarter.shape):
-        part = exact[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-        if part.size:  # beyond it is padding
-            assert float(quarter[row, column]) == pytest.approx(part.mean(), abs=1e-5)
-    assert torch.isfinite(quarter).all()
+def test_its_residual_is_added_and_is_nothing_at_first(size):
+    random = torch.Generator().manual_seed(0)
+    rgb = torch.randint(0, 256, (2, *size, 3), generator=random, dtype=torch.uint8)
+    coarse_log = 7 + torch.rand(2, *size, generator=random)
+    network = DetailNetwork().begin(0)
+    assert torch.equal(network(rgb, coarse_log), coarse_log)
+    torch.nn.init.constant_(network.head.bias, 3.0)
+    assert torch.allclose(network(rgb, coarse_log), coarse_log + 3 * UNIT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

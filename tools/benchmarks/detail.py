@@ -20,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthdist.core.settings import Size, range_problems
 from depthdist.core.text_table import format_table
 from depthdist.geometry.depth_range import DepthRange
+from depthdist.geometry.resampling import upsample
 from depthdist.losses.relief import ReliefWeights, relief_losses
-from depthdist.models.detail import Detail, DetailRecord, crop_inputs, refine_by_detail
-from depthdist.models.detail_network import MULTIPLE, SHRINK, UNIT, DetailNetwork
+from depthdist.models.detail import Detail, DetailRecord, coarse_log, refine_by_detail
+from depthdist.models.detail_network import MULTIPLE, DetailNetwork
 from tools.benchmarks.bars import print_check
 from tools.benchmarks.machine import describe_machine, print_machine
 from tools.benchmarks.plan import peak_mib
@@ -118,18 +119,16 @@ def measure(name: str, image: tuple[int, int], crops: int, crop: int, repeats: i
         refine_by_detail(detail, pred, rgb, BOUNDS, dtype)
 
     parts = rgb[:crop, :crop].expand(crops, crop, crop, 3)
-    quarter, full = crop_inputs(pred, image, BOUNDS)
-    side = crop // SHRINK
-    few = quarter[:side, :side].expand(crops, side, side)
-    coarse = full[:crop, :crop].expand(crops, crop, crop)
+    coarse = coarse_log(upsample(pred[None], image), BOUNDS)[:, :crop, :crop]
+    coarse = coarse.expand(crops, crop, crop)
     truth = coarse.exp() + 5 * torch.rand(crops, crop, crop, generator=random)
     mask = torch.ones(crops, crop, crop, dtype=torch.bool)
 
     def train() -> None:
         network.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            correction = UNIT * network(parts, few)
-        losses = relief_losses(ReliefWeights(), coarse, correction, truth, mask, image[1])
+            log_depth = network(parts, coarse)
+        losses = relief_losses(ReliefWeights(), log_depth, truth, mask, image[1])
         losses["loss"].mean().backward()
 
     matrix = torch.randn(MATRIX, MATRIX, generator=random).to(dtype)

@@ -13,7 +13,8 @@ from torch import Tensor
 from depthdist.data.crops import CropDraw, CropPlan, expose, place
 from depthdist.data.full_size import FullSizeReader
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.models.detail import crop_inputs
+from depthdist.geometry.resampling import upsample_crop
+from depthdist.models.detail import coarse_log
 from depthdist.training.detail.coarse import CoarseFiles
 
 
@@ -22,14 +23,12 @@ class CropBatch:
     """B crops of S x S pixels.
 
     rgb         (B, S, S, 3) uint8
-    quarter     (B, S/4, S/4) float32, logarithm of the coarse depth in mm
-    coarse_log  (B, S, S) float32, the same at full size
+    coarse_log  (B, S, S) float32, natural logarithm of the coarse depth in mm
     depth_mm    (B, S, S) float32, measured, 0 where nothing was
     mask        (B, S, S) bool
     """
 
     rgb: Tensor
-    quarter: Tensor
     coarse_log: Tensor
     depth_mm: Tensor
     mask: Tensor
@@ -62,15 +61,13 @@ class CropReader:
 
     def _cut(self, split: str, draw: CropDraw) -> tuple[Tensor, ...]:
         size, side = self.reader.dataset.depth_size, self.side
-        coarse = self.coarse.read(split, draw.image)
-        top, left = place(draw, coarse.cells, size, side)
+        target, cells = self.coarse.read(split, draw.image)
+        top, left = place(draw, cells, size, side)
         rgb, depth_mm, mask = self.reader.crop(split, draw.image, top, left, side, side)
-        target = torch.from_numpy(coarse.target)
-        quarter, full = crop_inputs(target, size, self.bounds, (top, left), (side, side))
+        coarse = upsample_crop(torch.from_numpy(target), size, (top, left), (side, side))
         maps = [
             torch.from_numpy(expose(rgb, draw.gains)),
-            quarter,
-            full,
+            coarse_log(coarse, self.bounds),
             torch.from_numpy(depth_mm),
             torch.from_numpy(mask),
         ]

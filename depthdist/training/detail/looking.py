@@ -32,11 +32,11 @@ class ReliefSums:
     def __init__(self) -> None:
         self.sums = np.zeros(6)
 
-    def add(self, batch: CropBatch, correction: Tensor) -> None:
+    def add(self, batch: CropBatch, log_depth: Tensor) -> None:
         """Count the pixels of crops whose surroundings are measured and have no silhouette."""
         where = undisturbed(batch.depth_mm, batch.mask)
         t = relief(batch.depth_mm)[where].double().cpu().numpy()
-        p = relief(torch.exp(batch.coarse_log + correction))[where].double().cpu().numpy()
+        p = relief(torch.exp(log_depth))[where].double().cpu().numpy()
         self.sums += [len(t), t.sum(), p.sum(), t @ t, t @ p, p @ p]
 
     def fit(self, gather: Callable[[Any], list[Any]]) -> tuple[float, float]:
@@ -64,7 +64,7 @@ def undisturbed(depth_mm: Tensor, mask: Tensor) -> Tensor:
     return F.max_pool2d(bad, WINDOW, 1, WINDOW // 2)[:, 0] == 0
 
 
-def draw_crop(batch: CropBatch, correction: Tensor) -> np.ndarray:
+def draw_crop(batch: CropBatch, log_depth: Tensor) -> np.ndarray:
     """Return the image of a batch's first crop (S, 4 S, 3) uint8.
 
     The image, brightened; the relief of the camera's depth, of the coarse and of the refined one.
@@ -74,7 +74,7 @@ def draw_crop(batch: CropBatch, correction: Tensor) -> np.ndarray:
     mask = batch.mask[:1]
     filled = torch.where(mask, batch.depth_mm[:1], coarse[:1])
     shown = [rgb]
-    for depth_mm in (filled, coarse[:1], torch.exp(batch.coarse_log + correction)[:1]):
+    for depth_mm in (filled, coarse[:1], torch.exp(log_depth)[:1]):
         grey = 127.5 + relief(depth_mm)[0] * (127.5 / SHOWN_MM)
         pixels = grey.clamp(0, 255).to(torch.uint8).cpu().numpy()
         shown.append(np.repeat(pixels[..., None], 3, axis=2))

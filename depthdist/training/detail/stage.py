@@ -46,7 +46,7 @@ from depthdist.models.detail import (
     best_dtype,
     save_detail,
 )
-from depthdist.models.detail_network import UNIT, DetailNetwork
+from depthdist.models.detail_network import DetailNetwork
 from depthdist.runs.tracker import Tracker
 from depthdist.runs.training_state import load_state, save_state
 from depthdist.training.detail.coarse import make_coarse, other_setting
@@ -332,21 +332,21 @@ def optimizer_step(
 
 def forward(stage: Stage, batch: CropBatch) -> dict[str, Tensor]:
     """Return each loss (B,) of a batch of crops."""
-    return score(stage, batch, UNIT * predict(stage, batch))
+    return score(stage, batch, predict(stage, batch))
 
 
-def score(stage: Stage, batch: CropBatch, correction: Tensor) -> dict[str, Tensor]:
-    """Return each loss (B,) of a correction (B, S, S) of the coarse depth's logarithm."""
+def score(stage: Stage, batch: CropBatch, log_depth: Tensor) -> dict[str, Tensor]:
+    """Return each loss (B,) of the logarithm of a refined depth (B, S, S)."""
     width = stage.crops.reader.dataset.depth_size.width
-    return relief_losses(LOSS, batch.coarse_log, correction, batch.depth_mm, batch.mask, width)
+    return relief_losses(LOSS, log_depth, batch.depth_mm, batch.mask, width)
 
 
 def predict(stage: Stage, batch: CropBatch) -> Tensor:
-    """Return the residual (B, S, S) in UNITs, computed in the stage's precision."""
+    """Return the logarithm of the refined depth (B, S, S), computed in the stage's precision."""
     dtype = compute_dtype(stage)
     own = next(stage.network.parameters()).dtype
     with torch.autocast(stage.world.device.type, dtype, enabled=dtype != own):
-        return stage.engine.forward(batch.rgb, batch.quarter)
+        return stage.engine.forward(batch.rgb, batch.coarse_log)
 
 
 def log_step(stage: Stage, losses: dict[str, float], timer: StepTimer) -> None:
@@ -382,12 +382,12 @@ def look(stage: Stage) -> None:
     losses = []
     for number in range(world.rank, len(draws), world.size):
         batch = stage.crops(stage.split, [draws[number]]).to(world.device)
-        correction = UNIT * predict(stage, batch)
-        losses.append((number, float(score(stage, batch, correction)["loss"])))
-        sums.add(batch, correction)
+        log_depth = predict(stage, batch)
+        losses.append((number, float(score(stage, batch, log_depth)["loss"])))
+        sums.add(batch, log_depth)
     for number, draw in enumerate(draws[: stage.settings.keep.pictures if world.rank == 0 else 0]):
         batch = stage.crops(stage.split, [draw]).to(world.device)
-        drawn = draw_crop(batch, UNIT * predict(stage, batch))
+        drawn = draw_crop(batch, predict(stage, batch))
         stage.tracker.picture(f"{stage.split} crops/{number:02d}", drawn, state.step)
     everyone = sorted(entry for entries in gather_from_all_ranks(losses) for entry in entries)
     loss = math.fsum(value for _, value in everyone) / len(everyone)
