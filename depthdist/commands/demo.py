@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     data_report = DATA.with_name("tires-report.html")
     unless_newer(data_report, DATA / "index.json", lambda: run_shown("report", "data", DATA))
     predictions = run / "predictions"
-    run_shown("predict", RAW / "images", *flags(run=run, out=predictions))
+    run_shown("predict", HELD_OUT / "images", *flags(run=run, out=predictions))
     print(
         f"""
 Where to look

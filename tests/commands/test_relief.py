@@ -64,7 +64,7 @@ def test_it_ends_with_the_goals_and_both_figures(judged):
     content, out = judged
     assert [goal["name"] for goal in content["goals"]] == [goal.name for goal in GOALS]
     lines = out.split("goals of guided\n")[1].splitlines()[: len(GOALS)]
-    words = {True: "passed ", False: "missed ", None: "not measured "}  # no edge is 16 mm high
+    words = {True: "passed ", False: "missed ", None: "not judged "}  # no edge is 16 mm high
     for line, goal in zip(lines, content["goals"]):
         assert line.startswith(words[goal["passed"]]), (line, goal)
     assert f"groove MAE, mm: {content['rows']['guided']['mae_mm']:.2f}, at most " in lines[0]

@@ -29,6 +29,7 @@ FORMAT = 1  # of RELIEF_FILE; a change of its meaning counts it up
 # share of the true depth below which a mean predicted depth is no relief, so that nothing can be
 # said of what it follows
 LEAST_RELIEF = 0.1
+LEAST_SHARE = 0.005  # of plain: a multiple of less would pass by chance
 GROOVE_VALUES = (
     "grooves",
     "mae_mm",
@@ -155,7 +156,7 @@ def compare_half(
 def judge_goals(rows: Mapping[str, Mapping[str, float]], judged: str) -> list[dict[str, Any]]:
     """Return each of GOALS with its figures, and whether the row `judged` reaches it.
 
-    passed  None where there was nothing to measure
+    passed  None where there was nothing to measure, or plain has next to nothing to compare with
     """
     found = []
     for goal in GOALS:
@@ -163,6 +164,8 @@ def judge_goals(rows: Mapping[str, Mapping[str, float]], judged: str) -> list[di
         plain = rows[PLAIN][goal.name]
         limit = goal.factor * plain if goal.of_plain else goal.factor
         is_known = not math.isnan(value) and not math.isnan(limit)
+        if goal.of_plain and not goal.highest:
+            is_known = is_known and plain >= LEAST_SHARE
         is_reached = value <= limit if goal.highest else value >= limit
         found.append(
             {**goal._asdict(), "value": value, "plain": plain, "limit": limit}

@@ -65,9 +65,10 @@ def describe_relief(content: Mapping[str, Any]) -> list[str]:
     if math.isnan(values["follows"]):
         found.append(f"{row} draws hardly any relief in the grooves.")
     else:
+        share = _percent(min(values["follows"], 1.0))  # above 1 differences are exaggerated
         text = (
-            f"{_percent(values['follows'])} of the relief that {row} draws follows the grooves'"
-            f" true depth (slope {format_ratio(values['slope'])}, correlation"
+            f"{share} of the relief that {row} draws follows the grooves' true depth (slope"
+            f" {format_ratio(values['slope'])}, correlation"
             f" {format_ratio(values['correlation'])}, {values['grooves']} grooves)"
         )
         half = content["half"]
@@ -90,8 +91,8 @@ def describe_relief(content: Mapping[str, Any]) -> list[str]:
 
 
 def goal_lines(goals: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each goal: passed or missed, with both figures."""
-    verdicts = {True: "passed", False: "missed", None: "not measured"}
+    """Return a line for each goal: passed, missed or not judged, with both figures."""
+    verdicts = {True: "passed", False: "missed", None: "not judged"}
     lines = []
     for goal in goals:
         bound = "at most" if goal["highest"] else "at least"
