@@ -9,9 +9,12 @@ with Browser() as page:
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -34,7 +37,7 @@ class Browser:
         self.size, self.errors = (width, height), []
 
     def __enter__(self) -> "Browser":
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         flags = [
             "--headless=new",
             "--no-sandbox",
@@ -47,6 +50,7 @@ class Browser:
             [CHROMIUM, *flags, f"--window-size={self.size[0]},{self.size[1]}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
@@ -69,8 +73,19 @@ class Browser:
         self._wait(self.session.close())
         self.process.terminate()
         self.process.wait(20)
+        self._end_children()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.folder.cleanup()
+
+    def _end_children(self) -> None:
+        """They write into the folder after the first process has ended; those killed may stay as
+        zombies where nothing collects them."""
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            end = time.monotonic() + 3
+            with contextlib.suppress(ProcessLookupError):
+                while time.monotonic() < end:
+                    os.killpg(self.process.pid, kind)
+                    time.sleep(0.05)
 
     async def _connect(self, port: str) -> None:
         self.session = aiohttp.ClientSession()
