@@ -58,7 +58,7 @@ def return_freed_memory() -> None:
     """Let the C library give an image's memory back as soon as it is freed, where it can (glibc).
 
     By itself glibc puts blocks of up to 32 MB between others as soon as one such block was freed:
-    what a server holds then creeps up by 20 % over some dozen images.
+    what a server holds at most then creeps up by an eighth over a dozen images.
     Source: mallopt(3), M_MMAP_THRESHOLD.
     """
     if sys.platform == "linux":
