@@ -1,20 +1,24 @@
 """The loss of the detail stage, in mm at the camera's own size: relief, contours, and the rest.
 
-    losses = relief_losses(settings, log_depth, depth_mm, mask)
-    # {"relief": (B,), "contour": (B,), "offset": (B,), "loss": (B,)}
+    losses = relief_losses(settings, log_depth, coarse_log, depth_mm, mask)
+    # {"relief": (B,), "smooth": (B,), "contour": (B,), "level": (B,), "loss": (B,)}
 
-With e the error in mm, z (log z^ - log z), and second differences
-D_k e = e[i - k] - 2 e[i] + e[i + k] in both directions:
+With z the measured depth, e the error in mm, z (log z^ - log z), c the correction in mm,
+z (log z^ - log of the coarse depth), second differences D_k e = e[i - k] - 2 e[i] + e[i + k] and
+first ones d_k e = e[i + k] - e[i], both in both directions:
 
-    relief   mean of w Huber(D_k e) over k; w = RELIEF_WEIGHT where the truth's |D_k z| is
-             1.5 .. 25 mm, 0 where it is more (a silhouette), else 1
-    contour  mean of |e[i + k] - e[i]|
-    offset   mean of |e|
+    relief   mean of w Huber(D_k e); w = RELIEF_WEIGHT where the truth's |D_k z| is 1.5 .. 25 mm,
+             0 where it is more (a silhouette), else 1
+    smooth   mean of w |d_k e| for small k; w = 0 where |d_k z| is 25 mm or more, else 1
+    contour  mean of |d_k e| for a large k over the pairs whose |d_k z| is 60 mm or more
+    level    |mean of c| over the crop
 
 Second differences do not see that the coarse depth is 100 mm off or slanted: what is left of it is
 relief, and a groove's depth is fitted in the mean (Huber's penalty is a square up to HUBER_MM).
-Contours would pull hardest if they counted in the first. A term counts only where all its pixels
-were measured.
+Across a contour, first differences over some pixels would smear it: where its place is unsure, no
+step is the best guess. Over many pixels the step is sure, and that the error is alike on both sides
+asks for it. What a crop cannot tell is how far away all of it is: the level holds it at the coarse
+depth. A term counts only where all its pixels were measured.
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ FULL_WIDTH = 1944  # pixels of the image for which the strides are given
 RELIEF_MM = (1.5, 25.0)  # second differences of the truth that are relief
 RELIEF_WEIGHT = 6.0
 RELIEF_STRIDES = (4, 10)
-CONTOUR_STRIDES = (1, 4)
+SMOOTH_STRIDES = (1, 4)
+CONTOUR_STRIDE = 32
+CONTOUR_MM = 60.0  # steps of the truth that are a contour
 HUBER_MM = 3.0
 
 
@@ -41,8 +47,9 @@ class ReliefWeights:
     """Weights of the terms."""
 
     relief: float = 1.0
-    contour: float = 1.0
-    offset: float = 0.01
+    smooth: float = 1.0
+    contour: float = 0.3
+    level: float = 0.5
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, a line each."""
@@ -54,6 +61,7 @@ class ReliefWeights:
 def relief_losses(
     settings: ReliefWeights,
     log_depth: Tensor,
+    coarse_log: Tensor,
     depth_mm: Tensor,
     mask: Tensor,
     image_width: int = FULL_WIDTH,
@@ -61,22 +69,30 @@ def relief_losses(
     """Return each term and their weighted sum as `loss`, (B,) float32 each, of crops.
 
     log_depth       (B, H, W) float32, natural logarithm of the predicted depth in mm
+    coarse_log      (B, H, W) float32, that of the coarse depth
     depth_mm, mask  (B, H, W) measured depth, and where it counts
     image_width     of the whole image, pixels: strides are in proportion to it, as far as the
                     crop holds them
     """
     longest = (min(mask.shape[1:]) - 1) // 2  # of a second difference that the crop holds
 
-    def scaled(strides: tuple[int, ...]) -> list[int]:
+    def scaled(*strides: int) -> list[int]:
         return [min(max(1, round(k * image_width / FULL_WIDTH)), longest) for k in strides]
 
     truth = torch.where(mask, depth_mm, 1.0)
     error = torch.where(mask, (log_depth - truth.log()) * truth, 0.0)
-    relief = _mean(_relief_terms(error, truth, mask, scaled(RELIEF_STRIDES)))
-    contour = _mean(_contour_terms(error, mask, scaled(CONTOUR_STRIDES)))
-    offset = _share(error.abs(), mask)
-    total = settings.relief * relief + settings.contour * contour + settings.offset * offset
-    return {"relief": relief, "contour": contour, "offset": offset, "loss": total}
+    relief = _relief_terms(error, truth, mask, scaled(*RELIEF_STRIDES))
+    smooth = _smooth_terms(error, truth, mask, scaled(*SMOOTH_STRIDES))
+    contour = _contour_terms(error, truth, mask, scaled(CONTOUR_STRIDE))
+    correction = torch.where(mask, (log_depth - coarse_log) * truth, 0.0)
+    terms = {
+        "relief": _mean(relief),
+        "smooth": _mean(smooth),
+        "contour": _mean(contour),
+        "level": _share(correction, mask).abs(),
+    }
+    total = torch.stack([getattr(settings, name) * term for name, term in terms.items()]).sum(0)
+    return {**terms, "loss": total}
 
 
 def _relief_terms(
@@ -91,13 +107,36 @@ def _relief_terms(
             yield _share(weight * huber(second_differences(error, stride, axis)), valid)
 
 
-def _contour_terms(error: Tensor, mask: Tensor, strides: list[int]) -> Iterator[Tensor]:
+def _smooth_terms(
+    error: Tensor, truth: Tensor, mask: Tensor, strides: list[int]
+) -> Iterator[Tensor]:
     for stride in strides:
         for axis in (1, 2):
-            num = error.shape[axis] - stride
-            first, second = (error.narrow(axis, at, num) for at in (0, stride))
-            valid = mask.narrow(axis, 0, num) & mask.narrow(axis, stride, num)
-            yield _share((second - first).abs(), valid)
+            no_contour = first_differences(truth, stride, axis).abs() < RELIEF_MM[1]
+            off = first_differences(error, stride, axis).abs()
+            yield _share(off * no_contour, pairs(mask, stride, axis))
+
+
+def _contour_terms(
+    error: Tensor, truth: Tensor, mask: Tensor, strides: list[int]
+) -> Iterator[Tensor]:
+    for stride in strides:
+        for axis in (1, 2):
+            contour = first_differences(truth, stride, axis).abs() >= CONTOUR_MM
+            off = first_differences(error, stride, axis).abs()
+            yield _share(off, pairs(mask, stride, axis) & contour)
+
+
+def first_differences(values: Tensor, stride: int, axis: int) -> Tensor:
+    """Return values[i + stride] - values[i] along an axis of (B, H, W)."""
+    num = values.shape[axis] - stride
+    return values.narrow(axis, stride, num) - values.narrow(axis, 0, num)
+
+
+def pairs(mask: Tensor, stride: int, axis: int) -> Tensor:
+    """Return where both pixels of a first difference count."""
+    num = mask.shape[axis] - stride
+    return mask.narrow(axis, 0, num) & mask.narrow(axis, stride, num)
 
 
 def second_differences(values: Tensor, stride: int, axis: int) -> Tensor:

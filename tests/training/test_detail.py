@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.losses.relief import ReliefWeights
 from depthdist.models.adapter import load_adapter
 from depthdist.models.detail import adapter_sha256
 from depthdist.training import loop
@@ -217,6 +218,20 @@ def test_another_adapter_makes_it_begin_anew(place, copy):
     assert record["adapter"] == adapter_sha256(copy / "best") != before and record["step"] == 1
     assert len(log(copy / "detail", of="detail/loss")) == 1
     assert not (copy / "detail/folds").exists()
+
+
+def test_a_stage_that_was_begun_with_another_loss_begins_anew(place, whole, copy):
+    shutil.rmtree(copy / "detail/last")
+    make_curves_older(copy / "detail")
+    older = mock.patch.object(stage, "LOSS", ReliefWeights(level=9.0))
+    with older, stop_at(stage, "forward", 4 * 2 + 1):
+        assert train(place, copy, *DETAIL).code == 75
+    make_curves_older(copy / "detail")
+    done = train(place, copy, *DETAIL)
+    assert done.code == 0, done
+    said = "step 3 was reached with the loss of another version of depthdist: the detail stage"
+    assert done.out.count(f"{said} begins anew") == 1
+    ended_alike(copy, whole[0])
 
 
 @pytest.mark.parametrize(

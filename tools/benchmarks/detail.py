@@ -128,7 +128,7 @@ def measure(name: str, image: tuple[int, int], crops: int, crop: int, repeats: i
         network.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             log_depth = network(parts, coarse)
-        losses = relief_losses(ReliefWeights(), log_depth, truth, mask, image[1])
+        losses = relief_losses(ReliefWeights(), log_depth, coarse, truth, mask, image[1])
         losses["loss"].mean().backward()
 
     matrix = torch.randn(MATRIX, MATRIX, generator=random).to(dtype)

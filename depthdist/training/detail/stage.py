@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def train_detail(
     folder = run / "detail"
     with StopRequest() as request:
         files = make_coarse(settings, world, run, reader, ds_config, say, request)
-        state, tensors, engine_values = read_stage(settings, world, folder)
+        state, tensors, engine_values = read_stage(settings, world, folder, say)
         if state.step == detail.detail_steps and broadcast_from_rank_0(is_scored(folder, state)):
             say(describe_finished(folder, state))
             return
@@ -205,7 +206,7 @@ def micro_batch(settings: Settings, world: World) -> int:
 
 
 def read_stage(
-    settings: Settings, world: World, folder: Path
+    settings: Settings, world: World, folder: Path, say: Callable[[str], None]
 ) -> tuple[DetailState, dict[str, Tensor], dict[str, Any]]:
     """Return where the training is, and the engine's tensors and values of then.
 
@@ -220,6 +221,14 @@ def read_stage(
         if before != value:
             raise other_setting(name, value, before, folder)
     state = DetailState(**values["detail"])
+    if state.step < settings.detail.detail_steps and values.get("loss") != asdict(LOSS):
+        say(
+            f"detail       {folder}/last: step {state.step} was reached with the loss of another"
+            " version of depthdist: the detail stage begins anew"
+        )
+        if world.rank == 0:
+            shutil.rmtree(folder / "last")  # its step counts more than those to come
+        return DetailState(), {}, {}
     if state.best_step and not broadcast_from_rank_0((folder / "best" / DETAIL_FILE).exists()):
         raise ValueError(
             f"{folder}/best: the best detail stage so far is gone; remove {folder} to train it"
@@ -338,7 +347,7 @@ def forward(stage: Stage, batch: CropBatch) -> dict[str, Tensor]:
 def score(stage: Stage, batch: CropBatch, log_depth: Tensor) -> dict[str, Tensor]:
     """Return each loss (B,) of the logarithm of a refined depth (B, S, S)."""
     width = stage.crops.reader.dataset.depth_size.width
-    return relief_losses(LOSS, log_depth, batch.depth_mm, batch.mask, width)
+    return relief_losses(LOSS, log_depth, batch.coarse_log, batch.depth_mm, batch.mask, width)
 
 
 def predict(stage: Stage, batch: CropBatch) -> Tensor:
@@ -424,6 +433,7 @@ def save(stage: Stage) -> None:
             "detail": asdict(stage.state),
             "engine": values,
             "settings": what_decides(stage.settings),
+            "loss": asdict(LOSS),
         }
         folder, keep = stage.folder / "last", stage.settings.keep.keep
         save_state(folder, stage.state.step, tensors, content, keep)
