@@ -10,8 +10,8 @@
     python tools/bench.py step
     # what each way of storing a sample costs, and does to the loss
     python tools/bench.py codecs --run runs/mine
-    # and what it costs the contrast of relief in images at the camera's size
-    python tools/bench.py relief --raw data/tires_raw
+    # and what it costs the contrast of relief in images at the camera's size, and in mm
+    python tools/bench.py relief --raw data/held_out --run runs/mine
     # the detail stage: seconds an image, and a training step
     python tools/bench.py detail
 

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 from helpers.captures import write_capture, write_label
+from helpers.detail_stages import write_stage
+from helpers.drawn_treads import SIZE, write_treads
+from helpers.models import masters, save_dav2, trained
 from transformers import DPTImageProcessor
 
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import upsample
 from depthdist.losses.settings import LossSettings
 from depthdist.losses.terms import compute_losses
+from depthdist.models.adapter import save_adapter
+from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
 from tools import bench
 from tools.benchmarks import loader_rows, step, trainer_path, turns
@@ -130,6 +135,23 @@ def test_relief_keeps_its_contrast_without_loss_and_less_of_it_the_lower_the_qua
     assert errors["png, lossless"] == errors["raw, lossless"] == "exact"
     lossy = [float(errors[f"jpeg {quality} 4:4:4"].rstrip("%")) for quality in (90, 95, 98)]
     assert lossy[0] > lossy[1] > lossy[2] > 0
+
+
+def test_a_run_says_in_mm_what_storing_costs_the_relief(tmp_path, capsys):
+    write_treads(tmp_path / "raw")
+    model, bounds = trained(save_dav2(tmp_path / "dav2"), "calibrated"), DepthRange(800.0, 1600.0)
+    record = AdapterRecord.of(model, bounds, (28, 42), camera=SIZE, step=1, epoch=1, eval_loss=None)
+    save_adapter(model, masters(model), record, tmp_path / "run/best")
+    words = ["relief", "--raw", str(tmp_path / "raw"), "--run", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="expected the folder of a run with a detail stage"):
+        bench.main(words)
+    write_stage(tmp_path / "run", SIZE, gain=0.5)
+    assert bench.main(words) == 0
+    rows = [line.rsplit(maxsplit=6) for line in capsys.readouterr().out.splitlines()]
+    in_mm = {row[0]: row[-2:] for row in rows if len(row) == 7}
+    png = in_mm["png, lossless"]
+    assert png == in_mm["raw, lossless"] and 0 < float(png[0]) < 100 and 0 <= float(png[1]) <= 1
+    assert in_mm["jpeg 90 4:2:0"] != png
 
 
 def test_the_band_of_relief_has_short_waves_alone():
