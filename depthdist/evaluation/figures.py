@@ -36,8 +36,32 @@ def figure(
     Truth and prediction share one color range, from the 1st to the 99th percentile of the truth.
     The error is prediction - truth: red is too far.
     """
-    panels = _panels(rgb, pred_mm, truth_mm)
-    height, width = pred_mm.shape
+    return _draw(_panels(rgb, pred_mm, truth_mm), pred_mm.shape, title, columns)
+
+
+def fill_figure(
+    rgb: np.ndarray, filled_mm: np.ndarray, measured_mm: np.ndarray, title: str = ""
+) -> Figure:
+    """Draw RGB | measured | filled, depths in one color range, from the filled one's percentiles.
+
+    rgb          (h, w, 3) uint8
+    filled_mm    (H, W) mm
+    measured_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
+    """
+    measured = np.where(np.nan_to_num(measured_mm) > 0, measured_mm, np.nan)
+    low, high = np.percentile(filled_mm, [1, 99])
+    depth = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
+    share = float(np.isfinite(measured).mean())
+    panels = [
+        _Panel("RGB", rgb, {}),
+        _Panel(f"measured ({share:.0%})", measured, depth),
+        _Panel("filled", filled_mm, depth),
+    ]
+    return _draw(panels, filled_mm.shape, title, 3)
+
+
+def _draw(panels: list[_Panel], size: tuple[int, ...], title: str, columns: int) -> Figure:
+    height, width = size
     aspect = min(height / width, 10)  # of a panel; an image of one column would take all memory
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)

@@ -19,6 +19,7 @@ from depthdist.captures.layouts import find_captures_with
 from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
+from depthdist.models.completion import is_measured
 
 NO_CAMERA = (
     "the camera of this image is not known: expected intrinsics=(fx, fy, cx, cy) or fov=DEGREES in"
@@ -51,6 +52,13 @@ class DepthResult:
         height, width = self.depth_mm.shape
         depths = f"{self.depth_mm.min():.0f} .. {self.depth_mm.max():.0f} mm"
         return f"DepthResult({height} x {width}, {depths})"
+
+    @property
+    def measured(self) -> np.ndarray:
+        """(H, W) bool: where `truth_mm` was measured, nowhere without it."""
+        if self.truth_mm is None:
+            return np.zeros(self.depth_mm.shape, bool)
+        return is_measured(self.truth_mm)
 
     @property
     def points_mm(self) -> np.ndarray:

@@ -40,8 +40,9 @@ def read_done_log(
     """
     path = settings.out / RESULTS_LIST
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
-    if settings.unit is None:  # as folders are that were begun before there was a unit
-        del values["unit"]
+    for name in ("unit", "fill"):  # as folders are that were begun before there was such a setting
+        if not values[name]:
+            del values[name]
     networks: list[nn.Module] = [model]
     if refiner.detail:
         networks.append(refiner.detail.network)

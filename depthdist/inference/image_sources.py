@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from depthdist.data.loader import Loader
 
 T = TypeVar("T")
-RESULT = re.compile(r"_(depth_[\d.]+mm|colour|figure)\.png$")
+RESULT = re.compile(r"_((depth|filled)_[\d.]+mm|colour|figure|filled_map)\.png$")
 
 
 @dataclass
@@ -190,6 +190,14 @@ def check_unique_names(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
+def check_measured(image: InputImage, origin: Path) -> InputImage:
+    """Return the image; raise BadFile where it has no measured depth to fill."""
+    if image.truth_mm is None:
+        reason = image.note or "no points or depth of it lie beside it"
+        raise BadFile(origin, f"there is nothing to fill: {reason}")
+    return image
+
+
 def read_capture(
     path: Path, pair: CapturePair | None, options: ReadOptions = NO_OPTIONS
 ) -> InputImage:
@@ -219,6 +227,15 @@ def to_input_image(rgb: np.ndarray, xyz: np.ndarray) -> InputImage:
         return InputImage(rgb, size, truth_mm, measured_rays(xyz))
     meta = {"size": xyz.shape[:2], "intrinsics": fit_intrinsics(xyz)}
     return InputImage(rgb, size, resize_nearest(truth_mm, size), pixel_rays(meta, size))
+
+
+def with_measured(source: ImageSource) -> ImageSource:
+    """Return a source that raises BadFile where an image has no measured depth to fill."""
+
+    def read() -> InputImage:
+        return check_measured(source.read(), Path(source.origin))
+
+    return source._replace(read=read)
 
 
 def find_rays(

@@ -20,14 +20,16 @@ from depthdist.captures.capture_file import CaptureArrays, flat_numbers, read_ca
 from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.layouts import find_captures, is_image
 from depthdist.captures.read_options import camera_problems
+from depthdist.captures.readers import METRES_BELOW_MM
 from depthdist.core.environment import pick_device, quiet_libraries
 from depthdist.core.errors import BadFile, naming_arguments, one_line
 from depthdist.core.settings import Size, did_you_mean
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
-from depthdist.inference.image_sources import InputImage, find_rays
+from depthdist.inference.image_sources import InputImage, check_measured, find_rays
 from depthdist.inference.model_folder import find_local_folder, find_model_folder
 from depthdist.inference.settings import ExternalAdapterSettings
+from depthdist.models.completion import fill_depth, is_measured
 from depthdist.models.settings import REFINEMENTS, Refinement
 
 if TYPE_CHECKING:
@@ -193,36 +195,101 @@ class LoadedModel:
 
         ValueError: not an image, another shape or type, a file that cannot be read.
         """
-        camera = Camera.given(intrinsics, fov)
         with naming_arguments():
-            problems = camera_problems(*camera)
+            problems = []
             if not isinstance(batch, Integral) or batch < 1:
                 problems.append(f"batch is {batch!r}: expected a whole number >= 1")
-            if problems:
-                raise ValueError("\n".join(problems))
-        if camera == Camera():
-            camera = self._camera
+            camera = self._camera_of(intrinsics, fov, problems)
         images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
         results = []
         for start in range(0, len(images), batch):
             some = images[start : start + batch]
             inputs = [to_input_image(one) for one in some]
             for given, source, depth_mm in zip(inputs, some, self._predictor(inputs)):
-                remarks = self._predictor.remarks(given).values()
-                for text in (given.note, *(f"the image {remark}" for remark in remarks)):
-                    if text:
-                        warnings.warn(text, stacklevel=2)
-                results.append(
-                    DepthResult(
-                        depth_mm,
-                        given.rgb,
-                        find_rays(given, *camera),
-                        given.truth_mm,
-                        self.record.bounds,
-                        Path(source).expanduser() if isinstance(source, (str, Path)) else None,
-                    )
-                )
+                self._warn(given)
+                results.append(self._result(given, source, depth_mm, camera))
         return results if isinstance(image, (list, tuple)) else results[0]
+
+    def fill(
+        self,
+        image: ImageLike,
+        points_mm: np.ndarray | None = None,
+        *,
+        intrinsics: Intrinsics | None = None,
+        fov: float | None = None,
+    ) -> DepthResult:
+        """Return what was measured of an image, as it is, with depth in its holes.
+
+        image            as in `predict`
+        points_mm        what was measured: (H, W, 3) X, Y, Z or depth (H, W) in mm, NaN or 0 where
+                         nothing was; by default the points beside the image, or in the capture
+        intrinsics, fov  as in `predict`, for points where `points_mm` is depth alone
+
+        `result.truth_mm` is what was measured, `result.measured` where. A hole gets the prediction,
+        moved to what was measured around it, without a step at its rim.
+
+        ValueError: as in `predict`; nothing beside the image; `points_mm` of another shape.
+        """
+        with naming_arguments():
+            camera = self._camera_of(intrinsics, fov, [])
+        given = to_input_image(image)
+        origin = Path(image).expanduser() if isinstance(image, (str, Path)) else Path("the image")
+        if points_mm is not None:
+            given = with_points(given, points_mm)
+        given = check_measured(given, origin)
+        (pred_mm,) = self._predictor([given])
+        assert given.truth_mm is not None
+        self._warn(given)
+        return self._result(given, image, fill_depth(pred_mm, given.truth_mm), camera)
+
+    def _camera_of(
+        self, intrinsics: Intrinsics | None, fov: float | None, problems: list[str]
+    ) -> Camera:
+        """Return the given camera, else that of `load`; ValueError names it and other problems."""
+        camera = Camera.given(intrinsics, fov)
+        problems = [*camera_problems(*camera), *problems]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self._camera if camera == Camera() else camera
+
+    def _warn(self, given: InputImage) -> None:
+        remarks = self._predictor.remarks(given).values()
+        for text in (given.note, *(f"the image {remark}" for remark in remarks)):
+            if text:
+                warnings.warn(text, stacklevel=3)
+
+    def _result(
+        self, given: InputImage, source: ImageLike, depth_mm: np.ndarray, camera: Camera
+    ) -> DepthResult:
+        return DepthResult(
+            depth_mm,
+            given.rgb,
+            find_rays(given, *camera),
+            given.truth_mm,
+            self.record.bounds,
+            Path(source).expanduser() if isinstance(source, (str, Path)) else None,
+        )
+
+
+def with_points(image: InputImage, points_mm: np.ndarray) -> InputImage:
+    """Return the image with other points (H, W, 3), or depth (H, W), in mm, as measured."""
+    points = np.asarray(points_mm)
+    expected = f"{image.size} or {(*image.size, 3)}, the image's"
+    if points.dtype.kind not in "fiu" or points.shape not in (image.size, (*image.size, 3)):
+        raise ValueError(
+            f"points_mm is {points.dtype} of shape {points.shape}; expected numbers of shape"
+            f" {expected}"
+        )
+    points = points.astype(np.float32)
+    depth_mm = points if points.ndim == 2 else points[..., 2]
+    measured = depth_mm[is_measured(depth_mm)]
+    if not len(measured):
+        raise ValueError("points_mm holds no measured pixel; expected depth in mm, above 0")
+    if (median := float(np.median(measured))) < METRES_BELOW_MM:
+        raise ValueError(f"points_mm looks like metres: the median is {median:.4g}; expected mm")
+    if points.ndim == 3:
+        return image_sources.to_input_image(image.rgb, points)
+    return InputImage(image.rgb, image.size, points)
 
 
 def to_input_image(image: ImageLike) -> InputImage:

@@ -13,6 +13,10 @@ For each image, at its own size (from shards: at the size of the ground truth), 
     ply      NAME_cloud.ply         colored points, mm; if the camera's rays are known: from the
                                     point cloud beside the image, --intrinsics or --fov
 
+With --fill they are what the camera measured beside each image, its holes filled: NAME_filled.npy,
+NAME_filled_0.1mm.png and so on; and NAME_filled_map.png, 8 bit, 255 where a pixel was measured, 128
+where it was filled. A hole gets the prediction, moved to what was measured around it.
+
 OUT/done.jsonl has a line for each finished image: after an interruption the same command resumes.
 """
 
@@ -46,11 +50,13 @@ from depthdist.inference.result_files import (
     colorize_depth,
     result_suffixes,
     write_figure,
+    write_map,
     write_ply,
     write_png,
 )
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.completion import is_measured
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refiner import Refiner
 
@@ -63,6 +69,8 @@ def predict_images(
     started = time.monotonic()
     model, record, refiner = load_refined(settings.run, settings.refine, external)
     settings = replace(settings, refine=refiner.refinement)
+    if settings.fill:
+        print("fill         the prediction, moved to what was measured at each hole's rim")
     with hold_folder(settings.out, "depthdist predict", "--out", RESULTS_LIST):
         return _predict_into_out(settings, model, record, refiner, sources, started)
 
@@ -86,7 +94,7 @@ def _predict_into_out(
         )
     try:
         predictors = [
-            Predictor(deepcopy(model), record, device, refiner, settings.flip)
+            Predictor(deepcopy(model), record, device, refiner, settings.flip, settings.fill)
             for device in list_devices()
         ]
         num_done, problems = write_all(settings, todo, predictors)
@@ -95,8 +103,9 @@ def _predict_into_out(
             f"--batch {settings.batch}: out of the GPU's memory ({str(err).splitlines()[0][:160]});"
             " finished images are kept"
         ) from err
-    summary = f"{num_done} of {len(todo)} images: depth in mm in {settings.out}, as"
-    summary += f" {', '.join(settings.save)}"
+    what = "measured depth with its holes filled" if settings.fill else "depth"
+    summary = f"{num_done} of {len(todo)} images: {what} in mm in {settings.out}, as"
+    summary += f" {', '.join(settings.kinds)}"
     if num_done:
         seconds = (time.monotonic() - started) / num_done
         summary += f"; {seconds:.2f} s per image{describe_memory(predictors)}"
@@ -112,10 +121,10 @@ def check_overwriting(
 ) -> None:
     """Raise ValueError if results would replace a file that is read, or another image's results."""
     read = {file for source in sources for file in source.files}
-    suffixes = result_suffixes(bounds)
+    suffixes = result_suffixes(bounds, settings.fill)
     for source in sources:
         results = {
-            settings.out.resolve() / f"{source.name}_{suffixes[kind]}" for kind in settings.save
+            settings.out.resolve() / f"{source.name}_{suffixes[kind]}" for kind in settings.kinds
         }
         overwritten = read & results
         if overwritten:
@@ -161,7 +170,7 @@ def write_all(
                         f"{settings.out}/{source.name}_*: cannot be written after {num_done}"
                         f" images: {err.strerror or err}; the same command resumes"
                     ) from err
-                if "ply" in settings.save and f"{source.name}_cloud.ply" not in files:
+                if "ply" in settings.save and not any(file.endswith(".ply") for file in files):
                     num_without_rays += 1
                 num_done += 1
             progress.update()
@@ -191,14 +200,20 @@ def write_results(
         "npy": lambda path: np.save(path, depth_mm),
         "png": lambda path: write_png(path, depth_mm, bounds),
         "colour": lambda path: Image.fromarray(colorize_depth(depth_mm, bounds)).save(path),
-        "figure": lambda path: write_figure(path, rgb, depth_mm, image.truth_mm, title=name),
+        "figure": lambda path: write_figure(
+            path, rgb, depth_mm, image.truth_mm, name, settings.fill
+        ),
     }
+    if settings.fill:
+        assert image.truth_mm is not None  # image_sources.with_measured
+        measured = is_measured(image.truth_mm)
+        writers["map"] = lambda path: write_map(path, measured)
     if "ply" in settings.save:
         rays = find_rays(image, settings.intrinsics, settings.fov)
         if rays is not None:
             writers["ply"] = lambda path: write_ply(path, points_from_depth(depth_mm, rays), rgb)
-    suffixes = result_suffixes(bounds)
-    files = {kind: f"{name}_{suffixes[kind]}" for kind in settings.save if kind in writers}
+    suffixes = result_suffixes(bounds, settings.fill)
+    files = {kind: f"{name}_{suffixes[kind]}" for kind in settings.kinds if kind in writers}
     for kind, file in files.items():
         writers[kind](settings.out / file)
     return list(files.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from depthdist.core.command_line import parse
-from depthdist.inference.image_sources import find_sources
+from depthdist.inference.image_sources import find_sources, with_measured
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
 from depthdist.runs.run_folder import read_options
@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
         PredictSettings,
         ExternalAdapterSettings,
         argv=argv,
-        first=("inputs", "run", "out", "save", "refine"),
+        first=("inputs", "run", "out", "save", "refine", "fill"),
     )
     options = read_options(settings.run)
     if settings.unit is not None:
@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> None:
             f"--refine {settings.refine} needs images at their full size; shards have them at the"
             " network's size: give the captures"
         )
+    if settings.fill:
+        sources = [with_measured(source) for source in sources]
     find_local_folder(settings.run)
 
     from depthdist.inference.predict import predict_images

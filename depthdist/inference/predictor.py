@@ -21,6 +21,7 @@ from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.image_sources import ImageSource, InputImage
 from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.completion import fill_depth
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refinement import average_with_mirror
 from depthdist.models.refiner import Refiner
@@ -31,6 +32,7 @@ class Predictor:
 
     refiner  how predictions come to the image's full size
     flip     as --flip
+    fill     as --fill: what was measured stays, its holes are filled
     """
 
     def __init__(
@@ -40,22 +42,32 @@ class Predictor:
         device: torch.device | str = "cpu",
         refiner: Refiner | None = None,
         flip: bool = False,
+        fill: bool = False,
     ):
         self.model = model.to(device)
         self.record = record
         self.device = torch.device(device)
         self.refiner = (refiner or Refiner()).to(self.device)
         self.network = average_with_mirror(model) if flip else model
+        self.fill = fill
 
     @torch.no_grad()
     def __call__(self, images: list[InputImage]) -> list[np.ndarray]:
-        """Return the depth of each, (H, W) float32 mm at its own `size`."""
+        """Return the depth of each, (H, W) float32 mm at its own `size`.
+
+        With `fill` each image has a depth that was measured.
+        """
         resized = [torch.from_numpy(self._resized(image.rgb)) for image in images]
         pred = self.network(torch.stack(resized).to(self.device))  # (B, h, w)
-        return [
-            denormalize_depth(self._at_size(target, image), self.record.bounds).cpu().numpy()
-            for target, image in zip(pred, images)
-        ]
+        return [self._depth_mm(target, image) for target, image in zip(pred, images)]
+
+    def _depth_mm(self, pred: torch.Tensor, image: InputImage) -> np.ndarray:
+        target = self._at_size(pred, image)
+        depth_mm: np.ndarray = denormalize_depth(target, self.record.bounds).cpu().numpy()
+        if not self.fill:
+            return depth_mm
+        assert image.truth_mm is not None  # image_sources.with_measured
+        return fill_depth(depth_mm, image.truth_mm)
 
     def _resized(self, rgb: np.ndarray) -> np.ndarray:
         return rgb if rgb.shape[:2] == self.record.size else resize_rgb(rgb, self.record.size)

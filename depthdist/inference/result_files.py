@@ -17,14 +17,22 @@ VERTEX = np.dtype(
 PLY_TYPES = {"f": "float", "u": "uchar"}  # by NumPy's kind
 
 
-def result_suffixes(bounds: DepthRange) -> dict[str, str]:
-    """Return how the file names of each of RESULT_KINDS end."""
+MAP_MEASURED, MAP_FILLED = 255, 128  # levels of NAME_filled_map.png
+
+
+def result_suffixes(bounds: DepthRange, fill: bool = False) -> dict[str, str]:
+    """Return how the file names of each of RESULT_KINDS end; with `fill` of the map as well."""
+    unit = f"{png_unit(bounds):g}mm"
+    if not fill:
+        depth = {"npy": "depth.npy", "png": f"depth_{unit}.png"}
+        return {**depth, "colour": "colour.png", "figure": "figure.png", "ply": "cloud.ply"}
     return {
-        "npy": "depth.npy",
-        "png": f"depth_{png_unit(bounds):g}mm.png",
-        "colour": "colour.png",
-        "figure": "figure.png",
-        "ply": "cloud.ply",
+        "npy": "filled.npy",
+        "png": f"filled_{unit}.png",
+        "colour": "filled_colour.png",
+        "figure": "filled_figure.png",
+        "ply": "filled_cloud.ply",
+        "map": "filled_map.png",
     }
 
 
@@ -58,12 +66,31 @@ def colorize_depth(depth_mm: np.ndarray, bounds: DepthRange) -> np.ndarray:
 
 
 def write_figure(
-    path: Path, rgb: np.ndarray, depth_mm: np.ndarray, truth_mm: np.ndarray | None, title: str
+    path: Path,
+    rgb: np.ndarray,
+    depth_mm: np.ndarray,
+    truth_mm: np.ndarray | None,
+    title: str,
+    fill: bool = False,
 ) -> None:
-    """Write RGB | prediction, with ground truth and error if there is a ground truth."""
-    from depthdist.evaluation.figures import figure, save_figure  # matplotlib takes half a second
+    """Write RGB | prediction, with ground truth and error if there is a ground truth.
 
-    save_figure(figure(rgb, depth_mm, truth_mm, title=title), path)
+    fill  RGB | measured | filled instead
+    """
+    # matplotlib takes half a second
+    from depthdist.evaluation.figures import figure, fill_figure, save_figure
+
+    if fill:
+        assert truth_mm is not None
+        save_figure(fill_figure(rgb, depth_mm, truth_mm, title=title), path)
+    else:
+        save_figure(figure(rgb, depth_mm, truth_mm, title=title), path)
+
+
+def write_map(path: Path, measured: np.ndarray) -> None:
+    """Write which pixels (H, W) bool were measured and which filled, an 8-bit PNG."""
+    levels = np.where(measured, MAP_MEASURED, MAP_FILLED).astype(np.uint8)
+    Image.fromarray(levels).save(path)
 
 
 def write_ply(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> None:

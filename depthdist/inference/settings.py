@@ -42,6 +42,9 @@ class PredictSettings:
     plain."""
     flip: bool = False
     "Average with the prediction of the mirrored image: takes twice the time."
+    fill: bool = False
+    """Fill the holes of what the camera measured, which lies beside each image, and leave the rest
+    as it is: NAME_filled.npy and so on; NAME_filled_map.png says which pixels were measured."""
     fov: float | None = None
     """For ply, if there is no point cloud beside the image: horizontal field of view of the
     camera, degrees."""
@@ -53,6 +56,11 @@ class PredictSettings:
     "Images in a batch on each device."
     again: bool = False
     "Ignore what is finished in --out and predict everything again."
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is written for each image."""
+        return (*self.save, "map") if self.fill else self.save
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, one line for each problem."""
