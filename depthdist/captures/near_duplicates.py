@@ -221,6 +221,6 @@ def format_warning(found: dict[str, Any], held_out: str = "validation") -> str |
     return (
         f"{held_out} resembles training (near-duplicates): {count} of {num_val} {held_out} pictures"
         " have a near-duplicate in the training set (similarity"
-        f" > {THRESHOLD:g}{identical}): {worst}{more}: the scores are optimistic; shard again with"
-        " --split session, or list the groups of captures in a file: --split file"
+        f" > {THRESHOLD:g}{identical}): {worst}{more}: the scores are optimistic; keep such"
+        " captures on one side: --split session, and where their times do not tell, --split file"
     )
