@@ -46,9 +46,9 @@ HUBER_MM = 3.0
 class ReliefWeights:
     """Weights of the terms."""
 
-    relief: float = 1.0
+    relief: float = 4.0
     smooth: float = 1.0
-    contour: float = 0.3
+    contour: float = 0.15
     level: float = 0.5
 
     def problems(self) -> list[str]:
