@@ -10,7 +10,7 @@ first ones d_k e = e[i + k] - e[i], both in both directions:
     relief   mean of w Huber(D_k e); w = RELIEF_WEIGHT where the truth's |D_k z| is 1.5 .. 25 mm,
              0 where it is more (a silhouette), else 1
     smooth   mean of w |d_k e| for small k; w = 0 where |d_k z| is 25 mm or more, else 1
-    contour  mean of |d_k e| for a large k over the pairs whose |d_k z| is 60 mm or more
+    contour  mean of w |d_k e| for a large k; w = 1 where |d_k z| is 60 mm or more, else 0
     level    |mean of c| over the crop
 
 Second differences do not see that the coarse depth is 100 mm off or slanted: what is left of it is
@@ -46,9 +46,9 @@ HUBER_MM = 3.0
 class ReliefWeights:
     """Weights of the terms."""
 
-    relief: float = 4.0
+    relief: float = 3.0
     smooth: float = 1.0
-    contour: float = 0.15
+    contour: float = 1.0
     level: float = 0.5
 
     def problems(self) -> list[str]:
@@ -124,7 +124,7 @@ def _contour_terms(
         for axis in (1, 2):
             contour = first_differences(truth, stride, axis).abs() >= CONTOUR_MM
             off = first_differences(error, stride, axis).abs()
-            yield _share(off, pairs(mask, stride, axis) & contour)
+            yield _share(off * contour, pairs(mask, stride, axis))
 
 
 def first_differences(values: Tensor, stride: int, axis: int) -> Tensor:
