@@ -28,6 +28,7 @@ from depthdist.captures.layouts import (
 )
 from depthdist.captures.read_options import ReadOptions, reading_problems
 from depthdist.core.errors import BadFile, naming_arguments
+from depthdist.geometry.measured import is_measured
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,7 +85,7 @@ def read_capture(
         pair = _find_pair(path) if points is None else _named_files(path, points)
         capture = readers.read_capture(pair, options=options)
     depth_mm = capture.xyz[..., 2]
-    mask = np.isfinite(depth_mm) & (depth_mm > 0)
+    mask = is_measured(depth_mm)
     points_mm = np.where(mask[..., None], capture.xyz, np.float32("nan"))
     return CaptureArrays(np.array(capture.image), points_mm, mask)
 

@@ -15,6 +15,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from depthdist.geometry.measured import is_measured
+
 NEAR_TO_FAR = matplotlib.colormaps["turbo_r"].with_extremes(bad="0.25")
 SIGNED = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.25")
 
@@ -48,7 +50,7 @@ def fill_figure(
     filled_mm    (H, W) mm
     measured_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
     """
-    measured = np.where(np.nan_to_num(measured_mm) > 0, measured_mm, np.nan)
+    measured = _nan_in_holes(measured_mm)
     low, high = np.percentile(filled_mm, [1, 99])
     depth = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
     share = float(np.isfinite(measured).mean())
@@ -91,7 +93,7 @@ def batch_figure(
     aspect = min(rgbs[0].shape[0] / rgbs[0].shape[1], 10)
     rows = -(-len(rgbs) // 2)
     fig = Figure(figsize=(14, rows * (3.2 * aspect + 0.4) + 0.2), dpi=100, layout="constrained")
-    truths = [np.where(np.nan_to_num(truth) > 0, truth, np.nan) for truth in truths_mm]
+    truths = [_nan_in_holes(truth) for truth in truths_mm]
     measured = np.concatenate([truth[np.isfinite(truth)] for truth in truths])
     low, high = np.percentile(measured, [1, 99]) if len(measured) else (0.0, 1.0)
     colors = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
@@ -104,6 +106,10 @@ def batch_figure(
         drawn = right.imshow(truth, interpolation="antialiased", **colors)
     fig.colorbar(drawn, ax=all_axes, label="mm", fraction=0.02, pad=0.01, extend="both")
     return fig
+
+
+def _nan_in_holes(depth_mm: np.ndarray) -> np.ndarray:
+    return np.where(is_measured(depth_mm), depth_mm, np.nan)
 
 
 def _printable(title: str) -> str:
@@ -120,7 +126,7 @@ class _Panel(NamedTuple):
 
 def _panels(rgb: np.ndarray, pred_mm: np.ndarray, truth_mm: np.ndarray | None) -> list[_Panel]:
     """Return the panels of `figure`, from left to right."""
-    truth = None if truth_mm is None else np.where(np.nan_to_num(truth_mm) > 0, truth_mm, np.nan)
+    truth = None if truth_mm is None else _nan_in_holes(truth_mm)
     if truth is not None and not np.isfinite(truth).any():
         truth = None
     low, high = np.nanpercentile(pred_mm if truth is None else truth, [1, 99])

@@ -18,8 +18,8 @@ import numpy as np
 from depthdist.captures.layouts import find_captures_with
 from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
+from depthdist.geometry.measured import is_measured
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
-from depthdist.models.completion import is_measured
 
 NO_CAMERA = (
     "the camera of this image is not known: expected intrinsics=(fx, fy, cx, cy) or fov=DEGREES in"

@@ -52,6 +52,7 @@ class InputImage:
     truth_mm  (H, W) float32 mm, NaN or 0 where nothing was measured; None if there is none
     rays      (H, W, 2) X / Z and Y / Z; None if the camera is not known
     note      why an existing point cloud was not used, "" if it was or if there is none
+    fill      whether what was measured is kept and only its holes get depth
     """
 
     rgb: np.ndarray
@@ -59,6 +60,7 @@ class InputImage:
     truth_mm: np.ndarray | None = None
     rays: np.ndarray | None = None
     note: str = ""
+    fill: bool = False
 
 
 class ImageSource(NamedTuple):
@@ -190,12 +192,12 @@ def check_unique_names(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def check_measured(image: InputImage, origin: Path) -> InputImage:
-    """Return the image; raise BadFile where it has no measured depth to fill."""
+def to_fill(image: InputImage, origin: Path) -> InputImage:
+    """Return the image with `fill`; raise BadFile where it has no measured depth."""
     if image.truth_mm is None:
         reason = image.note or "no points or depth of it lie beside it"
         raise BadFile(origin, f"there is nothing to fill: {reason}")
-    return image
+    return replace(image, fill=True)
 
 
 def read_capture(
@@ -229,13 +231,9 @@ def to_input_image(rgb: np.ndarray, xyz: np.ndarray) -> InputImage:
     return InputImage(rgb, size, resize_nearest(truth_mm, size), pixel_rays(meta, size))
 
 
-def with_measured(source: ImageSource) -> ImageSource:
-    """Return a source that raises BadFile where an image has no measured depth to fill."""
-
-    def read() -> InputImage:
-        return check_measured(source.read(), Path(source.origin))
-
-    return source._replace(read=read)
+def source_to_fill(source: ImageSource) -> ImageSource:
+    """Return a source whose image is one `to_fill`."""
+    return source._replace(read=lambda: to_fill(source.read(), Path(source.origin)))
 
 
 def find_rays(

@@ -24,12 +24,12 @@ from depthdist.captures.readers import METRES_BELOW_MM
 from depthdist.core.environment import pick_device, quiet_libraries
 from depthdist.core.errors import BadFile, naming_arguments, one_line
 from depthdist.core.settings import Size, did_you_mean
+from depthdist.geometry.measured import is_measured
 from depthdist.inference import image_sources
 from depthdist.inference.depth_result import DepthResult
-from depthdist.inference.image_sources import InputImage, check_measured, find_rays
+from depthdist.inference.image_sources import InputImage, find_rays, to_fill
 from depthdist.inference.model_folder import find_local_folder, find_model_folder
 from depthdist.inference.settings import ExternalAdapterSettings
-from depthdist.models.completion import fill_depth, is_measured
 from depthdist.models.settings import REFINEMENTS, Refinement
 
 if TYPE_CHECKING:
@@ -236,11 +236,10 @@ class LoadedModel:
         origin = Path(image).expanduser() if isinstance(image, (str, Path)) else Path("the image")
         if points_mm is not None:
             given = with_points(given, points_mm)
-        given = check_measured(given, origin)
-        (pred_mm,) = self._predictor([given])
-        assert given.truth_mm is not None
+        given = to_fill(given, origin)
+        (depth_mm,) = self._predictor([given])
         self._warn(given)
-        return self._result(given, image, fill_depth(pred_mm, given.truth_mm), camera)
+        return self._result(given, image, depth_mm, camera)
 
     def _camera_of(
         self, intrinsics: Intrinsics | None, fov: float | None, problems: list[str]

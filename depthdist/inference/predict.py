@@ -42,6 +42,7 @@ from depthdist.core.file_lock import hold_folder
 from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.image_resizing import resize_rgb
+from depthdist.geometry.measured import is_measured
 from depthdist.inference.done_log import append_done, is_done, read_done_log
 from depthdist.inference.external_model import load_refined
 from depthdist.inference.image_sources import ImageSource, InputImage, find_rays
@@ -56,7 +57,6 @@ from depthdist.inference.result_files import (
 )
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
-from depthdist.models.completion import is_measured
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refiner import Refiner
 
@@ -94,7 +94,7 @@ def _predict_into_out(
         )
     try:
         predictors = [
-            Predictor(deepcopy(model), record, device, refiner, settings.flip, settings.fill)
+            Predictor(deepcopy(model), record, device, refiner, settings.flip)
             for device in list_devices()
         ]
         num_done, problems = write_all(settings, todo, predictors)
@@ -205,7 +205,7 @@ def write_results(
         ),
     }
     if settings.fill:
-        assert image.truth_mm is not None  # image_sources.with_measured
+        assert image.truth_mm is not None  # image_sources.to_fill
         measured = is_measured(image.truth_mm)
         writers["map"] = lambda path: write_map(path, measured)
     if "ply" in settings.save:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from depthdist.core.command_line import parse
-from depthdist.inference.image_sources import find_sources, with_measured
+from depthdist.inference.image_sources import find_sources, source_to_fill
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
 from depthdist.runs.run_folder import read_options
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
             " network's size: give the captures"
         )
     if settings.fill:
-        sources = [with_measured(source) for source in sources]
+        sources = [source_to_fill(source) for source in sources]
     find_local_folder(settings.run)
 
     from depthdist.inference.predict import predict_images

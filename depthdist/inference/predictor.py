@@ -32,7 +32,6 @@ class Predictor:
 
     refiner  how predictions come to the image's full size
     flip     as --flip
-    fill     as --fill: what was measured stays, its holes are filled
     """
 
     def __init__(
@@ -42,21 +41,16 @@ class Predictor:
         device: torch.device | str = "cpu",
         refiner: Refiner | None = None,
         flip: bool = False,
-        fill: bool = False,
     ):
         self.model = model.to(device)
         self.record = record
         self.device = torch.device(device)
         self.refiner = (refiner or Refiner()).to(self.device)
         self.network = average_with_mirror(model) if flip else model
-        self.fill = fill
 
     @torch.no_grad()
     def __call__(self, images: list[InputImage]) -> list[np.ndarray]:
-        """Return the depth of each, (H, W) float32 mm at its own `size`.
-
-        With `fill` each image has a depth that was measured.
-        """
+        """Return the depth of each, (H, W) float32 mm at its own `size`."""
         resized = [torch.from_numpy(self._resized(image.rgb)) for image in images]
         pred = self.network(torch.stack(resized).to(self.device))  # (B, h, w)
         return [self._depth_mm(target, image) for target, image in zip(pred, images)]
@@ -64,9 +58,9 @@ class Predictor:
     def _depth_mm(self, pred: torch.Tensor, image: InputImage) -> np.ndarray:
         target = self._at_size(pred, image)
         depth_mm: np.ndarray = denormalize_depth(target, self.record.bounds).cpu().numpy()
-        if not self.fill:
+        if not image.fill:
             return depth_mm
-        assert image.truth_mm is not None  # image_sources.with_measured
+        assert image.truth_mm is not None  # image_sources.to_fill
         return fill_depth(depth_mm, image.truth_mm)
 
     def _resized(self, rgb: np.ndarray) -> np.ndarray:

@@ -45,11 +45,15 @@ def png_unit(bounds: DepthRange) -> float:
 
 
 def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: DepthRange) -> None:
-    """Write the 16-bit PNG, with its unit in the text chunk `unit_mm`."""
+    """Write the 16-bit PNG, with its unit in the text chunk `unit_mm`.
+
+    0 where a depth, measured beyond the bounds, is more than the unit can hold.
+    """
     unit = png_unit(bounds)
     text = PngImagePlugin.PngInfo()
     text.add_text("unit_mm", f"{unit:g}")
-    levels = np.clip(np.rint(depth_mm / unit), 0, 65535).astype(np.uint16)
+    levels = np.rint(depth_mm / unit)
+    levels = np.where(levels <= 65535, levels, 0).astype(np.uint16)
     Image.fromarray(levels).save(file, "PNG", pnginfo=text)
 
 

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from depthdist.geometry.measured import is_measured
 from depthdist.models.harmonic_fill import fill_harmonic
-
-
-def is_measured(depth_mm: np.ndarray) -> np.ndarray:
-    """Return (H, W) bool: where a depth (H, W) mm was measured, neither NaN, infinite nor 0."""
-    measured: np.ndarray = np.isfinite(depth_mm) & (depth_mm > 0)
-    return measured
 
 
 def fill_depth(pred_mm: np.ndarray, measured_mm: np.ndarray) -> np.ndarray:

@@ -31,8 +31,7 @@ def fill_harmonic(values: np.ndarray, known: np.ndarray, cycles: int = CYCLES) -
 
     values  (H, W) float, anything where it is not known
     known   (H, W) bool
-    cycles  V-cycles; with the default of them the mean error in the unknown pixels is about 1e-4
-            of what 0 of them leave to do
+    cycles  V-cycles; the default leaves about 0.3 % of the mean error that 0 of them leave
 
     raises ValueError where nothing is known
     """

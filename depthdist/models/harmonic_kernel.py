@@ -61,12 +61,12 @@ def add_upsampled(x, coarse, rows, columns):
     height, width = coarse.shape
     for i in range(len(rows)):
         row, column = rows[i], columns[i]
-        y, z = row // 2, column // 2
-        beside_y = min(height - 1, max(0, y + (1 if row % 2 else -1)))
-        beside_z = min(width - 1, max(0, z + (1 if column % 2 else -1)))
+        near_row, near_column = row // 2, column // 2
+        far_row = min(height - 1, max(0, near_row + (1 if row % 2 else -1)))
+        far_column = min(width - 1, max(0, near_column + (1 if column % 2 else -1)))
         x[row, column] += (
-            9 * coarse[y, z]
-            + 3 * coarse[beside_y, z]
-            + 3 * coarse[y, beside_z]
-            + coarse[beside_y, beside_z]
+            9 * coarse[near_row, near_column]
+            + 3 * coarse[far_row, near_column]
+            + 3 * coarse[near_row, far_column]
+            + coarse[far_row, far_column]
         ) / 16

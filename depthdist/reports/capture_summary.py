@@ -13,6 +13,7 @@ from PIL import Image
 from depthdist.captures.edge_agreement import EdgeScores, describe_capture, edge_scores
 from depthdist.captures.flying_pixels import find_flying
 from depthdist.captures.near_duplicates import fingerprint
+from depthdist.geometry.measured import is_measured
 from depthdist.reports.drawings import colorize, depth_colormap
 
 BIN_MM = 10.0  # width of a bin of the depth histogram
@@ -92,7 +93,7 @@ def summarize_capture(
     remarks     what is known to look wrong
     """
     with np.errstate(invalid="ignore"):
-        valid = np.isfinite(depth_mm) & (depth_mm > 0)
+        valid = is_measured(depth_mm)
     known = depth_mm[valid].astype(np.float64)
     grey = np.asarray(Image.fromarray(rgb).convert("L"))
     edges = edge_scores(Image.fromarray(rgb), depth_mm)

@@ -53,6 +53,9 @@ def test_a_run_with_a_large_depth_range_writes_whole_millimetres(tmp_path):
             [500, 8001],
             [62000, 1200],
         ]
+    write_png(tmp_path / "far.png", depth, DepthRange(300, 4000))  # as measured with --fill
+    with Image.open(tmp_path / "far.png") as image:
+        assert np.asarray(image).tolist() == [[5004, 0], [0, 12000]], "no wrong depth in its place"
     write_png(tmp_path / "b.png", depth, DepthRange(300, 80000))
     with Image.open(tmp_path / "b.png") as image:
         assert image.text["unit_mm"] == "10"

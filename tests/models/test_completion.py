@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from depthdist.models.completion import fill_depth, is_measured
+from depthdist.geometry.measured import is_measured
+from depthdist.models.completion import fill_depth
 
 ROW, COLUMN = np.mgrid[:90, :120].astype(float)
 SURFACE = 1400 + 1.5 * COLUMN + 6 * np.sin(ROW / 9)  # at most 1.7 mm from pixel to pixel
