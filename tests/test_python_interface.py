@@ -85,7 +85,7 @@ def test_the_code_of_its_chapter_runs_from_top_to_bottom(tmp_path, monkeypatch, 
     for name, value in {**ON_CPU, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     blocks = re.findall(r"```python\n(.*?)```", CHAPTER, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {}
     for block in blocks:
         for text, other in QUICKER.items():
