@@ -48,8 +48,8 @@ from depthdist.evaluation.relief.study import (
 from depthdist.evaluation.relief.tables import format_relief
 from depthdist.evaluation.worker_pool import WorkerPool
 from depthdist.inference.loaded_model import LoadedModel, load
-from depthdist.models.detail import has_detail
 from depthdist.models.settings import Refinement
+from depthdist.models.stage_files import has_stage
 from depthdist.runs.run_folder import Run
 from depthdist.runs.seen_images import learned_from
 from depthdist.synthetic.command import paths
@@ -75,7 +75,7 @@ def study_relief(run: Run, settings: ReliefSettings) -> dict[str, Any]:
     stems = list_stems(captures)
     if settings.half:
         check_same_scenes(captures, settings.half)
-    has_judged = settings.refine != "detail" or has_detail(run.folder)
+    has_judged = settings.refine != "detail" or has_stage(run.folder, "detail")
     judged: Refinement = settings.refine if has_judged else "plain"
     refinements: list[Refinement] = ["plain", judged]
     models: dict[str, LoadedModel] = {

@@ -45,8 +45,9 @@ from depthdist.models import detail_network
 from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.detail import Detail, adapter_sha256, write_detail
+from depthdist.models.detail import Detail
 from depthdist.models.refiner import load_refiner
+from depthdist.models.stage_files import adapter_sha256, write_stage
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.seen_images import seen_file
 
@@ -132,7 +133,7 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
 def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    detail = load_stage(find_model_folder(settings.run)) if settings.detail else None
+    detail = load_own_detail(find_model_folder(settings.run)) if settings.detail else None
     warn_without_scores(settings, record)
     network: Any = model.net
     if "adapter" in settings.forms:
@@ -154,7 +155,7 @@ def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -
             export_detail_onnx(model, record, detail, settings.out / "onnx", settings.run)
 
 
-def load_stage(folder: Path) -> Detail | None:
+def load_own_detail(folder: Path) -> Detail | None:
     """Return the detail stage of a run or of an exported folder, None where there is none.
 
     raises ValueError where it is damaged or of another adapter
@@ -197,7 +198,7 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path, detail: Detail
         (fresh / ADAPTER_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
         copy_seen(run, fresh)
         if detail:
-            write_detail(detail.network.state_dict(), detail.record, fresh)
+            write_stage("detail", detail.network.state_dict(), detail.record, fresh)
         (fresh / "README.md").write_text(model_card(run, record, "peft", detail), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
@@ -213,7 +214,7 @@ def export_full_model(
     copy_seen(run, folder)
     if detail:  # it belongs to these merged weights now
         merged = replace(detail.record, adapter=adapter_sha256(folder))
-        write_detail(detail.network.state_dict(), merged, folder)
+        write_stage("detail", detail.network.state_dict(), merged, folder)
         write_detail_modules(folder)
     card = model_card(run, record, "transformers", detail)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -16,19 +16,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from depthdist.core.files import recover_folder
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import upsample
-from depthdist.models.adapter_record import ADAPTER_FILE
 from depthdist.models.detail import (
     DETAIL_FILE,
-    DETAIL_FOLDER,
     Detail,
     load_detail,
     refine_by_detail,
 )
 from depthdist.models.refinement import Network, refine_by_guided_filter, refine_by_tiles
 from depthdist.models.settings import Refinement
+from depthdist.models.stage_files import find_stage
 
 OTHER_WIDTH = 1.25  # times the width of the detail stage's training images, or a part of it
 
@@ -98,25 +96,9 @@ def load_refiner(refinement: Refinement | None, folder: Path) -> Refiner:
     refinement  None: detail where there is a detail stage, else plain
     raises ValueError: detail, and there is no stage, or it is damaged or of another adapter
     """
-    adapter, stage = find_stage(folder)
+    adapter, stage = find_stage(folder, "detail")
     if refinement is None:
         refinement = "detail" if (stage / DETAIL_FILE).exists() else "plain"
     if refinement != "detail":
         return Refiner(refinement)
     return Refiner(refinement, load_detail(stage, adapter), stage)
-
-
-def find_stage(folder: Path) -> tuple[Path, Path]:
-    """Return the folders of an adapter and of its detail stage, which need not be there.
-
-    folder  a run; its best/, whose stage is the run's; or an adapter that was exported, with the
-            stage's files beside its own
-    """
-    folder = folder if folder.name else folder.resolve()
-    recover_folder(folder / "best")
-    if (folder / "best" / ADAPTER_FILE).exists():
-        adapter, run = folder / "best", folder
-    else:
-        adapter, run = folder, folder.parent if folder.name == "best" else folder
-    recover_folder(run / DETAIL_FOLDER)
-    return adapter, folder if (folder / DETAIL_FILE).exists() else run / DETAIL_FOLDER

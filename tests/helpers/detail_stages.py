@@ -7,8 +7,9 @@ def write_stage(run: Path, camera: tuple[int, int], *, gain: float = 1.0, seed: 
     """RUN/detail/best for RUN/best; its head has random weights, 0 with a gain of 0."""
     import torch
 
-    from depthdist.models.detail import DetailRecord, adapter_sha256, save_detail
+    from depthdist.models.detail import DetailRecord
     from depthdist.models.detail_network import DetailNetwork
+    from depthdist.models.stage_files import adapter_sha256, save_stage
 
     widths = (16, 16, 16, 16)
     network = DetailNetwork(widths).begin(seed)
@@ -17,7 +18,7 @@ def write_stage(run: Path, camera: tuple[int, int], *, gain: float = 1.0, seed: 
     record = DetailRecord(adapter_sha256(run / "best"), widths, camera, step=0)
     folder = run / "detail/best"
     folder.parent.mkdir(exist_ok=True)
-    save_detail(network.state_dict(), record, folder)
+    save_stage("detail", network.state_dict(), record, folder)
     return folder
 
 

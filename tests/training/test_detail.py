@@ -22,8 +22,8 @@ from depthdist.data.dataset import Dataset, DataSettings, open_dataset
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.losses.relief import ReliefWeights
 from depthdist.models.adapter import load_adapter
-from depthdist.models.detail import adapter_sha256
-from depthdist.training import loop
+from depthdist.models.stage_files import adapter_sha256
+from depthdist.training import loop, second_stage
 from depthdist.training.detail import coarse, stage
 
 pytestmark = pytest.mark.usefixtures("quietly_on_one_thread")
@@ -123,7 +123,7 @@ def test_stopped_in_a_fold_in_its_predictions_and_on_crops_it_ends_as_if_it_was_
     run = shutil.copytree(adapter, tmp_path / "run")
     folds, saved = run / "detail/folds", run / "detail/last"
     fold, predictions = (loop, "forward", 3), (coarse, "_coarse_of", 4)
-    crops = (stage, "forward", 4 + 2, "SIGUSR1")  # of step 1, of step 2
+    crops = (second_stage, "forward", 4 + 2, "SIGUSR1")  # of step 1, of step 2
     for place_of_stop, said in (
         (fold, f"stopped by SIGTERM at step 1 of 2, saved in {folds}/1/last"),
         (predictions, f"stopped by SIGTERM while {folds}/2/best predicted train images"),
@@ -224,7 +224,7 @@ def test_a_stage_that_was_begun_with_another_loss_begins_anew(place, whole, copy
     shutil.rmtree(copy / "detail/last")
     make_curves_older(copy / "detail")
     older = mock.patch.object(stage, "LOSS", ReliefWeights(level=9.0))
-    with older, stop_at(stage, "forward", 4 * 2 + 1):
+    with older, stop_at(second_stage, "forward", 4 * 2 + 1):
         assert train(place, copy, *DETAIL).code == 75
     make_curves_older(copy / "detail")
     done = train(place, copy, *DETAIL)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ import torch
 
 from depthdist.core.errors import Stopped
 from depthdist.core.files import parse_json, write_atomic, write_json
-from depthdist.core.settings import flag_name
 from depthdist.data.crops import find_relief
 from depthdist.data.few_samples import FewSamples
 from depthdist.data.full_size import FullSizeReader
@@ -38,12 +37,13 @@ from depthdist.distributed.process_group import (
 )
 from depthdist.models.adapter import load_adapter
 from depthdist.models.depth_model import DepthModel
-from depthdist.models.detail import adapter_sha256
+from depthdist.models.stage_files import adapter_sha256
 from depthdist.runs.tracker import Tracker
 from depthdist.training.learner import build_learner, build_model
 from depthdist.training.loop import run_loop
 from depthdist.training.parts import Output, Run
 from depthdist.training.resume import read_saved, restore
+from depthdist.training.second_stage import other_setting
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data
 
@@ -91,7 +91,6 @@ def make_coarse(
     run: Path,
     reader: FullSizeReader,
     ds_config: dict[str, Any],
-    say: Callable[[str], None],
     request: StopRequest,
 ) -> CoarseFiles:
     """Return the coarse predictions of a run, made where they are not there yet.
@@ -101,6 +100,11 @@ def make_coarse(
     raises ValueError where they were begun with another number of folds, Stopped after a stop
     request
     """
+
+    def say(line: str) -> None:
+        if world.rank == 0:
+            print(line, flush=True)
+
     files = CoarseFiles(run / "detail")
     folds = settings.detail.detail_folds
     record = {
@@ -143,14 +147,6 @@ def make_coarse(
         write_json(found, {**record, "complete": True})
     broadcast_from_rank_0(None)
     return files
-
-
-def other_setting(name: str, new: Any, old: Any, folder: Path) -> ValueError:
-    """Return the error that a stage was begun with another value of a setting."""
-    return ValueError(
-        f"{flag_name(name)} is {new}, but the detail stage in {folder} began with {old}: give that,"
-        f" or remove {folder} to train it anew"
-    )
 
 
 def _train_part(
