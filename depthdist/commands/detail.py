@@ -36,15 +36,25 @@ class RunSettings:
 
 def main(argv: list[str] | None = None) -> None:
     """Start the training of the run again, with the detail stage."""
-    chosen, launch, detail = parse(
-        HELP, RunSettings, LaunchSettings, DetailSettings, argv=argv, bare="run", first=("run",)
+    train_stage("detail", HELP, DetailSettings, argv)
+
+
+def train_stage(name: str, text: str, settings: type, argv: list[str] | None) -> None:
+    """Start the training of a run again, with one of its second stages.
+
+    name      of the stage, and of the flag that asks for it
+    text      what --help begins with
+    settings  of the stage
+    """
+    chosen, launch, stage = parse(
+        text, RunSettings, LaunchSettings, settings, argv=argv, bare="run", first=("run",)
     )
     folder = open_run(chosen.run).folder
     changed = {
         field.name: getattr(group, field.name)
-        for group in (launch, detail)
+        for group in (launch, stage)
         for field in fields(group)
         if getattr(group, field.name) != field.default
     }
-    words = flags(**{"config": folder / RUN_FILE, "run": folder, **changed, "detail": True})
+    words = flags(**{"config": folder / RUN_FILE, "run": folder, **changed, name: True})
     train.main([str(word) for word in words])

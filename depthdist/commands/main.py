@@ -23,6 +23,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("depthdist.commands.train", "teach a model your camera, on all GPUs"),
     "detail": Command("depthdist.commands.detail", "grooves and contours, on a finished run"),
+    "completion": Command(
+        "depthdist.commands.completion", "fill what the camera missed, on a finished run"
+    ),
     "shard": Command("depthdist.shards.command", "make a dataset of captures, or verify one"),
     "evaluate": Command("depthdist.evaluation.command", "errors of a run in mm, or of two"),
     "predict": Command("depthdist.inference.predict_command", "depth in mm for images"),
@@ -40,7 +43,7 @@ EXAMPLES = """\
 
 def help_text() -> str:
     """Return what `depthdist --help` prints."""
-    lines = [f"  {word:<10}{command.summary}" for word, command in COMMANDS.items()]
+    lines = [f"  {word:<12}{command.summary}" for word, command in COMMANDS.items()]
     return "\n".join(
         [
             "Depth in millimetres from your own camera's captures.",

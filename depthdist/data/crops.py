@@ -68,10 +68,17 @@ class CropPlan:
         relief, cell, row, column, rows, columns, stops, *cast = crop_stream(
             self.seed, number
         ).random(10)
-        gains = 2.0 ** (EXPOSURE * (2 * stops - 1)) * np.exp(CAST * _normal(np.array(cast)))
+        gains = draw_gains(np.array([stops, *cast]))
         return CropDraw(
             int(image), relief < RELIEF_SHARE, cell, row, column, rows < 0.5, columns < 0.5, gains
         )
+
+
+def draw_gains(uniform: np.ndarray) -> np.ndarray:
+    """Return gains (3,) of linear light, from four numbers in 0..1: exposure, and a cast."""
+    stops, *cast = uniform
+    gains: np.ndarray = 2.0 ** (EXPOSURE * (2 * stops - 1)) * np.exp(CAST * _normal(np.array(cast)))
+    return gains
 
 
 def _normal(uniform: np.ndarray) -> np.ndarray:

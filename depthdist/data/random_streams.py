@@ -8,6 +8,8 @@ where it has to stay clear of another stream with the same key:
     (seed, (part + 1) << 40 | n)  (0, 0, 0, 0) ...    the n-th shuffle of one of several datasets
     (seed, epoch)                 (0, 0, sample, 1)   the augmentation of one sample
     (seed, number)                (0, 0, 0, 2)        one crop of the detail stage
+    (seed, number)                (0, 0, 0, 3)        the holes of one image of the completion stage
+    (seed, number)                (0, 0, 0, 4)        the same of its validation
 """
 
 from __future__ import annotations
@@ -38,3 +40,9 @@ def augmentation_words(seed: int, epoch: int, sample: int, num_words: int) -> np
 def crop_stream(seed: int, number: int) -> np.random.Generator:
     """Return the generator of crop number `number` of the detail stage."""
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, 2]))
+
+
+def hole_stream(seed: int, number: int, validation: bool = False) -> np.random.Generator:
+    """Return the generator of what is drawn for image number `number` of the completion stage."""
+    counter = [0, 0, 0, 4 if validation else 3]
+    return np.random.Generator(np.random.Philox(key=[seed, number], counter=counter))

@@ -47,11 +47,11 @@ def fill_figure(
     """Draw RGB | measured | filled, depths in one color range, from the filled one's percentiles.
 
     rgb          (h, w, 3) uint8
-    filled_mm    (H, W) mm
+    filled_mm    (H, W) mm, NaN where it was refused (drawn dark grey)
     measured_mm  (H, W) mm, NaN or 0 where nothing was measured (drawn dark grey)
     """
     measured = _nan_in_holes(measured_mm)
-    low, high = np.percentile(filled_mm, [1, 99])
+    low, high = np.nanpercentile(filled_mm, [1, 99]) if np.isfinite(filled_mm).any() else (0, 1)
     depth = {"cmap": NEAR_TO_FAR, "vmin": low, "vmax": max(high, low + 1)}
     share = float(np.isfinite(measured).mean())
     panels = [

@@ -31,7 +31,7 @@ NO_CAMERA = (
 class DepthResult:
     """The depth of one image, at the image's own size.
 
-    depth_mm      (H, W) float32 mm
+    depth_mm      (H, W) float32 mm, NaN where it was refused
     rgb           (H, W, 3) uint8, upright
     rays          (H, W, 2) float64 X / Z and Y / Z of each pixel; None where the camera is unknown
     truth_mm      (H, W) float32 mm of the points beside the image, NaN or 0 where nothing was
@@ -39,6 +39,8 @@ class DepthResult:
                   None without any
     depth_range   nearest and farthest depth that the model can predict
     source        the image's file, None where it came from memory
+    sigma_mm      (H, W) float32, standard deviation of the error of each pixel, 0 where it was
+                  measured; None where it was not asked for
     """
 
     depth_mm: np.ndarray
@@ -47,10 +49,12 @@ class DepthResult:
     truth_mm: np.ndarray | None
     depth_range: DepthRange
     source: Path | None = None
+    sigma_mm: np.ndarray | None = None
 
     def __repr__(self) -> str:
         height, width = self.depth_mm.shape
-        depths = f"{self.depth_mm.min():.0f} .. {self.depth_mm.max():.0f} mm"
+        known = self.depth_mm[np.isfinite(self.depth_mm)]
+        depths = f"{known.min():.0f} .. {known.max():.0f} mm" if len(known) else "all refused"
         return f"DepthResult({height} x {width}, {depths})"
 
     @property

@@ -21,6 +21,7 @@ from depthdist.core.settings import as_dict, to_json_value
 from depthdist.inference.image_sources import ImageSource
 from depthdist.inference.settings import PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.completion import Completion
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refiner import Refiner
 
@@ -33,6 +34,7 @@ def read_done_log(
     model: DepthModel,
     record: AdapterRecord,
     refiner: Refiner = PLAIN,
+    completion: Completion | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the last line of each finished image in --out by its name; start the list if new.
 
@@ -40,12 +42,18 @@ def read_done_log(
     """
     path = settings.out / RESULTS_LIST
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
-    for name in ("unit", "fill"):  # as folders are that were begun before there was such a setting
+    for name in (
+        "unit",
+        "fill",
+        "refuse",
+    ):  # as folders are that were begun before there was such a setting
         if not values[name]:
             del values[name]
     networks: list[nn.Module] = [model]
     if refiner.detail:
         networks.append(refiner.detail.network)
+    if completion and (settings.fill or settings.needs_sigma):
+        networks.append(completion.network)
     made_with = hash_inputs(values, networks, record)
     lines = path.read_bytes().splitlines() if path.exists() and not settings.again else []
     if not lines:

@@ -7,9 +7,10 @@ results = model.predict(["a.png", pil_image, array], batch=4)
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -35,7 +36,7 @@ from depthdist.models.settings import REFINEMENTS, Refinement
 if TYPE_CHECKING:
     import torch
 
-    from depthdist.inference.predictor import Predictor
+    from depthdist.inference.predictor import Depth, Predictor
 
 ImageLike = str | Path | Image.Image | np.ndarray | CaptureArrays
 Intrinsics = Sequence[float]  # fx, fy, cx, cy
@@ -98,12 +99,15 @@ def load(
         with quiet_libraries():
             from depthdist.inference.external_model import load_model
             from depthdist.inference.predictor import Predictor
+            from depthdist.models.completion import load_completion
             from depthdist.models.refiner import load_refiner
 
             chosen = pick_device() if device is None else check_device(device)
             refiner = load_refiner(refine, find_model_folder(str(run)))
+            completion = load_completion(find_model_folder(str(run)))
             model, record = load_model(str(run), external)
-    return LoadedModel(str(run), Predictor(model, record, chosen, refiner, flip), camera)
+            predictor = Predictor(model, record, chosen, refiner, flip, completion)
+    return LoadedModel(str(run), predictor, camera)
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -157,6 +161,8 @@ class LoadedModel:
         image: list[Any] | tuple[Any, ...],
         *,
         batch: int = 1,
+        sigma: bool = False,
+        refuse: float | None = None,
         intrinsics: Intrinsics | None = None,
         fov: float | None = None,
     ) -> list[DepthResult]: ...
@@ -167,6 +173,8 @@ class LoadedModel:
         image: ImageLike,
         *,
         batch: int = 1,
+        sigma: bool = False,
+        refuse: float | None = None,
         intrinsics: Intrinsics | None = None,
         fov: float | None = None,
     ) -> DepthResult: ...
@@ -176,6 +184,8 @@ class LoadedModel:
         image: ImageLike | list[Any] | tuple[Any, ...],
         *,
         batch: int = 1,
+        sigma: bool = False,
+        refuse: float | None = None,
         intrinsics: Intrinsics | None = None,
         fov: float | None = None,
     ) -> DepthResult | list[DepthResult]:
@@ -185,6 +195,10 @@ class LoadedModel:
                     `read_capture`. Paths and PIL images are brought upright as their EXIF
                     orientation says
         batch       images that the network gets at a time; they may differ in size
+        sigma       say how sure each pixel is, `result.sigma_mm`; needs a run with a completion
+                    stage
+        refuse      leave out what is less sure than so many mm: NaN in `result.depth_mm`; needs the
+                    same
         intrinsics  fx, fy, cx, cy of the camera in pixels of the image, for points
         fov         the same by the horizontal field of view, degrees
 
@@ -199,15 +213,17 @@ class LoadedModel:
             problems = []
             if not isinstance(batch, Integral) or batch < 1:
                 problems.append(f"batch is {batch!r}: expected a whole number >= 1")
+            problems += self._sigma_problems(sigma, refuse)
             camera = self._camera_of(intrinsics, fov, problems)
         images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
         results = []
         for start in range(0, len(images), batch):
             some = images[start : start + batch]
             inputs = [to_input_image(one) for one in some]
-            for given, source, depth_mm in zip(inputs, some, self._predictor(inputs)):
+            depths = self._predictor(inputs, sigma, refuse)
+            for given, source, depth in zip(inputs, some, depths):
                 self._warn(given)
-                results.append(self._result(given, source, depth_mm, camera))
+                results.append(self._result(given, source, depth, camera))
         return results if isinstance(image, (list, tuple)) else results[0]
 
     def fill(
@@ -215,6 +231,7 @@ class LoadedModel:
         image: ImageLike,
         points_mm: np.ndarray | None = None,
         *,
+        refuse: float | None = None,
         intrinsics: Intrinsics | None = None,
         fov: float | None = None,
     ) -> DepthResult:
@@ -223,23 +240,38 @@ class LoadedModel:
         image            as in `predict`
         points_mm        what was measured: (H, W, 3) X, Y, Z or depth (H, W) in mm, NaN or 0 where
                          nothing was; by default the points beside the image, or in the capture
+        refuse           as in `predict`, for holes: NaN where they stay
         intrinsics, fov  as in `predict`, for points where `points_mm` is depth alone
 
-        `result.truth_mm` is what was measured, `result.measured` where. A hole gets the prediction,
-        moved to what was measured around it, without a step at its rim.
+        `result.truth_mm` is what was measured, `result.measured` where. The run's completion stage
+        fills the holes, and says how sure it is: `result.sigma_mm`, 0 where measured. Without one a
+        hole gets the prediction, moved to what was measured around it. There is no step at a rim.
 
         ValueError: as in `predict`; nothing beside the image; `points_mm` of another shape.
         """
         with naming_arguments():
-            camera = self._camera_of(intrinsics, fov, [])
+            camera = self._camera_of(intrinsics, fov, self._sigma_problems(False, refuse))
         given = to_input_image(image)
         origin = Path(image).expanduser() if isinstance(image, (str, Path)) else Path("the image")
         if points_mm is not None:
             given = with_points(given, points_mm)
         given = to_fill(given, origin)
-        (depth_mm,) = self._predictor([given])
+        (depth,) = self._predictor([given], refuse_mm=refuse)
         self._warn(given)
-        return self._result(given, image, depth_mm, camera)
+        return self._result(given, image, depth, camera)
+
+    def _sigma_problems(self, sigma: bool, refuse: float | None) -> list[str]:
+        """Return what is wrong with the arguments that say how sure a depth is to be."""
+        found = []
+        if refuse is not None and not (isinstance(refuse, Real) and 0 < refuse < math.inf):
+            found.append(f"refuse is {refuse!r}: expected more than 0 mm")
+        if (sigma or refuse is not None) and self._predictor.completion is None:
+            name = "sigma" if sigma else "refuse"
+            found.append(
+                f"{name}: {self.run} has no completion stage, which says how sure a depth is;"
+                " `depthdist completion RUN` trains it"
+            )
+        return found
 
     def _camera_of(
         self, intrinsics: Intrinsics | None, fov: float | None, problems: list[str]
@@ -258,15 +290,16 @@ class LoadedModel:
                 warnings.warn(text, stacklevel=3)
 
     def _result(
-        self, given: InputImage, source: ImageLike, depth_mm: np.ndarray, camera: Camera
+        self, given: InputImage, source: ImageLike, depth: Depth, camera: Camera
     ) -> DepthResult:
         return DepthResult(
-            depth_mm,
+            depth.depth_mm,
             given.rgb,
             find_rays(given, *camera),
             given.truth_mm,
             self.record.bounds,
             Path(source).expanduser() if isinstance(source, (str, Path)) else None,
+            depth.sigma_mm,
         )
 
 

@@ -3,19 +3,22 @@
     depthdist predict captures 'more/*.png' data/tires --run runs/NAME --out predictions
 
 For each image, at its own size (from shards: at the size of the ground truth), what --save names
-(default: all but ply, the largest):
+(default: npy, png, colour, figure):
     npy      NAME_depth.npy         float32 (H, W), mm
     png      NAME_depth_0.1mm.png   16 bit, one unit is 0.1 mm (1 mm if the run's depth range ends
                                     beyond 6.5 m, then NAME_depth_1mm.png, and so on)
     colour   NAME_colour.png        near red, far blue, over the run's depth range
     figure   NAME_figure.png        RGB | prediction, and ground truth and error if the image's
                                     point cloud is beside it
+    sigma    NAME_sigma.npy         float32 (H, W), standard deviation of the error, mm; 0 where
+                                    measured. Needs the run's completion stage
     ply      NAME_cloud.ply         colored points, mm; if the camera's rays are known: from the
                                     point cloud beside the image, --intrinsics or --fov
 
 With --fill they are what the camera measured beside each image, its holes filled: NAME_filled.npy,
 NAME_filled_0.1mm.png and so on; and NAME_filled_map.png, 8 bit, 255 where a pixel was measured, 128
-where it was filled. A hole gets the prediction, moved to what was measured around it.
+where it was filled, 0 where --refuse left it out. The run's completion stage fills; without one
+the prediction does, moved to what was measured around a hole.
 
 OUT/done.jsonl has a line for each finished image: after an interruption the same command resumes.
 """
@@ -41,12 +44,18 @@ from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.geometry.camera import points_from_depth
 from depthdist.geometry.depth_range import DepthRange
-from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.geometry.measured import is_measured
 from depthdist.inference.done_log import append_done, is_done, read_done_log
 from depthdist.inference.external_model import load_refined
 from depthdist.inference.image_sources import ImageSource, InputImage, find_rays
-from depthdist.inference.predictor import Predictor, list_devices, predict_sources
+from depthdist.inference.model_folder import find_model_folder
+from depthdist.inference.predictor import (
+    Depth,
+    Predictor,
+    at_full_size,
+    list_devices,
+    predict_sources,
+)
 from depthdist.inference.result_files import (
     colorize_depth,
     result_suffixes,
@@ -57,6 +66,7 @@ from depthdist.inference.result_files import (
 )
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
 from depthdist.models.adapter_record import AdapterRecord
+from depthdist.models.completion import Completion, describe_filling, load_completion
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.refiner import Refiner
 
@@ -69,10 +79,16 @@ def predict_images(
     started = time.monotonic()
     model, record, refiner = load_refined(settings.run, settings.refine, external)
     settings = replace(settings, refine=refiner.refinement)
+    completion = load_completion(find_model_folder(settings.run))
+    if settings.needs_sigma and completion is None:
+        raise ValueError(
+            f"{settings.needs_sigma}: {settings.run} has no completion stage, which says how sure a"
+            " depth is; `depthdist completion RUN` trains it"
+        )
     if settings.fill:
-        print("fill         the prediction, moved to what was measured at each hole's rim")
+        print(f"fill         {describe_filling(completion)}")
     with hold_folder(settings.out, "depthdist predict", "--out", RESULTS_LIST):
-        return _predict_into_out(settings, model, record, refiner, sources, started)
+        return _predict_into_out(settings, model, record, refiner, completion, sources, started)
 
 
 def _predict_into_out(
@@ -80,11 +96,12 @@ def _predict_into_out(
     model: DepthModel,
     record: AdapterRecord,
     refiner: Refiner,
+    completion: Completion | None,
     sources: list[ImageSource],
     started: float,
 ) -> list[str]:
     """Write what is not done yet and print a summary; `started` is when the command began."""
-    finished = read_done_log(settings, model, record, refiner)
+    finished = read_done_log(settings, model, record, refiner, completion)
     check_overwriting(settings, record.bounds, sources, finished)
     todo = [s for s in sources if not is_done(settings.out, s, finished.get(s.name))]
     if len(todo) < len(sources):
@@ -94,7 +111,7 @@ def _predict_into_out(
         )
     try:
         predictors = [
-            Predictor(deepcopy(model), record, device, refiner, settings.flip)
+            Predictor(deepcopy(model), record, device, refiner, settings.flip, completion)
             for device in list_devices()
         ]
         num_done, problems = write_all(settings, todo, predictors)
@@ -153,17 +170,24 @@ def write_all(
         total=len(sources), desc="predicting", unit="image", disable=not sys.stderr.isatty()
     )
     with progress, open(settings.out / RESULTS_LIST, "a", encoding="utf-8") as log:
-        for source, image, depth_mm in predict_sources(sources, predictors, settings.batch):
+        predictions = predict_sources(
+            sources,
+            predictors,
+            settings.batch,
+            sigma=settings.needs_sigma is not None,
+            refuse_mm=settings.refuse,
+        )
+        for source, image, depth in predictions:
             if isinstance(image, BadFile):
                 problems.append(str(image))
             else:
-                assert depth_mm is not None  # there is one for every image that was read
+                assert depth is not None  # there is one for every image that was read
                 if image.note:
                     problems.append(image.note)
                 for kind, text in predictors[0].remarks(image).items():
                     remarks.setdefault(kind, []).append(f"{source.name} {text}")
                 try:
-                    files = write_results(settings, source.name, image, depth_mm, bounds)
+                    files = write_results(settings, source.name, image, depth, bounds)
                     append_done(log, source, files)
                 except OSError as err:
                     raise ValueError(
@@ -188,14 +212,15 @@ def write_results(
     settings: PredictSettings,
     name: str,
     image: InputImage,
-    depth_mm: np.ndarray,
+    depth: Depth,
     bounds: DepthRange,
 ) -> list[str]:
     """Write what --save names for an image and return the names of the files.
 
     Without ply if the camera's rays are not known.
     """
-    rgb = image.rgb if image.rgb.shape[:2] == image.size else resize_rgb(image.rgb, image.size)
+    rgb = at_full_size(image)
+    depth_mm, sigma_mm = depth
     writers: dict[str, Callable[[Path], object]] = {
         "npy": lambda path: np.save(path, depth_mm),
         "png": lambda path: write_png(path, depth_mm, bounds),
@@ -204,10 +229,12 @@ def write_results(
             path, rgb, depth_mm, image.truth_mm, name, settings.fill
         ),
     }
+    if sigma_mm is not None:
+        writers["sigma"] = lambda path: np.save(path, sigma_mm)
     if settings.fill:
         assert image.truth_mm is not None  # image_sources.to_fill
         measured = is_measured(image.truth_mm)
-        writers["map"] = lambda path: write_map(path, measured)
+        writers["map"] = lambda path: write_map(path, measured, np.isnan(depth_mm))
     if "ply" in settings.save:
         rays = find_rays(image, settings.intrinsics, settings.fov)
         if rays is not None:

@@ -17,14 +17,14 @@ VERTEX = np.dtype(
 PLY_TYPES = {"f": "float", "u": "uchar"}  # by NumPy's kind
 
 
-MAP_MEASURED, MAP_FILLED = 255, 128  # levels of NAME_filled_map.png
+MAP_MEASURED, MAP_FILLED, MAP_REFUSED = 255, 128, 0  # levels of NAME_filled_map.png
 
 
 def result_suffixes(bounds: DepthRange, fill: bool = False) -> dict[str, str]:
     """Return how the file names of each of RESULT_KINDS end; with `fill` of the map as well."""
     unit = f"{png_unit(bounds):g}mm"
     if not fill:
-        depth = {"npy": "depth.npy", "png": f"depth_{unit}.png"}
+        depth = {"npy": "depth.npy", "png": f"depth_{unit}.png", "sigma": "sigma.npy"}
         return {**depth, "colour": "colour.png", "figure": "figure.png", "ply": "cloud.ply"}
     return {
         "npy": "filled.npy",
@@ -33,6 +33,7 @@ def result_suffixes(bounds: DepthRange, fill: bool = False) -> dict[str, str]:
         "figure": "filled_figure.png",
         "ply": "filled_cloud.ply",
         "map": "filled_map.png",
+        "sigma": "filled_sigma.npy",
     }
 
 
@@ -47,20 +48,21 @@ def png_unit(bounds: DepthRange) -> float:
 def write_png(file: Path | BinaryIO, depth_mm: np.ndarray, bounds: DepthRange) -> None:
     """Write the 16-bit PNG, with its unit in the text chunk `unit_mm`.
 
-    0 where a depth, measured beyond the bounds, is more than the unit can hold.
+    0 where a depth, measured beyond the bounds, is more than the unit can hold, and where it was
+    refused (NaN).
     """
     unit = png_unit(bounds)
     text = PngImagePlugin.PngInfo()
     text.add_text("unit_mm", f"{unit:g}")
     levels = np.rint(depth_mm / unit)
-    levels = np.where(levels <= 65535, levels, 0).astype(np.uint16)
+    levels = np.where(levels <= 65535, levels, 0).astype(np.uint16)  # False for NaN
     Image.fromarray(levels).save(file, "PNG", pnginfo=text)
 
 
 def colorize_depth(depth_mm: np.ndarray, bounds: DepthRange) -> np.ndarray:
     """Return (H, W, 3) uint8: near red, far blue, linear in 1/z over the bounds.
 
-    The same depth has the same color in every image of a run.
+    The same depth has the same color in every image of a run; NaN is dark grey.
     """
     from depthdist.evaluation.figures import NEAR_TO_FAR  # matplotlib takes half a second
 
@@ -91,9 +93,10 @@ def write_figure(
         save_figure(figure(rgb, depth_mm, truth_mm, title=title), path)
 
 
-def write_map(path: Path, measured: np.ndarray) -> None:
-    """Write which pixels (H, W) bool were measured and which filled, an 8-bit PNG."""
-    levels = np.where(measured, MAP_MEASURED, MAP_FILLED).astype(np.uint8)
+def write_map(path: Path, measured: np.ndarray, refused: np.ndarray) -> None:
+    """Write which pixels (H, W) bool were measured, filled and refused, an 8-bit PNG."""
+    levels = np.where(measured, MAP_MEASURED, MAP_FILLED)
+    levels = np.where(refused, MAP_REFUSED, levels).astype(np.uint8)
     Image.fromarray(levels).save(path)
 
 

@@ -250,7 +250,7 @@ class Service:
             if kind not in self.warned:
                 print(f"WARNING      an image {text}", flush=True)
                 self.warned.add(kind)
-        (depth_mm,) = self.predictor([given])
+        ((depth_mm, _),) = self.predictor([given])
         return MeasuredImage(name, rgb, depth_mm)
 
     async def fetch(self, request: web.Request) -> web.StreamResponse:

@@ -15,7 +15,7 @@ from depthdist.geometry.image_size import RECIPE_SIZE
 from depthdist.geometry.patches import PATCH_SIZE
 from depthdist.models.settings import Refinement
 
-RESULT_KINDS = ("npy", "png", "colour", "figure", "ply")
+RESULT_KINDS = ("npy", "png", "colour", "figure", "ply", "sigma")
 FORMS = ("model", "adapter", "onnx")
 DEFAULT_SIZE = Size(*RECIPE_SIZE)
 
@@ -34,7 +34,7 @@ class PredictSettings:
     "Folder for the results, created if it is missing."
     save: tuple[str, ...] = RESULT_KINDS[:4]
     """What to write for each image, separated by commas: npy, png, colour, figure, ply (15
-    bytes per pixel)."""
+    bytes per pixel), sigma (how sure each pixel is, mm: needs the run's completion stage)."""
     refine: Refinement | None = None
     """Detail from the image at its full size: detail (the run's detail stage, RUN/detail/best),
     guided (moves depth edges onto the image's edges), tiles (overlapping tiles, each shown to the
@@ -44,7 +44,11 @@ class PredictSettings:
     "Average with the prediction of the mirrored image: takes twice the time."
     fill: bool = False
     """Fill the holes of what the camera measured, which lies beside each image, and leave the rest
-    as it is: NAME_filled.npy and so on; NAME_filled_map.png says which pixels were measured."""
+    as it is: NAME_filled.npy and so on; NAME_filled_map.png says which pixels were measured. By the
+    run's completion stage, where it has one; else by the prediction, moved to each hole's rim."""
+    refuse: float | None = None
+    """Leave out depth whose expected error (sigma) is larger than so many mm: NaN in npy, 0 in png,
+    no point in ply. Needs the run's completion stage."""
     fov: float | None = None
     """For ply, if there is no point cloud beside the image: horizontal field of view of the
     camera, degrees."""
@@ -73,9 +77,18 @@ class PredictSettings:
             found.append("--intrinsics and --fov are for ply: name it in --save")
         if self.unit is not None and not 0 < self.unit < math.inf:
             found.append(f"--unit is {self.unit:g}: expected more than 0 mm")
+        if self.refuse is not None and not 0 < self.refuse < math.inf:
+            found.append(f"--refuse is {self.refuse:g}: expected more than 0 mm")
         if self.batch < 1:
             found.append(f"--batch is {self.batch}: expected >= 1")
         return found
+
+    @property
+    def needs_sigma(self) -> str | None:
+        """The flag that asks how sure a depth is, None where none does."""
+        if self.refuse is not None:
+            return "--refuse"
+        return "--save sigma" if "sigma" in self.save else None
 
 
 @dataclass(frozen=True)

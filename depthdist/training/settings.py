@@ -26,6 +26,7 @@ from depthdist.runs.log_services import log_to_problems
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.runs.state_files import states
 from depthdist.shards.remote_cache import CacheSettings
+from depthdist.training.completion.settings import CompletionSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.deepspeed_sections import settle_sections
 from depthdist.training.detail.settings import DetailSettings
@@ -162,10 +163,12 @@ GROUPS = (
     EngineSettings,
     FolderSettings,
     DetailSettings,
+    CompletionSettings,
 )
 FREE_TO_CHANGE = {
     *("run", "recipe", "epochs", "patience", "data"),
-    *field_names(KeepSettings, EngineSettings, ReadSettings, CacheSettings, DetailSettings),
+    *field_names(KeepSettings, EngineSettings, ReadSettings, CacheSettings),
+    *field_names(DetailSettings, CompletionSettings),
 }
 """What a resumed run may change.
 
@@ -188,6 +191,7 @@ class Settings:
     engine: EngineSettings
     folder: FolderSettings = field(default_factory=FolderSettings)
     detail: DetailSettings = field(default_factory=DetailSettings)
+    completion: CompletionSettings = field(default_factory=CompletionSettings)
     captures: tuple[str, ...] = ()
     "What --data named, where it was a folder of captures: `data` has its shards then."
 
@@ -266,7 +270,7 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
         dataset = settings.open_data()
         found += _problems_without_validation(settings, dataset)
         found += _problems_of_length(settings, dataset)
-        found += _problems_of_detail(settings, dataset)
+        found += _problems_of_stages(settings, dataset)
         ds_config = settings.engine.resolved()[0] if on_device else None
     except ValueError as err:
         return [*found, str(err)]
@@ -330,26 +334,32 @@ def _problems_of_length(settings: Settings, dataset: Dataset) -> list[str]:
     return [f"--warmup is {warmup}: expected fewer than the run's {total} optimizer steps"]
 
 
-def _problems_of_detail(settings: Settings, dataset: Dataset) -> list[str]:
-    """Return what is wrong with --detail.
+def _problems_of_stages(settings: Settings, dataset: Dataset) -> list[str]:
+    """Return what is wrong with --detail and --completion.
 
     raises ValueError where the data has no images at the camera's size
     """
-    detail = settings.detail
-    if not detail.detail:
+    detail, completion = settings.detail, settings.completion
+    samples = {}
+    if detail.detail:
+        samples["detail_crops"] = detail.detail_crops
+    if completion.completion:
+        samples["completion_images"] = completion.completion_images
+    if not samples:
         return []
     from depthdist.data.full_size import FullSizeReader  # imports torch
 
     found = []
     if settings.train.overfit:
-        found.append("--detail with --overfit: leave one of them out")
+        stage = "--detail" if detail.detail else "--completion"
+        found.append(f"{stage} with --overfit: leave one of them out")
     FullSizeReader(dataset, settings.raw_folder, detail.detail_memory)
-    if detail.detail_crops % world_size():
-        found.append(
-            f"--detail-crops is {detail.detail_crops}: expected a multiple of the"
-            f" {world_size()} ranks"
-        )
-    if detail.detail_crop > min(dataset.depth_size):
+    found += [
+        f"{flag_name(name)} is {number}: expected a multiple of the {world_size()} ranks"
+        for name, number in samples.items()
+        if number % world_size()
+    ]
+    if detail.detail and detail.detail_crop > min(dataset.depth_size):
         found.append(
             f"--detail-crop is {detail.detail_crop}: expected at most {min(dataset.depth_size)},"
             f" the images of {dataset.place} are {dataset.depth_size}"

@@ -22,6 +22,7 @@ from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
+from depthdist.training.completion.stage import train_completion
 from depthdist.training.detail.stage import train_detail
 from depthdist.training.keeping import finish
 from depthdist.training.learner import build_learner, build_model
@@ -58,6 +59,9 @@ def train(settings: Settings, world: World) -> None:
         if settings.detail.detail:
             with saying_how_to_go_on(folder / "detail", 1):
                 train_detail(settings, world, folder, dataset, ds_config)
+        if settings.completion.completion:
+            with saying_how_to_go_on(folder / "completion", 1):
+                train_completion(settings, world, folder, dataset, ds_config)
 
 
 def _train(

@@ -39,7 +39,7 @@ def test_the_word_alone_lists_every_command_with_what_it_does(shell):
     done = typed(shell, "depthdist")
     assert (done.returncode, done.stderr) == (0, ""), done
     for word, known in COMMANDS.items():
-        assert f"  {word:<10}{known.summary}\n" in done.stdout
+        assert f"  {word:<12}{known.summary}\n" in done.stdout
 
 
 def test_the_version_is_one_line(shell):
@@ -58,6 +58,7 @@ def test_the_version_is_one_line(shell):
         ("train --gpus 0", "depthdist train: error: --gpus is 0: expected >= 1"),
         ("train a --data b", "depthdist train: error: --data and a are both given: give one"),
         ("detail", "depthdist detail: error: RUN is missing: the folder of the run"),
+        ("completion", "depthdist completion: error: RUN is missing: the folder of the run"),
         (
             "detail --detail-folds 1 a",
             "depthdist detail: error: --detail-folds is 1: expected 0, or",

@@ -37,6 +37,7 @@ from depthdist.shards.settings import (
     SplitSettings,
 )
 from depthdist.synthetic.settings import OutputSettings
+from depthdist.training.completion.settings import CompletionSettings
 from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.detail.settings import DetailSettings
 from depthdist.training.schedule import ScheduleSettings
@@ -101,6 +102,9 @@ CHANGED = [
         micro_batch="auto",
         checkpointing=True,
         compile=True,
+    ),
+    CompletionSettings(
+        completion=True, completion_steps=40, completion_images=2, completion_lr=1e-4
     ),
     DetailSettings(
         detail=True,
