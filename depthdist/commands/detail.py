@@ -11,6 +11,7 @@ from depthdist.commands.train import LaunchSettings
 from depthdist.core.command_line import parse
 from depthdist.runs.run_folder import RUN_FILE, open_run
 from depthdist.training.detail.settings import DetailSettings
+from depthdist.training.stage_settings import StageSettings
 
 HELP = """Train the detail stage of a run: a small network that adds grooves and contours from the
 image at its full size to what the adapter predicts.
@@ -46,13 +47,20 @@ def train_stage(name: str, text: str, settings: type, argv: list[str] | None) ->
     text      what --help begins with
     settings  of the stage
     """
-    chosen, launch, stage = parse(
-        text, RunSettings, LaunchSettings, settings, argv=argv, bare="run", first=("run",)
+    chosen, launch, stage, shared = parse(
+        text,
+        RunSettings,
+        LaunchSettings,
+        settings,
+        StageSettings,
+        argv=argv,
+        bare="run",
+        first=("run",),
     )
     folder = open_run(chosen.run).folder
     changed = {
         field.name: getattr(group, field.name)
-        for group in (launch, stage)
+        for group in (launch, stage, shared)
         for field in fields(group)
         if getattr(group, field.name) != field.default
     }

@@ -34,6 +34,7 @@ COMMANDS = {
     "report": Command("depthdist.reports.command", "a page about runs, or about data"),
     "study": Command("depthdist.commands.study", "several trainings with one thing changed"),
     "relief": Command("depthdist.commands.relief", "whether a run's relief is true, by goals"),
+    "holes": Command("depthdist.commands.holes", "how well holes are filled, and how sure it is"),
     "demo": Command("depthdist.commands.demo", "all of it once, on built-in captures"),
 }
 EXAMPLES = """\

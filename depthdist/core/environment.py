@@ -192,3 +192,13 @@ def silence_image_warnings() -> None:
         logger = logging.getLogger(name)
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+
+
+def peak_memory_gib() -> float | None:
+    """Return the largest memory use of this process so far, GiB; None where that is not known."""
+    try:
+        import resource
+    except ImportError:  # only Unix has it
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux KiB

@@ -12,8 +12,9 @@ lies outside the projector's field. Each draw combines some of:
     blobs    ellipses
     frame    all outside a rounded rectangle, as the rim of the projector's field
 
-`disturb` spoils a prediction where nothing is measured. There no adapter was ever taught: what it
-says in the camera's own holes is worse than in holes that are punched.
+`disturb` spoils a prediction with smooth errors, over the whole image and in the holes alone. The
+first kind shows beside the holes, too. The second does not: nothing is measured in the camera's own
+holes, so no adapter was ever taught there, and it errs more than in holes that are punched.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ SLACK = 1.0  # pixels by which a shadow begins later: noise throws none
 MOVE = 0.13  # of the width: the largest move of another capture's holes
 KINDS_OF_HOLES = ("shifted", "blobs", "shadow", "dark", "frame")
 CHANCE = (0.5, 0.35, 0.6, 0.3, 0.6)  # of each kind to be part of a draw
-DISTURBED = 0.85  # of the samples
-DISTURBANCE = (0.05, 0.6)  # of log depth
+DISTURBED = (0.5, 0.4)  # share of the samples: everywhere, in holes
+DISTURBANCE = ((0.01, 0.2), (0.03, 0.5))  # of log depth
 OtherMask = Callable[[float], np.ndarray]  # number 0..1 of a capture -> measured (H, W) bool
 
 
@@ -161,19 +162,29 @@ def frame(size: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
 
 
 def disturb(log_pred: np.ndarray, measured: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return a prediction (H, W) with a smooth error that grows from each hole's rim inwards.
+    """Return a prediction (H, W) float32 with smooth errors, some growing inwards from the rims.
 
     log_pred  (H, W) float32, logarithm of depth
     measured  (H, W) bool, what is left of it
     """
-    if random.random() >= DISTURBED or not measured.any():
-        return log_pred
+    everywhere, in_holes = random.random(2) < DISTURBED
+    if everywhere:
+        log_pred = log_pred + _smooth_error(log_pred.shape, DISTURBANCE[0], random)
+    if in_holes and measured.any():
+        away = ndimage.distance_transform_edt(~measured)
+        grown = np.minimum(away / random.uniform(2, 15), 1)
+        log_pred = log_pred + grown * _smooth_error(log_pred.shape, DISTURBANCE[1], random)
+    disturbed: np.ndarray = log_pred.astype(np.float32)
+    return disturbed
+
+
+def _smooth_error(
+    size: tuple[int, ...], limits: tuple[float, float], random: np.random.Generator
+) -> np.ndarray:
+    """Return a smooth field (H, W) whose standard deviation lies between two limits."""
     rows = int(random.integers(2, 7))
     coarse = random.normal(size=(rows, round(1.6 * rows))) + 0.5 * random.normal()
-    field = upsample(torch.from_numpy(coarse)[None], log_pred.shape)[0].numpy()
-    low, high = np.log(DISTURBANCE)
-    size = np.exp(random.uniform(low, high))
-    away = ndimage.distance_transform_edt(~measured)
-    grown = np.minimum(away / random.uniform(2, 15), 1)
-    disturbed: np.ndarray = (log_pred + size * field * grown).astype(np.float32)
-    return disturbed
+    field = upsample(torch.from_numpy(coarse)[None], (size[0], size[1]))[0].numpy()
+    low, high = np.log(limits)
+    scaled: np.ndarray = np.exp(random.uniform(low, high)) * field
+    return scaled

@@ -139,6 +139,7 @@ class LoadedModel:
     record     what training recorded: near_mm, far_mm, size, step, epoch ...
     device     where it computes
     refine     how it refines: what `load` was given, or chose
+    has_completion  whether a completion stage fills, and says how sure a depth is
 
     Several threads may predict with one model at a time.
     """
@@ -148,6 +149,7 @@ class LoadedModel:
         self.record = predictor.record
         self.device = predictor.device
         self.refine = predictor.refiner.refinement
+        self.has_completion = predictor.completion is not None
         self._predictor = predictor
         self._camera = camera
 

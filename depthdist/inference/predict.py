@@ -39,7 +39,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from depthdist.captures.found_files import RESULTS_LIST
-from depthdist.core.environment import silence_libraries
+from depthdist.core.environment import peak_memory_gib, silence_libraries
 from depthdist.core.errors import BadFile, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.geometry.camera import points_from_depth
@@ -248,14 +248,8 @@ def write_results(
 
 def describe_memory(predictors: list[Predictor]) -> str:
     """Return the largest memory use of this process so far, as the end of a sentence."""
-    try:
-        import resource
-    except ImportError:  # only Unix has it
-        text = ""
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        per_gib = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
-        text = f", {peak / per_gib:.1f} GiB of memory at most"
+    used = peak_memory_gib()
+    text = "" if used is None else f", {used:.1f} GiB of memory at most"
     if predictors[0].device.type == "cuda":
         peak = max(torch.cuda.max_memory_allocated(p.device) for p in predictors)
         text += f", {peak / 2**30:.1f} GiB of a GPU's"

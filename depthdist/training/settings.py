@@ -31,6 +31,7 @@ from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.deepspeed_sections import settle_sections
 from depthdist.training.detail.settings import DetailSettings
 from depthdist.training.schedule import ScheduleSettings
+from depthdist.training.stage_settings import StageSettings
 
 MAX_COUNT = 2**63
 
@@ -164,11 +165,12 @@ GROUPS = (
     FolderSettings,
     DetailSettings,
     CompletionSettings,
+    StageSettings,
 )
 FREE_TO_CHANGE = {
     *("run", "recipe", "epochs", "patience", "data"),
     *field_names(KeepSettings, EngineSettings, ReadSettings, CacheSettings),
-    *field_names(DetailSettings, CompletionSettings),
+    *field_names(DetailSettings, CompletionSettings, StageSettings),
 }
 """What a resumed run may change.
 
@@ -192,6 +194,7 @@ class Settings:
     folder: FolderSettings = field(default_factory=FolderSettings)
     detail: DetailSettings = field(default_factory=DetailSettings)
     completion: CompletionSettings = field(default_factory=CompletionSettings)
+    stages: StageSettings = field(default_factory=StageSettings)
     captures: tuple[str, ...] = ()
     "What --data named, where it was a folder of captures: `data` has its shards then."
 
@@ -220,8 +223,8 @@ class Settings:
     @property
     def raw_folder(self) -> Path | None:
         """Where full-size images are, if not in the shards: --raw, or the captures."""
-        if self.detail.raw is not None or len(self.captures) != 1:
-            return self.detail.raw
+        if self.stages.raw is not None or len(self.captures) != 1:
+            return self.stages.raw
         return Path(self.captures[0])
 
     @property
@@ -353,7 +356,7 @@ def _problems_of_stages(settings: Settings, dataset: Dataset) -> list[str]:
     if settings.train.overfit:
         stage = "--detail" if detail.detail else "--completion"
         found.append(f"{stage} with --overfit: leave one of them out")
-    FullSizeReader(dataset, settings.raw_folder, detail.detail_memory)
+    FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
     found += [
         f"{flag_name(name)} is {number}: expected a multiple of the {world_size()} ranks"
         for name, number in samples.items()
@@ -365,10 +368,10 @@ def _problems_of_stages(settings: Settings, dataset: Dataset) -> list[str]:
             f" the images of {dataset.place} are {dataset.depth_size}"
         )
     num_train = dataset.count("train")
-    if detail.detail_folds > num_train:
+    if settings.stages.detail_folds > num_train:
         found.append(
-            f"--detail-folds is {detail.detail_folds}: expected at most the {num_train} training"
-            " images"
+            f"--detail-folds is {settings.stages.detail_folds}: expected at most the {num_train}"
+            " training images"
         )
     return found
 

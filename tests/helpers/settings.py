@@ -42,6 +42,7 @@ from depthdist.training.deepspeed_config import EngineSettings
 from depthdist.training.detail.settings import DetailSettings
 from depthdist.training.schedule import ScheduleSettings
 from depthdist.training.settings import KeepSettings, TrainSettings
+from depthdist.training.stage_settings import StageSettings
 from helpers.captures import ROOT
 from tools.groove_cues import CueSettings
 from tools.pretrain_builtin import PretrainSettings
@@ -108,14 +109,12 @@ CHANGED = [
     ),
     DetailSettings(
         detail=True,
-        raw=Path("some/where"),
         detail_steps=40,
         detail_crops=4,
         detail_crop=96,
         detail_lr=5e-4,
-        detail_folds=3,
-        detail_memory=100,
     ),
+    StageSettings(raw=Path("some/where"), detail_folds=3, detail_memory=100),
     DetailSettings(),
     ShardSettings(
         raw="in",

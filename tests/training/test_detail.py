@@ -6,16 +6,15 @@ crops of 64."""
 import json
 import os
 import shutil
-import signal
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from helpers.captures import write_capture
 from helpers.commands import command, joined, on_srun
 from helpers.run_ends import curves, numbers, same
-from helpers.runs import deepspeed_json, log, make_curves_older, make_shards, saved_state
+from helpers.runs import log, make_curves_older, make_shards, saved_state
+from helpers.second_stages import make_place, stop_at, train, words, write_captures
 from safetensors.torch import load_file
 
 from depthdist.data.dataset import Dataset, DataSettings, open_dataset
@@ -27,36 +26,15 @@ from depthdist.training import loop, second_stage
 from depthdist.training.detail import coarse, stage
 
 pytestmark = pytest.mark.usefixtures("quietly_on_one_thread")
-CAMERA = (72, 98)
 STEPS = 4
 DETAIL = ["--detail", "--detail-steps", STEPS, "--detail-crops", 4, "--detail-crop", 64]
 BEST = "detail/best/detail.safetensors"
 
 
-def write_captures(folder, count, size=CAMERA):
-    for i in range(count):
-        write_capture(folder / f"images/{i}_color.png", folder / f"depth/{i}_rawDepth.npy", i, size)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with raw/, shards/ of it with images at the camera's size, and a configuration."""
-    folder = tmp_path_factory.mktemp("place")
-    write_captures(folder / "raw", 8)
-    make_shards(folder, rgb_size="camera")
-    deepspeed_json(folder / "batch2.json", train_batch_size=2)
-    return folder
-
-
-def words(place, run, *others, data="shards"):
-    where = ["--data", place / data, "--run", run, "--deepspeed", place / "batch2.json"]
-    settings = ["--model", "tiny", "--pictures", 0, "--lr", 1e-3, "--epochs", 1]
-    return ["launch/train.py", *where, *settings, *others]
-
-
-def train(place, run, *others, **how):
-    return command(*words(place, run, *others, **how))
+    return make_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +67,6 @@ def whole(place, adapter):
 def copy(whole, tmp_path):
     """A copy of the run with the stage."""
     return shutil.copytree(whole[0], tmp_path / "run")
-
-
-def stop_at(owner, name, count, which="SIGTERM"):
-    """Patch a function so that the signal arrives while it is called for that time."""
-    real, calls = getattr(owner, name), iter(range(1, 1000))
-
-    def signalled(*arguments, **named):
-        if next(calls) == count:
-            signal.raise_signal(getattr(signal, which))
-        return real(*arguments, **named)
-
-    return mock.patch.object(owner, name, signalled)
 
 
 def ended_alike(run, whole):

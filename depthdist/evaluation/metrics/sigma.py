@@ -13,6 +13,7 @@ Optical Flow, 2018) define them.
 from __future__ import annotations
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 INSIDE = (0.6827, 0.9545)  # shares of a normal distribution within 1 and 2 sigma
 REFUSED = np.linspace(0, 0.95, 20)  # shares of the pixels
@@ -64,4 +65,4 @@ def ause(errors: np.ndarray, sigmas: np.ndarray) -> float:
     """
     gap = sparsification(errors, sigmas) - sparsification(errors, errors)
     mean = float(np.mean(errors))
-    return float(np.trapezoid(gap, REFUSED) / mean) if mean > 0 else 0.0
+    return float(trapezoid(gap, REFUSED) / mean) if mean > 0 else 0.0

@@ -17,7 +17,7 @@ class CompletionSettings:
     completion: bool = False
     """After the adapter, or on a run that has one, train the completion stage in RUN/completion: it
     learns on holes that are punched into what the camera measured. Needs images at the camera's
-    size and takes --raw, --detail-folds and --detail-memory, as --detail does."""
+    size, as --detail does."""
     completion_steps: int = 1500
     "Optimizer steps of the completion stage."
     completion_images: int = 4

@@ -55,7 +55,7 @@ def train_completion(
 
     raises ValueError on bad input, Stopped after a stop request, with everything saved
     """
-    reader = FullSizeReader(dataset, settings.raw_folder, settings.detail.detail_memory)
+    reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
     folder = run / "completion"
     with StopRequest() as request:
         coarse = make_coarse(settings, world, run, reader, ds_config, request)

@@ -106,7 +106,7 @@ def make_coarse(
             print(line, flush=True)
 
     files = CoarseFiles(run / "detail")
-    folds = settings.detail.detail_folds
+    folds = settings.stages.detail_folds
     record = {
         "adapter": adapter_sha256(run / "best"),
         "data": reader.dataset.sha256,

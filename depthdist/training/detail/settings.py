@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from depthdist.core.settings import range_problems
 
@@ -20,9 +19,6 @@ class DetailSettings:
     """After the adapter, or on a run that has one, train the detail stage in RUN/detail: grooves
     and contours that the network's image size loses. Needs images at the camera's size: captures,
     shards made with --rgb-size camera, or --raw."""
-    raw: Path | None = None
-    """Folder of the captures that --data was sharded from, for --detail where the shards hold
-    small images."""
     detail_steps: int = 6000
     "Optimizer steps of the detail stage."
     detail_crops: int = 8
@@ -31,12 +27,6 @@ class DetailSettings:
     "Height and width of a crop, pixels, a multiple of 32."
     detail_lr: float = 2e-3
     "Highest learning rate of the detail stage: 50 steps up, then half a cosine down to 2 %."
-    detail_folds: int = 2
-    """The stage learns on predictions of images that an adapter has not seen: so many adapters are
-    trained, each without one of so many parts of the training images. 0: predictions of the run's
-    own adapter, which has seen them; right where it saw very many images."""
-    detail_memory: int = 4000
-    "MB a rank that decoded images may take."
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, a line each."""
@@ -51,10 +41,4 @@ class DetailSettings:
                 f"a multiple of {MULTIPLE} from {2 * MULTIPLE}",
             ),
             ("detail_lr", 0 < self.detail_lr < math.inf, "> 0"),
-            (
-                "detail_folds",
-                0 <= self.detail_folds <= 100 and self.detail_folds != 1,
-                "0, or >= 2",
-            ),
-            ("detail_memory", self.detail_memory >= 1, ">= 1 MB"),
         )

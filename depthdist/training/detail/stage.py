@@ -53,7 +53,7 @@ def train_detail(
 
     raises ValueError on bad input, Stopped after a stop request, with everything saved
     """
-    reader = FullSizeReader(dataset, settings.raw_folder, settings.detail.detail_memory)
+    reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
     folder = run / "detail"
     with StopRequest() as request:
         files = make_coarse(settings, world, run, reader, ds_config, request)

@@ -1,0 +1,1 @@
+"""How well holes of measured depth are filled, and whether the expected error is right."""
