@@ -43,7 +43,7 @@ def test_ause_is_0_for_the_errors_own_order_and_largest_for_the_opposite():
     error = RANDOM.random(5000)
     assert ause(error, 3 * error) == pytest.approx(0, abs=1e-12)
     assert ause(error, RANDOM.random(5000)) == pytest.approx(0.95**2 / 2, abs=0.03)
-    assert ause(error, -error) > 0.9
+    assert ause(error, -error) > 0.85
     assert ause(np.zeros(10), np.arange(10.0)) == 0
 
 
