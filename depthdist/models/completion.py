@@ -33,6 +33,7 @@ from depthdist.models.harmonic_fill import fill_harmonic
 from depthdist.models.stage_files import find_stage, load_stage
 
 NAME = "completion"
+SILHOUETTE_MM = 25.0  # steps at a rim that are more than a surface's slope
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,47 @@ def complete(
     """
     size = pred_mm.shape[0], pred_mm.shape[1]
     measured = np.zeros(size, bool) if measured_mm is None else is_measured(measured_mm)
-    known_mm = np.where(measured, 0.0 if measured_mm is None else measured_mm, 0.0)
+    known_mm = np.zeros(size, np.float32)
+    if measured_mm is not None:
+        known_mm[measured] = measured_mm[measured]
     maps = working_maps(rgb, known_mm, pred, bounds)
     log_depth, error = run_network(completion, network_inputs(maps))
     record = completion.record
-    if measured.any() and measured_mm is not None:
+    if measured.any():
         better = pred_mm * np.exp(to_full_size(log_depth - maps.log_pred, size))
-        depth_mm, scale = fill_depth(better, measured_mm), record.filled_sigma
+        depth_mm, scale = continue_from_rims(better, known_mm), record.filled_sigma
     else:
         depth_mm, scale = pred_mm, record.predicted_sigma
     sigma_mm = np.where(measured, 0.0, depth_mm * to_full_size(scale * error, size))
     return Completed(depth_mm, sigma_mm.astype(np.float32))
+
+
+def continue_from_rims(filled_mm: np.ndarray, known_mm: np.ndarray) -> np.ndarray:
+    """Return (H, W) float32 mm: what is known as it is, what is filled without steps at its rims.
+
+    filled_mm  (H, W) mm, whose steps at rims are right where they are silhouettes
+    known_mm   (H, W) float32 mm, 0 in holes
+
+    A hole's outermost pixels get the depth of the known ones beside them, if that is less than
+    SILHOUETTE_MM away; the correction, as a ratio, is carried inwards harmonically.
+    """
+    known = known_mm > 0
+    sums = np.zeros(known.shape, np.float32)
+    count = np.zeros(known.shape, np.uint8)
+    for axis in (0, 1):
+        to, source = (np.swapaxes(array, 0, axis) for array in (sums, known_mm))
+        number, is_known = (np.swapaxes(array, 0, axis) for array in (count, known))
+        for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+            to[here] += source[there]
+            number[here] += is_known[there]
+    rim = (count > 0) & ~known
+    beside = sums[rim] / count[rim]
+    ratios = np.zeros(known.shape)
+    on_surface = np.abs(beside - filled_mm[rim]) < SILHOUETTE_MM
+    ratios[rim] = np.where(on_surface, np.log(beside / filled_mm[rim]), 0.0)
+    # what is known counts as 0 here, and no hole touches it but by its rim
+    corrected = filled_mm * np.exp(fill_harmonic(ratios, known | rim))
+    return np.where(known, known_mm, corrected).astype(np.float32)
 
 
 def fill_depth(pred_mm: np.ndarray, measured_mm: np.ndarray) -> np.ndarray:

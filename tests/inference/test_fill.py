@@ -1,8 +1,12 @@
 """depthdist predict --fill and LoadedModel.fill: what was measured stays, its holes get depth."""
 
+import shutil
+
 import numpy as np
 import pytest
 from helpers.captures import capture, write_capture
+from helpers.commands import command
+from helpers.completion_stages import write_completion
 from helpers.predictions import result_names
 from PIL import Image
 
@@ -91,3 +95,93 @@ def test_what_cannot_be_filled_is_one_line(loaded, points, said):
     with pytest.raises(ValueError) as caught:
         loaded.fill(capture()[0], points)
     assert str(caught.value).startswith(said)
+
+
+# ------------------------------------------------------------------------------- a trained stage
+
+
+@pytest.fixture(scope="module")
+def staged(run, tmp_path_factory):
+    """The run with a completion stage of random weights."""
+    copy = shutil.copytree(run, tmp_path_factory.mktemp("staged") / "run")
+    write_completion(copy, (30, 40), gain=0.3)
+    return copy
+
+
+def fill(staged, image, *words):
+    out = image.parents[1] / "out"
+    return command("launch/predict.py", image, "--run", staged, "--out", out, *words), out
+
+
+def test_the_stage_fills_and_says_how_sure_it_is(staged, image):
+    done, out = fill(staged, image, "--fill", "--save", "npy,png,ply,figure,sigma")
+    assert done.code == 0, done
+    assert "fill         the completion stage, trained for 7 steps" in done.out
+    z = np.load(image.with_suffix(".npy"))[..., 2]
+    filled, sigma = np.load(out / "a_filled.npy"), np.load(out / "a_filled_sigma.npy")
+    measured = np.isfinite(z)
+    assert np.array_equal(filled[measured], z[measured]) and np.isfinite(filled).all()
+    assert sigma.dtype == np.float32 and not sigma[measured].any() and (sigma[~measured] > 0).all()
+    of_python = depthdist.load(staged).fill(image)
+    assert np.array_equal(of_python.depth_mm, filled)
+    assert np.array_equal(of_python.sigma_mm, sigma)
+    plain = fill_depth(depthdist.load(staged).predict(image).depth_mm, z)
+    assert not np.allclose(plain, filled), "the stage was not used"
+
+
+def test_refused_pixels_are_in_no_file_and_the_map_says_so(staged, image):
+    sigma = depthdist.load(staged).fill(image).sigma_mm
+    limit = float(np.median(sigma[sigma > 0]))
+    done, out = fill(
+        staged, image, "--fill", "--save", "npy,png,colour,figure,ply", "--refuse", limit
+    )
+    assert done.code == 0, done
+    filled, levels = np.load(out / "a_filled.npy"), np.asarray(Image.open(out / "a_filled_map.png"))
+    refused = sigma > limit
+    assert 0 < refused.sum() < (sigma > 0).sum()
+    assert np.array_equal(np.isnan(filled), refused)
+    assert np.array_equal(levels == 0, refused) and np.array_equal(levels == 255, sigma == 0)
+    assert not np.asarray(Image.open(out / "a_filled_0.1mm.png"))[refused].any()
+    head = (out / "a_filled_cloud.ply").read_bytes()[:400]
+    assert b"element vertex %d\n" % (~refused).sum() in head
+    result = depthdist.load(staged).fill(image, refuse=limit)
+    assert np.array_equal(np.isnan(result.depth_mm), refused) and "mm" in repr(result)
+
+
+def test_a_prediction_has_a_sigma_too(staged, image):
+    model = depthdist.load(staged)
+    plain = model.predict(image)
+    sure = model.predict(image, sigma=True)
+    assert plain.sigma_mm is None and np.array_equal(plain.depth_mm, sure.depth_mm)
+    assert (sure.sigma_mm > 0).all()
+    done, out = fill(staged, image, "--save", "sigma")
+    assert done.code == 0 and np.array_equal(np.load(out / "a_sigma.npy"), sure.sigma_mm)
+    (all_refused,) = model.predict([image], refuse=1e-3)
+    assert repr(all_refused) == "DepthResult(30 x 40, all refused)"
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--refuse", 20), ("--save", "npy,sigma")])
+def test_without_a_stage_nothing_says_how_sure_a_depth_is(predict, loaded, image, flag, value):
+    done = predict(image, flag, value)
+    (line,) = done.errors
+    asked = "--refuse" if flag == "--refuse" else "--save sigma"
+    assert done.code == 2 and line.startswith(f"{asked}: ") and "no completion stage" in line
+    with pytest.raises(ValueError, match="no completion stage"):
+        loaded.fill(image, refuse=20)
+    with pytest.raises(ValueError, match="no completion stage"):
+        loaded.predict(image, sigma=True)
+
+
+def test_wrong_limits_are_one_line(staged, image):
+    (line,) = fill(staged, image, "--refuse", -1)[0].errors
+    assert line == "--refuse is -1: expected more than 0 mm"
+    with pytest.raises(ValueError, match="refuse is 'much': expected more than 0 mm"):
+        depthdist.load(staged).predict(image, refuse="much")
+
+
+def test_a_stage_of_another_adapter_is_refused(staged, image, tmp_path):
+    other = shutil.copytree(staged, tmp_path / "other")
+    path = other / "completion/best/completion.json"
+    path.write_text(path.read_text().replace('"adapter": "', '"adapter": "0'))
+    done, _ = fill(other, image, "--fill")
+    assert done.code == 2 and "was trained on another adapter" in done.err, done

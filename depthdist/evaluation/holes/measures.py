@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from depthdist.captures.flying_pixels import find_flying
-from depthdist.models.completion import fill_depth
+from depthdist.models.completion import SILHOUETTE_MM, fill_depth
 from depthdist.models.harmonic_fill import fill_harmonic
 
 WITHIN_MM = (5.0, 10.0, 20.0)
@@ -34,6 +34,10 @@ class Sums(NamedTuple):
     square   sum of its square
     within   number of filled pixels within each of WITHIN_MM
     flying   filled pixels that no neighbor is near in depth
+    rims     pairs of neighbors of which one is filled and one was shown, on one surface: their true
+             depths differ by less than SILHOUETTE_MM
+    step     sum of the filled depth's differences in these pairs, mm
+    slope    sum of the true ones
     """
 
     pixels: float
@@ -42,6 +46,9 @@ class Sums(NamedTuple):
     square: float
     within: tuple[float, ...]
     flying: float
+    rims: float = 0.0
+    step: float = 0.0
+    slope: float = 0.0
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over the pixels of both."""
@@ -49,8 +56,8 @@ class Sums(NamedTuple):
         numbers = (
             getattr(self, name) + getattr(other, name) for name in self._fields if name != "within"
         )
-        pixels, filled, error, square, flying = numbers
-        return Sums(pixels, filled, error, square, within, flying)
+        pixels, filled, error, square, *others = numbers
+        return Sums(pixels, filled, error, square, within, *others)
 
     def means(self) -> dict[str, float]:
         """Return MAE and RMSE in mm, and shares; NaN where nothing was filled."""
@@ -63,7 +70,9 @@ class Sums(NamedTuple):
         }
         for limit, number in zip(WITHIN_MM, self.within):
             found[f"within_{limit:g}_mm"] = number / count
-        return {**found, "flying": self.flying / count}
+        rims = self.rims or float("nan")
+        found |= {"flying": self.flying / count}
+        return {**found, "rim_step_mm": self.step / rims, "rim_slope_mm": self.slope / rims}
 
 
 def measure_filled(
@@ -80,10 +89,29 @@ def measure_filled(
     is_filled = np.isfinite(filled_mm)
     flying = find_flying(np.where(is_filled, filled_mm, 0.0)) & ~measured
     error = np.abs(np.where(is_filled, filled_mm, 0.0) - np.where(wanted, truth_mm, 0.0))
-    return {
+    found = {
         name: _sums(part & wanted, is_filled, error, flying)
         for name, part in parts_of_holes(truth_mm, measured).items()
     }
+    rims, step, slope = _steps_at_rims(filled_mm, truth_mm, measured, wanted & is_filled)
+    return {**found, "all": found["all"]._replace(rims=rims, step=step, slope=slope)}
+
+
+def _steps_at_rims(
+    filled_mm: np.ndarray, truth_mm: np.ndarray, measured: np.ndarray, wanted: np.ndarray
+) -> list[float]:
+    """Return the number of pairs at rims on one surface, and the sums of their differences."""
+    sums = np.zeros(3)
+    for axis in (0, 1):
+        w, m = (np.swapaxes(array, 0, axis) for array in (wanted, measured))
+        pairs = (w[1:] & m[:-1]) | (m[1:] & w[:-1])
+        step, slope = (
+            np.abs(np.diff(np.swapaxes(depth, 0, axis).astype(np.float64), axis=0))[pairs]
+            for depth in (filled_mm, truth_mm)
+        )
+        on_surface = slope < SILHOUETTE_MM  # False where truth is not known
+        sums += on_surface.sum(), step[on_surface].sum(), slope[on_surface].sum()
+    return list(sums.tolist())
 
 
 def _sums(part: np.ndarray, is_filled: np.ndarray, error: np.ndarray, flying: np.ndarray) -> Sums:

@@ -12,14 +12,18 @@ from depthdist.evaluation.holes.study import COMPLETION
 
 DECIMALS = {"mae_mm": 1, "rmse_mm": 1}
 DECIMALS |= {f"within_{limit:g}_mm": 2 for limit in WITHIN_MM} | {"flying": 4, "filled": 2}
+DECIMALS |= {"rim_step_mm": 2, "rim_slope_mm": 2}
 HEADS = ["MAE mm", "RMSE mm", *(f"<= {limit:g} mm" for limit in WITHIN_MM), "flying", "filled"]
+HEADS += ["step", "slope"]
 FOOTNOTE = """\
 natural: the camera's own holes, against exact depth; punched: measured pixels that were hidden
 interior: holes that the image's rim does not touch; beyond: nearer or farther than all measured
 hole: the width of a square of its area; rim: distance from the nearest measured pixel; of an image
 1944 wide
 <= 5 mm ...: share of the filled pixels; flying: share without a neighbor near in depth; filled:
-share of the holes' pixels; small holes alone: what a camera's own repair closes"""
+share of the holes' pixels; small holes alone: what a camera's own repair closes
+step: mean difference in mm from a hole's first pixel to the measured one beside it, on one surface;
+slope: the true one there"""
 
 
 def ways_lines(by_way: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[list[str]]:
