@@ -30,11 +30,11 @@ from depthdist.geometry.resampling import upsample
 LEAST_KNOWN = 0.1  # share of all pixels that stay measured
 LEAST_HOLE = 0.01  # share of all pixels that are hidden
 TRIES = 10
-SHADOW = (80.0, 500.0)  # baseline x focal length / image width, mm
+SHADOW = (50.0, 400.0)  # baseline x focal length / image width, mm
 SLACK = 1.0  # pixels by which a shadow begins later: noise throws none
 MOVE = 0.13  # of the width: the largest move of another capture's holes
 KINDS_OF_HOLES = ("shifted", "blobs", "shadow", "dark", "frame")
-CHANCE = (0.5, 0.35, 0.6, 0.3, 0.6)  # of each kind to be part of a draw
+CHANCE = (0.5, 0.35, 0.8, 0.3, 0.35)  # of each kind to be part of a draw
 DISTURBED = (0.5, 0.4)  # share of the samples: everywhere, in holes
 DISTURBANCE = ((0.01, 0.2), (0.03, 0.5))  # of log depth
 OtherMask = Callable[[float], np.ndarray]  # number 0..1 of a capture -> measured (H, W) bool

@@ -24,6 +24,8 @@ from depthdist.models.detail_network import Block, ChannelNorm
 
 SHRINK = 2  # the first scale's pixels are so many pixels of the maps a side
 WIDTHS = (32, 64, 96, 96, 96)  # channels of each scale
+# of the first weights; with the usual 2**0.5 it soon says the same for every pixel, and stays so
+GAIN = 3**-0.5
 LOG_SPREAD = (-6.0, 6.0)  # lowest and highest
 
 
@@ -50,10 +52,9 @@ class CompletionNetwork(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
-                gain = 2**0.5 if part.kernel_size == (3, 3) and part is not self.stem else 1.0
                 fan_in = part.weight[0].numel()
                 with torch.no_grad():
-                    part.weight.normal_(0.0, gain * fan_in**-0.5, generator=generator)
+                    part.weight.normal_(0.0, GAIN * fan_in**-0.5, generator=generator)
                 nn.init.zeros_(cast(Tensor, part.bias))
         nn.init.zeros_(self.head.weight)
         return self

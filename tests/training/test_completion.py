@@ -157,10 +157,10 @@ def test_a_stage_that_was_begun_with_another_loss_begins_anew(place, whole, copy
 
 
 def test_another_setting_in_a_begun_stage_is_one_line(place, whole):
-    (line,) = train(place, whole, *SETTINGS, "--completion-lr", 0.001).errors
+    (line,) = train(place, whole, *SETTINGS, "--completion-lr", 0.002).errors
     assert line == (
-        f"--completion-lr is 0.001, but the completion stage in {whole}/completion began with"
-        f" 0.002: give that, or remove {whole}/completion to train it anew"
+        f"--completion-lr is 0.002, but the completion stage in {whole}/completion began with"
+        f" 0.001: give that, or remove {whole}/completion to train it anew"
     )
 
 

@@ -22,7 +22,7 @@ class CompletionSettings:
     "Optimizer steps of the completion stage."
     completion_images: int = 4
     "Images of one optimizer step over all ranks."
-    completion_lr: float = 2e-3
+    completion_lr: float = 1e-3
     "Highest learning rate of the completion stage: 50 steps up, then half a cosine down to 2 %."
 
     def problems(self) -> list[str]:
