@@ -233,7 +233,34 @@ def test_predictions_are_those_of_the_cpu(way):
     )
     rgb = rooms.render(rooms.Settings(1, (400, 640), 3), 0).rgb
     cpu, gpu = (
-        Predictor(model, record, device, Refiner(way), flip=True)([InputImage(rgb, (400, 640))])[0]
+        Predictor(model, record, device, Refiner(way), flip=True)([InputImage(rgb, (400, 640))])[
+            0
+        ].depth_mm
         for device in ("cpu", "cuda")
     )
     assert cpu.std() > 50 and np.abs(cpu - gpu).mean() < 0.1 and np.abs(cpu - gpu).max() < 2
+
+
+def test_a_completion_stage_fills_as_on_the_cpu():
+    """In half precision, so to about a thousandth of the correction."""
+    import numpy as np
+
+    from depthdist.models.completion import Completion, CompletionRecord, run_network
+    from depthdist.models.completion_maps import WorkingMaps, network_inputs
+    from depthdist.models.completion_network import CompletionNetwork
+
+    random = np.random.default_rng(0)
+    depth = np.full((120, 200), 1500, np.float32)
+    depth[40:80, 50:120] = 0
+    pred = np.log(1400 + random.random(depth.shape)).astype(np.float32)
+    rgb = random.integers(0, 256, (*depth.shape, 3), dtype=np.uint8)
+    inputs = network_inputs(WorkingMaps(rgb, depth, pred))
+    network = CompletionNetwork((16, 16)).begin(0)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    record = CompletionRecord("", (16, 16), (120, 200), 1)
+    cpu, gpu = (
+        run_network(Completion(network.eval(), record).to(torch.device(name)), inputs)
+        for name in ("cpu", "cuda")
+    )
+    for one, other in zip(cpu, gpu):
+        assert np.abs(one - other).mean() < 0.01 * np.abs(one - one.mean()).max() + 1e-4

@@ -44,6 +44,7 @@ from depthdist.models.completion_maps import working_stride
 from depthdist.runs.run_folder import Run, read_options
 from depthdist.runs.seen_images import learned_from
 
+MODEL_PARTS = ("best", "detail/best", "completion/best")
 MOST_PIXELS = 50_000  # of a capture, for sigma
 TRUTH = "_truth.npz"
 DRAWN = ("harmonic", "prediction moved", COMPLETION)
@@ -115,7 +116,7 @@ def study_holes(run: Run, settings: HolesSettings) -> dict[str, Any]:
         **describe_environment(models[0].device),
         "format": FORMAT,
         "threads": torch.get_num_threads(),
-        "model": hash_model(run.folder),
+        "model": hash_model(run.folder, MODEL_PARTS),
         "captures": {"images": len(sources), "trained_on": len(seen)},
         "seed": settings.seed,
         "rows": rows,

@@ -7,7 +7,7 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from itertools import chain, islice
@@ -125,11 +125,9 @@ def study_relief(run: Run, settings: ReliefSettings) -> dict[str, Any]:
     return content
 
 
-def hash_model(run: Path) -> dict[str, str]:
-    """Return the sha256 of each file of weights that predicts, by its path in the run."""
-    files = [
-        path for part in ("best", "detail/best") for path in (run / part).glob("*.safetensors")
-    ]
+def hash_model(run: Path, parts: Sequence[str] = ("best", "detail/best")) -> dict[str, str]:
+    """Return the sha256 of each file of weights in parts of a run, by its path in the run."""
+    files = [path for part in parts for path in (run / part).glob("*.safetensors")]
     return {
         path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(files)

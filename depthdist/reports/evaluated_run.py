@@ -7,6 +7,7 @@ run.evaluation["rows"][run.row]      # mean metrics of the adapter, from RUN/eva
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -111,3 +112,12 @@ def _null_to_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_null_to_nan(one) for one in value]
     return math.nan if value is None else value
+
+
+def is_of_this_model(run: EvaluatedRun, hashes: dict[str, str]) -> bool:
+    """Return whether the weights that were measured are those in the run's folder now."""
+    paths = {run.run.folder / name: sha256 for name, sha256 in hashes.items()}
+    return all(
+        path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+        for path, sha256 in paths.items()
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from depthdist.evaluation.relief.study import read_relief
@@ -15,7 +14,7 @@ from depthdist.evaluation.relief.tables import (
     half_lines,
     relief_lines,
 )
-from depthdist.reports.evaluated_run import EvaluatedRun
+from depthdist.reports.evaluated_run import EvaluatedRun, is_of_this_model
 from depthdist.reports.html_page import Block, Heading, Paragraph, Preformatted, Table
 
 
@@ -31,7 +30,7 @@ def relief_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
             continue
         if len(runs) > 1:
             blocks.append(Heading(run.name))
-        if not _is_of_this_model(run, content["model"]):
+        if not is_of_this_model(run, content["model"]):
             blocks.append(
                 Paragraph(
                     f"{run.name}: relief.json is of other weights than the run's now:"
@@ -63,12 +62,3 @@ def relief_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     if blocks:
         blocks += [Paragraph(line, "soft") for line in FOOTNOTE.splitlines()]
     return blocks
-
-
-def _is_of_this_model(run: EvaluatedRun, hashes: dict[str, str]) -> bool:
-    """Return whether the weights that were measured are those in the run's folder now."""
-    paths = {run.run.folder / name: sha256 for name, sha256 in hashes.items()}
-    return all(
-        path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-        for path, sha256 in paths.items()
-    )

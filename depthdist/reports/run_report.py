@@ -14,6 +14,7 @@ from depthdist.evaluation.comparison import compare_runs
 from depthdist.evaluation.metrics.grooves import summarize_grooves
 from depthdist.evaluation.tables import GROOVE_FOOTNOTE
 from depthdist.reports.evaluated_run import EvaluatedRun, read_evaluated_run
+from depthdist.reports.holes_blocks import holes_blocks
 from depthdist.reports.html_page import Block, Grid, Paragraph, Preformatted, Section, render_page
 from depthdist.reports.relief_blocks import relief_blocks
 from depthdist.reports.run_figures import curve_figures, groove_figure
@@ -46,6 +47,9 @@ def build_run_report(folders: Sequence[Path], num_images: int = 3) -> str:
     relief = relief_blocks(runs)
     if relief:
         sections.append(Section("Relief", relief))
+    holes = holes_blocks(runs)
+    if holes:
+        sections.append(Section("Holes", holes))
     sections += [
         Section("Edges and surfaces", structure_blocks(runs)),
         Section("Images", image_blocks(runs, num_images)),

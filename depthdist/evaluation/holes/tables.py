@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from depthdist.core.text_table import format_table
@@ -80,7 +80,7 @@ def format_holes(content: Mapping[str, Any]) -> str:
             parts.append("\n".join(f"{COMPLETION}: {line}" for line in lines))
     parts.append(FOOTNOTE)
     if content["goals"]:
-        parts.append("\n".join(["goals", *map(_goal_line, content["goals"])]))
+        parts.append("\n".join(["goals", *goal_lines(content["goals"])]))
     time = content["seconds"]
     parts.append(
         f"{time['predict']:.2f} s to predict an image and {time['fill']:.2f} s to fill it,"
@@ -89,9 +89,13 @@ def format_holes(content: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _goal_line(goal: Mapping[str, Any]) -> str:
-    verdict = "passed" if goal["passed"] else "missed"
-    return f"{verdict:<8}{goal['text']}: {goal['found']:.4g}, {goal['limit']}"
+def goal_lines(goals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line a goal: whether it is passed, what was found, and what was asked for."""
+    return [
+        f"{'passed' if goal['passed'] else 'missed':<8}{goal['text']}: {goal['found']:.4g},"
+        f" {goal['limit']}"
+        for goal in goals
+    ]
 
 
 def _number(value: float | None, digits: int) -> str:
