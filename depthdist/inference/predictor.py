@@ -21,6 +21,7 @@ from depthdist.core.errors import BadFile
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.geometry.image_resizing import resize_rgb
 from depthdist.inference.image_sources import ImageSource, InputImage
+from depthdist.models import seen_range
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.completion import Completion, complete, fill_depth
 from depthdist.models.depth_model import DepthModel
@@ -109,6 +110,8 @@ class Predictor:
             )
         else:
             found["width"] = self.refiner.width_remark(image.size)
+        if self.completion is not None and self.completion.record.seen is not None:
+            found |= seen_range.remarks(self.completion.record.seen, image.rgb, image.truth_mm)
         return {kind: f"of {text}" for kind, text in found.items() if text}
 
 

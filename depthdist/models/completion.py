@@ -30,6 +30,7 @@ from depthdist.models.completion_maps import (
 from depthdist.models.completion_network import CompletionNetwork
 from depthdist.models.half_precision import best_dtype
 from depthdist.models.harmonic_fill import fill_harmonic
+from depthdist.models.seen_range import SeenRange
 from depthdist.models.stage_files import find_stage, load_stage
 
 NAME = "completion"
@@ -48,6 +49,8 @@ class CompletionRecord:
     filled_sigma     sigma of filled pixels is this times the network's mean error; measured on
                      punched validation holes
     predicted_sigma  the same for images of which nothing is measured
+    brightness       lowest and highest mean level of the training images, 0..255
+    depth_mm         their lowest and highest measured depth (seen_range.py)
     """
 
     adapter: str
@@ -57,6 +60,17 @@ class CompletionRecord:
     eval_loss: float | None = None
     filled_sigma: float = 1.0
     predicted_sigma: float = 1.0
+    brightness: tuple[float, ...] = ()
+    depth_mm: tuple[float, ...] = ()
+
+    @property
+    def seen(self) -> SeenRange | None:
+        """What the training images were like, None where that was not noted."""
+        if len(self.brightness) != 2 or len(self.depth_mm) != 2:
+            return None
+        darkest, brightest = self.brightness
+        nearest, farthest = self.depth_mm
+        return SeenRange((darkest, brightest), (nearest, farthest))
 
 
 @dataclass(frozen=True)

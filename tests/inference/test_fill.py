@@ -1,5 +1,6 @@
 """depthdist predict --fill and LoadedModel.fill: what was measured stays, its holes get depth."""
 
+import json
 import shutil
 
 import numpy as np
@@ -185,3 +186,16 @@ def test_a_stage_of_another_adapter_is_refused(staged, image, tmp_path):
     path.write_text(path.read_text().replace('"adapter": "', '"adapter": "0'))
     done, _ = fill(other, image, "--fill")
     assert done.code == 2 and "was trained on another adapter" in done.err, done
+
+
+def test_an_image_unlike_those_of_training_is_a_warning(staged, image, tmp_path):
+    other = shutil.copytree(staged, tmp_path / "other")
+    path = other / "completion/best/completion.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "brightness": [5, 9], "depth_mm": [100, 200]}))
+    done, _ = fill(other, image, "--fill", "--save", "npy")
+    assert done.code == 0, done
+    assert "a of brightness " in done.out and "the training images had 5 .. 9" in done.out
+    assert "lies outside the 100 .. 200 mm of the training images" in done.out
+    with pytest.warns(UserWarning, match="the image of brightness"):
+        depthdist.load(other).predict(image)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.models.completion import load_completion
+from depthdist.models.seen_range import measure_images
 from depthdist.models.stage_files import adapter_sha256
 from depthdist.training import second_stage
 from depthdist.training.completion import hole_batches, stage, working_images
@@ -118,6 +119,8 @@ def test_its_record_says_what_it_belongs_to_and_how_sure_it_is(whole):
     record = completion.record
     assert record.adapter == adapter_sha256(whole / "best") and record.camera == CAMERA
     assert record.filled_sigma > 0 and record.predicted_sigma > 0
+    images = [WorkingImages(whole / "completion").read("train", number) for number in range(6)]
+    assert record.seen == measure_images(images)
     weights = load_file(whole / BEST)
     assert weights.keys() == completion.network.state_dict().keys()
 

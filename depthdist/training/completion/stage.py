@@ -24,6 +24,7 @@ from depthdist.losses.completion import CompletionWeights, completion_losses
 from depthdist.models.completion import CompletionRecord
 from depthdist.models.completion_maps import UNIT
 from depthdist.models.completion_network import CompletionNetwork
+from depthdist.models.seen_range import measure_images
 from depthdist.models.stage_files import adapter_sha256, save_stage
 from depthdist.runs.tracker import Tracker
 from depthdist.training.completion.hole_batches import (
@@ -90,6 +91,8 @@ class CompletionTask(Task):
         self.deciding = {name: getattr(completion, name) for name in names}
         self.deciding["seed"] = settings.train.seed
         self.loss = asdict(LOSS)
+        count = dataset.count("train")
+        self.seen = measure_images(holes.images.read("train", number) for number in range(count))
         self.errors = HoleErrors()
         self.scores: dict[str, float] = {}
 
@@ -160,5 +163,7 @@ class CompletionTask(Task):
             eval_loss=eval_loss,
             filled_sigma=filled,
             predicted_sigma=predicted,
+            brightness=self.seen.brightness,
+            depth_mm=self.seen.depth_mm,
         )
         save_stage(self.name, weights, record, self.run / "completion/best")
