@@ -26,6 +26,8 @@ from depthdist.models.depth_model import DepthModel
 from depthdist.models.refiner import Refiner
 
 PLAIN = Refiner()
+# a folder may have been begun before there were these: without them it counts as the same
+NEWER = ("unit", "fill", "denoise", "refuse")
 NOT_IN_RESULTS = ("run", "inputs", "out", "batch", "again")  # settings that results do not show
 
 
@@ -42,11 +44,7 @@ def read_done_log(
     """
     path = settings.out / RESULTS_LIST
     values = {n: v for n, v in as_dict(settings).items() if n not in NOT_IN_RESULTS}
-    for name in (
-        "unit",
-        "fill",
-        "refuse",
-    ):  # as folders are that were begun before there was such a setting
+    for name in NEWER:
         if not values[name]:
             del values[name]
     networks: list[nn.Module] = [model]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from depthdist.captures import readers
+from depthdist.captures.flying_pixels import find_flying
 from depthdist.captures.found_files import IMAGE_SUFFIXES
 from depthdist.captures.layouts import CapturePair, find_captures, holds_image, list_images
 from depthdist.captures.read_options import NO_OPTIONS, ReadOptions
@@ -192,12 +193,18 @@ def check_unique_names(things: list[T], names: list[str]) -> list[T]:
     return things
 
 
-def to_fill(image: InputImage, origin: Path) -> InputImage:
-    """Return the image with `fill`; raise BadFile where it has no measured depth."""
+def to_fill(image: InputImage, origin: Path, denoise: bool = False) -> InputImage:
+    """Return the image with `fill`; raise BadFile where it has no measured depth.
+
+    denoise  flying pixels, which stand alone in space, become holes
+    """
     if image.truth_mm is None:
         reason = image.note or "no points or depth of it lie beside it"
         raise BadFile(origin, f"there is nothing to fill: {reason}")
-    return replace(image, fill=True)
+    if not denoise:
+        return replace(image, fill=True)
+    truth_mm = np.where(find_flying(image.truth_mm), np.float32(np.nan), image.truth_mm)
+    return replace(image, truth_mm=truth_mm, fill=True)
 
 
 def read_capture(
@@ -231,9 +238,9 @@ def to_input_image(rgb: np.ndarray, xyz: np.ndarray) -> InputImage:
     return InputImage(rgb, size, resize_nearest(truth_mm, size), pixel_rays(meta, size))
 
 
-def source_to_fill(source: ImageSource) -> ImageSource:
+def source_to_fill(source: ImageSource, denoise: bool = False) -> ImageSource:
     """Return a source whose image is one `to_fill`."""
-    return source._replace(read=lambda: to_fill(source.read(), Path(source.origin)))
+    return source._replace(read=lambda: to_fill(source.read(), Path(source.origin), denoise))
 
 
 def find_rays(

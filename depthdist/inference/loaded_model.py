@@ -233,6 +233,7 @@ class LoadedModel:
         image: ImageLike,
         points_mm: np.ndarray | None = None,
         *,
+        denoise: bool = False,
         refuse: float | None = None,
         intrinsics: Intrinsics | None = None,
         fov: float | None = None,
@@ -242,6 +243,7 @@ class LoadedModel:
         image            as in `predict`
         points_mm        what was measured: (H, W, 3) X, Y, Z or depth (H, W) in mm, NaN or 0 where
                          nothing was; by default the points beside the image, or in the capture
+        denoise          measured pixels that stand alone in space (flying pixels) are filled too
         refuse           as in `predict`, for holes: NaN where they stay
         intrinsics, fov  as in `predict`, for points where `points_mm` is depth alone
 
@@ -257,7 +259,7 @@ class LoadedModel:
         origin = Path(image).expanduser() if isinstance(image, (str, Path)) else Path("the image")
         if points_mm is not None:
             given = with_points(given, points_mm)
-        given = to_fill(given, origin)
+        given = to_fill(given, origin, denoise)
         (depth,) = self._predictor([given], refuse_mm=refuse)
         self._warn(given)
         return self._result(given, image, depth, camera)

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
             " network's size: give the captures"
         )
     if settings.fill:
-        sources = [source_to_fill(source) for source in sources]
+        sources = [source_to_fill(source, settings.denoise) for source in sources]
     find_local_folder(settings.run)
 
     from depthdist.inference.predict import predict_images

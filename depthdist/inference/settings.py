@@ -46,6 +46,9 @@ class PredictSettings:
     """Fill the holes of what the camera measured, which lies beside each image, and leave the rest
     as it is: NAME_filled.npy and so on; NAME_filled_map.png says which pixels were measured. By the
     run's completion stage, where it has one; else by the prediction, moved to each hole's rim."""
+    denoise: bool = False
+    """With --fill: measured pixels that stand alone in space (flying pixels, at silhouettes) are
+    filled too."""
     refuse: float | None = None
     """Leave out depth whose expected error (sigma) is larger than so many mm: NaN in npy, 0 in png,
     no point in ply. Needs the run's completion stage."""
@@ -77,6 +80,8 @@ class PredictSettings:
             found.append("--intrinsics and --fov are for ply: name it in --save")
         if self.unit is not None and not 0 < self.unit < math.inf:
             found.append(f"--unit is {self.unit:g}: expected more than 0 mm")
+        if self.denoise and not self.fill:
+            found.append("--denoise is for --fill: give both")
         if self.refuse is not None and not 0 < self.refuse < math.inf:
             found.append(f"--refuse is {self.refuse:g}: expected more than 0 mm")
         if self.batch < 1:

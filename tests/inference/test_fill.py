@@ -199,3 +199,19 @@ def test_an_image_unlike_those_of_training_is_a_warning(staged, image, tmp_path)
     assert "lies outside the 100 .. 200 mm of the training images" in done.out
     with pytest.warns(UserWarning, match="the image of brightness"):
         depthdist.load(other).predict(image)
+
+
+def test_flying_pixels_are_filled_when_asked(predict, loaded, image, tmp_path):
+    rgb = np.asarray(Image.open(image))
+    depth = np.full(rgb.shape[:2], 1500, np.float32)
+    depth[:, 20:] = 1000
+    depth[7, 19] = 1250  # between the surface behind and the one in front
+    stays, filled = (loaded.fill(rgb, depth, denoise=wanted) for wanted in (False, True))
+    assert stays.depth_mm[7, 19] == 1250 and stays.measured.all()
+    assert not filled.measured[7, 19] and filled.measured.sum() == depth.size - 1
+    assert abs(filled.depth_mm[7, 19] - 1250) > 50
+    (line,) = predict(image, "--denoise").errors
+    assert line == "--denoise is for --fill: give both"
+    assert predict(image, "--fill", "--denoise", "--save", "npy").code == 0
+    changed = predict(image, "--fill", "--save", "npy")
+    assert changed.code == 2 and "with other settings" in changed.err
