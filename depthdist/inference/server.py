@@ -4,9 +4,14 @@
 
     GET  /                     the page (page.html)
     POST /depth                the bytes of an image -> {"id", "name", "height", "width",
-                               "nearest_mm", "farthest_mm", "fov", "seconds"}, or {"error"}
+                               "nearest_mm", "farthest_mm", "fov", "seconds", "has_sigma",
+                               "measured"}, or {"error"}
+    POST /fill/ID              the bytes of a .npy file, points (H, W, 3) or depth (H, W) in mm of
+                               that image -> the same, of a new result: its holes are filled
     GET  /depth/ID.f32         float32 little-endian mm, row by row;  .npy  .png (16 bit)
          .colour.png  .jpg (the image)  .ply?fov=55
+         .sigma.f32            how sure each pixel is, mm, 0 where measured; of filled points, and
+                               of all where the run has a completion stage
 
 Images are processed one at a time; the last few stay in memory, nothing is written to disk.
 What clients can take is limited: pixels, bytes, images in the queue, memory, connections, time.
@@ -23,6 +28,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,8 +41,11 @@ from depthdist.core.environment import pick_device, silence_libraries
 from depthdist.core.errors import BadFile
 from depthdist.geometry.camera import pinhole_from_fov, pixel_rays, points_from_depth
 from depthdist.geometry.depth_range import DepthRange
+from depthdist.geometry.measured import is_measured
 from depthdist.inference.external_model import load_refined
-from depthdist.inference.image_sources import InputImage
+from depthdist.inference.image_sources import InputImage, to_fill
+from depthdist.inference.loaded_model import with_points
+from depthdist.inference.model_folder import find_model_folder
 from depthdist.inference.page_limits import (
     MAX_SCANS,
     ClientClock,
@@ -48,6 +57,7 @@ from depthdist.inference.page_limits import (
 from depthdist.inference.predictor import Predictor
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
 from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
+from depthdist.models.completion import load_completion
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -55,6 +65,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "PPM")
 BLOCK_BYTES = 1 << 18  # of an answer, sent as fast as the client takes them
 CONTENT_TYPES = {
+    "sigma.f32": "application/octet-stream",
     "f32": "application/octet-stream",
     "npy": "application/octet-stream",
     "ply": "application/octet-stream",
@@ -67,16 +78,25 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class MeasuredImage:
-    """An image and its depth: rgb (H, W, 3) uint8, depth_mm (H, W) float32."""
+    """An image and its depth.
+
+    rgb       (H, W, 3) uint8
+    depth_mm  (H, W) float32
+    sigma_mm  (H, W) float32, how sure it is, 0 where measured; None where nothing says it
+    measured  share of the pixels that were measured; None of a prediction
+    """
 
     name: str
     rgb: np.ndarray
     depth_mm: np.ndarray
+    sigma_mm: np.ndarray | None = None
+    measured: float | None = None
 
     @property
     def num_bytes(self) -> int:
         """What it takes in memory."""
-        return self.rgb.nbytes + self.depth_mm.nbytes
+        arrays = (self.rgb, self.depth_mm, self.sigma_mm)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class Service:
@@ -106,6 +126,7 @@ class Service:
             [
                 web.get("/", self.page),
                 web.post("/depth", self.measure),
+                web.post("/fill/{key}", self.fill),
                 web.get("/depth/{file}", self.fetch),
             ]
         )
@@ -148,6 +169,17 @@ class Service:
 
     async def measure(self, request: web.Request) -> web.Response:
         """Predict the depth of the image in the request's body and return what to fetch it by."""
+        return await self._answer(request, self._measure)
+
+    async def fill(self, request: web.Request) -> web.Response:
+        """Fill the holes of the points in the request's body, of an image that was measured."""
+        image = self._find(request.match_info["key"])
+        return await self._answer(request, partial(self._fill, image))
+
+    async def _answer(
+        self, request: web.Request, work: Callable[[str, bytes, web.Request], MeasuredImage]
+    ) -> web.Response:
+        """Do the work on the request's body, one at a time, and return what to fetch it by."""
         name = _printable_name(request.query.get("name", "image"))
         self._check_queue()  # before it is sent: it would be sent for nothing
         with self.memory.holding() as hold:
@@ -158,7 +190,7 @@ class Service:
             try:
                 with self.clock.stopped(request):
                     result = await asyncio.get_running_loop().run_in_executor(
-                        self.worker, self._measure, name, content, request
+                        self.worker, work, name, content, request
                     )
             finally:
                 self.num_pending -= 1
@@ -168,13 +200,15 @@ class Service:
         return web.json_response(
             {
                 "id": key,
-                "name": name,
+                "name": result.name,
                 "height": height,
                 "width": width,
                 "fov": self.settings.fov,
                 "seconds": round(time.monotonic() - start, 2),
                 "nearest_mm": float(result.depth_mm.min()),
                 "farthest_mm": float(result.depth_mm.max()),
+                "has_sigma": result.sigma_mm is not None,
+                "measured": result.measured,
             }
         )
 
@@ -250,23 +284,38 @@ class Service:
             if kind not in self.warned:
                 print(f"WARNING      an image {text}", flush=True)
                 self.warned.add(kind)
-        ((depth_mm, _),) = self.predictor([given])
-        return MeasuredImage(name, rgb, depth_mm)
+        has_sigma = self.predictor.completion is not None
+        (depth,) = self.predictor([given], sigma=has_sigma)
+        return MeasuredImage(name, rgb, *depth)
+
+    def _fill(
+        self, image: MeasuredImage, name: str, content: bytes, request: web.Request
+    ) -> MeasuredImage:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        height, width = image.depth_mm.shape
+        points = decode_points(name, content, (height, width))
+        try:
+            given = with_points(InputImage(image.rgb, (height, width)), points)
+        except ValueError as err:
+            raise BadFile(Path(name), str(err)) from err
+        given = to_fill(given, Path(name))
+        ((depth_mm, sigma_mm),) = self.predictor([given])
+        assert given.truth_mm is not None  # with_points
+        measured = is_measured(given.truth_mm)
+        if sigma_mm is None:  # without a completion stage: measured or not is all that is known
+            sigma_mm = np.where(measured, np.float32(0), np.float32(1))
+        return MeasuredImage(image.name, image.rgb, depth_mm, sigma_mm, float(measured.mean()))
 
     async def fetch(self, request: web.Request) -> web.StreamResponse:
         """Return a result as a file."""
         key, _, kind = request.match_info["file"].partition(".")
         if kind not in CONTENT_TYPES:
             raise web.HTTPNotFound(text=f"no .{kind} here: expected {', '.join(CONTENT_TYPES)}")
-        if key not in self.results:
-            raise web.HTTPNotFound(
-                text=(
-                    f"this result is gone: the last {self.settings.keep} are kept; send the image"
-                    " again"
-                )
-            )
+        result = self._find(key)
+        if kind == "sigma.f32" and result.sigma_mm is None:
+            raise web.HTTPNotFound(text="nothing says how sure this depth is: no completion stage")
         fov = self._requested_fov(request)
-        result = self.results[key]
         file = f"{Path(result.name).stem}.{kind}"
         file = file.encode("ascii", "replace").decode().replace('"', "_")
         answer = web.StreamResponse(
@@ -290,6 +339,16 @@ class Service:
             await answer.write_eof()
         return answer
 
+    def _find(self, key: str) -> MeasuredImage:
+        if key not in self.results:
+            raise web.HTTPNotFound(
+                text=(
+                    f"this result is gone: the last {self.settings.keep} are kept; send the image"
+                    " again"
+                )
+            )
+        return self.results[key]
+
     def _requested_fov(self, request: web.Request) -> float:
         try:
             fov = float(request.query.get("fov", self.settings.fov))
@@ -302,6 +361,35 @@ class Service:
         return fov
 
 
+def decode_points(name: str, content: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Return the array in a .npy file, (H, W) or (H, W, 3); BadFile where it is another.
+
+    Its header is judged before anything is made of it.
+    """
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read(file)
+    except Exception as err:  # NumPy raises half a dozen types on what is no header
+        reason = " ".join(str(err).split())[:120]
+        raise BadFile(Path(name), f"cannot be read as a .npy file ({reason})") from err
+    expected = (size, (*size, 3))
+    rest = len(content) - file.tell()
+    if tuple(shape) not in expected or dtype.kind not in "fiu":
+        raise BadFile(
+            Path(name),
+            f"is {dtype} of shape {shape}; expected numbers of shape {expected[0]} or"
+            f" {expected[1]}, the image's",
+        )
+    if rest != dtype.itemsize * int(np.prod(shape)):
+        raise BadFile(Path(name), f"holds {rest} bytes behind its header, not those of {shape}")
+    array = np.frombuffer(content, dtype, offset=file.tell())
+    return array.reshape(shape, order="F" if is_fortran else "C")
+
+
 def _printable_name(name: str) -> str:
     """Return a file's name without folders and control characters."""
     return "".join(c for c in Path(name).name[:100] if c.isprintable()) or "image"
@@ -311,6 +399,9 @@ def encode_result(result: MeasuredImage, kind: str, fov: float, bounds: DepthRan
     """Return the content of a file of that kind."""
     if kind == "f32":
         return result.depth_mm.astype("<f4").tobytes()
+    if kind == "sigma.f32":
+        assert result.sigma_mm is not None  # checked before
+        return result.sigma_mm.astype("<f4").tobytes()
     if kind == "ply":
         size = result.depth_mm.shape
         rays = pixel_rays(pinhole_from_fov(size, fov), size)
@@ -358,7 +449,8 @@ def serve_page(settings: ServeSettings, external: ExternalAdapterSettings) -> No
     silence_libraries()
     return_freed_memory()
     model, record, refiner = load_refined(settings.run, settings.refine, external)
-    predictor = Predictor(model, record, pick_device(), refiner, settings.flip)
+    completion = load_completion(find_model_folder(settings.run))
+    predictor = Predictor(model, record, pick_device(), refiner, settings.flip, completion)
     if settings.host not in LOCAL:
         print(
             f"WARNING      listening on {settings.host}: everybody who can reach it can send"

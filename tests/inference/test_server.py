@@ -1,11 +1,6 @@
 """launch/serve.py: the page in a real browser, its downloads, and its answers to bad input."""
 
 import io
-import json
-import os
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +9,12 @@ import numpy as np
 import pytest
 import trimesh
 from helpers.browser import CHROMIUM, Browser
-from helpers.captures import HOSTILE, ROOT, capture
-from helpers.commands import ON_CPU, command
+from helpers.captures import HOSTILE, capture
+from helpers.commands import command
+from helpers.page_server import ask, drop, png, serving
 from PIL import Image
 
 WORDS = [
-    "--port",
-    "0",
     "--max-mb",
     "0.2",
     "--max-megapixels",
@@ -35,36 +29,8 @@ WORDS = [
 @pytest.fixture(scope="module")
 def server(run):
     """The URL of a server that runs as a person starts it."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "launch/serve.py", str(run), *WORDS],
-        cwd=ROOT,
-        env={**os.environ, **ON_CPU},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    line = next(line for line in process.stdout if line.startswith("open"))
-    yield line.split()[1]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) in (0, 130)
-
-
-def png(rgb):
-    file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "PNG")
-    return file.getvalue()
-
-
-def ask(url, content=None):
-    """Status and body; a body of JSON as what it holds."""
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, data=content, method="GET" if content is None else "POST"),
-            timeout=60,
-        ) as answer:
-            status, kind, body = answer.status, answer.headers.get_content_type(), answer.read()
-    except urllib.error.HTTPError as err:
-        status, kind, body = err.code, err.headers.get_content_type(), err.read()
-    return status, json.loads(body) if kind == "application/json" else body
+    with serving(run, *WORDS) as url:
+        yield url
 
 
 def test_downloads_are_what_predict_writes(server, run, tmp_path):
@@ -226,18 +192,12 @@ def test_a_person_drops_an_image_reads_depth_measures_and_turns_it(server, tmp_p
         assert "Files of 0.2 MB and 0.5 megapixels at most" in page.run(
             "document.querySelector('#told').textContent"
         )
-        drop = """(bytes, name) => {
-            const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], name));
-            const options = {dataTransfer: data, bubbles: true, cancelable: true};
-            document.dispatchEvent(new DragEvent("drop", options));
-        }"""
-        page.run(f"({drop})({list(b'no image')}, 'bad.png')")
+        drop(page, b"no image", "bad.png")
         page.until("document.querySelector('#told').className === 'bad'")
         assert "cannot be read as an image" in page.run(
             "document.querySelector('#told').textContent"
         )
-        page.run(f"({drop})({list(png(rgb))}, 'pile.png')")
+        drop(page, png(rgb), "pile.png")
         page.until("!document.querySelector('#result').hidden")
         assert "pile.png: 160 x 120" in page.run("document.querySelector('#told').textContent")
         depth = np.array(page.run("Array.from(now.depth)")).reshape(120, 160)
