@@ -44,6 +44,7 @@ from depthdist.inference.settings import ExportSettings, ExternalAdapterSettings
 from depthdist.models import detail_network
 from depthdist.models.adapter import describe_model, save_full_model
 from depthdist.models.adapter_record import ADAPTER_FILE, WEIGHTS, AdapterRecord
+from depthdist.models.completion import Completion, load_completion
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.detail import Detail
 from depthdist.models.refiner import load_refiner
@@ -133,18 +134,21 @@ def export_model(settings: ExportSettings, external: ExternalAdapterSettings) ->
 def _export_forms(settings: ExportSettings, external: ExternalAdapterSettings) -> None:
     model, record = load_model(settings.run, external)
     print(describe_model(model, record))
-    detail = load_own_detail(find_model_folder(settings.run)) if settings.detail else None
+    folder = find_model_folder(settings.run)
+    detail = load_own_detail(folder) if settings.detail else None
+    completion = load_completion(folder)
     warn_without_scores(settings, record)
     network: Any = model.net
     if "adapter" in settings.forms:
         if isinstance(network, PeftModel):
-            export_adapter(settings.run, record, settings.out / "adapter", detail)
+            export_adapter(settings.run, record, settings.out / "adapter", detail, completion)
         else:
             print("no adapter: the network trained as a whole, which `model` holds")
     if isinstance(network, PeftModel):
         model.net = network.merge_and_unload()
     if "model" in settings.forms:
-        export_full_model(model, record, settings.out / "model", settings.run, detail)
+        out = settings.out / "model"
+        export_full_model(model, record, out, settings.run, detail, completion)
     if "onnx" in settings.forms:
         from depthdist.inference.onnx_export import export_onnx
 
@@ -188,8 +192,14 @@ def warn_without_scores(settings: ExportSettings, record: AdapterRecord) -> None
         )
 
 
-def export_adapter(run: str, record: AdapterRecord, folder: Path, detail: Detail | None) -> None:
-    """Copy the adapter's own files and write its detail stage and its card beside them."""
+def export_adapter(
+    run: str,
+    record: AdapterRecord,
+    folder: Path,
+    detail: Detail | None,
+    completion: Completion | None,
+) -> None:
+    """Copy the adapter's own files and write its stages and its card beside them."""
     source = find_model_folder(run)
     source = source if (source / "adapter_config.json").exists() else source / "best"
     with replace_folder(folder) as fresh:
@@ -199,6 +209,9 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path, detail: Detail
         copy_seen(run, fresh)
         if detail:
             write_stage("detail", detail.network.state_dict(), detail.record, fresh)
+        if completion:
+            weights = completion.network.state_dict()
+            write_stage("completion", weights, completion.record, fresh)
         (fresh / "README.md").write_text(model_card(run, record, "peft", detail), encoding="utf-8")
     print(
         f'adapter      {folder}: peft.PeftModel.from_pretrained(base, "{folder}"); its README.md is'
@@ -207,15 +220,23 @@ def export_adapter(run: str, record: AdapterRecord, folder: Path, detail: Detail
 
 
 def export_full_model(
-    model: DepthModel, record: AdapterRecord, folder: Path, run: str, detail: Detail | None
+    model: DepthModel,
+    record: AdapterRecord,
+    folder: Path,
+    run: str,
+    detail: Detail | None,
+    completion: Completion | None,
 ) -> None:
-    """Write the model with the adapter merged in, its detail stage, and its card."""
+    """Write the model with the adapter merged in, its stages, and its card."""
     save_full_model(model, {}, record, folder)
     copy_seen(run, folder)
     if detail:  # it belongs to these merged weights now
         merged = replace(detail.record, adapter=adapter_sha256(folder))
         write_stage("detail", detail.network.state_dict(), merged, folder)
         write_detail_modules(folder)
+    if completion:
+        of_merged = replace(completion.record, adapter=adapter_sha256(folder))
+        write_stage("completion", completion.network.state_dict(), of_merged, folder)
     card = model_card(run, record, "transformers", detail)
     (folder / "README.md").write_text(card, encoding="utf-8")
     print(

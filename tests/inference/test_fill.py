@@ -215,3 +215,13 @@ def test_flying_pixels_are_filled_when_asked(predict, loaded, image, tmp_path):
     assert predict(image, "--fill", "--denoise", "--save", "npy").code == 0
     changed = predict(image, "--fill", "--save", "npy")
     assert changed.code == 2 and "with other settings" in changed.err
+
+
+def test_an_exported_run_fills_as_the_run_does(staged, image, tmp_path):
+    done = command("launch/export.py", staged, tmp_path / "out", "--forms", "model,adapter")
+    assert done.code == 0, done
+    expected = depthdist.load(staged).fill(image)
+    for form in ("model", "adapter"):
+        found = depthdist.load(tmp_path / "out" / form).fill(image)
+        assert np.allclose(found.depth_mm, expected.depth_mm, atol=0.5), form
+        assert np.allclose(found.sigma_mm, expected.sigma_mm, rtol=1e-2, atol=0.1), form
