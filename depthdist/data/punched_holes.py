@@ -43,7 +43,7 @@ OtherMask = Callable[[float], np.ndarray]  # number 0..1 of a capture -> measure
 def punch_holes(
     depth_mm: np.ndarray, rgb: np.ndarray, other_mask: OtherMask, random: np.random.Generator
 ) -> np.ndarray:
-    """Return which measured pixels (H, W) bool are hidden; all False where no draw fits.
+    """Return what (H, W) bool is hidden, measured or not; all False where no draw fits.
 
     depth_mm    (H, W) float32, 0 where nothing was measured
     rgb         (H, W, 3) uint8
@@ -51,8 +51,9 @@ def punch_holes(
     """
     measured = depth_mm > 0
     for _ in range(TRIES):
-        hole = _draw(depth_mm, measured, rgb, other_mask, random) & measured
-        if hole.mean() >= LEAST_HOLE and (measured & ~hole).mean() >= LEAST_KNOWN:
+        hole = _draw(depth_mm, measured, rgb, other_mask, random)
+        hidden = (hole & measured).mean()
+        if hidden >= LEAST_HOLE and measured.mean() - hidden >= LEAST_KNOWN:
             return hole
     return np.zeros_like(measured)
 

@@ -28,6 +28,7 @@ from depthdist.models.detail_network import LOG_DEPTH, LOG_FLOOR, LOG_IMAGE
 from depthdist.models.harmonic_fill import fill_harmonic
 
 WORKING_WIDTH = 486  # pixels, about
+MAPS = 2  # a change of what maps hold counts it up
 UNIT = 0.02  # of corrections and errors: natural logarithm of depth
 NUM_GUESSES = 6
 NUM_CHANNELS = 3 + 3 + 3 + 2 * 4
@@ -71,7 +72,8 @@ def working_maps(
     """Return an image at the working size; rows and columns that do not fill a stride are left out.
 
     rgb          (H, W, 3) uint8
-    measured_mm  (H, W) mm, NaN or 0 where nothing was measured; the middle of each square counts
+    measured_mm  (H, W) mm, NaN or 0 where nothing was measured; of each square the measured pixel
+                 nearest to its middle counts
     pred         (h', w') float32 normalized inverse depth of the whole image, at any size
     """
     full = rgb.shape[:2]
@@ -79,12 +81,29 @@ def working_maps(
     size = max(1, full[0] // stride), max(1, full[1] // stride)
     used = tuple(slice(0, side * stride) for side in size)
     middle = tuple(slice(stride // 2, side * stride, stride) for side in size)
-    depth_mm = measured_mm[middle]
-    depth_mm = np.where(is_measured(depth_mm), depth_mm, 0.0).astype(np.float32)
+    depth_mm = _one_of_each_square(np.where(is_measured(measured_mm), measured_mm, 0)[used], stride)
     whole = coarse_log(upsample(pred[None].float(), full, "bilinear")[0], bounds).cpu().numpy()
     small = rgb[used]
     small = small if stride == 1 else resize_rgb(np.ascontiguousarray(small), size)
     return WorkingMaps(small, depth_mm, whole[middle])
+
+
+def _one_of_each_square(depth_mm: np.ndarray, stride: int) -> np.ndarray:
+    """Return the measured pixel nearest to the middle of each square, (h, w) float32, 0 for none.
+
+    A mean would lie between the surfaces at a silhouette.
+    """
+    middle = stride // 2
+    places = sorted(
+        np.ndindex(stride, stride),
+        key=lambda place: ((place[0] - middle) ** 2 + (place[1] - middle) ** 2, place),
+    )
+    rows, columns = places[0]
+    chosen = depth_mm[rows::stride, columns::stride].astype(np.float32)
+    for rows, columns in places[1:]:
+        other = depth_mm[rows::stride, columns::stride]
+        chosen = np.where(chosen > 0, chosen, other)
+    return np.ascontiguousarray(chosen, np.float32)
 
 
 def network_inputs(maps: WorkingMaps) -> NetworkInputs:

@@ -23,16 +23,18 @@ def test_the_working_size_is_about_486_wide(width, stride):
     assert working_stride(width) == stride
 
 
-def test_maps_are_the_middle_of_each_square_and_the_image_its_mean():
+def test_maps_are_the_measured_pixel_nearest_to_a_squares_middle_and_the_images_mean():
     height, width = 85, 1943  # a row and a column more than four times something
     measured = np.arange(height * width, dtype=np.float64).reshape(height, width) + 1
-    measured[2, 6] = np.nan
+    measured[2, 6] = np.nan  # the middle of a square
+    measured[4:8, 8:12] = np.nan  # all of one
     rgb = np.full((height, width, 3), 90, np.uint8)
     pred = normalize_valid(torch.full((10, 20), 1234.5), BOUNDS)
     maps = working_maps(rgb, measured, pred, BOUNDS)
     assert maps.rgb.shape == (21, 485, 3) and (maps.rgb == 90).all()
     expected = measured[2:84:4, 2:1940:4].astype(np.float32)
-    expected[0, 1] = 0
+    expected[0, 1] = measured[1, 6]  # the first of those beside it
+    expected[1, 2] = 0
     assert np.array_equal(maps.depth_mm, expected)
     assert np.allclose(maps.log_pred, np.log(1234.5), atol=1e-4)
 

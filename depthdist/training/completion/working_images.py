@@ -25,7 +25,7 @@ from depthdist.distributed.process_group import (
     gather_from_all_ranks,
 )
 from depthdist.models.adapter_record import read_record
-from depthdist.models.completion_maps import WORKING_WIDTH, WorkingMaps, working_maps
+from depthdist.models.completion_maps import MAPS, WORKING_WIDTH, WorkingMaps, working_maps
 from depthdist.models.stage_files import adapter_sha256
 from depthdist.training.detail.coarse import CoarseFiles
 
@@ -80,6 +80,7 @@ def make_working_images(
     made_with = {
         "adapter": adapter_sha256(run / "best"),
         "data": reader.dataset.sha256,
+        "maps": MAPS,
         "width": WORKING_WIDTH,
     }
     path = images.folder / RECORD
