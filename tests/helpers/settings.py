@@ -10,6 +10,7 @@ import pytest
 
 from depthdist.commands.demo import DemoSettings
 from depthdist.commands.detail import RunSettings
+from depthdist.commands.holes import HolesSettings
 from depthdist.commands.relief import ReliefSettings
 from depthdist.commands.study_plans import StudySettings
 from depthdist.commands.train import LaunchSettings
@@ -179,6 +180,7 @@ CHANGED = [
         detail_steps=4,
     ),
     RunSettings(run=Path("some/where")),
+    HolesSettings(run=Path("a"), captures=ROOT / "tests", out=Path("c.json"), seed=3),
     ReliefSettings(
         run=Path("some/where"),
         captures=ROOT / "tests",

@@ -18,7 +18,7 @@ from helpers.detail_stages import refined_by_hand, write_stage
 from PIL import Image
 
 import depthdist
-from depthdist.models.refiner import find_stage
+from depthdist.models.stage_files import find_stage
 
 SIZE = (60, 90)
 RGB = capture(seed=5, size=SIZE)[0]
@@ -84,7 +84,7 @@ def test_python_and_an_exported_folder_use_it_too(refined_run, tmp_path):
 
 def test_a_stage_is_found_from_inside_the_adapters_folder(refined_run, monkeypatch):
     monkeypatch.chdir(refined_run / "best")
-    adapter, stage = find_stage(Path("."))
+    adapter, stage = find_stage(Path("."), "detail")
     assert adapter == refined_run / "best"
     assert stage == refined_run / "detail/best"
 
