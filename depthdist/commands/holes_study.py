@@ -93,7 +93,7 @@ def study_holes(run: Run, settings: HolesSettings) -> dict[str, Any]:
     sums: dict[str, list[dict[str, dict[str, Sums]]]] = {kind: [] for kind in KINDS}
     samples: dict[str, list[SigmaSample]] = {kind: [] for kind in KINDS}
     seconds: list[tuple[float, float]] = []
-    widest: tuple[float, ImageSource, str] | None = None
+    widest: tuple[float, int, str] | None = None
     progress = tqdm(sources, "filling", unit="image", disable=not sys.stderr.isatty())
     previous = None
     for number, source in enumerate(progress):
@@ -108,7 +108,7 @@ def study_holes(run: Run, settings: HolesSettings) -> dict[str, Any]:
                 samples[kind].append(found.sigma)
             share = float(scene.wanted.mean())
             if kind == next(iter(scenes)) and (widest is None or share > widest[0]):
-                widest = share, source, kind
+                widest = share, number, kind
     rows = summarize(sums)
     sigma = {kind: judge_sigma(some) for kind, some in samples.items() if some}
     timed = seconds[1:] or seconds  # the first of a process makes buffers that others use again
@@ -132,7 +132,7 @@ def study_holes(run: Run, settings: HolesSettings) -> dict[str, Any]:
     write_json(out, content)
     written = [out.name]
     if widest is not None:
-        written.append(write_scene(models[0], widest[1], widest[2], settings, out))
+        written.append(write_scene(models[0], sources, *widest[1:], settings, out))
     for kind, judged in sigma.items():
         path = out.with_name(f"{out.stem}_sigma_{kind}.png")
         save_figure(draw_sigma(judged, f"{kind} holes"), path)
@@ -254,11 +254,17 @@ def quiet() -> Iterator[None]:
 
 
 def write_scene(
-    model: LoadedModel, source: ImageSource, kind: str, settings: HolesSettings, out: Path
+    model: LoadedModel,
+    sources: list[ImageSource],
+    number: int,
+    kind: str,
+    settings: HolesSettings,
+    out: Path,
 ) -> str:
-    """Write the figure of the capture with most to fill; return the file's name."""
-    image = source.read()
-    scene = make_scenes(source, image, None, settings.seed, 0)[kind]
+    """Write the figure of a capture with its holes of a kind; return the file's name."""
+    image = sources[number].read()
+    previous = sources[number - 1].read() if number else None
+    scene = make_scenes(sources[number], image, previous, settings.seed, number)[kind]
     ways, sigma_mm, _ = fill_all(model, image, scene)
     drawn = {way: ways[way] for way in DRAWN if way in ways}
     path = out.with_suffix(".png")

@@ -54,6 +54,7 @@ from depthdist.inference.page_limits import (
     listen,
     return_freed_memory,
 )
+from depthdist.inference.points_file import decode_points
 from depthdist.inference.predictor import Predictor
 from depthdist.inference.result_files import colorize_depth, encode_ply, write_png
 from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
@@ -359,35 +360,6 @@ class Service:
                 text=f"fov is {request.query['fov']}: expected degrees above 0 and below 180"
             )
         return fov
-
-
-def decode_points(name: str, content: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Return the array in a .npy file, (H, W) or (H, W, 3); BadFile where it is another.
-
-    Its header is judged before anything is made of it.
-    """
-    file = io.BytesIO(content)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-            version, np.lib.format.read_array_header_2_0
-        )
-        shape, is_fortran, dtype = read(file)
-    except Exception as err:  # NumPy raises half a dozen types on what is no header
-        reason = " ".join(str(err).split())[:120]
-        raise BadFile(Path(name), f"cannot be read as a .npy file ({reason})") from err
-    expected = (size, (*size, 3))
-    rest = len(content) - file.tell()
-    if tuple(shape) not in expected or dtype.kind not in "fiu":
-        raise BadFile(
-            Path(name),
-            f"is {dtype} of shape {shape}; expected numbers of shape {expected[0]} or"
-            f" {expected[1]}, the image's",
-        )
-    if rest != dtype.itemsize * int(np.prod(shape)):
-        raise BadFile(Path(name), f"holds {rest} bytes behind its header, not those of {shape}")
-    array = np.frombuffer(content, dtype, offset=file.tell())
-    return array.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _printable_name(name: str) -> str:

@@ -11,16 +11,12 @@ of log depth, in UNITs (the scale of a Laplace distribution, learned as its like
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import cast
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from depthdist.models.completion_maps import NUM_CHANNELS, NUM_GUESSES, UNIT
-from depthdist.models.depth_model import Float32Conv2d
-from depthdist.models.detail_network import Block, ChannelNorm
+from depthdist.models.detail_network import UNet
 
 SHRINK = 2  # the first scale's pixels are so many pixels of the maps a side
 WIDTHS = (32, 64, 96, 96, 96)  # channels of each scale
@@ -29,34 +25,18 @@ GAIN = 3**-0.5
 LOG_SPREAD = (-6.0, 6.0)  # lowest and highest
 
 
-class CompletionNetwork(nn.Module):
+class CompletionNetwork(UNet):
     """See the module's docstring.
 
     widths  channels of each scale: a half, a quarter, ... of the maps' size
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS):
-        super().__init__()
-        self.widths = tuple(widths)
-        pairs = list(pairwise(widths))
-        self.stem = nn.Conv2d(NUM_CHANNELS * SHRINK**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(Block(width) for width in widths)
-        self.shrink = nn.ModuleList(nn.Conv2d(fine, wide, 2, stride=2) for fine, wide in pairs)
-        self.grow = nn.ModuleList(nn.Conv2d(wide, fine, 1) for fine, wide in pairs)
-        self.up = nn.ModuleList(Block(width) for width in widths[:-1])
-        self.norm = ChannelNorm(widths[0])
-        self.head = Float32Conv2d(widths[0], SHRINK**2 * (2 + NUM_GUESSES), 3, padding=1)
+        super().__init__(NUM_CHANNELS * SHRINK**2, widths, SHRINK**2 * (2 + NUM_GUESSES))
 
     def begin(self, seed: int) -> CompletionNetwork:
         """Draw the weights from `seed`; the guesses have one weight then, nothing is added."""
-        generator = torch.Generator().manual_seed(seed)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                fan_in = part.weight[0].numel()
-                with torch.no_grad():
-                    part.weight.normal_(0.0, GAIN * fan_in**-0.5, generator=generator)
-                nn.init.zeros_(cast(Tensor, part.bias))
-        nn.init.zeros_(self.head.weight)
+        self.draw(seed, lambda part: GAIN)
         return self
 
     def forward(self, channels: Tensor, guesses: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,18 +48,8 @@ class CompletionNetwork(nn.Module):
         height, width = guesses.shape[-2:]
         multiple = SHRINK * 2 ** (len(self.widths) - 1)
         x = F.pad(channels, (0, -width % multiple, 0, -height % multiple))
-        x = self.stem(F.pixel_unshuffle(x, SHRINK))
-        kept = []
-        for block, shrink in zip(self.down, self.shrink):
-            x = block(x)
-            kept.append(x)
-            x = shrink(x)
-        x = self.down[-1](x)
-        for block, grow in zip(reversed(list(self.up)), reversed(list(self.grow))):
-            x = block(kept.pop() + F.interpolate(grow(x), scale_factor=2.0, mode="nearest"))
-        with torch.autocast(x.device.type, enabled=False):
-            out = F.pixel_shuffle(self.head(F.relu(self.norm(x.float()))), SHRINK)
-            correction, spread, *mix = out[..., :height, :width].unbind(1)
-            weights = torch.softmax(torch.stack(mix, 1), 1)
-            log_depth = (weights * guesses.float()).sum(1) + UNIT * correction
-            return log_depth, spread.clamp(*LOG_SPREAD)
+        out = F.pixel_shuffle(self.through_scales(F.pixel_unshuffle(x, SHRINK)), SHRINK)
+        correction, spread, *mix = out[..., :height, :width].unbind(1)
+        weights = torch.softmax(torch.stack(mix, 1), 1)
+        log_depth = (weights * guesses.float()).sum(1) + UNIT * correction
+        return log_depth, spread.clamp(*LOG_SPREAD)

@@ -12,6 +12,7 @@ enters as a logarithm, less its mean around.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -72,18 +73,17 @@ def _window_mean(image: Tensor) -> Tensor:
     return image
 
 
-class DetailNetwork(nn.Module):
-    """See the module's docstring.
+class UNet(nn.Module):
+    """Scales down and up again (Ronneberger et al. 2015); its last layer is float32.
 
-    widths  channels of each scale: a quarter, an eighth, ... of the image's size
+    inputs   channels of the first convolution's input
+    widths   channels of each scale, each half as large as the one before
+    outputs  channels of the last convolution
     """
 
-    brightness: Tensor  # (256,) what each of the image's levels is to the network
-
-    def __init__(self, widths: tuple[int, ...] = WIDTHS):
+    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int):
         super().__init__()
         self.widths = tuple(widths)
-        inputs = 3 * SHRINK**2 + 3 + 3
         pairs = list(pairwise(widths))
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Block(width) for width in widths)
@@ -92,7 +92,47 @@ class DetailNetwork(nn.Module):
         self.up = nn.ModuleList(Block(width) for width in widths[:-1])
         self.norm = ChannelNorm(widths[0])
         # in bf16 its 8 bits would round a correction of 150 mm to 1 mm
-        self.head = Float32Conv2d(widths[0], SHRINK**2, 3, padding=1)
+        self.head = Float32Conv2d(widths[0], outputs, 3, padding=1)
+
+    def draw(self, seed: int, gain: Callable[[nn.Conv2d], float]) -> None:
+        """Draw the weights from `seed`, those of the last convolution are 0.
+
+        gain  standard deviation of a convolution's weights, times the root of its inputs
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                fan_in = part.weight[0].numel()
+                with torch.no_grad():
+                    part.weight.normal_(0.0, gain(part) * fan_in**-0.5, generator=generator)
+                nn.init.zeros_(cast(Tensor, part.bias))
+        nn.init.zeros_(self.head.weight)
+
+    def through_scales(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, h, w) float32 of (B, inputs, h, w)."""
+        x = self.stem(x)
+        kept = []
+        for block, shrink in zip(self.down, self.shrink):
+            x = block(x)
+            kept.append(x)
+            x = shrink(x)
+        x = self.down[-1](x)
+        for block, grow in zip(reversed(list(self.up)), reversed(list(self.grow))):
+            x = block(kept.pop() + F.interpolate(grow(x), scale_factor=2.0, mode="nearest"))
+        with torch.autocast(x.device.type, enabled=False):
+            return cast(Tensor, self.head(F.relu(self.norm(x.float()))))
+
+
+class DetailNetwork(UNet):
+    """See the module's docstring.
+
+    widths  channels of each scale: a quarter, an eighth, ... of the image's size
+    """
+
+    brightness: Tensor  # (256,) what each of the image's levels is to the network
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS):
+        super().__init__(3 * SHRINK**2 + 3 + 3, widths, SHRINK**2)
         mean, spread = LOG_IMAGE
         levels = torch.arange(256) / 255
         brightness = ((levels + LOG_FLOOR).log() - mean) / spread
@@ -100,15 +140,11 @@ class DetailNetwork(nn.Module):
 
     def begin(self, seed: int) -> DetailNetwork:
         """Draw the weights from `seed`; the residual is 0 everywhere then."""
-        generator = torch.Generator().manual_seed(seed)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                gain = 2**0.5 if part.kernel_size == (3, 3) and part is not self.stem else 1.0
-                fan_in = part.weight[0].numel()
-                with torch.no_grad():
-                    part.weight.normal_(0.0, gain * fan_in**-0.5, generator=generator)
-                nn.init.zeros_(cast(Tensor, part.bias))
-        nn.init.zeros_(self.head.weight)
+
+        def gain(part: nn.Conv2d) -> float:
+            return 2**0.5 if part.kernel_size == (3, 3) and part is not self.stem else 1.0
+
+        self.draw(seed, gain)
         return self
 
     def inputs(self, rgb: Tensor, log_depth: Tensor) -> Tensor:
@@ -154,15 +190,5 @@ class DetailNetwork(nn.Module):
         rgb        (B, H, W, 3) uint8, H and W multiples of MULTIPLE
         log_depth  (B, H/4, W/4) float32, natural logarithm of the coarse depth in mm
         """
-        x = self.stem(self.inputs(rgb, log_depth))
-        kept = []
-        for block, shrink in zip(self.down, self.shrink):
-            x = block(x)
-            kept.append(x)
-            x = shrink(x)
-        x = self.down[-1](x)
-        for block, grow in zip(reversed(list(self.up)), reversed(list(self.grow))):
-            x = block(kept.pop() + F.interpolate(grow(x), scale_factor=2.0, mode="nearest"))
-        with torch.autocast(x.device.type, enabled=False):
-            fine = self.head(F.relu(self.norm(x.float())))  # (B, 16, H/4, W/4)
-            return F.pixel_shuffle(fine, SHRINK).squeeze(1)
+        fine = self.through_scales(self.inputs(rgb, log_depth))  # (B, 16, H/4, W/4)
+        return F.pixel_shuffle(fine, SHRINK).squeeze(1)

@@ -76,7 +76,12 @@ def svg_figure(fig: Figure, caption: str) -> Drawing:
     """
     import matplotlib
     from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter
 
+    for axis in (axis for axes in fig.axes for axis in (axes.xaxis, axes.yaxis)):
+        if axis.get_scale() == "log":  # its labels would be formulas
+            axis.set_major_formatter(LogFormatter())
+            axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     for text in fig.findobj(Text):
         text.set_parse_math(False)  # a run may be called $x$
     out = io.StringIO()

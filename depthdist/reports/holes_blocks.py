@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from depthdist.evaluation.holes.figure import draw_sigma
 from depthdist.evaluation.holes.study import COMPLETION, read_holes
@@ -15,8 +16,9 @@ from depthdist.evaluation.holes.tables import (
     ways_lines,
 )
 from depthdist.reports.drawings import svg_figure
-from depthdist.reports.evaluated_run import EvaluatedRun, is_of_this_model
-from depthdist.reports.html_page import Block, Grid, Heading, Paragraph, Preformatted, Table
+from depthdist.reports.evaluated_run import EvaluatedRun
+from depthdist.reports.html_page import Block, Grid, Paragraph, Preformatted, Table
+from depthdist.reports.study_blocks import study_blocks
 
 
 def holes_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
@@ -24,32 +26,23 @@ def holes_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
 
     raises ValueError where its file is damaged
     """
-    blocks: list[Block] = []
-    for run in runs:
-        content = read_holes(run.run.folder)
-        if content is None:
-            continue
-        if len(runs) > 1:
-            blocks.append(Heading(run.name))
-        if not is_of_this_model(run, content["model"]):
-            text = f"{run.name}: holes.json is of other weights than the run's now: depthdist holes"
-            blocks.append(Paragraph(f"{text} again.", "warn"))
-            continue
-        captures = content["captures"]
-        text = f"{captures['images']} captures"
-        if captures["trained_on"]:
-            text += f"; the run learned from {captures['trained_on']}"
-        blocks.append(Paragraph(f"{text}."))
-        for kind, by_way in content["rows"].items():
-            blocks.append(Table([f"{kind} holes", *HEADS], ways_lines(by_way)))
-            blocks.append(Table(*parts_table(by_way)))
-            if kind in content["sigma"]:
-                sigma = content["sigma"][kind]
-                blocks += [Paragraph(f"{COMPLETION}: {line}") for line in sigma_lines(sigma)]
-                figure = draw_sigma(sigma, f"{kind} holes")
-                blocks.append(Grid([svg_figure(figure, "reliability, sparsification")]))
-        if content["goals"]:
-            blocks.append(Preformatted("\n".join(goal_lines(content["goals"]))))
-    if blocks:
-        blocks += [Paragraph(line, "soft") for line in FOOTNOTE.splitlines()]
+    return study_blocks(runs, "holes", read_holes, _blocks_of, FOOTNOTE)
+
+
+def _blocks_of(content: dict[str, Any]) -> list[Block]:
+    captures = content["captures"]
+    text = f"{captures['images']} captures"
+    if captures["trained_on"]:
+        text += f"; the run learned from {captures['trained_on']}"
+    blocks: list[Block] = [Paragraph(f"{text}.")]
+    for kind, by_way in content["rows"].items():
+        blocks.append(Table([f"{kind} holes", *HEADS], ways_lines(by_way)))
+        blocks.append(Table(*parts_table(by_way)))
+        if kind in content["sigma"]:
+            sigma = content["sigma"][kind]
+            blocks += [Paragraph(f"{COMPLETION}: {line}") for line in sigma_lines(sigma)]
+            figure = draw_sigma(sigma, f"{kind} holes")
+            blocks.append(Grid([svg_figure(figure, "reliability, sparsification")]))
+    if content["goals"]:
+        blocks.append(Preformatted("\n".join(goal_lines(content["goals"]))))
     return blocks

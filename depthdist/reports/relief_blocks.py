@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from depthdist.evaluation.relief.study import read_relief
 from depthdist.evaluation.relief.tables import (
@@ -14,8 +15,9 @@ from depthdist.evaluation.relief.tables import (
     half_lines,
     relief_lines,
 )
-from depthdist.reports.evaluated_run import EvaluatedRun, is_of_this_model
-from depthdist.reports.html_page import Block, Heading, Paragraph, Preformatted, Table
+from depthdist.reports.evaluated_run import EvaluatedRun
+from depthdist.reports.html_page import Block, Paragraph, Preformatted, Table
+from depthdist.reports.study_blocks import study_blocks
 
 
 def relief_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
@@ -23,42 +25,24 @@ def relief_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
 
     raises ValueError where its file is damaged
     """
-    blocks: list[Block] = []
-    for run in runs:
-        content = read_relief(run.run.folder)
-        if content is None:
-            continue
-        if len(runs) > 1:
-            blocks.append(Heading(run.name))
-        if not is_of_this_model(run, content["model"]):
-            blocks.append(
-                Paragraph(
-                    f"{run.name}: relief.json is of other weights than the run's now:"
-                    " depthdist relief again.",
-                    "warn",
-                )
-            )
-            continue
-        captures = content["captures"]
+    return study_blocks(runs, "relief", read_relief, _blocks_of, FOOTNOTE)
+
+
+def _blocks_of(content: dict[str, Any]) -> list[Block]:
+    captures = content["captures"]
+    text = f"{captures['images']} rendered captures, whose exact depth is known"
+    if captures["trained_on"]:
+        text += f"; the run learned from {captures['trained_on']}"
+    blocks: list[Block] = [
+        Paragraph(f"{text} (seed {captures['settings'].get('seed')})."),
+        Table(HEADER, relief_lines(content["rows"])),
+        *(Paragraph(line) for line in describe_relief(content)),
+    ]
+    if content["half"]:
         blocks += [
-            Paragraph(
-                f"{captures['images']} rendered captures, whose exact depth is known"
-                + (
-                    f"; the run learned from {captures['trained_on']}"
-                    * bool(captures["trained_on"])
-                )
-                + f" (seed {captures['settings'].get('seed')})."
-            ),
-            Table(HEADER, relief_lines(content["rows"])),
-            *(Paragraph(line) for line in describe_relief(content)),
+            Paragraph("The same scenes with shallower grooves, those measured in both."),
+            Table(HALF_HEADER, half_lines(content["half"]["rows"])),
         ]
-        if content["half"]:
-            blocks += [
-                Paragraph("The same scenes with shallower grooves, those measured in both."),
-                Table(HALF_HEADER, half_lines(content["half"]["rows"])),
-            ]
-        if content["goals"]:
-            blocks.append(Preformatted("\n".join(goal_lines(content["goals"]))))
-    if blocks:
-        blocks += [Paragraph(line, "soft") for line in FOOTNOTE.splitlines()]
+    if content["goals"]:
+        blocks.append(Preformatted("\n".join(goal_lines(content["goals"]))))
     return blocks

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ from depthdist.runs.tracker import Tracker
 from depthdist.runs.training_state import load_state, save_state
 from depthdist.training.engine import Engine
 from depthdist.training.settings import Settings
+from depthdist.training.stage_batches import StageBatch
 from depthdist.training.step_timer import StepTimer
 
 SCORES = "scores.json"
@@ -53,20 +54,6 @@ LEAST_LR = 0.02  # of the highest learning rate, at the end
 LOOKS = 10  # evaluations of a training, evenly spread
 
 Network = Callable[..., Any]  # the stage's network, in the stage's precision
-SomeBatch = TypeVar("SomeBatch", bound="Batch")
-
-
-class Batch(Protocol):
-    """Samples of a step."""
-
-    def to(self: SomeBatch, device: torch.device) -> SomeBatch:
-        """Return the batch on a device."""
-
-    def part(self: SomeBatch, first: int, end: int) -> SomeBatch:
-        """Return the samples first .. end - 1."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
 
 
 class Look(NamedTuple):
@@ -340,7 +327,7 @@ def run_steps(stage: Stage, request: StopRequest) -> None:
 
 
 def optimizer_step(
-    stage: Stage, batches: Iterator[Any], timer: StepTimer, request: StopRequest
+    stage: Stage, batches: Iterator[StageBatch], timer: StepTimer, request: StopRequest
 ) -> tuple[dict[str, float], bool, bool]:
     """Take one optimizer step; return its losses, and whether to stop and to save after it."""
     state, engine, task = stage.state, stage.engine, stage.task

@@ -22,3 +22,20 @@ def write_completion(run: Path, camera: tuple[int, int], *, gain: float = 1.0) -
     folder.parent.mkdir(exist_ok=True)
     save_stage("completion", network.state_dict(), record, folder)
     return folder
+
+
+def learn(network, inputs, log_pred, depth_mm, hole, steps: int) -> None:
+    """Train a network on one batch, `inputs` its channels and guesses."""
+    import torch
+
+    from depthdist.losses.completion import CompletionWeights, completion_losses
+    from depthdist.models.completion_maps import UNIT
+
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(steps):
+        losses = completion_losses(
+            CompletionWeights(), *network(*inputs), log_pred, depth_mm, hole, UNIT
+        )
+        optimizer.zero_grad()
+        losses["loss"].mean().backward()
+        optimizer.step()

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.completion_stages import learn
 
 from depthdist.geometry.depth_range import DepthRange, normalize_valid
 from depthdist.geometry.measured import is_measured
-from depthdist.losses.completion import CompletionWeights, completion_losses
 from depthdist.models.completion import (
     Completion,
     CompletionRecord,
@@ -16,7 +16,7 @@ from depthdist.models.completion import (
     continue_from_rims,
     fill_depth,
 )
-from depthdist.models.completion_maps import UNIT, network_inputs, working_maps
+from depthdist.models.completion_maps import network_inputs, working_maps
 from depthdist.models.completion_network import CompletionNetwork
 
 ROW, COLUMN = np.mgrid[:90, :120].astype(float)
@@ -110,14 +110,7 @@ def test_a_stage_that_learned_surfaces_leaves_no_step_at_a_rim(completion):
     hole = torch.from_numpy(np.stack([hole for _, _, hole in scenes]))
     log_pred = torch.from_numpy(np.stack([maps.log_pred for maps, _, _ in scenes]))
     network = CompletionNetwork((8, 8)).begin(0)
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(60):
-        losses = completion_losses(
-            CompletionWeights(), *network(channels, guesses), log_pred, truth, hole, UNIT
-        )
-        optimizer.zero_grad()
-        losses["loss"].mean().backward()
-        optimizer.step()
+    learn(network, (channels, guesses), log_pred, truth, hole, steps=60)
     measured = np.where(HOLE, 0, SURFACE).astype(np.float32)
     pred = SURFACE * 1.07 - 80 + 0.4 * ROW
     filled = completed(Completion(network.eval(), completion.record), measured, pred).depth_mm

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers.completion_stages import learn
 
-from depthdist.losses.completion import CompletionWeights, completion_losses
-from depthdist.models.completion_maps import UNIT, WorkingMaps, network_inputs
+from depthdist.models.completion_maps import WorkingMaps, network_inputs
 from depthdist.models.completion_network import CompletionNetwork
 
 WIDTHS = (8, 8, 8)
@@ -60,14 +60,7 @@ def test_it_learns_that_a_shadow_is_as_far_as_its_far_side():
     torch.manual_seed(0)
     (channels, guesses), log_pred, depth, hole = as_batch([scene(seed) for seed in range(6)])
     network = CompletionNetwork(WIDTHS).begin(0)
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(40):
-        losses = completion_losses(
-            CompletionWeights(), *network(channels, guesses), log_pred, depth, hole, UNIT
-        )
-        optimizer.zero_grad()
-        losses["loss"].mean().backward()
-        optimizer.step()
+    learn(network, (channels, guesses), log_pred, depth, hole, steps=40)
     (channels, guesses), _, depth, hole = as_batch([scene(seed) for seed in range(90, 94)])
     with torch.no_grad():
         filled = network(channels, guesses)[0].exp()

@@ -113,3 +113,11 @@ def test_the_templates_are_part_of_the_package():
         for path in root.glob(pattern)
     }
     assert packaged >= set((root / "reports/templates").iterdir())
+
+
+def test_a_logarithmic_axis_has_numbers_and_no_formulas():
+    fig, axes = make_axes("loss", "step", "")
+    axes.plot([1, 2], [0.02, 300.0], color=INK)
+    axes.set_yscale("log")
+    svg = svg_figure(fig, "loss").svg
+    assert ">100<" in svg and ">1<" in svg and "mathdefault" not in svg

@@ -10,7 +10,7 @@ import pytest
 from helpers.commands import command, on_srun
 from helpers.run_ends import curves, numbers, same
 from helpers.runs import log, make_curves_older, saved_state
-from helpers.second_stages import CAMERA, make_place, stop_at, train, words
+from helpers.second_stages import CAMERA, stop_at, train, words
 from safetensors.torch import load_file
 
 from depthdist.data.dataset import DataSettings, open_dataset
@@ -27,19 +27,6 @@ STEPS = 4
 SETTINGS = ["--completion", "--completion-steps", STEPS, "--completion-images", 2]
 SETTINGS += ["--detail-folds", 0]
 BEST = "completion/best/completion.safetensors"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with raw/, shards/ of it with images at the camera's size, and a configuration."""
-    return make_place(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(scope="module")
-def adapter(place):
-    """A finished run without the stage."""
-    assert train(place, place / "adapter").code == 0
-    return place / "adapter"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from helpers.commands import command, joined, on_srun
 from helpers.run_ends import curves, numbers, same
 from helpers.runs import log, make_curves_older, make_shards, saved_state
-from helpers.second_stages import make_place, stop_at, train, words, write_captures
+from helpers.second_stages import stop_at, train, words, write_captures
 from safetensors.torch import load_file
 
 from depthdist.data.dataset import Dataset, DataSettings, open_dataset
@@ -29,19 +29,6 @@ pytestmark = pytest.mark.usefixtures("quietly_on_one_thread")
 STEPS = 4
 DETAIL = ["--detail", "--detail-steps", STEPS, "--detail-crops", 4, "--detail-crop", 64]
 BEST = "detail/best/detail.safetensors"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with raw/, shards/ of it with images at the camera's size, and a configuration."""
-    return make_place(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(scope="module")
-def adapter(place):
-    """A finished run without the stage."""
-    assert train(place, place / "adapter").code == 0
-    return place / "adapter"
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from depthdist.data.punched_holes import disturb, punch_holes
 from depthdist.data.random_streams import hole_stream, shuffle_stream
 from depthdist.models.completion_maps import WorkingMaps, network_inputs
 from depthdist.training.completion.working_images import WorkingImages
+from depthdist.training.stage_batches import StageBatch, read_ahead
 
 NOTHING_SHOWN = 0.15  # of the training samples: the prediction alone, for its sigma
 
@@ -29,7 +29,7 @@ class Draw(NamedTuple):
 
 
 @dataclass
-class HoleBatch:
+class HoleBatch(StageBatch):
     """B images of h x w pixels.
 
     channels, guesses  as models/completion_maps.py has them
@@ -43,17 +43,6 @@ class HoleBatch:
     log_pred: Tensor
     depth_mm: Tensor
     hole: Tensor
-
-    def to(self, device: torch.device) -> HoleBatch:
-        """Return the batch on a device."""
-        return HoleBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
-
-    def part(self, first: int, end: int) -> HoleBatch:
-        """Return the images first .. end - 1."""
-        return HoleBatch(*(tensor[first:end] for tensor in vars(self).values()))
-
-    def __len__(self) -> int:
-        return len(self.depth_mm)
 
 
 @dataclass(frozen=True)
@@ -131,13 +120,7 @@ def training_samples(
     def read(step: int) -> HoleBatch:
         return reader("train", plan.step(step)[rank * share : (rank + 1) * share])
 
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(read, step)
-        while True:
-            batch = following.result()
-            step += 1
-            following = ahead.submit(read, step)
-            yield batch
+    return read_ahead(read, step)
 
 
 def validation_draws(num_images: int, count: int) -> list[Draw]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,11 @@ from depthdist.geometry.depth_range import DepthRange
 from depthdist.geometry.resampling import upsample_crop
 from depthdist.models.detail import coarse_log
 from depthdist.training.detail.coarse import CoarseFiles
+from depthdist.training.stage_batches import StageBatch, read_ahead
 
 
 @dataclass
-class CropBatch:
+class CropBatch(StageBatch):
     """B crops of S x S pixels.
 
     rgb         (B, S, S, 3) uint8
@@ -32,17 +32,6 @@ class CropBatch:
     coarse_log: Tensor
     depth_mm: Tensor
     mask: Tensor
-
-    def to(self, device: torch.device) -> CropBatch:
-        """Return the batch on a device."""
-        return CropBatch(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
-
-    def part(self, first: int, end: int) -> CropBatch:
-        """Return the crops first .. end - 1."""
-        return CropBatch(*(tensor[first:end] for tensor in vars(self).values()))
-
-    def __len__(self) -> int:
-        return len(self.rgb)
 
 
 @dataclass(frozen=True)
@@ -84,13 +73,7 @@ def training_crops(
     def read(step: int) -> CropBatch:
         return crops("train", plan.step(step)[rank * share : (rank + 1) * share])
 
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(read, step)
-        while True:
-            batch = following.result()
-            step += 1
-            following = ahead.submit(read, step)
-            yield batch
+    return read_ahead(read, step)
 
 
 def fixed_draws(num_images: int, count: int, seed: int) -> list[CropDraw]:
