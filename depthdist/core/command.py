@@ -5,22 +5,21 @@ from __future__ import annotations
 import io
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from depthdist.core.cache_folders import set_cache_folders
-from depthdist.core.environment import local_rank, rank, silence_image_warnings
-from depthdist.core.errors import SettingsError, Stopped, os_error_text
+from depthdist.core.environment import rank, silence_image_warnings
+from depthdist.core.errors import Stopped, os_error_text
 
 STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
 LAUNCHER_GRACE_S = 10  # a launcher ends all processes of a machine sooner after the first one ends
 
 
 class FailureJudge(Protocol):
-    """Knows whether this rank's error is the first one of the run; see FailureWatch."""
+    """Knows whether this rank's error is the first one of the run; see EarlyJudge, FailureWatch."""
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
         """Return the text to show for this rank's error, "" if it follows from another rank's."""
@@ -42,7 +41,7 @@ _ranks: _Ranks | None = None
 def register_ranks(leave: Callable[[], None], judge: FailureJudge | None) -> None:
     """Call `leave` when the command is stopped, and `judge` when it fails.
 
-    `distributed.process_group.start` calls this, so that nothing here imports torch.
+    What joins the ranks calls this (distributed), so that nothing here imports torch.
     """
     global _ranks
     _ranks = _Ranks(leave, judge)
@@ -123,11 +122,6 @@ def _code_and_text(err: BaseException) -> tuple[int, str]:
 
 
 def _exit_failed(err: BaseException, code: int, text: str, judge: FailureJudge | None) -> NoReturn:
-    if not judge and isinstance(err, SettingsError) and local_rank():
-        # Every rank of this machine found the same problem. The launcher ends all of them after
-        # the first one ends, and that must be the one that prints it.
-        time.sleep(LAUNCHER_GRACE_S)
-        sys.exit(code)
     shown = judge.judge(err, code, text) if judge else text
     unexpected = code == FAILED and shown == text
     if shown and (unexpected or os.environ.get("DEPTHDIST_TRACE")):

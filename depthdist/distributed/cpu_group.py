@@ -11,14 +11,15 @@ torch is only imported where there is more than one process.
 
 from __future__ import annotations
 
-import os
+import sys
 from datetime import timedelta
 from typing import Any
 
+from depthdist.core.command import unregister_ranks
 from depthdist.core.environment import local_world_size, rank, world_size
 from depthdist.core.errors import SettingsError
-from depthdist.distributed.launchers import adopt_slurm_variables
-from depthdist.distributed.missing_ranks import tell_missing_ranks
+from depthdist.distributed.early_failure import expect_ranks
+from depthdist.distributed.meeting import Meeting, describe_failed_meeting
 
 MEETING_TIMEOUT = timedelta(minutes=10)  # until all have started
 EXCHANGE_TIMEOUT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
@@ -37,7 +38,7 @@ class CpuGroup:
             self.rank = 0
             self.size = self.local_size = 1
             return
-        adopt_slurm_variables()
+        expect_ranks()
         self.rank = rank()
         self.size = world_size()
         self.local_size = local_world_size()
@@ -48,16 +49,20 @@ class CpuGroup:
         import torch.distributed as dist
 
         try:
-            with tell_missing_ranks(self.rank, self.size):
-                dist.init_process_group(
-                    "gloo", rank=self.rank, world_size=self.size, timeout=MEETING_TIMEOUT
-                )
+            met = Meeting(MEETING_TIMEOUT.total_seconds()).wait()
+            line = met.choose_interface(self.rank)
+            if line and self.rank == 0:
+                print(line, file=sys.stderr, flush=True)
+            dist.init_process_group(
+                "gloo",
+                store=met.store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=MEETING_TIMEOUT,
+            )
         except RuntimeError as err:  # torch's errors of the meeting are all of this kind
-            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise ValueError(
-                f"rank {self.rank}: the {self.size} ranks did not meet at {address}"
-                f" ({_first_line(err)})"
-            ) from err
+            raise ValueError(describe_failed_meeting(err)) from err
+        unregister_ranks()  # from now on they notice one another's ends in `gather`
         self.group = dist.new_group(timeout=EXCHANGE_TIMEOUT)
 
     def gather(self, value: Any) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from depthdist.core.command_line import parse
-from depthdist.distributed.launchers import adopt_slurm_variables
+from depthdist.distributed.early_failure import expect_ranks
 from depthdist.training.settings import (
     GROUPS,
     RECIPES,
@@ -25,7 +25,7 @@ MOST_USED = ("data", "run", "model", "epochs", "lr", "recipe", "deepspeed", "res
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line of launch/train.py says: one rank, or all."""
-    adopt_slurm_variables()
+    expect_ranks()
     (settings,) = read_settings(HELP, argv)
     work(settings)
 
