@@ -9,6 +9,7 @@ engine.step()
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from depthdist.core.errors import one_line
 from depthdist.distributed.accelerator import load_deepspeed
 from depthdist.distributed.process_group import World
 from depthdist.training.deepspeed_config import precision
+from depthdist.training.loss_scale import LossScale
 from depthdist.training.master_weights import MasterWeights
 
 NEVER = 10**9  # steps from one of DeepSpeed's own progress lines to the next
@@ -55,6 +57,9 @@ class Engine:
         self.deepspeed.enable_backward_allreduce = self.stage > 0
         self.weights = MasterWeights(self.optimizer, self.trained, self.stage, world)
         self.weights.forget_first_step()
+        self.scale: LossScale | None = None
+        if self.precision == "fp16":
+            self.scale = LossScale(self.optimizer, self.weights.scaler)
         self.scales_itself = self._scales_itself()
         self.sums_gradients_itself = self.stage == 0
         self.totals: list[Tensor] = []
@@ -121,7 +126,10 @@ class Engine:
                 self.reduce_gradients()
             self.is_reduced = False
         self.deepspeed.step()
-        return boundary and self.deepspeed.skipped_steps == skipped_before
+        skipped = self.deepspeed.skipped_steps > skipped_before
+        if boundary and self.scale:
+            self.scale.end_step(skipped)
+        return boundary and not skipped
 
     def _scales_itself(self) -> bool:
         """Return whether DeepSpeed's backward multiplies by the loss scale.
@@ -153,17 +161,25 @@ class Engine:
 
     @property
     def loss_scale(self) -> float:
-        """What the loss is multiplied by so that small gradients survive fp16.
-
-        It is 1 in the other precisions.
-        """
-        return float(self.weights.scaler.cur_scale) if self.precision == "fp16" else 1.0
+        """What the loss is multiplied by: 1 except in fp16."""
+        return self.scale.value if self.scale else 1.0
 
     @property
     def grad_norm(self) -> float:
         """Norm of the last step's gradient, before clipping."""
         norm = self.deepspeed.get_global_grad_norm() if self.stage else self.summed_norm
         return float(norm) if norm is not None else 0.0
+
+    @property
+    def gradient_problem(self) -> str:
+        """How the last step's gradient is broken for good, or nothing.
+
+        In fp16 it is known after the step, which was skipped. One that a smaller loss scale may
+        mend is no problem.
+        """
+        if self.scale:
+            return self.scale.problem
+        return "" if math.isfinite(self.grad_norm) else f"{self.grad_norm}"
 
     @property
     def skipped_steps(self) -> int:
