@@ -213,8 +213,9 @@ def test_the_documents_loss_as_the_bench_writes_it_is_ours():
 
 
 def test_a_commands_processes_find_this_package_and_what_was_on_their_path(monkeypatch, tmp_path):
-    (tmp_path / "only_here.py").write_text("here = 1")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/only_here.py").write_text("here = 1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     code = "import only_here, tools.bench, depthdist; print(depthdist.__file__)"
     found = processes.run([sys.executable, "-c", code], cwd=tmp_path)
     assert found.strip() == str(processes.ROOT / "depthdist/__init__.py")
