@@ -68,7 +68,8 @@ class Engine:
         self.summed_norm = 0.0
         self.is_reduced = False  # whether the parameters hold the gradient of the whole batch
         self.watching = False
-        self.zeros: list[Tensor] = []  # of gradients: how many elements are 0, how many there are
+        self.num_zeros: list[Tensor] = []  # of each watched gradient
+        self.num_watched = 0  # elements of those gradients
         for parameter in self.trained.values():
             parameter.register_hook(self._count_zeros)
 
@@ -83,7 +84,8 @@ class Engine:
         """
         self.watching = watch
         if watch:
-            self.zeros = []
+            self.num_zeros = []
+            self.num_watched = 0
         if self.stage:  # DeepSpeed divides by micro-batches and ranks
             parts = self.deepspeed.gradient_accumulation_steps() * self.world.size
             self.deepspeed.backward(loss * parts)
@@ -145,8 +147,8 @@ class Engine:
 
     def _count_zeros(self, grad: Tensor) -> None:
         if self.watching:
-            count = torch.tensor(grad.numel(), device=grad.device)
-            self.zeros.append(torch.stack([(grad == 0).sum(), count]))
+            self.num_zeros.append((grad == 0).sum())
+            self.num_watched += grad.numel()
 
     @property
     def underflow_share(self) -> float:
@@ -154,10 +156,9 @@ class Engine:
 
         Half of them are 0 by right before LoRA's first step.
         """
-        if not self.zeros:
+        if not self.num_watched:
             return 0.0
-        num_zeros, num_elements = torch.stack(self.zeros).sum(0).tolist()
-        return num_zeros / num_elements
+        return int(torch.stack(self.num_zeros).sum()) / self.num_watched
 
     @property
     def loss_scale(self) -> float:
