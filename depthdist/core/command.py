@@ -90,6 +90,8 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
     except (Exception, KeyboardInterrupt) as err:
         code, text = _code_and_text(err)
         judge = _ranks.judge if _ranks else None
+        if _ranks and not judge:  # alone; NCCL would add a remark below the one line
+            _ranks.leave()
         if code == FAILED and not judge:
             raise
         _exit_failed(err, code, text, judge)

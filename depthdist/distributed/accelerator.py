@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import psutil
+
+from depthdist.distributed.nvidia_driver import check_driver
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
 
@@ -27,12 +30,16 @@ def load_deepspeed() -> Any:
     """Return the module deepspeed; nothing else imports it.
 
     It reads DS_ACCELERATOR while it is imported, and prints a warning where that is not set and
-    it finds no GPU.
+    it finds no GPU. raises ValueError where there is a GPU that PyTorch cannot use
     """
     require_linux()
     import torch
 
-    if not torch.cuda.is_available():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about an old driver; check_driver says more
+        has_gpu = torch.cuda.is_available()
+    if not has_gpu:
+        check_driver()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 

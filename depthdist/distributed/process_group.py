@@ -109,7 +109,8 @@ def _own_device() -> torch.device:
     if local >= accelerator().device_count():
         raise ValueError(
             f"process {local} of this machine sees {accelerator().device_count()} devices; expected"
-            " all of the machine in every process, one for each"
+            " all of the machine in every process, one for each (SLURM binds one to a task: srun"
+            " --gpu-bind=none, and --gpus-per-node instead of --gpus-per-task)"
         )
     accelerator().set_device(local)
     return torch.device(accelerator().device_name(local))

@@ -109,10 +109,8 @@ def optimizer_step(
     if engine.sums_gradients_itself:
         engine.reduce_gradients()
         check_gradient_is_finite(run, seen)
-        engine.step(factor)
-    else:  # under ZeRO the norm is known after the step
-        engine.step(factor)
-        check_gradient_is_finite(run, seen)
+    engine.step(factor)
+    check_gradient_is_finite(run, seen)  # known only now under ZeRO and in fp16
     epoch = group.epoch
     state.step += 1
     state.epoch = group.position.epoch
@@ -192,14 +190,14 @@ def check_loss_is_finite(run: Run, loss: float, seen: list[tuple[list[str], Tens
 def check_gradient_is_finite(run: Run, seen: list[tuple[list[str], Tensor]]) -> None:
     """Raise ValueError, which names the batch's samples, where the gradient is no number.
 
-    In fp16 the loss scaler skips such a step.
+    In fp16 the loss scaler skips such a step, and it is an error where no smaller scale will help.
     """
-    engine = run.learner.engine
-    if engine.precision == "fp16" or math.isfinite(engine.grad_norm):
+    problem = run.learner.engine.gradient_problem
+    if not problem:
         return
     mine = [stem for stems, _ in seen for stem in stems]
     stems = [stem for stems in gather_from_all_ranks(mine) for stem in stems]
-    what = f"the gradient is {engine.grad_norm} although the loss is finite"
+    what = f"the gradient is {problem} although the loss is finite"
     _raise_not_finite(run, f"{what}, for {', '.join(dict.fromkeys(stems))}")
 
 

@@ -350,15 +350,26 @@ def optimizer_step(
     *values, stop_asked, save_asked = sum_over_ranks(local)
     losses = dict(zip(sums, values))
     if not math.isfinite(losses["loss"]):
-        raise ValueError(
-            f"step {state.step + 1} of the {task.name} stage: the loss is {losses['loss']}; the"
-            f" last saved state is from before it: try a smaller {flag_name(f'{task.name}_lr')} in"
-            " a new stage"
-        )
+        raise _not_finite(stage, f"the loss is {losses['loss']}")
     engine.reduce_gradients()
+    _check_gradient(stage)
     engine.step(lr_factor(state.step, task.steps))
+    _check_gradient(stage)  # in fp16 known only now
     state.step += 1
     return losses, bool(stop_asked), bool(save_asked)
+
+
+def _check_gradient(stage: Stage) -> None:
+    if problem := stage.engine.gradient_problem:
+        raise _not_finite(stage, f"the gradient is {problem} although the loss is finite")
+
+
+def _not_finite(stage: Stage, what: str) -> ValueError:
+    task, step = stage.task, stage.state.step + 1
+    return ValueError(
+        f"step {step} of the {task.name} stage: {what}; the last saved state is from before it: try"
+        f" a smaller {flag_name(f'{task.name}_lr')} in a new stage"
+    )
 
 
 def forward(stage: Stage, batch: Any) -> dict[str, Tensor]:

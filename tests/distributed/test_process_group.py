@@ -409,6 +409,31 @@ def test_a_process_that_does_not_see_its_gpu_says_so(monkeypatch):
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ValueError, match="process 1 of this machine sees 1 devices; expected all"):
         world.start()
+    with pytest.raises(ValueError, match="srun --gpu-bind=none"):
+        world.start()
+
+
+def fails_alone():
+    """The only rank fails, and says at its very end whether it has left its process group."""
+    import atexit
+
+    import torch.distributed as dist
+
+    from depthdist.core.command import run_command
+    from depthdist.distributed import process_group
+
+    def main():
+        process_group.start()
+        raise ValueError("bad")
+
+    atexit.register(lambda: print("still in its group:", dist.is_initialized()))
+    run_command(main)
+
+
+def test_a_single_rank_that_fails_leaves_its_group_so_that_nccl_says_nothing(tmp_path):
+    done = Typed(sys.executable, script(fails_alone, tmp_path)).done()
+    assert (done.code, done.err) == (2, "fails_alone.py: error: bad\n")
+    assert done.out.splitlines()[-1] == "still in its group: False"
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "inf", "nan", ""])

@@ -23,7 +23,7 @@ from depthdist.models.adapter import save_adapter
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
 from tools import bench
-from tools.benchmarks import loader_rows, step, trainer_path, turns
+from tools.benchmarks import loader_rows, processes, step, trainer_path, turns
 from tools.benchmarks.relief import band_of
 
 TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1"
@@ -210,6 +210,15 @@ def test_the_documents_loss_as_the_bench_writes_it_is_ours():
         LossSettings(), upsample(pred, (30, 50)), target, mask, DepthRange(250, 4000)
     )["loss"].mean()
     assert written.item() == pytest.approx(ours.item(), rel=1e-5)
+
+
+def test_a_commands_processes_find_this_package_and_what_was_on_their_path(monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/only_here.py").write_text("here = 1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    code = "import only_here, tools.bench, depthdist; print(depthdist.__file__)"
+    found = processes.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert found.strip() == str(processes.ROOT / "depthdist/__init__.py")
 
 
 def test_a_path_that_fails_says_why():
