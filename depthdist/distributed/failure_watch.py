@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -31,6 +30,7 @@ import torch.distributed as dist
 
 from depthdist.core.command import FAILED
 from depthdist.core.errors import one_line
+from depthdist.core.stop_signals import end_on_sigterm, note_stop, stop_signal
 
 POLL_S = 0.25  # between two looks at the other ranks
 GRACE_S = 4.0  # for a rank to end by itself after another one failed
@@ -55,7 +55,7 @@ class FailureWatch(threading.Thread):
 
     In the store: `who/R` where rank R runs; `word` the first failure; `heard/R` R knows it; `call`
     a rank is missing; `here/R` R is not the missing one; `done/R` R waits for all to be done;
-    `left/R` R watches no more.
+    `left/R` R watches no more; `stop` who asked a rank to save and stop.
     """
 
     def __init__(self, rank: int, size: int, store: Any, timeout: float):
@@ -76,7 +76,8 @@ class FailureWatch(threading.Thread):
             self.names.append(f"rank {other} on {host} (pid {pid})")
             if space == me[2]:
                 self.pids[other] = pid
-        self.before = signal.signal(signal.SIGTERM, self._terminated)
+        self.stop_is_shared = False
+        self.before = end_on_sigterm(self._terminated)
         self.start()
 
     def run(self) -> None:
@@ -93,6 +94,7 @@ class FailureWatch(threading.Thread):
         # before the store is asked: whoever leaves a report does so while it runs
         gone = [rank for rank, pid in self.pids.items() if not _is_running(pid)]
         try:
+            self._share_stop()
             if self.store.check(["call"]):
                 self.store.set(f"here/{self.rank}", "")
             if self.store.check(["word"]):
@@ -106,6 +108,16 @@ class FailureWatch(threading.Thread):
     def leave_report(self, report: FailureReport) -> None:
         """Make it the report of this run, unless there is one already."""
         self._receive(self.store.compare_set("word", "", json.dumps(report)))
+
+    def _share_stop(self) -> None:
+        """Let every rank know of a request to stop that one of them got."""
+        if self.stop_is_shared:
+            return
+        if self.store.check(["stop"]):
+            note_stop(self.store.get("stop").decode())
+        elif stop_signal():
+            self.store.set("stop", stop_signal())
+        self.stop_is_shared = bool(stop_signal())
 
     def _receive(self, word: bytes) -> None:
         self.report = FailureReport(*json.loads(word))
@@ -181,7 +193,7 @@ class FailureWatch(threading.Thread):
             )
         self.parted.set()
         self.join()
-        signal.signal(signal.SIGTERM, self.before)
+        end_on_sigterm(self.before)
         self.store.set(f"left/{self.rank}", "")
         if self.rank == 0:
             self._await("left", range(self.size), self.timeout)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from depthdist.core.command_line import parse
+from depthdist.core.stop_signals import leave_if_stopped
+from depthdist.distributed.launcher_watch import watch_launchers
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.training.settings import (
     GROUPS,
@@ -26,6 +28,7 @@ MOST_USED = ("data", "run", "model", "epochs", "lr", "recipe", "deepspeed", "res
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line of launch/train.py says: one rank, or all."""
     adopt_slurm_variables()
+    watch_launchers()
     (settings,) = read_settings(HELP, argv)
     work(settings)
 
@@ -84,7 +87,8 @@ def work(settings: Settings) -> None:
         from depthdist.training.dry_run import dry_run
 
         return dry_run(settings)
-    from depthdist.training.train import train
+    from depthdist.training.train import BEFORE_TRAINING, train
 
+    leave_if_stopped(BEFORE_TRAINING)
     train(settings, start())
     stop()  # not after an error: under NCCL it would wait for ranks that wait for this one
