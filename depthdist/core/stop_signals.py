@@ -23,6 +23,7 @@ from typing import Any
 from depthdist.core.errors import Stopped
 
 CTRL_C = "Ctrl-C"
+BEFORE_TRAINING = "before training began; the same command goes on"
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")  # the second is not there on Windows
 REPEATED_SIGNAL_S = {"SIGTERM": 5.0, "SIGINT": 1.0}
 """Seconds from a signal until another one counts as a second request.

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from depthdist.core.stop_signals import CTRL_C, leave_if_stopped, stop_signal
+from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
 from depthdist.distributed.signal_relay import SignalRelay
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
@@ -56,7 +56,7 @@ def run_launcher(words: list[str]) -> None:
     from deepspeed.launcher.runner import main
 
     SignalRelay().start()
-    leave_if_stopped("before training began; the same command goes on")
+    leave_if_stopped(BEFORE_TRAINING)
     try:
         main(["--log_level=critical", *words])  # ranks have said their errors themselves
     except SystemExit as end:

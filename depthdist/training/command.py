@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from depthdist.core.command_line import parse
-from depthdist.core.stop_signals import leave_if_stopped
+from depthdist.core.stop_signals import BEFORE_TRAINING, leave_if_stopped
 from depthdist.distributed.launcher_watch import watch_launchers
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.training.settings import (
@@ -70,6 +70,7 @@ def read_settings(
 
 def work(settings: Settings) -> None:
     """Make shards of captures, meet the other ranks, train, and part."""
+    leave_if_stopped(BEFORE_TRAINING)
     if settings.data.captures:
         from depthdist.training.capture_data import describe_sharding, with_shards
 
@@ -87,7 +88,7 @@ def work(settings: Settings) -> None:
         from depthdist.training.dry_run import dry_run
 
         return dry_run(settings)
-    from depthdist.training.train import BEFORE_TRAINING, train
+    from depthdist.training.train import train
 
     leave_if_stopped(BEFORE_TRAINING)
     train(settings, start())

@@ -18,6 +18,7 @@ import torch
 from depthdist.core.errors import CannotWrite, os_error_text
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import write_json
+from depthdist.core.stop_signals import BEFORE_TRAINING
 from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import World, broadcast_from_rank_0, stop_together
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
@@ -43,8 +44,6 @@ from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
 from depthdist.training.validation import near_duplicates_warning, record_seen_images
 from depthdist.training.verify_first import verify_before_training
-
-BEFORE_TRAINING = "before training began; the same command goes on"
 
 
 def train(settings: Settings, world: World) -> None:
