@@ -44,7 +44,7 @@ def find_launchers() -> list[psutil.Process]:
     infos = {info for process in found if (info := world_info(_command_line(process)))}
     for process in psutil.process_iter() if infos else ():
         words = _command_line(process)
-        if words and PurePath(words[0]).name == "pdsh" and world_info(words) in infos:
+        if program_of(words)[0] == "pdsh" and world_info(words) in infos:
             above = [p for p in _parents(process) if is_launcher(_command_line(p))]
             found += [p for p in (process, *above) if p not in found]
     return found
