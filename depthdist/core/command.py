@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from depthdist.core.cache_folders import set_cache_folders
 from depthdist.core.environment import rank, silence_image_warnings
 from depthdist.core.errors import Stopped, os_error_text
+from depthdist.core.stop_signals import CTRL_C, ignore_stop_signals
 
 STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
 LAUNCHER_GRACE_S = 10  # a launcher ends all processes of a machine sooner after the first one ends
@@ -77,8 +78,9 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
     0    done, or what `main` returned
     2    bad input: ValueError or OSError; one line for each problem
     75   stopped on request (EX_TEMPFAIL); the line says how to resume
-    130  Ctrl-C
+    130  Ctrl-C; where it is a request to save and stop, the line says how to resume
 
+    Signals that ask for a stop (stop_signals.py) come too late once this is decided.
     Other errors show their traceback. When one rank of several fails, all end, and what several
     have to say is printed once. DEPTHDIST_TRACE=1 in the environment shows every traceback.
     """
@@ -95,6 +97,7 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
         if code == FAILED and not judge:
             raise
         _exit_failed(err, code, text, judge)
+    ignore_stop_signals()
     sys.exit(code)
 
 
@@ -103,7 +106,8 @@ def _exit_stopped(stop: Stopped) -> NoReturn:
         _print(str(stop))
     if _ranks:
         _ranks.leave()
-    sys.exit(STOPPED)
+    ignore_stop_signals()
+    sys.exit(INTERRUPTED if stop.by == CTRL_C else STOPPED)
 
 
 def _code_and_text(err: BaseException) -> tuple[int, str]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
-from contextlib import suppress
-from types import FrameType
 from typing import Any
 
-import psutil
-
+from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
 from depthdist.distributed.nvidia_driver import check_driver
+from depthdist.distributed.signal_relay import SignalRelay
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def require_linux() -> None:
@@ -54,26 +52,22 @@ def accelerator() -> Any:
 def run_launcher(words: list[str]) -> None:
     """Run DeepSpeed's launcher in this process, as the command `deepspeed` does, but silently.
 
-    It ends the process with the exit code of the first rank that failed. On one machine SIGTERM and
-    SIGUSR1 are passed on to the ranks, which save and end with 75, and so does this process.
+    It ends the process with the exit code of the first rank that failed. SIGTERM, SIGUSR1 and
+    Ctrl-C are passed on to the ranks, which save and end with 75 or 130, and so does this process.
+    With a hostfile DeepSpeed itself takes SIGTERM and Ctrl-C.
+
+    raises Stopped after such a signal where no rank was started yet
     """
     load_deepspeed()
     from deepspeed.launcher.runner import main
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _pass_on)
+    SignalRelay().start()
+    leave_if_stopped(BEFORE_TRAINING)
     try:
         main(["--log_level=critical", *words])  # ranks have said their errors themselves
     except SystemExit as end:
+        if stop_signal() == CTRL_C:  # which DeepSpeed got too, and calls a failure
+            sys.exit(INTERRUPTED)
         if isinstance(end.code, int) and end.code > SIGNALS:
             print(f"a process was ended by signal {256 - end.code}", file=sys.stderr)
         raise
-
-
-def _pass_on(number: int, _: FrameType | None) -> None:
-    """Send a signal to the ranks, or to DeepSpeed's launcher where it has not begun them."""
-    launchers = psutil.Process().children()
-    ranks = [rank for launcher in launchers for rank in launcher.children()]
-    for process in ranks or launchers:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)

@@ -24,11 +24,13 @@ from depthdist.core.command import (
 )
 from depthdist.core.environment import local_rank, local_world_size, rank, world_size
 from depthdist.core.errors import SettingsError, one_line
+from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.failure_report import FailureReport, exit_at_once, show
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.distributed.meeting import (
     LINGER_S,
     POLL_S,
+    WAITING,
     MeetingEnded,
     agent_serves,
     await_heard,
@@ -78,7 +80,8 @@ class EarlyJudge:
     def leave(self) -> None:
         """Tell the others that this rank was asked to stop."""
         if not _launcher_ends_the_others():
-            _tell(FailureReport(rank(), STOPPED, "stopped on request before the ranks had met"))
+            text = f"stopped by {stop_signal()} {WAITING}"
+            _tell(FailureReport(rank(), STOPPED, text), LINGER_S)
 
 
 def _launcher_ends_the_others() -> bool:
@@ -90,12 +93,12 @@ def _launcher_ends_the_others() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "deepspeed.launcher.launch" in words
 
 
-def _tell(mine: FailureReport) -> FailureReport:
+def _tell(mine: FailureReport, seconds: float = TELL_S) -> FailureReport:
     """Leave this rank's error to the others, and return the first one that was left.
 
     It is this one too where nobody can be reached.
     """
-    deadline = time.monotonic() + TELL_S
+    deadline = time.monotonic() + seconds
     store: Any = None
     try:
         while not (store := open_store()) and time.monotonic() < deadline:
@@ -107,7 +110,7 @@ def _tell(mine: FailureReport) -> FailureReport:
         early.set(f"heard/{rank()}", "")
         if not agent_serves():  # the store ends with rank 0
             others = set(range(1, world_size())) if rank() == 0 else {0}
-            await_heard(early, others, TELL_S if rank() == 0 else LINGER_S)
+            await_heard(early, others, seconds if rank() == 0 else LINGER_S)
         return report
     except RuntimeError:  # another run has the port, or rank 0 is gone
         return mine

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ import torch.distributed as dist
 
 from depthdist.core.command import FAILED
 from depthdist.core.errors import one_line
+from depthdist.core.stop_signals import end_on_sigterm, note_stop, stop_signal
 from depthdist.distributed.failure_report import (
     FailureReport,
     exit_at_once,
@@ -60,7 +60,7 @@ class FailureWatch(threading.Thread):
 
     In the store: `word` the first failure; `heard/R` R knows it; `call` a rank is missing; `here/R`
     what R does; `beat/R` its sign of life; `done/R` R waits for all to be done; `left/R` R watches
-    no more.
+    no more; `stop` who asked a rank to save and stop.
     """
 
     def __init__(self, rank: int, places: Sequence[RankPlace], store: Any, timeout: float):
@@ -81,7 +81,8 @@ class FailureWatch(threading.Thread):
         self.answered = time.monotonic()  # when the store last did
         self.next_beat = 0.0
         self.beats: dict[int, tuple[bytes, float]] = {}  # of each rank, and since when
-        self.before = signal.signal(signal.SIGTERM, self._terminated)
+        self.stop_is_shared = False
+        self.before = end_on_sigterm(self._terminated)
         self.start()
         threading.Thread(target=self._watch_the_store, daemon=True).start()
 
@@ -127,6 +128,7 @@ class FailureWatch(threading.Thread):
         # before the store is asked: whoever leaves a report does so while it runs
         gone = [rank for rank, pid in self.pids.items() if not is_running(pid)]
         try:
+            self._share_stop()
             if self.store.check(["call"]):
                 self.store.set(f"here/{self.rank}", self._what_it_does())
             if self.store.check(["word"]):
@@ -165,6 +167,16 @@ class FailureWatch(threading.Thread):
     def leave_report(self, report: FailureReport) -> None:
         """Make it the report of this run, unless there is one already."""
         self._receive(self.store.compare_set("word", "", json.dumps(report)))
+
+    def _share_stop(self) -> None:
+        """Let every rank know of a request to stop that one of them got."""
+        if self.stop_is_shared:
+            return
+        if self.store.check(["stop"]):
+            note_stop(self.store.get("stop").decode())
+        elif stop_signal():
+            self.store.set("stop", stop_signal())
+        self.stop_is_shared = bool(stop_signal())
 
     def _receive(self, word: bytes) -> None:
         self.report = FailureReport(*json.loads(word))
@@ -254,7 +266,7 @@ class FailureWatch(threading.Thread):
             )
         self.parted.set()
         self.join()
-        signal.signal(signal.SIGTERM, self.before)
+        end_on_sigterm(self.before)
         self.store.set(f"left/{self.rank}", "")
         if self.rank == 0:
             self._await("left", range(self.size), self.timeout)

@@ -7,13 +7,12 @@ have ended. ssh notices by itself only where ServerAliveInterval is set.
 from __future__ import annotations
 
 import os
-import re
 import socket
 from contextlib import suppress
 
 import psutil
 
-WORLD = re.compile(r"--world_info[= ](\S+)")  # the launch, as DeepSpeed's launcher names it
+from depthdist.distributed.launcher_watch import world_info
 
 
 def end_shells_to(host: str) -> None:
@@ -41,8 +40,8 @@ def _launch() -> str:
     """Return what this launch's command lines hold and no other's, "" without such a launcher."""
     with suppress(psutil.Error):
         for parent in psutil.Process().parents():
-            if found := WORLD.search(" ".join(parent.cmdline())):
-                return found[1]
+            if found := world_info(parent.cmdline()):
+                return found
     return ""
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from depthdist.core.environment import local_rank, local_world_size, rank, world_size
 from depthdist.core.errors import one_line
+from depthdist.core.stop_signals import leave_if_stopped
 from depthdist.distributed.failure_report import FailureReport, is_running, process_space, show
 from depthdist.distributed.launchers import why_so_many_ranks
 from depthdist.distributed.network_interface import address_towards, choose_interface
@@ -32,6 +33,7 @@ MAX_NAMED = 8  # ranks in the line
 POLL_S = 0.1
 ANSWER_S = 10  # that a store has to answer, once something listens at its port
 LINGER_S = 12.0  # that rank 0 serves the store for others to hear of an early failure
+WAITING = "before all ranks had come; the same command goes on"
 FOREIGN = 2  # attempts at a port where something else listens
 
 
@@ -158,8 +160,8 @@ class Meeting:
     def wait(self) -> Met:
         """Return when all ranks have come.
 
-        raises MeetingEnded with the first error of a rank that will not come, RuntimeError where
-        the ranks cannot meet
+        raises MeetingEnded with the first error of a rank that will not come, Stopped on request,
+        RuntimeError where the ranks cannot meet
         """
         import torch.distributed as dist
 
@@ -239,6 +241,7 @@ class Meeting:
         raise MeetingEnded(report)
 
     def _pause(self, missing: list[int]) -> None:
+        leave_if_stopped(WAITING)
         waited = time.monotonic() - self.began
         if waited > self.patience_s:
             raise RuntimeError(f"rank {self.rank} has waited {self.patience_s:g} s")

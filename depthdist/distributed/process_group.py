@@ -12,13 +12,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,17 +23,13 @@ import torch.distributed as dist
 
 from depthdist.core.command import register_ranks, unregister_ranks
 from depthdist.core.environment import local_rank, local_world_size, rank, usable_cores, world_size
-from depthdist.core.errors import one_line
+from depthdist.core.errors import Stopped, one_line
+from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.accelerator import accelerator, load_deepspeed
 from depthdist.distributed.failure_watch import FailureWatch
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.distributed.meeting import Meeting, Met, describe_failed_meeting
 
-REPEATED_SIGNAL_S = 5.0
-"""Seconds from a SIGTERM until another one counts as a second request.
-
-When a process group gets a SIGTERM, its launcher sends it once more.
-"""
 ALONE = {
     "RANK": "0",
     "LOCAL_RANK": "0",
@@ -213,34 +206,10 @@ def broadcast_from_rank_0(value: Any) -> Any:
     return box[0]
 
 
-class StopRequest:
-    """A request from outside to save and stop: `signal` is "SIGTERM" or "SIGUSR1", "" before.
+def stop_together(what: str) -> None:
+    """Raise Stopped on every rank if any was asked to stop. Every rank must call it.
 
-        with StopRequest() as request:
-            ...     # now and then: if any rank has request.signal, save, then raise Stopped(...)
-
-    A second SIGTERM gets the handler that was there before. Only for the main thread.
+    what  was going on: it follows "stopped by SIGTERM"
     """
-
-    def __init__(self) -> None:
-        self.signal = ""
-        self.since = math.inf
-
-    def __enter__(self) -> StopRequest:
-        numbers = (signal.SIGTERM, signal.SIGUSR1)
-        self.before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = self.signal or signal.Signals(number).name
-        if number != signal.SIGTERM:
-            return
-        if time.monotonic() > self.since + REPEATED_SIGNAL_S:
-            signal.signal(number, self.before[signal.SIGTERM])
-            signal.raise_signal(number)
-        else:
-            self.since = min(self.since, time.monotonic())
+    for by in filter(None, gather_from_all_ranks(stop_signal())):
+        raise Stopped(by, what)

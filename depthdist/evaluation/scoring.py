@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from depthdist.core.errors import Stopped
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.batch import Batch, EncodedBatch
 from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
@@ -163,7 +165,10 @@ def score_rows(
     gather: Callable[[Any], list[Any]] = lambda own: [own],
     measure: ImageMeasure | None = None,
 ) -> dict[str, Scores]:
-    """Return the scores of each row, and raise ValueError if a prediction is not finite.
+    """Return the scores of each row.
+
+    raises ValueError if a prediction is not finite; Stopped, on every rank, where one was asked to
+    stop and has images left
 
     Metrics are over all measured pixels: the same ones for every run. Losses are over those within
     `bounds`, as in training, and of the prediction before alignment. Padding has weight 0 and never
@@ -176,7 +181,11 @@ def score_rows(
     """
     scored: list[tuple[ScoredImage, Future[ImageDetails] | None]] = []
     num_damaged = 0
+    stopped_by = ""
     for encoded in batches:
+        stopped_by = stop_signal()
+        if stopped_by:
+            break
         batch = encoded.to(device)
         num_damaged += _count_damaged(batch)
         scored += _score_batch(rows, batch, bounds, loss, measure)
@@ -184,6 +193,8 @@ def score_rows(
         image if details is None else replace(image, details=details.result())
         for image, details in scored
     ]
+    for by in filter(None, gather(stopped_by)):
+        raise Stopped(by, "while images were scored")
     ranks = gather((images, num_damaged))
     num_damaged = sum(damaged for _, damaged in ranks)
     images = [image for images_of_rank, _ in ranks for image in images_of_rank]

@@ -18,8 +18,9 @@ import torch
 from depthdist.core.errors import CannotWrite, os_error_text
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import write_json
+from depthdist.core.stop_signals import BEFORE_TRAINING
 from depthdist.data.dataset import Dataset
-from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
+from depthdist.distributed.process_group import World, broadcast_from_rank_0, stop_together
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
 from depthdist.training.completion.stage import train_completion
@@ -50,6 +51,7 @@ def train(settings: Settings, world: World) -> None:
 
     raises ValueError on bad input, Stopped after a stop request
     """
+    stop_together(BEFORE_TRAINING)
     dataset = open_training_data(settings, world)
     if settings.keep.verify_first:
         verify_before_training(dataset, world)
@@ -77,6 +79,7 @@ def _train(
     model = build_model(settings, data, world, saved.state)
     learner = build_learner(settings, data, model, world, ds_config)
     restore(learner, saved, world, folder)
+    stop_together(BEFORE_TRAINING)
 
     facts = derive_facts(
         dataset, data.plan, data.loader, model, settings.train.epochs, learner.engine.precision
@@ -85,7 +88,12 @@ def _train(
     with (
         saying_how_to_go_on(folder, data.plan.micro_batch),
         Tracker(
-            folder, world.rank == 0, resumed_at, facts["steps"], settings.keep.log_to
+            folder,
+            world.rank == 0,
+            resumed_at,
+            facts["steps"],
+            settings.keep.log_to,
+            saved.state.evaluation_is_due,
         ) as tracker,
     ):
         run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
@@ -99,8 +107,7 @@ def _train(
         if not saved.engine:
             show_first_batch(run)
             run.output.warn(near_duplicates_warning(run))
-        with StopRequest() as request:
-            run_loop(run, request)
+        run_loop(run)
         finish(run)
 
 

@@ -477,38 +477,15 @@ def test_a_signal_to_one_rank_under_the_launcher_saves_and_ends_all_with_75(word
     )
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_wish_to_stop_is_noted_and_the_handlers_before_return(name):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with world.StopRequest() as request:
-        assert request.signal == ""
-        signal.raise_signal(signal.Signals[name])
-        signal.raise_signal(signal.SIGUSR1)
-        assert request.signal == name
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 75), ("Ctrl-C", 130)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_command_ends_with_its_code_and_rank_0_says_why(
+    rank, by, code, monkeypatch, capsys
+):
+    said = "" if rank else f"thing.py: stopped by {by} at step 3\n"
 
-
-def test_a_second_sigterm_counts_once_those_of_the_first_wish_are_over(monkeypatch):
-    ended = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
-    try:
-        with world.StopRequest() as request:
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-            assert request.signal == "SIGTERM" and ended == [], (
-                "a launcher passes on what its ranks have got already"
-            )
-            monkeypatch.setattr(world, "REPEATED_SIGNAL_S", 0)
-            signal.raise_signal(signal.SIGTERM)
-            assert ended == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize(("rank", "said"), [(0, "thing.py: stopped at step 3\n"), (1, "")])
-def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypatch, capsys):
     def stops():
-        raise Stopped("stopped at step 3")
+        raise Stopped(by, "at step 3")
 
     left = []
     register_ranks(lambda: left.append(True), judge=None)
@@ -517,4 +494,4 @@ def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypa
     with pytest.raises(SystemExit) as end:
         run_command(stops)
     unregister_ranks()
-    assert (end.value.code, capsys.readouterr().err, left) == (75, said, [True])
+    assert (end.value.code, capsys.readouterr().err, left) == (code, said, [True])

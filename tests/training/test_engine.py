@@ -385,7 +385,6 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     Autograd alone says what that is.
     """
     from depthdist.data.sample_order import TrainPlan
-    from depthdist.distributed.process_group import StopRequest
     from depthdist.geometry.depth_range import normalize_depth
     from depthdist.geometry.resampling import upsample
     from depthdist.losses.settings import LossSettings
@@ -431,9 +430,9 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     )
     batches, speed = iter(loader.train(plan, 0, 0, epochs=1)), StepTimer()
     made.lrs = [0.0]
-    optimizer_step(run, batches, speed, StopRequest())
+    optimizer_step(run, batches, speed)
     before, made.lrs = weights(made), [1.0]
-    optimizer_step(run, batches, speed, StopRequest())
+    optimizer_step(run, batches, speed)
     moved, state = (
         {name: before[name] - after for name, after in weights(made).items()},
         run.state,

@@ -25,12 +25,12 @@ import torch
 
 from depthdist.core.errors import Stopped
 from depthdist.core.files import parse_json, write_atomic, write_json
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.crops import find_relief
 from depthdist.data.few_samples import FewSamples
 from depthdist.data.full_size import FullSizeReader
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import (
-    StopRequest,
     World,
     broadcast_from_rank_0,
     gather_from_all_ranks,
@@ -91,7 +91,6 @@ def make_coarse(
     run: Path,
     reader: FullSizeReader,
     ds_config: dict[str, Any],
-    request: StopRequest,
 ) -> CoarseFiles:
     """Return the coarse predictions of a run, made where they are not there yet.
 
@@ -127,7 +126,7 @@ def make_coarse(
         files.folder.mkdir(exist_ok=True)
         write_json(found, {**record, "complete": False})
     broadcast_from_rank_0(None)  # nobody looks before what is of another adapter is gone
-    predict = partial(_predict, settings, world, reader, files, request)
+    predict = partial(_predict, settings, world, reader, files)
     num_train = reader.dataset.count("train")
     for fold in range(folds):
         left_out = range(fold, num_train, folds)
@@ -137,7 +136,7 @@ def make_coarse(
             f" and predicts the other {len(left_out)}"
         )
         folder = files.folder / "folds" / str(fold + 1)
-        _train_part(settings, world, folder, part, ds_config, request)
+        _train_part(settings, world, folder, part, ds_config)
         predict(folder / "best", "train", left_out)
     if not folds:
         predict(run / "best", "train", range(num_train))
@@ -155,7 +154,6 @@ def _train_part(
     folder: Path,
     part: FewSamples,
     ds_config: dict[str, Any],
-    request: StopRequest,
 ) -> None:
     """Train an adapter on some of the training images, as the run's own was; it is resumed."""
     settings = replace(
@@ -173,9 +171,10 @@ def _train_part(
     restore(learner, saved, world, folder)
     resumed_at = saved.state.step if saved.engine else None
     steps = data.plan.steps_per_epoch * settings.train.epochs
-    with Tracker(folder, world.rank == 0, resumed_at, steps) as tracker:
+    again = saved.state.evaluation_is_due
+    with Tracker(folder, world.rank == 0, resumed_at, steps, (), again) as tracker:
         run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-        run_loop(run, request)
+        run_loop(run)
     broadcast_from_rank_0(None)  # rank 0 may still be writing its adapter
 
 
@@ -185,7 +184,6 @@ def _predict(
     world: World,
     reader: FullSizeReader,
     files: CoarseFiles,
-    request: StopRequest,
     adapter: Path,
     split: str,
     numbers: range,
@@ -197,15 +195,16 @@ def _predict(
     for some in _chunks(numbers, world.size):
         mine = some[world.rank] if world.rank < len(some) else None
         made = None if mine is None else (mine, _coarse_of(model, loader, reader, split, mine))
-        everyone = gather_from_all_ranks((made, request.signal))
+        everyone = gather_from_all_ranks((made, stop_signal()))
         for entry, _ in everyone:
             if entry is not None and world.rank == 0:
                 files.write(split, *entry)
-        for _, signal in everyone:
-            if signal:
+        for _, by in everyone:
+            if by:
                 raise Stopped(
-                    f"stopped by {signal} while {adapter} predicted {split} images for the detail"
-                    " stage; the same command goes on"
+                    by,
+                    f"while {adapter} predicted {split} images for the detail stage; the same"
+                    " command goes on",
                 )
 
 
