@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from depthdist.core.errors import one_line
 from depthdist.distributed.accelerator import load_deepspeed
-from depthdist.distributed.process_group import World
+from depthdist.distributed.process_group import World, exchanging
 from depthdist.training.deepspeed_config import precision
 from depthdist.training.loss_scale import LossScale
 from depthdist.training.master_weights import MasterWeights
@@ -88,7 +88,8 @@ class Engine:
             self.num_watched = 0
         if self.stage:  # DeepSpeed divides by micro-batches and ranks
             parts = self.deepspeed.gradient_accumulation_steps() * self.world.size
-            self.deepspeed.backward(loss * parts)
+            with exchanging():
+                self.deepspeed.backward(loss * parts)
             return
         scaled = loss if self.scales_itself else loss.float() * self.loss_scale
         self.deepspeed.backward(scaled, scale_wrt_gas=False)
@@ -103,13 +104,14 @@ class Engine:
         `grad_norm` is known after it, and no weight has changed yet.
         """
         flat = torch.cat([total.flatten() for total in self.totals])
-        if self.world.size > 1:
-            dist.all_reduce(flat)
+        with exchanging():
+            if self.world.size > 1:
+                dist.all_reduce(flat)
+            self.summed_norm = float(flat.norm()) / self.loss_scale  # NCCL's exchange ends here
         pieces = flat.split([total.numel() for total in self.totals])
         for total, parameter, piece in zip(self.totals, self.trained.values(), pieces):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype)
             total.zero_()
-        self.summed_norm = float(flat.norm()) / self.loss_scale
         self.is_reduced = True
 
     def step(self, factor: float = 1.0) -> bool:
@@ -127,7 +129,8 @@ class Engine:
             if self.sums_gradients_itself and not self.is_reduced:
                 self.reduce_gradients()
             self.is_reduced = False
-        self.deepspeed.step()
+        with exchanging() if self.stage else nullcontext():
+            self.deepspeed.step()
         skipped = self.deepspeed.skipped_steps > skipped_before
         if boundary and self.scale:
             self.scale.end_step(skipped)
@@ -192,7 +195,8 @@ class Engine:
 
         Every rank must call it (ZeRO gathers).
         """
-        found = {name: self.weights.get(name).detach() for name in self.trained}
+        with exchanging() if self.stage else nullcontext():
+            found = {name: self.weights.get(name).detach() for name in self.trained}
         assert all(tensor.dtype == torch.float32 for tensor in found.values())
         return found
 

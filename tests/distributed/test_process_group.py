@@ -257,6 +257,7 @@ def failing(how, bad="1", others="waiting"):
     import time
 
     from depthdist.core.command import run_command
+    from depthdist.distributed import failure_watch, process_group
     from depthdist.distributed.process_group import start, stop, sum_over_ranks
 
     def main():
@@ -265,8 +266,12 @@ def failing(how, bad="1", others="waiting"):
             os.readlink = lambda path: (
                 readlink(path) + (os.environ["RANK"] if path == "/proc/self/ns/pid" else "")
             )
+        if how == "stopped":
+            failure_watch.LONGEST_SILENCE_S = 5.0
         world = start()
         for step in range(10):
+            if step > 5 and others == "silent":
+                process_group.dist.all_reduce = lambda values: time.sleep(3600)
             sum_over_ranks([1.0])
             if step == 5 and (world.rank == int(bad) or how == "all"):
                 if how == "killed":
@@ -275,6 +280,8 @@ def failing(how, bad="1", others="waiting"):
                     {}["missing"]
                 if how == "hanging":
                     time.sleep(3600)
+                if how == "stopped":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 raise ValueError("shard 7 is broken")
             if step == 5 and others == "busy":
                 time.sleep(3600)
@@ -341,6 +348,25 @@ def test_a_rank_that_hangs_is_waited_for_as_the_environment_says_and_what_for_is
     assert "Traceback" not in done[0].err + done[1].err and last_line(done[1].err).startswith(
         "failing.py: rank 0 on "
     )
+
+
+def test_a_rank_that_hangs_is_named_where_no_exchange_ever_fails(tmp_path):
+    done, _ = failed(tmp_path, "hanging", 1, "silent", DEPTHDIST_TIMEOUT=6)  # as NCCL's never do
+    assert [rank.code for rank in done] == [1, 1]
+    (line,) = done[0].err.splitlines()
+    assert line.startswith("failing.py: rank 1 on ") and "): hangs in " in line, line
+    assert line.endswith(
+        "rank 0 waited in vain for the other ranks in run_command > sum_over_ranks"
+    )
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_rank_that_gives_no_sign_of_life_ends_all(bad, tmp_path):
+    ranks = on_srun(2, script(failing, tmp_path), "stopped", bad)
+    done = ranks[1 - bad].done()
+    assert done.code == 1 and "Traceback" not in done.err
+    assert last_line(done.err).startswith(f"failing.py: rank {bad} on ")
+    assert "): no sign of life for " in last_line(done.err)
 
 
 def leaving():
