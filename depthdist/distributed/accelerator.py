@@ -13,6 +13,9 @@ from depthdist.distributed.signal_relay import SignalRelay
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
 INTERRUPTED = 130  # exit code after Ctrl-C
+EXPORTED = ("DEPTHDIST_", "GLOO_", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_")
+"""How variables begin that other machines' ranks get too, beside those that DeepSpeed sends."""
+SSH_KEEPS_ALIVE = "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 
 
 def require_linux() -> None:
@@ -54,17 +57,20 @@ def run_launcher(words: list[str]) -> None:
 
     It ends the process with the exit code of the first rank that failed. SIGTERM, SIGUSR1 and
     Ctrl-C are passed on to the ranks, which save and end with 75 or 130, and so does this process.
-    With a hostfile DeepSpeed itself takes SIGTERM and Ctrl-C.
+    With a hostfile DeepSpeed itself takes SIGTERM and Ctrl-C, ssh notices a machine that is gone,
+    and the ranks get the variables of EXPORTED too.
 
     raises Stopped after such a signal where no rank was started yet
     """
     load_deepspeed()
-    from deepspeed.launcher.runner import main
+    from deepspeed.launcher import runner
 
+    runner.EXPORT_ENVS = [*runner.EXPORT_ENVS, *EXPORTED]
+    os.environ.setdefault("PDSH_SSH_ARGS_APPEND", SSH_KEEPS_ALIVE)
     SignalRelay().start()
     leave_if_stopped(BEFORE_TRAINING)
     try:
-        main(["--log_level=critical", *words])  # ranks have said their errors themselves
+        runner.main(["--log_level=critical", *words])  # ranks have said their errors themselves
     except SystemExit as end:
         if stop_signal() == CTRL_C:  # which DeepSpeed got too, and calls a failure
             sys.exit(INTERRUPTED)
