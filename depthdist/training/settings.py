@@ -385,7 +385,10 @@ def _changes_since(
     """
     record = open_run(source).record
     # not in the record of a run of an older version
-    older = {**as_dict(FolderSettings()), "overfit": 0}
+    most = settings.schedule.val_images
+    all_are_scored = not (dataset.has("val") and 0 < most < dataset.count("val"))
+    scored = most if all_are_scored else 0  # as before there was a limit
+    older = {**as_dict(FolderSettings()), "overfit": 0, "val_images": scored}
     found = []
     for name, new in settings.as_dict().items():
         old = record["settings"].get(name, older.get(name))

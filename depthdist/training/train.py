@@ -89,7 +89,12 @@ def _train(
         ) as tracker,
     ):
         run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-        announce(run, facts, ds_config, [*remarks, *validation_remarks(dataset)])
+        announce(
+            run,
+            facts,
+            ds_config,
+            [*remarks, *validation_remarks(dataset, settings.schedule.val_images)],
+        )
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return

@@ -15,7 +15,7 @@ from depthdist.data.sample_order import evenly_spread
 from depthdist.distributed.process_group import gather_from_all_ranks
 from depthdist.evaluation.figures import figure, figure_pixels
 from depthdist.evaluation.predictors import Predictor, network_predictor
-from depthdist.evaluation.scoring import Scores, measure_ranges, score
+from depthdist.evaluation.scoring import MeanScores, measure_ranges, score
 from depthdist.evaluation.tables import format_scores
 from depthdist.geometry.depth_range import denormalize_depth
 from depthdist.runs.seen_images import SEEN_FILE, SeenImages, hashes_of, write_seen
@@ -63,10 +63,10 @@ def predictor(run: Run) -> Predictor:
 
 def score_validation(
     run: Run, predict: Predictor, ways: Sequence[str] = ("none",)
-) -> dict[str, Scores]:
+) -> dict[str, MeanScores]:
     """Return the scores over the validation split by alignment; the ranks share the samples.
 
-    Without validation they are those of MOST_SCORED training images, evenly spread.
+    Of many only --val-images are scored, evenly spread; without validation MOST_SCORED of training.
     """
     data, world = run.data, run.world
     samples = scored_samples(run)
@@ -87,9 +87,10 @@ def score_validation(
 
 
 def scored_samples(run: Run) -> list[int]:
-    """Return the numbers of the samples that are scored: all of validation, or some of train."""
+    """Return the numbers of the samples that are scored: of validation, or some of train."""
     count = run.data.dataset.count(run.data.watched_split)
-    return evenly_spread(count, count if run.data.has_validation else MOST_SCORED)
+    most = run.settings.schedule.val_images or count
+    return evenly_spread(count, most if run.data.has_validation else MOST_SCORED)
 
 
 def without_empty_ranges(means: Mapping[str, float]) -> dict[str, float]:
