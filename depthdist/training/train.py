@@ -41,7 +41,7 @@ from depthdist.training.run_overview import show_first_batch, show_settings
 from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
-from depthdist.training.validation import near_duplicates_warning, record_seen_images
+from depthdist.training.validation import near_duplicates_warnings, record_seen_images
 from depthdist.training.verify_first import verify_before_training
 
 
@@ -103,7 +103,8 @@ def _train(
         show_settings(run, facts, ds_config)
         if not saved.engine:
             show_first_batch(run)
-            run.output.warn(near_duplicates_warning(run))
+            for line in near_duplicates_warnings(run):
+                run.output.warn(line)
         with StopRequest() as request:
             run_loop(run, request)
         finish(run)
