@@ -162,6 +162,7 @@ def search_folder(root: Path | str) -> FoundCaptures:
             else:
                 pairs[pair.stem] = pair
         listing = listing.without(used)._replace(stems=frozenset(pairs))
+        del used
     drawings = [path for path in listing.of_kind("rgb") if _is_drawing(path)]
     if drawings and pairs:
         notes.append(f"left out: {count_of(drawings, 'drawing')} of depth, of 8 bits a channel")
