@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from depthdist.core.cache_folders import set_cache_folders
-from depthdist.core.environment import rank, silence_image_warnings
-from depthdist.core.errors import Stopped, os_error_text
+from depthdist.core.environment import local_rank, rank, silence_image_warnings
+from depthdist.core.errors import SettingsError, Stopped, os_error_text
 from depthdist.core.stop_signals import CTRL_C, ignore_stop_signals
 
 STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
@@ -128,6 +129,11 @@ def _code_and_text(err: BaseException) -> tuple[int, str]:
 
 
 def _exit_failed(err: BaseException, code: int, text: str, judge: FailureJudge | None) -> NoReturn:
+    if not judge and isinstance(err, SettingsError) and local_rank():
+        # Every rank of this machine found the same problem. The launcher ends all of them after
+        # the first one ends, and that must be the one that prints it.
+        time.sleep(LAUNCHER_GRACE_S)
+        sys.exit(code)
     shown = judge.judge(err, code, text) if judge else text
     unexpected = code == FAILED and shown == text
     if shown and (unexpected or os.environ.get("DEPTHDIST_TRACE")):

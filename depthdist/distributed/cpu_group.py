@@ -5,6 +5,7 @@
     group = CpuGroup()                    # one process where no launcher is used
     mine = jobs[group.rank :: group.size]
     values = group.gather(value)          # each rank's value, on every rank; all wait for all
+    share = group.scatter(values)         # one of those that rank 0 has
 
 torch is only imported where there is more than one process.
 """
@@ -12,6 +13,8 @@ torch is only imported where there is more than one process.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -72,14 +75,48 @@ class CpuGroup:
         import torch.distributed as dist
 
         found = [None] * self.size
-        try:
+        with self._naming_lost_ranks():
             dist.all_gather_object(found, value, self.group)
+        return found
+
+    def gather_on_first(self, value: Any) -> list[Any]:
+        """Return every rank's value, by rank, on rank 0; [] on the others."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found = None if self.rank else [None] * self.size
+        with self._naming_lost_ranks():
+            dist.gather_object(value, found, 0, self.group)
+        return found or []
+
+    def scatter(self, values: Sequence[Any] | None) -> Any:
+        """Return this rank's of the values that rank 0 gives, one for each rank."""
+        if self.size == 1:
+            assert values
+            return values[0]
+        import torch.distributed as dist
+
+        box = [None]
+        with self._naming_lost_ranks():
+            if self.rank:
+                dist.recv_object_list(box, 0, self.group)
+                return box[0]
+            assert values
+            for other in range(1, self.size):  # one by one: together they may be large
+                dist.send_object_list([values[other]], other, self.group)
+        return values[0]
+
+    @contextmanager
+    def _naming_lost_ranks(self) -> Iterator[None]:
+        """Give an exchange that fails the line that says why."""
+        try:
+            yield
         except RuntimeError as err:
             raise ValueError(
                 f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept,"
                 f" run again ({_first_line(err)})"
             ) from err
-        return found
 
     def agree(self, problem: str | None) -> None:
         """Raise SettingsError on every rank with what any of them found wrong; else go on."""

@@ -140,6 +140,9 @@ def finish(run: Run) -> None:
     if not run.data.has_validation:
         num, all_train = len(scored_samples(run)), run.data.dataset.count("train")
         notes.append(f"on {num} of {all_train} training images: {FIT}")
+    elif len(scored_samples(run)) < run.data.dataset.count("val"):
+        num, all_val = len(scored_samples(run)), run.data.dataset.count("val")
+        notes.append(f"on {num} of {all_val} validation images (--val-images)")
     tracker.say("\n".join(["", scores_table(rows), *notes, ""]))
     if run.settings.train.overfit:
         tracker.say("\n".join(describe_fit(best_reached(run, best))))

@@ -42,7 +42,7 @@ from depthdist.training.run_overview import show_first_batch, show_settings
 from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
-from depthdist.training.validation import near_duplicates_warning, record_seen_images
+from depthdist.training.validation import near_duplicates_warnings, record_seen_images
 from depthdist.training.verify_first import verify_before_training
 
 
@@ -97,7 +97,12 @@ def _train(
         ) as tracker,
     ):
         run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
-        announce(run, facts, ds_config, [*remarks, *validation_remarks(dataset)])
+        announce(
+            run,
+            facts,
+            ds_config,
+            [*remarks, *validation_remarks(dataset, settings.schedule.val_images)],
+        )
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return
@@ -106,7 +111,8 @@ def _train(
         show_settings(run, facts, ds_config)
         if not saved.engine:
             show_first_batch(run)
-            run.output.warn(near_duplicates_warning(run))
+            for line in near_duplicates_warnings(run):
+                run.output.warn(line)
         run_loop(run)
         finish(run)
 

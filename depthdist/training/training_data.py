@@ -22,6 +22,8 @@ def open_training_data(settings: Settings, world: World) -> Dataset:
             f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node"
             " needs the same shards"
         )
+    if settings.data.damaged == "stop" and world.size > 1:  # one rank has checked all of them
+        dataset.check_shards()
     return dataset
 
 

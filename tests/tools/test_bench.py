@@ -235,3 +235,22 @@ def test_an_image_and_a_step_of_the_detail_stage_are_timed(capsys):
         assert float(found.removeprefix(f"{row}, fp32").split()[2]) > 0, "GFLOP"
     with pytest.raises(ValueError, match="--crop is 40: expected a multiple of 32"):
         bench.main(["detail", "--crop", "40"])
+
+
+def test_the_start_of_many_ranks_is_measured_and_nothing_is_left(tmp_path, capsys):
+    words = "--captures 3000 --ranks 8 --files 40 --processes 2"
+    assert bench.main(["scale", "--work", str(tmp_path), *words.split()]) == 0
+    out = capsys.readouterr().out
+    rows = {line.rsplit(maxsplit=4)[0]: line.split()[-4:] for line in out.splitlines() if line}
+    assert rows["sizes of shards"][2:] == ["0", "4"], "27 shards among 8 ranks"
+    assert "look at each of 27 shards once: 27 stats" in out
+    for text in (
+        "start under 30 s: ",
+        "rank 0 under 2 GiB: ",
+        "2 processes: they meet in ",
+        "2.0 opens of headers a capture, whatever the number of ranks",
+        "a model, not measured on a network: 3.5 MB",
+    ):
+        assert text in out
+    assert out.count("MISSED") <= 1, out
+    assert not list(tmp_path.iterdir())
