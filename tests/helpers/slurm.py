@@ -2,8 +2,8 @@
 
     with machines(2, folder) as nodes:
         slurm = Slurm(nodes)
-        job = slurm.submit("--array=0-1", "launch/slurm.sbatch", "--data", data)
-        slurm.wait_for(job)
+        job = slurm.submit("--array=0-1", "launch/slurm.sbatch", "--data", data, cwd=checkout)
+        slurm.wait_for(job, 100, checkout)
 
 The first machine runs slurmctld, all run slurmd, with CPUS cores each whatever this machine has. No
 GPUs, no accounting. They end with the machines."""
@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from helpers.captures import ROOT
 from helpers.commands import ON_CPU
 from helpers.nodes import NETWORKS, Machines, wait_until
 
@@ -89,15 +88,19 @@ class Slurm:
         """What one of SLURM's commands prints, on the first machine."""
         return self.nodes[1].run(*words, SLURM_CONF=str(self.config))
 
-    def submit(self, *words: Any, **env: Any) -> str:
-        """Queue a job as typed in the repository's root with its environment active."""
-        variables = {**ON_CPU, **{name: str(value) for name, value in env.items()}}
+    def submit(self, *words: Any, cwd: Path) -> str:
+        """Queue a job as typed in `cwd` with this environment active; return its number."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        job = self.nodes[1].run(
-            *["env", "-C", ROOT, "sbatch", "--parsable", *words],
-            **{**variables, "PATH": path, "SLURM_CONF": str(self.config)},
-        )
+        config = str(self.config)
+        typed = ["env", "-C", cwd, "sbatch", "--parsable", *words]
+        job = self.nodes[1].run(*typed, **ON_CPU, PATH=path, SLURM_CONF=config)
         return job.strip()
+
+    def end_soon(self, job: str) -> None:
+        """Let its time be up in one or two minutes."""
+        minutes, seconds = self.jobs(job)[0]["RunTime"].split(":")[-2:]
+        limit = (60 * int(minutes) + int(seconds) + 60) // 60 + 1
+        self.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
 
     def jobs(self, job: str) -> list[dict[str, str]]:
         """What SLURM knows of a job, or of each of its array."""
@@ -110,20 +113,19 @@ class Slurm:
     def states(self, job: str) -> list[str]:
         return [of["JobState"] for of in self.jobs(job)]
 
-    def wait_for(self, job: str, seconds: float, log: Path) -> None:
-        """Wait until it, or all of its array, has ended for good."""
+    def wait_for(self, job: str, seconds: float, folder: Path) -> None:
+        """Wait until it, or all of its array, has ended for good; its logs are in that folder."""
         waiting = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"}
         wait_until(
             lambda: not waiting & set(self.states(job)),
             seconds,
-            lambda: f"job {job} does not end\n{self.describe(job, log)}",
+            lambda: f"job {job} does not end\n{self.describe(job, folder)}",
         )
 
-    def describe(self, job: str = "", log: Path | None = None) -> str:
+    def describe(self, job: str = "", folder: Path | None = None) -> str:
         """What SLURM and the job have to say, for messages."""
         parts = [self.run("sinfo", "-l"), self.run("scontrol", "show", "job", *[job] * bool(job))]
-        files = sorted(self.folder.glob("*.log")) + ([log] if log else [])
+        files = [*self.folder.glob("*.log"), *(folder.glob("*.log") if folder else [])]
         for file in files:
-            text = file.read_text(errors="replace") if file.exists() else "not there"
-            parts.append(f"--- {file.name}\n{text[-4000:]}")
+            parts.append(f"--- {file.name}\n{file.read_text(errors='replace')[-4000:]}")
         return "\n".join(parts)
