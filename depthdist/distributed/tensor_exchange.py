@@ -44,11 +44,11 @@ def broadcast_file(path: Path) -> Iterator[bytes]:
     file = open(path, "rb") if dist.get_rank() == 0 else None  # noqa: SIM115
     try:
         for first in range(0, size, PIECE):
-            piece = torch.empty(min(PIECE, size - first), dtype=torch.uint8)
-            if file and file.readinto(piece.numpy()) != len(piece):
+            content = bytearray(min(PIECE, size - first))
+            if file and file.readinto(content) != len(content):
                 raise OSError(f"{path}: became shorter while it was sent to the other ranks")
-            _broadcast_bytes(piece)
-            yield piece.numpy().tobytes()
+            _broadcast_bytes(torch.frombuffer(content, dtype=torch.uint8))
+            yield bytes(content)
     finally:
         if file:
             file.close()

@@ -11,7 +11,6 @@ from torch import Tensor
 from depthdist.core.errors import Stopped
 from depthdist.distributed.process_group import (
     StopRequest,
-    broadcast_from_rank_0,
     gather_from_all_ranks,
     sum_over_ranks,
 )
@@ -119,7 +118,7 @@ def leave(run: Run, request: StopRequest) -> NoReturn:
 def finish(run: Run) -> None:
     """Load the best adapter from the disk, as a later user will, score it, and print the table."""
     state, folder, tracker = run.state, run.output.folder, run.output.tracker
-    broadcast_from_rank_0(None)  # rank 0 may still be writing it
+    run.output.place.bring("best")
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
     rows, constant_row, best_row = final_rows(run, best)

@@ -180,7 +180,6 @@ def train_stage(
         stage = Stage(task, settings, world, folder, engine, state, tracker)
         announce(stage)
         run_steps(stage, request)
-    broadcast_from_rank_0(None)  # rank 0 may still be writing the best
     return True
 
 

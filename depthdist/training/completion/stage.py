@@ -20,6 +20,7 @@ from torch import Tensor
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
 from depthdist.distributed.process_group import StopRequest, World, gather_from_all_ranks
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.losses.completion import CompletionWeights, completion_losses
 from depthdist.models.completion import CompletionRecord
 from depthdist.models.completion_maps import UNIT
@@ -48,7 +49,7 @@ LOSS = CompletionWeights()
 def train_completion(
     settings: Settings,
     world: World,
-    run: Path,
+    place: SharedFolder,
     dataset: Dataset,
     ds_config: dict[str, Any],
 ) -> None:
@@ -57,10 +58,11 @@ def train_completion(
     raises ValueError on bad input, Stopped after a stop request, with everything saved
     """
     reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
+    run = place.path
     folder = run / "completion"
     with StopRequest() as request:
-        coarse = make_coarse(settings, world, run, reader, ds_config, request)
-        images = make_working_images(world, run, reader, coarse, request)
+        coarse = make_coarse(settings, world, place, reader, ds_config, request)
+        images = make_working_images(place, reader, coarse, request)
         holes = HoleReader(images, dataset.count("train"), settings.train.seed)
         task = CompletionTask(settings, run, dataset, holes)
         trained = train_stage(task, settings, world, folder, ds_config, request)

@@ -20,6 +20,7 @@ from depthdist.data.crops import CropPlan
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
 from depthdist.distributed.process_group import StopRequest, World, gather_from_all_ranks
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.evaluation.tables import FOOTNOTE, scores_table
 from depthdist.losses.relief import ReliefWeights, relief_losses
 from depthdist.models.adapter_record import read_record
@@ -45,7 +46,7 @@ LOSS = ReliefWeights()
 def train_detail(
     settings: Settings,
     world: World,
-    run: Path,
+    place: SharedFolder,
     dataset: Dataset,
     ds_config: dict[str, Any],
 ) -> None:
@@ -54,15 +55,17 @@ def train_detail(
     raises ValueError on bad input, Stopped after a stop request, with everything saved
     """
     reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
+    run = place.path
     folder = run / "detail"
     with StopRequest() as request:
-        files = make_coarse(settings, world, run, reader, ds_config, request)
+        files = make_coarse(settings, world, place, reader, ds_config, request)
         bounds = read_record(run / "best").bounds
         task = DetailTask(
             settings, run, CropReader(reader, files, bounds, settings.detail.detail_crop)
         )
         trained = train_stage(task, settings, world, folder, ds_config, request)
     if trained:
+        place.bring(DETAIL_FOLDER)
         _finish(task, run, world)
 
 
