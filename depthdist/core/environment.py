@@ -51,6 +51,14 @@ def local_world_size() -> int:
     return int(next(size for size in sizes if size))
 
 
+def is_beside_rank_0() -> bool:
+    """Return whether this process runs on the machine of rank 0, whose disk has the run.
+
+    Also of its own machine's first processes alone, where ranks are dealt out in turn.
+    """
+    return rank() == local_rank()
+
+
 def usable_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

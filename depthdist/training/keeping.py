@@ -11,7 +11,6 @@ from torch import Tensor
 from depthdist.core.errors import Stopped, stopping
 from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.process_group import (
-    broadcast_from_rank_0,
     gather_from_all_ranks,
     sum_over_ranks,
 )
@@ -130,7 +129,7 @@ def finish(run: Run) -> None:
     raises Stopped after a stop request
     """
     state, folder, tracker = run.state, run.output.folder, run.output.tracker
-    broadcast_from_rank_0(None)  # rank 0 may still be writing it
+    run.output.place.bring("best")
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
     with stopping("while the best adapter was scored; the same command finishes the table"):

@@ -11,6 +11,7 @@ from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
 from depthdist.distributed.process_group import World
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.geometry.depth_range import DepthRange
 from depthdist.models.depth_model import DepthModel
 from depthdist.runs.tracker import Tracker
@@ -60,10 +61,15 @@ class Learner:
 
 @dataclass
 class Output:
-    """Where a run writes: its folder, and its log."""
+    """Where a run writes: its folder, which rank 0 has, and its log."""
 
-    folder: Path
+    place: SharedFolder
     tracker: Tracker
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, or this machine's copy of what it has of it."""
+        return self.place.path
 
     def warn(self, line: str | None) -> None:
         """Print a warning, if there is one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from depthdist.core.files import replace_folder
 from depthdist.distributed.process_group import World, broadcast_from_rank_0
+from depthdist.distributed.tensor_exchange import broadcast_tensors
 from depthdist.models.adapter_record import ADAPTER_FILE
 from depthdist.runs.state_files import states
 from depthdist.runs.training_state import load_state
@@ -37,9 +38,10 @@ def read_saved(run: Path, resume: str, world: World) -> Saved:
     found = None
     if world.rank == 0 and resume != "never":
         found = load_state(source / "last", _print_warning)
-    tensors, values = broadcast_from_rank_0(found[:2] if found else ({}, {}))
+    values = broadcast_from_rank_0(found[1] if found else {})
     if not values:
         return Saved()
+    tensors = broadcast_tensors(found[0] if found else {})
     if found:
         train = values["train"]
         print(

@@ -40,6 +40,7 @@ from depthdist.distributed.process_group import (
     stop_together,
     sum_over_ranks,
 )
+from depthdist.distributed.tensor_exchange import broadcast_tensors
 from depthdist.models.half_precision import best_dtype
 from depthdist.runs.tracker import Tracker
 from depthdist.runs.training_state import load_state, save_state
@@ -183,7 +184,6 @@ def train_stage(
         stage = Stage(task, settings, world, folder, engine, state, tracker)
         announce(stage)
         run_steps(stage)
-    broadcast_from_rank_0(None)  # rank 0 may still be writing the best
     return True
 
 
@@ -241,9 +241,10 @@ def read_stage(
     raises ValueError where it began with other settings, or its best weights are gone
     """
     found = load_state(folder / "last", print) if world.rank == 0 else None
-    tensors, values = broadcast_from_rank_0(found[:2] if found else ({}, {}))
+    values = broadcast_from_rank_0(found[1] if found else {})
     if not values:
         return StageState(), {}, {}
+    tensors = broadcast_tensors(found[0] if found else {})
     for name, value in task.deciding.items():
         before = values["settings"][name]
         if before != value:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from depthdist.core.environment import world_size
+from depthdist.core.environment import is_beside_rank_0, world_size
 from depthdist.core.settings import as_dict, field_names, flag_name, range_problems, typed_flag
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.capture_folders import FolderSettings
@@ -82,7 +82,9 @@ class TrainSettings:
             ("lr", 0 < self.lr < math.inf, "> 0"),
             ("decoder_lr", decoder_lr is None or 0 < decoder_lr < math.inf, "> 0"),
         )
-        return found + ([] if self.run is None else unwritable_run(self.run))
+        if self.run is not None and is_beside_rank_0():
+            found += unwritable_run(self.run)
+        return found
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class KeepSettings:
             _ = self.interval
         except ValueError as err:
             found.append(str(err))
-        if self.resume not in ("auto", "never") and not states(Path(self.resume) / "last"):
+        named = self.resume in ("auto", "never")
+        if not named and is_beside_rank_0() and not states(Path(self.resume) / "last"):
             found.append(
                 f"--resume {self.resume}: expected auto, never, or the folder of a run that has a"
                 " last/ state"
@@ -281,7 +284,7 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
     if settings.schedule.ema and stage == 3:
         found.append("--ema with ZeRO 3: the weights lie in pieces; use stage 0, 1 or 2")
     source = settings.resumed_run
-    if found or source is None or not (source / RUN_FILE).exists():
+    if found or source is None or not is_beside_rank_0() or not (source / RUN_FILE).exists():
         return found
     return _changes_since(source, settings, ds_config, dataset)
 
@@ -294,7 +297,8 @@ def _problems_of_choices(settings: Settings) -> list[str]:
             " --target inverse, or other losses"
         )
     run, resume = settings.train.run, settings.keep.resume
-    if resume != "auto" and run is not None and (run / RUN_FILE).exists():
+    is_here = is_beside_rank_0() and run is not None and (run / RUN_FILE).exists()
+    if resume != "auto" and is_here:
         way_out = "--resume PATH starts a new one"
         if resume == "never":
             way_out = "take another name, or --resume auto to go on"

@@ -21,6 +21,7 @@ from depthdist.core.files import write_json
 from depthdist.core.stop_signals import BEFORE_TRAINING
 from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import World, broadcast_from_rank_0, stop_together
+from depthdist.distributed.shared_folder import SharedFolder, share_folder
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
 from depthdist.training.completion.stage import train_completion
@@ -39,11 +40,14 @@ from depthdist.training.run_facts import (
     validation_remarks,
 )
 from depthdist.training.run_overview import show_first_batch, show_settings
+from depthdist.training.same_on_ranks import agree_on_settings
 from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
 from depthdist.training.validation import near_duplicates_warnings, record_seen_images
 from depthdist.training.verify_first import verify_before_training
+
+AT_RANK_0 = "once that is mended, the same command goes on from what rank 0 has saved"
 
 
 def train(settings: Settings, world: World) -> None:
@@ -52,28 +56,30 @@ def train(settings: Settings, world: World) -> None:
     raises ValueError on bad input, Stopped after a stop request
     """
     stop_together(BEFORE_TRAINING)
+    ds_config, remarks = settings.engine.resolved()
+    settings = agree_on_settings(settings, ds_config, world)
     dataset = open_training_data(settings, world)
     if settings.keep.verify_first:
         verify_before_training(dataset, world)
-    ds_config, remarks = settings.engine.resolved()
-    with run_folder(settings, world) as folder:
-        _train(settings, world, folder, dataset, ds_config, remarks)
+    with run_folder(settings, world) as place:
+        _train(settings, world, place, dataset, ds_config, remarks)
         if settings.detail.detail:
-            with saying_how_to_go_on(folder / "detail", 1):
-                train_detail(settings, world, folder, dataset, ds_config)
+            with saying_how_to_go_on(place / "detail", 1):
+                train_detail(settings, world, place, dataset, ds_config)
         if settings.completion.completion:
-            with saying_how_to_go_on(folder / "completion", 1):
-                train_completion(settings, world, folder, dataset, ds_config)
+            with saying_how_to_go_on(place / "completion", 1):
+                train_completion(settings, world, place, dataset, ds_config)
 
 
 def _train(
     settings: Settings,
     world: World,
-    folder: Path,
+    place: SharedFolder,
     dataset: Dataset,
     ds_config: dict[str, Any],
     remarks: list[str],
 ) -> None:
+    folder = place.path
     saved = read_saved(folder, settings.keep.resume, world)
     data = build_data(dataset, settings, world, folder)
     model = build_model(settings, data, world, saved.state)
@@ -86,7 +92,7 @@ def _train(
     )
     resumed_at = saved.state.step if saved.engine else None
     with (
-        saying_how_to_go_on(folder, data.plan.micro_batch),
+        saying_how_to_go_on(place, data.plan.micro_batch),
         Tracker(
             folder,
             world.rank == 0,
@@ -96,7 +102,7 @@ def _train(
             saved.state.evaluation_is_due,
         ) as tracker,
     ):
-        run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
+        run = Run(settings, world, data, learner, saved.state, Output(place, tracker))
         announce(
             run,
             facts,
@@ -118,13 +124,14 @@ def _train(
 
 
 @contextmanager
-def saying_how_to_go_on(folder: Path, micro_batch: int) -> Iterator[None]:
+def saying_how_to_go_on(place: SharedFolder, micro_batch: int) -> Iterator[None]:
     """Give errors of disk and memory one line that says what is saved, or what to try."""
     try:
         yield
     except (CannotWrite, OSError) as err:
         text = os_error_text(err) if isinstance(err, OSError) else str(err)
-        raise ValueError(f"{text}; {describe_saved(folder)}") from err
+        saved = describe_saved(place.path) if place.writers[place.rank] == 0 else AT_RANK_0
+        raise ValueError(f"{text}; {saved}") from err
     except torch.OutOfMemoryError as err:
         raise ValueError(
             f"out of memory with micro-batches of {micro_batch}: try --micro-batch auto,"
@@ -133,14 +140,14 @@ def saying_how_to_go_on(folder: Path, micro_batch: int) -> Iterator[None]:
 
 
 @contextmanager
-def run_folder(settings: Settings, world: World) -> Iterator[Path]:
-    """Yield the run's folder, the same on every rank; rank 0 makes it and holds it for this run."""
+def run_folder(settings: Settings, world: World) -> Iterator[SharedFolder]:
+    """Yield the run's folder; rank 0 makes it and holds it for this run."""
     named = settings.train.run or Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = broadcast_from_rank_0(named)
     with ExitStack() as held:
         if world.rank == 0:
             held.enter_context(hold_folder(folder, "depthdist train", "--run"))
-        yield folder
+        yield held.enter_context(share_folder(folder, "run folder", world))
 
 
 def announce(

@@ -7,21 +7,18 @@ from pathlib import Path
 from depthdist.data.dataset import Dataset
 from depthdist.data.loader import Loader
 from depthdist.data.sample_order import TrainPlan
-from depthdist.distributed.process_group import World, broadcast_from_rank_0
+from depthdist.distributed.process_group import World
 from depthdist.runs.tracker import record_damage
 from depthdist.training.parts import TrainingData
 from depthdist.training.run_facts import training_bounds
+from depthdist.training.same_on_ranks import agree_on_data
 from depthdist.training.settings import Settings
 
 
 def open_training_data(settings: Settings, world: World) -> Dataset:
     """Open the dataset; raise ValueError where this rank sees other data than rank 0."""
     dataset = settings.open_data()
-    if broadcast_from_rank_0(dataset.sha256) != dataset.sha256:
-        raise ValueError(
-            f"--data {dataset.place}: rank {world.rank} sees other data than rank 0; every node"
-            " needs the same shards"
-        )
+    agree_on_data(dataset, settings, world)
     if settings.data.damaged == "stop" and world.size > 1:  # one rank has checked all of them
         dataset.check_shards()
     return dataset

@@ -385,6 +385,7 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     Autograd alone says what that is.
     """
     from depthdist.data.sample_order import TrainPlan
+    from depthdist.distributed.shared_folder import SharedFolder
     from depthdist.geometry.depth_range import normalize_depth
     from depthdist.geometry.resampling import upsample
     from depthdist.losses.settings import LossSettings
@@ -426,7 +427,7 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
         TrainingData(loader.dataset, loader, plan, bounds),
         Learner(network, made, None, None),
         TrainState(),
-        Output(tmp_path, Tracker(tmp_path, False, None, 2)),
+        Output(SharedFolder.alone(tmp_path), Tracker(tmp_path, False, None, 2)),
     )
     batches, speed = iter(loader.train(plan, 0, 0, epochs=1)), StepTimer()
     made.lrs = [0.0]

@@ -15,6 +15,7 @@ from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.dataset import DataSettings, open_dataset
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import World, start
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.evaluation.predictors import network_predictor
 from depthdist.geometry.depth_range import normalize_depth
 from depthdist.losses.settings import LossSettings
@@ -92,7 +93,7 @@ def build_run(job: Job, folder: Path, world: World) -> Run:
     model = build_model(settings, data, world, state)
     ds_config, _ = settings.engine.resolved()
     learner = build_learner(settings, data, model, world, ds_config)
-    output = Output(folder, Tracker(folder, True, None, STEPS))
+    output = Output(SharedFolder.alone(folder), Tracker(folder, True, None, STEPS))
     return Run(settings, world, data, learner, state, output)
 
 

@@ -21,6 +21,7 @@ from depthdist.core.stop_signals import stop_signal
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
 from depthdist.distributed.process_group import World, gather_from_all_ranks, stop_together
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.losses.completion import CompletionWeights, completion_losses
 from depthdist.models.completion import CompletionRecord
 from depthdist.models.completion_maps import UNIT, WorkingMaps
@@ -50,7 +51,7 @@ LOSS = CompletionWeights()
 def train_completion(
     settings: Settings,
     world: World,
-    run: Path,
+    place: SharedFolder,
     dataset: Dataset,
     ds_config: dict[str, Any],
 ) -> None:
@@ -59,9 +60,10 @@ def train_completion(
     raises ValueError on bad input, Stopped after a stop request, with everything saved
     """
     reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
+    run = place.path
     folder = run / "completion"
-    coarse = make_coarse(settings, world, run, reader, ds_config)
-    images = make_working_images(world, run, reader, coarse)
+    coarse = make_coarse(settings, world, place, reader, ds_config)
+    images = make_working_images(place, reader, coarse)
     holes = HoleReader(images, dataset.count("train"), settings.train.seed)
     task = CompletionTask(settings, run, dataset, holes)
     trained = train_stage(task, settings, world, folder, ds_config)

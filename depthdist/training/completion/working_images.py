@@ -17,7 +17,8 @@ import torch
 
 from depthdist.core.files import parse_json, write_atomic, write_json
 from depthdist.data.full_size import FullSizeReader
-from depthdist.distributed.process_group import World, broadcast_from_rank_0, stop_together
+from depthdist.distributed.process_group import gather_from_all_ranks, stop_together
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.models.adapter_record import read_record
 from depthdist.models.completion_maps import MAPS, WORKING_WIDTH, WorkingMaps, working_maps
 from depthdist.models.stage_files import adapter_sha256
@@ -43,8 +44,8 @@ class WorkingImages:
                 return WorkingMaps(*(file[name] for name in WorkingMaps._fields))
         except FileNotFoundError as err:
             raise ValueError(
-                f"{err.filename}: is not here; with --completion all machines need the same run"
-                " folder"
+                f"{err.filename}: is not here any more; the same command makes it again once"
+                f" {self.folder / RECORD} is removed"
             ) from err
 
     def measured(self, split: str, number: int) -> np.ndarray:
@@ -62,14 +63,15 @@ class WorkingImages:
 
 
 def make_working_images(
-    world: World, run: Path, reader: FullSizeReader, coarse: CoarseFiles
+    place: SharedFolder, reader: FullSizeReader, coarse: CoarseFiles
 ) -> WorkingImages:
     """Return a run's images at the working size, made where they are not there yet.
 
-    Every rank calls it and makes its part.
+    Every rank calls it and makes its part of those at its place.
 
     raises Stopped after a stop request
     """
+    run = place.path
     images = WorkingImages(run / "completion")
     made_with = {
         "adapter": adapter_sha256(run / "best"),
@@ -78,34 +80,40 @@ def make_working_images(
         "width": WORKING_WIDTH,
     }
     path = images.folder / RECORD
-    known = broadcast_from_rank_0(parse_json(path.read_bytes()) if path.exists() else {})
-    if known == {**made_with, "complete": True}:
+    mine = None
+    if place.is_writer:
+        mine = parse_json(path.read_bytes()) if path.exists() else {}
+    everyone = gather_from_all_ranks(mine)
+    if all(one in (None, {**made_with, "complete": True}) for one in everyone):
         return images
-    if world.rank == 0:
-        if known and known != {**made_with, "complete": False}:
-            print(
-                "completion   the adapter or the data changed: the completion stage begins anew",
-                flush=True,
-            )
-            shutil.rmtree(images.folder)
+    known = everyone[0]
+    if place.is_writer:
+        if known and {**known, "complete": True} != {**made_with, "complete": True}:
+            if place.rank == 0:
+                print(
+                    "completion   the adapter or the data changed: the completion stage begins"
+                    " anew",
+                    flush=True,
+                )
+            shutil.rmtree(images.folder, ignore_errors=place.rank > 0)
         images.folder.mkdir(exist_ok=True)
         write_json(path, {**made_with, "complete": False})
-    broadcast_from_rank_0(None)  # nobody looks before what is of another adapter is gone
+    gather_from_all_ranks(None)  # nobody looks before what is of another adapter is gone
     bounds = read_record(run / "best").bounds
     splits = [split for split in ("train", "val") if reader.dataset.has(split)]
     wanted = [(split, n) for split in splits for n in range(reader.dataset.count(split))]
-    for first in range(0, len(wanted), world.size):
-        some = wanted[first : first + world.size]
-        if world.rank < len(some):
-            split, number = some[world.rank]
-            if not images.path(split, number).exists():
-                depth_mm, mask = reader.depth(split, number)
-                pred = torch.from_numpy(coarse.read(split, number).target)
-                rgb = reader.image(split, number)
-                maps = working_maps(rgb, np.where(mask, depth_mm, 0.0), pred, bounds)
-                images.write(split, number, maps)
+    mates = place.mates
+    my_part = wanted[mates.index(place.rank) :: len(mates)]
+    for i in range(-(-len(wanted) // place.least_mates)):  # as often on every rank
+        if i < len(my_part) and not images.path(*my_part[i]).exists():
+            split, number = my_part[i]
+            depth_mm, mask = reader.depth(split, number)
+            pred = torch.from_numpy(coarse.read(split, number).target)
+            rgb = reader.image(split, number)
+            maps = working_maps(rgb, np.where(mask, depth_mm, 0.0), pred, bounds)
+            images.write(split, number, maps)
         stop_together("while images were made for the completion stage; the same command goes on")
-    if world.rank == 0:
+    if place.is_writer:
         write_json(path, {**made_with, "complete": True})
-    broadcast_from_rank_0(None)
+    gather_from_all_ranks(None)
     return images

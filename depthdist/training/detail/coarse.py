@@ -32,9 +32,9 @@ from depthdist.data.full_size import FullSizeReader
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import (
     World,
-    broadcast_from_rank_0,
     gather_from_all_ranks,
 )
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.models.adapter import load_adapter
 from depthdist.models.depth_model import DepthModel
 from depthdist.models.stage_files import adapter_sha256
@@ -74,7 +74,8 @@ class CoarseFiles:
                 return Coarse(file["coarse"], file["cells"])
         except FileNotFoundError as err:
             raise ValueError(
-                f"{err.filename}: is not here; with --detail all machines need the same run folder"
+                f"{err.filename}: is not here any more; the same command makes it again once"
+                f" {self.folder / RECORD} is removed"
             ) from err
 
     def write(self, split: str, number: int, coarse: Coarse) -> None:
@@ -88,13 +89,13 @@ class CoarseFiles:
 def make_coarse(
     settings: Settings,
     world: World,
-    run: Path,
+    place: SharedFolder,
     reader: FullSizeReader,
     ds_config: dict[str, Any],
 ) -> CoarseFiles:
     """Return the coarse predictions of a run, made where they are not there yet.
 
-    Every rank calls it and takes its part; rank 0 writes.
+    Every rank calls it and takes its part; rank 0 writes, and one on each machine without its disk.
 
     raises ValueError where they were begun with another number of folds, Stopped after a stop
     request
@@ -104,6 +105,8 @@ def make_coarse(
         if world.rank == 0:
             print(line, flush=True)
 
+    place.bring("best")
+    run = place.path
     files = CoarseFiles(run / "detail")
     folds = settings.stages.detail_folds
     record = {
@@ -112,21 +115,25 @@ def make_coarse(
         "folds": folds,
     }
     found = files.folder / RECORD
-    known = broadcast_from_rank_0(parse_json(found.read_bytes()) if found.exists() else {})
-    complete = known.pop("complete", True)
-    if known == record and complete:
+    mine = None
+    if place.is_writer:
+        mine = parse_json(found.read_bytes()) if found.exists() else {}
+    everyone = gather_from_all_ranks(mine)
+    if all(one in (None, {**record, "complete": True}) for one in everyone):
         return files
+    known = {**everyone[0]}
+    known.pop("complete", None)
     if known and known != record:
         if known == {**record, "folds": known["folds"]}:
             raise other_setting("detail_folds", folds, known["folds"], files.folder)
         say("detail       the adapter or the data changed: the detail stage begins anew")
-    if world.rank == 0:
+    if place.is_writer:
         if known != record and files.folder.exists():
             shutil.rmtree(files.folder)
         files.folder.mkdir(exist_ok=True)
         write_json(found, {**record, "complete": False})
-    broadcast_from_rank_0(None)  # nobody looks before what is of another adapter is gone
-    predict = partial(_predict, settings, world, reader, files)
+    gather_from_all_ranks(None)  # nobody looks before what is of another adapter is gone
+    predict = partial(_predict, settings, world, reader, files, place)
     num_train = reader.dataset.count("train")
     for fold in range(folds):
         left_out = range(fold, num_train, folds)
@@ -135,27 +142,29 @@ def make_coarse(
             f"detail       adapter {fold + 1} of {folds}: learns {len(part.chosen)} training images"
             f" and predicts the other {len(left_out)}"
         )
-        folder = files.folder / "folds" / str(fold + 1)
-        _train_part(settings, world, folder, part, ds_config)
-        predict(folder / "best", "train", left_out)
+        of_fold = place / f"detail/folds/{fold + 1}"
+        _train_part(settings, world, of_fold, part, ds_config)
+        of_fold.bring("best")
+        predict(of_fold.path / "best", "train", left_out)
     if not folds:
         predict(run / "best", "train", range(num_train))
     if reader.dataset.has("val"):
         predict(run / "best", "val", range(reader.dataset.count("val")))
-    if world.rank == 0:
+    if place.is_writer:
         write_json(found, {**record, "complete": True})
-    broadcast_from_rank_0(None)
+    gather_from_all_ranks(None)
     return files
 
 
 def _train_part(
     settings: Settings,
     world: World,
-    folder: Path,
+    place: SharedFolder,
     part: FewSamples,
     ds_config: dict[str, Any],
 ) -> None:
     """Train an adapter on some of the training images, as the run's own was; it is resumed."""
+    folder = place.path
     settings = replace(
         settings,
         train=replace(settings.train, run=folder),
@@ -173,9 +182,8 @@ def _train_part(
     steps = data.plan.steps_per_epoch * settings.train.epochs
     again = saved.state.evaluation_is_due
     with Tracker(folder, world.rank == 0, resumed_at, steps, (), again) as tracker:
-        run = Run(settings, world, data, learner, saved.state, Output(folder, tracker))
+        run = Run(settings, world, data, learner, saved.state, Output(place, tracker))
         run_loop(run)
-    broadcast_from_rank_0(None)  # rank 0 may still be writing its adapter
 
 
 @torch.no_grad()
@@ -184,6 +192,7 @@ def _predict(
     world: World,
     reader: FullSizeReader,
     files: CoarseFiles,
+    place: SharedFolder,
     adapter: Path,
     split: str,
     numbers: range,
@@ -197,7 +206,7 @@ def _predict(
         made = None if mine is None else (mine, _coarse_of(model, loader, reader, split, mine))
         everyone = gather_from_all_ranks((made, stop_signal()))
         for entry, _ in everyone:
-            if entry is not None and world.rank == 0:
+            if entry is not None and place.is_writer:
                 files.write(split, *entry)
         for _, by in everyone:
             if by:

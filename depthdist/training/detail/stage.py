@@ -22,6 +22,7 @@ from depthdist.data.crops import CropPlan
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
 from depthdist.distributed.process_group import World, gather_from_all_ranks, stop_together
+from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.evaluation.tables import FOOTNOTE, scores_table
 from depthdist.losses.relief import ReliefWeights, relief_losses
 from depthdist.models.adapter_record import read_record
@@ -47,7 +48,7 @@ LOSS = ReliefWeights()
 def train_detail(
     settings: Settings,
     world: World,
-    run: Path,
+    place: SharedFolder,
     dataset: Dataset,
     ds_config: dict[str, Any],
 ) -> None:
@@ -56,11 +57,13 @@ def train_detail(
     raises ValueError on bad input, Stopped after a stop request, with everything saved
     """
     reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
+    run = place.path
     folder = run / "detail"
-    files = make_coarse(settings, world, run, reader, ds_config)
+    files = make_coarse(settings, world, place, reader, ds_config)
     bounds = read_record(run / "best").bounds
     task = DetailTask(settings, run, CropReader(reader, files, bounds, settings.detail.detail_crop))
     if train_stage(task, settings, world, folder, ds_config):
+        place.bring(DETAIL_FOLDER)
         with stopping("while the detail stage was scored; the same command finishes the table"):
             _finish(task, run, world)
 
