@@ -24,7 +24,7 @@ def nothing_stays():
         child.kill()
 
 
-def until(found, seconds=120):
+def until(found, seconds=240):
     """What `found()` returns as soon as it is something."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
