@@ -205,8 +205,9 @@ def script(function, folder: Path) -> Path:
     of its module."""
     path = folder / f"{function.__name__}.py"
     call = (
-        f"\n\nimport sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n{function.__name__}(*(word"
-        " for word in sys.argv[1:] if not word.startswith('--local_rank')))\n"
+        "\n\nif __name__ == '__main__':  # not in the worker processes that it spawns\n    import"
+        f" sys\n    sys.path.insert(0, {str(ROOT / 'tests')!r})\n    {function.__name__}(*(word for"
+        " word in sys.argv[1:] if not word.startswith('--local_rank')))\n"
     )
     path.write_text(textwrap.dedent(inspect.getsource(function)) + call)
     return path
