@@ -11,6 +11,9 @@ from helpers.captures import ROOT, SHARD, write_capture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
+# as a module: `pip install --target` puts no `deepspeed` beside this Python
+LAUNCHER = [sys.executable, "-m", "deepspeed.launcher.runner"]
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
@@ -24,9 +27,8 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_every_shipped_precision_trains_at_full_size(precision, data, tmp_path):
-    launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        launcher,
+        *LAUNCHER,
         "--num_gpus",
         "1",
         "launch/train.py",
@@ -173,9 +175,8 @@ def test_the_micro_batch_is_halved_until_it_fits(data):
 
 
 def test_fp16_stays_near_float32_and_data_is_hardly_waited_for(data, tmp_path):
-    launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        launcher,
+        *LAUNCHER,
         "--num_gpus",
         "1",
         "launch/train.py",

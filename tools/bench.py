@@ -14,6 +14,8 @@
     python tools/bench.py relief --raw data/held_out --run runs/mine
     # the detail stage: seconds an image, and a training step
     python tools/bench.py detail
+    # a million captures on 64 ranks: start, memory, exchanges, on made-up indexes
+    python tools/bench.py scale
 
 What is made to measure with is kept under data/bench. The speed of a shared machine varies: compare
 only figures of one run, whose measurements take turns; CPU time varies less than the clock.
@@ -41,6 +43,7 @@ BENCHMARKS = {
     "codecs": ("CodecSettings", "compare_codecs"),
     "relief": ("ReliefSettings", "measure_relief"),
     "detail": ("DetailBenchSettings", "measure_detail"),
+    "scale": ("ScaleSettings", "measure_scale"),
 }
 """The settings and the function in the module of that name."""
 

@@ -50,16 +50,18 @@ def group_by_stem(
     for path, kind in listing.kinds.items():
         stem = of_file(path, kind)
         if stem is not None:
-            groups.setdefault(stem, Group(stem, [], [], []))
-            getattr(groups[stem], kind).append(path)
+            group = groups.setdefault(stem, Group(stem, [], [], []))
+            getattr(group, kind).append(path)
     found = []
     left_out: list[PurePosixPath] = []
     for group in groups.values():
         if not group.rgb or not group.xyz:
             continue
         chosen = of_first_format(group.xyz)
-        left_out += [path for path in group.xyz if path not in chosen]
-        found.append(group._replace(xyz=chosen))
+        if len(chosen) < len(group.xyz):
+            left_out += [path for path in group.xyz if path not in chosen]
+            group = group._replace(xyz=chosen)
+        found.append(group)
     return LayoutResult(found, left_out, beside_points(left_out))
 
 

@@ -8,6 +8,7 @@ The layout of a new camera is one function in `LAYOUTS`; nothing else needs to b
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -148,7 +149,10 @@ def search_folder(root: Path | str) -> FoundCaptures:
         result = layout(listing)
         notes += result.notes
         used = [*result.left_out]
-        for group in result.groups:
+        groups = deque(result.groups)
+        del result  # of a million captures each group goes as its pair comes
+        while groups:
+            group = groups.popleft()
             used += [*group.rgb, *group.xyz, *group.grooves]
             pair = _first_of_each(root, group)
             reason = _ambiguity(group) or _collision(pair.stem, pairs)
@@ -158,6 +162,7 @@ def search_folder(root: Path | str) -> FoundCaptures:
             else:
                 pairs[pair.stem] = pair
         listing = listing.without(used)._replace(stems=frozenset(pairs))
+        del used
     drawings = [path for path in listing.of_kind("rgb") if _is_drawing(path)]
     if drawings and pairs:
         notes.append(f"left out: {count_of(drawings, 'drawing')} of depth, of 8 bits a channel")

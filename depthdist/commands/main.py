@@ -8,9 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from depthdist import __version__
-from depthdist.core.command import run_command
-from depthdist.core.completion import is_completing, typed_words
-from depthdist.core.words import run_word
+from depthdist.core.stop_signals import note_stop_signals
 
 
 class Command(NamedTuple):
@@ -37,6 +35,7 @@ COMMANDS = {
     "holes": Command("depthdist.commands.holes", "how well holes are filled, and how sure it is"),
     "demo": Command("depthdist.commands.demo", "all of it once, on built-in captures"),
 }
+STOPPABLE = ("train", "detail", "completion")  # asked to stop, they save and end
 EXAMPLES = """\
   depthdist train data/mine --run runs/mine
   depthdist predict photo.png --run runs/mine --out predictions"""
@@ -62,6 +61,9 @@ def help_text() -> str:
 
 def main(argv: list[str] | None = None) -> Any:
     """Run the command that the first word names, or print what there is."""
+    from depthdist.core.completion import is_completing
+    from depthdist.core.words import run_word
+
     argv = sys.argv[1:] if argv is None else argv
     if not argv and not is_completing():
         argv = ["--help"]
@@ -80,6 +82,11 @@ def run(word: str, argv: list[str]) -> Any:
 
 def entry() -> NoReturn:
     """Run the command `depthdist` in this process, and end it."""
+    if sys.argv[1:2] and sys.argv[1] in STOPPABLE:
+        note_stop_signals()  # before the rest is imported: a signal must not end it unsaid
+    from depthdist.core.command import run_command
+    from depthdist.core.completion import is_completing, typed_words
+
     sys.argv[0] = "depthdist"
     if is_completing():
         sys.argv[1:] = typed_words()

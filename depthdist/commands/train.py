@@ -10,7 +10,8 @@ from pathlib import Path
 
 from depthdist.core.settings import range_problems
 from depthdist.distributed.accelerator import run_launcher
-from depthdist.distributed.launchers import adopt_slurm_variables
+from depthdist.distributed.early_failure import expect_ranks
+from depthdist.distributed.launcher_watch import watch_launchers
 from depthdist.training.command import MOST_USED, read_settings, work
 
 HELP = """Fine-tune a Depth Anything V2 with LoRA on a folder of captures, or on shards of them.
@@ -59,8 +60,10 @@ class LaunchSettings:
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says: as a rank, or by starting all ranks."""
     argv = sys.argv[1:] if argv is None else argv
-    adopt_slurm_variables()
+    expect_ranks()
     is_rank = "RANK" in os.environ  # a launcher started this process
+    if is_rank:
+        watch_launchers()
     launch, settings = read_settings(
         HELP, argv, LaunchSettings, bare="data", first=(*MOST_USED, "gpus"), on_device=is_rank
     )

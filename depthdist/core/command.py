@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from depthdist.core.cache_folders import set_cache_folders
 from depthdist.core.environment import local_rank, rank, silence_image_warnings
 from depthdist.core.errors import SettingsError, Stopped, os_error_text
+from depthdist.core.stop_signals import CTRL_C, ignore_stop_signals
 
 STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
 LAUNCHER_GRACE_S = 10  # a launcher ends all processes of a machine sooner after the first one ends
 
 
 class FailureJudge(Protocol):
-    """Knows whether this rank's error is the first one of the run; see FailureWatch."""
+    """Knows whether this rank's error is the first one of the run; see EarlyJudge, FailureWatch."""
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
         """Return the text to show for this rank's error, "" if it follows from another rank's."""
@@ -42,7 +43,7 @@ _ranks: _Ranks | None = None
 def register_ranks(leave: Callable[[], None], judge: FailureJudge | None) -> None:
     """Call `leave` when the command is stopped, and `judge` when it fails.
 
-    `distributed.process_group.start` calls this, so that nothing here imports torch.
+    What joins the ranks calls this (distributed), so that nothing here imports torch.
     """
     global _ranks
     _ranks = _Ranks(leave, judge)
@@ -78,8 +79,9 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
     0    done, or what `main` returned
     2    bad input: ValueError or OSError; one line for each problem
     75   stopped on request (EX_TEMPFAIL); the line says how to resume
-    130  Ctrl-C
+    130  Ctrl-C; where it is a request to save and stop, the line says how to resume
 
+    Signals that ask for a stop (stop_signals.py) come too late once this is decided.
     Other errors show their traceback. When one rank of several fails, all end, and what several
     have to say is printed once. DEPTHDIST_TRACE=1 in the environment shows every traceback.
     """
@@ -91,9 +93,12 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
     except (Exception, KeyboardInterrupt) as err:
         code, text = _code_and_text(err)
         judge = _ranks.judge if _ranks else None
+        if _ranks and not judge:  # alone; NCCL would add a remark below the one line
+            _ranks.leave()
         if code == FAILED and not judge:
             raise
         _exit_failed(err, code, text, judge)
+    ignore_stop_signals()
     sys.exit(code)
 
 
@@ -102,7 +107,8 @@ def _exit_stopped(stop: Stopped) -> NoReturn:
         _print(str(stop))
     if _ranks:
         _ranks.leave()
-    sys.exit(STOPPED)
+    ignore_stop_signals()
+    sys.exit(INTERRUPTED if stop.by == CTRL_C else STOPPED)
 
 
 def _code_and_text(err: BaseException) -> tuple[int, str]:

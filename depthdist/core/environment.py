@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -176,6 +177,7 @@ def free_shared_memory() -> float:
 def start_worker() -> None:
     """Prepare this worker process as its command was, and end it when that command is gone."""
     silence_image_warnings()
+    obey_parent_only()
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -184,6 +186,42 @@ def start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def no_signals_to_workers() -> Iterator[None]:
+    """Start processes that signals do not reach while they start: they inherit the mask.
+
+    Launchers and SLURM send a request to stop to every process; the command that started this one
+    serves it. Each worker calls obey_parent_only().
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _sent_to_groups())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_parent_only(_: int = 0) -> None:
+    """Ignore in this worker what is sent to its whole process group; its command can end it."""
+    if not hasattr(signal, "sigwaitinfo"):  # only Linux says who sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _sent_to_groups())
+    parent = os.getppid()
+
+    def obey() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=obey, daemon=True).start()
+
+
+def _sent_to_groups() -> set[signal.Signals]:
+    return {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
 def silence_image_warnings() -> None:

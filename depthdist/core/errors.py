@@ -19,7 +19,24 @@ class SettingsError(ValueError):
 
 
 class Stopped(Exception):
-    """The command was asked to stop and has saved its work; the message says how to resume."""
+    """The command was asked to stop and has saved its work; the message says how to resume.
+
+    by    who asked, as stop_signal() says
+    what  was going on, what is saved, and how to resume
+    """
+
+    def __init__(self, by: str, what: str):
+        super().__init__(f"stopped by {by} {what}")
+        self.by = by
+
+
+@contextmanager
+def stopping(what: str) -> Iterator[None]:
+    """Let Stopped say what was going on, where what raises it does not know."""
+    try:
+        yield
+    except Stopped as stop:
+        raise Stopped(stop.by, what) from None
 
 
 class BadFile(ValueError):

@@ -7,6 +7,12 @@ flock ends with its process, however that ends. Some file systems (NFS, Lustre, 
 it; there a file PATH.held is made, which only one process can, and which names it: when that
 process is gone, the next one takes the file over. What is not known is whether a process of another
 machine still runs: then the file stays, and the error says who holds it.
+
+Machines that share a disk: on NFS flock is a lock of the server, seen by all its clients, unless
+they are mounted with nolock or local_lock; on Lustre with the option flock, not with localflock.
+Where it is one machine's own, two machines may both get it. So the lock of a folder also names its
+holder, which touches it every few seconds: whoever finds it with the name of a process on another
+machine looks for longer than that whether it is touched.
 """
 
 from __future__ import annotations
@@ -15,15 +21,19 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from depthdist.core.errors import printable_path
 
 POLL_S = 0.2
+TOUCH_S = 4.0  # between two signs of life of a folder's holder
+LOOK_S = 3 * TOUCH_S  # for them
+LOCK = ".lock"
 NO_FLOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -48,7 +58,8 @@ def hold(file: IO[Any], path: Path, wait: bool) -> Iterator[None]:
     mine = json.dumps(_me())
     while not _made(mark, mine) and not _took_over(mark, mine):
         if not wait:
-            raise Held(_describe(mark))
+            holder = _describe(_read_holder(mark)) or "a process that is not known"
+            raise Held(f"{holder}; if it is gone, remove {mark}")
         time.sleep(POLL_S)
     try:
         yield
@@ -57,20 +68,26 @@ def hold(file: IO[Any], path: Path, wait: bool) -> Iterator[None]:
 
 
 @contextmanager
-def hold_folder(folder: Path, command: str, name: str, file_name: str = ".lock") -> Iterator[None]:
+def hold_folder(folder: Path, command: str, name: str, file_name: str = LOCK) -> Iterator[None]:
     """Hold a folder that `command` writes to, and calls `name`; it is made if it is not there.
 
-    file_name  of the file in it that is locked; it is made, empty, if it is not there
+    file_name  of the file in it that is locked; it is made, empty, if it is not there. One with
+               another name has a content of its own, and does not name its holder
 
     raises ValueError, one line, where another process holds it, OSError where it cannot be written
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name
     try:
-        with open(path, "ab") as file, hold(file, path, wait=False):
+        with (
+            open(path, "ab") as file,
+            hold(file, path, wait=False),
+            _naming_me(path) if file_name == LOCK else nullcontext(),
+        ):
             yield
     except Held as err:
-        who = f" ({err.holder})" if err.holder else ""
+        holder = err.holder or (_describe(_read_holder(path)) if file_name == LOCK else "")
+        who = f" ({holder})" if holder else ""
         raise ValueError(
             f"{printable_path(folder)}: another {command} is writing here{who}; wait for it, or"
             f" take another {name}"
@@ -96,7 +113,55 @@ def _flock(file: IO[Any], wait: bool) -> bool:
 
 def _me() -> dict[str, Any]:
     me = {"host": socket.gethostname(), "space": _space(), "pid": os.getpid()}
-    return {**me, "began": began(os.getpid())}
+    return {**me, "began": began(os.getpid()), "since": time.strftime("%Y-%m-%d %H:%M")}
+
+
+@contextmanager
+def _naming_me(path: Path) -> Iterator[None]:
+    """Keep this process's name and signs of life in the lock's file, which it holds.
+
+    raises Held where that has the name of a process on another machine, and is touched
+    """
+    holder = _read_holder(path)
+    if holder and holder.get("space") != _space() and _is_touched(path, holder):
+        raise Held(_describe(holder))
+    with suppress(OSError):  # a full disk: the lock is held without a name as well
+        path.write_text(json.dumps(_me()), encoding="ascii")
+    is_over = threading.Event()
+
+    def touch() -> None:
+        while not is_over.wait(TOUCH_S):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        with suppress(OSError):
+            os.truncate(path, 0)
+
+
+def _is_touched(path: Path, holder: dict[str, Any]) -> bool:
+    """Look for some seconds whether a process on another machine shows that it holds the lock."""
+    print(
+        f"{printable_path(path.parent)}: looking if {_describe(holder)} is writing here", flush=True
+    )
+    first = _touched_at(path)
+    until = time.monotonic() + LOOK_S
+    while time.monotonic() < until:
+        time.sleep(POLL_S)
+        if _touched_at(path) != first:
+            return True
+    return False
+
+
+def _touched_at(path: Path) -> int:
+    with open(path, "rb") as file:  # opened, so that NFS asks its server
+        return os.fstat(file.fileno()).st_mtime_ns
 
 
 def _space() -> str:
@@ -170,10 +235,18 @@ def _is_gone(content: str) -> bool:
         return False
 
 
-def _describe(mark: Path) -> str:
-    try:
-        holder = json.loads(mark.read_text(encoding="ascii"))
-        who = f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        who = "a process that is not known"
-    return f"{who}; if it is gone, remove {mark}"
+def _read_holder(path: Path) -> dict[str, Any]:
+    """Return what a process has written about itself into a lock's file, {} where nothing is."""
+    with suppress(OSError, ValueError):
+        holder = json.loads(path.read_text(encoding="ascii"))
+        if isinstance(holder, dict):
+            return holder
+    return {}
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    """Return who holds a lock, for messages; "" where that is not known."""
+    if not {"pid", "host"} <= holder.keys():
+        return ""
+    since = f", since {holder['since']}" if "since" in holder else ""
+    return f"process {holder['pid']} on {holder['host']}{since}"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from depthdist.core.environment import count_workers, local_world_size
+from depthdist.core.environment import count_workers, local_rank, local_world_size, world_size
 from depthdist.core.files import parse_json, read_at
 from depthdist.core.settings import Size
 from depthdist.data.sample_order import Order
@@ -117,7 +117,7 @@ class DataSettings(ReadSettings, CacheSettings):
             if not shards:
                 return found
         try:
-            dataset = open_dataset(replace(self, data=shards))
+            dataset = (replace(self, data=shards) if self.captures else self).opened
             num_train = None if self.captures else dataset.count("train")
         except ValueError as err:
             return [*found, f"--data {err}{self._advice()}"]
@@ -131,6 +131,11 @@ class DataSettings(ReadSettings, CacheSettings):
         if num_train == 0:
             found.append(f"--data {dataset.place}: there is no training sample")
         return found
+
+    @cached_property
+    def opened(self) -> Dataset:
+        """The dataset, opened once; raises ValueError as `open_dataset` does."""
+        return open_dataset(self)
 
     @cached_property
     def captures(self) -> tuple[str, ...]:
@@ -373,6 +378,11 @@ class Dataset:
             num_before += len(part.shards)
         return np.concatenate(numbers)
 
+    def check_shards(self) -> None:
+        """Raise ValueError unless this rank's share of its machine's local shards is whole."""
+        for part in self.parts:
+            part.check_shards(local_rank(), local_world_size())
+
     def arrays(self, *batch: int) -> Arrays:
         """Return buffers for a sample, or for (B,) of them."""
         return empty_arrays(self.parts[0], *batch)
@@ -381,13 +391,14 @@ class Dataset:
 def open_dataset(settings: DataSettings) -> Dataset:
     """Open the dataset that the settings name.
 
-    Where damage stops the run, also check that every local shard is there and has its size.
+    Where damage stops the run, also check that every local shard is there and has its size; of
+    several ranks each checks its share once they have met (Dataset.check_shards).
 
     raises ValueError: a part cannot be opened, parts of different sizes, a cache that cannot hold
     what is shuffled
     """
     cache = Cache(settings) if any(map(is_remote, settings.data)) else None
-    check_shards = settings.damaged == "stop"
+    check_shards = settings.damaged == "stop" and world_size() == 1
     parts = tuple(
         read_index(place, cache if is_remote(place) else None, check_shards, EXPECTED).with_size(
             settings.size

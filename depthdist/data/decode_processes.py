@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 from torch.utils import data
 
+from depthdist.core.environment import no_signals_to_workers, obey_parent_only
 from depthdist.core.errors import one_line
 from depthdist.data.batch import Buffers, EncodedBatch
 from depthdist.data.sample_order import MicroBatchPlan
@@ -34,12 +35,14 @@ class DecodeProcesses:
             prefetch_factor=2,
             pin_memory=self.pin,
             multiprocessing_context="spawn",  # fork copies locks that other threads hold
+            worker_init_fn=obey_parent_only,
         )
         with (
             closing(groups),
             SlowReaderWarning(self.reader.dataset, self.reader.split, self.stall_s) as watch,
         ):
-            batches = iter(loader)
+            with no_signals_to_workers():
+                batches = iter(loader)  # starts them
             try:
                 while True:
                     with watch.waiting_for(None):

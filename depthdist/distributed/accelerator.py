@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from contextlib import suppress
-from types import FrameType
+import warnings
 from typing import Any
 
-import psutil
+from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
+from depthdist.distributed.nvidia_driver import check_driver
+from depthdist.distributed.signal_relay import SignalRelay
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
+INTERRUPTED = 130  # exit code after Ctrl-C
+EXPORTED = ("DEPTHDIST_", "GLOO_", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_")
+"""How variables begin that other machines' ranks get too, beside those that DeepSpeed sends."""
+SSH_KEEPS_ALIVE = "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 
 
 def require_linux() -> None:
@@ -27,12 +31,16 @@ def load_deepspeed() -> Any:
     """Return the module deepspeed; nothing else imports it.
 
     It reads DS_ACCELERATOR while it is imported, and prints a warning where that is not set and
-    it finds no GPU.
+    it finds no GPU. raises ValueError where there is a GPU that PyTorch cannot use
     """
     require_linux()
     import torch
 
-    if not torch.cuda.is_available():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about an old driver; check_driver says more
+        has_gpu = torch.cuda.is_available()
+    if not has_gpu:
+        check_driver()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
@@ -47,26 +55,25 @@ def accelerator() -> Any:
 def run_launcher(words: list[str]) -> None:
     """Run DeepSpeed's launcher in this process, as the command `deepspeed` does, but silently.
 
-    It ends the process with the exit code of the first rank that failed. On one machine SIGTERM and
-    SIGUSR1 are passed on to the ranks, which save and end with 75, and so does this process.
+    It ends the process with the exit code of the first rank that failed. SIGTERM, SIGUSR1 and
+    Ctrl-C are passed on to the ranks, which save and end with 75 or 130, and so does this process.
+    With a hostfile DeepSpeed itself takes SIGTERM and Ctrl-C, ssh notices a machine that is gone,
+    and the ranks get the variables of EXPORTED too.
+
+    raises Stopped after such a signal where no rank was started yet
     """
     load_deepspeed()
-    from deepspeed.launcher.runner import main
+    from deepspeed.launcher import runner
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _pass_on)
+    runner.EXPORT_ENVS = [*runner.EXPORT_ENVS, *EXPORTED]
+    os.environ.setdefault("PDSH_SSH_ARGS_APPEND", SSH_KEEPS_ALIVE)
+    SignalRelay().start()
+    leave_if_stopped(BEFORE_TRAINING)
     try:
-        main(["--log_level=critical", *words])  # ranks have said their errors themselves
+        runner.main(["--log_level=critical", *words])  # ranks have said their errors themselves
     except SystemExit as end:
+        if stop_signal() == CTRL_C:  # which DeepSpeed got too, and calls a failure
+            sys.exit(INTERRUPTED)
         if isinstance(end.code, int) and end.code > SIGNALS:
             print(f"a process was ended by signal {256 - end.code}", file=sys.stderr)
         raise
-
-
-def _pass_on(number: int, _: FrameType | None) -> None:
-    """Send a signal to the ranks, or to DeepSpeed's launcher where it has not begun them."""
-    launchers = psutil.Process().children()
-    ranks = [rank for launcher in launchers for rank in launcher.children()]
-    for process in ranks or launchers:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)

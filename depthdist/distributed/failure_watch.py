@@ -1,83 +1,90 @@
 """End all ranks of a run within seconds when one fails, with its error last on the screen.
 
-    watch = FailureWatch(rank, size, store, timeout)  # a thread, until `part`, when all are done
+    watch = FailureWatch(rank, places, store, timeout)  # two threads, until `part`
+    with watch.exchanging():                # this rank waits for the others, until the end of it
+        dist.all_reduce(values)
     shown = watch.judge(err, 2, "bad shard")  # this rank failed: is its error the first of the run?
     watch.end()                               # repeat the first error, and exit
 
 A rank that fails leaves a report in the store where the ranks met. Every rank's FailureWatch looks
 for such a report, and for processes of its machine that are gone without one: when a rank is
-killed, the others leave a report for it. Whoever finds one ends soon, even while its main thread
-waits for the others; one rank on each machine repeats the report.
+killed, the others leave a report for it. Every rank also gives a sign of life; rank 0, which serves
+the store, leaves a report for one that is silent, and a rank that gets no answer from the store
+ends. Whoever finds a report ends soon, even while its main thread waits for the others; one rank on
+each machine repeats the report.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-import psutil
 import torch.distributed as dist
 
 from depthdist.core.command import FAILED
 from depthdist.core.errors import one_line
+from depthdist.core.stop_signals import end_on_sigterm, note_stop, stop_signal
+from depthdist.distributed.failure_report import (
+    FailureReport,
+    exit_at_once,
+    is_running,
+    show,
+)
+from depthdist.distributed.lost_machine import end_shells_to
+from depthdist.distributed.meeting import RankPlace
 
 POLL_S = 0.25  # between two looks at the other ranks
 GRACE_S = 4.0  # for a rank to end by itself after another one failed
-GONE = "gone without a word: killed, out of memory?"
+BEAT_S = 2.0  # from one sign of life to the next
+LONGEST_SILENCE_S = 90.0  # of a rank, whatever the timeout: its interpreter may be held up
+SILENT = "no sign of life for {:.0f} s: its machine or the network is gone, or it was stopped"
 PACKAGE = Path(__file__).parents[1]
-
-
-class FailureReport(NamedTuple):
-    """What a failed rank leaves, or others leave for it: exit code and error, in one line."""
-
-    rank: int
-    code: int
-    text: str
+HIDDEN = ("exchanging", "_exchanging")  # of the functions in messages
 
 
 class FailureWatch(threading.Thread):
     """End this rank soon after another one failed.
 
-    rank, size  this rank, of how many
+    rank, places  this rank, and where each rank runs
     store       torch.distributed.Store of this meeting alone, not used elsewhere in this process
     timeout     seconds that a rank waits for the others
 
-    In the store: `who/R` where rank R runs; `word` the first failure; `heard/R` R knows it; `call`
-    a rank is missing; `here/R` R is not the missing one; `done/R` R waits for all to be done;
-    `left/R` R watches no more.
+    In the store: `word` the first failure; `heard/R` R knows it; `call` a rank is missing; `here/R`
+    what R does; `beat/R` its sign of life; `done/R` R waits for all to be done; `left/R` R watches
+    no more; `stop` who asked a rank to save and stop.
     """
 
-    def __init__(self, rank: int, size: int, store: Any, timeout: float):
+    def __init__(self, rank: int, places: Sequence[RankPlace], store: Any, timeout: float):
         super().__init__(daemon=True)
         self.rank = rank
-        self.size = size
+        self.size = len(places)
+        self.hosts = [place.host for place in places]
         self.store = store
         self.timeout = timeout
+        self.silence = min(LONGEST_SILENCE_S, timeout)
         self.report: FailureReport | None = None
+        self.waiting_since: float | None = None
         self.parted = threading.Event()
         self.ending = threading.Lock()
-        me = [socket.gethostname(), os.getpid(), _process_space()]
-        self.store.set(f"who/{rank}", json.dumps(me))
-        everyone = [json.loads(self.store.get(f"who/{other}")) for other in range(size)]
-        self.names = []
-        self.pids = {}  # of this machine, by rank
-        for other, (host, pid, space) in enumerate(everyone):
-            self.names.append(f"rank {other} on {host} (pid {pid})")
-            if space == me[2]:
-                self.pids[other] = pid
-        self.before = signal.signal(signal.SIGTERM, self._terminated)
+        self.names = [f"rank {r} on {p.host} (pid {p.pid})" for r, p in enumerate(places)]
+        here = places[rank].space
+        self.pids = {r: place.pid for r, place in enumerate(places) if place.space == here}
+        self.answered = time.monotonic()  # when the store last did
+        self.next_beat = 0.0
+        self.beats: dict[int, tuple[bytes, float]] = {}  # of each rank, and since when
+        self.stop_is_shared = False
+        self.before = end_on_sigterm(self._terminated)
         self.start()
+        threading.Thread(target=self._watch_the_store, daemon=True).start()
 
     def run(self) -> None:
         """Look for failures until all have parted; end this process after the first one."""
@@ -85,27 +92,91 @@ class FailureWatch(threading.Thread):
             if self.look():
                 time.sleep(GRACE_S)
                 self.end()
+            self.answered = time.monotonic()
+            # gloo's exchanges fail by themselves; NCCL's never do
+            since = self.waiting_since
+            if since and time.monotonic() > since + self.timeout + GRACE_S:
+                self._find_missing_rank(f"waited in vain for the other ranks in {_main_place()}")
+
+    def _watch_the_store(self) -> None:
+        """End this process when the store has not answered for long: asking it has no limit."""
+        last = time.monotonic()
+        while not self.parted.wait(1):
+            now = time.monotonic()
+            if now - last > self.silence / 2:  # this process was stopped, and goes on
+                self.answered = now
+            last = now
+            silent = now - self.answered
+            if silent > self.silence + GRACE_S and not self.report:
+                self.report = FailureReport(0, FAILED, SILENT.format(silent))
+                self.end()
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Take this rank for one that waits for the others while entered."""
+        outer = self.waiting_since
+        self.waiting_since = outer or time.monotonic()
+        try:
+            yield
+        finally:
+            self.waiting_since = outer
 
     def look(self) -> FailureReport | None:
         """Return the report of the first rank that failed, or one for a rank that is gone."""
         if self.report:
             return self.report
         # before the store is asked: whoever leaves a report does so while it runs
-        gone = [rank for rank, pid in self.pids.items() if not _is_running(pid)]
+        gone = [rank for rank, pid in self.pids.items() if not is_running(pid)]
         try:
+            self._share_stop()
             if self.store.check(["call"]):
-                self.store.set(f"here/{self.rank}", "")
+                self.store.set(f"here/{self.rank}", self._what_it_does())
             if self.store.check(["word"]):
                 self._receive(self.store.get("word"))
             elif lost := self._without("done", gone):
-                self.leave_report(FailureReport(lost[0], FAILED, GONE))
+                self.leave_report(FailureReport.of_gone(lost[0]))
+            elif time.monotonic() > self.next_beat:
+                self.next_beat = time.monotonic() + BEAT_S
+                self._give_sign_of_life()
         except RuntimeError:  # the store ended with rank 0
-            self.report = FailureReport(0, FAILED, GONE)
+            self.report = FailureReport.of_gone(0)
         return self.report
+
+    def _give_sign_of_life(self) -> None:
+        """Let rank 0 know that this rank runs; as rank 0 look at the others' signs."""
+        if self.rank:
+            self.store.set(f"beat/{self.rank}", str(time.monotonic()))
+            return
+        now = time.monotonic()
+        if now - self.answered > self.silence / 2:  # this process was stopped: so it saw none
+            self.beats.clear()
+        for other in range(1, self.size):
+            key = f"beat/{other}"
+            beat = self.store.get(key) if self.store.check([key]) else b""
+            before, since = self.beats.get(other, (None, now))
+            self.beats[other] = (beat, since if beat == before else now)
+            silent = now - self.beats[other][1]
+            if silent > self.silence and self._without("left", [other]):
+                self.leave_report(FailureReport(other, FAILED, SILENT.format(silent)))
+                return
+
+    def _what_it_does(self) -> str:
+        """Return, as JSON, the place where the main thread hangs; "" where it waits for others."""
+        return json.dumps("" if self.waiting_since else _main_place())
 
     def leave_report(self, report: FailureReport) -> None:
         """Make it the report of this run, unless there is one already."""
         self._receive(self.store.compare_set("word", "", json.dumps(report)))
+
+    def _share_stop(self) -> None:
+        """Let every rank know of a request to stop that one of them got."""
+        if self.stop_is_shared:
+            return
+        if self.store.check(["stop"]):
+            note_stop(self.store.get("stop").decode())
+        elif stop_signal():
+            self.store.set("stop", stop_signal())
+        self.stop_is_shared = bool(stop_signal())
 
     def _receive(self, word: bytes) -> None:
         self.report = FailureReport(*json.loads(word))
@@ -121,9 +192,7 @@ class FailureWatch(threading.Thread):
             # without the place in gloo's source
             reason = re.sub(r"^\[\S+\] ", "", one_line(exchange))
             text = f"waited in vain for the other ranks in {_where(err)}: {reason}"
-            if "Timed out" in text:
-                text += "; one of them hangs, or is slow and needs a longer DEPTHDIST_TIMEOUT"
-            self._find_missing_rank()
+            self._find_missing_rank(text)
         mine = FailureReport(self.rank, code, one_line(text))
         if not self.look():
             self.leave_report(mine)
@@ -135,18 +204,38 @@ class FailureWatch(threading.Thread):
         follows = bool(exchange) or is_same
         return text if is_first or not follows else ""
 
-    def _find_missing_rank(self) -> None:
-        """Wait for the report of the missing rank; leave one for a rank that does not answer."""
+    def _find_missing_rank(self, text: str) -> None:
+        """Wait for the report of the missing rank; leave one for a rank that does not answer.
+
+        And for one that answers, but does not wait for the others as this one does: it hangs.
+
+        text  what this rank waited for
+        """
         deadline = time.monotonic() + GRACE_S
         try:
             if not self.look():
                 self.store.set("call", "")
             while not self.look() and time.monotonic() < deadline:
                 time.sleep(POLL_S / 5)
-            if not self.report and (lost := self._without("here", range(self.size))):
-                self.leave_report(FailureReport(lost[0], FAILED, GONE))
+            if self.report:
+                return
+            if lost := self._without("here", range(self.size)):
+                self.leave_report(FailureReport.of_gone(lost[0]))
+                return
+            for other in range(self.size):
+                place = json.loads(self.store.get(f"here/{other}"))
+                if other != self.rank and place:
+                    self.leave_report(FailureReport(other, FAILED, self._describe(place, text)))
+                    return
+            self.leave_report(FailureReport(self.rank, FAILED, f"{text}; all ranks wait"))
         except RuntimeError:
             self.look()
+
+    def _describe(self, place: str, text: str) -> str:
+        return (
+            f"hangs in {place}, or is slow and needs a longer DEPTHDIST_TIMEOUT than"
+            f" {self.timeout:g} s: rank {self.rank} {text}"
+        )
 
     def end(self) -> NoReturn:
         """Exit at once, with the report of the run last on the screen.
@@ -157,16 +246,12 @@ class FailureWatch(threading.Thread):
         assert self.report
         line = f"{self.names[self.report.rank]}: {self.report.text}"
         if self.rank == min(set(self.pids) - {self.report.rank}, default=None):
-            print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun shows it at its end
-            Path(file).write_text(
-                json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8"
-            )
-        sys.stdout.flush()
-        sys.stderr.flush()
+            show(line)
+        if self.report.rank not in self.pids:
+            end_shells_to(self.hosts[self.report.rank])
         if self.rank == 0:  # the store ends with this process
             self._await("heard", set(range(self.size)) - {0, self.report.rank}, GRACE_S)
-        os._exit(self.report.code)
+        exit_at_once(self.report.code, line)
 
     def part(self) -> None:
         """Wait until all ranks are done, then stop to watch; raise ValueError if one is missing.
@@ -181,7 +266,7 @@ class FailureWatch(threading.Thread):
             )
         self.parted.set()
         self.join()
-        signal.signal(signal.SIGTERM, self.before)
+        end_on_sigterm(self.before)
         self.store.set(f"left/{self.rank}", "")
         if self.rank == 0:
             self._await("left", range(self.size), self.timeout)
@@ -206,22 +291,6 @@ class FailureWatch(threading.Thread):
             self.end()
 
 
-def _process_space() -> str:
-    """Return a name for what a process id means something in.
-
-    Processes see each other by id on one machine since it started, in the same container.
-    """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-    return boot + os.readlink("/proc/self/ns/pid")
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _failed_exchange(err: BaseException | None) -> BaseException | None:
     """Return the failed exchange between ranks that the error is or came from, or None.
 
@@ -239,6 +308,21 @@ def _failed_exchange(err: BaseException | None) -> BaseException | None:
 
 def _where(err: BaseException) -> str:
     """Return our functions that the error came through, such as `keep > sum_over_ranks`."""
-    frames = traceback.extract_tb(err.__traceback__)
-    names = [frame.name for frame in frames if PACKAGE in Path(frame.filename).parents]
+    return _our_functions(traceback.extract_tb(err.__traceback__))
+
+
+def _main_place() -> str:
+    """Return where the main thread is: our last functions, or where there are none, the last."""
+    number = threading.main_thread().ident
+    frame = sys._current_frames().get(number) if number else None
+    frames = traceback.extract_stack(frame)
+    return _our_functions(frames) or _last_functions(frames)
+
+
+def _our_functions(frames: traceback.StackSummary) -> str:
+    return _last_functions([f for f in frames if PACKAGE in Path(f.filename).parents])
+
+
+def _last_functions(frames: Sequence[traceback.FrameSummary]) -> str:
+    names = [frame.name for frame in frames if frame.name not in HIDDEN]
     return " > ".join(names[-3:])

@@ -9,36 +9,27 @@ failure_watch.py ends all of them when one fails.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import signal
-import time
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from depthdist.core.command import register_ranks, unregister_ranks
 from depthdist.core.environment import local_rank, local_world_size, rank, usable_cores, world_size
-from depthdist.core.errors import one_line
+from depthdist.core.errors import Stopped, one_line
+from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.accelerator import accelerator, load_deepspeed
 from depthdist.distributed.failure_watch import FailureWatch
 from depthdist.distributed.launchers import adopt_slurm_variables
-from depthdist.distributed.missing_ranks import tell_missing_ranks
+from depthdist.distributed.meeting import Meeting, Met, describe_failed_meeting
 
-REPEATED_SIGNAL_S = 5.0
-"""Seconds from a SIGTERM until another one counts as a second request.
-
-When a process group gets a SIGTERM, its launcher sends it once more.
-"""
 ALONE = {
     "RANK": "0",
     "LOCAL_RANK": "0",
@@ -47,6 +38,7 @@ ALONE = {
     "MASTER_PORT": "0",
 }
 """What a launcher would set for a single process."""
+NCCL_HINT = {"NCCL": ", NCCL_DEBUG=INFO says more"}
 
 
 @dataclass(frozen=True)
@@ -89,17 +81,14 @@ def start() -> World:
     backend = accelerator().communication_backend_name()
     limit = timedelta(seconds=timeout_seconds())
     try:
-        if world_size() > 1:
-            with tell_missing_ranks(rank(), world_size()):
-                _meet(backend, limit, device)
-        register_ranks(lambda: stop(), _watch)
-        _start_deepspeed(backend, limit)
+        met = Meeting(timeout_seconds()).wait() if world_size() > 1 else None
     except RuntimeError as err:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ValueError(
-            f"the ranks cannot meet at {address}; did every node start, and is another run using"
-            f" the port? Give the launcher another --master_port ({one_line(err)})"
-        ) from err
+        raise ValueError(describe_failed_meeting(err)) from err
+    if met:
+        _connect(met, backend, limit, device)
+    else:
+        register_ranks(lambda: stop(), None)
+    _start_deepspeed(backend, limit)
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -113,32 +102,59 @@ def _own_device() -> torch.device:
     if local >= accelerator().device_count():
         raise ValueError(
             f"process {local} of this machine sees {accelerator().device_count()} devices; expected"
-            " all of the machine in every process, one for each"
+            " all of the machine in every process, one for each (SLURM binds one to a task: srun"
+            " --gpu-bind=none, and --gpus-per-node instead of --gpus-per-task)"
         )
     accelerator().set_device(local)
     return torch.device(accelerator().device_name(local))
 
 
-def _meet(backend: str, limit: timedelta, device: torch.device) -> None:
-    """Join the process group of all ranks and start to watch for failures.
+def _connect(met: Met, backend: str, limit: timedelta, device: torch.device) -> None:
+    """Make the process group of all ranks, which are watched from before it is there.
 
-    DeepSpeed would meet here too, but a second time under torchrun it would find the addresses of
-    the first.
+    DeepSpeed would make it too, but a second time under torchrun it would find the addresses of the
+    first. NCCL connects in here, and waits for a rank without any limit of its own.
+
+    raises ValueError where they cannot reach one another
     """
     global _watch
-    store: Any
-    store, rank, size = next(rendezvous("env://", timeout=limit))
-    name = _meeting_name(store, rank, size)
-    store = dist.PrefixStore(name, store)
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=rank,
-        world_size=size,
-        timeout=limit,
-        device_id=device if device.type == "cuda" else None,
-    )
-    _watch = FailureWatch(rank, size, store.clone(), timeout_seconds())
+    # else NCCL's own watchdog kills every rank that waits, and nobody says for which
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    line = met.choose_interface(rank())
+    if line and rank() == 0:
+        print(line, flush=True)
+    _watch = FailureWatch(rank(), met.places, met.store.clone(), timeout_seconds())
+    register_ranks(lambda: stop(), _watch)
+    try:
+        with exchanging():
+            dist.init_process_group(
+                backend,
+                store=met.store,
+                rank=rank(),
+                world_size=world_size(),
+                timeout=limit,
+                device_id=device if device.type == "cuda" else None,
+            )
+    except RuntimeError as err:
+        name = backend.upper()
+        raise ValueError(
+            f"the ranks have met, but cannot reach one another ({one_line(err)}): a firewall, or"
+            f" another network? {name}_SOCKET_IFNAME names the interface{NCCL_HINT.get(name, '')}"
+        ) from err
+
+
+@contextmanager
+def exchanging() -> Iterator[None]:
+    """Take this rank for one that waits for the others while entered.
+
+    What only ends when all ranks come is done in it: so a rank that hangs is told from those that
+    wait for it, whatever carries the exchange.
+    """
+    if _watch is None:
+        yield
+        return
+    with _watch.exchanging():
+        yield
 
 
 def _start_deepspeed(backend: str, limit: timedelta) -> None:
@@ -149,28 +165,6 @@ def _start_deepspeed(backend: str, limit: timedelta) -> None:
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=limit
     )
-
-
-def _meeting_name(store: Any, rank: int, size: int) -> str:
-    """Return a name that all ranks agree on and that no earlier meeting in this store can have.
-
-    When torchrun starts its ranks again, the store holds what the former ones wrote, and every node
-    counts restarts by itself.
-    """
-    me = uuid.uuid4().hex
-    if rank == 0:
-        store.set("meeting", me)
-        others = [store.get(f"{me}/{other}").decode() for other in range(1, size)]
-        store.set(f"{me}/all", json.dumps(others))
-        return me
-    deadline = time.monotonic() + timeout_seconds()
-    while time.monotonic() < deadline:
-        name = store.get("meeting").decode()
-        store.set(f"{name}/{rank}", me)
-        if store.check([f"{name}/all"]) and me in json.loads(store.get(f"{name}/all")):
-            return name
-        time.sleep(0.02)
-    raise RuntimeError(f"rank {rank} has waited {timeout_seconds():g} s for rank 0")
 
 
 def stop() -> None:
@@ -187,16 +181,19 @@ def stop() -> None:
 def sum_over_ranks(values: Iterable[float]) -> list[float]:
     """Return each number added up over all ranks, in float64, the same on every rank."""
     total = torch.tensor(list(values), dtype=torch.float64)
-    if dist.get_world_size() > 1:
+    if dist.get_world_size() == 1:
+        return total.tolist()
+    with exchanging():  # NCCL's ends when the values are read
         total = total.to(accelerator().current_device_name())
         dist.all_reduce(total)
-    return total.tolist()
+        return total.tolist()
 
 
 def gather_from_all_ranks(value: Any) -> list[Any]:
     """Return every rank's value (anything small), by rank."""
     found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
+    with exchanging():
+        dist.all_gather_object(found, value)
     return found
 
 
@@ -204,38 +201,15 @@ def broadcast_from_rank_0(value: Any) -> Any:
     """Return rank 0's value (anything small), on every rank."""
     box = [value]
     device = torch.device(accelerator().current_device_name())
-    dist.broadcast_object_list(box, src=0, device=device)
+    with exchanging():
+        dist.broadcast_object_list(box, src=0, device=device)
     return box[0]
 
 
-class StopRequest:
-    """A request from outside to save and stop: `signal` is "SIGTERM" or "SIGUSR1", "" before.
+def stop_together(what: str) -> None:
+    """Raise Stopped on every rank if any was asked to stop. Every rank must call it.
 
-        with StopRequest() as request:
-            ...     # now and then: if any rank has request.signal, save, then raise Stopped(...)
-
-    A second SIGTERM gets the handler that was there before. Only for the main thread.
+    what  was going on: it follows "stopped by SIGTERM"
     """
-
-    def __init__(self) -> None:
-        self.signal = ""
-        self.since = math.inf
-
-    def __enter__(self) -> StopRequest:
-        numbers = (signal.SIGTERM, signal.SIGUSR1)
-        self.before = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = self.signal or signal.Signals(number).name
-        if number != signal.SIGTERM:
-            return
-        if time.monotonic() > self.since + REPEATED_SIGNAL_S:
-            signal.signal(number, self.before[signal.SIGTERM])
-            signal.raise_signal(number)
-        else:
-            self.since = min(self.since, time.monotonic())
+    for by in filter(None, gather_from_all_ranks(stop_signal())):
+        raise Stopped(by, what)

@@ -11,15 +11,16 @@
     )
     print(scores_table({row: scores.means() for row, scores in found.items()}))
 
-Values are kept for each image. An image is read once, and goes once through each network that has a
-row. A prediction may also be scored after an alignment (metrics/alignment.py): the row's kind says
-so, and it never counts as the best.
+Values are kept for each image; `mean_scores`, whose images several ranks share, keeps their sums
+alone. An image is read once, and goes once through each network that has a row. A prediction may
+also be scored after an alignment (metrics/alignment.py): the row's kind says so, and it never
+counts as the best.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -27,7 +28,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from depthdist.core.errors import Stopped
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.batch import Batch, EncodedBatch
+from depthdist.evaluation.exact_sums import MetricSums
 from depthdist.evaluation.metrics.alignment import align
 from depthdist.evaluation.metrics.grooves import Groove
 from depthdist.evaluation.metrics.pixels import binned_metrics, image_metrics
@@ -78,6 +82,9 @@ class ScoredImage:
     details: ImageDetails = field(default_factory=dict)
 
 
+PendingImage = tuple[ScoredImage, Future[ImageDetails] | None]  # details may be measured still
+
+
 @dataclass
 class Scores:
     """The values of each image of a split, in the order of the split.
@@ -103,6 +110,32 @@ class Scores:
         }
 
 
+@dataclass(frozen=True)
+class MeanScores:
+    """The mean of each name over the images of a split, and how many these are."""
+
+    num_images: int
+    num_damaged: int
+    of_names: dict[str, float]
+
+    def means(self) -> dict[str, float]:
+        """Return the means as `Scores.means` does."""
+        return {"images": self.num_images, "damaged": self.num_damaged, **self.of_names}
+
+
+@dataclass
+class RankScores:
+    """What a rank tells the others of its images: sums by row, and how many were scored.
+
+    stopped_by  who asked it to stop with images left, "" where it has scored all of its own
+    """
+
+    sums: dict[str, MetricSums]
+    num_images: int = 0
+    num_damaged: int = 0
+    stopped_by: str = ""
+
+
 def mean(values: Sequence[float]) -> float:
     """Return the exactly rounded mean of those that are not NaN; NaN if there is none."""
     known = [v for v in values if not math.isnan(v)]
@@ -123,9 +156,9 @@ def score(
     gather: Callable[[Any], list[Any]] = lambda own: [own],
     ways: Sequence[str] = ("none",),
     measure: ImageMeasure | None = None,
-) -> dict[str, Scores]:
-    """Return the scores of one predictor by alignment, computed as in `score_rows`."""
-    return score_rows(
+) -> dict[str, MeanScores]:
+    """Return the mean scores of one predictor by alignment, computed as in `mean_scores`."""
+    return mean_scores(
         {way: Row(predict, RowKind.ADAPTER, way) for way in ways},
         batches,
         num_samples=num_samples,
@@ -151,8 +184,40 @@ def measure_ranges(
     return measured
 
 
-@torch.no_grad()
 def score_rows(
+    rows: Mapping[str, Row],
+    batches: Iterable[EncodedBatch | Batch],
+    *,
+    num_samples: int,
+    bounds: DepthRange,
+    loss: LossSettings,
+    device: torch.device,
+    measure: ImageMeasure | None = None,
+) -> dict[str, Scores]:
+    """Return the scores of each row, and raise ValueError if a prediction is not finite.
+
+    Metrics are over all measured pixels: the same ones for every run. Losses are over those within
+    `bounds`, as in training, and of the prediction before alignment. Padding has weight 0 and never
+    counts.
+
+    num_samples  of the split
+    measure  more metrics of an image
+    """
+    scored: list[PendingImage] = []
+    num_damaged = 0
+    for of_batch, damaged in score_batches(rows, batches, bounds, loss, device, measure):
+        num_damaged += damaged
+        scored += of_batch
+    images = [
+        image if details is None else replace(image, details=details.result())
+        for image, details in scored
+    ]
+    images.sort(key=lambda image: image.sample)
+    _check_count(len(images), num_damaged, num_samples)
+    return {row: _row_scores(row, images, num_damaged) for row in rows}
+
+
+def mean_scores(
     rows: Mapping[str, Row],
     batches: Iterable[EncodedBatch | Batch],
     *,
@@ -162,41 +227,76 @@ def score_rows(
     device: torch.device,
     gather: Callable[[Any], list[Any]] = lambda own: [own],
     measure: ImageMeasure | None = None,
-) -> dict[str, Scores]:
-    """Return the scores of each row, and raise ValueError if a prediction is not finite.
+) -> dict[str, MeanScores]:
+    """Return the mean scores of each row over what all ranks score, computed as in `score_rows`.
 
-    Metrics are over all measured pixels: the same ones for every run. Losses are over those within
-    `bounds`, as in training, and of the prediction before alignment. Padding has weight 0 and never
-    counts.
+    raises Stopped, on every rank, where one was asked to stop and has images left
 
-    num_samples  of the split, over all ranks
-    gather   returns what every rank has, given what this one has: means are of all images in their
-             order, so they are bit-equal for any number of ranks
-    measure  more metrics of an image
+    num_samples  over all ranks
+    batches  of this rank
+    gather   returns what every rank has, given what this one has: a few kilobytes, whatever the
+             number of images. Means are bit-equal for any number of ranks
     """
-    scored: list[tuple[ScoredImage, Future[ImageDetails] | None]] = []
-    num_damaged = 0
+    own = RankScores({row: MetricSums() for row in rows})
+    for of_batch, damaged in score_batches(
+        rows, _until_stopped(batches, own), bounds, loss, device, measure
+    ):
+        own.num_damaged += damaged
+        own.num_images += len(of_batch)
+        for image, details in of_batch:
+            more = details.result() if details else {}
+            for row, sums in own.sums.items():
+                sums.add(image.values[row] | (more[row].values if row in more else {}))
+    ranks = gather(own)
+    for by in [rank.stopped_by for rank in ranks if rank.stopped_by]:
+        raise Stopped(by, "while images were scored")
+    num_images = sum(rank.num_images for rank in ranks)
+    num_damaged = sum(rank.num_damaged for rank in ranks)
+    _check_count(num_images, num_damaged, num_samples)
+    return {
+        row: MeanScores(
+            num_images, num_damaged, MetricSums.means([rank.sums[row] for rank in ranks])
+        )
+        for row in rows
+    }
+
+
+def _until_stopped(
+    batches: Iterable[EncodedBatch | Batch], own: RankScores
+) -> Iterator[EncodedBatch | Batch]:
+    """Yield the batches until this rank is asked to stop, and note by whom."""
+    for batch in batches:
+        own.stopped_by = stop_signal()
+        if own.stopped_by:
+            return
+        yield batch
+
+
+@torch.no_grad()
+def score_batches(
+    rows: Mapping[str, Row],
+    batches: Iterable[EncodedBatch | Batch],
+    bounds: DepthRange,
+    loss: LossSettings,
+    device: torch.device,
+    measure: ImageMeasure | None,
+) -> Iterator[tuple[list[PendingImage], int]]:
+    """Yield the images of each batch, and how many of it could not be read."""
     for encoded in batches:
         batch = encoded.to(device)
-        num_damaged += _count_damaged(batch)
-        scored += _score_batch(rows, batch, bounds, loss, measure)
-    images = [
-        image if details is None else replace(image, details=details.result())
-        for image, details in scored
-    ]
-    ranks = gather((images, num_damaged))
-    num_damaged = sum(damaged for _, damaged in ranks)
-    images = [image for images_of_rank, _ in ranks for image in images_of_rank]
-    images.sort(key=lambda image: image.sample)
-    assert len(images) == num_samples - num_damaged, (
-        f"evaluation met {len(images)} + {num_damaged} samples of {num_samples}"
+        yield _score_batch(rows, batch, bounds, loss, measure), _count_damaged(batch)
+
+
+def _check_count(num_images: int, num_damaged: int, num_samples: int) -> None:
+    """Raise ValueError where no image could be read."""
+    assert num_images == num_samples - num_damaged, (
+        f"evaluation met {num_images} + {num_damaged} samples of {num_samples}"
     )
-    if not images:
+    if not num_images:
         raise ValueError(
             f"none of the {num_samples} samples could be read; `depthdist shard --verify` lists the"
             " damage"
         )
-    return {row: _row_scores(row, images, num_damaged) for row in rows}
 
 
 def _count_damaged(batch: Batch) -> int:
@@ -215,7 +315,7 @@ def _score_batch(
     bounds: DepthRange,
     loss: LossSettings,
     measure: ImageMeasure | None,
-) -> list[tuple[ScoredImage, Future[ImageDetails] | None]]:
+) -> list[PendingImage]:
     """Return each image of a batch, and its details as soon as they are measured."""
     target, mask = normalize_depth(batch.depth_mm, bounds, batch.mask)
     preds: dict[Predictor, Tensor] = {}  # (B, H, W) normalized
@@ -225,7 +325,7 @@ def _score_batch(
     losses = {
         predict: compute_losses(loss, pred, target, mask, bounds) for predict, pred in preds.items()
     }  # (B,) by name
-    scored: list[tuple[ScoredImage, Future[ImageDetails] | None]] = []
+    scored: list[PendingImage] = []
     for i in _slots_in_use(batch):
         sample = batch.samples[i]
         truth = batch.depth_mm[i]

@@ -23,10 +23,12 @@ Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 def use_full_float32() -> None:
-    """Let cuDNN compute float32 convolutions in float32, in this process; the default is TF32.
+    """Let this process compute float32 convolutions and matrix products in float32, not in TF32.
 
-    TF32 has a mantissa of 10 bits: an error of a millimetre at 1.5 m.
+    TF32 has a mantissa of 10 bits: an error of a millimetre at 1.5 m. It is cuDNN's default, and
+    where NVIDIA's containers set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE that of matrix products too.
     """
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -55,7 +57,11 @@ class Float32Conv2d(nn.Conv2d):
         return made.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x`, (B, C, H, W) of any precision, to float32."""
+        """Convolve `x`, (B, C, H, W) of any precision, to float32, also inside torch.autocast."""
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self.forward(x)
         bias = None if self.bias is None else self.bias.float()
         return self._conv_forward(x.float(), self.weight.float(), bias)
 

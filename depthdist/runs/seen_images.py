@@ -11,10 +11,10 @@ made again with another seed, another split or other settings.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,11 +37,28 @@ class SeenImages(NamedTuple):
     val: np.ndarray
 
 
-def hashes_of(dataset: Dataset, split: str) -> np.ndarray:
-    """Return (N, 4) uint64 of a split's samples, in the order of their numbers."""
+def hashes_of(dataset: Dataset, split: str, rank: int = 0, num_ranks: int = 1) -> np.ndarray:
+    """Return (N, 4) uint64 of a split's samples, in the order of their numbers.
+
+    Of several ranks each reads its share, and the largest of what they find is known.
+    """
     parts = [part for part in dataset.parts if split in part.raw["splits"]]
-    found = [image_hashes(part, split) for part in parts]
+    found = [image_hashes(part, split, rank, num_ranks) for part in parts]
     return np.concatenate([np.zeros((0, len(KINDS)), np.uint64), *found])
+
+
+def hashes_by_ranks(
+    dataset: Dataset, split: str, rank: int, num_ranks: int, gather: Callable[[Any], list[Any]]
+) -> np.ndarray:
+    """Return `hashes_of` on every rank; of the many small reads each rank does its share.
+
+    gather  returns every rank's value, given this one's
+    """
+    hashes = hashes_of(dataset, split, rank, num_ranks)
+    read = np.flatnonzero(hashes[:, :2].any(1)).astype(np.uint32)
+    for numbers, found in gather((read, hashes[read, :2])) if num_ranks > 1 else []:
+        hashes[numbers, :2] = found
+    return hashes
 
 
 def images_of(dataset: Dataset) -> SeenImages:

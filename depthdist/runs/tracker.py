@@ -17,7 +17,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from depthdist.core.files import append, parse_json, write_atomic
 from depthdist.runs.log_services import LogService
 from depthdist.runs.tensorboard_file import EventFile
 
+EVALUATION = "eval/loss"  # the line of an evaluation has it
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is not a terminal
 SECONDS_TO_SEND = (120.0, 10.0)  # that other trackers get at the end, and after an error
 
@@ -45,17 +46,29 @@ class Tracker:
             a run from the start
     total   optimizer steps of the whole run, for the progress line's remaining time
     log_to  other trackers, names in SERVICES
+    evaluates_again  an interrupted evaluation of `step` begins anew: what it wrote is dropped too
     """
 
     def __init__(
-        self, run: Path, active: bool, step: int | None, total: int, log_to: Sequence[str] = ()
+        self,
+        run: Path,
+        active: bool,
+        step: int | None,
+        total: int,
+        log_to: Sequence[str] = (),
+        evaluates_again: bool = False,
     ):
         self.active = active
         if not active:
             return
         self.lines = run / "metrics.jsonl"
-        self._drop_lines_after(step)
-        self.board = EventFile(run / "tensorboard", 0 if step is None else step + 1)
+        kept = self._drop_lines_after(step, evaluates_again)
+        first_step = 0 if step is None else step + 1 - evaluates_again
+        self.board = EventFile(run / "tensorboard", first_step)
+        if step is not None and evaluates_again:
+            for values in kept:
+                if values["step"] == step:  # its points are hidden with those of the evaluation
+                    self._add_points(_curves_of(values), step)
         self.services = [LogService(name, run, resumed=step is not None) for name in log_to]
         self.live = sys.stderr.isatty()
         self.bar = tqdm(
@@ -68,13 +81,26 @@ class Tracker:
         )
         self.shown_at = time.monotonic()
 
-    def _drop_lines_after(self, step: int | None) -> None:
-        """Remove the lines of later steps, and lines that a crash cut off; all where it is None."""
+    def _drop_lines_after(
+        self, step: int | None, evaluates_again: bool
+    ) -> list[dict[str, float | None]]:
+        """Remove the lines of later steps, and lines that a crash cut off; all where it is None.
+
+        evaluates_again  also the line of that step's evaluation
+        returns          the values of the lines that stay
+        """
         if not self.lines.exists():
-            return
+            return []
         lines = [] if step is None else self.lines.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if step is not None and _step_of(line) <= step]
-        write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
+        kept, found = [], []
+        for line in lines:
+            values = _values_of(line)
+            is_again = evaluates_again and values["step"] == step and EVALUATION in values
+            if values["step"] <= step and not is_again:
+                kept.append(line + "\n")
+                found.append(values)
+        write_atomic(self.lines, "".join(kept).encode())
+        return found
 
     def log(
         self,
@@ -101,10 +127,13 @@ class Tracker:
         """Write one point of each curve, without a line in metrics.jsonl."""
         if not self.active:
             return
-        for name, value in values.items():
-            self.board.add(scalar(name, value), step)
+        self._add_points(values, step)
         for service in self._working_services():
             service.log(values, step)
+
+    def _add_points(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.board.add(scalar(name, value), step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Write an image (h, w, 3) uint8 to TensorBoard's images."""
@@ -179,13 +208,19 @@ class Tracker:
             self.close(SECONDS_TO_SEND[bool(kind)])
 
 
-def _step_of(line: str) -> float:
-    """Return the step of a line of metrics.jsonl; infinity if it cannot be read."""
+def _values_of(line: str) -> dict[str, Any]:
+    """Return what a line of metrics.jsonl has; a step of infinity where it cannot be read."""
     try:
-        step: float = parse_json(line)["step"]
-        return step
+        values: dict[str, Any] = parse_json(line)
+        return {**values, "step": values["step"]}
     except (ValueError, KeyError, TypeError):
-        return math.inf  # a line that a crash cut off
+        return {"step": math.inf}  # a line that a crash cut off
+
+
+def _curves_of(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the points of a line of metrics.jsonl."""
+    named = {name: value for name, value in values.items() if "/" in name}
+    return {name: math.nan if value is None else value for name, value in named.items()}
 
 
 def record_damage(damage: dict[str, Any], run: Path) -> None:

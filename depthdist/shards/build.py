@@ -6,7 +6,7 @@
     deepspeed --hostfile hosts tools/shard.py RAW OUT
 
 plan      find pairs, reject what their headers rule out, split, cut into jobs of one shard each:
-          sizes decide, never the number of workers
+          sizes decide, never the number of workers; rank 0 does it, all read headers
 write     every job whose commit record is missing, one process per shard, into OUT/.build
 publish   rename shards to their final names, then write index.json, last; only then are files of
           an older run removed
@@ -23,14 +23,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from depthdist.captures.layouts import find_pairs
-from depthdist.core.errors import SettingsError, printable_path
+from depthdist.captures.layouts import CapturePair, search_folder
+from depthdist.captures.read_options import ReadOptions
+from depthdist.core.errors import BadFile, SettingsError, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job, as_json
+from depthdist.shards.headers import (
+    Header,
+    help_to_look,
+    look_at,
+    look_together,
+    release_helpers,
+)
 from depthdist.shards.index_writer import compose_index
 from depthdist.shards.plan import Plan, make_plan
 from depthdist.shards.previous_output import (
@@ -78,26 +86,60 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
     ranks = ranks or CpuGroup()
     out = Path(settings.out)
     with contextlib.ExitStack() as stack:
-        with _together(ranks):
-            if settings.split == "auto":
-                settings = settle_split(settings, find_pairs(settings.raw)[0])
-            _refuse_same_folder(Path(settings.raw), out)
-            previous = read_previous_output(settings)
-            plan = make_plan(settings, previous.held)
+        planned = None
         with _together(ranks):
             if ranks.rank == 0:
+                planned = _plan(settings, out, ranks)
+            else:
+                help_to_look(ranks)
+        with _together(ranks):
+            if planned:
                 stack.enter_context(locked(out))
-                _prepare(out, previous)
-        todo = [job for job in plan.jobs[ranks.rank :: ranks.size] if not _find_record(out, job)]
+                _prepare(out, planned.previous)
+        shares = None
+        if planned:
+            shares = [planned.plan.jobs[rank :: ranks.size] for rank in range(ranks.size)]
+        mine = ranks.scatter(shares)
+        todo = [job for job in mine if not _find_record(out, job)]
         with _together(ranks):
             write_shards(todo, settings.workers, ranks)
         num_written = sum(ranks.gather(len(todo)))
         index = None
         with _together(ranks):
-            if ranks.rank == 0:
-                chosen = replace(settings, size=plan.size)
-                index = _merge(chosen, plan, previous, num_written)
+            if planned:
+                index = _merge(*planned, num_written)
         return index
+
+
+class _Planned(NamedTuple):
+    """What rank 0 alone knows: the settings with all that was chosen, the plan, and OUT before."""
+
+    settings: ShardSettings
+    plan: Plan
+    previous: PreviousOutput
+
+
+def _plan(settings: ShardSettings, out: Path, ranks: CpuGroup) -> _Planned:
+    """Return the plan; the other ranks look at headers meanwhile, and never have all captures."""
+    have_helped = ranks.size == 1
+
+    def look(pairs: list[CapturePair], options: ReadOptions) -> list[Header | BadFile]:
+        nonlocal have_helped
+        have_helped = True
+        return look_together(pairs, options, ranks)
+
+    try:
+        found = None
+        if settings.split == "auto":
+            found = search_folder(settings.raw)
+            settings = settle_split(settings, found.pairs)
+        _refuse_same_folder(Path(settings.raw), out)
+        previous = read_previous_output(settings)
+        plan = make_plan(settings, previous.held, found, look_at if ranks.size == 1 else look)
+    finally:
+        if not have_helped:
+            release_helpers(ranks)
+    return _Planned(replace(settings, size=plan.size), plan, previous)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from depthdist.core.environment import local_rank
 from depthdist.core.errors import BadFile, SettingsError, printable_path
 from depthdist.core.file_lock import POLL_S, Held, began, hold
 from depthdist.core.files import parse_json, sync_folder, write_atomic
+from depthdist.core.stop_signals import leave_if_stopped
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import as_json
@@ -39,6 +40,7 @@ from depthdist.shards.split_names import in_order
 
 BEGIN_S = 600.0  # seconds that other ranks wait until the first one of their machine begins
 END_S = 5.0  # and after it has ended without shards
+MEANWHILE = "while shards were made; the same command goes on"
 SAID_AFTER_S = 1.0
 MAX_SHOWN = 5  # rejects that are printed
 Say = Callable[[str], None]
@@ -203,6 +205,7 @@ def _locked(path: Path, raw: str) -> Iterator[IO[bytes]]:
                 if time.monotonic() > say_at:
                     _say(f"another command makes shards of {raw}: waiting for it")
                     say_at = float("inf")
+                leave_if_stopped(MEANWHILE)
                 time.sleep(POLL_S)
         try:
             yield file
@@ -230,6 +233,7 @@ def _await_first_rank(found: CachedDataset, raw: str) -> None:
             raise SettingsError(
                 [f"local rank 0 made no shards of the captures in {raw} as they are"]
             )
+        leave_if_stopped(MEANWHILE)
         time.sleep(POLL_S)
 
 

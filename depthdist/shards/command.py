@@ -23,6 +23,7 @@ from depthdist.core.command_line import parse
 from depthdist.core.environment import count_workers
 from depthdist.core.errors import printable_path
 from depthdist.distributed.cpu_group import CpuGroup
+from depthdist.distributed.early_failure import expect_ranks
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.split_names import in_order
 
@@ -32,6 +33,7 @@ MANY_JOBS = 1 << 30  # more than there are cores: the number of jobs sets no lim
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and do what it asks for; libraries are imported after that."""
+    expect_ranks()
     summary, epilog = __doc__.split("\n\n", 1)
     first = ("raw", "out", "size", "split", "val", "append", "unit", "near", "far", "verify")
     (settings,) = parse(summary, ShardSettings, argv=argv, epilog=epilog, first=first)

@@ -29,8 +29,12 @@ NUM_THREADS = 16  # readers of meta.json, which mostly wait for the disk
 MAX_NAMED = 5
 
 
-def image_hashes(index: Index, split: str) -> np.ndarray:
-    """Return (N, 4) uint64 of the samples of a split, 0 where a hash is not known."""
+def image_hashes(index: Index, split: str, part: int = 0, of: int = 1) -> np.ndarray:
+    """Return (N, 4) uint64 of the samples of a split, 0 where a hash is not known.
+
+    part, of  read the meta.json of every `of`-th shard, from number `part` of them on: several
+              processes share them, and the largest of what they find is known
+    """
     rows = index.samples(split).rows
     hashes = np.zeros((len(rows), len(KINDS)), np.uint64)
     hashes[:, 2] = _member_hashes(rows, [index.members.index(index.raw["rgb"]["member"])])
@@ -39,7 +43,7 @@ def image_hashes(index: Index, split: str) -> np.ndarray:
     columns = [index.members.index(member) for member in depth if member]
     hashes[:, 3] = _member_hashes(rows, columns)
     if not index.raw.get("foreign") and index.cache is None:
-        _read_source_hashes(index, rows, hashes)
+        _read_source_hashes(index, rows, hashes, part, of)
     return hashes
 
 
@@ -53,7 +57,9 @@ def _member_hashes(rows: np.ndarray, columns: list[int]) -> np.ndarray:
     return np.maximum(found, np.uint64(1))
 
 
-def _read_source_hashes(index: Index, rows: np.ndarray, hashes: np.ndarray) -> None:
+def _read_source_hashes(
+    index: Index, rows: np.ndarray, hashes: np.ndarray, part: int, of: int
+) -> None:
     """Fill the columns of the sources' sha256 from each meta.json; what is damaged stays 0."""
     column = index.members.index(index.raw["meta"]["member"])
     order = np.argsort(rows["shard"], kind="stable")
@@ -71,7 +77,7 @@ def _read_source_hashes(index: Index, rows: np.ndarray, hashes: np.ndarray) -> N
                 hashes[number, :2] = _source_hashes(content)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(read, of_shards if len(rows) else []))
+        list(pool.map(read, of_shards[part::of] if len(rows) else []))
 
 
 def source_hash(content: bytes) -> int:

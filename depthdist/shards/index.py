@@ -197,6 +197,20 @@ class Index:
             return Path(self.place) / shard["name"]
         return self.cache.fetch(self.url(number), shard["sha256"], shard["bytes"])
 
+    def is_here(self, number: int) -> bool:
+        """Return whether the tar can be read without fetching it."""
+        shard = self.shards[number]
+        return self.cache is None or self.cache.has(shard["sha256"], shard["bytes"])
+
+    def check_shards(self, part: int = 0, of: int = 1) -> None:
+        """Raise ValueError unless each local shard is there and has its size.
+
+        part, of  look at every `of`-th shard from number `part` on: several processes share them
+        """
+        for shard in self.shards[part::of] if self.cache is None else []:
+            path = Path(self.place) / shard["name"]
+            _check_size(path, shard["bytes"], f"shard of {shard['count']} samples")
+
     def url(self, number: int) -> str:
         """Return the URL of the tar, or its path if the dataset is not remote."""
         name = self.shards[number]["name"]
@@ -303,12 +317,8 @@ def read_index(
     if index.cache is None:
         for part in ("table", "names"):
             index.file(part)
-        for shard in index.shards if whole else []:
-            _check_size(
-                Path(index.place) / shard["name"],
-                shard["bytes"],
-                f"shard of {shard['count']} samples",
-            )
+    if whole:
+        index.check_shards()
     index.open_files()
     return index
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from depthdist.captures.layouts import CapturePair, FoundCaptures, RejectedFile, search_folder
-from depthdist.captures.read_options import NO_OPTIONS
-from depthdist.captures.readers import read_size
+from depthdist.captures.read_options import ReadOptions
 from depthdist.captures.reading_notes import reading_notes
 from depthdist.captures.sessions import number_sessions
 from depthdist.core.errors import BadFile, printable_path
@@ -29,8 +29,10 @@ from depthdist.geometry.image_size import (
     describe_stretch,
     most_stretched,
 )
-from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import Encoding, Item, Job, as_json
+from depthdist.shards.headers import Header, look_at
+from depthdist.shards.jobs import make_job
+from depthdist.shards.sample_bytes import bytes_of_sample, samples_per_shard
 from depthdist.shards.settings import ShardSettings, settle_split
 from depthdist.shards.split_names import SKIP, in_order, unused_names_warning
 from depthdist.shards.splits import (
@@ -43,9 +45,8 @@ from depthdist.shards.splits import (
     split_note,
 )
 
-RGB_BYTES = {"jpeg": 0.33, "png": 1.5, "raw": 3}  # a pixel, measured; by codec
 BY_GROUPS = ("file", "folder", "auto")  # splits by groups of captures
-TAR_BYTES = 8 * 512  # a sample's tar headers and padding
+Look = Callable[[list[CapturePair], ReadOptions], list[Header | BadFile]]
 
 
 class Plan(NamedTuple):
@@ -108,6 +109,7 @@ class UsablePairs(NamedTuple):
     notes: list[str]  # for the user, on how files are paired and read
     depth_size: Size | None  # None without pairs
     image_sizes: Counter[tuple[int, int]]  # of the pairs
+    headers: dict[str, Header]  # by stem
 
 
 class SplitSides(NamedTuple):
@@ -119,11 +121,20 @@ class SplitSides(NamedTuple):
     note: str  # for the user
 
 
-def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Plan:
-    """Return the plan for RAW; raise ValueError where nothing can be made of it."""
-    found = search_folder(settings.raw)
+def make_plan(
+    settings: ShardSettings,
+    held: ExistingDataset = NO_DATASET,
+    found: FoundCaptures | None = None,
+    look: Look = look_at,
+) -> Plan:
+    """Return the plan for RAW; raise ValueError where nothing can be made of it.
+
+    found  the captures in RAW, where they were listed already
+    look   reads the headers of captures
+    """
+    found = found or search_folder(settings.raw)
     settings = settle_split(settings, found.pairs)
-    usable = usable_pairs(settings, held, found)
+    usable = usable_pairs(settings, held, found, look)
     settings, size_note = _choose_size(settings, held, usable.image_sizes)
     settled = _settled_groups(usable.groups, held, settings)
     assert settings.size is not None, "_choose_size has chosen one"
@@ -143,7 +154,7 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
             camera_size=None,
         )
     sides = _choose_sides(usable, settled, held, settings)
-    splits = cut_into_shards(usable.pairs, sides, held, settings, encoding)
+    splits = cut_into_shards(usable, sides, held, settings, encoding)
     jobs = [job for of_split in splits.values() for job in of_split]
     return Plan(
         jobs=jobs,
@@ -161,11 +172,9 @@ def make_plan(settings: ShardSettings, held: ExistingDataset = NO_DATASET) -> Pl
 
 
 def usable_pairs(
-    settings: ShardSettings, held: ExistingDataset, found: FoundCaptures
+    settings: ShardSettings, held: ExistingDataset, found: FoundCaptures, look: Look = look_at
 ) -> UsablePairs:
     """Return the captures of RAW that are new, not skipped, and whose headers are valid."""
-    from tqdm import tqdm  # after the errors of a wrong folder
-
     rejects = list(found.rejects)
     pairs = [pair for pair in found.pairs if pair.stem not in held.sides]
     num_held = len(found.pairs) - len(pairs)
@@ -179,13 +188,13 @@ def usable_pairs(
                 f" left out ({SKIP}); expected some for train and some for val"
             )
     options = settings.read_options
-    sizes: dict[str, tuple[int, int]] = {}  # of the points
-    image_sizes: dict[str, tuple[int, int]] = {}
-    for pair in tqdm(pairs, "looking at headers", unit=" pairs", leave=False, delay=2):
-        try:
-            image_sizes[pair.stem], sizes[pair.stem] = read_size(pair, options)
-        except BadFile as err:
-            rejects.append(RejectedFile(err.path, err.reason))
+    headers: dict[str, Header] = {}
+    for pair, header in zip(pairs, look(pairs, options)):
+        if isinstance(header, Header):
+            headers[pair.stem] = header
+        else:
+            rejects.append(RejectedFile(header.path, header.reason))
+    sizes = {stem: header.size for stem, header in headers.items()}  # of the points
     pairs = [pair for pair in pairs if pair.stem in sizes]
     depth_size = held.depth_size
     if pairs and not depth_size:
@@ -200,7 +209,8 @@ def usable_pairs(
         groups=groups,
         notes=[*found.notes, *reading_notes(pairs, options)],
         depth_size=depth_size,
-        image_sizes=Counter(image_sizes[pair.stem] for pair in pairs),
+        image_sizes=Counter(headers[pair.stem].image_size for pair in pairs),
+        headers=headers,
     )
 
 
@@ -300,7 +310,7 @@ def _encoding(settings: ShardSettings, camera_size: Size | None) -> Encoding:
 
 
 def cut_into_shards(
-    pairs: list[CapturePair],
+    usable: UsablePairs,
     sides: SplitSides,
     held: ExistingDataset,
     settings: ShardSettings,
@@ -309,7 +319,7 @@ def cut_into_shards(
     """Return the jobs of each split, with equal numbers of samples up to one."""
     items = [
         Item(key=f"{held.next_key + i:08d}", pair=pair, session=sides.sessions[i])
-        for i, pair in enumerate(pairs)
+        for i, pair in enumerate(usable.pairs)
     ]
     splits = {}
     for name in in_order({"train", *sides.splits}):
@@ -318,7 +328,13 @@ def cut_into_shards(
         first = held.num_shards.get(name, 0)
         cuts = [len(chosen) * i // max(num_shards, 1) for i in range(num_shards + 1)]
         splits[name] = [
-            _job(f"{name}/shard-{first + i:06d}.tar", chosen[start:end], settings, encoding)
+            make_job(
+                f"{name}/shard-{first + i:06d}.tar",
+                chosen[start:end],
+                usable.headers,
+                settings,
+                encoding,
+            )
             for i, (start, end) in enumerate(pairwise(cuts))
         ]
     return splits
@@ -451,54 +467,3 @@ def describe_plan(plan: Plan) -> list[str]:
         f"{listed}, {len(plan.rejects)} rejected by their headers; about {size:.0f} MB",
         *plan.note.splitlines(),
     ]
-
-
-def samples_per_shard(encoding: Encoding, shard_mb: float) -> int:
-    """Return how many samples are planned for one shard.
-
-    From sizes alone, because the plan must not depend on the content of files.
-    """
-    return max(1, int(shard_mb * 2**20 // bytes_of_sample(encoding)))
-
-
-def bytes_of_sample(encoding: Encoding) -> float:
-    """Return about how many bytes a sample takes in a shard."""
-    height, width = encoding.depth_size
-    rows, columns = encoding.rgb_size or encoding.depth_size
-    rgb = rows * columns * RGB_BYTES[encoding.codec]
-    depth = 2 * height * width
-    mask = height * -(-width // 8)
-    return depth + mask + rgb + TAR_BYTES
-
-
-def _job(name: str, items: list[Item], settings: ShardSettings, encoding: Encoding) -> Job:
-    """Return the job of one shard; its hash covers name, size and time of each file."""
-    root = Path(settings.raw)
-    inputs: list[list[Any]] = []
-    for item in items:
-        if item.pair.unit_mm is not None:
-            inputs.append([item.key, item.pair.unit_mm])
-        for path in dict.fromkeys(item.pair.files.values()):
-            status = path.stat()
-            inputs.append(
-                [
-                    item.key,
-                    item.session,
-                    item.pair.stem,
-                    path.relative_to(root).as_posix(),
-                    status.st_size,
-                    status.st_mtime_ns,
-                ]
-            )
-    options = settings.read_options
-    given = [options] if options != NO_OPTIONS else []  # hashes of older datasets stay
-    content = [SCHEMA, VERSION, name, encoding, inputs, *given]
-    return Job(
-        name=name,
-        items=items,
-        hash=hashlib.sha256(as_json(content)).hexdigest(),
-        root=root,
-        folder=Path(settings.out) / ".build",
-        encoding=encoding,
-        options=options,
-    )

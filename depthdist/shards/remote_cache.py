@@ -146,6 +146,10 @@ class Cache:
         finally:
             self._status.pop(url, None)
 
+    def has(self, sha256: str, size: int) -> bool:
+        """Return whether the complete file is in the cache; it then counts as used now."""
+        return _is_cached(self.folder / f"{sha256}.shard", size)
+
     def fetch(self, url: str, sha256: str, size: int) -> Path:
         """Return the path of the complete, verified file; download it if it is not there.
 

@@ -20,7 +20,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from depthdist.core.environment import count_workers, no_workers, open_pool, start_worker
+from depthdist.core.environment import (
+    count_workers,
+    no_signals_to_workers,
+    no_workers,
+    open_pool,
+    start_worker,
+)
+from depthdist.core.stop_signals import leave_if_stopped
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job
 from depthdist.shards.writer import write_shard
@@ -35,7 +42,8 @@ class _Stopped(Exception):
 def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
     """Write every job's shard.
 
-    raises ValueError, one line, when a shard cannot be written or a worker was killed
+    raises ValueError, one line, when a shard cannot be written or a worker was killed; Stopped
+    after a stop request
     """
     if not jobs:
         return
@@ -47,6 +55,7 @@ def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
             with _no_interrupt():
                 waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
             while waiting:
+                leave_if_stopped("while shards were made; the same command goes on")
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 samples, num_bytes, rejects, _ = shared[:]
                 mb_per_s = num_bytes / 1e6 / max(1e-9, bar.format_dict["elapsed"])
@@ -74,14 +83,13 @@ def _no_interrupt() -> Iterator[None]:
     """
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        with no_signals_to_workers():
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         signal.signal(signal.SIGINT, handler)
     if pressed:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
 
 def _shared_counts(context: SpawnContext) -> Any:

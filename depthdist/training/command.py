@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from depthdist.core.command_line import parse
-from depthdist.distributed.launchers import adopt_slurm_variables
+from depthdist.core.stop_signals import BEFORE_TRAINING, leave_if_stopped
+from depthdist.distributed.early_failure import expect_ranks
+from depthdist.distributed.launcher_watch import watch_launchers
 from depthdist.training.settings import (
     GROUPS,
     RECIPES,
@@ -25,7 +27,8 @@ MOST_USED = ("data", "run", "model", "epochs", "lr", "recipe", "deepspeed", "res
 
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line of launch/train.py says: one rank, or all."""
-    adopt_slurm_variables()
+    expect_ranks()
+    watch_launchers()
     (settings,) = read_settings(HELP, argv)
     work(settings)
 
@@ -67,6 +70,7 @@ def read_settings(
 
 def work(settings: Settings) -> None:
     """Make shards of captures, meet the other ranks, train, and part."""
+    leave_if_stopped(BEFORE_TRAINING)
     if settings.data.captures:
         from depthdist.training.capture_data import describe_sharding, with_shards
 
@@ -86,5 +90,6 @@ def work(settings: Settings) -> None:
         return dry_run(settings)
     from depthdist.training.train import train
 
+    leave_if_stopped(BEFORE_TRAINING)
     train(settings, start())
     stop()  # not after an error: under NCCL it would wait for ranks that wait for this one

@@ -84,8 +84,8 @@ class EngineSettings:
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}
             remarks.append(f"FP16 IS NOT FOR THIS DEVICE ({device}): this run trains in FP32")
-        if precision(config) == "bf16" and not accelerator().is_bf16_supported():
-            raise ValueError(f"{self.deepspeed}: this device has no bf16; use ds_configs/fp16.json")
+        if precision(config) == "bf16" and (why := why_no_bf16()):
+            raise ValueError(f"{self.deepspeed}: {why}; use ds_configs/fp16.json")
         if self.compile and device == "cpu":
             # seen with torch 2.13: the loss is right, LoRA's gradient 0
             raise ValueError(
@@ -143,6 +143,22 @@ def fp16_pays() -> bool:
     Most CPUs have none, and those with AVX512-FP16 were 30 times slower in it than in FP32.
     """
     return accelerator().device_name() != "cpu" and accelerator().is_fp16_supported()
+
+
+def why_no_bf16() -> str:
+    """Return why this device does not compute in bf16, or nothing where it does.
+
+    DeepSpeed's own answer also counts GPUs older than Ampere, where PyTorch only stores bf16 and
+    cuBLAS and cuDNN fail with it.
+    """
+    if accelerator().device_name() == "cuda":
+        from torch import cuda
+
+        if cuda.is_bf16_supported(including_emulation=False):
+            return ""
+        name, (major, minor) = cuda.get_device_name(), cuda.get_device_capability()
+        return f"{name} has no bf16 (compute capability {major}.{minor}; it begins with 8.0)"
+    return "" if accelerator().is_bf16_supported() else "this device has no bf16"
 
 
 def precision(config: dict[str, Any]) -> str:

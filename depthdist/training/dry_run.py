@@ -45,5 +45,5 @@ def dry_run(settings: Settings) -> None:
     for name, value in settings.as_dict().items():
         if value is not None:
             lines.append(f"setting      {name} = {value}")
-    remarks = [*remarks, *validation_remarks(dataset)]
+    remarks = [*remarks, *validation_remarks(dataset, settings.schedule.val_images)]
     print("\n".join([*lines, *remarks, "dry run: nothing was computed or written"]))

@@ -9,8 +9,9 @@ engine.step()
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from depthdist.core.errors import one_line
 from depthdist.distributed.accelerator import load_deepspeed
-from depthdist.distributed.process_group import World
+from depthdist.distributed.process_group import World, exchanging
 from depthdist.training.deepspeed_config import precision
+from depthdist.training.loss_scale import LossScale
 from depthdist.training.master_weights import MasterWeights
 
 NEVER = 10**9  # steps from one of DeepSpeed's own progress lines to the next
@@ -55,6 +57,9 @@ class Engine:
         self.deepspeed.enable_backward_allreduce = self.stage > 0
         self.weights = MasterWeights(self.optimizer, self.trained, self.stage, world)
         self.weights.forget_first_step()
+        self.scale: LossScale | None = None
+        if self.precision == "fp16":
+            self.scale = LossScale(self.optimizer, self.weights.scaler)
         self.scales_itself = self._scales_itself()
         self.sums_gradients_itself = self.stage == 0
         self.totals: list[Tensor] = []
@@ -63,7 +68,8 @@ class Engine:
         self.summed_norm = 0.0
         self.is_reduced = False  # whether the parameters hold the gradient of the whole batch
         self.watching = False
-        self.zeros: list[Tensor] = []  # of gradients: how many elements are 0, how many there are
+        self.num_zeros: list[Tensor] = []  # of each watched gradient
+        self.num_watched = 0  # elements of those gradients
         for parameter in self.trained.values():
             parameter.register_hook(self._count_zeros)
 
@@ -78,10 +84,12 @@ class Engine:
         """
         self.watching = watch
         if watch:
-            self.zeros = []
+            self.num_zeros = []
+            self.num_watched = 0
         if self.stage:  # DeepSpeed divides by micro-batches and ranks
             parts = self.deepspeed.gradient_accumulation_steps() * self.world.size
-            self.deepspeed.backward(loss * parts)
+            with exchanging():
+                self.deepspeed.backward(loss * parts)
             return
         scaled = loss if self.scales_itself else loss.float() * self.loss_scale
         self.deepspeed.backward(scaled, scale_wrt_gas=False)
@@ -96,13 +104,14 @@ class Engine:
         `grad_norm` is known after it, and no weight has changed yet.
         """
         flat = torch.cat([total.flatten() for total in self.totals])
-        if self.world.size > 1:
-            dist.all_reduce(flat)
+        with exchanging():
+            if self.world.size > 1:
+                dist.all_reduce(flat)
+            self.summed_norm = float(flat.norm()) / self.loss_scale  # NCCL's exchange ends here
         pieces = flat.split([total.numel() for total in self.totals])
         for total, parameter, piece in zip(self.totals, self.trained.values(), pieces):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype)
             total.zero_()
-        self.summed_norm = float(flat.norm()) / self.loss_scale
         self.is_reduced = True
 
     def step(self, factor: float = 1.0) -> bool:
@@ -120,8 +129,12 @@ class Engine:
             if self.sums_gradients_itself and not self.is_reduced:
                 self.reduce_gradients()
             self.is_reduced = False
-        self.deepspeed.step()
-        return boundary and self.deepspeed.skipped_steps == skipped_before
+        with exchanging() if self.stage else nullcontext():
+            self.deepspeed.step()
+        skipped = self.deepspeed.skipped_steps > skipped_before
+        if boundary and self.scale:
+            self.scale.end_step(skipped)
+        return boundary and not skipped
 
     def _scales_itself(self) -> bool:
         """Return whether DeepSpeed's backward multiplies by the loss scale.
@@ -137,8 +150,8 @@ class Engine:
 
     def _count_zeros(self, grad: Tensor) -> None:
         if self.watching:
-            count = torch.tensor(grad.numel(), device=grad.device)
-            self.zeros.append(torch.stack([(grad == 0).sum(), count]))
+            self.num_zeros.append((grad == 0).sum())
+            self.num_watched += grad.numel()
 
     @property
     def underflow_share(self) -> float:
@@ -146,24 +159,31 @@ class Engine:
 
         Half of them are 0 by right before LoRA's first step.
         """
-        if not self.zeros:
+        if not self.num_watched:
             return 0.0
-        num_zeros, num_elements = torch.stack(self.zeros).sum(0).tolist()
-        return num_zeros / num_elements
+        return int(torch.stack(self.num_zeros).sum()) / self.num_watched
 
     @property
     def loss_scale(self) -> float:
-        """What the loss is multiplied by so that small gradients survive fp16.
-
-        It is 1 in the other precisions.
-        """
-        return float(self.weights.scaler.cur_scale) if self.precision == "fp16" else 1.0
+        """What the loss is multiplied by: 1 except in fp16."""
+        return self.scale.value if self.scale else 1.0
 
     @property
     def grad_norm(self) -> float:
         """Norm of the last step's gradient, before clipping."""
         norm = self.deepspeed.get_global_grad_norm() if self.stage else self.summed_norm
         return float(norm) if norm is not None else 0.0
+
+    @property
+    def gradient_problem(self) -> str:
+        """How the last step's gradient is broken for good, or nothing.
+
+        In fp16 it is known after the step, which was skipped. One that a smaller loss scale may
+        mend is no problem.
+        """
+        if self.scale:
+            return self.scale.problem
+        return "" if math.isfinite(self.grad_norm) else f"{self.grad_norm}"
 
     @property
     def skipped_steps(self) -> int:
@@ -175,7 +195,8 @@ class Engine:
 
         Every rank must call it (ZeRO gathers).
         """
-        found = {name: self.weights.get(name).detach() for name in self.trained}
+        with exchanging() if self.stage else nullcontext():
+            found = {name: self.weights.get(name).detach() for name in self.trained}
         assert all(tensor.dtype == torch.float32 for tensor in found.values())
         return found
 

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from depthdist.core.errors import Stopped
+from depthdist.core.errors import Stopped, stopping
+from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.process_group import (
-    StopRequest,
     gather_from_all_ranks,
     sum_over_ranks,
 )
@@ -40,11 +40,17 @@ def end_epoch(run: Run) -> None:
     """Evaluate; keep the adapter where it is the best so far, and all that a restart needs.
 
     Without validation the last one is the best.
+
+    raises Stopped after a stop request; the state that was saved before says what is due
     """
     state, best_by = run.state, run.settings.schedule.best_by
     scores: dict[str, float] | None = None
     if run.data.has_validation:
-        scores = evaluate(run)["none"]
+        with stopping(
+            f"while epoch {state.epoch} was evaluated, saved in {run.output.folder}/last; the same"
+            " command goes on"
+        ):
+            scores = evaluate(run)["none"]
         is_best = is_better(best_by, scores[best_by], state.best)  # reduced: equal on every rank
         state.best = scores[best_by] if is_best else state.best
         state.is_learned = bool(run.settings.train.overfit) and is_learned(scores)
@@ -58,6 +64,7 @@ def end_epoch(run: Run) -> None:
         state.best_epoch = state.epoch
     if is_best and scores:
         show_best(run, scores)
+    state.evaluation_is_due = False
     run.output.tracker.say(f"epoch {state.epoch}/{run.settings.train.epochs}: {said}")
     weights = run.learner.weights_to_keep()
     if is_best and run.world.rank == 0:
@@ -99,34 +106,42 @@ def save(run: Run) -> None:
         save_state(folder, run.state.step, tensors, content, num_kept)
 
 
-def leave_if_asked(run: Run, request: StopRequest) -> None:
+def leave_if_asked(run: Run) -> None:
     """Save and raise Stopped if any rank was asked to stop."""
-    if sum_over_ranks([bool(request.signal)])[0]:
-        leave(run, request)
+    if sum_over_ranks([bool(stop_signal())])[0]:
+        leave(run)
 
 
-def leave(run: Run, request: StopRequest) -> NoReturn:
+def leave(run: Run) -> NoReturn:
     """Save and raise Stopped, as a signal to some rank asked for."""
     save(run)
-    name = next(signal for signal in gather_from_all_ranks(request.signal) if signal)
+    by = next(filter(None, gather_from_all_ranks(stop_signal())))
     raise Stopped(
-        f"stopped by {name} at step {run.state.step} of {run.total_steps}, saved in"
-        f" {run.output.folder}/last; the same command goes on"
+        by,
+        f"at step {run.state.step} of {run.total_steps}, saved in"
+        f" {run.output.folder}/last; the same command goes on",
     )
 
 
 def finish(run: Run) -> None:
-    """Load the best adapter from the disk, as a later user will, score it, and print the table."""
+    """Load the best adapter from the disk, as a later user will, score it, and print the table.
+
+    raises Stopped after a stop request
+    """
     state, folder, tracker = run.state, run.output.folder, run.output.tracker
     run.output.place.bring("best")
     best, _ = load_adapter(folder / "best")
     best.to(run.world.device)
-    rows, constant_row, best_row = final_rows(run, best)
+    with stopping("while the best adapter was scored; the same command finishes the table"):
+        rows, constant_row, best_row = final_rows(run, best)
     show_end(run, rows[best_row])
     notes = [FOOTNOTE]
     if not run.data.has_validation:
         num, all_train = len(scored_samples(run)), run.data.dataset.count("train")
         notes.append(f"on {num} of {all_train} training images: {FIT}")
+    elif len(scored_samples(run)) < run.data.dataset.count("val"):
+        num, all_val = len(scored_samples(run)), run.data.dataset.count("val")
+        notes.append(f"on {num} of {all_val} validation images (--val-images)")
     tracker.say("\n".join(["", scores_table(rows), *notes, ""]))
     if run.settings.train.overfit:
         tracker.say("\n".join(describe_fit(best_reached(run, best))))

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from depthdist.core.errors import stopping
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.batch import Batch, EncodedBatch
 from depthdist.data.sample_order import MicroBatchPlan, Position
-from depthdist.distributed.process_group import (
-    StopRequest,
-    gather_from_all_ranks,
-    sum_over_ranks,
-)
+from depthdist.distributed.process_group import gather_from_all_ranks, sum_over_ranks
 from depthdist.geometry.depth_range import normalize_depth
 from depthdist.losses.terms import compute_losses
 from depthdist.models.sample_dropout import draw_keys
@@ -40,19 +38,24 @@ class StepReport:
     save_is_due: bool
 
 
-def run_loop(run: Run, request: StopRequest) -> None:
+def run_loop(run: Run) -> None:
     """Train from where the state is to the end of the run.
 
     raises Stopped after a stop request, with everything saved
     """
     state, keep = run.state, run.settings.keep
     if not state.before and run.data.has_validation:
-        evaluate_before_training(run)
+        with stopping(
+            f"before the first step of {run.output.folder}; the same command begins it anew"
+        ):
+            evaluate_before_training(run)
+    if state.evaluation_is_due:
+        end_epoch(run)
     batches = training_batches(run)
     start_weights = _copy_of_weights(run) if state.epoch == 0 else None
     timer = StepTimer()
     while not run.is_over:
-        report = optimizer_step(run, batches, timer, request)
+        report = optimizer_step(run, batches, timer)
         if _is_due(state.step, keep.log_every):
             log_step(run, report, timer)
         show_progress(run, report)
@@ -64,12 +67,14 @@ def run_loop(run: Run, request: StopRequest) -> None:
                 masters = run.learner.engine.masters()
                 run.output.warn(diagnostics.nothing_moved(start_weights, masters))
                 start_weights = None
+            state.evaluation_is_due = True
+            save(run)
             end_epoch(run)
             timer.saved()
             if not run.is_over:
-                leave_if_asked(run, request)
+                leave_if_asked(run)
         elif report.stop_asked:
-            leave(run, request)
+            leave(run)
         elif report.save_is_due:
             save(run)
             timer.saved()
@@ -94,14 +99,12 @@ def training_batches(run: Run) -> Iterator[EncodedBatch]:
     return iter(data.loader.train(data.plan, seed, run.world.rank, position, epochs))
 
 
-def optimizer_step(
-    run: Run, batches: Iterator[EncodedBatch], timer: StepTimer, request: StopRequest
-) -> StepReport:
+def optimizer_step(run: Run, batches: Iterator[EncodedBatch], timer: StepTimer) -> StepReport:
     """Take one optimizer step: all micro-batches of a global batch. Leaves the state after it."""
     state, engine, keep = run.state, run.learner.engine, run.settings.keep
-    sums, seen, group = accumulate_gradients(run, batches, timer, request)
+    sums, seen, group = accumulate_gradients(run, batches, timer)
     save_is_due = run.world.rank == 0 and timer.save_is_due(keep.interval, state.step + 1)
-    local = [*(float(value) for value in sums.values()), bool(request.signal), save_is_due]
+    local = [*(float(value) for value in sums.values()), bool(stop_signal()), save_is_due]
     *values, stop_asked, save_asked = sum_over_ranks(local)
     losses = dict(zip(sums, values))
     check_loss_is_finite(run, losses["loss"], seen)
@@ -109,10 +112,8 @@ def optimizer_step(
     if engine.sums_gradients_itself:
         engine.reduce_gradients()
         check_gradient_is_finite(run, seen)
-        engine.step(factor)
-    else:  # under ZeRO the norm is known after the step
-        engine.step(factor)
-        check_gradient_is_finite(run, seen)
+    engine.step(factor)
+    check_gradient_is_finite(run, seen)  # known only now under ZeRO and in fp16
     epoch = group.epoch
     state.step += 1
     state.epoch = group.position.epoch
@@ -132,7 +133,7 @@ def optimizer_step(
 
 
 def accumulate_gradients(
-    run: Run, batches: Iterator[EncodedBatch], timer: StepTimer, request: StopRequest
+    run: Run, batches: Iterator[EncodedBatch], timer: StepTimer
 ) -> tuple[dict[str, Tensor], list[tuple[list[str], Tensor]], MicroBatchPlan]:
     """Put this rank's share of a global batch through the network, forward and backward.
 
@@ -159,7 +160,7 @@ def accumulate_gradients(
             return sums, seen, batch.group
         engine.step()
         if run.world.device.type == "cpu":  # a step takes long there; a GPU would have to wait
-            leave_if_asked(run, request)
+            leave_if_asked(run)
 
 
 def forward(run: Run, batch: Batch) -> dict[str, Tensor]:
@@ -192,14 +193,14 @@ def check_loss_is_finite(run: Run, loss: float, seen: list[tuple[list[str], Tens
 def check_gradient_is_finite(run: Run, seen: list[tuple[list[str], Tensor]]) -> None:
     """Raise ValueError, which names the batch's samples, where the gradient is no number.
 
-    In fp16 the loss scaler skips such a step.
+    In fp16 the loss scaler skips such a step, and it is an error where no smaller scale will help.
     """
-    engine = run.learner.engine
-    if engine.precision == "fp16" or math.isfinite(engine.grad_norm):
+    problem = run.learner.engine.gradient_problem
+    if not problem:
         return
     mine = [stem for stems, _ in seen for stem in stems]
     stems = [stem for stems in gather_from_all_ranks(mine) for stem in stems]
-    what = f"the gradient is {engine.grad_norm} although the loss is finite"
+    what = f"the gradient is {problem} although the loss is finite"
     _raise_not_finite(run, f"{what}, for {', '.join(dict.fromkeys(stems))}")
 
 

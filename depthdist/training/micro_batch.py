@@ -23,7 +23,8 @@ from depthdist.training.settings import Settings
 from depthdist.training.training_data import make_plan
 
 CPU_SHARE = 0.8  # of the memory that is free: other processes come and go
-GPU_SHARE = 0.95  # of all memory
+GPU_SHARE = 0.85  # of the free memory: NCCL and fragments come on top of what is counted
+MASTER_BYTES = 20  # for each trained weight: its master, two moments, a float64 sum of gradients
 MAPS = 12  # float32 maps at the ground truth's size that the loss keeps for the backward pass
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -55,18 +56,35 @@ def fits_in_memory(
 ) -> bool:
     """Return whether a training step of so many images fits into the device's memory.
 
-    On a GPU a step is tried; on a CPU it is counted against the free memory.
+    Against the free memory a step is tried on a GPU, and counted on a CPU.
 
     size, truth  (height, width) of the images and of the ground truth
     """
     if device.type == "cpu":
         needed = sum(step_memory(model, micro_batch, size, truth, precision).values())
         return needed < CPU_SHARE * psutil.virtual_memory().available / local_world_size()
+
+    def trial() -> None:
+        network = copy.deepcopy(model).to(device, DTYPES[precision]).train()
+        _try_step(network, micro_batch, size, truth, loss, depth_range)
+
+    trained, total = model.parameter_counts()
+    beside = trained * MASTER_BYTES + (0 if precision == "fp32" else total * 4)
+    return fits_on_gpu(trial, beside, device)
+
+
+def fits_on_gpu(trial: Callable[[], None], beside: int, device: torch.device) -> bool:
+    """Return whether `trial` and `beside` bytes more fit into what is free on that GPU.
+
+    What other processes have of it, and this one's own context, is not free.
+    """
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    own = torch.cuda.memory_allocated(device)
+    budget = GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + own)
     try:
-        trial = copy.deepcopy(model).to(device, DTYPES[precision]).train()
-        _try_step(trial, micro_batch, size, truth, loss, depth_range)
-        total = torch.cuda.mem_get_info(device)[1]
-        return torch.cuda.max_memory_allocated(device) < GPU_SHARE * total
+        trial()
+        return torch.cuda.max_memory_allocated(device) + beside < budget
     except torch.OutOfMemoryError:
         return False
     finally:

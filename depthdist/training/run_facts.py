@@ -106,15 +106,23 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def validation_remarks(dataset: Dataset) -> list[str]:
-    """Return what it means for the run that there are no validation images of its own, if so."""
+def validation_remarks(dataset: Dataset, most: int) -> list[str]:
+    """Return what it means for the run that few or no validation images of its own are scored.
+
+    most  --val-images
+    """
     if isinstance(dataset, FewSamples):
         return [
             f"validation   the {dataset.count('val')} samples that are learned by heart: scores"
             " say nothing of new images"
         ]
     if dataset.has("val"):
-        return []
+        if not 0 < most < dataset.count("val"):
+            return []
+        return [
+            f"validation   {most} of {dataset.count('val')} images, evenly spread, are scored at"
+            " each evaluation and in the final table (--val-images)"
+        ]
     return [
         f"validation   none: {dataset.place} has no images of a split val; the last weights are"
         " kept as the best, and pictures and the final table are of training images"

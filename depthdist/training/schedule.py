@@ -27,6 +27,9 @@ class ScheduleSettings:
     "Stop early after so many epochs without a new best; 0: never."
     best_by: str = "loss"
     "What decides which epoch is the best, and early stopping: loss, or a metric such as abs_rel."
+    val_images: int = 5000
+    """Validation images that each evaluation while training, and the final table, score: evenly
+    spread, the same ones every time; 0: all. `depthdist evaluate` scores all."""
     ema: float = 0.0
     """Decay of an exponential moving average of the trained weights, which is then what is
     evaluated and kept; 0: off. 0.9 averages about 10 steps."""
@@ -37,6 +40,7 @@ class ScheduleSettings:
             self,
             ("warmup", self.warmup >= 0, ">= 0"),
             ("patience", self.patience >= 0, ">= 0"),
+            ("val_images", self.val_images >= 0, ">= 0"),
             ("ema", 0 <= self.ema < 1, "0 (off) or a decay below 1, such as 0.99"),
         )
         return found + self._problems_of_best_by()

@@ -1,6 +1,6 @@
 """Train a second stage of a run, top to bottom: steps, looks at it, the best kept, its state saved.
 
-    if train_stage(task, settings, world, folder, ds_config, request):
+    if train_stage(task, settings, world, folder, ds_config):
         ...                             # it has just learned its last step
 
     FOLDER/best/         the stage with the lowest loss on validation data
@@ -29,15 +29,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from depthdist.core.errors import Stopped
+from depthdist.core.errors import stopping
 from depthdist.core.files import parse_json, write_json
 from depthdist.core.settings import flag_name
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.dataset import Dataset
 from depthdist.distributed.process_group import (
-    StopRequest,
     World,
     broadcast_from_rank_0,
-    gather_from_all_ranks,
+    stop_together,
     sum_over_ranks,
 )
 from depthdist.distributed.tensor_exchange import broadcast_tensors
@@ -112,7 +112,10 @@ class Task(ABC):
 
     @abstractmethod
     def look(self, network: Network, world: World, tracker: Tracker, step: int) -> Look:
-        """Score and draw fixed samples; every rank calls it, and all return the same."""
+        """Score and draw fixed samples; every rank calls it, and all return the same.
+
+        raises Stopped, on every rank, after a stop request
+        """
 
     @abstractmethod
     def keep(self, weights: dict[str, Tensor], step: int, eval_loss: float | None) -> None:
@@ -126,6 +129,7 @@ class StageState:
     step: int = 0
     best: float | None = None
     best_step: int = 0
+    look_is_due: bool = False
 
 
 @dataclass
@@ -152,7 +156,6 @@ def train_stage(
     world: World,
     folder: Path,
     ds_config: dict[str, Any],
-    request: StopRequest,
 ) -> bool:
     """Train a stage to its last step; False where that was done and scored before.
 
@@ -176,10 +179,11 @@ def train_stage(
     )
     if tensors:
         engine.restore(tensors, engine_values)
-    with Tracker(folder, world.rank == 0, state.step or None, task.steps) as tracker:
+    again = state.look_is_due
+    with Tracker(folder, world.rank == 0, state.step or None, task.steps, (), again) as tracker:
         stage = Stage(task, settings, world, folder, engine, state, tracker)
         announce(stage)
-        run_steps(stage, request)
+        run_steps(stage)
     return True
 
 
@@ -301,34 +305,41 @@ def lr_factor(step: int, total: int) -> float:
     return warm * (LEAST_LR + (1 - LEAST_LR) * (1 + math.cos(math.pi * t)) / 2)
 
 
-def run_steps(stage: Stage, request: StopRequest) -> None:
+def run_steps(stage: Stage) -> None:
     """Train to the last step; raise Stopped after a stop request, with everything saved."""
     state, task, keep = stage.state, stage.task, stage.settings.keep
+    if state.look_is_due:
+        look(stage)
+        save(stage)
     timer = StepTimer()
     batches = cast(Any, task.batches(stage.world.rank, stage.world.size, state.step))
     with closing(batches):
         while state.step < task.steps:
-            losses, stop_asked, save_is_due = optimizer_step(stage, batches, timer, request)
+            losses, stop_asked, save_is_due = optimizer_step(stage, batches, timer)
             seconds = timer.end_step()
             if state.step % keep.log_every == 0:
                 log_step(stage, losses, timer)
             show_progress(stage, losses, seconds)
             is_look = state.step % stage.look_every == 0 or state.step == task.steps
             if is_look:
+                state.look_is_due = True
+                save(stage)
                 look(stage)
             if stop_asked or save_is_due or is_look:
                 save(stage)
                 timer.saved()
             if stop_asked and state.step < task.steps:
-                names = [signal for signal in gather_from_all_ranks(request.signal) if signal]
-                raise Stopped(
-                    f"stopped by {names[0]} at step {state.step} of {task.steps} of the"
-                    f" {task.name} stage, saved in {stage.folder}/last; the same command goes on"
-                )
+                stop_together(f"{where(stage)}; the same command goes on")
+
+
+def where(stage: Stage) -> str:
+    """Return how far a stage is, for the line of a stop."""
+    step, task = stage.state.step, stage.task
+    return f"at step {step} of {task.steps} of the {task.name} stage, saved in {stage.folder}/last"
 
 
 def optimizer_step(
-    stage: Stage, batches: Iterator[StageBatch], timer: StepTimer, request: StopRequest
+    stage: Stage, batches: Iterator[StageBatch], timer: StepTimer
 ) -> tuple[dict[str, float], bool, bool]:
     """Take one optimizer step; return its losses, and whether to stop and to save after it."""
     state, engine, task = stage.state, stage.engine, stage.task
@@ -347,19 +358,30 @@ def optimizer_step(
     save_is_due = stage.world.rank == 0 and timer.save_is_due(
         stage.settings.keep.interval, state.step + 1
     )
-    local = [*(float(value) for value in sums.values()), bool(request.signal), save_is_due]
+    local = [*(float(value) for value in sums.values()), bool(stop_signal()), save_is_due]
     *values, stop_asked, save_asked = sum_over_ranks(local)
     losses = dict(zip(sums, values))
     if not math.isfinite(losses["loss"]):
-        raise ValueError(
-            f"step {state.step + 1} of the {task.name} stage: the loss is {losses['loss']}; the"
-            f" last saved state is from before it: try a smaller {flag_name(f'{task.name}_lr')} in"
-            " a new stage"
-        )
+        raise _not_finite(stage, f"the loss is {losses['loss']}")
     engine.reduce_gradients()
+    _check_gradient(stage)
     engine.step(lr_factor(state.step, task.steps))
+    _check_gradient(stage)  # in fp16 known only now
     state.step += 1
     return losses, bool(stop_asked), bool(save_asked)
+
+
+def _check_gradient(stage: Stage) -> None:
+    if problem := stage.engine.gradient_problem:
+        raise _not_finite(stage, f"the gradient is {problem} although the loss is finite")
+
+
+def _not_finite(stage: Stage, what: str) -> ValueError:
+    task, step = stage.task, stage.state.step + 1
+    return ValueError(
+        f"step {step} of the {task.name} stage: {what}; the last saved state is from before it: try"
+        f" a smaller {flag_name(f'{task.name}_lr')} in a new stage"
+    )
 
 
 def forward(stage: Stage, batch: Any) -> dict[str, Tensor]:
@@ -387,10 +409,15 @@ def show_progress(stage: Stage, losses: dict[str, float], seconds: float) -> Non
 
 @torch.no_grad()
 def look(stage: Stage) -> None:
-    """Look at fixed samples, and keep the stage where it is the best so far."""
+    """Look at fixed samples, and keep the stage where it is the best so far.
+
+    raises Stopped after a stop request; the state that was saved before says what is due
+    """
     state, task = stage.state, stage.task
     task.network.eval()
-    seen = task.look(network_of(stage), stage.world, stage.tracker, state.step)
+    with stopping(f"in a look {where(stage)}; the same command goes on"):
+        seen = task.look(network_of(stage), stage.world, stage.tracker, state.step)
+    state.look_is_due = False
     is_best = task.split == "train" or state.best is None or seen.loss < state.best
     if is_best:
         state.best, state.best_step = seen.loss, state.step

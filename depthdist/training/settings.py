@@ -17,7 +17,7 @@ from depthdist.core.environment import is_beside_rank_0, world_size
 from depthdist.core.settings import as_dict, field_names, flag_name, range_problems, typed_flag
 from depthdist.data.augmentation import AugmentSettings
 from depthdist.data.capture_folders import FolderSettings
-from depthdist.data.dataset import Dataset, DataSettings, ReadSettings, open_dataset
+from depthdist.data.dataset import Dataset, DataSettings, ReadSettings
 from depthdist.data.few_samples import FewSamples
 from depthdist.data.sample_order import TrainPlan
 from depthdist.losses.settings import LossSettings
@@ -217,7 +217,7 @@ class Settings:
 
         raises ValueError where it cannot be opened or has fewer
         """
-        dataset = open_dataset(self.data)
+        dataset = self.data.opened
         if not self.train.overfit:
             return dataset
         num_shown = OVERFIT_STEPS * self.engine.global_batch
@@ -389,7 +389,10 @@ def _changes_since(
     """
     record = open_run(source).record
     # not in the record of a run of an older version
-    older = {**as_dict(FolderSettings()), "overfit": 0}
+    most = settings.schedule.val_images
+    all_are_scored = not (dataset.has("val") and 0 < most < dataset.count("val"))
+    scored = most if all_are_scored else 0  # as before there was a limit
+    older = {**as_dict(FolderSettings()), "overfit": 0, "val_images": scored}
     found = []
     for name, new in settings.as_dict().items():
         old = record["settings"].get(name, older.get(name))

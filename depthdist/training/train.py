@@ -18,8 +18,9 @@ import torch
 from depthdist.core.errors import CannotWrite, os_error_text
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import write_json
+from depthdist.core.stop_signals import BEFORE_TRAINING
 from depthdist.data.dataset import Dataset
-from depthdist.distributed.process_group import StopRequest, World, broadcast_from_rank_0
+from depthdist.distributed.process_group import World, broadcast_from_rank_0, stop_together
 from depthdist.distributed.shared_folder import SharedFolder, share_folder
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
@@ -43,7 +44,7 @@ from depthdist.training.same_on_ranks import agree_on_settings
 from depthdist.training.saving_trial import try_saving
 from depthdist.training.settings import Settings
 from depthdist.training.training_data import build_data, open_training_data
-from depthdist.training.validation import near_duplicates_warning, record_seen_images
+from depthdist.training.validation import near_duplicates_warnings, record_seen_images
 from depthdist.training.verify_first import verify_before_training
 
 AT_RANK_0 = "once that is mended, the same command goes on from what rank 0 has saved"
@@ -54,6 +55,7 @@ def train(settings: Settings, world: World) -> None:
 
     raises ValueError on bad input, Stopped after a stop request
     """
+    stop_together(BEFORE_TRAINING)
     ds_config, remarks = settings.engine.resolved()
     settings = agree_on_settings(settings, ds_config, world)
     dataset = open_training_data(settings, world)
@@ -83,6 +85,7 @@ def _train(
     model = build_model(settings, data, world, saved.state)
     learner = build_learner(settings, data, model, world, ds_config)
     restore(learner, saved, world, folder)
+    stop_together(BEFORE_TRAINING)
 
     facts = derive_facts(
         dataset, data.plan, data.loader, model, settings.train.epochs, learner.engine.precision
@@ -91,11 +94,21 @@ def _train(
     with (
         saying_how_to_go_on(place, data.plan.micro_batch),
         Tracker(
-            folder, world.rank == 0, resumed_at, facts["steps"], settings.keep.log_to
+            folder,
+            world.rank == 0,
+            resumed_at,
+            facts["steps"],
+            settings.keep.log_to,
+            saved.state.evaluation_is_due,
         ) as tracker,
     ):
         run = Run(settings, world, data, learner, saved.state, Output(place, tracker))
-        announce(run, facts, ds_config, [*remarks, *validation_remarks(dataset)])
+        announce(
+            run,
+            facts,
+            ds_config,
+            [*remarks, *validation_remarks(dataset, settings.schedule.val_images)],
+        )
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
             return
@@ -104,9 +117,9 @@ def _train(
         show_settings(run, facts, ds_config)
         if not saved.engine:
             show_first_batch(run)
-            run.output.warn(near_duplicates_warning(run))
-        with StopRequest() as request:
-            run_loop(run, request)
+            for line in near_duplicates_warnings(run):
+                run.output.warn(line)
+        run_loop(run)
         finish(run)
 
 

@@ -18,6 +18,7 @@ class TrainState:
     before          scores of the model before training, as it is and by alignment
     losses          eval loss of every evaluation
     is_learned      whether --overfit reached its goal
+    evaluation_is_due  an epoch is trained, and not evaluated yet
     """
 
     step: int = 0
@@ -29,3 +30,4 @@ class TrainState:
     before: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     is_learned: bool = False
+    evaluation_is_due: bool = False

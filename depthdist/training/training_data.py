@@ -19,6 +19,8 @@ def open_training_data(settings: Settings, world: World) -> Dataset:
     """Open the dataset; raise ValueError where this rank sees other data than rank 0."""
     dataset = settings.open_data()
     agree_on_data(dataset, settings, world)
+    if settings.data.damaged == "stop" and world.size > 1:  # one rank has checked all of them
+        dataset.check_shards()
     return dataset
 
 

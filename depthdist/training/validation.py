@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from depthdist.captures.near_duplicates import fingerprint, format_warning, summarize_split
+from depthdist.captures.near_duplicates import (
+    FINGERPRINT,
+    fingerprint,
+    format_warning,
+    summarize_split,
+)
 from depthdist.data.few_samples import FewSamples
 from depthdist.data.sample_order import evenly_spread
-from depthdist.distributed.process_group import gather_from_all_ranks
+from depthdist.distributed.process_group import broadcast_from_rank_0, gather_from_all_ranks
 from depthdist.evaluation.figures import figure, figure_pixels
 from depthdist.evaluation.predictors import Predictor, network_predictor
-from depthdist.evaluation.scoring import Scores, measure_ranges, score
+from depthdist.evaluation.scoring import MeanScores, measure_ranges, score
 from depthdist.evaluation.tables import format_scores
 from depthdist.geometry.depth_range import denormalize_depth
-from depthdist.runs.seen_images import SEEN_FILE, SeenImages, hashes_of, write_seen
+from depthdist.runs.seen_images import SEEN_FILE, SeenImages, hashes_by_ranks, write_seen
 from depthdist.shards.image_hashes import describe_shared
 from depthdist.training.parts import Run
 from depthdist.training.point_clouds import CaptureCloud
@@ -63,10 +68,10 @@ def predictor(run: Run) -> Predictor:
 
 def score_validation(
     run: Run, predict: Predictor, ways: Sequence[str] = ("none",)
-) -> dict[str, Scores]:
+) -> dict[str, MeanScores]:
     """Return the scores over the validation split by alignment; the ranks share the samples.
 
-    Without validation they are those of MOST_SCORED training images, evenly spread.
+    Of many only --val-images are scored, evenly spread; without validation MOST_SCORED of training.
     """
     data, world = run.data, run.world
     samples = scored_samples(run)
@@ -87,9 +92,10 @@ def score_validation(
 
 
 def scored_samples(run: Run) -> list[int]:
-    """Return the numbers of the samples that are scored: all of validation, or some of train."""
+    """Return the numbers of the samples that are scored: of validation, or some of train."""
     count = run.data.dataset.count(run.data.watched_split)
-    return evenly_spread(count, count if run.data.has_validation else MOST_SCORED)
+    most = run.settings.schedule.val_images or count
+    return evenly_spread(count, most if run.data.has_validation else MOST_SCORED)
 
 
 def without_empty_ranges(means: Mapping[str, float]) -> dict[str, float]:
@@ -142,24 +148,50 @@ def check_precision(run: Run, check: Float32Check) -> None:
         )
 
 
-def near_duplicates_warning(run: Run) -> str | None:
-    """Return rank 0's warning about validation images that the training set has too, or None."""
+def near_duplicates_warnings(run: Run) -> list[str]:
+    """Return rank 0's warnings about validation images that the training set has too.
+
+    They are what sharding found, which is in the index. Where that does not tell, some images are
+    compared, of shards that are on this machine: none is fetched for it.
+    """
     if run.world.rank or not run.data.has_validation or run.settings.train.overfit:
-        return None
+        return []
+    parts = run.data.dataset.parts
+    known = [part.raw["near_duplicates"] for part in parts if "near_duplicates" in part.raw]
+    lines = [format_warning(found) for found in known]
+    if len(known) < len(parts) or len(parts) > 1:  # an index knows nothing of the others
+        lines.append(_compare_some(run))
+    return list(dict.fromkeys(filter(None, lines)))
+
+
+def _compare_some(run: Run) -> str | None:
+    """Return the warning of near-duplicates among a few images of shards that are here."""
     train, train_stems = _fingerprints(run, "train")
     val, val_stems = _fingerprints(run, "val")
+    if run.data.dataset.remote:
+        run.output.tracker.say(
+            f"duplicates   looked for in {len(val)} validation and {len(train)} training images,"
+            " of shards that are on this machine"
+        )
+    if not (len(train) and len(val)):
+        return None
     return format_warning(summarize_split(val, train, val_stems, train_stems))
 
 
 def record_seen_images(run: Run, is_new: bool) -> None:
     """Write RUN/seen.npy, so that an evaluation knows what the run learned from.
 
-    A new run also warns of images that are in two splits.
+    A new run also warns of images that are in two splits. Every rank calls it and reads its share.
     """
-    folder, dataset = run.output.folder, run.data.dataset
-    if run.world.rank or not (is_new or not (folder / SEEN_FILE).exists()):
+    folder, dataset, world = run.output.folder, run.data.dataset, run.world
+    if not broadcast_from_rank_0(is_new or not (folder / SEEN_FILE).exists()):
         return
-    hashes = {split: hashes_of(dataset, split) for split in dataset.splits}
+    hashes = {
+        split: hashes_by_ranks(dataset, split, world.rank, world.size, gather_from_all_ranks)
+        for split in dataset.splits
+    }
+    if world.rank:
+        return
     if isinstance(dataset, FewSamples):
         hashes = {"train": hashes["train"][list(dataset.chosen)]}
     none = np.zeros_like(hashes["train"][:0])
@@ -172,7 +204,15 @@ def record_seen_images(run: Run, is_new: bool) -> None:
 
 
 def _fingerprints(run: Run, split: str) -> tuple[np.ndarray, list[str]]:
-    numbers = evenly_spread(run.data.dataset.count(split), MAX_COMPARED[split])
+    """Return fingerprints (N,) and names of a few images of a split, evenly spread, that are here.
+
+    Of a remote shard that was not fetched yet there are none.
+    """
+    dataset = run.data.dataset
+    numbers = evenly_spread(dataset.count(split), MAX_COMPARED[split])
+    if dataset.remote:
+        places = [(i, *dataset.find(split, i)) for i in numbers]
+        numbers = [i for i, index, ref in places if index.is_here(ref.number)]
     batches = [run.data.loader.samples(split, [i]).to(CPU) for i in numbers]
-    prints = np.stack([fingerprint(batch.rgb[0].numpy()) for batch in batches])
+    prints = np.array([fingerprint(batch.rgb[0].numpy()) for batch in batches], FINGERPRINT)
     return prints, [batch.stems[0] for batch in batches]

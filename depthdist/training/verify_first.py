@@ -8,7 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from depthdist.core.environment import local_rank, usable_cores
 from depthdist.data.dataset import Dataset
-from depthdist.distributed.process_group import World, gather_from_all_ranks, sum_over_ranks
+from depthdist.distributed.process_group import (
+    World,
+    gather_from_all_ranks,
+    stop_together,
+    sum_over_ranks,
+)
 from depthdist.shards.verify import verify_dataset
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress
@@ -46,6 +51,7 @@ def verify_before_training(dataset: Dataset, world: World) -> None:
         try:
             # the ranks ask each other all the time: none waits so long that it gives the others up
             while sum_over_ranks([not work.done()])[0]:
+                stop_together("while the data was verified; the same command begins again")
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 if world.rank == 0 and time.monotonic() - shown_at > SECONDS_BETWEEN_LINES:
                     shown_at = time.monotonic()

@@ -22,6 +22,12 @@ run_command(main)
 """
 
 
+@pytest.fixture(autouse=True)
+def no_ranks(monkeypatch):
+    """Other tests have started a world in this process: these commands have none."""
+    monkeypatch.setattr("depthdist.core.command._ranks", None)
+
+
 def run(body, *words, **environment):
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(

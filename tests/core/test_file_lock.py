@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -130,13 +132,86 @@ def test_a_process_with_the_number_of_a_gone_one_does_not_hold_the_lock(monkeypa
 
 def test_a_lock_of_another_machine_stays_and_the_error_says_whose_it_is(monkeypatch, tmp_path):
     refuse_flock(monkeypatch, errno.ENOSYS)
-    held_by(tmp_path / ".lock", host="node7", space="another", pid=123)
+    held_by(tmp_path / ".lock", host="node7", space="another", pid=123, since="2026-01-01 10:00")
     with pytest.raises(ValueError, match="writing here") as error:
         hold_folder(tmp_path, "tools/some.py", "OUT").__enter__()
     assert str(error.value) == (
-        f"{tmp_path}: another tools/some.py is writing here (process 123 on node7; if it is gone,"
-        f" remove {tmp_path}/.lock.held); wait for it, or take another OUT"
+        f"{tmp_path}: another tools/some.py is writing here (process 123 on node7, since"
+        f" 2026-01-01 10:00; if it is gone, remove {tmp_path}/.lock.held); wait for it, or take"
+        " another OUT"
     )
+
+
+def hold_again(folder):
+    with hold_folder(folder, "depthdist train", "--run"):
+        return (folder / ".lock").read_text()
+
+
+def test_the_error_of_a_held_folder_says_who_holds_it_and_since_when(tmp_path):
+    with (
+        hold_folder(tmp_path, "depthdist train", "--run"),
+        pytest.raises(ValueError, match="writing here") as error,
+    ):
+        hold_again(tmp_path)
+    assert re.fullmatch(
+        f"{tmp_path}: another depthdist train is writing here \\(process {os.getpid()} on"
+        f" {socket.gethostname()}, since 20..-..-.. ..:..\\); wait for it, or take another --run",
+        str(error.value),
+    )
+    assert (tmp_path / ".lock").read_text() == "", "nobody holds it"
+
+
+def named_by_another_machine(folder):
+    """What a process on another machine leaves in the lock's file."""
+    lock = folder / ".lock"
+    lock.write_text(json.dumps({**file_lock._me(), "host": "node7", "space": "another"}))
+    return lock
+
+
+def test_a_folder_that_another_machine_holds_by_a_lock_of_its_own_is_refused(monkeypatch, tmp_path):
+    """As on NFS with local_lock: flock succeeds on each machine."""
+    lock = named_by_another_machine(tmp_path)
+    monkeypatch.setattr(file_lock, "LOOK_S", 30)
+    is_over = threading.Event()
+
+    def live():
+        while not is_over.wait(0.1):
+            os.utime(lock)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with pytest.raises(ValueError, match=r"\(process \d+ on node7, since "):
+            hold_again(tmp_path)
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_a_folder_of_another_machines_process_that_shows_no_life_is_taken_over(
+    monkeypatch, tmp_path, capsys
+):
+    named_by_another_machine(tmp_path)
+    monkeypatch.setattr(file_lock, "LOOK_S", 0.5)
+    assert json.loads(hold_again(tmp_path))["host"] == socket.gethostname()
+    assert "on node7, since " in capsys.readouterr().out
+
+
+def test_who_holds_a_folder_shows_life(monkeypatch, tmp_path):
+    monkeypatch.setattr(file_lock, "TOUCH_S", 0.05)
+    with hold_folder(tmp_path, "depthdist train", "--run"):
+        first = (tmp_path / ".lock").stat().st_mtime_ns
+        deadline = time.monotonic() + 30
+        while (tmp_path / ".lock").stat().st_mtime_ns == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_file_with_a_content_of_its_own_is_left_as_it_is(tmp_path):
+    (tmp_path / "results").write_text("kept")
+    with hold_folder(tmp_path, "depthdist predict", "--out", "results"):
+        assert (tmp_path / "results").read_text() == "kept"
+    assert (tmp_path / "results").read_text() == "kept"
 
 
 def test_of_many_that_find_a_stale_lock_one_takes_it_over(monkeypatch, tmp_path):

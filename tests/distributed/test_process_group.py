@@ -258,6 +258,7 @@ def failing(how, bad="1", others="waiting"):
     import time
 
     from depthdist.core.command import run_command
+    from depthdist.distributed import failure_watch, process_group
     from depthdist.distributed.process_group import start, stop, sum_over_ranks
 
     def main():
@@ -266,8 +267,12 @@ def failing(how, bad="1", others="waiting"):
             os.readlink = lambda path: (
                 readlink(path) + (os.environ["RANK"] if path == "/proc/self/ns/pid" else "")
             )
+        if how == "stopped":
+            failure_watch.LONGEST_SILENCE_S = 5.0
         world = start()
         for step in range(10):
+            if step > 5 and others == "silent":
+                process_group.dist.all_reduce = lambda values: time.sleep(3600)
             sum_over_ranks([1.0])
             if step == 5 and (world.rank == int(bad) or how == "all"):
                 if how == "killed":
@@ -276,6 +281,8 @@ def failing(how, bad="1", others="waiting"):
                     {}["missing"]
                 if how == "hanging":
                     time.sleep(3600)
+                if how == "stopped":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 raise ValueError("shard 7 is broken")
             if step == 5 and others == "busy":
                 time.sleep(3600)
@@ -344,6 +351,25 @@ def test_a_rank_that_hangs_is_waited_for_as_the_environment_says_and_what_for_is
     )
 
 
+def test_a_rank_that_hangs_is_named_where_no_exchange_ever_fails(tmp_path):
+    done, _ = failed(tmp_path, "hanging", 1, "silent", DEPTHDIST_TIMEOUT=6)  # as NCCL's never do
+    assert [rank.code for rank in done] == [1, 1]
+    (line,) = done[0].err.splitlines()
+    assert line.startswith("failing.py: rank 1 on ") and "): hangs in " in line, line
+    assert line.endswith(
+        "rank 0 waited in vain for the other ranks in run_command > sum_over_ranks"
+    )
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_rank_that_gives_no_sign_of_life_ends_all(bad, tmp_path):
+    ranks = on_srun(2, script(failing, tmp_path), "stopped", bad)
+    done = ranks[1 - bad].done()
+    assert done.code == 1 and "Traceback" not in done.err
+    assert last_line(done.err).startswith(f"failing.py: rank {bad} on ")
+    assert "): no sign of life for " in last_line(done.err)
+
+
 def leaving():
     """Rank 1 has nothing more to do while rank 0 works on."""
     import time
@@ -410,6 +436,31 @@ def test_a_process_that_does_not_see_its_gpu_says_so(monkeypatch):
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ValueError, match="process 1 of this machine sees 1 devices; expected all"):
         world.start()
+    with pytest.raises(ValueError, match="srun --gpu-bind=none"):
+        world.start()
+
+
+def fails_alone():
+    """The only rank fails, and says at its very end whether it has left its process group."""
+    import atexit
+
+    import torch.distributed as dist
+
+    from depthdist.core.command import run_command
+    from depthdist.distributed import process_group
+
+    def main():
+        process_group.start()
+        raise ValueError("bad")
+
+    atexit.register(lambda: print("still in its group:", dist.is_initialized()))
+    run_command(main)
+
+
+def test_a_single_rank_that_fails_leaves_its_group_so_that_nccl_says_nothing(tmp_path):
+    done = Typed(sys.executable, script(fails_alone, tmp_path)).done()
+    assert (done.code, done.err) == (2, "fails_alone.py: error: bad\n")
+    assert done.out.splitlines()[-1] == "still in its group: False"
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "inf", "nan", ""])
@@ -453,38 +504,15 @@ def test_a_signal_to_one_rank_under_the_launcher_saves_and_ends_all_with_75(word
     )
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_wish_to_stop_is_noted_and_the_handlers_before_return(name):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with world.StopRequest() as request:
-        assert request.signal == ""
-        signal.raise_signal(signal.Signals[name])
-        signal.raise_signal(signal.SIGUSR1)
-        assert request.signal == name
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 75), ("Ctrl-C", 130)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_command_ends_with_its_code_and_rank_0_says_why(
+    rank, by, code, monkeypatch, capsys
+):
+    said = "" if rank else f"thing.py: stopped by {by} at step 3\n"
 
-
-def test_a_second_sigterm_counts_once_those_of_the_first_wish_are_over(monkeypatch):
-    ended = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
-    try:
-        with world.StopRequest() as request:
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-            assert request.signal == "SIGTERM" and ended == [], (
-                "a launcher passes on what its ranks have got already"
-            )
-            monkeypatch.setattr(world, "REPEATED_SIGNAL_S", 0)
-            signal.raise_signal(signal.SIGTERM)
-            assert ended == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize(("rank", "said"), [(0, "thing.py: stopped at step 3\n"), (1, "")])
-def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypatch, capsys):
     def stops():
-        raise Stopped("stopped at step 3")
+        raise Stopped(by, "at step 3")
 
     left = []
     register_ranks(lambda: left.append(True), judge=None)
@@ -493,4 +521,4 @@ def test_a_stopped_command_ends_with_75_and_rank_0_says_why(rank, said, monkeypa
     with pytest.raises(SystemExit) as end:
         run_command(stops)
     unregister_ranks()
-    assert (end.value.code, capsys.readouterr().err, left) == (75, said, [True])
+    assert (end.value.code, capsys.readouterr().err, left) == (code, said, [True])

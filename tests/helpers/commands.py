@@ -32,6 +32,7 @@ from unittest import mock
 from helpers.captures import ROOT
 
 ON_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LAUNCHER = Path(sys.executable).with_name("deepspeed")
 
 
@@ -59,6 +60,7 @@ def command(script: str, *words: Any) -> Done:
     joined()
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
+        signals_as_before(),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.dict(os.environ, ON_CPU),
@@ -71,6 +73,17 @@ def command(script: str, *words: Any) -> Done:
         except SystemExit as end:
             code = end.code
     return Done(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def signals_as_before():
+    """A command in this process notes signals; the tests' own handlers return after it."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -89,7 +89,9 @@ CHANGED = [
         seed=2**62,
     ),
     TrainSettings(),
-    ScheduleSettings(schedule="cosine", warmup=3, patience=2, best_by="abs_rel", ema=0.9),
+    ScheduleSettings(
+        schedule="cosine", warmup=3, patience=2, best_by="abs_rel", val_images=7, ema=0.9
+    ),
     KeepSettings(
         resume="never",
         save_every="1.5min",

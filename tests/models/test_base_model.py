@@ -231,6 +231,9 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_the_ways_out_and_at_once(
 
 
 def test_loading_a_model_switches_tf32_off(monkeypatch):
+    """Also that of matrix products: NVIDIA's containers switch it on."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True
     load_base("tiny")
     assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -55,6 +55,16 @@ def test_no_cast_reaches_the_frozen_end_of_the_head(way, to, dav2_folder):
     assert model.head.conv1.weight.dtype != torch.float32
 
 
+def test_the_end_of_the_head_computes_in_float32_inside_autocast_too():
+    torch.manual_seed(0)
+    conv = Float32Conv2d(8, 4, 3, padding=1)
+    x = torch.randn(2, 8, 10, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.nn.functional.conv2d(x, conv.weight).dtype == torch.bfloat16
+        inside = conv(x)
+    assert inside.dtype == torch.float32 and torch.equal(inside, conv(x))
+
+
 @pytest.mark.parametrize(
     ("way", "stage"),
     [

@@ -23,7 +23,7 @@ from depthdist.models.adapter import save_adapter
 from depthdist.models.adapter_record import AdapterRecord
 from depthdist.models.base_model import load_base
 from tools import bench
-from tools.benchmarks import loader_rows, step, trainer_path, turns
+from tools.benchmarks import loader_rows, processes, step, trainer_path, turns
 from tools.benchmarks.relief import band_of
 
 TINY = "--samples 10 --captures 2 --capture-size 48x78 --size 28x42 --peers none --repeats 1"
@@ -212,6 +212,15 @@ def test_the_documents_loss_as_the_bench_writes_it_is_ours():
     assert written.item() == pytest.approx(ours.item(), rel=1e-5)
 
 
+def test_a_commands_processes_find_this_package_and_what_was_on_their_path(monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/only_here.py").write_text("here = 1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    code = "import only_here, tools.bench, depthdist; print(depthdist.__file__)"
+    found = processes.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert found.strip() == str(processes.ROOT / "depthdist/__init__.py")
+
+
 def test_a_path_that_fails_says_why():
     with pytest.raises(ValueError, match=r"the ours path ended: TypeError: .*unexpected keyword"):
         step.Process("ours", {"nonsense": 1})
@@ -226,3 +235,22 @@ def test_an_image_and_a_step_of_the_detail_stage_are_timed(capsys):
         assert float(found.removeprefix(f"{row}, fp32").split()[2]) > 0, "GFLOP"
     with pytest.raises(ValueError, match="--crop is 40: expected a multiple of 32"):
         bench.main(["detail", "--crop", "40"])
+
+
+def test_the_start_of_many_ranks_is_measured_and_nothing_is_left(tmp_path, capsys):
+    words = "--captures 3000 --ranks 8 --files 40 --processes 2"
+    assert bench.main(["scale", "--work", str(tmp_path), *words.split()]) == 0
+    out = capsys.readouterr().out
+    rows = {line.rsplit(maxsplit=4)[0]: line.split()[-4:] for line in out.splitlines() if line}
+    assert rows["sizes of shards"][2:] == ["0", "4"], "27 shards among 8 ranks"
+    assert "look at each of 27 shards once: 27 stats" in out
+    for text in (
+        "start under 30 s: ",
+        "rank 0 under 2 GiB: ",
+        "2 processes: they meet in ",
+        "2.0 opens of headers a capture, whatever the number of ranks",
+        "a model, not measured on a network: 3.5 MB",
+    ):
+        assert text in out
+    assert out.count("MISSED") <= 1, out
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
-"""A small model that training begins from."""
+"""A small model that training begins from; an engine's world, and fp16 where there is none."""
 
 import pytest
+from helpers.commands import joined
 from helpers.runs import make_model
 from helpers.second_stages import make_place, train
 
@@ -22,3 +23,18 @@ def adapter(place):
     """A finished run without a second stage."""
     assert train(place, place / "adapter").code == 0
     return place / "adapter"
+
+
+@pytest.fixture
+def world(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # DeepSpeed looks for it
+    return joined()
+
+
+@pytest.fixture
+def real_fp16(monkeypatch):
+    """DeepSpeed's own fp16 optimizer, on a device that would refuse it."""
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+    monkeypatch.setattr("depthdist.training.deepspeed_config.fp16_pays", lambda: True)

@@ -67,7 +67,7 @@ def test_stopped_while_images_are_made_and_at_a_step_it_ends_as_if_it_was_not(
         ((working_images, "working_maps", 3), "while images were made for the completion stage"),
         (
             (second_stage, "forward", 2 + 2, "SIGUSR1"),
-            f"stopped by SIGUSR1 at step 2 of {STEPS} of the completion stage, saved in {saved};",
+            f"by SIGUSR1 in a look at step 2 of {STEPS} of the completion stage, saved in {saved};",
         ),
     ):
         with stop_at(*place_of_stop):

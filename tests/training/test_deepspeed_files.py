@@ -2,8 +2,10 @@
 
 import codecs
 import json
+from types import SimpleNamespace
 
 import pytest
+from helpers.captures import ROOT
 from helpers.commands import command
 from helpers.runs import make_shards
 
@@ -193,6 +195,41 @@ def test_a_key_that_is_not_known_is_told(tmp_path):
 def test_a_slip_in_a_key_is_refused_with_the_name_that_was_meant(tmp_path):
     (problem,) = settings(tmp_path, {**PLAIN, "gradient_cliping": 1}).problems()
     assert "unknown key gradient_cliping; did you mean gradient_clipping" in problem
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of that compute capability, as torch and DeepSpeed see it.
+
+    A bfloat16 tensor can be made on each: what has no units for it is emulated.
+    """
+    import torch
+    from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+    def make(major):
+        for name, value in {
+            "is_available": True,
+            "current_device": 0,
+            "get_device_properties": SimpleNamespace(major=major),
+            "get_device_capability": (major, 5),
+            "get_device_name": "a GPU",
+            "_check_bf16_tensor_supported": True,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+        cuda = CUDA_Accelerator()
+        monkeypatch.setattr("depthdist.training.deepspeed_config.accelerator", lambda: cuda)
+
+    return make
+
+
+def test_bf16_is_refused_by_a_gpu_that_only_emulates_it(gpu):
+    settings = EngineSettings(ROOT / "ds_configs/bf16.json")
+    gpu(major=7)  # Turing
+    with pytest.raises(ValueError, match=r"bf16.json: a GPU has no bf16 \(compute capability 7.5"):
+        settings.resolved()
+    assert precision(EngineSettings(ROOT / "ds_configs/fp16.json").resolved()[0]) == "fp16"
+    gpu(major=8)
+    assert precision(settings.resolved()[0]) == "bf16"
 
 
 def test_the_older_name_of_bf16_is_bf16(tmp_path):

@@ -80,7 +80,10 @@ def test_stopped_in_a_fold_in_its_predictions_and_on_crops_it_ends_as_if_it_was_
     for place_of_stop, said in (
         (fold, f"stopped by SIGTERM at step 1 of 2, saved in {folds}/1/last"),
         (predictions, f"stopped by SIGTERM while {folds}/2/best predicted train images"),
-        (crops, f"stopped by SIGUSR1 at step 2 of {STEPS} of the detail stage, saved in {saved};"),
+        (
+            crops,
+            f"by SIGUSR1 in a look at step 2 of {STEPS} of the detail stage, saved in {saved};",
+        ),
     ):
         with stop_at(*place_of_stop):
             done = train(place, run, *DETAIL)

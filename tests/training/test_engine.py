@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.captures import ROOT
-from helpers.commands import joined, on_ranks
+from helpers.commands import on_ranks
 from helpers.runs import (
     deepspeed_json,
     largest_difference,
@@ -22,12 +22,6 @@ CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
 RGB = torch.randint(
     0, 256, (4, 28, 42, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
-
-
-@pytest.fixture
-def world(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "0")  # DeepSpeed looks for it
-    return joined()
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +113,6 @@ def two(at_work):
     out, launch = at_work
     assert launch.done().code == 0, launch.done()
     return out, [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
-
-
-@pytest.fixture
-def real_fp16(monkeypatch):
-    """DeepSpeed's own fp16 optimizer, on a device that would refuse it."""
-    from deepspeed.accelerator import get_accelerator
-
-    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-    monkeypatch.setattr("depthdist.training.deepspeed_config.fp16_pays", lambda: True)
 
 
 def engine(world, path: Path, model="tiny", lr=1e-3, **changes):
@@ -400,7 +385,6 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     Autograd alone says what that is.
     """
     from depthdist.data.sample_order import TrainPlan
-    from depthdist.distributed.process_group import StopRequest
     from depthdist.distributed.shared_folder import SharedFolder
     from depthdist.geometry.depth_range import normalize_depth
     from depthdist.geometry.resampling import upsample
@@ -447,9 +431,9 @@ def test_a_short_last_batch_steps_by_the_plain_mean_over_its_real_images(data, w
     )
     batches, speed = iter(loader.train(plan, 0, 0, epochs=1)), StepTimer()
     made.lrs = [0.0]
-    optimizer_step(run, batches, speed, StopRequest())
+    optimizer_step(run, batches, speed)
     before, made.lrs = weights(made), [1.0]
-    optimizer_step(run, batches, speed, StopRequest())
+    optimizer_step(run, batches, speed)
     moved, state = (
         {name: before[name] - after for name, after in weights(made).items()},
         run.state,

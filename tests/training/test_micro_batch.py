@@ -31,6 +31,61 @@ def test_the_largest_micro_batch_that_fits_is_found_by_trying_and_divides(monkey
         find_micro_batch([2, 1], lambda n: False)
 
 
+GIB = 2**30
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """The memory of a GPU of 11 GiB, of which others have `used` GiB."""
+
+    def make(used):
+        counts = {"allocated": 0, "peak": 0}
+
+        def allocate(gib):
+            counts["peak"] = max(counts["peak"], counts["allocated"] + gib * GIB)
+
+        for name, function in {
+            "empty_cache": lambda: None,
+            "reset_peak_memory_stats": lambda _: counts.update(peak=counts["allocated"]),
+            "memory_allocated": lambda _: counts["allocated"],
+            "max_memory_allocated": lambda _: counts["peak"],
+            "mem_get_info": lambda _: ((11 - used) * GIB - counts["allocated"], 11 * GIB),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+        return allocate
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("used", "peak", "beside", "fits"),
+    [
+        (0.4, 8.5, 0, True),
+        (0.4, 9.5, 0, False),  # 0.3 for NCCL and some fragments would be too much
+        (0.4, 8.5, 1, False),
+        (6.0, 4.0, 0, True),
+        (6.0, 6.0, 0, False),  # another process has that memory
+    ],
+)
+def test_on_a_gpu_what_fits_is_judged_by_the_free_memory(used, peak, beside, fits, card):
+    from depthdist.training.micro_batch import fits_on_gpu
+
+    allocate = card(used)
+    for _ in range(2):  # the second trial is not judged by the first one's peak
+        assert fits_on_gpu(lambda: allocate(peak), beside * GIB, torch.device("cuda")) == fits
+    assert fits_on_gpu(lambda: allocate(1), 0, torch.device("cuda"))
+
+
+def test_a_trial_that_is_out_of_memory_does_not_fit(card):
+    from depthdist.training.micro_batch import fits_on_gpu
+
+    def fails():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    card(0.4)
+    assert not fits_on_gpu(fails, 0, torch.device("cuda"))
+
+
 def test_on_a_cpu_what_fits_follows_from_the_free_memory(data, model, monkeypatch):
     import psutil
 

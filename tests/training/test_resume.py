@@ -40,9 +40,11 @@ class Killed(BaseException):
 PLACES = {
     "in the middle of epoch 1": ("forward", 5, "after"),
     "in the middle of a step of epoch 3": ("forward", 2 * 8 + 6, "after"),
-    "between best and last of epoch 2": ("save_state", 5, "before"),
-    "after the state of epoch 2": ("save_state", 5, "after"),
     "before the state in the middle of epoch 2": ("save_state", 4, "before"),
+    "before the state that is saved before the evaluation of epoch 2": ("save_state", 5, "before"),
+    "at the start of the evaluation of epoch 2": ("save_state", 5, "after"),
+    "between best and last of epoch 2": ("save_state", 6, "before"),
+    "after the state of epoch 2": ("save_state", 6, "after"),
 }
 
 

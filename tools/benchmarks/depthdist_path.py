@@ -6,7 +6,6 @@ import tempfile
 import time
 from itertools import cycle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,7 +43,6 @@ def train(job: Job, turns: Turns) -> None:
         run = build_run(job, Path(folder), start())
         device = run.world.device
         loader, plan = run.data.loader, run.data.plan
-        no_request: Any = SimpleNamespace(signal="")
         timer = StepTimer()
         kept = [encoded.to(device) for encoded in loader.train(plan, 0, 0, epochs=1)]
         from_files = iter(loader.train(plan, 0, 0))
@@ -69,7 +67,7 @@ def train(job: Job, turns: Turns) -> None:
                 continue
             timer.saved()  # the step begins now
             batches = from_memory if turns.wanted == "memory" else from_files
-            loop.optimizer_step(run, batches, timer, no_request)
+            loop.optimizer_step(run, batches, timer)
             turns.parts["data"] = timer.share_waited * timer.seconds
             turns.end(waited=timer.share_waited)
         run.output.tracker.close()

@@ -85,8 +85,8 @@ def measure_planning(settings: PlanSettings) -> int:
     return 0
 
 
-def write_dataset(folder: Path, count: int) -> None:
-    """Write the index of a dataset of `count` samples.
+def write_dataset(folder: Path, count: int, num_val: int = 0) -> None:
+    """Write the index of a dataset of `count` samples, the last of them for validation.
 
     Its shards are empty files of the right size, which take no space on the disk.
     """
@@ -127,7 +127,10 @@ def write_dataset(folder: Path, count: int) -> None:
         "meta": {"member": "meta.json"},
         "rgb": {"member": "rgb.jpg", "codec": "jpeg"},
         "members": ["depth.npy", "mask.npy", "meta.json", "rgb.jpg"],
-        "splits": {"train": {"count": count, "stats": stats}},
+        "splits": {
+            "train": {"count": count - num_val, "stats": stats},
+            **({"val": {"count": num_val, "stats": stats}} if num_val else {}),
+        },
         "shards": shards,
         **write_sample_table(folder, count),
     }
@@ -144,6 +147,8 @@ def write_sample_table(folder: Path, count: int) -> dict[str, Any]:
     rows["shard"] = number // SHARD_SAMPLES
     rows["start"] = number % SHARD_SAMPLES * SAMPLE_BYTES
     rows["length"] = SAMPLE_BYTES
+    rows["size"] = 1000
+    rows["member_crc"] = np.random.default_rng(0).integers(1, 2**32, (count, 4), np.uint32)
     lines = np.array(
         [b"%08d 21-12-03-18-50-31_Zivid_acquisition_%08d\n" % (i, i) for i in range(count)]
     )

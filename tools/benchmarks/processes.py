@@ -19,11 +19,13 @@ def print_progress(text: str) -> None:
 def run(command: list[object], limit_s: float = 3600, cwd: Path | None = None) -> str:
     """Return what a command printed, raise ValueError with the line that says why it failed.
 
-    It finds this package, and each of its processes has one computing thread.
+    It finds this package and what PYTHONPATH names, and each of its processes has one computing
+    thread.
     """
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:  # some leave lock files there
-        env = {**os.environ, **one_thread, "PYTHONPATH": str(ROOT), "TMPDIR": scratch}
+        env = {**os.environ, **one_thread, "PYTHONPATH": path, "TMPDIR": scratch}
         try:
             done = subprocess.run(
                 list(map(str, command)),

@@ -17,13 +17,14 @@ from typing import Any
 
 from torch import Tensor
 
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
-from depthdist.distributed.process_group import StopRequest, World, gather_from_all_ranks
+from depthdist.distributed.process_group import World, gather_from_all_ranks, stop_together
 from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.losses.completion import CompletionWeights, completion_losses
 from depthdist.models.completion import CompletionRecord
-from depthdist.models.completion_maps import UNIT
+from depthdist.models.completion_maps import UNIT, WorkingMaps
 from depthdist.models.completion_network import CompletionNetwork
 from depthdist.models.seen_range import measure_images
 from depthdist.models.stage_files import adapter_sha256, save_stage
@@ -43,6 +44,7 @@ from depthdist.training.settings import Settings
 
 MAX_LOOKED_AT = 64  # validation samples
 SAMPLES_AN_IMAGE = 4
+IMAGES_AT_A_TIME = 64  # that are measured until the ranks ask each other whether to stop
 LOSS = CompletionWeights()
 
 
@@ -60,12 +62,11 @@ def train_completion(
     reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
     run = place.path
     folder = run / "completion"
-    with StopRequest() as request:
-        coarse = make_coarse(settings, world, place, reader, ds_config, request)
-        images = make_working_images(place, reader, coarse, request)
-        holes = HoleReader(images, dataset.count("train"), settings.train.seed)
-        task = CompletionTask(settings, run, dataset, holes)
-        trained = train_stage(task, settings, world, folder, ds_config, request)
+    coarse = make_coarse(settings, world, place, reader, ds_config)
+    images = make_working_images(place, reader, coarse)
+    holes = HoleReader(images, dataset.count("train"), settings.train.seed)
+    task = CompletionTask(settings, run, dataset, holes)
+    trained = train_stage(task, settings, world, folder, ds_config)
     if trained and world.rank == 0:
         print(f"completion   {folder / 'best'}; predict --fill and --save sigma use it", flush=True)
         note_scores(folder, task, task.scores)
@@ -93,10 +94,16 @@ class CompletionTask(Task):
         self.deciding = {name: getattr(completion, name) for name in names}
         self.deciding["seed"] = settings.train.seed
         self.loss = asdict(LOSS)
-        count = dataset.count("train")
-        self.seen = measure_images(holes.images.read("train", number) for number in range(count))
+        self.seen = measure_images(self._training_images())
         self.errors = HoleErrors()
         self.scores: dict[str, float] = {}
+
+    def _training_images(self) -> Iterator[WorkingMaps]:
+        """Yield the training images on every rank, which stop together where one is asked to."""
+        for number in range(self.dataset.count("train")):
+            if number % IMAGES_AT_A_TIME == 0:
+                stop_together("while training images were measured; the same command goes on")
+            yield self.holes.images.read("train", number)
 
     def describe(self) -> str:
         """Return what is trained, on what."""
@@ -128,6 +135,8 @@ class CompletionTask(Task):
         losses = []
         num_drawn = self.settings.keep.pictures
         for number in range(world.rank, len(draws), world.size):
+            if stop_signal():
+                break
             draw = draws[number]
             batch = self.holes(self.split, [draw]).to(world.device)
             log_depth, spread = network(batch.channels, batch.guesses)
@@ -138,6 +147,7 @@ class CompletionTask(Task):
             shown, _ = self.holes.maps(self.split, draw)
             drawn = draw_sample(shown.rgb, batch, *network(batch.channels, batch.guesses))
             tracker.picture(f"{self.split} holes/{number:02d}", drawn, step)
+        stop_together("in a look")
         everyone = sorted(entry for entries in gather_from_all_ranks(losses) for entry in entries)
         loss = math.fsum(value for _, value in everyone) / len(everyone)
         self.errors = errors.of_all(gather_from_all_ranks)

@@ -15,13 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from depthdist.core.errors import Stopped
 from depthdist.core.files import parse_json, write_atomic, write_json
 from depthdist.data.full_size import FullSizeReader
-from depthdist.distributed.process_group import (
-    StopRequest,
-    gather_from_all_ranks,
-)
+from depthdist.distributed.process_group import gather_from_all_ranks, stop_together
 from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.models.adapter_record import read_record
 from depthdist.models.completion_maps import MAPS, WORKING_WIDTH, WorkingMaps, working_maps
@@ -67,7 +63,7 @@ class WorkingImages:
 
 
 def make_working_images(
-    place: SharedFolder, reader: FullSizeReader, coarse: CoarseFiles, request: StopRequest
+    place: SharedFolder, reader: FullSizeReader, coarse: CoarseFiles
 ) -> WorkingImages:
     """Return a run's images at the working size, made where they are not there yet.
 
@@ -116,11 +112,7 @@ def make_working_images(
             rgb = reader.image(split, number)
             maps = working_maps(rgb, np.where(mask, depth_mm, 0.0), pred, bounds)
             images.write(split, number, maps)
-        for signal in filter(None, gather_from_all_ranks(request.signal)):
-            raise Stopped(
-                f"stopped by {signal} while images were made for the completion stage; the same"
-                " command goes on"
-            )
+        stop_together("while images were made for the completion stage; the same command goes on")
     if place.is_writer:
         write_json(path, {**made_with, "complete": True})
     gather_from_all_ranks(None)

@@ -25,12 +25,12 @@ import torch
 
 from depthdist.core.errors import Stopped
 from depthdist.core.files import parse_json, write_atomic, write_json
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.crops import find_relief
 from depthdist.data.few_samples import FewSamples
 from depthdist.data.full_size import FullSizeReader
 from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import (
-    StopRequest,
     World,
     gather_from_all_ranks,
 )
@@ -92,7 +92,6 @@ def make_coarse(
     place: SharedFolder,
     reader: FullSizeReader,
     ds_config: dict[str, Any],
-    request: StopRequest,
 ) -> CoarseFiles:
     """Return the coarse predictions of a run, made where they are not there yet.
 
@@ -134,7 +133,7 @@ def make_coarse(
         files.folder.mkdir(exist_ok=True)
         write_json(found, {**record, "complete": False})
     gather_from_all_ranks(None)  # nobody looks before what is of another adapter is gone
-    predict = partial(_predict, settings, world, reader, files, place, request)
+    predict = partial(_predict, settings, world, reader, files, place)
     num_train = reader.dataset.count("train")
     for fold in range(folds):
         left_out = range(fold, num_train, folds)
@@ -144,7 +143,7 @@ def make_coarse(
             f" and predicts the other {len(left_out)}"
         )
         of_fold = place / f"detail/folds/{fold + 1}"
-        _train_part(settings, world, of_fold, part, ds_config, request)
+        _train_part(settings, world, of_fold, part, ds_config)
         of_fold.bring("best")
         predict(of_fold.path / "best", "train", left_out)
     if not folds:
@@ -163,7 +162,6 @@ def _train_part(
     place: SharedFolder,
     part: FewSamples,
     ds_config: dict[str, Any],
-    request: StopRequest,
 ) -> None:
     """Train an adapter on some of the training images, as the run's own was; it is resumed."""
     folder = place.path
@@ -182,9 +180,10 @@ def _train_part(
     restore(learner, saved, world, folder)
     resumed_at = saved.state.step if saved.engine else None
     steps = data.plan.steps_per_epoch * settings.train.epochs
-    with Tracker(folder, world.rank == 0, resumed_at, steps) as tracker:
+    again = saved.state.evaluation_is_due
+    with Tracker(folder, world.rank == 0, resumed_at, steps, (), again) as tracker:
         run = Run(settings, world, data, learner, saved.state, Output(place, tracker))
-        run_loop(run, request)
+        run_loop(run)
 
 
 @torch.no_grad()
@@ -194,7 +193,6 @@ def _predict(
     reader: FullSizeReader,
     files: CoarseFiles,
     place: SharedFolder,
-    request: StopRequest,
     adapter: Path,
     split: str,
     numbers: range,
@@ -206,15 +204,16 @@ def _predict(
     for some in _chunks(numbers, world.size):
         mine = some[world.rank] if world.rank < len(some) else None
         made = None if mine is None else (mine, _coarse_of(model, loader, reader, split, mine))
-        everyone = gather_from_all_ranks((made, request.signal))
+        everyone = gather_from_all_ranks((made, stop_signal()))
         for entry, _ in everyone:
             if entry is not None and place.is_writer:
                 files.write(split, *entry)
-        for _, signal in everyone:
-            if signal:
+        for _, by in everyone:
+            if by:
                 raise Stopped(
-                    f"stopped by {signal} while {adapter} predicted {split} images for the detail"
-                    " stage; the same command goes on"
+                    by,
+                    f"while {adapter} predicted {split} images for the detail stage; the same"
+                    " command goes on",
                 )
 
 

@@ -15,7 +15,7 @@ from depthdist.data.loader import Loader
 from depthdist.distributed.process_group import World, gather_from_all_ranks
 from depthdist.evaluation.predictors import network_predictor, refined_predictor
 from depthdist.evaluation.row_kinds import RowKind
-from depthdist.evaluation.scoring import Row, score_rows
+from depthdist.evaluation.scoring import Row, mean_scores
 from depthdist.models.adapter import load_adapter
 from depthdist.models.refiner import load_refiner
 from depthdist.training.detail.crop_batches import CropBatch, CropReader
@@ -101,7 +101,7 @@ def final_scores(
         "best adapter + detail": Row(refined, RowKind.ADAPTER_REFINED),
     }
     loader = Loader(dataset, settings.data, device=world.device)
-    found = score_rows(
+    found = mean_scores(
         rows,
         loader.evaluate("val", 1, world.rank, world.size),
         num_samples=dataset.count("val"),

@@ -16,10 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
+from depthdist.core.errors import stopping
+from depthdist.core.stop_signals import stop_signal
 from depthdist.data.crops import CropPlan
 from depthdist.data.dataset import Dataset
 from depthdist.data.full_size import FullSizeReader
-from depthdist.distributed.process_group import StopRequest, World, gather_from_all_ranks
+from depthdist.distributed.process_group import World, gather_from_all_ranks, stop_together
 from depthdist.distributed.shared_folder import SharedFolder
 from depthdist.evaluation.tables import FOOTNOTE, scores_table
 from depthdist.losses.relief import ReliefWeights, relief_losses
@@ -57,16 +59,13 @@ def train_detail(
     reader = FullSizeReader(dataset, settings.raw_folder, settings.stages.detail_memory)
     run = place.path
     folder = run / "detail"
-    with StopRequest() as request:
-        files = make_coarse(settings, world, place, reader, ds_config, request)
-        bounds = read_record(run / "best").bounds
-        task = DetailTask(
-            settings, run, CropReader(reader, files, bounds, settings.detail.detail_crop)
-        )
-        trained = train_stage(task, settings, world, folder, ds_config, request)
-    if trained:
+    files = make_coarse(settings, world, place, reader, ds_config)
+    bounds = read_record(run / "best").bounds
+    task = DetailTask(settings, run, CropReader(reader, files, bounds, settings.detail.detail_crop))
+    if train_stage(task, settings, world, folder, ds_config):
         place.bring(DETAIL_FOLDER)
-        _finish(task, run, world)
+        with stopping("while the detail stage was scored; the same command finishes the table"):
+            _finish(task, run, world)
 
 
 def _finish(task: DetailTask, run: Path, world: World) -> None:
@@ -134,6 +133,8 @@ class DetailTask(Task):
         sums = ReliefSums()
         losses = []
         for number in range(world.rank, len(draws), world.size):
+            if stop_signal():
+                break
             batch = self.crops(self.split, [draws[number]]).to(world.device)
             log_depth = network(batch.rgb, batch.coarse_log)
             losses.append((number, float(self._score(batch, log_depth)["loss"])))
@@ -143,6 +144,7 @@ class DetailTask(Task):
             batch = self.crops(self.split, [draw]).to(world.device)
             drawn = draw_crop(batch, network(batch.rgb, batch.coarse_log))
             tracker.picture(f"{self.split} crops/{number:02d}", drawn, step)
+        stop_together("in a look")
         everyone = sorted(entry for entries in gather_from_all_ranks(losses) for entry in entries)
         loss = math.fsum(value for _, value in everyone) / len(everyone)
         slope, correlation = sums.fit(gather_from_all_ranks)
