@@ -12,7 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-FIRST_PORT, NUM_PORTS = 20000, 20000  # two jobs on one node meet at two ports
+FIRST_PORT, NUM_PORTS = 20000, 12000  # below those that Linux gives to outgoing connections
+STEPS_A_JOB = 16  # of one job that may run at once
 
 
 def adopt_slurm_variables() -> None:
@@ -34,8 +35,16 @@ def adopt_slurm_variables() -> None:
     env["LOCAL_WORLD_SIZE"] = str(by_node[int(env.get("SLURM_NODEID") or 0)])
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_NODELIST") or "127.0.0.1"
     env.setdefault("MASTER_ADDR", first_host(nodes))
-    port = FIRST_PORT + int(env.get("SLURM_JOB_ID") or 0) % NUM_PORTS
-    env.setdefault("MASTER_PORT", str(port))
+    env.setdefault("MASTER_PORT", str(slurm_port()))
+
+
+def slurm_port() -> int:
+    """Return the port at which the ranks of this step meet: two jobs or steps on a node have two.
+
+    In the batch script it is that of the job's first step.
+    """
+    job, step = (int(os.environ.get(name) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return FIRST_PORT + (job * STEPS_A_JOB + step % STEPS_A_JOB) % NUM_PORTS
 
 
 @functools.cache

@@ -222,6 +222,7 @@ def adopted(monkeypatch, **env):
 
 STEP = {
     "SLURM_JOB_ID": 4711,
+    "SLURM_STEP_ID": 2,
     "SLURM_STEP_NUM_TASKS": 20,
     "SLURM_PROCID": 17,
     "SLURM_LOCALID": 1,
@@ -231,7 +232,7 @@ STEP |= {"SLURM_STEP_TASKS_PER_NODE": "8(x2),4", "SLURM_STEP_NODELIST": "gpu[03-
 
 
 def test_an_srun_task_is_a_rank(monkeypatch):
-    assert list(adopted(monkeypatch, **STEP).values()) == ["17", "1", "20", "4", "gpu03", "24711"]
+    assert list(adopted(monkeypatch, **STEP).values()) == ["17", "1", "20", "4", "gpu03", "23378"]
     assert list(adopted(monkeypatch, **STEP, MASTER_ADDR="ib3", MASTER_PORT=5).values())[-2:] == [
         "ib3",
         "5",
