@@ -38,9 +38,9 @@ def whole(place, adapter):
     make_curves_older(run)
     learned, real = {}, coarse._train_part
 
-    def noting(settings, world, folder, part, *others):
-        learned[folder.name] = part.chosen
-        real(settings, world, folder, part, *others)
+    def noting(settings, world, place, part, *others):
+        learned[place.path.name] = part.chosen
+        real(settings, world, place, part, *others)
 
     with mock.patch.object(coarse, "_train_part", noting):
         done = train(place, run, *DETAIL)
