@@ -3,11 +3,11 @@
 import argparse
 import dataclasses
 import re
-import runpy
 from dataclasses import dataclass
 
 import pytest
 from helpers.captures import ROOT
+from helpers.commands import command
 from helpers.settings import CHANGED, Lens, Shot, json_file, problems
 
 from depthdist.core.command_line import parse
@@ -155,10 +155,8 @@ def test_help_lists_the_most_used_first_in_their_order_and_what_is_inherited_las
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "serve"])
-def test_the_commands_list_what_is_most_used_first_and_caches_last(name, capsys):
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / f"launch/{name}.py"))["main"](["--help"])
-    titles = re.findall(r"^(\S.*):$", capsys.readouterr().out, re.M)
+def test_the_commands_list_what_is_most_used_first_and_caches_last(name):
+    titles = re.findall(r"^(\S.*):$", command(f"launch/{name}.py", "--help").out, re.M)
     assert titles[:2] == ["options", "Most used"]
     assert name != "train" or titles[-1] == "Cache, and remote data (s3://, gs://, https://, hf://)"
 
