@@ -46,10 +46,7 @@ def end_epoch(run: Run) -> None:
     state, best_by = run.state, run.settings.schedule.best_by
     scores: dict[str, float] | None = None
     if run.data.has_validation:
-        with stopping(
-            f"while epoch {state.epoch} was evaluated, saved in {run.output.folder}/last; the same"
-            " command goes on"
-        ):
+        with stopping(where_saved(run, f", in the evaluation of epoch {state.epoch}")):
             scores = evaluate(run)["none"]
         is_best = is_better(best_by, scores[best_by], state.best)  # reduced: equal on every rank
         state.best = scores[best_by] if is_best else state.best
@@ -116,10 +113,14 @@ def leave(run: Run) -> NoReturn:
     """Save and raise Stopped, as a signal to some rank asked for."""
     save(run)
     by = next(filter(None, gather_from_all_ranks(stop_signal())))
-    raise Stopped(
-        by,
-        f"at step {run.state.step} of {run.total_steps}, saved in"
-        f" {run.output.folder}/last; the same command goes on",
+    raise Stopped(by, where_saved(run))
+
+
+def where_saved(run: Run, what: str = "") -> str:
+    """Return where a run is stopped, for the line that says so; `what` is going on there."""
+    return (
+        f"at step {run.state.step} of {run.total_steps}{what}, saved in {run.output.folder}/last;"
+        " the same command goes on"
     )
 
 

@@ -33,12 +33,14 @@ def whole(place):
     return place / "whole"
 
 
+GOES_ON = "saved in {run}/last; the same command goes on"
+FINISHES = "while the best adapter was scored; the same command finishes the table"
 SAID = {
     BEFORE: "before the first step of {run}; the same command begins it anew",
-    FIRST: "while epoch 1 was evaluated, saved in {run}/last; the same command goes on",
-    SECOND + 1: "while epoch 2 was evaluated, saved in {run}/last; the same command goes on",
-    CONSTANT: "while the best adapter was scored; the same command finishes the table",
-    BEST + 1: "while the best adapter was scored; the same command finishes the table",
+    FIRST: f"at step 3 of 6, in the evaluation of epoch 1, {GOES_ON}",
+    SECOND + 1: f"at step 6 of 6, in the evaluation of epoch 2, {GOES_ON}",
+    CONSTANT: FINISHES,
+    BEST + 1: FINISHES,
 }
 
 
