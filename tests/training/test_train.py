@@ -355,7 +355,7 @@ def test_best_loads_and_last_holds_the_last_two_states(typed):
     assert record.model == "tiny" and record.size == (28, 42)
     assert model(torch.zeros(1, 28, 42, 3, dtype=torch.uint8)).shape == (1, 28, 42)
     assert sorted(p.name for p in (run / "last").iterdir()) == [
-        f"step-{2 * EPOCHS - 2:06d}.2",  # before the evaluation there was one without it
+        f"step-{2 * EPOCHS - 2:06d}.2",  # saved before its evaluation, and again after it
         f"step-{2 * EPOCHS:06d}.2",
     ]
     assert sorted(p.name for p in run.iterdir()) == [
