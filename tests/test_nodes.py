@@ -369,6 +369,7 @@ def test_a_slurm_job_of_two_machines_goes_on_after_signals_at_any_time_as_if_the
         slurm.end_soon(job)
         wait_until(lambda: all(map(is_signalled, held)), 120, described)
     wait_until(lambda: started_again(2), BEGIN_S, described)
+    slurm.limit(job, 60)  # before it starts again
     assert max(states(run)) < 12, "the signal came too late for this test"
 
     slurm.wait_for(job, BEGIN_S, checkout)
