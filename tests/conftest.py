@@ -26,6 +26,7 @@ settings.load_profile("suite")
 # in the order in which they begin; what waits for ranks by the second is beside one process
 LONG = (
     "test_process_group.py",
+    "test_nodes.py",
     "test_pretrain_builtin.py",
     "test_state_rounds.py",
     "test_anywhere.py",

@@ -20,9 +20,11 @@ from helpers.nodes import Machines, OnMachine, all_said, machines, wait_until
 from helpers.run_ends import numbers, same
 from helpers.runs import (
     deepspeed_json,
+    largest_difference,
     log,
     make_shards,
     saved_state,
+    saved_weights,
     train_words,
 )
 from helpers.slurm import Slurm
@@ -206,7 +208,12 @@ def test_machines_need_not_share_the_run_folder_and_an_older_best_is_not_taken(
     on_private_disks, reference
 ):
     run, _ = on_private_disks
-    equal_to(run, reference, metrics=1e-9)
+    # DeepSpeed clips by the mean of all ranks' norms: of three equal ones it ends in other bits
+    assert largest_difference(saved_weights(run), saved_weights(reference)) < 1e-6
+    mine, expected = log(run, of="best/loss"), log(reference, of="best/loss")
+    assert len(mine) == len(expected) == 1
+    table = {name: score for name, score in expected[0].items() if name.startswith("best/")}
+    assert {name: mine[0][name] for name in table} == pytest.approx(table, rel=1e-5)
 
 
 def test_the_network_that_somebody_chose_is_taken(on_private_disks):
@@ -319,9 +326,11 @@ def checkout(slurm, tmp_path):
 
 
 def is_importing(rank: psutil.Process) -> bool:
-    """Whether a rank has begun, but has no torch yet; if it has, its first signals were lost."""
-    caught = status_bits(rank, "SigCgt") >> (signal.SIGUSR1 - 1) & 1
-    return bool(caught) or "libtorch" in Path(f"/proc/{rank.pid}/maps").read_text()
+    """Whether a rank notes signals, or has torch already: then the first ones would be lost."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        caught = status_bits(rank, "SigCgt") >> (signal.SIGUSR1 - 1) & 1
+        return bool(caught) or "libtorch" in Path(f"/proc/{rank.pid}/maps").read_text()
+    return False
 
 
 def status_bits(process: psutil.Process, name: str) -> int:
@@ -338,27 +347,29 @@ def test_a_slurm_job_of_two_machines_goes_on_after_signals_at_any_time_as_if_the
     def described():
         return slurm.describe(job, checkout)
 
-    def ranks(number):
+    def ranks():
         found = nodes[1].ranks() + nodes[2].ranks() + nodes[3].ranks()
-        return found if len(found) >= number else []
+        tasks = [rank for rank in found if rank.ppid() not in {other.pid for other in found}]
+        assert slurm.states(job)[0] not in ("FAILED", "COMPLETED"), described()
+        return tasks if len(tasks) == 2 else []
 
     def started_again(times):
         assert slurm.jobs(job)[0]["JobState"] not in ("FAILED", "COMPLETED"), described()
         return slurm.jobs(job)[0].get("Restarts") == str(times)
 
     # while it imports
-    begun = wait_until(lambda: ranks(2), BEGIN_S, described)
-    wait_until(lambda: all(map(is_importing, begun)), BEGIN_S, described)
+    wait_until(lambda: (tasks := ranks()) and all(map(is_importing, tasks)), BEGIN_S, described)
     slurm.run("scancel", "--signal=USR1", job)
     wait_until(lambda: started_again(1), BEGIN_S, described)
     assert not states(run), "the signal came too late for this test"
 
     # at its time limit, in mid-training: the ranks stand still until it is there
     wait_until(lambda: max(states(run), default=0) >= 2, BEGIN_S, described)
-    with standing_still(ranks(2)) as held:
+    with standing_still(ranks()) as held:
         slurm.end_soon(job)
         wait_until(lambda: all(map(is_signalled, held)), 120, described)
     wait_until(lambda: started_again(2), BEGIN_S, described)
+    slurm.limit(job, 60)  # before it starts again
     assert max(states(run)) < 12, "the signal came too late for this test"
 
     slurm.wait_for(job, BEGIN_S, checkout)
@@ -367,8 +378,12 @@ def test_a_slurm_job_of_two_machines_goes_on_after_signals_at_any_time_as_if_the
 
 
 def is_signalled(rank: psutil.Process) -> bool:
-    """Whether SIGUSR1 waits for a process that stands still."""
-    return bool(status_bits(rank, "ShdPnd") >> (signal.SIGUSR1 - 1) & 1)
+    """Whether SIGUSR1 waits for a process that stands still, or came with what let it go on."""
+    try:
+        pending = status_bits(rank, "ShdPnd")
+        return bool(pending >> (signal.SIGUSR1 - 1) & 1) or rank.status() != psutil.STATUS_STOPPED
+    except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+        return True
 
 
 @contextlib.contextmanager

@@ -221,8 +221,9 @@ class Machine:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 words = process.cmdline()
+                is_python = Path(words[0]).name.startswith("python") if words else False
                 is_rank = "RANK" in process.environ() or "SLURM_PROCID" in process.environ()
-                if is_rank and any(word.endswith(f"/{script}") for word in words):
+                if is_python and is_rank and any(word.endswith(f"/{script}") for word in words):
                     found.append(process)
         return found
 

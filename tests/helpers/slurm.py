@@ -18,6 +18,7 @@ from helpers.nodes import NETWORKS, Machines, wait_until
 
 PROGRAMS = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "munged": "munge"}
 CPUS = 2
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 # cred_expire: a job that is queued again starts after as long, and a second more
 CONFIG = """ClusterName=tests
 SlurmctldHost=node1
@@ -100,7 +101,11 @@ class Slurm:
         """Let its time be up in one or two minutes."""
         minutes, seconds = self.jobs(job)[0]["RunTime"].split(":")[-2:]
         limit = (60 * int(minutes) + int(seconds) + 60) // 60 + 1
-        self.run("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        self.limit(job, limit)
+
+    def limit(self, job: str, minutes: int) -> None:
+        """Let its time be so many minutes, from its start."""
+        self.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
 
     def jobs(self, job: str) -> list[dict[str, str]]:
         """What SLURM knows of a job, or of each of its array."""
@@ -115,9 +120,8 @@ class Slurm:
 
     def wait_for(self, job: str, seconds: float, folder: Path) -> None:
         """Wait until it, or all of its array, has ended for good; its logs are in that folder."""
-        waiting = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPENDED"}
         wait_until(
-            lambda: not waiting & set(self.states(job)),
+            lambda: all(state in ENDS for state in self.states(job)),
             seconds,
             lambda: f"job {job} does not end\n{self.describe(job, folder)}",
         )
