@@ -252,5 +252,4 @@ def test_the_start_of_many_ranks_is_measured_and_nothing_is_left(tmp_path, capsy
         "a model, not measured on a network: 3.5 MB",
     ):
         assert text in out
-    assert out.count("MISSED") <= 1, out
     assert not list(tmp_path.iterdir())

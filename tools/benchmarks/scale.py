@@ -30,12 +30,12 @@ class ScaleSettings:
     """Scale."""
 
     work: Path = Path("data/bench")
-    "Folder for what is made up, which is removed afterwards; 1 GB."
+    "Folder for what is made up, which is removed afterwards; 0.5 GB."
     captures: int = 1_000_000
     "Captures, a fifth of them for validation."
     ranks: int = 64
     "Ranks, 8 on a machine."
-    files: int = 100_000
+    files: int = 20_000
     "Captures whose files are made to measure how sharding begins."
     processes: int = 8
     "Processes that meet and exchange; a multiple of 8 or fewer. Each takes 0.2 GB."
