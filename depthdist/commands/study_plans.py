@@ -161,7 +161,7 @@ def curve(settings: StudySettings) -> Iterator[Run]:
     spread = [train[i] for i in spread_order]
     from depthdist.training.deepspeed_config import EngineSettings
 
-    batch = EngineSettings(settings.deepspeed).global_batch
+    batch = EngineSettings(settings.deepspeed).batch
     for count in settings.train_subset:
         if count > len(train):
             raise ValueError(

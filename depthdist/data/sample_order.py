@@ -216,7 +216,7 @@ class TrainPlan:
         return (
             f"train_batch_size {self.global_batch} cannot be cut into {self.world} ranks x"
             f" micro-batches of {self.micro_batch}: {', '.join(worlds) or 'no number of'} ranks"
-            f" would do, or train_batch_size {batches}"
+            f" would do, or --global-batch {batches}"
         )
 
     @property

@@ -44,7 +44,7 @@ TELL_S = 60.0  # that a failed rank tries to reach the others, which may still b
 def expect_ranks() -> None:
     """Take this process for one of several ranks, where a launcher says so."""
     adopt_slurm_variables()
-    if world_size() > 1:
+    if world_size() > 1 and "MASTER_ADDR" in os.environ:  # not WORLD_SIZE typed for a dry run
         judge = EarlyJudge()
         register_ranks(judge.leave, judge)
 

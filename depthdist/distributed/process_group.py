@@ -95,8 +95,7 @@ def start() -> World:
 def _own_device() -> torch.device:
     """Return the device of this rank; on a CPU also set its share of the cores."""
     if accelerator().device_name() == "cpu":
-        if "OMP_NUM_THREADS" not in os.environ or local_world_size() > 1:
-            torch.set_num_threads(max(1, usable_cores() // local_world_size()))
+        torch.set_num_threads(_own_threads())
         return torch.device("cpu")
     local = local_rank()
     if local >= accelerator().device_count():
@@ -107,6 +106,14 @@ def _own_device() -> torch.device:
         )
     accelerator().set_device(local)
     return torch.device(accelerator().device_name(local))
+
+
+def _own_threads() -> int:
+    """Return OMP_NUM_THREADS, or this rank's share of the machine's cores."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if first.isascii() and first.isdigit() and int(first):
+        return int(first)
+    return max(1, usable_cores() // local_world_size())
 
 
 def _connect(met: Met, backend: str, limit: timedelta, device: torch.device) -> None:

@@ -350,11 +350,12 @@ def describe_data(run_record: dict[str, Any] | None) -> str:
 
 
 def _data_text(derived: dict[str, Any], settings: dict[str, Any]) -> str:
+    lr = settings["lr"] * derived.get("lr_factor", 1)
     return (
         f"{derived['train_samples']} captures to train, {derived['val_samples']} to validate;"
         f" images {derived['picture_size']}, {settings['epochs']} epochs in batches of"
         f" {derived['global_batch']}, losses `{settings['loss']}`, learning rate"
-        f" {settings['lr']:g}, seed {settings['seed']}, {derived['precision']}.\n"
+        f" {lr:g}, seed {settings['seed']}, {derived['precision']}.\n"
         f"The data's sha256 is `{derived['data_sha256']}`."
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from depthdist.core.json_text import read_json_object
-from depthdist.core.settings import hidden
+from depthdist.core.settings import hidden, range_problems
 from depthdist.distributed.accelerator import accelerator
 from depthdist.training.deepspeed_sections import refused_sections, settle_sections
 
@@ -21,6 +22,11 @@ class EngineSettings:
 
     deepspeed: Path = Path("ds_configs/fp16.json")
     "DeepSpeed's own JSON; train_batch_size in it is the global batch, whatever the number of GPUs."
+    global_batch: int | None = None
+    "Samples of an optimizer step, over all ranks, in place of the file's train_batch_size."
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply the learning rates by --global-batch over the file's train_batch_size (linear), or
+    by its square root (sqrt)."""
     micro_batch: str = "1"
     """Images a rank puts through the network at a time; changes nothing but speed. auto: as many
     as fit the device's memory."""
@@ -30,6 +36,9 @@ class EngineSettings:
     compile: bool = False
     """Let torch.compile fuse the network's kernels on a GPU: some minutes at the start, faster
     afterwards."""
+    cpu_threads: int | None = None
+    """CPU threads that a rank computes with; a run keeps those that it began with. Default:
+    OMP_NUM_THREADS, else this machine's cores over its ranks."""
     local_rank: int = hidden(-1)
     "Set by the launcher."
 
@@ -40,6 +49,11 @@ class EngineSettings:
             found.append(
                 f"--micro-batch is {self.micro_batch}: expected a whole number >= 1, or auto"
             )
+        found += range_problems(
+            self,
+            ("global_batch", self.global_batch is None or 1 <= self.global_batch < 2**31, ">= 1"),
+            ("cpu_threads", self.cpu_threads is None or 1 <= self.cpu_threads <= 1024, "1 .. 1024"),
+        )
         try:
             config = self.read()
         except ValueError as err:
@@ -51,7 +65,13 @@ class EngineSettings:
 
         raises ValueError where it is no JSON object
         """
-        return settle_sections(read_json_object(self._file(), "--deepspeed"))[0]
+        return self._settled()[0]
+
+    def _settled(self) -> tuple[dict[str, Any], list[str]]:
+        config, remarks = settle_sections(read_json_object(self._file(), "--deepspeed"))
+        if self.global_batch is not None:
+            config["train_batch_size"] = self.global_batch
+        return config, remarks
 
     def _file(self) -> Path:
         """Return the file; those of ds_configs/ are found from every working directory."""
@@ -59,9 +79,21 @@ class EngineSettings:
         return shipped if shipped.exists() and not self.deepspeed.exists() else self.deepspeed
 
     @property
-    def global_batch(self) -> int:
+    def batch(self) -> int:
         """Samples of one optimizer step over all ranks."""
         return self.read()["train_batch_size"]
+
+    @property
+    def file_batch(self) -> int:
+        """The file's own train_batch_size; the one that is used where the file has none."""
+        batch = replace(self, global_batch=None).read().get("train_batch_size")
+        return batch if type(batch) is int and batch > 0 else self.batch
+
+    @property
+    def lr_factor(self) -> float:
+        """What the learning rates are multiplied by."""
+        ratio = self.batch / self.file_batch
+        return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[self.lr_scaling]
 
     def micro_batches(self, num_ranks: int) -> list[int]:
         """Return the micro-batches to try, in that order.
@@ -70,7 +102,7 @@ class EngineSettings:
         """
         if self.micro_batch != "auto":
             return [int(self.micro_batch)]
-        batch = self.global_batch
+        batch = self.batch
         share = batch // num_ranks
         return [n for n in range(share, 0, -1) if batch % (n * num_ranks) == 0] or [1]
 
@@ -79,7 +111,7 @@ class EngineSettings:
 
         raises ValueError where it cannot be run here
         """
-        config, remarks = settle_sections(read_json_object(self._file(), "--deepspeed"))
+        config, remarks = self._settled()
         device = accelerator().device_name()
         if precision(config) == "fp16" and not fp16_pays():
             config["fp16"] = {"enabled": False}

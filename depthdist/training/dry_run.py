@@ -11,6 +11,7 @@ from depthdist.training.micro_batch import step_memory
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
+    describe_rates,
     validation_remarks,
 )
 from depthdist.training.settings import Settings
@@ -35,6 +36,7 @@ def dry_run(settings: Settings) -> None:
     parts = ", ".join(f"{name} {num_bytes / 2**20:.0f} MiB" for name, num_bytes in memory.items())
     lines = [
         *describe_facts(facts),
+        *describe_rates(settings),
         f"memory       about {sum(memory.values()) / 2**30:.2f} GiB a rank: {parts}",
     ]
     if settings.engine.micro_batch == "auto":

@@ -53,8 +53,8 @@ def build_learner(
     if settings.keep.watch_every and precision(ds_config) != "fp32":
         sample = data.loader.samples(data.watched_split, [0]).to(world.device)
         check = Float32Check(model, sample, data.depth_range)
-    lr = settings.train.lr
-    rates = {"lora": lr, "decoder": settings.train.decoder_lr or lr}
+    lr, factor = settings.train.lr, settings.engine.lr_factor
+    rates = {"lora": factor * lr, "decoder": factor * (settings.train.decoder_lr or lr)}
     groups = [(parameters, rates[name]) for name, parameters in trained_groups(model).items()]
     engine = Engine(model, ds_config, groups, world, data.plan.micro_batch)
     height, width = data.dataset.size

@@ -106,6 +106,29 @@ def describe_facts(facts: dict[str, Any]) -> list[str]:
     ]
 
 
+def describe_rates(settings: Settings) -> list[str]:
+    """Return what --global-batch does to the learning rates, as lines for the terminal."""
+    engine, train = settings.engine, settings.train
+    own = engine.file_batch
+    if engine.batch == own:
+        return []
+    factor = engine.lr_factor
+    if factor != 1:
+        beside = f", {factor * train.decoder_lr:g} of the decoder" if train.decoder_lr else ""
+        return [
+            f"lr           {factor * train.lr:g}{beside}: {train.lr:g} x {factor:.4g} (--lr-scaling"
+            f" {engine.lr_scaling}) for a batch of {engine.batch} in place of {own}"
+        ]
+    lines = [f"lr           {train.lr:g} for a batch of {engine.batch} in place of {own}"]
+    if engine.batch > own:
+        lines.append(
+            f"advice       a batch of {engine.batch} takes {engine.batch / own:.4g} times fewer"
+            f" steps than {own}, all at the same learning rate: --lr-scaling sqrt (or linear, with"
+            " --warmup) or more --epochs make up for it"
+        )
+    return lines
+
+
 def validation_remarks(dataset: Dataset, most: int) -> list[str]:
     """Return what it means for the run that few or no validation images of its own are scored.
 
@@ -142,6 +165,7 @@ def hyperparameters(settings: Settings, facts: dict[str, Any]) -> dict[str, bool
                 value = getattr(group, setting.name)
                 is_number = setting.type in ("bool", "int", "float")
                 found[setting.name] = value if is_number else str(value).lower()
+    found["lr"] = settings.engine.lr_factor * settings.train.lr
     found["model"] = facts["model"]
     counts = ("global_batch", "train_samples", "val_samples", "trained_parameters")
     found |= {name: facts[name] for name in ("picture_size", "precision", *counts)}

@@ -220,7 +220,7 @@ class Settings:
         dataset = self.data.opened
         if not self.train.overfit:
             return dataset
-        num_shown = OVERFIT_STEPS * self.engine.global_batch
+        num_shown = OVERFIT_STEPS * self.engine.batch
         return FewSamples.of(dataset, self.train.overfit, num_shown)
 
     @property
@@ -269,7 +269,7 @@ def check_together(settings: Settings, on_device: bool = True) -> list[str]:
     """
     found = _problems_of_choices(settings)
     if settings.data.captures:
-        return found  # called again with their shards
+        return found + _problems_of_batch(settings.engine)  # called again with their shards
     if not settings.captures:
         found += settings.folder.problems_with_shards(",".join(settings.data.data))
     try:
@@ -326,14 +326,32 @@ def _problems_without_validation(settings: Settings, dataset: Dataset) -> list[s
     return found
 
 
+def _problems_of_batch(engine: EngineSettings) -> list[str]:
+    """Return why the ranks cannot share a batch, before it is known how many samples there are."""
+    try:
+        TrainPlan(1, engine.batch, engine.micro_batches(world_size())[-1], world_size())
+    except ValueError as err:
+        return [str(err)]
+    return []
+
+
 def _problems_of_length(settings: Settings, dataset: Dataset) -> list[str]:
     """Return what is wrong with the number of steps.
 
     raises ValueError where the batch does not fit the ranks
     """
-    num_samples = dataset.order(settings.train.seed).num_samples
-    for micro_batch in settings.engine.micro_batches(world_size()):
-        plan = TrainPlan(num_samples, settings.engine.global_batch, micro_batch, world_size())
+    num_samples, ranks = dataset.order(settings.train.seed).num_samples, world_size()
+    batch, micro_batches = settings.engine.batch, settings.engine.micro_batches(ranks)
+    plan = TrainPlan(num_samples, batch, micro_batches[-1], ranks)
+    if ranks > num_samples:
+        each = micro_batches[-1]
+        fitting = [n for n in range(1, num_samples + 1) if batch % (n * each) == 0]
+        return [
+            f"{ranks} ranks, and an epoch has {num_samples} training samples:"
+            f" {ranks - num_samples} ranks would have nothing to learn from; expected at most"
+            f" {num_samples} ranks, of which {', '.join(map(str, fitting[-4:])) or 'none'} would do"
+            f" with a batch of {batch}"
+        ]
     total = plan.steps_per_epoch * settings.train.epochs
     warmup = settings.schedule.warmup
     if warmup < total:
@@ -405,11 +423,26 @@ def _changes_since(
         before, _ = settle_sections(record["deepspeed_config"])  # as the new one is
         for key in sorted(before.keys() | ds_config.keys()):
             old, new = before.get(key), ds_config.get(key)
-            if key != "zero_optimization" and new != old:  # a state fits every stage
+            if key == "zero_optimization" or new == old:  # a state fits every stage
+                continue
+            if key == "train_batch_size":
+                found.append(
+                    f"the global batch (train_batch_size) is {new}, but the run in {source} began"
+                    f" with {old}: give --global-batch {old}, or begin anew in another --run"
+                )
+            else:
                 found.append(
                     f"{settings.engine.deepspeed}: {key} is {new}, but the run in {source} began"
                     f" with {old}"
                 )
+    factor, before_factor = settings.engine.lr_factor, record["derived"].get("lr_factor", 1)
+    if factor != before_factor:
+        found.append(
+            f"the learning rates are multiplied by {factor:.4g} (--lr-scaling"
+            f" {settings.engine.lr_scaling}), but the run in {source} began with"
+            f" {before_factor:.4g}: give its --global-batch and --lr-scaling, or begin anew in"
+            " another --run"
+        )
     if record["derived"]["data_sha256"] != dataset.sha256:
         found.append(
             f"--data {dataset.place}: the data changed since the run in {source} began; begin anew"

@@ -25,6 +25,7 @@ from depthdist.distributed.shared_folder import SharedFolder, share_folder
 from depthdist.runs.run_folder import RUN_FILE, earlier_starts
 from depthdist.runs.tracker import Tracker
 from depthdist.training.completion.stage import train_completion
+from depthdist.training.cpu_threads import settle_threads
 from depthdist.training.detail.stage import train_detail
 from depthdist.training.keeping import finish
 from depthdist.training.learner import build_learner, build_model
@@ -34,6 +35,7 @@ from depthdist.training.resume import describe_saved, read_saved, restore
 from depthdist.training.run_facts import (
     derive_facts,
     describe_facts,
+    describe_rates,
     is_scored,
     range_warnings,
     run_record,
@@ -81,6 +83,7 @@ def _train(
 ) -> None:
     folder = place.path
     saved = read_saved(folder, settings.keep.resume, world)
+    remarks = [*remarks, *settle_threads(settings.engine.cpu_threads, saved.state, world)]
     data = build_data(dataset, settings, world, folder)
     model = build_model(settings, data, world, saved.state)
     learner = build_learner(settings, data, model, world, ds_config)
@@ -90,6 +93,7 @@ def _train(
     facts = derive_facts(
         dataset, data.plan, data.loader, model, settings.train.epochs, learner.engine.precision
     )
+    facts |= {"cpu_threads": saved.state.threads, "lr_factor": settings.engine.lr_factor}
     resumed_at = saved.state.step if saved.engine else None
     with (
         saying_how_to_go_on(place, data.plan.micro_batch),
@@ -107,7 +111,11 @@ def _train(
             run,
             facts,
             ds_config,
-            [*remarks, *validation_remarks(dataset, settings.schedule.val_images)],
+            [
+                *describe_rates(settings),
+                *remarks,
+                *validation_remarks(dataset, settings.schedule.val_images),
+            ],
         )
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))

@@ -18,6 +18,7 @@ class TrainState:
     before          scores of the model before training, as it is and by alignment
     losses          eval loss of every evaluation
     is_learned      whether --overfit reached its goal
+    threads         CPU threads of a rank; 0: a GPU's, or not known
     evaluation_is_due  an epoch is trained, and not evaluated yet
     """
 
@@ -30,4 +31,5 @@ class TrainState:
     before: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     is_learned: bool = False
+    threads: int = 0
     evaluation_is_due: bool = False

@@ -43,4 +43,4 @@ def build_data(dataset: Dataset, settings: Settings, world: World, run: Path) ->
 def make_plan(dataset: Dataset, settings: Settings, micro_batch: int, num_ranks: int) -> TrainPlan:
     """Return how the training samples are cut into global batches, ranks and micro-batches."""
     num_samples = dataset.order(settings.train.seed).num_samples
-    return TrainPlan(num_samples, settings.engine.global_batch, micro_batch, num_ranks)
+    return TrainPlan(num_samples, settings.engine.batch, micro_batch, num_ranks)

@@ -250,7 +250,7 @@ def test_a_batch_that_does_not_divide_names_numbers_that_do(batch, micro, world)
     assert named == [w for w in range(1, batch + 1) if batch % (w * micro) == 0] and (
         named or "no number of ranks would do" in text
     )
-    batches = [int(n) for n in re.search(r"or train_batch_size ([\d or]+)$", text)[1].split(" or ")]
+    batches = [int(n) for n in re.search(r"or --global-batch ([\d or]+)$", text)[1].split(" or ")]
     for good in [(batch, w) for w in named] + [(b, world) for b in batches]:
         TrainPlan(46, good[0], micro, good[1])
     assert batches and all(abs(b - batch) < micro * world for b in batches)

@@ -133,7 +133,7 @@ def test_other_bytes_are_refused_in_one_line(tmp_path):
 
 def test_the_shipped_files_are_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert EngineSettings().problems() == [] and EngineSettings().global_batch == 8
+    assert EngineSettings().problems() == [] and EngineSettings().batch == 8
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

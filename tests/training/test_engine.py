@@ -155,11 +155,7 @@ def test_every_shipped_configuration_trains_two_steps_on_the_cpu(path, world):
     from depthdist.training.deepspeed_config import EngineSettings
 
     settings = EngineSettings(path)
-    assert (
-        settings.problems() == []
-        and settings.global_batch == 8
-        and settings.micro_batches(2) == [1]
-    )
+    assert settings.problems() == [] and settings.batch == 8 and settings.micro_batches(2) == [1]
     remarks = settings.resolved()[1]
     assert len(remarks) == (path.stem == "fp16") and all(
         "FP16 IS NOT FOR THIS DEVICE" in r and "FP32" in r for r in remarks
