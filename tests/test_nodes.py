@@ -115,7 +115,9 @@ def finished(typed: OnMachine):
 
 def states(run: Path) -> list[int]:
     """The steps that a run has saved."""
-    return sorted(int(path.name[5:11]) for path in run.glob("last/step-??????"))
+    return sorted(
+        int(path.name[5:11]) for path in run.glob("last/step-*") if path.suffix in ("", ".2", ".3")
+    )
 
 
 def at_work(typed: OnMachine, run: Path) -> None:
@@ -230,7 +232,8 @@ def test_an_error_on_one_machine_before_they_meet_ends_all_of_them(nodes, shards
     first = typed.said().partition("error: ")[2].splitlines()[0].removeprefix("[rank 1] ")
     done = ended(typed, nodes, END_S, "the first error")
     assert done.code == 2, all_said(done)
-    assert str(private) in first and first in last_line(done.err + done.out), all_said(done)
+    told = last_line(done.err + done.out)  # by the other machine, shortened to one line
+    assert str(private) in first and first[:200] in told, all_said(done)
 
 
 def test_sharding_by_two_machines_writes_the_bytes_of_one_process(nodes, tmp_path):
