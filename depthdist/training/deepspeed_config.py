@@ -69,7 +69,7 @@ class EngineSettings:
 
     def _settled(self) -> tuple[dict[str, Any], list[str]]:
         config, remarks = settle_sections(read_json_object(self._file(), "--deepspeed"))
-        if self.global_batch is not None:
+        if self.global_batch is not None and self.global_batch >= 1:
             config["train_batch_size"] = self.global_batch
         return config, remarks
 
