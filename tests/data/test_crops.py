@@ -179,5 +179,7 @@ def test_the_ranks_share_each_step_and_begin_at_any(crops):
 
 
 def test_a_coarse_prediction_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"train-000004\.npz: is not here; with --detail all"):
+    with pytest.raises(
+        ValueError, match=r"train-000004\.npz: is not here any more; the same command"
+    ):
         CoarseFiles(tmp_path).read("train", 4)
