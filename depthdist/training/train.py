@@ -83,7 +83,7 @@ def _train(
 ) -> None:
     folder = place.path
     saved = read_saved(folder, settings.keep.resume, world)
-    remarks = [*remarks, *settle_threads(settings.engine.cpu_threads, saved.state, world)]
+    chosen = settle_threads(settings.engine.cpu_threads, saved.state, world)
     data = build_data(dataset, settings, world, folder)
     model = build_model(settings, data, world, saved.state)
     learner = build_learner(settings, data, model, world, ds_config)
@@ -111,11 +111,8 @@ def _train(
             run,
             facts,
             ds_config,
-            [
-                *describe_rates(settings),
-                *remarks,
-                *validation_remarks(dataset, settings.schedule.val_images),
-            ],
+            [*remarks, *validation_remarks(dataset, settings.schedule.val_images)],
+            [*describe_rates(settings), *chosen],
         )
         if run.is_over and broadcast_from_rank_0(is_scored(folder, run.state.epoch)):
             tracker.say(describe_finished(run))
@@ -159,9 +156,16 @@ def run_folder(settings: Settings, world: World) -> Iterator[SharedFolder]:
 
 
 def announce(
-    run: Run, facts: dict[str, Any], ds_config: dict[str, Any], remarks: list[str]
+    run: Run,
+    facts: dict[str, Any],
+    ds_config: dict[str, Any],
+    remarks: list[str],
+    chosen: list[str],
 ) -> None:
-    """Print what follows from the settings, and write it to run.json."""
+    """Print what follows from the settings, and write it to run.json.
+
+    chosen  lines on what else was chosen, which stands in the facts
+    """
     state, path = run.state, run.output.folder / RUN_FILE
     if run.world.rank == 0 and not (run.is_over and path.exists()):
         record = run_record(run.settings.as_dict(), facts, ds_config, remarks, run.world.device)
@@ -174,7 +178,7 @@ def announce(
         line = f"calibrated   output x {scale:.4g} + {shift:.4g}"
         share = f", which explains {explained:.0%} of the targets' variance" if explained else ""
         lines.append(f"{line}{share}")
-    for line in [*lines, *remarks]:
+    for line in [*lines, *chosen, *remarks]:
         run.output.tracker.say(line)
     for line in range_warnings(run.data.dataset, run.settings.model.target):
         run.output.warn(line)
