@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,17 @@ def is_beside_rank_0() -> bool:
     Also of its own machine's first processes alone, where ranks are dealt out in turn.
     """
     return rank() == local_rank()
+
+
+def process_space() -> str:
+    """Return a name for what a process id means something in: this machine, this container.
+
+    "" where the system does not tell. It changes when the machine starts again.
+    """
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
 
 
 def usable_cores() -> int:

@@ -28,6 +28,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from depthdist.core.environment import process_space
 from depthdist.core.errors import printable_path
 
 POLL_S = 0.2
@@ -112,7 +113,7 @@ def _flock(file: IO[Any], wait: bool) -> bool:
 
 
 def _me() -> dict[str, Any]:
-    me = {"host": socket.gethostname(), "space": _space(), "pid": os.getpid()}
+    me = {"host": socket.gethostname(), "space": process_space(), "pid": os.getpid()}
     return {**me, "began": began(os.getpid()), "since": time.strftime("%Y-%m-%d %H:%M")}
 
 
@@ -123,7 +124,7 @@ def _naming_me(path: Path) -> Iterator[None]:
     raises Held where that has the name of a process on another machine, and is touched
     """
     holder = _read_holder(path)
-    if holder and holder.get("space") != _space() and _is_touched(path, holder):
+    if holder and holder.get("space") != process_space() and _is_touched(path, holder):
         raise Held(_describe(holder))
     with suppress(OSError):  # a full disk: the lock is held without a name as well
         path.write_text(json.dumps(_me()), encoding="ascii")
@@ -162,14 +163,6 @@ def _is_touched(path: Path, holder: dict[str, Any]) -> bool:
 def _touched_at(path: Path) -> int:
     with open(path, "rb") as file:  # opened, so that NFS asks its server
         return os.fstat(file.fileno()).st_mtime_ns
-
-
-def _space() -> str:
-    """Return a name for what process ids mean something in: this machine, this container."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return ""
 
 
 def began(pid: int) -> str:
@@ -229,7 +222,7 @@ def _is_gone(content: str) -> bool:
     """Whether the process that wrote this is known to be gone."""
     try:
         holder = json.loads(content)
-        same = holder["space"] == _space() and holder["host"] == socket.gethostname()
+        same = holder["space"] == process_space() and holder["host"] == socket.gethostname()
         return bool(same and holder["space"] and began(holder["pid"]) != holder["began"])
     except (ValueError, KeyError, TypeError):
         return False

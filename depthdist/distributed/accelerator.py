@@ -7,12 +7,12 @@ import sys
 import warnings
 from typing import Any
 
+from depthdist.core.command import INTERRUPTED
 from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
 from depthdist.distributed.nvidia_driver import check_driver
 from depthdist.distributed.signal_relay import SignalRelay
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
-INTERRUPTED = 130  # exit code after Ctrl-C
 EXPORTED = ("DEPTHDIST_", "GLOO_", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_")
 """How variables begin that other machines' ranks get too, beside those that DeepSpeed sends."""
 SSH_KEEPS_ALIVE = "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"

@@ -9,11 +9,10 @@ would wait for that rank. It leaves its error in the store where they meet.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from typing import Any, NoReturn
-
-import psutil
 
 from depthdist.core.command import (
     BAD_INPUT,
@@ -26,6 +25,7 @@ from depthdist.core.environment import local_rank, local_world_size, rank, world
 from depthdist.core.errors import SettingsError, one_line
 from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.failure_report import FailureReport, exit_at_once, show
+from depthdist.distributed.launcher_watch import find_launchers
 from depthdist.distributed.launchers import adopt_slurm_variables
 from depthdist.distributed.meeting import (
     LINGER_S,
@@ -61,7 +61,7 @@ class EarlyJudge:
         if isinstance(err, MeetingEnded):
             self.first = err.report
             return ""
-        self.mine = FailureReport(rank(), code, one_line(text))
+        self.mine = FailureReport(rank(), code, one_line(text), socket.gethostname())
         # every rank of this machine found the same
         return "" if isinstance(err, SettingsError) and local_rank() else text
 
@@ -71,26 +71,24 @@ class EarlyJudge:
             if self.mine.code == BAD_INPUT and local_rank():  # the one that shows it ends first
                 time.sleep(LAUNCHER_GRACE_S)
             sys.exit(self.mine.code)
-        report = self.first or _tell(self.mine or FailureReport(rank(), BAD_INPUT, ""))
-        line = f"rank {report.rank}: {report.text}"
+        report = self.first or (_tell(self.mine) if self.mine else None)
+        assert report, "judge comes first"
         if not local_rank() and (not self.mine or report.text != self.mine.text):
-            show(line)
-        exit_at_once(report.code, line)
+            show(report.line())
+        exit_at_once(report.code, report.line())
 
     def leave(self) -> None:
         """Tell the others that this rank was asked to stop."""
         if not _launcher_ends_the_others():
             text = f"stopped by {stop_signal()} {WAITING}"
-            _tell(FailureReport(rank(), STOPPED, text), LINGER_S)
+            _tell(FailureReport(rank(), STOPPED, text, socket.gethostname()), LINGER_S)
 
 
 def _launcher_ends_the_others() -> bool:
     """Return whether all ranks are here, and their launcher ends them when the first one ends."""
     if local_world_size() < world_size():
         return False
-    parent = psutil.Process().parent()
-    words = " ".join(parent.cmdline()) if parent else ""
-    return "TORCHELASTIC_RUN_ID" in os.environ or "deepspeed.launcher.launch" in words
+    return bool(find_launchers())
 
 
 def _tell(mine: FailureReport, seconds: float = TELL_S) -> FailureReport:

@@ -12,21 +12,30 @@ from typing import NamedTuple, NoReturn
 import psutil
 
 from depthdist.core.command import FAILED
+from depthdist.distributed.launcher_watch import is_alive
 
 GONE = "gone without a word: killed, out of memory?"
 
 
 class FailureReport(NamedTuple):
-    """What a failed rank leaves, or others leave for it: exit code and error, in one line."""
+    """What a failed rank leaves, or others leave for it: exit code and error, in one line.
+
+    host  of the rank, "" where it is not known
+    """
 
     rank: int
     code: int
     text: str
+    host: str = ""
 
     @classmethod
-    def of_gone(cls, rank: int) -> FailureReport:
+    def of_gone(cls, rank: int, host: str = "") -> FailureReport:
         """Return the report that others leave for a process that is gone."""
-        return cls(rank, FAILED, GONE)
+        return cls(rank, FAILED, GONE, host)
+
+    def line(self) -> str:
+        """Return the report for people."""
+        return f"rank {self.rank}{f' on {self.host}' if self.host else ''}: {self.text}"
 
     @classmethod
     def from_store(cls, word: bytes) -> FailureReport:
@@ -57,18 +66,9 @@ def exit_at_once(code: int, line: str) -> NoReturn:
     os._exit(code)
 
 
-def process_space() -> str:
-    """Return a name for what a process id means something in.
-
-    Processes see each other by id on one machine since it started, in the same container.
-    """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
-    return boot + os.readlink("/proc/self/ns/pid")
-
-
 def is_running(pid: int) -> bool:
     """Return whether a process of this machine is still at work."""
     try:
-        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return is_alive(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False

@@ -48,7 +48,6 @@ BEAT_S = 2.0  # from one sign of life to the next
 LONGEST_SILENCE_S = 90.0  # of a rank, whatever the timeout: its interpreter may be held up
 SILENT = "no sign of life for {:.0f} s: its machine or the network is gone, or it was stopped"
 PACKAGE = Path(__file__).parents[1]
-HIDDEN = ("exchanging", "_exchanging")  # of the functions in messages
 
 
 class FailureWatch(threading.Thread):
@@ -107,8 +106,8 @@ class FailureWatch(threading.Thread):
                 self.answered = now
             last = now
             silent = now - self.answered
-            if silent > self.silence + GRACE_S and not self.report:
-                self.report = FailureReport(0, FAILED, SILENT.format(silent))
+            if silent > self.silence + GRACE_S:  # also where a report was found since
+                self.report = self.report or FailureReport(0, FAILED, SILENT.format(silent))
                 self.end()
 
     @contextmanager
@@ -166,7 +165,7 @@ class FailureWatch(threading.Thread):
 
     def leave_report(self, report: FailureReport) -> None:
         """Make it the report of this run, unless there is one already."""
-        self._receive(self.store.compare_set("word", "", json.dumps(report)))
+        self._receive(self.store.compare_set("word", "", report.to_store()))
 
     def _share_stop(self) -> None:
         """Let every rank know of a request to stop that one of them got."""
@@ -179,7 +178,7 @@ class FailureWatch(threading.Thread):
         self.stop_is_shared = bool(stop_signal())
 
     def _receive(self, word: bytes) -> None:
-        self.report = FailureReport(*json.loads(word))
+        self.report = FailureReport.from_store(word)
         self.store.set(f"heard/{self.rank}", "")
 
     def judge(self, err: BaseException, code: int, text: str) -> str:
@@ -324,5 +323,5 @@ def _our_functions(frames: traceback.StackSummary) -> str:
 
 
 def _last_functions(frames: Sequence[traceback.FrameSummary]) -> str:
-    names = [frame.name for frame in frames if frame.name not in HIDDEN]
+    names = [frame.name for frame in frames if frame.name != FailureWatch.exchanging.__name__]
     return " > ".join(names[-3:])

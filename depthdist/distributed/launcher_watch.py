@@ -88,7 +88,8 @@ def world_info(words: Sequence[str]) -> str:
 def is_alive(process: psutil.Process) -> bool:
     """Return whether it runs; a zombie is only what is left until its parent looks."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return process.is_running() and process.status() not in ended
     except psutil.NoSuchProcess:
         return False
 

@@ -21,10 +21,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from depthdist.core.environment import local_rank, local_world_size, rank, world_size
+from depthdist.core.environment import (
+    local_rank,
+    local_world_size,
+    process_space,
+    rank,
+    world_size,
+)
 from depthdist.core.errors import one_line
 from depthdist.core.stop_signals import leave_if_stopped
-from depthdist.distributed.failure_report import FailureReport, is_running, process_space, show
+from depthdist.distributed.failure_report import FailureReport, is_running, show
 from depthdist.distributed.launchers import why_so_many_ranks
 from depthdist.distributed.network_interface import address_towards, choose_interface
 
@@ -230,7 +236,9 @@ class Meeting:
         if not early.check(["word"]):
             for other, place in places.items():
                 if place.space == self.me.space and not is_running(place.pid):
-                    early.compare_set("word", "", FailureReport.of_gone(other).to_store())
+                    early.compare_set(
+                        "word", "", FailureReport.of_gone(other, place.host).to_store()
+                    )
                     break
             else:
                 return

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from depthdist.distributed.accelerator import accelerator
-from depthdist.distributed.process_group import broadcast_from_rank_0
+from depthdist.distributed.process_group import broadcast_from_rank_0, exchanging
 
 PIECE = 16 * 2**20  # bytes of a file that are sent at a time
 
@@ -58,6 +58,7 @@ def _broadcast_bytes(content: Tensor) -> None:
     """Fill `content` (N,) uint8, on the CPU, with rank 0's."""
     device = torch.device(accelerator().current_device_name())
     there = content.to(device)  # the same memory on a CPU
-    dist.broadcast(there, src=0)
+    with exchanging():
+        dist.broadcast(there, src=0)
     if there is not content:
         content.copy_(there)

@@ -1,7 +1,4 @@
-"""Where a run may be: several machines, SLURM, torchrun.
-
-And how it ends, on all ranks, when one fails or somebody asks it to.
-"""
+"""Where a run may be: several machines, SLURM, torchrun. And how it ends under a launcher."""
 
 import json
 import os
@@ -13,7 +10,16 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from helpers.commands import LAUNCHER, Launch, Typed, free_port, on_ranks, on_srun, script
+from helpers.commands import (
+    LAUNCHER,
+    Launch,
+    Typed,
+    free_port,
+    last_line,
+    on_ranks,
+    script,
+    until,
+)
 from helpers.runs import deepspeed_json, log, make_shards
 
 from depthdist.core.command import register_ranks, run_command, unregister_ranks
@@ -66,15 +72,6 @@ def learned(run: Path):
     return seen, (run / "best/adapter_model.safetensors").read_bytes()
 
 
-def until(found, seconds: float = 120):
-    """What `found()` returns as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return value
-
-
 def at_work(typed: Typed, run: Path) -> list[psutil.Process]:
     """The processes that a launcher started, by rank, as soon as two steps are done."""
 
@@ -88,20 +85,6 @@ def at_work(typed: Typed, run: Path) -> list[psutil.Process]:
         for child in psutil.Process(typed.process.pid).children(recursive=True)
     }
     return sorted(filter(rank.get, rank), key=rank.get)
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays():
-    yield
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-
-
-def last_line(text: str) -> str:
-    """The last line that is not a launcher's."""
-    return [line for line in text.splitlines() if line.startswith(("train.py: ", "failing.py: "))][
-        -1
-    ]
 
 
 # ------------------------------------------------------------------------------------ where it runs
@@ -247,147 +230,7 @@ def test_a_launcher_under_srun_and_a_command_alone_are_left_as_they_are(monkeypa
     )
 
 
-# -------------------------------------------------------------------------------- when a rank fails
-
-
-def failing(how, bad="1", others="waiting"):
-    """Rank `bad` fails at step 5 while the others wait for it, maybe on another machine, or are
-    busy for an hour, as in an exchange that never ends."""
-    import os
-    import signal
-    import time
-
-    from depthdist.core.command import run_command
-    from depthdist.distributed import failure_watch, process_group
-    from depthdist.distributed.process_group import start, stop, sum_over_ranks
-
-    def main():
-        if others == "elsewhere":
-            readlink = os.readlink
-            os.readlink = lambda path: (
-                readlink(path) + (os.environ["RANK"] if path == "/proc/self/ns/pid" else "")
-            )
-        if how == "stopped":
-            failure_watch.LONGEST_SILENCE_S = 5.0
-        world = start()
-        for step in range(10):
-            if step > 5 and others == "silent":
-                process_group.dist.all_reduce = lambda values: time.sleep(3600)
-            sum_over_ranks([1.0])
-            if step == 5 and (world.rank == int(bad) or how == "all"):
-                if how == "killed":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if how == "bug":
-                    {}["missing"]
-                if how == "hanging":
-                    time.sleep(3600)
-                if how == "stopped":
-                    os.kill(os.getpid(), signal.SIGSTOP)
-                raise ValueError("shard 7 is broken")
-            if step == 5 and others == "busy":
-                time.sleep(3600)
-        stop()
-
-    run_command(main)
-
-
-def failed(folder, *how, **env):
-    """How both ranks ended, and the seconds from the first one's end to the last's."""
-    ranks = on_srun(2, script(failing, folder), *how, **env)
-    until(lambda: any(rank.process.poll() is not None for rank in ranks))
-    began = time.monotonic()
-    return [rank.done() for rank in ranks], time.monotonic() - began
-
-
-@pytest.mark.parametrize(("bad", "others"), [(0, "waiting"), (1, "waiting"), (0, "busy")])
-def test_an_error_on_one_rank_ends_all_and_each_says_whose_it_was(bad, others, tmp_path):
-    done, seconds = failed(tmp_path, "error", bad, others)
-    assert [rank.code for rank in done] == [2, 2] and seconds < 15
-    assert done[bad].err == f"failing.py: error: {'[rank 1] ' if bad else ''}shard 7 is broken\n"
-    (line,) = done[1 - bad].err.splitlines()
-    assert line.startswith(f"failing.py: rank {bad} on ") and line.endswith("): shard 7 is broken")
-
-
-@pytest.mark.parametrize(("bad", "others"), [(0, "waiting"), (1, "busy"), (1, "elsewhere")])
-def test_a_killed_rank_ends_all_and_is_named_by_one_that_is_left(bad, others, tmp_path):
-    done, seconds = failed(tmp_path, "killed", bad, others, TORCH_CPP_LOG_LEVEL="ERROR")
-    assert (done[bad].code, done[1 - bad].code) == (-signal.SIGKILL, 1) and seconds < 15
-    (line,) = done[1 - bad].err.splitlines()
-    assert line.startswith(f"failing.py: rank {bad} on ") and line.endswith(
-        "gone without a word: killed, out of memory?"
-    )
-
-
-def test_a_bug_on_one_rank_shows_one_traceback(tmp_path):
-    done, _ = failed(tmp_path, "bug")
-    assert done[1].err.count("Traceback") == 1 and done[1].err.endswith(
-        "failing.py: error: [rank 1] KeyError: 'missing'\n"
-    )
-    assert (
-        "Traceback" not in done[0].err
-        and done[0].err.endswith("KeyError: 'missing'\n")
-        and done[0].err.count("\n") == 1
-    )
-
-
-def test_what_all_ranks_find_wrong_is_said_once(tmp_path):
-    done, _ = failed(tmp_path, "all")
-    assert [rank.code for rank in done] == [2, 2]
-    assert (done[0].err + done[1].err).count("shard 7 is broken") == 1
-
-
-def test_a_rank_that_hangs_is_waited_for_as_the_environment_says_and_what_for_is_printed(
-    tmp_path,
-):
-    done, _ = failed(tmp_path, "hanging", DEPTHDIST_TIMEOUT=10)
-    assert [rank.code for rank in done] == [1, 1]
-    assert (
-        "waited in vain for the other ranks in run_command > sum_over_ranks: Timed out"
-        in done[0].err
-        and "DEPTHDIST_TIMEOUT" in done[0].err
-    )
-    assert "Traceback" not in done[0].err + done[1].err and last_line(done[1].err).startswith(
-        "failing.py: rank 0 on "
-    )
-
-
-def test_a_rank_that_hangs_is_named_where_no_exchange_ever_fails(tmp_path):
-    done, _ = failed(tmp_path, "hanging", 1, "silent", DEPTHDIST_TIMEOUT=6)  # as NCCL's never do
-    assert [rank.code for rank in done] == [1, 1]
-    (line,) = done[0].err.splitlines()
-    assert line.startswith("failing.py: rank 1 on ") and "): hangs in " in line, line
-    assert line.endswith(
-        "rank 0 waited in vain for the other ranks in run_command > sum_over_ranks"
-    )
-
-
-@pytest.mark.parametrize("bad", [0, 1])
-def test_a_rank_that_gives_no_sign_of_life_ends_all(bad, tmp_path):
-    ranks = on_srun(2, script(failing, tmp_path), "stopped", bad)
-    done = ranks[1 - bad].done()
-    assert done.code == 1 and "Traceback" not in done.err
-    assert last_line(done.err).startswith(f"failing.py: rank {bad} on ")
-    assert "): no sign of life for " in last_line(done.err)
-
-
-def leaving():
-    """Rank 1 has nothing more to do while rank 0 works on."""
-    import time
-
-    from depthdist.distributed.process_group import start, stop
-
-    world = start()
-    time.sleep(0 if world.rank else 3)
-    print(time.time())
-    stop()
-    print(time.time())
-
-
-def test_ranks_leave_together_and_none_is_taken_for_dead(tmp_path):
-    done = [rank.done() for rank in on_srun(2, script(leaving, tmp_path))]
-    assert [(rank.code, rank.err) for rank in done] == [(0, ""), (0, "")]
-    (last_work, _), (first_work, left) = (map(float, rank.out.split()) for rank in done)
-    assert first_work + 2 < last_work <= left
+# --------------------------------------------------------------------------------- how ranks behave
 
 
 def slow_to_write(*words):
@@ -407,20 +250,6 @@ def test_the_best_adapter_is_scored_once_it_is_written(words, tmp_path):
         2, slow_to_write, tmp_path, *words[1:], "--epochs", 1, "--run", tmp_path / "run"
     ).done()
     assert done.code == 0 and "best adapter, epoch 1" in done.out, done
-
-
-def test_ranks_that_do_not_meet_say_where_they_waited(tmp_path):
-    groups = [on_srun(2, script(failing, tmp_path), "all", DEPTHDIST_TIMEOUT=3) for _ in range(2)]
-    for rank, group in enumerate(groups):
-        group[1 - rank].kill()
-    for rank, group in enumerate(groups):
-        done = group[rank].done()
-        assert (
-            done.code == 2
-            and "error: " in done.err
-            and "the ranks cannot meet at 127.0.0.1:" in done.err
-            and "Traceback" not in done.err
-        ), done
 
 
 def test_a_process_that_does_not_see_its_gpu_says_so(monkeypatch):
@@ -481,9 +310,9 @@ def test_a_rank_killed_under_the_launcher_is_named_last_and_nothing_is_left_behi
         and done.code in (1, 256 - signal.SIGKILL)
         and "Traceback" not in done.err
     ), done
-    assert last_line(done.err).startswith("train.py: rank 1 on ") and last_line(done.err).endswith(
-        f"(pid {ranks[1].pid}): gone without a word: killed, out of memory?"
-    )
+    line = last_line(done.err, "train.py")
+    assert line.startswith("train.py: rank 1 on ")
+    assert line.endswith(f"(pid {ranks[1].pid}): gone without a word: killed, out of memory?")
     assert not any(rank.is_running() for rank in ranks)
 
 
@@ -495,12 +324,12 @@ def test_a_signal_to_one_rank_under_the_launcher_saves_and_ends_all_with_75(word
     at_work(launch, tmp_path / "run")[1].terminate()
     done = launch.done(60)
     assert done.code == 75 and "Traceback" not in done.err, done
-    assert done.err.count("train.py: stopped by SIGTERM at step ") == 1 and last_line(
-        done.err
-    ).endswith("the same command goes on")
+    line = last_line(done.err, "train.py")
+    assert done.err.count("train.py: stopped by SIGTERM at step ") == 1
+    assert line.endswith("the same command goes on")
     newest = max((tmp_path / "run/last").glob("step-*"))
     assert json.loads((newest / "state.json").read_text())["train"]["step"] == int(
-        last_line(done.err).split("at step ")[1].split()[0]
+        line.split("at step ")[1].split()[0]
     )
 
 

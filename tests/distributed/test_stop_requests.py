@@ -7,30 +7,13 @@ import sys
 import time
 
 import psutil
-import pytest
-from helpers.commands import Launch, Typed, on_srun, script
+from helpers.commands import Launch, Typed, on_srun, script, until
 from helpers.runs import make_shards, train_words
 
 from depthdist.distributed.signal_relay import notes_signals
 
 LONG = ("--epochs", 10000, "--save-every", 1)
 SOON_S = 45  # nominal 15; a hang is a minute and more
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays():
-    yield
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-
-
-def until(found, seconds=240):
-    """What `found()` returns as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return value
 
 
 def below(typed):
@@ -114,7 +97,6 @@ def test_ctrl_c_lets_all_ranks_of_depthdist_train_save_and_ends_with_130(data, b
 def slow_to_score(marks, *words):
     """Training on ranks that take a second for each validation image, and mark it."""
     import os
-    import time
     from pathlib import Path
 
     from depthdist.core.command import run_command

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -136,6 +137,21 @@ def joined():
 
         torch.set_num_threads(1)
         return start()
+
+
+def until(found, seconds: float = 240):
+    """What `found()` returns as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+    return value
+
+
+def last_line(text: str, *scripts: str) -> str:
+    """The last line of these scripts: launchers may say more after it."""
+    said = tuple(f"{script}: " for script in scripts)
+    return [line for line in text.splitlines() if line.startswith(said)][-1]
 
 
 def free_port() -> int:

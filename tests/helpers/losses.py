@@ -16,6 +16,21 @@ SPAN = 1 / BOUNDS.near_mm - 1 / BOUNDS.far_mm
 EPS = 1e-6
 
 
+def with_gradient(number):
+    """A function that gives back what it gets; its gradient is multiplied by that number."""
+
+    class Poisoned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * number
+
+    return Poisoned.apply
+
+
 def loop_l1(pred, target, mask, settings):
     total = count = 0.0
     for y in range(mask.shape[0]):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import command
+from helpers.losses import with_gradient
 from helpers.runs import (
     deepspeed_json,
     largest_difference,
@@ -268,17 +269,10 @@ def test_a_gradient_that_is_no_number_stops_too_in_float32(stage, data, tmp_path
 
     real = loop.forward
 
-    class Poisoned(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * math.inf
+    poison = with_gradient(math.inf)
 
     def poisoned(run, batch):
-        return {name: Poisoned.apply(part) for name, part in real(run, batch).items()}
+        return {name: poison(part) for name, part in real(run, batch).items()}
 
     monkeypatch.setattr(loop, "forward", poisoned)
     step, factors = Engine.step, []

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.losses import with_gradient
 from helpers.runs import deepspeed_json, train
 
 WINDOW = 3  # steps after which the scale grows
@@ -126,18 +127,6 @@ def test_too_many_skipped_steps_in_a_row_are_a_problem_where_the_scale_is_fixed(
     assert made.gradient_problem == "not finite in 20 steps in a row"
 
 
-class Poisoned(torch.autograd.Function):
-    """The same number, with a gradient that is none."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * math.nan
-
-
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_gradient_that_is_never_a_number_ends_a_run_in_fp16_and_names_the_samples(
     stage, data, real_fp16, tmp_path, monkeypatch
@@ -145,11 +134,11 @@ def test_a_gradient_that_is_never_a_number_ends_a_run_in_fp16_and_names_the_samp
     from depthdist.training import loop
 
     real = loop.forward
-    seen = []
+    seen, poison = [], with_gradient(math.nan)
 
     def poisoned(run, batch):
         seen.append(batch.stems)
-        return {name: Poisoned.apply(part) for name, part in real(run, batch).items()}
+        return {name: poison(part) for name, part in real(run, batch).items()}
 
     monkeypatch.setattr(loop, "forward", poisoned)
     scale = {"enabled": True, "loss_scale": 0, "initial_scale_power": 1, "min_loss_scale": 1}
