@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 
 import psutil
 from helpers.commands import Launch, Typed, on_srun, script, until
@@ -97,6 +96,7 @@ def test_ctrl_c_lets_all_ranks_of_depthdist_train_save_and_ends_with_130(data, b
 def slow_to_score(marks, *words):
     """Training on ranks that take a second for each validation image, and mark it."""
     import os
+    import time
     from pathlib import Path
 
     from depthdist.core.command import run_command
