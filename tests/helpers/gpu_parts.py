@@ -199,11 +199,10 @@ def prepared(check: Check, world: Any, micro_batch: str, compiled: bool) -> Iter
     )
     run = build_run(job, check.work / f"step-{micro_batch}-{compiled}", world)
     batches, timer = iter(run.data.loader.train(run.data.plan, 0, 0)), StepTimer()
-    request: Any = type("NoRequest", (), {"signal": ""})
 
     def take_step() -> None:
         timer.saved()
-        optimizer_step(run, batches, timer, request)
+        optimizer_step(run, batches, timer)
 
     how = ", compiled" if compiled else ""
     name = f"micro-batch {run.data.plan.micro_batch} ({micro_batch}{how})"

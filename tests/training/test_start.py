@@ -100,7 +100,7 @@ def test_the_ranks_of_a_machine_look_at_each_shard_once(shards, monkeypatch):
         return stat(path, **how)
 
     monkeypatch.setattr(Path, "stat", counted)
-    monkeypatch.setattr("depthdist.training.training_data.broadcast_from_rank_0", lambda own: own)
+    monkeypatch.setattr("depthdist.training.same_on_ranks.broadcast_from_rank_0", lambda own: own)
     for rank in range(NUM_RANKS):
         world = as_rank(monkeypatch, rank)
         data = DataSettings(data=(str(shards),))
@@ -116,7 +116,7 @@ def test_a_missing_shard_ends_the_rank_that_looks_for_it(shards, monkeypatch, tm
     place = tmp_path / "shards"
     shutil.copytree(shards, place)
     (place / "train/shard-000002.tar").unlink()
-    monkeypatch.setattr("depthdist.training.training_data.broadcast_from_rank_0", lambda own: own)
+    monkeypatch.setattr("depthdist.training.same_on_ranks.broadcast_from_rank_0", lambda own: own)
     found = []
     for rank in range(NUM_RANKS):
         world = as_rank(monkeypatch, rank)
