@@ -25,6 +25,7 @@ from depthdist.training.deepspeed_config import precision
 from depthdist.training.loss_scale import LossScale
 from depthdist.training.master_weights import MasterWeights
 
+CLIP_MARGIN = 1e-6  # added to a gradient's norm, as torch and DeepSpeed do
 NEVER = 10**9  # steps from one of DeepSpeed's own progress lines to the next
 
 
@@ -36,7 +37,10 @@ class Engine:
 
     Without ZeRO the gradients of all micro-batches and ranks are added up in float64: the sum does
     not depend on how the global batch was cut (numbers of 24 bits that are of like size add without
-    rounding in 53). raises ValueError where DeepSpeed refuses the configuration
+    rounding in 53). Nor does clipping in fp32: DeepSpeed 0.19 averages the norm over the ranks
+    there, which rounds it where their number is no power of two.
+
+    raises ValueError where DeepSpeed refuses the configuration
     """
 
     def __init__(
@@ -53,6 +57,10 @@ class Engine:
         self.stage = config.get("zero_optimization", {}).get("stage", 0)
         self.lrs = [lr for _, lr in groups]
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.clip = 0.0  # norm that a gradient is clipped to here, not by DeepSpeed; 0: it is not
+        if self.precision == "fp32" and self.stage == 0:
+            self.clip = config.get("gradient_clipping", 0.0)
+            config = {**config, "gradient_clipping": 0.0}
         self.deepspeed, self.optimizer = _initialize(model, config, groups, micro_batch)
         self.deepspeed.enable_backward_allreduce = self.stage > 0
         self.weights = MasterWeights(self.optimizer, self.trained, self.stage, world)
@@ -108,6 +116,8 @@ class Engine:
             if self.world.size > 1:
                 dist.all_reduce(flat)
             self.summed_norm = float(flat.norm()) / self.loss_scale  # NCCL's exchange ends here
+        if 0 < self.clip < self.summed_norm + CLIP_MARGIN:
+            flat *= self.clip / (self.summed_norm + CLIP_MARGIN)
         pieces = flat.split([total.numel() for total in self.totals])
         for total, parameter, piece in zip(self.totals, self.trained.values(), pieces):
             parameter.grad = piece.view_as(parameter).to(parameter.dtype)

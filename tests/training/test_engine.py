@@ -2,12 +2,14 @@
 state, and the same step on any number of ranks."""
 
 import json
+import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from helpers.captures import ROOT
-from helpers.commands import on_ranks
+from helpers.commands import on_ranks, on_srun, script
 from helpers.runs import (
     deepspeed_json,
     largest_difference,
@@ -557,3 +559,35 @@ def test_state_goes_round_in_every_precision_with_the_loss_scale(
         )
         > 0
     )
+
+
+def weights_of_steps(samples=6):
+    """Print what three clipped steps of six samples make of a layer, each rank with its share."""
+    import torch
+
+    from depthdist.distributed.process_group import start
+    from depthdist.training.engine import Engine
+
+    world = start()
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(7, 5)
+    sgd = {"type": "SGD", "params": {}}
+    config = {"train_batch_size": samples, "gradient_clipping": 0.1, "optimizer": sgd}
+    engine = Engine(layer, config, [(list(layer.parameters()), 1.0)], world)
+    for batch in torch.randn(3, samples, 7):
+        for image in batch[world.rank :: world.size]:
+            engine.backward(engine.forward(image[None]).square().sum() / samples)
+            engine.step()
+        assert engine.grad_norm > 0.2
+    if world.rank == 0:
+        print("weights", layer.weight.detach().numpy().tobytes().hex())
+
+
+def test_clipping_rounds_alike_on_three_ranks(world, tmp_path, capsys):
+    """DeepSpeed's own, in fp32, divides the norm by the ranks and adds it up again."""
+    launches = on_srun(3, script(weights_of_steps, tmp_path))
+    with mock.patch("depthdist.distributed.process_group.start", return_value=world):
+        weights_of_steps()
+    found = [capsys.readouterr().out, *(launch.done().out for launch in launches)]
+    alone, together = re.findall("^weights (.+)$", "".join(found), re.M)
+    assert alone == together
