@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthdist import __version__
+from depthdist.core.nvidia_driver import describe_unusable_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +79,29 @@ def usable_cores() -> int:
 
 
 def pick_device() -> torch.device:
-    """Return the device that a single process computes on: the GPU where there is one."""
+    """Return the device that a single process computes on: the GPU where there is one.
+
+    A warning says why a GPU of this machine cannot be used.
+    """
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if has_usable_gpu():
+        return torch.device("cuda")
+    if problem := describe_unusable_gpu():
+        warnings.warn(f"{problem}; this computes on the CPU", stacklevel=2)
+    return torch.device("cpu")
+
+
+def has_usable_gpu() -> bool:
+    """Return whether PyTorch finds a GPU, without its own warning about an old driver.
+
+    `describe_unusable_gpu` says more.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.cuda.is_available()
 
 
 def silence_libraries() -> None:

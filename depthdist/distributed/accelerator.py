@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from typing import Any
 
 from depthdist.core.command import INTERRUPTED
+from depthdist.core.environment import has_usable_gpu
+from depthdist.core.nvidia_driver import check_driver
 from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
-from depthdist.distributed.nvidia_driver import check_driver
 from depthdist.distributed.signal_relay import SignalRelay
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
@@ -34,12 +34,7 @@ def load_deepspeed() -> Any:
     it finds no GPU. raises ValueError where there is a GPU that PyTorch cannot use
     """
     require_linux()
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about an old driver; check_driver says more
-        has_gpu = torch.cuda.is_available()
-    if not has_gpu:
+    if not has_usable_gpu():
         check_driver()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import command, joined, on_srun
+from helpers.losses import with_gradient
 from helpers.run_ends import curves, numbers, same
 from helpers.runs import log, make_curves_older, make_shards, saved_state
 from helpers.second_stages import stop_at, train, words, write_captures
@@ -106,6 +107,22 @@ def test_two_ranks_train_the_very_same_stage(place, adapter, whole, tmp_path):
             [line[name] for line in log(one / "detail", of=name)] for one in (run, whole[0])
         )
         assert len(its) == STEPS and mine == pytest.approx(its, rel=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_ends_it_before_a_weight_has_changed(place, whole, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(run / "detail/last")
+    before = (run / BEST).read_bytes()
+    poisoned, real = with_gradient(float("nan")), second_stage.forward
+
+    def forward(*given):
+        return {name: poisoned(loss) for name, loss in real(*given).items()}
+
+    with mock.patch.object(second_stage, "forward", forward):
+        (line,) = train(place, run, *DETAIL).errors
+    assert line.startswith("step 1 of the detail stage: the gradient is nan although the loss is")
+    assert line.endswith("try a smaller --detail-lr in a new stage")
+    assert (run / BEST).read_bytes() == before and not (run / "detail/last").exists()
 
 
 def test_it_learned_something(whole):

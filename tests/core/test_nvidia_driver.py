@@ -1,11 +1,14 @@
 """GPUs that PyTorch cannot use are said, and nobody trains around them on the CPU unasked."""
 
+import warnings
+
 import pytest
 import torch
 from helpers.commands import joined
 from helpers.runs import train
 
-from depthdist.distributed import nvidia_driver
+from depthdist.core import nvidia_driver
+from depthdist.core.environment import pick_device
 from depthdist.distributed.accelerator import load_deepspeed
 
 CLOSED = (
@@ -75,6 +78,16 @@ def test_a_command_ends_with_that_one_line(machine, data, tmp_path, monkeypatch)
     machine(CLOSED)
     (line,) = train(data, tmp_path / "run", "--epochs", 1).errors
     assert "its driver is 535.183.01" in line and not (tmp_path / "run").exists()
+
+
+def test_one_process_computes_on_the_cpu_and_says_why(machine, monkeypatch):
+    machine(CLOSED)
+    with pytest.warns(UserWarning, match="535.183.01.* this computes on the CPU$"):
+        assert pick_device().type == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pick_device().type == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,24 @@ ON_CPU = 'CUDA_VISIBLE_DEVICES="" in the environment trains on the CPU'
 
 
 def check_driver() -> None:
-    """Raise ValueError where this machine has an NVIDIA GPU and PyTorch cannot use it.
+    """Raise ValueError where this machine has an NVIDIA GPU and PyTorch cannot use it."""
+    if problem := describe_unusable_gpu():
+        raise ValueError(f"{problem}; {ON_CPU}")
 
-    Whoever hides the GPUs (CUDA_VISIBLE_DEVICES, as SLURM does without --gres) or chooses the CPU
-    (DS_ACCELERATOR) means the CPU.
+
+def describe_unusable_gpu() -> str:
+    """Return why PyTorch cannot use this machine's NVIDIA GPU, once it has found none.
+
+    "" where the machine has none, or the CPU is meant: by whoever hides the GPUs
+    (CUDA_VISIBLE_DEVICES, as SLURM does without --gres) or chooses the CPU (DS_ACCELERATOR).
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
     if hidden or os.environ.get("DS_ACCELERATOR") == "cpu" or not (DRIVER.exists() or GPU.exists()):
-        return
+        return ""
     import torch
 
-    raise ValueError(
-        f"this machine has an NVIDIA GPU, and PyTorch cannot use it: "
-        f"{describe_mismatch(driver_version(), torch.__version__, torch.version.cuda)}; {ON_CPU}"
-    )
+    mismatch = describe_mismatch(driver_version(), torch.__version__, torch.version.cuda)
+    return f"this machine has an NVIDIA GPU, and PyTorch cannot use it: {mismatch}"
 
 
 def driver_version() -> str:
