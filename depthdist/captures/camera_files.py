@@ -1,6 +1,6 @@
 """Find and read a camera's intrinsics in the file that lies beside its depth images.
 
-    path = CameraFiles(listing).find(PurePosixPath("depth/a.png"))  # intrinsics.json, K.txt ...
+    path = CameraFiles(listing).find("depth/a.png")  # intrinsics.json, K.txt ...
     meta = read_camera(path, (480, 640))  # for geometry.camera.pixel_rays
 
 Understood are JSON, YAML, `key,value` lines and plain matrices of 3x3 or 4x4, with the usual names:
@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from depthdist.captures.found_files import Listing, plain
+from depthdist.captures.path_text import folder_of, folders_above, stem_of
 from depthdist.core.errors import BadFile, one_line
 from depthdist.core.files import parse_json
 from depthdist.geometry.camera import pinhole
@@ -57,24 +58,24 @@ class CameraFiles:
     """
 
     def __init__(self, listing: Listing):
-        self.root = listing.root
-        self.by_words = {(path.parent, _words(path)): path for path in reversed(listing.tables)}
-        ranked = [path for path in listing.tables if plain(path.stem) in NAMES]
-        ranked.sort(key=lambda path: NAMES.index(plain(path.stem)), reverse=True)
-        self.by_folder = {path.parent: path for path in ranked}
+        self.by_words = {(folder_of(path), _words(path)): path for path in reversed(listing.tables)}
+        ranked = [path for path in listing.tables if plain(stem_of(path)) in NAMES]
+        ranked.sort(key=lambda path: NAMES.index(plain(stem_of(path))), reverse=True)
+        self.by_folder = {folder_of(path): path for path in ranked}
 
-    def find(self, xyz: PurePosixPath) -> Path | None:
+    def find(self, xyz: str) -> str | None:
         """Return the file of a depth image's camera: its own, its folder's, or one further up."""
-        own = self.by_words.get((xyz.parent, _words(xyz)))
-        found = (self.by_folder[folder] for folder in xyz.parents if folder in self.by_folder)
-        path = own or next(found, None)
-        return None if path is None else self.root / path
+        own = self.by_words.get((folder_of(xyz), _words(xyz))) if self.by_words else None
+        if own or not self.by_folder:
+            return own
+        found = (self.by_folder[place] for place in folders_above(xyz) if place in self.by_folder)
+        return next(found, None)
 
 
-def _words(path: PurePosixPath) -> tuple[str, ...]:
+def _words(path: str) -> tuple[str, ...]:
     """Return the words of a name but those of camera files: X_Depth_metadata.csv, X_Depth.png."""
     extra = {"metadata", "intrinsics", "intrinsic", "camera", "info"}
-    words = re.findall(r"[^\W_]+", path.stem.lower())
+    words = re.findall(r"[^\W_]+", stem_of(path).lower())
     return tuple(word for word in words if word not in extra)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def flat_numbers(values: Any) -> tuple[Any, ...]:
 
 
 def _named_files(path: Path, points: str | Path) -> CapturePair:
-    return CapturePair(path.stem, path, Path(points).expanduser())
+    return CapturePair(path.stem, "", str(path), str(Path(points).expanduser()))
 
 
 def _find_pair(path: Path) -> CapturePair:
@@ -110,7 +110,7 @@ def _find_pair(path: Path) -> CapturePair:
         if pair is None:
             raise BadFile(path, _why_unpaired(path, "a picture without its point cloud"))
         return pair
-    if kind_of(path.parent, PurePosixPath(path.name)) == "grooves":
+    if kind_of(path.parent, path.name) == "grooves":
         raise BadFile(path, "is a groove label; expected its capture's image or points")
     if path.suffix.lower() not in BY_SUFFIX:
         raise BadFile(path, f"is no part of one capture; {EXPECTED}")

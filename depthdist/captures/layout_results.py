@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from depthdist.captures.formats.registry import BY_SUFFIX, format_of
+from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.found_files import Kind, Listing
+from depthdist.captures.path_text import suffix_of
 
 
 class Group(NamedTuple):
@@ -19,9 +19,9 @@ class Group(NamedTuple):
     """
 
     stem: str
-    rgb: list[PurePosixPath]
-    xyz: list[PurePosixPath]
-    grooves: list[PurePosixPath]
+    rgb: list[str]
+    xyz: list[str]
+    grooves: list[str]
     unit_mm: float | None = None
     split: str | None = None
 
@@ -30,16 +30,14 @@ class LayoutResult(NamedTuple):
     """The captures of a layout, the files that belong to none and why, in notes for people."""
 
     groups: list[Group]
-    left_out: Sequence[PurePosixPath] = ()
+    left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
 Layout = Callable[[Listing], LayoutResult]
 
 
-def group_by_stem(
-    of_file: Callable[[PurePosixPath, Kind], str | None], listing: Listing
-) -> LayoutResult:
+def group_by_stem(of_file: Callable[[str, Kind], str | None], listing: Listing) -> LayoutResult:
     """Return the files that share a stem, where there are both images and points.
 
     of_file  the stem of a file's capture, None where the file is not of that layout
@@ -50,10 +48,12 @@ def group_by_stem(
     for path, kind in listing.kinds.items():
         stem = of_file(path, kind)
         if stem is not None:
-            group = groups.setdefault(stem, Group(stem, [], [], []))
+            group = groups.get(stem)
+            if group is None:
+                group = groups[stem] = Group(stem, [], [], [])
             getattr(group, kind).append(path)
     found = []
-    left_out: list[PurePosixPath] = []
+    left_out: list[str] = []
     for group in groups.values():
         if not group.rgb or not group.xyz:
             continue
@@ -65,14 +65,16 @@ def group_by_stem(
     return LayoutResult(found, left_out, beside_points(left_out))
 
 
-def of_first_format(points: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+def of_first_format(points: Sequence[str]) -> list[str]:
     """Return those files of points whose format comes first in `FORMATS`."""
+    if len(points) == 1:
+        return [*points]
     names = [form.name for form in BY_SUFFIX.values()]  # in the order of FORMATS
-    ranks = [names.index(format_of(path).name) for path in points]
+    ranks = [names.index(BY_SUFFIX[suffix_of(path).lower()].name) for path in points]
     return [path for path, rank in zip(points, ranks) if rank == min(ranks)]
 
 
-def beside_points(left_out: Sequence[PurePosixPath]) -> list[str]:
+def beside_points(left_out: Sequence[str]) -> list[str]:
     """Return the note of files of points that others of the same captures are taken before."""
     count = count_of(left_out, "file")
     return [f"left out: {count} of points or depth beside others of the same captures"] * bool(
@@ -80,8 +82,8 @@ def beside_points(left_out: Sequence[PurePosixPath]) -> list[str]:
     )
 
 
-def count_of(paths: Iterable[PurePosixPath], what: str) -> str:
+def count_of(paths: Iterable[str], what: str) -> str:
     """Return "3 images (a.png, b.png, ...)"."""
     found = list(paths)
-    names = ", ".join(str(path) for path in found[:2]) + (", ..." if len(found) > 2 else "")
+    names = ", ".join(found[:2]) + (", ..." if len(found) > 2 else "")
     return f"{len(found)} {what}{'s' * (len(found) != 1)} ({names})"

@@ -9,11 +9,11 @@ The layout of a new camera is one function in `LAYOUTS`; nothing else needs to b
 from __future__ import annotations
 
 from collections import deque
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from depthdist.captures.camera_files import CameraFiles, read_intrinsics
-from depthdist.captures.formats.depth_image import DEPTH_IMAGE, is_tiff
+from depthdist.captures.formats.depth_image import DEPTH_IMAGE, TIFF_SUFFIXES
 from depthdist.captures.formats.registry import BY_SUFFIX, format_of
 from depthdist.captures.found_files import (
     DEPTH_FOLDERS,
@@ -43,6 +43,7 @@ from depthdist.captures.layouts_by_name import (
     words_apart,
 )
 from depthdist.captures.layouts_by_table import tum_sequence, ultralytics_folder
+from depthdist.captures.path_text import sort_paths, suffix_of
 from depthdist.core.errors import BadFile
 
 EXPECTED = (
@@ -74,20 +75,51 @@ image and points of a capture is used. One that guesses stands behind those that
 class CapturePair(NamedTuple):
     """The files of one capture.
 
-    stem     names it: relative to the root, `/` between folders, unique under the root
-    rgb      its image; the same as `xyz` where one file holds both
-    camera   the file of the intrinsics, of depth without X and Y
-    unit_mm  millimetres per unit of the points, where the layout says it
-    split    "train", "val" or "test", where the layout says it
+    stem         names it: relative to the root, `/` between folders, unique under the root
+    root         the folder that the names of its files are relative to
+    rgb_name     its image; the same as `xyz_name` where one file holds both
+    camera_name  the file of the intrinsics, of depth without X and Y
+    unit_mm      millimetres per unit of the points, where the layout says it
+    split        "train", "val" or "test", where the layout says it
+
+    Names are text, and paths are made when they are asked for: of a million captures they would
+    take most of the time and memory of a search.
     """
 
     stem: str
-    rgb: Path
-    xyz: Path
-    grooves: Path | None = None
-    camera: Path | None = None
+    root: str
+    rgb_name: str
+    xyz_name: str
+    grooves_name: str | None = None
+    camera_name: str | None = None
     unit_mm: float | None = None
     split: str | None = None
+
+    @property
+    def rgb(self) -> Path:
+        """The file of the image."""
+        return Path(self.root, self.rgb_name)
+
+    @property
+    def xyz(self) -> Path:
+        """The file of the points or depth."""
+        return Path(self.root, self.xyz_name)
+
+    @property
+    def grooves(self) -> Path | None:
+        """The file of the groove label."""
+        return Path(self.root, self.grooves_name) if self.grooves_name else None
+
+    @property
+    def camera(self) -> Path | None:
+        """The file of the intrinsics."""
+        return Path(self.root, self.camera_name) if self.camera_name else None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its files: image, points, groove label, camera, each file once."""
+        names = (self.rgb_name, self.xyz_name, self.grooves_name, self.camera_name)
+        return [*dict.fromkeys(name for name in names if name)]
 
     @property
     def files(self) -> dict[str, Path]:
@@ -135,7 +167,7 @@ def search_folder(root: Path | str) -> FoundCaptures:
     listing = list_folder(root)
     if not listing.kinds:
         raise BadFile(root, f"no pictures and no files of points or depth; {EXPECTED}")
-    unprintable = [path for path in listing.kinds if not str(path).isprintable()]
+    unprintable = [path for path in listing.kinds if not path.isprintable()]
     rejects = [
         RejectedFile(root / path, "the name holds characters that cannot be printed; rename it")
         for path in unprintable
@@ -145,6 +177,7 @@ def search_folder(root: Path | str) -> FoundCaptures:
     notes: list[str] = []
     if listing.results:
         notes.append(f"left out: {count_of(listing.results, 'file')} that depthdist predicted")
+    place = str(root)
     for layout in LAYOUTS:
         result = layout(listing)
         notes += result.notes
@@ -153,8 +186,10 @@ def search_folder(root: Path | str) -> FoundCaptures:
         del result  # of a million captures each group goes as its pair comes
         while groups:
             group = groups.popleft()
-            used += [*group.rgb, *group.xyz, *group.grooves]
-            pair = _first_of_each(root, group)
+            used += group.rgb
+            used += group.xyz
+            used += group.grooves
+            pair = _first_of_each(place, group)
             reason = _ambiguity(group) or _collision(pair.stem, pairs)
             if reason:
                 files = (*group.rgb, *group.xyz, *group.grooves)
@@ -172,23 +207,25 @@ def search_folder(root: Path | str) -> FoundCaptures:
     return FoundCaptures(with_cameras, sorted(rejects), notes + camera_notes)
 
 
-def _first_of_each(root: Path, group: Group) -> CapturePair:
+def _first_of_each(root: str, group: Group) -> CapturePair:
     return CapturePair(
         group.stem,
-        root / group.rgb[0],
-        root / group.xyz[0],
-        root / group.grooves[0] if group.grooves else None,
-        unit_mm=group.unit_mm,
-        split=group.split,
+        root,
+        group.rgb[0],
+        group.xyz[0],
+        group.grooves[0] if group.grooves else None,
+        None,
+        group.unit_mm,
+        group.split,
     )
 
 
 def _ambiguity(group: Group) -> str | None:
     """Return the reason to reject a group that has more than one file of a kind."""
     images, clouds, labels = group.rgb, group.xyz, group.grooves
-    if max(map(len, (images, clouds, labels))) == 1:
+    if len(images) == len(clouds) == 1 and len(labels) < 2:
         return None
-    names = ", ".join(str(path) for path in (*images, *clouds, *labels[1:]))
+    names = ", ".join((*images, *clouds, *labels[1:]))
     extra_labels = f", {len(labels)} groove labels" if len(labels) > 1 else ""
     return (
         f"{len(images)} pictures{extra_labels} and {len(clouds)} point clouds share the stem"
@@ -203,12 +240,12 @@ def _collision(stem: str, pairs: dict[str, CapturePair]) -> str | None:
     return f"the stem {stem} is taken by {pairs[stem].rgb}; rename one of them"
 
 
-def _is_drawing(path: PurePosixPath) -> bool:
+def _is_drawing(path: str) -> bool:
     """Return whether an image is a drawing of depth, by its name, when its header is none's."""
-    return path.suffix.lower() in DEPTH_IMAGE.suffixes and says_depth(path)
+    return suffix_of(path).lower() in DEPTH_IMAGE.suffixes and says_depth(path)
 
 
-def _unpaired(root: Path, path: PurePosixPath, kind: str) -> RejectedFile:
+def _unpaired(root: Path, path: str, kind: str) -> RejectedFile:
     return RejectedFile(root / path, f"{UNPAIRED[kind]}; {EXPECTED}")
 
 
@@ -219,22 +256,22 @@ def _find_cameras(
     listing: Listing, pairs: list[CapturePair]
 ) -> tuple[list[CapturePair], list[str]]:
     """Return the pairs with the files of their cameras, and which files cannot be used and why."""
-    problems: dict[Path, str] = {}
-    usable: set[Path] = set()
+    problems: dict[str, str] = {}
+    usable: set[str] = set()
     found = []
     cameras = CameraFiles(listing)
     for pair in pairs:
-        path = cameras.find(PurePosixPath(pair.xyz.relative_to(listing.root)))
-        if path is not None and path not in problems and format_of(pair.xyz).is_depth(pair.xyz):
-            if path not in usable:
+        name = cameras.find(pair.xyz_name)
+        if name is not None and name not in problems and format_of(pair.xyz).is_depth(pair.xyz):
+            if name not in usable:
                 try:
-                    read_intrinsics(path)
-                    usable.add(path)
+                    read_intrinsics(listing.root / name)
+                    usable.add(name)
                 except BadFile as err:
-                    problems[path] = f"WARNING   {err}; it is not used"
+                    problems[name] = f"WARNING   {err}; it is not used"
                     found.append(pair)
                     continue
-            pair = pair._replace(camera=path)
+            pair = pair._replace(camera_name=name)
         found.append(pair)
     return found, list(problems.values())
 
@@ -246,7 +283,7 @@ def is_image(path: Path) -> bool:
     """Return whether a file is an image: no points, no depth image, no groove label."""
     parts = path.absolute().parts
     above = max(1, len(parts) - 1 - FOLDERS_THAT_COUNT)
-    return kind_of(Path(*parts[:above]), PurePosixPath(*parts[above:])) == "rgb"
+    return kind_of(Path(*parts[:above]), "/".join(parts[above:])) == "rgb"
 
 
 def holds_image(path: Path) -> bool:
@@ -268,18 +305,19 @@ def list_images(path: Path) -> list[Path]:
     images = set(listing.of_kind("rgb"))
     if any(lies_below(image, IMAGE_FOLDERS) for image in images):
         images = {image for image in images if not lies_below(image, DEPTH_FOLDERS)}
-    floats = {p for p in listing.of_kind("xyz") if is_tiff(p) and not says_depth(p)}
-    if floats or any(BY_SUFFIX[p.suffix.lower()].has_rgb for p in listing.of_kind("xyz")):
+    clouds = {cloud: suffix_of(cloud).lower() for cloud in listing.of_kind("xyz")}
+    floats = {p for p, suffix in clouds.items() if suffix in TIFF_SUFFIXES and not says_depth(p)}
+    if floats or any(BY_SUFFIX[suffix].has_rgb for suffix in clouds.values()):
         pairs = search_folder(path).pairs
-        images |= {PurePosixPath(pair.rgb.relative_to(path)) for pair in pairs}
+        images |= {pair.rgb_name for pair in pairs}
         # a TIFF of floats that is nobody's depth: who reads it says that it is no image
-        images |= floats - {PurePosixPath(pair.xyz.relative_to(path)) for pair in pairs}
+        images |= floats - {pair.xyz_name for pair in pairs}
     if not images:
         found = (
             "no images beside results of earlier predictions" if listing.results else "no pictures"
         )
         raise BadFile(path, f"{found}; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return sorted(path / image for image in images)
+    return [path / image for image in sort_paths(images)]
 
 
 def find_captures(images: list[Path]) -> dict[Path, CapturePair]:
@@ -305,7 +343,7 @@ def find_captures_with(points: Path) -> list[CapturePair]:
     return [pair for pair in pairs if pair.xyz == absolute]
 
 
-def _captures_around(folder: Path, own: set[str], other: set[str]) -> list[CapturePair]:
+def _captures_around(folder: Path, own: frozenset[str], other: frozenset[str]) -> list[CapturePair]:
     """Return the captures of files in a folder, and in the other folders beside it.
 
     own, other  plain names of folders of images and of points; several images may have the same
@@ -320,12 +358,12 @@ def _captures_around(folder: Path, own: set[str], other: set[str]) -> list[Captu
         for group in result.groups:
             used += [*group.rgb, *group.xyz, *group.grooves]
             for image in group.rgb if len(group.xyz) == 1 else ():
-                pairs.append(_first_of_each(listing.root, group._replace(rgb=[image])))
+                pairs.append(_first_of_each(str(listing.root), group._replace(rgb=[image])))
         listing = listing.without(used)
     return _find_cameras(everything, pairs)[0]
 
 
-def _list_around(folder: Path, own: set[str], other: set[str]) -> Listing:
+def _list_around(folder: Path, own: frozenset[str], other: frozenset[str]) -> Listing:
     """Return the files in a folder, and in the others beside it, not below them."""
     parts = folder.parts
     places = [i for i in range(1, len(parts)) if plain(parts[i]) in own]
@@ -339,8 +377,10 @@ def _list_around(folder: Path, own: set[str], other: set[str]) -> Listing:
     files = {path for place in folders for path in _entries(place) if path.is_file()}
     # a camera's file may lie one folder higher
     files |= {path for path in _entries(root.parent) if path.suffix.lower() in TABLE_SUFFIXES}
-    names = [PurePosixPath(path.relative_to(root.parent)) for path in files]
-    return as_listing(root.parent, [name for name in names if not name.name.startswith(".")])
+    names = [
+        path.relative_to(root.parent).as_posix() for path in files if not path.name.startswith(".")
+    ]
+    return as_listing(root.parent, names)
 
 
 def _entries(folder: Path) -> list[Path]:

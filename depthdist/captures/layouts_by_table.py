@@ -5,18 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from depthdist.captures.found_files import Listing, plain
 from depthdist.captures.layout_results import Group, LayoutResult, count_of
+from depthdist.captures.path_text import (
+    folder_of,
+    join,
+    join_written,
+    lies_in,
+    name_of,
+    sort_paths,
+    stem_of,
+    suffix_of,
+)
 from depthdist.captures.time_association import Timed, associate, count_alone
 from depthdist.core.errors import BadFile, one_line
 
 SPLITS = ("train", "val", "test")  # as ultralytics' YAML names them
 TUM_UNIT_MM = 0.2  # 5000 to the metre
 LISTS = {"associations", "association", "associate", "associated", "rgbdepth"}
-Paths = dict[PurePosixPath, PurePosixPath]
+Paths = dict[str, str]
 
 
 def ultralytics_folder(listing: Listing) -> LayoutResult:
@@ -37,7 +47,7 @@ def ultralytics_folder(listing: Listing) -> LayoutResult:
             groups.setdefault(group.stem, group)  # train stands before val
     done = {path for group in groups.values() for path in (*group.rgb, *group.xyz)}
     notes = []
-    left_out: set[PurePosixPath] = set()
+    left_out: set[str] = set()
     for dataset in datasets:
         name = dataset.yaml.relative_to(listing.root)
         alone = [] if not dataset.groups else [p for p in dataset.without_depth if p not in done]
@@ -50,7 +60,7 @@ def ultralytics_folder(listing: Listing) -> LayoutResult:
         left_out |= {*alone, *depth.values()} - done
         left_out |= {*depth} if dataset.groups else set()  # else they are rejected
         done |= left_out
-    return LayoutResult(list(groups.values()), sorted(left_out), notes)
+    return LayoutResult(list(groups.values()), sort_paths(left_out), notes)
 
 
 def tum_sequence(listing: Listing) -> LayoutResult:
@@ -58,25 +68,26 @@ def tum_sequence(listing: Listing) -> LayoutResult:
 
     Or associations.txt with both on a line. Depth has 5000 units to the metre.
     """
-    tables = {path.parent / path.name.lower(): path for path in listing.tables}
+    tables = {join(folder_of(path), name_of(path).lower()): path for path in listing.tables}
     groups: list[Group] = []
-    left_out: list[PurePosixPath] = []
+    left_out: list[str] = []
     notes: list[str] = []
-    lists = {path.parent: path for path in listing.tables if _is_list(path)}
-    for folder in sorted({path.parent for path in listing.tables}):
-        both = [tables.get(folder / name) for name in ("rgb.txt", "depth.txt")]
+    lists = {folder_of(path): path for path in listing.tables if _is_list(path)}
+    for folder in sort_paths({folder_of(path) for path in listing.tables}):
+        both = [tables.get(join(folder, name)) for name in ("rgb.txt", "depth.txt")]
         listed = lists.get(folder)
         if listed is not None:
             rows = _rows(listing, listed, 4)
-            for _, one, _, other in rows:  # in either order
-                for rgb, xyz in ((folder / one, folder / other), (folder / other, folder / one)):
+            for row in rows:
+                one, other = (join_written(folder, name) for name in (row[1], row[3]))
+                for rgb, xyz in ((one, other), (other, one)):  # in either order
                     if _has(listing, rgb, xyz):
                         groups.append(_tum_group(folder, rgb, xyz))
         elif both[0] and both[1]:
             images, clouds = (_timed(listing, table, folder) for table in both if table)
             pairs = [pair for pair in associate(images, clouds) if _has(listing, *pair)]
             result = count_alone(
-                [_tum_group(folder, *pair) for pair in pairs], images, clouds, str(both[0])
+                [_tum_group(folder, *pair) for pair in pairs], images, clouds, both[0]
             )
             groups += result.groups
             left_out += result.left_out
@@ -97,9 +108,9 @@ class _Dataset(NamedTuple):
     """
 
     yaml: Path
-    root: PurePosixPath
+    root: str
     groups: list[Group]
-    without_depth: list[PurePosixPath]
+    without_depth: list[str]
     pairs: Paths
 
     def agrees_with(self, other: _Dataset) -> bool:
@@ -112,15 +123,15 @@ class _Dataset(NamedTuple):
         return True
 
 
-def _read_ultralytics(listing: Listing, path: PurePosixPath) -> _Dataset | None:
+def _read_ultralytics(listing: Listing, path: str) -> _Dataset | None:
     """Return the dataset of a YAML, None where it is none of depth; raise BadFile."""
-    if path.suffix.lower() not in (".yaml", ".yml"):
+    if suffix_of(path).lower() not in (".yaml", ".yml"):
         return None
     yaml = listing.root / path
     try:
         content = _parse_yaml(yaml)
     except ValueError as err:
-        if _pairs_below(listing, path.parent):
+        if _pairs_below(listing, folder_of(path)):
             raise BadFile(yaml, f"cannot be read as YAML ({one_line(err)})") from err
         return None
     if not isinstance(content, dict) or not {"train", "val"} & {*content}:
@@ -138,9 +149,10 @@ def _read_ultralytics(listing: Listing, path: PurePosixPath) -> _Dataset | None:
             if cloud is None:
                 without_depth.append(image)
                 continue
-            parts = [part for i, part in enumerate(image.parts[:-1]) if i != _last_images(image)]
-            stem = str(PurePosixPath(*parts, image.stem))
-            unit = 1000.0 if cloud.suffix.lower() == ".npy" else unit_mm
+            folders = image.split("/")[:-1]
+            parts = [part for i, part in enumerate(folders) if i != _last_images(image)]
+            stem = "/".join([*parts, stem_of(image)])
+            unit = 1000.0 if suffix_of(cloud).lower() == ".npy" else unit_mm
             groups.append(Group(stem, [image], [cloud], [], unit, split))
     if not groups and "depth_scale" not in content:
         return None  # of another program
@@ -171,13 +183,13 @@ def _depth_scale(path: Path, given: Any) -> float:
     return scale
 
 
-def _pairs_below(listing: Listing, folder: PurePosixPath) -> Paths:
+def _pairs_below(listing: Listing, folder: str) -> Paths:
     """Return the images below a folder that have depth in `depth` for `images`, with it."""
-    below = (image for image in listing.of_kind("rgb") if folder in image.parents)
+    below = (image for image in listing.of_kind("rgb") if lies_in(image, folder))
     return {image: depth for image in below if (depth := _depth_of(listing, image))}
 
 
-def _dataset_root(listing: Listing, path: PurePosixPath, given: Any) -> PurePosixPath:
+def _dataset_root(listing: Listing, path: str, given: Any) -> str:
     """Return the folder that the paths of a YAML are relative to, relative to the listing's root.
 
     `path` may be absolute, or relative to a folder of all datasets: then its last part that exists
@@ -189,11 +201,11 @@ def _dataset_root(listing: Listing, path: PurePosixPath, given: Any) -> PurePosi
         for candidate in (own / given, own / Path(given).name):
             found = candidate.resolve()
             if found.is_dir() and found.is_relative_to(root):
-                return PurePosixPath(found.relative_to(root).as_posix())
-    return path.parent
+                return _text_below(root, found)
+    return folder_of(path)
 
 
-def _listed_images(listing: Listing, base: PurePosixPath, given: Any) -> Iterator[PurePosixPath]:
+def _listed_images(listing: Listing, base: str, given: Any) -> Iterator[str]:
     """Yield the images of `train`, `val` or `test`: a folder, a text of files, or several."""
     for place in given if isinstance(given, list) else [given]:
         if not isinstance(place, str):
@@ -201,19 +213,19 @@ def _listed_images(listing: Listing, base: PurePosixPath, given: Any) -> Iterato
         path = _inside(listing, base, place)
         if path is None:
             continue
-        if path.suffix.lower() == ".txt":
+        if suffix_of(path).lower() == ".txt":
             try:
                 lines = (listing.root / path).read_text("utf-8-sig").splitlines()
             except (OSError, ValueError):
                 continue
-            listed = [_inside(listing, path.parent, line.strip()) for line in lines]
+            listed = [_inside(listing, folder_of(path), line.strip()) for line in lines]
             listed += [_inside(listing, base, line.strip()) for line in lines]
             yield from dict.fromkeys(p for p in listed if p and listing.kinds.get(p) == "rgb")
         else:
-            yield from (image for image in listing.of_kind("rgb") if path in image.parents)
+            yield from (image for image in listing.of_kind("rgb") if lies_in(image, path))
 
 
-def _inside(listing: Listing, base: PurePosixPath, place: str) -> PurePosixPath | None:
+def _inside(listing: Listing, base: str, place: str) -> str | None:
     """Return a path relative to the listing's root, None where it lies elsewhere."""
     root = listing.root.resolve()
     try:
@@ -221,25 +233,31 @@ def _inside(listing: Listing, base: PurePosixPath, place: str) -> PurePosixPath 
     except (OSError, ValueError):  # a name with a zero
         return None
     inside = found.is_relative_to(root)
-    return PurePosixPath(found.relative_to(root).as_posix()) if inside else None
+    return _text_below(root, found) if inside else None
 
 
-def _last_images(image: PurePosixPath) -> int:
+def _text_below(root: Path, path: Path) -> str:
+    """Return a path relative to a folder, as a listing has it."""
+    relative = path.relative_to(root).as_posix()
+    return "" if relative == "." else relative
+
+
+def _last_images(image: str) -> int:
     """Return where `images` stands in a path for the last time, -1 where it does not."""
     return max(
-        (i for i, part in enumerate(image.parts[:-1]) if plain(part) == "images"), default=-1
+        (i for i, part in enumerate(image.split("/")[:-1]) if plain(part) == "images"), default=-1
     )
 
 
-def _depth_of(listing: Listing, image: PurePosixPath) -> PurePosixPath | None:
+def _depth_of(listing: Listing, image: str) -> str | None:
     """Return the depth of an image: `depth` for `images`, the same name, PNG before `.npy`."""
     place = _last_images(image)
     if place < 0:
         return None
-    parts = [*image.parts]
+    parts = [*image.split("/")[:-1], stem_of(image)]
     parts[place] = "depth"
     for suffix in (".png", ".npy"):
-        path = PurePosixPath(*parts).with_suffix(suffix)
+        path = "/".join(parts) + suffix
         if listing.kinds.get(path) == "xyz":
             return path
     return None
@@ -248,11 +266,11 @@ def _depth_of(listing: Listing, image: PurePosixPath) -> PurePosixPath | None:
 # ---------------------------------------------------------------------------------------------- TUM
 
 
-def _is_list(path: PurePosixPath) -> bool:
-    return path.suffix.lower() == ".txt" and plain(path.stem) in LISTS
+def _is_list(path: str) -> bool:
+    return suffix_of(path).lower() == ".txt" and plain(stem_of(path)) in LISTS
 
 
-def _rows(listing: Listing, path: PurePosixPath, count: int) -> list[list[str]]:
+def _rows(listing: Listing, path: str, count: int) -> list[list[str]]:
     """Return the lines of a text that have that many words; comments begin with #."""
     try:
         lines = (listing.root / path).read_text("utf-8-sig").splitlines()
@@ -262,12 +280,12 @@ def _rows(listing: Listing, path: PurePosixPath, count: int) -> list[list[str]]:
     return [row for row in rows if len(row) == count]
 
 
-def _timed(listing: Listing, path: PurePosixPath, folder: PurePosixPath) -> list[Timed]:
+def _timed(listing: Listing, path: str, folder: str) -> list[Timed]:
     """Return the files that exist of a list of times."""
     found = []
     for time, name in _rows(listing, path, 2):
         try:
-            timed = Timed(float(time), folder / name)
+            timed = Timed(float(time), join_written(folder, name))
         except ValueError:
             continue
         if timed.path in listing.kinds and math.isfinite(timed.time):
@@ -275,10 +293,10 @@ def _timed(listing: Listing, path: PurePosixPath, folder: PurePosixPath) -> list
     return found
 
 
-def _has(listing: Listing, rgb: PurePosixPath, xyz: PurePosixPath) -> bool:
+def _has(listing: Listing, rgb: str, xyz: str) -> bool:
     return listing.kinds.get(rgb) == "rgb" and listing.kinds.get(xyz) == "xyz"
 
 
-def _tum_group(folder: PurePosixPath, rgb: PurePosixPath, xyz: PurePosixPath) -> Group:
-    unit_mm = TUM_UNIT_MM if xyz.suffix.lower() == ".png" else None
-    return Group(str(folder / rgb.stem), [rgb], [xyz], [], unit_mm)
+def _tum_group(folder: str, rgb: str, xyz: str) -> Group:
+    unit_mm = TUM_UNIT_MM if suffix_of(xyz).lower() == ".png" else None
+    return Group(join(folder, stem_of(rgb)), [rgb], [xyz], [], unit_mm)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import bisect
 import re
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from depthdist.captures.layout_results import Group, LayoutResult, count_of
+from depthdist.captures.path_text import by_parts
 
 MAX_SECONDS = 0.02  # as TUM's own tool has it
 UNITS = {10: 1.0, 13: 1e-3, 16: 1e-6, 19: 1e-9}  # seconds, by the digits of a time since 2001
@@ -20,7 +20,7 @@ class Timed(NamedTuple):
     """A file and when it was taken, seconds."""
 
     time: float
-    path: PurePosixPath
+    path: str
 
 
 def time_in_name(name: str) -> float | None:
@@ -32,11 +32,9 @@ def time_in_name(name: str) -> float | None:
     return None
 
 
-def associate(
-    images: list[Timed], clouds: list[Timed]
-) -> list[tuple[PurePosixPath, PurePosixPath]]:
+def associate(images: list[Timed], clouds: list[Timed]) -> list[tuple[str, str]]:
     """Return the pairs at most MAX_SECONDS apart: nearest first, each file once; in image order."""
-    ordered = sorted(clouds)
+    ordered = sorted(clouds, key=lambda cloud: (cloud.time, by_parts(cloud.path)))
     times = [cloud.time for cloud in ordered]
     near = []
     for image in images:
@@ -45,13 +43,14 @@ def associate(
         near += [
             (abs(image.time - cloud.time), image.path, cloud.path) for cloud in ordered[start:end]
         ]
-    pairs: dict[PurePosixPath, PurePosixPath] = {}
+    pairs: dict[str, str] = {}
     taken = set()
-    for _, image_path, cloud_path in sorted(near):
+    near.sort(key=lambda found: (found[0], by_parts(found[1]), by_parts(found[2])))
+    for _, image_path, cloud_path in near:
         if image_path not in pairs and cloud_path not in taken:
             pairs[image_path] = cloud_path
             taken.add(cloud_path)
-    return sorted(pairs.items())
+    return sorted(pairs.items(), key=lambda pair: by_parts(pair[0]))
 
 
 def count_alone(

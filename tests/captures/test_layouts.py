@@ -34,7 +34,7 @@ def test_two_folders_with_the_cameras_suffixes_make_pairs(tmp_path):
 )
 def test_layouts_need_no_configuration(tmp_path, rgb, xyz, stem):
     write_capture(tmp_path / rgb, tmp_path / xyz)
-    assert find_pairs(tmp_path) == ([CapturePair(stem, tmp_path / rgb, tmp_path / xyz)], [])
+    assert find_pairs(tmp_path) == ([CapturePair(stem, str(tmp_path), rgb, xyz)], [])
 
 
 def test_truth_and_hidden_files_are_skipped(tmp_path):

@@ -32,7 +32,7 @@ def written(folder: Path, name: str) -> Path:
 
 
 def alone(path: Path) -> CapturePair:
-    return CapturePair(path.stem, path, path)
+    return CapturePair(path.stem, str(path.parent), path.name, path.name)
 
 
 def refusal(path: Path, read=lambda path: read_point_map(path)) -> str:
@@ -125,7 +125,7 @@ def as_list(folder: Path, suffix: str) -> Path:
 def test_a_list_of_points_has_the_rows_of_its_image(tmp_path, suffix, image):
     path = as_list(tmp_path, suffix)
     Image.new("RGB", image[::-1]).save(tmp_path / "a.png")
-    pair = CapturePair("a", tmp_path / "a.png", path)
+    pair = CapturePair("a", "", str(tmp_path / "a.png"), str(path))
     if image == (10, 40):
         for read in (read_size, read_capture):
             with pytest.raises(BadFile, match=r"1,200 points without rows.* has 10x40 pixels"):

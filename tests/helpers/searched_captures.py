@@ -50,7 +50,7 @@ def read_point_map(scratch: Scratch, content: bytes) -> None:
     if not image.exists():
         Image.fromarray(capture(1, (4, 5))[0]).save(image)
     try:
-        size = read_size(CapturePair("map", image, path)).points
+        size = read_size(CapturePair("map", "", str(image), str(path))).points
     except BadFile:
         size = None
     try:
@@ -87,7 +87,7 @@ def point_files(suffix: str, scratch: Scratch) -> list[bytes]:
 def read_point_file(suffix: str, scratch: Scratch, content: bytes) -> None:
     path = scratch.folder / f"damaged{suffix}"
     path.write_bytes(content)
-    pair = CapturePair("damaged", path, path)
+    pair = CapturePair("damaged", "", str(path), str(path))
     try:
         size = read_size(pair)
     except BadFile as err:

@@ -40,11 +40,6 @@ def _never(path: Path) -> bool:
     return False
 
 
-def _always(path: Path) -> bool:
-    """Return True: the suffix of most formats says it all."""
-    return True
-
-
 class PointFormat(NamedTuple):
     """A format of files of points or depth.
 
@@ -56,7 +51,7 @@ class PointFormat(NamedTuple):
                1 for a list of points
     has_rgb    whether a file may hold colors, so that it may be a capture by itself
     is_depth   whether a file holds depth without X and Y, so that its camera must be looked for
-    may_hold_points  whether a file may be of a capture, by more than its suffix
+    may_hold_points  whether a file may be of a capture, by more than its suffix; None: it may
     """
 
     name: str
@@ -65,7 +60,7 @@ class PointFormat(NamedTuple):
     read_size: Callable[[Path], tuple[int, int]]
     has_rgb: bool = False
     is_depth: Callable[[Path], bool] = _never
-    may_hold_points: Callable[[Path], bool] = _always
+    may_hold_points: Callable[[Path], bool] | None = None
 
 
 def as_rgb(path: Path, colors: Array) -> Array:
