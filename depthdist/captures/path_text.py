@@ -47,6 +47,11 @@ def join_written(folder: str, path: str) -> str:
     return str(PurePosixPath(folder, path))
 
 
+def as_written(path: str) -> str:
+    """Return a path that a person or another program wrote, without `./` and `//`."""
+    return str(PurePosixPath(path)) if "./" in path or "//" in path else path
+
+
 def folders_above(path: str) -> Iterator[str]:
     """Yield the folders that a file lies in, the nearest first, "" last."""
     while path:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from depthdist.captures.formats.depth_image import DEPTH_IMAGE
-from depthdist.captures.formats.registry import format_of
+from depthdist.captures.formats.registry import BY_SUFFIX
 from depthdist.captures.layouts import CapturePair
+from depthdist.captures.path_text import suffix_of
 from depthdist.captures.read_options import ReadOptions
 
 
 def reading_notes(pairs: list[CapturePair], options: ReadOptions) -> list[str]:
     """Return what a person must know of how depth images become points."""
-    depth = [pair for pair in pairs if format_of(pair.xyz) is DEPTH_IMAGE]
+    depth = [pair for pair in pairs if BY_SUFFIX[suffix_of(pair.xyz_name).lower()] is DEPTH_IMAGE]
     if not depth:
         return []
     notes = []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
+
+from depthdist.captures.path_text import as_written, folder_of, name_of, sort_paths
+
+TIME = re.compile(r"(?:20)?(\d\d)" + r"-(\d\d)" * 5 + r"(?!\d)")
 
 
 def capture_time(stem: str) -> datetime | None:
     """Return when a capture was taken, from a name `[20]YY-MM-DD-hh-mm-ss...`, or None."""
-    match = re.match(r"(?:20)?(\d\d)" + r"-(\d\d)" * 5 + r"(?!\d)", PurePosixPath(stem).name)
+    match = TIME.match(name_of(stem))
     if not match:
         return None
     year, month, day, hour, minute, second = map(int, match.groups())
@@ -41,7 +44,8 @@ def number_sessions(stems: list[str], gap_minutes: float = 10.0) -> list[int]:
             count += 1
         numbers[stem] = count - 1
         last = time
-    folders = sorted({PurePosixPath(stem).parent for stem in untimed})
-    for stem in untimed:
-        numbers[stem] = count + folders.index(PurePosixPath(stem).parent)
+    folders = {stem: folder_of(as_written(stem)) for stem in untimed}
+    number_of = {folder: i for i, folder in enumerate(sort_paths(set(folders.values())), count)}
+    for stem, folder in folders.items():
+        numbers[stem] = number_of[folder]
     return [numbers[stem] for stem in stems]

@@ -9,6 +9,7 @@ than an hour for one process. So each rank looks at a share.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NamedTuple
 
@@ -61,8 +62,8 @@ def look_at(
             found.append(err)
             continue
         status: list[int] = []
-        for path in dict.fromkeys(pair.files.values()):
-            file = path.stat()
+        for name in pair.names:
+            file = os.stat(os.path.join(pair.root, name))
             status += (file.st_size, file.st_mtime_ns)
         found.append(Header(image_size, size, tuple(status)))
     return found

@@ -28,18 +28,8 @@ def make_job(
         if item.pair.unit_mm is not None:
             inputs.append([item.key, item.pair.unit_mm])
         status = headers[item.pair.stem].status
-        files = dict.fromkeys(item.pair.files.values())
-        for path, num_bytes, changed_ns in zip(files, status[::2], status[1::2]):
-            inputs.append(
-                [
-                    item.key,
-                    item.session,
-                    item.pair.stem,
-                    path.relative_to(root).as_posix(),
-                    num_bytes,
-                    changed_ns,
-                ]
-            )
+        for file, num_bytes, changed_ns in zip(item.pair.names, status[::2], status[1::2]):
+            inputs.append([item.key, item.session, item.pair.stem, file, num_bytes, changed_ns])
     options = settings.read_options
     given = [options] if options != NO_OPTIONS else []  # hashes of older datasets stay
     content = [SCHEMA, VERSION, name, encoding, inputs, *given]

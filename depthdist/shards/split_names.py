@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from functools import lru_cache
 
 from depthdist.core.errors import printable_path
 
@@ -31,6 +31,9 @@ JOINED = ("trainval", "traintest", "traindev", "valtest")  # two splits in one w
 SUFFIXES = ("set", "split", "data")  # as in "test set"
 EXPECTED = f"expected {', '.join(SPLITS)} or {SKIP}, or a name without such a word"
 MAX_SHOWN = 5
+NUM_NAMES = 4096  # whose meaning is remembered
+NO_WORDS: Mapping[str, str] = {}
+FIRST_WORD = re.compile(r"([^\W\d_]+)[-_. \d]")
 
 
 def split_word(name: str) -> str:
@@ -92,16 +95,27 @@ def conflict(names: Iterable[str]) -> str:
     return ""
 
 
-def folder_words(path: str) -> dict[str, str]:
+def folder_words(path: str) -> Mapping[str, str]:
     """Return the folders of a path that are named like a split, or skip, and which one."""
-    folders = PurePosixPath(path).parts[:-1]
-    return {folder: split_word(folder) for folder in folders if split_word(folder)}
+    return _words_of(path.rpartition("/")[0])
 
 
-def file_words(path: str) -> dict[str, str]:
+@lru_cache(NUM_NAMES)
+def _words_of(folder: str) -> Mapping[str, str]:
+    """Return the parts of a folder's path that are named like a split, or skip, and which one."""
+    return {part: split_word(part) for part in folder.split("/") if split_word(part)}
+
+
+def file_words(path: str) -> Mapping[str, str]:
     """Return the first word of a file's name, and the split that it says: train-000001, test_a."""
-    first = re.match(r"([^\W\d_]+)[-_. \d]", PurePosixPath(path).name)
-    return {first[1]: split_word(first[1])} if first and split_word(first[1]) else {}
+    first = FIRST_WORD.match(path.rpartition("/")[2])
+    return _word_of(first[1]) if first else NO_WORDS
+
+
+@lru_cache(NUM_NAMES)
+def _word_of(name: str) -> Mapping[str, str]:
+    """Return a name and the split that it says, {} where it says none."""
+    return {name: split_word(name)} if split_word(name) else NO_WORDS
 
 
 def several_splits(path: str, words: Mapping[str, str]) -> str:

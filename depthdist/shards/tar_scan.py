@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ def find_shards(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
 
 
 def _split_by_words(
-    folder: Path, kind: str, words: dict[str, dict[str, str]]
+    folder: Path, kind: str, words: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[str], dict[str, str], list[str]]:
     """Return what `find_shards` does, where folders or names of tars say the split.
 
