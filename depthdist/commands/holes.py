@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.core.settings import range_problems
 from depthdist.runs.run_folder import open_run
 
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         first=("run", "captures", "out"),
     )
     run = open_run(settings.run)
-    from depthdist.commands.holes_study import study_holes
+    with importing():
+        from depthdist.commands.holes_study import study_holes
 
     study_holes(run, settings)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.core.settings import range_problems
 from depthdist.evaluation.metrics.registry import TREAD_LIMIT_MM
 from depthdist.runs.run_folder import open_run
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         first=("run", "captures", "half", "refine", "out"),
     )
     run = open_run(settings.run)
-    from depthdist.commands.relief_study import study_relief
+    with importing():
+        from depthdist.commands.relief_study import study_relief
 
     study_relief(run, settings)

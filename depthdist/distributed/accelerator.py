@@ -8,6 +8,7 @@ from typing import Any
 
 from depthdist.core.command import INTERRUPTED
 from depthdist.core.environment import has_usable_gpu
+from depthdist.core.imports import importing
 from depthdist.core.nvidia_driver import check_driver
 from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
 from depthdist.distributed.signal_relay import SignalRelay
@@ -37,7 +38,8 @@ def load_deepspeed() -> Any:
     if not has_usable_gpu():
         check_driver()
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
+    with importing():
+        import deepspeed
 
     return deepspeed
 

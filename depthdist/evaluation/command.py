@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.evaluation.settings import EvaluateSettings
 from depthdist.runs.run_folder import Run, label_runs, open_run
 
@@ -19,7 +20,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if settings.run:
         run = open_run(settings.run)
-        from depthdist.evaluation.evaluate import evaluate_run
+        with importing():
+            from depthdist.evaluation.evaluate import evaluate_run
 
         evaluate_run(run, settings)
     elif settings.compare:
@@ -34,8 +36,9 @@ def compare(settings: EvaluateSettings, runs: list[Run]) -> None:
             f"{' and '.join(map(str, folders))} learned from different data; expected runs of the"
             " same data, or --data to measure both on"
         )
-    from depthdist.evaluation.comparison import compare_runs
-    from depthdist.evaluation.evaluate import evaluate_run
+    with importing():
+        from depthdist.evaluation.comparison import compare_runs
+        from depthdist.evaluation.evaluate import evaluate_run
 
     names = label_runs(folders)
     evaluations = []

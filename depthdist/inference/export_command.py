@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExportSettings, ExternalAdapterSettings
 
@@ -17,6 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     find_local_folder(settings.run)
 
-    from depthdist.inference.export import export_model
+    with importing():
+        from depthdist.inference.export import export_model
 
     export_model(settings, external)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.inference.image_sources import find_sources, source_to_fill
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings, PredictSettings
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         sources = [source_to_fill(source, settings.denoise) for source in sources]
     find_local_folder(settings.run)
 
-    from depthdist.inference.predict import predict_images
+    with importing():
+        from depthdist.inference.predict import predict_images
 
     problems = predict_images(settings, external, sources)
     if problems:

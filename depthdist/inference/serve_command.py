@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.inference.model_folder import find_local_folder
 from depthdist.inference.settings import ExternalAdapterSettings, ServeSettings
 
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     find_local_folder(settings.run)
 
-    from depthdist.inference.server import serve_page
+    with importing():
+        from depthdist.inference.server import serve_page
 
     serve_page(settings, external)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.core.settings import positional, range_problems
 from depthdist.core.words import run_word
 from depthdist.shards.settings import FileSettings
@@ -72,7 +73,8 @@ def write_run_report(argv: list[str]) -> None:
     out = settings.out or settings.runs[0] / "report.html"
     check_writable(out, source=settings.runs[0])
 
-    from depthdist.reports.run_report import build_run_report
+    with importing():
+        from depthdist.reports.run_report import build_run_report
 
     write_page(out, build_run_report(settings.runs))
 
@@ -87,7 +89,8 @@ def write_data_report(argv: list[str]) -> None:
     out = settings.out or place.with_name(f"{place.name}-report.html")
     check_writable(out, source=settings.data)
 
-    from depthdist.reports.data_report import build_data_report
+    with importing():
+        from depthdist.reports.data_report import build_data_report
 
     page = build_data_report(
         settings.data, settings.images, settings.workers, settings.read_options

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from depthdist.core.command_line import parse
+from depthdist.core.imports import importing
 from depthdist.core.stop_signals import BEFORE_TRAINING, leave_if_stopped
 from depthdist.distributed.early_failure import expect_ranks
 from depthdist.distributed.launcher_watch import watch_launchers
@@ -80,15 +81,17 @@ def work(settings: Settings) -> None:
             return
         settings = with_shards(settings)
 
-    from depthdist.core.environment import silence_libraries
-    from depthdist.distributed.process_group import start, stop
+    with importing():
+        from depthdist.core.environment import silence_libraries
+        from depthdist.distributed.process_group import start, stop
 
     silence_libraries()
     if settings.keep.dry_run:
         from depthdist.training.dry_run import dry_run
 
         return dry_run(settings)
-    from depthdist.training.train import train
+    with importing():
+        from depthdist.training.train import train
 
     leave_if_stopped(BEFORE_TRAINING)
     train(settings, start())
