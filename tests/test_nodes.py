@@ -237,6 +237,41 @@ def test_an_error_on_one_machine_before_they_meet_ends_all_of_them(nodes, shards
     assert str(private) in first and first[:200] in told, all_said(done)
 
 
+def test_a_machine_that_ssh_does_not_reach_ends_the_others_and_is_named(nodes, words, tmp_path):
+    with nodes[3].refusing_ssh():
+        typed = launched(nodes, (1, 2, 3), *words, "--run", tmp_path / "run")
+        wait_until(lambda: nodes[1].ranks() and nodes[2].ranks(), BEGIN_S, typed.said)
+        done = ended(typed, nodes, 2 * END_S, "two of three machines had begun")
+    assert done.code, all_said(done)  # of pdsh, whose ssh has one of its own
+    line = last_line(done.err + done.out)
+    assert line.startswith("rank 2 on node3: ") and "`ssh node3 true`" in line, all_said(done)
+    assert "Connection refused" in done.err + done.out, all_said(done)
+
+
+def test_rank_0s_machine_that_ssh_does_not_reach_ends_the_others_too(nodes, words, tmp_path):
+    how = ["--no_ssh_check", "--master_addr", "10.77.0.2", "--hostfile", nodes.hostfile(2, 1)]
+    with nodes[2].refusing_ssh():
+        typed = nodes[1].typed(
+            *[LAUNCHER, *how, *words, "--run", tmp_path / "run"], DS_ENV_FILE=nodes.variables()
+        )
+        wait_until(nodes[1].ranks, BEGIN_S, typed.said)
+        done = ended(typed, nodes, 2 * END_S, "one of two machines had begun")
+    assert done.code, all_said(done)
+    line = last_line(done.err + done.out)
+    assert line.startswith("rank 0 on node2: ") and "`ssh node2 true`" in line, all_said(done)
+
+
+def test_depthdist_train_tries_ssh_to_all_machines_before_it_starts_one(nodes, words, tmp_path):
+    hosts = nodes.hostfile(1, 2, 3)
+    train = [sys.executable, "-m", "depthdist", "train", *words[1:], "--run", tmp_path / "run"]
+    with nodes[3].refusing_ssh():
+        typed = nodes[1].typed(*train, "--hostfile", hosts)
+        done = ended(typed, nodes, BEGIN_S, "the command was typed")
+    (line,) = done.errors
+    assert line.startswith("--hostfile: ssh does not reach 1 of 3 machines: node3 ("), line
+    assert "Connection refused" in line and "node2" not in done.err + done.out, all_said(done)
+
+
 def test_sharding_by_two_machines_writes_the_bytes_of_one_process(nodes, tmp_path):
     raw = write_raw(tmp_path / "raw", 24)
     how = ["--size", "28x42", "--rgb", "png", "--shard-mb", 0.02, "--workers", 1]

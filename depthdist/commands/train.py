@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         return work(settings)
     # which starts this very command once a GPU
     ranks = ["--module", "--no_local_rank", "depthdist", "train", *argv]
-    run_launcher([*launch.words(), *ranks])
+    run_launcher([*launch.words(), *ranks], launch.hostfile)
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from depthdist.core.command import INTERRUPTED
@@ -12,6 +13,7 @@ from depthdist.core.imports import importing
 from depthdist.core.nvidia_driver import check_driver
 from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
 from depthdist.distributed.signal_relay import SignalRelay
+from depthdist.distributed.ssh_check import SshCheck
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
 EXPORTED = ("DEPTHDIST_", "GLOO_", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_")
@@ -49,7 +51,7 @@ def accelerator() -> Any:
     return load_deepspeed().accelerator.get_accelerator()
 
 
-def run_launcher(words: list[str]) -> None:
+def run_launcher(words: list[str], hostfile: Path | None = None) -> None:
     """Run DeepSpeed's launcher in this process, as the command `deepspeed` does, but silently.
 
     It ends the process with the exit code of the first rank that failed. SIGTERM, SIGUSR1 and
@@ -57,13 +59,18 @@ def run_launcher(words: list[str]) -> None:
     With a hostfile DeepSpeed itself takes SIGTERM and Ctrl-C, ssh notices a machine that is gone,
     and the ranks get the variables of EXPORTED too.
 
-    raises Stopped after such a signal where no rank was started yet
+    hostfile  that words name, if they do
+    raises    Stopped after such a signal where no rank was started yet; ValueError where ssh does
+              not reach a machine of the hostfile
     """
-    load_deepspeed()
+    os.environ.setdefault("PDSH_SSH_ARGS_APPEND", SSH_KEEPS_ALIVE)
+    check = SshCheck(hostfile) if hostfile else None
+    load_deepspeed()  # takes longer than ssh
+    if check:
+        check.wait()
     from deepspeed.launcher import runner
 
     runner.EXPORT_ENVS = [*runner.EXPORT_ENVS, *EXPORTED]
-    os.environ.setdefault("PDSH_SSH_ARGS_APPEND", SSH_KEEPS_ALIVE)
     SignalRelay().start()
     leave_if_stopped(BEFORE_TRAINING)
     try:

@@ -39,7 +39,7 @@ from depthdist.distributed.failure_report import (
     is_running,
     show,
 )
-from depthdist.distributed.lost_machine import end_shells_to
+from depthdist.distributed.lost_machine import end_shell_to
 from depthdist.distributed.meeting import RankPlace
 
 POLL_S = 0.25  # between two looks at the other ranks
@@ -66,7 +66,6 @@ class FailureWatch(threading.Thread):
         super().__init__(daemon=True)
         self.rank = rank
         self.size = len(places)
-        self.hosts = [place.host for place in places]
         self.store = store
         self.timeout = timeout
         self.silence = min(LONGEST_SILENCE_S, timeout)
@@ -247,7 +246,7 @@ class FailureWatch(threading.Thread):
         if self.rank == min(set(self.pids) - {self.report.rank}, default=None):
             show(line)
         if self.report.rank not in self.pids:
-            end_shells_to(self.hosts[self.report.rank])
+            end_shell_to(self.report.rank)
         if self.rank == 0:  # the store ends with this process
             self._await("heard", set(range(self.size)) - {0, self.report.rank}, GRACE_S)
         exit_at_once(self.report.code, line)

@@ -26,6 +26,7 @@ RUNNERS = ("deepspeed", "deepspeed.launcher.runner")  # start LAUNCH on each mac
 TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 TRAINING = ("train", "detail", "completion")  # commands of depthdist that run RUNNERS in them
 WORLD_INFO = "--world_info="
+OF_ONE_LAUNCH = (WORLD_INFO, "--master_addr=", "--master_port=")
 SET_BY_LAUNCHERS = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # in a rank's environment
 
 
@@ -40,12 +41,12 @@ def watch_launchers() -> None:
 
 def find_launchers() -> list[psutil.Process]:
     """Return the launchers of this process that can be seen here."""
-    found = [p for p in psutil.Process().parents() if is_launcher(_command_line(p))]
-    infos = {info for process in found if (info := world_info(_command_line(process)))}
-    for process in psutil.process_iter() if infos else ():
-        words = _command_line(process)
-        if program_of(words)[0] == "pdsh" and world_info(words) in infos:
-            above = [p for p in _parents(process) if is_launcher(_command_line(p))]
+    found = [p for p in psutil.Process().parents() if is_launcher(command_line(p))]
+    mine = {launch for process in found if (launch := launch_of(command_line(process)))}
+    for process in psutil.process_iter() if mine else ():
+        words = command_line(process)
+        if program_of(words)[0] == "pdsh" and launch_of(words) in mine:
+            above = [p for p in _parents(process) if is_launcher(command_line(p))]
             found += [p for p in (process, *above) if p not in found]
     return found
 
@@ -79,10 +80,15 @@ def program_of(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return "", ()
 
 
-def world_info(words: Sequence[str]) -> str:
-    """Return which run DeepSpeed's launcher is of, by its command line or that of pdsh."""
-    found = [word for word in words if word.startswith(WORLD_INFO)]
-    return found[0] if found else ""
+def launch_of(words: Sequence[str]) -> tuple[str, ...]:
+    """Return which launch DeepSpeed's launcher is of, by its command line or that of pdsh.
+
+    Two launches at a time on the same machines have different ports. () where it is of none
+    """
+    if not any(word.startswith(WORLD_INFO) for word in words):
+        return ()
+    named = [[word for word in words if word.startswith(name)] for name in OF_ONE_LAUNCH]
+    return tuple(found[0] for found in named if found)
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -109,7 +115,7 @@ def _began_as_orphan(launchers: Sequence[psutil.Process]) -> bool:
     if os.getppid() != first_parent() and any(name in os.environ for name in SET_BY_LAUNCHERS):
         return True
     for process in launchers:
-        name, _ = program_of(_command_line(process))
+        name, _ = program_of(command_line(process))
         if name == LAUNCH and _session(process.pid) not in (process.pid, _session(process.ppid())):
             return True
     return False
@@ -129,7 +135,8 @@ def _parents(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _command_line(process: psutil.Process) -> list[str]:
+def command_line(process: psutil.Process) -> list[str]:
+    """Return a process's command line, [] where it is gone or hidden."""
     try:
         return process.cmdline()
     except psutil.Error:

@@ -4,8 +4,9 @@
     met.places[2].host, met.store       # a store of this meeting alone
 
 Where one of them fails before it has come, those that wait end with its error
-(early_failure.py leaves it), as they do when a process of this machine is gone. After
-TELL_AFTER_S seconds a line says which ranks are missing.
+(early_failure.py leaves it), as they do when a process of this machine is gone, or when ssh from
+here did not start the ranks of another one. After TELL_AFTER_S seconds a line says which ranks are
+missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from depthdist.core.command import BAD_INPUT
 from depthdist.core.environment import (
     local_rank,
     local_world_size,
@@ -32,9 +34,11 @@ from depthdist.core.errors import one_line
 from depthdist.core.stop_signals import leave_if_stopped
 from depthdist.distributed.failure_report import FailureReport, is_running, show
 from depthdist.distributed.launchers import why_so_many_ranks
+from depthdist.distributed.lost_machine import NOT_REACHED, LaunchShells
 from depthdist.distributed.network_interface import address_towards, choose_interface
 
 TELL_AFTER_S = 10.0
+LOOK_AFTER_S = 2.0  # whether ssh reaches the other machines; a good start is over sooner
 MAX_NAMED = 8  # ranks in the line
 POLL_S = 0.1
 ANSWER_S = 10  # that a store has to answer, once something listens at its port
@@ -152,6 +156,8 @@ class Meeting:
         self.began = time.monotonic()
         self.told = False
         self.store: Any = None
+        self.name = ""  # of the meeting, once it is known
+        self.shells: LaunchShells | None = None
         self.refused = 0
         self.rank = rank()
         self.size = world_size()
@@ -173,6 +179,7 @@ class Meeting:
 
         while self.store is None:
             self._open()
+            self._find_unreached()
             self._pause(missing=list(range(self.size)))
         try:
             name, places = self._gather() if self.rank == 0 else self._join()
@@ -194,7 +201,7 @@ class Meeting:
         When torchrun starts its ranks again, the store holds what the former ones wrote, and every
         node counts restarts by itself: so no meeting bears the name of an earlier one.
         """
-        name = self.me.token
+        self.name = name = self.me.token
         self.store.set("meeting", name)
         places = {0: self.me}
         while len(places) < self.size:
@@ -215,6 +222,7 @@ class Meeting:
         places: dict[int, RankPlace] = {}
         while True:
             name = self.store.get("meeting").decode() if self.store.check(["meeting"]) else ""
+            self.name = name
             if name and name != entered:
                 self.store.set(f"{name}/{self.rank}", json.dumps(self.me))
                 entered, places = name, {}
@@ -241,12 +249,39 @@ class Meeting:
                     )
                     break
             else:
+                self._find_unreached()
                 return
         report = FailureReport.from_store(early.get("word"))
         early.set(f"heard/{self.rank}", "")
         if self.rank == 0 and not agent_serves():
             await_heard(early, set(range(1, self.size)) - {report.rank}, LINGER_S)
         raise MeetingEnded(report)
+
+    def _find_unreached(self) -> None:
+        """Leave a report for a machine on which ssh from this one has started no rank.
+
+        raises MeetingEnded where that is rank 0's machine: then nobody serves the store
+        """
+        if local_rank() or time.monotonic() < self.began + LOOK_AFTER_S:
+            return
+        self.shells = self.shells or LaunchShells()
+        for host, ranks in self.shells.find_ended(self.rank):
+            text = NOT_REACHED.format(self.me.host, host)
+            report = FailureReport(ranks[0], BAD_INPUT, text, host)
+            if self.store is None and ranks[0] == 0:
+                self.shells.end_launcher()
+                raise MeetingEnded(report)
+            if self.store is not None and not any(map(self._has_come, ranks)):
+                early = early_store(self.store)
+                for other in ranks:  # nobody waits for them
+                    early.set(f"heard/{other}", "")
+                early.compare_set("word", "", report.to_store())
+                return
+
+    def _has_come(self, rank: int) -> bool:
+        if not self.name or rank == 0:  # which names the meeting
+            return bool(self.name)
+        return bool(self.store.check([f"{self.name}/{rank}"]))
 
     def _pause(self, missing: list[int]) -> None:
         leave_if_stopped(WAITING)

@@ -18,7 +18,7 @@ from types import FrameType
 import psutil
 
 from depthdist.core.stop_signals import note_stop, signal_name
-from depthdist.distributed.launcher_watch import LAUNCH, program_of, world_info
+from depthdist.distributed.launcher_watch import LAUNCH, launch_of, program_of
 
 POLL_S = 0.1
 
@@ -65,10 +65,10 @@ def find_ranks() -> list[psutil.Process]:
     """
     ranks: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        infos = {world_info(child.cmdline()) for child in psutil.Process().children()} - {""}
-        for process in psutil.process_iter(["cmdline"]) if infos else ():
+        mine = {launch_of(child.cmdline()) for child in psutil.Process().children()} - {()}
+        for process in psutil.process_iter(["cmdline"]) if mine else ():
             words = process.info["cmdline"] or ()
-            if program_of(words)[0] == LAUNCH and world_info(words) in infos:
+            if program_of(words)[0] == LAUNCH and launch_of(words) in mine:
                 ranks += process.children()
     return ranks
 

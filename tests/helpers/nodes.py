@@ -180,8 +180,26 @@ class Machine:
             on_switch(self.switch, "link", "set", port, "master", f"switch{i}", "up")
             self.run(*f"ip addr add {network}.{self.number}/24 dev eth{i}".split())
             self.run("ip", "link", "set", f"eth{i}", "up")
-        self.run("/usr/sbin/sshd", "-f", self.folder.parent / "sshd_config")
+        self.start_sshd()
         self.keep_services()
+
+    def start_sshd(self) -> None:
+        self.run("/usr/sbin/sshd", "-f", self.folder.parent / "sshd_config")
+
+    @contextlib.contextmanager
+    def refusing_ssh(self) -> Iterator[None]:
+        """No sshd runs here until the block ends."""
+        self.end_work()
+        listening = [process for process in self.processes() if process.name() == "sshd"]
+        for process in listening:
+            process.kill()
+        psutil.wait_procs(listening)
+        try:
+            yield
+        finally:
+            self.end_work()
+            self.start_sshd()
+            self.keep_services()
 
     def keep_services(self) -> None:
         """Let everything that runs now stay when the work ends."""
