@@ -7,6 +7,7 @@ from depthdist.training.train import train
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,11 +20,12 @@ def importing() -> Iterator[None]:
     would look through all of them for garbage again and again: while they are made, whenever the
     command itself has made enough, and at the end. After this block they are never looked at.
     """
-    was_enabled = gc.isenabled()
+    was_enabled, before = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > before:  # else it would only keep the garbage there is
+            gc.freeze()
         if was_enabled:
             gc.enable()

@@ -14,8 +14,11 @@ with importing():
 assert not found, found
 assert gc.isenabled() and gc.get_freeze_count() > 5000
 gc.disable()
+kept = gc.get_freeze_count()
+more = [[] for _ in range(5000)]
 with importing():
-    pass
+    import xml.dom.minidom
+assert gc.get_freeze_count() <= kept, "nothing was imported"
 assert not gc.isenabled()
 print("done")
 """
