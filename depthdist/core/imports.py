@@ -7,9 +7,10 @@ from depthdist.training.train import train
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+FEW = 1000  # objects that are made where all was imported before
 
 
 @contextmanager
@@ -20,12 +21,13 @@ def importing() -> Iterator[None]:
     would look through all of them for garbage again and again: while they are made, whenever the
     command itself has made enough, and at the end. After this block they are never looked at.
     """
-    was_enabled, before = gc.isenabled(), len(sys.modules)
+    was_enabled = gc.isenabled()
     gc.disable()
+    before = gc.get_count()[0]
     try:
         yield
     finally:
-        if len(sys.modules) > before:  # else it would only keep the garbage there is
+        if gc.get_count()[0] - before > FEW:  # else it would only keep the garbage there is
             gc.freeze()
         if was_enabled:
             gc.enable()
