@@ -98,7 +98,11 @@ def describe_capture(scores: EdgeScores | None) -> str | None:
 
 def describe_dataset(all_scores: Sequence[EdgeScores | None]) -> str | None:
     """Return what most captures of a dataset have in common, None if edges agree as they should."""
-    known = np.array([scores.turned for scores in all_scores if scores])  # (N, 4)
+    return describe_scores(np.array([scores.turned for scores in all_scores if scores]))
+
+
+def describe_scores(known: Array) -> str | None:
+    """Return `describe_dataset` of scores for each of TURNS, (N, 4) float64."""
     if len(known) < MIN_CAPTURES:
         return None
     means = known.mean(axis=0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,14 @@ SIGMAS = 4.0  # standard deviations of the normalized grey that 127 stands for
 WORST = 3  # near-duplicates named in a summary
 MOST_PAIRS = 10**8  # of a summary: 40 s on a core
 BLOCK = 1024  # images a side of a block: 8 MB of float64
+
+
+class Prints(Protocol):
+    """(N,) FINGERPRINT: an array, or parts of one that are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice | np.ndarray, /) -> np.ndarray: ...
 
 
 class NearDuplicate(NamedTuple):
@@ -93,7 +101,7 @@ def similarity(a: np.ndarray, b: np.ndarray, shift: int = 1) -> float:
 
 def find_near_duplicates(
     prints: np.ndarray,
-    others: np.ndarray | None = None,
+    others: Prints | None = None,
     threshold: float = THRESHOLD,
     shift: int = 1,
 ) -> list[NearDuplicate]:
@@ -110,11 +118,15 @@ def find_near_duplicates(
     if others is None:
         others = prints
     best, nearest = _most_similar(prints, others, shift, within)
+    own = prints["pixels"].tolist()
+    wanted = set(own)
     first: dict[int, int] = {}
-    for number, pixels in enumerate(others["pixels"].tolist()):
-        first.setdefault(pixels, number)
+    for j in range(0, len(others), BLOCK):
+        for number, pixels in enumerate(others[j : j + BLOCK]["pixels"].tolist(), j):
+            if pixels in wanted:
+                first.setdefault(pixels, number)
     found = []
-    for a, pixels in enumerate(prints["pixels"].tolist()):
+    for a, pixels in enumerate(own):
         same = first.get(pixels)
         if same is not None and (same < a or not within):
             found.append(NearDuplicate(a, same, similarity=1.0, exact=True))
@@ -124,7 +136,7 @@ def find_near_duplicates(
 
 
 def _most_similar(
-    prints: np.ndarray, others: np.ndarray, shift: int, within: bool
+    prints: np.ndarray, others: Prints, shift: int, within: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return for each of `prints` the highest similarity and the first of `others` that has it.
 
@@ -182,7 +194,7 @@ def _visible_part(
 
 
 def summarize_split(
-    val: np.ndarray, train: np.ndarray, val_names: Sequence[str], train_names: Sequence[str]
+    val: Prints, train: Prints, val_names: Sequence[str], train_names: Sequence[str]
 ) -> dict[str, Any]:
     """Return how many of `val` have a near-duplicate in `train`, and the worst by name.
 

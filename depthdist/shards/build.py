@@ -19,11 +19,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from depthdist.captures.layouts import CapturePair, search_folder
 from depthdist.captures.read_options import ReadOptions
@@ -45,13 +48,16 @@ from depthdist.shards.previous_output import (
     PreviousOutput,
     read_if_present,
     read_previous_output,
+    read_record,
     refuse_foreign_index,
 )
+from depthdist.shards.record_sums import RecordSums, index_order
 from depthdist.shards.settings import ShardSettings, settle_split
 from depthdist.shards.split_names import SPLITS
 from depthdist.shards.worker_pool import write_shards
 
 VISIBILITY_TIMEOUT = 60.0  # seconds until files of one node must be seen on another
+SILENT_S = 5.0  # that merging takes before it shows progress
 
 
 @contextlib.contextmanager
@@ -96,19 +102,26 @@ def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict
             if planned:
                 stack.enter_context(locked(out))
                 _prepare(out, planned.previous)
-        shares = None
-        if planned:
-            shares = [planned.plan.jobs[rank :: ranks.size] for rank in range(ranks.size)]
-        mine = ranks.scatter(shares)
-        todo = [job for job in mine if not _find_record(out, job)]
-        with _together(ranks):
-            write_shards(todo, settings.workers, ranks)
-        num_written = sum(ranks.gather(len(todo)))
+        num_written = _write(planned.plan.jobs if planned else [], settings, ranks)
         index = None
         with _together(ranks):
             if planned:
+                planned = planned.without_captures()
                 index = _merge(*planned, num_written)
         return index
+
+
+def _write(jobs: list[Job], settings: ShardSettings, ranks: CpuGroup) -> int:
+    """Write the shards that are missing, each rank its share; return how many they were.
+
+    jobs  of the whole plan, which rank 0 has
+    """
+    shares = [jobs[rank :: ranks.size] for rank in range(ranks.size)] if ranks.rank == 0 else None
+    out = Path(settings.out)
+    todo = [job for job in ranks.scatter(shares) if not _find_record(out, job)]
+    with _together(ranks):
+        write_shards(todo, settings.workers, ranks)
+    return sum(ranks.gather(len(todo)))
 
 
 class _Planned(NamedTuple):
@@ -117,6 +130,11 @@ class _Planned(NamedTuple):
     settings: ShardSettings
     plan: Plan
     previous: PreviousOutput
+
+    def without_captures(self) -> _Planned:
+        """Return what is still needed once all shards are written."""
+        jobs = [job._replace(items=[]) for job in self.plan.jobs]
+        return self._replace(plan=self.plan._replace(jobs=jobs))
 
 
 def _plan(settings: ShardSettings, out: Path, ranks: CpuGroup) -> _Planned:
@@ -182,69 +200,107 @@ def _merge(
 ) -> dict[str, Any]:
     """Make the index from the records of all shards, publish it, and return it."""
     root, out = Path(settings.raw), Path(settings.out)
-    records = {job.name: _await_record(out, job) for job in plan.jobs}
-    rejected = _rejected(root, plan, records)
-    # rejects of other folders stay: the files of this one were looked at again
-    kept = [reject for reject in previous.rejects if not (root / reject["path"]).exists()]
-    lines = [as_json(reject) for reject in sorted(kept + rejected, key=lambda r: r["path"])]
-    if not previous.index:
-        _refuse_empty_split(settings, plan, records, rejected, b"".join(lines))
-    if previous.is_of(plan.hash) and not previous.has("stretched"):
-        plan = plan._replace(stretched=[])  # of an older version: its index, and hash, stay
-    index, files = compose_index(
-        settings,
-        plan,
-        records={**previous.records, **records},
-        num_rejects=len(lines),
-        old=previous.index.raw if previous.index else {},
-    )
-    warnings = [
-        warning
-        for record in {**previous.records, **records}.values()
-        for warning in record.get("warnings", ())
-    ]
+    with RecordSums(out) as sums:
+        shards = _add_records(sums, out, plan.jobs, previous.shards)
+        own = {job.name: shards[job.name] for job in plan.jobs}
+        rejected = _rejected(root, plan, own)
+        # rejects of other folders stay: the files of this one were looked at again
+        kept = [reject for reject in previous.rejects if not (root / reject["path"]).exists()]
+        lines = [as_json(reject) for reject in sorted(kept + rejected, key=lambda r: r["path"])]
+        if not previous.index:
+            _refuse_empty_split(settings, plan, own, rejected, b"".join(lines))
+        if previous.is_of(plan.hash) and not previous.has("stretched"):
+            plan = plan._replace(stretched=[])  # of an older version: its index, and hash, stay
+        index, files = compose_index(
+            settings,
+            plan,
+            sums,
+            added=any(shard.num_samples for shard in own.values()),
+            num_rejects=len(lines),
+            old=previous.index.raw if previous.index else {},
+        )
+    warnings = [warning for shard in shards.values() for warning in shard.warnings]
     if warnings:
         in_order = sorted(warnings, key=lambda warning: warning["path"])
         files["warnings.jsonl"] = b"".join(map(as_json, in_order))
     files |= {"rejects.jsonl": b"".join(lines), "index.json": as_json(index)}
+    unpublished = [job for job in plan.jobs if not own[job.name].is_published]
     changed = any(read_if_present(out / name) != content for name, content in files.items())
-    if changed or not all(_read_record(out, job) for job in plan.jobs):
-        _publish(out, plan.jobs, files, keep=previous.index is not None)
+    if changed or unpublished:
+        _publish(out, unpublished, files, keep=previous.index is not None)
         changed = True
-    _remove_leftovers(out, shards={*previous.records, *records}, files=set(files))
+    _remove_leftovers(out, shards=set(shards), files=set(files))
     return {
         **index,
         "changed": changed,
         "written": num_written,
         "rejected": rejected,
-        "warned": [warning for r in records.values() for warning in r.get("warnings", ())],
+        "warned": [warning for shard in own.values() for warning in shard.warnings],
         "held": plan.held,
         "note": plan.note,
     }
 
 
-def _rejected(root: Path, plan: Plan, records: dict[str, Any]) -> list[dict[str, str]]:
+class _Merged(NamedTuple):
+    """What is kept of a shard's commit record once it is added up: all but its samples."""
+
+    num_samples: int
+    rejects: list[dict[str, str]]
+    warnings: list[dict[str, str]]
+    is_published: bool
+
+
+def _add_records(
+    sums: RecordSums, out: Path, jobs: list[Job], previous: list[str]
+) -> dict[str, _Merged]:
+    """Add up the records of all shards, of which one at a time is in memory.
+
+    previous  names of the shards that OUT had and keeps
+    returns   the rest of each record, first of those that OUT had
+    """
+    by_name = {job.name: job for job in jobs}
+    names = list(dict.fromkeys([*previous, *by_name]))
+    merged = {}
+    every = 0.2 if sys.stderr.isatty() else 10  # seconds
+    for name in tqdm(
+        index_order(names), "merging", unit=" shards", delay=SILENT_S, mininterval=every
+    ):
+        if name in by_name:
+            record, folder = _await_record(out, by_name[name])
+        else:
+            record, folder = read_record(out / name), out
+        sums.add(record)
+        merged[name] = _Merged(
+            num_samples=record["count"],
+            rejects=record.get("rejects", []),
+            warnings=record.get("warnings", []),  # older versions wrote none
+            is_published=folder == out,
+        )
+    return {name: merged[name] for name in names}
+
+
+def _rejected(root: Path, plan: Plan, shards: dict[str, _Merged]) -> list[dict[str, str]]:
     """Return the files that this run rejected, while planning and while writing, by path."""
     found = [
         {"path": reject.path.relative_to(root).as_posix(), "reason": reject.reason}
         for reject in plan.rejects
     ]
-    for record in records.values():
-        found += record["rejects"]
+    for shard in shards.values():
+        found += shard.rejects
     return sorted(found, key=lambda reject: reject["path"])
 
 
 def _refuse_empty_split(
     settings: ShardSettings,
     plan: Plan,
-    records: dict[str, Any],
+    shards: dict[str, _Merged],
     rejected: list[dict[str, str]],
     lines: bytes,
 ) -> None:
     """Write rejects.jsonl and raise ValueError where a split has no sample."""
     path = Path(settings.out) / "rejects.jsonl"
     for name in plan.splits or ["train"]:
-        if any(records[shard]["count"] for shard in plan.splits.get(name, [])):
+        if any(shards[shard].num_samples for shard in plan.splits.get(name, [])):
             continue
         write_atomic(path, lines)
         first = f"; the first: {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
@@ -268,18 +324,20 @@ def _read_record(folder: Path, job: Job) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def _find_record(out: Path, job: Job) -> dict[str, Any] | None:
-    """Return the record of a shard that was written, published or not, or None."""
-    return _read_record(job.folder, job) or _read_record(out, job)
+def _find_record(out: Path, job: Job) -> tuple[dict[str, Any], Path] | None:
+    """Return the record of a shard that was written and its folder, OUT where it is published."""
+    for folder in (out, job.folder):
+        if record := _read_record(folder, job):
+            return record, folder
+    return None
 
 
-def _await_record(out: Path, job: Job) -> dict[str, Any]:
-    """Return the record of a shard that was written; files of another node may come late."""
+def _await_record(out: Path, job: Job) -> tuple[dict[str, Any], Path]:
+    """Return `_find_record` of a shard that was written; files of another node may come late."""
     until = time.monotonic() + VISIBILITY_TIMEOUT
     while True:
-        record = _find_record(out, job)
-        if record:
-            return record
+        if found := _find_record(out, job):
+            return found
         if time.monotonic() > until:
             raise ValueError(
                 f"{printable_path(job.folder / job.name)}: was written by another rank and is not"
@@ -294,6 +352,7 @@ def _await_record(out: Path, job: Job) -> dict[str, Any]:
 def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) -> None:
     """Give shards and files their final names, index.json last: it never lists what is not there.
 
+    jobs  whose shards are not published
     keep  no shard of the old index changes: it may stay until the new one takes its place
 
     What needs space on the disk is written before the old index is removed; from then on there are
@@ -308,11 +367,10 @@ def _publish(out: Path, jobs: list[Job], files: dict[str, bytes], keep: bool) ->
             (out / "index.json").unlink(missing_ok=True)
             sync_folder(out)
         for job in jobs:
-            if _read_record(job.folder, job):
-                source, target = job.folder / job.name, out / job.name
-                target.parent.mkdir(exist_ok=True)
-                os.replace(source, target)
-                os.replace(source.with_suffix(".json"), target.with_suffix(".json"))
+            source, target = job.folder / job.name, out / job.name
+            target.parent.mkdir(exist_ok=True)
+            os.replace(source, target)
+            os.replace(source.with_suffix(".json"), target.with_suffix(".json"))
         for folder in {(out / job.name).parent for job in jobs}:
             sync_folder(folder)
         for name in files:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,12 @@ class PreviousOutput:
     """What OUT holds already.
 
     content  of its index.json, None without one
-    The others are set where --append adds to it: its index, the commit records by shard, the lines
-    of rejects.jsonl, and what the plan must respect.
+    The others are set where --append adds to it: its index, the lines of rejects.jsonl, and what
+    the plan must respect.
     """
 
     content: bytes | None
     index: Index | None = None
-    records: dict[str, Any] = field(default_factory=dict)
     rejects: list[dict[str, str]] = field(default_factory=list)
     held: ExistingDataset = NO_DATASET
 
@@ -42,6 +43,11 @@ class PreviousOutput:
     def has(self, name: str) -> bool:
         """Return whether index.json has that entry."""
         return name in self._raw
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of the shards that stay where --append adds to them."""
+        return [entry["name"] for entry in self.index.shards] if self.index else []
 
     @property
     def _raw(self) -> dict[str, Any]:
@@ -75,14 +81,37 @@ def read_previous_output(settings: ShardSettings) -> PreviousOutput:
             " depthdist shard wrote"
         )
     _refuse_other_settings(out, index, settings)
-    records = _read_records(out, index)
     return PreviousOutput(
         content=content,
         index=index,
-        records=records,
+        held=_existing_dataset(out, index),
         rejects=read_rejects(out / "rejects.jsonl"),
-        held=_existing_dataset(index, records),
     )
+
+
+def read_record(tar: Path, check: Callable[[Any], None] = lambda record: None) -> dict[str, Any]:
+    """Return the commit record of a shard of OUT.
+
+    check  raises an error where something is wrong with it
+    raises ValueError, one line
+    """
+    path = tar.with_suffix(".json")
+    try:
+        record = parse_json(path.read_bytes())
+        check(record)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as err:
+        raise ValueError(
+            f"{path}: the commit record cannot be read ({type(err).__name__}: {one_line(err)});"
+            " --append needs it"
+        ) from err
+    return record
 
 
 def refuse_foreign_index(path: Path) -> None:
@@ -155,29 +184,6 @@ def _refuse_other_settings(out: Path, index: Index, settings: ShardSettings) -> 
         )
 
 
-def _read_records(out: Path, index: Index) -> dict[str, Any]:
-    """Return the commit record of each shard by its name."""
-    records = {}
-    for entry in index.shards:
-        path = (out / entry["name"]).with_suffix(".json")
-        try:
-            records[entry["name"]] = parse_json(path.read_bytes())
-            _check_record(records[entry["name"]], entry, index.step_mm)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            OSError,
-            TypeError,
-            ValueError,
-        ) as err:
-            raise ValueError(
-                f"{path}: the commit record cannot be read ({type(err).__name__}: {one_line(err)});"
-                " --append needs it"
-            ) from err
-    return records
-
-
 def _check_record(record: dict[str, Any], entry: dict[str, Any], step_mm: float) -> None:
     """Raise an error unless a shard's record is of this shard, and can be merged with others."""
     if any(record[name] != value for name, value in entry.items()):
@@ -190,13 +196,15 @@ def _check_record(record: dict[str, Any], entry: dict[str, Any], step_mm: float)
     statistics(merge_stats([record["stats"]]), step_mm)
 
 
-def _existing_dataset(index: Index, records: dict[str, Any]) -> ExistingDataset:
-    """Return what a plan must know of the dataset that it adds to."""
+def _existing_dataset(out: Path, index: Index) -> ExistingDataset:
+    """Return what a plan must know of the dataset that it adds to; check every commit record."""
     sides: dict[str, tuple[int, str]] = {}
     num_shards: dict[str, int] = {}
     next_key = 0
-    for name, record in records.items():
-        split = name.split("/")[0]
+    for entry in index.shards:
+        check = partial(_check_record, entry=entry, step_mm=index.step_mm)
+        record = read_record(out / entry["name"], check)
+        split = entry["name"].split("/")[0]
         num_shards[split] = num_shards.get(split, 0) + 1
         for key, stem, session, *_ in record["samples"]:
             sides[stem] = (session, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -70,22 +71,40 @@ def _sum_bins(histogram: np.ndarray, flying: np.ndarray) -> dict[str, list[int]]
     return bins
 
 
-def merge_stats(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the statistics of all parts together: integers are added, bounds widened.
+class MergedStats:
+    """The statistics of all parts together: integers are added, bounds widened.
 
     Exact, so the result does not depend on how samples are grouped or ordered.
     """
-    total: dict[str, Any] = {}
-    for part in parts:
+
+    def __init__(self) -> None:
+        self._total: dict[str, Any] = {}
+        self._tails: list[list[Any]] = []
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Add another part."""
+        total = self._total
         for name, value in part.items():
-            total[name] = _merge(name, total[name], value) if name in total else value
-    return total
+            if name == "tails":  # sorted once, at the end
+                self._tails += value
+            else:
+                total[name] = _merge(name, total[name], value) if name in total else value
+
+    def total(self) -> dict[str, Any]:
+        """Return what was added so far as one part."""
+        return {**self._total, "tails": sorted(self._tails)} if self._tails else {**self._total}
+
+
+def merge_stats(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the `MergedStats` of all parts."""
+    merged = MergedStats()
+    for part in parts:
+        merged.add(part)
+    return merged.total()
 
 
 def _merge(name: str, first: Any, second: Any) -> Any:
     """Return one value of the statistics of two parts together."""
-    if name == "tails":
-        return sorted(first + second)
     if name in ("bins", "no_value"):
         how = merge_bins if name == "bins" else _add
         return {

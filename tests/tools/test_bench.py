@@ -247,6 +247,7 @@ def test_the_start_of_many_ranks_is_measured_and_nothing_is_left(tmp_path, capsy
     for text in (
         "start under 30 s: ",
         "rank 0 under 2 GiB: ",
+        "merging under 2 GiB: ",
         "2 processes: they meet in ",
         "2.0 opens of headers a capture, whatever the number of ranks",
         "a model, not measured on a network: 3.5 MB",

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tools.benchmarks.plan import peak_mib
+from tools.benchmarks.scale_records import merge, write_records
 
 NAMES = 45  # of the values of an image in an evaluation, depth ranges included
 LOCAL = 8  # ranks of a machine
@@ -224,7 +225,14 @@ def write_files(raw: Path, count: int) -> None:
         (raw / f"depth/{stem}_rawDepth.npy").write_bytes(points.getvalue())
 
 
-PARTS = {"start": start, "meet": meet, "rank": one_rank, "shard": shard}
+PARTS = {
+    "start": start,
+    "meet": meet,
+    "rank": one_rank,
+    "shard": shard,
+    "records": write_records,
+    "merge": merge,
+}
 
 if __name__ == "__main__":
     which, where, how_many, of = sys.argv[1:]
