@@ -21,8 +21,8 @@ settings, format            what can be chosen, and what is written
 plan, splits                which captures, which side of the split, which shard
 encoding, quantize_kernel, statistics  one capture becomes a sample
 writer, worker_pool, build  captures become shards (`depthdist shard RAW OUT`)
-previous_output  what OUT holds before a run
-record_sums, index_writer  the shards' commit records added up, and the index after a run
+previous_output             what OUT holds before a run
+record_sums, index_writer   the shards' commit records added up, and the index after a run
 index, index_schema         where the bytes of every sample are; opening it takes little time
 external_*, member_*, tar_scan  the same index for existing tars, in place (`--index DIR`)
 decoding, sample_arrays     bytes become arrays; nothing pickled is ever loaded
