@@ -13,7 +13,7 @@ from depthdist.core.imports import importing
 from depthdist.core.nvidia_driver import check_driver
 from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
 from depthdist.distributed.signal_relay import SignalRelay
-from depthdist.distributed.ssh_check import SshCheck
+from depthdist.distributed.ssh_check import check_ssh
 
 SIGNALS = 256 - 65  # exit codes above it are 256 less the signal that ended a rank
 EXPORTED = ("DEPTHDIST_", "GLOO_", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_")
@@ -64,12 +64,11 @@ def run_launcher(words: list[str], hostfile: Path | None = None) -> None:
               not reach a machine of the hostfile
     """
     os.environ.setdefault("PDSH_SSH_ARGS_APPEND", SSH_KEEPS_ALIVE)
-    check = SshCheck(hostfile) if hostfile else None
-    load_deepspeed()  # takes longer than ssh
-    if check:
-        check.wait()
+    load_deepspeed()
     from deepspeed.launcher import runner
 
+    if hostfile:
+        check_ssh(runner.fetch_hostfile(hostfile))
     runner.EXPORT_ENVS = [*runner.EXPORT_ENVS, *EXPORTED]
     SignalRelay().start()
     leave_if_stopped(BEFORE_TRAINING)

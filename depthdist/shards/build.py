@@ -57,7 +57,6 @@ from depthdist.shards.split_names import SPLITS
 from depthdist.shards.worker_pool import write_shards
 
 VISIBILITY_TIMEOUT = 60.0  # seconds until files of one node must be seen on another
-SILENT_S = 5.0  # that merging takes before it shows progress
 
 
 @contextlib.contextmanager
@@ -261,10 +260,15 @@ def _add_records(
     by_name = {job.name: job for job in jobs}
     names = list(dict.fromkeys([*previous, *by_name]))
     merged = {}
-    every = 0.2 if sys.stderr.isatty() else 10  # seconds
-    for name in tqdm(
-        index_order(names), "merging", unit=" shards", delay=SILENT_S, mininterval=every
-    ):
+    bar = tqdm(
+        index_order(names),
+        "merging",
+        unit=" shards",
+        leave=False,
+        delay=2,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    )
+    for name in bar:
         if name in by_name:
             record, folder = _await_record(out, by_name[name])
         else:

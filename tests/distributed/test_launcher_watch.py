@@ -12,6 +12,7 @@ import time
 
 import psutil
 import pytest
+from helpers.launchers import LAUNCH, write_launchers
 
 from depthdist.distributed.launcher_watch import is_launcher, program_of
 
@@ -51,11 +52,8 @@ time.sleep(600)
 @pytest.fixture
 def place(tmp_path):
     """Scripts called torchrun, deepspeed, pdsh and over_ssh, a module deepspeed.launcher.launch."""
-    (tmp_path / "deepspeed/launcher").mkdir(parents=True)
-    files = {
-        "deepspeed/__init__.py": "",
-        "deepspeed/launcher/__init__.py": "",
-        "deepspeed/launcher/launch.py": STARTS_A_RANK,
+    scripts = {
+        LAUNCH: STARTS_A_RANK,
         "torchrun": STARTS_A_RANK,
         "bin/deepspeed": STARTS_THE_LAUNCH,
         "over_ssh/deepspeed": STARTS_PDSH,
@@ -63,10 +61,7 @@ def place(tmp_path):
         "rank.py": RANK.format(seconds=60),
         "short_rank.py": RANK.format(seconds=4),
     }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
+    return write_launchers(tmp_path, scripts)
 
 
 @pytest.fixture

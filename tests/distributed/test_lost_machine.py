@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+from helpers import launchers
+from helpers.launchers import write_launchers
 
 from depthdist.distributed.lost_machine import fan_out_of, machines_of
 
@@ -42,19 +44,10 @@ print([host for host, _ in shells.find_ended(0)])
 @pytest.fixture
 def place(tmp_path):
     """A script called pdsh, a module deepspeed.launcher.launch that runs a rank's script."""
-    (tmp_path / "deepspeed/launcher").mkdir(parents=True)
-    files = {
-        "deepspeed/__init__.py": "",
-        "deepspeed/launcher/__init__.py": "",
-        "deepspeed/launcher/launch.py": (
-            "import subprocess, sys; subprocess.run([sys.executable, 'rank.py'])"
-        ),
-        "rank.py": RANK,
-        "pdsh": PDSH,
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    return tmp_path
+    starts_a_rank = "import subprocess, sys; subprocess.run([sys.executable, 'rank.py'])"
+    return write_launchers(
+        tmp_path, {launchers.LAUNCH: starts_a_rank, "rank.py": RANK, "pdsh": PDSH}
+    )
 
 
 @pytest.mark.parametrize(

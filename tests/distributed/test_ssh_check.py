@@ -6,7 +6,7 @@ import time
 import pytest
 
 from depthdist.distributed import ssh_check
-from depthdist.distributed.ssh_check import SshCheck
+from depthdist.distributed.ssh_check import check_ssh
 
 SSH = """#!/bin/sh
 case "$*" in
@@ -20,19 +20,14 @@ esac
 
 @pytest.fixture
 def check(tmp_path, monkeypatch):
-    """Check a hostfile of these machines."""
+    """`check_ssh` of these machines."""
     (tmp_path / "bin").mkdir()
     ssh = tmp_path / "bin/ssh"
     ssh.write_text(SSH)
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
 
-    def check(*hosts):
-        lines = [f"{host} slots=1  # a comment\n" for host in hosts]
-        (tmp_path / "hosts").write_text("# machines\n\n" + "".join(lines))
-        return SshCheck(tmp_path / "hosts").wait()
-
-    return check
+    return lambda *hosts: check_ssh(hosts)
 
 
 def test_each_machine_that_is_not_reached_is_named_with_what_ssh_said(check):
