@@ -34,7 +34,9 @@ from depthdist.captures.path_text import (
     stem_of,
     suffix_of,
 )
-from depthdist.core.errors import BadFile
+from depthdist.core.environment import rank
+from depthdist.core.errors import BadFile, printable_path
+from depthdist.core.progress import with_progress
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".mpo"}
 TABLE_SUFFIXES = {".json", ".yaml", ".yml", ".txt", ".csv"}  # of cameras, splits, times
@@ -104,7 +106,7 @@ def as_listing(root: Path, paths: Iterable[str]) -> Listing:
         file for path in paths if name_of(path) == RESULTS_LIST for file in _results(root, path)
     }
     kinds: dict[str, Kind] = {}
-    for path in paths:
+    for path in with_progress(paths, "telling files apart", "files", shown=rank() == 0):
         kind = "result" if path in listed else kind_of(root, path)
         if kind:
             kinds[path] = kind
@@ -218,7 +220,9 @@ def _walk(root: Path) -> list[str]:
 
     files: list[str] = []
     visited = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=stop):
+    folders = os.walk(root, followlinks=True, onerror=stop)
+    text = f"listing {printable_path(root)}"
+    for folder, subfolders, names in with_progress(folders, text, "folders", shown=rank() == 0):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in visited:  # a link to a parent
             subfolders.clear()

@@ -19,20 +19,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from depthdist.captures.layouts import CapturePair, search_folder
 from depthdist.captures.read_options import ReadOptions
 from depthdist.core.errors import BadFile, SettingsError, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import parse_json, sync_folder, write_atomic
+from depthdist.core.progress import with_progress
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.shards.format import Job, as_json
 from depthdist.shards.headers import (
@@ -260,15 +258,7 @@ def _add_records(
     by_name = {job.name: job for job in jobs}
     names = list(dict.fromkeys([*previous, *by_name]))
     merged = {}
-    bar = tqdm(
-        index_order(names),
-        "merging",
-        unit=" shards",
-        leave=False,
-        delay=2,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-    )
-    for name in bar:
+    for name in with_progress(index_order(names), "merging", "shards"):
         if name in by_name:
             record, folder = _await_record(out, by_name[name])
         else:

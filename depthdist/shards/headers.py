@@ -10,13 +10,13 @@ than an hour for one process. So each rank looks at a share.
 from __future__ import annotations
 
 import os
-import sys
 from typing import NamedTuple
 
 from depthdist.captures.layouts import CapturePair
 from depthdist.captures.read_options import ReadOptions
 from depthdist.captures.readers import read_size
 from depthdist.core.errors import BadFile
+from depthdist.core.progress import with_progress
 from depthdist.distributed.cpu_group import CpuGroup
 
 ALONE = CpuGroup(alone=True)
@@ -42,20 +42,11 @@ def look_at(
 
     raises OSError where a file is gone
     """
-    from tqdm import tqdm  # after the errors of a wrong folder
-
     text = "looking at headers"
-    bar = tqdm(
-        pairs,
-        text if ranks.size == 1 else f"{text}, rank 0 of {ranks.size}",
-        unit=" pairs",
-        leave=False,
-        delay=2,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-        disable=ranks.rank > 0,
-    )
+    if ranks.size > 1:
+        text += f", rank 0 of {ranks.size}"
     found: list[Header | BadFile] = []
-    for pair in bar:
+    for pair in with_progress(pairs, text, "pairs", shown=ranks.rank == 0):
         try:
             image_size, size = read_size(pair, options)
         except BadFile as err:

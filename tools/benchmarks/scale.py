@@ -37,8 +37,8 @@ class ScaleSettings:
     "Ranks, 8 on a machine."
     files: int = 20_000
     "Captures whose files are made to measure how sharding begins."
-    processes: int = 8
-    "Processes that meet and exchange; a multiple of 8 or fewer. Each takes 0.2 GB."
+    processes: int = 64
+    "Processes that meet and exchange; a multiple of 8 or fewer."
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values."""

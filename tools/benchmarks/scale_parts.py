@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -126,28 +127,49 @@ def start(folder: Path, count: int, ranks: int) -> dict[str, Any]:
 
 
 def meet(folder: Path, count: int, ranks: int) -> dict[str, Any]:
-    """Start `ranks` processes that meet and exchange; return rank 0's times, and the largest."""
-    import socket
+    """Let `ranks` processes meet and exchange; return rank 0's times, and the most memory of one.
+
+    They are forked once all is imported: 64 interpreters that import torch on two cores would
+    measure the imports.
+    """
+    import torch.distributed  # noqa: F401
+
+    import depthdist.data.dataset
+    import depthdist.distributed.cpu_group
+    import depthdist.evaluation.scoring
+    import depthdist.runs.seen_images  # noqa: F401
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    words = [sys.executable, "-m", "tools.benchmarks.scale_parts", "rank", str(folder), str(count)]
-    running = []
-    for rank in range(ranks):
-        be_rank(rank, ranks)
-        env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        running.append(
-            subprocess.Popen([*words, str(ranks)], env=env, stdout=subprocess.PIPE, text=True)
-        )
-    texts = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
-        raise ValueError("a process that was to meet the others ended with an error")
-    answers = [json.loads(text) for text in texts]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    forked = [_fork_rank(folder, rank, ranks) for rank in range(ranks)]
+    answers = [json.loads(answer.read() or "null") for _, answer in forked]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in forked]
+    if any(codes):
+        raise ValueError(f"{sum(map(bool, codes))} of {ranks} processes ended with an error")
     return {**answers[0], "mib": max(answer["mib"] for answer in answers)}
 
 
-def one_rank(folder: Path, count: int, ranks: int) -> dict[str, Any]:
+def _fork_rank(folder: Path, rank: int, ranks: int) -> tuple[int, IO[bytes]]:
+    """Start a rank; return its process id, and where it writes what it measured."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        return pid, open(read, "rb")
+    code = 1
+    try:
+        be_rank(rank, ranks)
+        os.write(write, json.dumps(one_rank(folder, ranks)).encode())
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # what the parent has open is not this process's to close
+
+
+def one_rank(folder: Path, ranks: int) -> dict[str, Any]:
     """Meet the others, and exchange what an evaluation and the start of a run do."""
     from depthdist.data.dataset import DataSettings
     from depthdist.distributed.cpu_group import CpuGroup
@@ -228,7 +250,6 @@ def write_files(raw: Path, count: int) -> None:
 PARTS = {
     "start": start,
     "meet": meet,
-    "rank": one_rank,
     "shard": shard,
     "records": write_records,
     "merge": merge,
