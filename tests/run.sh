@@ -11,4 +11,4 @@ if [ ! -e $older/installed ]; then
 fi
 export OMP_NUM_THREADS=1 # many small models: more threads only wait for each other
 export PYTHONDONTWRITEBYTECODE= # hundreds of processes import the package: it is compiled once
-python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
