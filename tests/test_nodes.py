@@ -90,11 +90,11 @@ def launched(nodes: Machines, which: tuple[int, ...], *words, **env) -> OnMachin
     )
 
 
-def ended(typed: OnMachine, nodes: Machines, seconds: float, what: str):
+def ended(typed: OnMachine, nodes: Machines, seconds: float, what: str, script: str = "train.py"):
     """How a command ended, once no rank of any machine is left either; both within that time."""
 
     def ranks():
-        return [rank for machine in nodes.all if machine.init for rank in machine.ranks()]
+        return [rank for machine in nodes.all if machine.init for rank in machine.ranks(script)]
 
     def left() -> str:
         over = "has ended" if typed.is_over() else "has not ended"
@@ -341,6 +341,26 @@ def test_a_pulled_cable_ends_both_sides_and_the_machine_that_is_left_goes_on_exa
     assert "node2" in line, f"the lost machine is not named\n{all_said(done)}"
     finished(launched(nodes, (1,), *words, "--run", run))
     equal_to(run, reference, metrics=1e-9)
+
+
+def test_a_pulled_cable_ends_sharding_on_both_sides_and_the_machine_that_is_left_goes_on(
+    nodes, tmp_path
+):
+    raw, out = write_raw(tmp_path / "raw", 300), tmp_path / "out"
+    how = ["--size", "28x42", "--rgb", "png", "--shard-mb", 0.05, "--workers", 1]
+    shard = ["tools/shard.py", raw, out, *how]
+    typed = launched(nodes, (1, 2), *shard, DEPTHDIST_TIMEOUT=TIMEOUT)
+    wait_until(lambda: typed.is_over() or list(out.glob(".build/*/*.json")), BEGIN_S, typed.said)
+    nodes[2].pull_cable()
+    done = ended(typed, nodes, TIMEOUT + 30 + END_S, "the cable was pulled", "shard.py")
+    assert done.code and not (out / "index.json").exists(), all_said(done)
+    line = last_line(done.err + done.out, "shard.py")
+    assert line.startswith("rank 1 on node2 ") and "no sign of life" in line, all_said(done)
+    assert line.endswith("(finished shards are kept; the same command goes on)"), all_said(done)
+    finished(launched(nodes, (1,), *shard))
+    alone = Typed(sys.executable, *shard[:2], tmp_path / "alone", *how)
+    assert alone.done().code == 0, all_said(alone.done())
+    assert contents(out) == contents(tmp_path / "alone")
 
 
 # ------------------------------------------------------------------------------------- under SLURM

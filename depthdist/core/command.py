@@ -18,6 +18,7 @@ from depthdist.core.stop_signals import CTRL_C, ignore_stop_signals
 
 STOPPED, INTERRUPTED, BAD_INPUT, FAILED = 75, 130, 2, 1  # exit codes; 75 is EX_TEMPFAIL
 LAUNCHER_GRACE_S = 10  # a launcher ends all processes of a machine sooner after the first one ends
+NO_TRACKER_WARNING = "ignore:resource_tracker"  # about what it removes itself
 
 
 class FailureJudge(Protocol):
@@ -58,7 +59,8 @@ def unregister_ranks() -> None:
 def prepare_process() -> None:
     """Set what holds for the whole process, before torch is imported.
 
-    Without the variable, a rank whose store is gone would fill the screen with torch's C++ stack.
+    Without the variables, a rank whose store is gone would fill the screen with torch's C++ stack,
+    and a process of multiprocessing would have the last word where a command ends at once.
     """
     silence_image_warnings()
     set_cache_folders()
@@ -66,6 +68,9 @@ def prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the locale cannot show
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    ignored = os.environ.get("PYTHONWARNINGS", "").split(",")
+    if NO_TRACKER_WARNING not in ignored:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [*ignored, NO_TRACKER_WARNING]))
 
 
 def program() -> str:
@@ -102,13 +107,18 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
     sys.exit(code)
 
 
+def stop_code(by: str) -> int:
+    """Return the exit code after a request to stop, by who asked."""
+    return INTERRUPTED if by == CTRL_C else STOPPED
+
+
 def _exit_stopped(stop: Stopped) -> NoReturn:
     if rank() == 0:
         _print(str(stop))
     if _ranks:
         _ranks.leave()
     ignore_stop_signals()
-    sys.exit(INTERRUPTED if stop.by == CTRL_C else STOPPED)
+    sys.exit(stop_code(stop.by))
 
 
 def _code_and_text(err: BaseException) -> tuple[int, str]:

@@ -60,6 +60,21 @@ def is_beside_rank_0() -> bool:
     return rank() == local_rank()
 
 
+def timeout_seconds() -> float:
+    """Return the seconds that a rank waits for the others, to meet and in each exchange.
+
+    DEPTHDIST_TIMEOUT in the environment sets it. raises ValueError where that is no number > 0
+    """
+    text = os.environ.get("DEPTHDIST_TIMEOUT", "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"DEPTHDIST_TIMEOUT is {text!r}: expected seconds > 0, such as 600")
+    return seconds
+
+
 def process_space() -> str:
     """Return a name for what a process id means something in: this machine, this container.
 

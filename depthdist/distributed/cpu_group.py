@@ -6,6 +6,10 @@
     mine = jobs[group.rank :: group.size]
     values = group.gather(value)          # each rank's value, on every rank; all wait for all
     share = group.scatter(values)         # one of those that rank 0 has
+    group.leave()                         # all leave together
+
+Ranks wait as long as the slowest one works, for days if need be. failure_watch.py ends all of them
+when one fails, is gone, or is asked to stop.
 
 torch is only imported where there is more than one process.
 """
@@ -13,19 +17,22 @@ torch is only imported where there is more than one process.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from depthdist.core.command import unregister_ranks
+from depthdist.core.command import register_ranks
 from depthdist.core.environment import local_world_size, rank, world_size
 from depthdist.core.errors import SettingsError
+from depthdist.core.stop_signals import leave_if_stopped
 from depthdist.distributed.early_failure import expect_ranks
-from depthdist.distributed.meeting import Meeting, describe_failed_meeting
 
-MEETING_TIMEOUT = timedelta(minutes=10)  # until all have started
-EXCHANGE_TIMEOUT = timedelta(days=7)  # for the slowest rank; a dead one is noticed at once
+EXCHANGE_TIMEOUT = timedelta(days=7)  # for the slowest rank; one that is gone is noticed otherwise
+POLL_S = 0.02
+MEANWHILE = "while shards were made; the same command goes on"
+KEPT = "finished shards are kept; the same command goes on"
 
 
 class CpuGroup:
@@ -51,31 +58,22 @@ class CpuGroup:
     def _meet(self) -> None:
         import torch.distributed as dist
 
-        try:
-            met = Meeting(MEETING_TIMEOUT.total_seconds()).wait()
-            line = met.choose_interface(self.rank)
-            if line and self.rank == 0:
-                print(line, file=sys.stderr, flush=True)
-            dist.init_process_group(
-                "gloo",
-                store=met.store,
-                rank=self.rank,
-                world_size=self.size,
-                timeout=MEETING_TIMEOUT,
-            )
-        except RuntimeError as err:  # torch's errors of the meeting are all of this kind
-            raise ValueError(describe_failed_meeting(err)) from err
-        unregister_ranks()  # from now on they notice one another's ends in `gather`
+        from depthdist.distributed.watched_group import connect, meet, start_watch
+
+        met = meet()
+        self.watch = start_watch(met, KEPT)
+        register_ranks(self.watch.end_stopped, self.watch)
+        connect(met, "gloo", self.watch, screen=sys.stderr)
         self.group = dist.new_group(timeout=EXCHANGE_TIMEOUT)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's value, by rank; raise ValueError when a rank is gone."""
+        """Return every rank's value, by rank."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
         found = [None] * self.size
-        with self._naming_lost_ranks():
+        with self.exchanging():
             dist.all_gather_object(found, value, self.group)
         return found
 
@@ -86,7 +84,7 @@ class CpuGroup:
         import torch.distributed as dist
 
         found = None if self.rank else [None] * self.size
-        with self._naming_lost_ranks():
+        with self.exchanging():
             dist.gather_object(value, found, 0, self.group)
         return found or []
 
@@ -98,7 +96,7 @@ class CpuGroup:
         import torch.distributed as dist
 
         box = [None]
-        with self._naming_lost_ranks():
+        with self.exchanging():
             if self.rank:
                 dist.recv_object_list(box, 0, self.group)
                 return box[0]
@@ -108,15 +106,21 @@ class CpuGroup:
         return values[0]
 
     @contextmanager
-    def _naming_lost_ranks(self) -> Iterator[None]:
-        """Give an exchange that fails the line that says why."""
-        try:
+    def exchanging(self) -> Iterator[None]:
+        """Wait until all ranks have come, then let them exchange something.
+
+        Meanwhile this process serves signals, which it cannot within gloo. raises Stopped on
+        request
+        """
+        import torch.distributed as dist
+
+        with self.watch.exchanging():
+            all_have_come = dist.barrier(self.group, async_op=True)
+            while not all_have_come.is_completed():
+                leave_if_stopped(MEANWHILE)
+                time.sleep(POLL_S)
+            all_have_come.wait()  # raises what went wrong
             yield
-        except RuntimeError as err:
-            raise ValueError(
-                f"rank {self.rank} of {self.size}: another rank is gone; finished shards are kept,"
-                f" run again ({_first_line(err)})"
-            ) from err
 
     def agree(self, problem: str | None) -> None:
         """Raise SettingsError on every rank with what any of them found wrong; else go on."""
@@ -128,12 +132,8 @@ class CpuGroup:
             raise SettingsError(found[:3])
 
     def leave(self) -> None:
-        """Leave the other ranks."""
+        """Leave the other ranks when all are done."""
         if self.size > 1:
-            import torch.distributed as dist
+            from depthdist.distributed.watched_group import part
 
-            dist.destroy_process_group()
-
-
-def _first_line(err: RuntimeError) -> str:
-    return str(err).splitlines()[0][:120]
+            part(self.watch)

@@ -17,6 +17,7 @@ each machine repeats the report.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import threading
@@ -30,10 +31,11 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from depthdist.core.command import FAILED
+from depthdist.core.command import FAILED, INTERRUPTED, STOPPED, stop_code
 from depthdist.core.errors import one_line
 from depthdist.core.stop_signals import end_on_sigterm, note_stop, stop_signal
 from depthdist.distributed.failure_report import (
+    GONE,
     FailureReport,
     exit_at_once,
     is_running,
@@ -56,18 +58,30 @@ class FailureWatch(threading.Thread):
     rank, places  this rank, and where each rank runs
     store       torch.distributed.Store of this meeting alone, not used elsewhere in this process
     timeout     seconds that a rank waits for the others
+    kept        what is kept however the ranks end, as the last line says: then a rank may be slow
+                for days, and a request to stop that one gets ends all, whatever they do.
+                "" where they save before they stop
 
     In the store: `word` the first failure; `heard/R` R knows it; `call` a rank is missing; `here/R`
     what R does; `beat/R` its sign of life; `done/R` R waits for all to be done; `left/R` R watches
     no more; `stop` who asked a rank to save and stop.
     """
 
-    def __init__(self, rank: int, places: Sequence[RankPlace], store: Any, timeout: float):
+    def __init__(
+        self,
+        rank: int,
+        places: Sequence[RankPlace],
+        store: Any,
+        timeout: float,
+        kept: str = "",
+    ):
         super().__init__(daemon=True)
         self.rank = rank
         self.size = len(places)
         self.store = store
         self.timeout = timeout
+        self.kept = kept
+        self.patience = math.inf if kept else timeout
         self.silence = min(LONGEST_SILENCE_S, timeout)
         self.report: FailureReport | None = None
         self.waiting_since: float | None = None
@@ -80,6 +94,8 @@ class FailureWatch(threading.Thread):
         self.next_beat = 0.0
         self.beats: dict[int, tuple[bytes, float]] = {}  # of each rank, and since when
         self.stop_is_shared = False
+        self.is_done = False
+        self.has_said = False  # what this rank ends for
         self.before = end_on_sigterm(self._terminated)
         self.start()
         threading.Thread(target=self._watch_the_store, daemon=True).start()
@@ -93,7 +109,7 @@ class FailureWatch(threading.Thread):
             self.answered = time.monotonic()
             # gloo's exchanges fail by themselves; NCCL's never do
             since = self.waiting_since
-            if since and time.monotonic() > since + self.timeout + GRACE_S:
+            if since and time.monotonic() > since + self.patience + GRACE_S:
                 self._find_missing_rank(f"waited in vain for the other ranks in {_main_place()}")
 
     def _watch_the_store(self) -> None:
@@ -106,7 +122,7 @@ class FailureWatch(threading.Thread):
             last = now
             silent = now - self.answered
             if silent > self.silence + GRACE_S:  # also where a report was found since
-                self.report = self.report or FailureReport(0, FAILED, SILENT.format(silent))
+                self.report = self.report or self._of_lost(0, SILENT.format(silent))
                 self.end()
 
     @contextmanager
@@ -132,12 +148,12 @@ class FailureWatch(threading.Thread):
             if self.store.check(["word"]):
                 self._receive(self.store.get("word"))
             elif lost := self._without("done", gone):
-                self.leave_report(FailureReport.of_gone(lost[0]))
+                self.leave_report(self._of_lost(lost[0]))
             elif time.monotonic() > self.next_beat:
                 self.next_beat = time.monotonic() + BEAT_S
                 self._give_sign_of_life()
         except RuntimeError:  # the store ended with rank 0
-            self.report = FailureReport.of_gone(0)
+            self.report = self._of_lost(0)
         return self.report
 
     def _give_sign_of_life(self) -> None:
@@ -155,7 +171,7 @@ class FailureWatch(threading.Thread):
             self.beats[other] = (beat, since if beat == before else now)
             silent = now - self.beats[other][1]
             if silent > self.silence and self._without("left", [other]):
-                self.leave_report(FailureReport(other, FAILED, SILENT.format(silent)))
+                self.leave_report(self._of_lost(other, SILENT.format(silent)))
                 return
 
     def _what_it_does(self) -> str:
@@ -166,6 +182,13 @@ class FailureWatch(threading.Thread):
         """Make it the report of this run, unless there is one already."""
         self._receive(self.store.compare_set("word", "", report.to_store()))
 
+    def _of_lost(self, rank: int, text: str = GONE) -> FailureReport:
+        """Return the report that others leave for a rank that cannot do so itself."""
+        return FailureReport(rank, FAILED, self._with_kept(text))
+
+    def _with_kept(self, text: str) -> str:
+        return f"{text} ({self.kept})" if self.kept else text
+
     def _share_stop(self) -> None:
         """Let every rank know of a request to stop that one of them got."""
         if self.stop_is_shared:
@@ -175,6 +198,9 @@ class FailureWatch(threading.Thread):
         elif stop_signal():
             self.store.set("stop", stop_signal())
         self.stop_is_shared = bool(stop_signal())
+        if self.stop_is_shared and self.kept and not self.is_done:
+            text = self._with_kept(f"stopped by {stop_signal()}")
+            self.leave_report(FailureReport(self.rank, stop_code(stop_signal()), text))
 
     def _receive(self, word: bytes) -> None:
         self.report = FailureReport.from_store(word)
@@ -200,7 +226,8 @@ class FailureWatch(threading.Thread):
         if is_same:
             self.report = mine
         follows = bool(exchange) or is_same
-        return text if is_first or not follows else ""
+        self.has_said = is_first or not follows
+        return text if self.has_said else ""
 
     def _find_missing_rank(self, text: str) -> None:
         """Wait for the report of the missing rank; leave one for a rank that does not answer.
@@ -218,14 +245,15 @@ class FailureWatch(threading.Thread):
             if self.report:
                 return
             if lost := self._without("here", range(self.size)):
-                self.leave_report(FailureReport.of_gone(lost[0]))
+                self.leave_report(self._of_lost(lost[0]))
                 return
             for other in range(self.size):
                 place = json.loads(self.store.get(f"here/{other}"))
-                if other != self.rank and place:
+                if other != self.rank and place and not self.kept:
                     self.leave_report(FailureReport(other, FAILED, self._describe(place, text)))
                     return
-            self.leave_report(FailureReport(self.rank, FAILED, f"{text}; all ranks wait"))
+            found = self._with_kept(text) if self.kept else f"{text}; all ranks wait"
+            self.leave_report(FailureReport(self.rank, FAILED, found))
         except RuntimeError:
             self.look()
 
@@ -243,21 +271,32 @@ class FailureWatch(threading.Thread):
         self.ending.acquire()  # never released: one thread ends this process
         assert self.report
         line = f"{self.names[self.report.rank]}: {self.report.text}"
-        if self.rank == min(set(self.pids) - {self.report.rank}, default=None):
-            show(line)
-        if self.report.rank not in self.pids:
-            end_shell_to(self.report.rank)
+        if self.kept and self.report.code in (STOPPED, INTERRUPTED):  # nobody's failure
+            if self.rank == 0 and not self.has_said:
+                show(self.report.text)
+        else:
+            if self.rank == min(set(self.pids) - {self.report.rank}, default=None):
+                show(line)
+            if self.report.rank not in self.pids:
+                end_shell_to(self.report.rank)
         if self.rank == 0:  # the store ends with this process
             self._await("heard", set(range(self.size)) - {0, self.report.rank}, GRACE_S)
         exit_at_once(self.report.code, line)
+
+    def end_stopped(self) -> NoReturn:
+        """Exit at once after Stopped, which rank 0 has shown; only where something is `kept`."""
+        self.has_said = True
+        self.look()
+        self.end()
 
     def part(self) -> None:
         """Wait until all ranks are done, then stop to watch; raise ValueError if one is missing.
 
         Rank 0 leaves last, as the store ends with it.
         """
+        self.is_done = True
         self.store.set(f"done/{self.rank}", "")
-        if lost := self._await("done", range(self.size), self.timeout):
+        if lost := self._await("done", range(self.size), self.patience):
             raise ValueError(
                 f"all is done, but after {self.timeout:g} s not on {self.names[lost[0]]};"
                 " DEPTHDIST_TIMEOUT in the environment waits longer"

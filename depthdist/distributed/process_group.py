@@ -10,7 +10,6 @@ failure_watch.py ends all of them when one fails.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,14 +20,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from depthdist.core.command import register_ranks, unregister_ranks
-from depthdist.core.environment import local_rank, local_world_size, rank, usable_cores, world_size
-from depthdist.core.errors import Stopped, one_line
+from depthdist.core.command import register_ranks
+from depthdist.core.environment import (
+    local_rank,
+    local_world_size,
+    timeout_seconds,
+    usable_cores,
+    world_size,
+)
+from depthdist.core.errors import Stopped
 from depthdist.core.stop_signals import stop_signal
 from depthdist.distributed.accelerator import accelerator, load_deepspeed
 from depthdist.distributed.failure_watch import FailureWatch
 from depthdist.distributed.launchers import adopt_slurm_variables
-from depthdist.distributed.meeting import Meeting, Met, describe_failed_meeting
+from depthdist.distributed.watched_group import connect, meet, part, start_watch
 
 ALONE = {
     "RANK": "0",
@@ -38,7 +43,6 @@ ALONE = {
     "MASTER_PORT": "0",
 }
 """What a launcher would set for a single process."""
-NCCL_HINT = {"NCCL": ", NCCL_DEBUG=INFO says more"}
 
 
 @dataclass(frozen=True)
@@ -53,26 +57,12 @@ class World:
 _watch: FailureWatch | None = None  # from start to stop, of several ranks
 
 
-def timeout_seconds() -> float:
-    """Return the seconds that a rank waits for the others, to meet and in each exchange.
-
-    DEPTHDIST_TIMEOUT in the environment sets it. raises ValueError where that is no number > 0
-    """
-    text = os.environ.get("DEPTHDIST_TIMEOUT", "600")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"DEPTHDIST_TIMEOUT is {text!r}: expected seconds > 0, such as 600")
-    return seconds
-
-
 def start() -> World:
     """Join the other ranks and return this one's place; without a launcher it is the only one.
 
     raises ValueError where the ranks cannot meet, or this machine has too few devices
     """
+    global _watch
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     adopt_slurm_variables()
     for name, value in ALONE.items():
@@ -80,12 +70,11 @@ def start() -> World:
     device = _own_device()
     backend = accelerator().communication_backend_name()
     limit = timedelta(seconds=timeout_seconds())
-    try:
-        met = Meeting(timeout_seconds()).wait() if world_size() > 1 else None
-    except RuntimeError as err:
-        raise ValueError(describe_failed_meeting(err)) from err
-    if met:
-        _connect(met, backend, limit, device)
+    if world_size() > 1:
+        met = meet()
+        _watch = start_watch(met)
+        register_ranks(lambda: stop(), _watch)
+        connect(met, backend, _watch, device)
     else:
         register_ranks(lambda: stop(), None)
     _start_deepspeed(backend, limit)
@@ -116,40 +105,6 @@ def _own_threads() -> int:
     return max(1, usable_cores() // local_world_size())
 
 
-def _connect(met: Met, backend: str, limit: timedelta, device: torch.device) -> None:
-    """Make the process group of all ranks, which are watched from before it is there.
-
-    DeepSpeed would make it too, but a second time under torchrun it would find the addresses of the
-    first. NCCL connects in here, and waits for a rank without any limit of its own.
-
-    raises ValueError where they cannot reach one another
-    """
-    global _watch
-    # else NCCL's own watchdog kills every rank that waits, and nobody says for which
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-    line = met.choose_interface(rank())
-    if line and rank() == 0:
-        print(line, flush=True)
-    _watch = FailureWatch(rank(), met.places, met.store.clone(), timeout_seconds())
-    register_ranks(lambda: stop(), _watch)
-    try:
-        with exchanging():
-            dist.init_process_group(
-                backend,
-                store=met.store,
-                rank=rank(),
-                world_size=world_size(),
-                timeout=limit,
-                device_id=device if device.type == "cuda" else None,
-            )
-    except RuntimeError as err:
-        name = backend.upper()
-        raise ValueError(
-            f"the ranks have met, but cannot reach one another ({one_line(err)}): a firewall, or"
-            f" another network? {name}_SOCKET_IFNAME names the interface{NCCL_HINT.get(name, '')}"
-        ) from err
-
-
 @contextmanager
 def exchanging() -> Iterator[None]:
     """Take this rank for one that waits for the others while entered.
@@ -177,12 +132,8 @@ def _start_deepspeed(backend: str, limit: timedelta) -> None:
 def stop() -> None:
     """Leave the other ranks when all are done, so that none of them reports a lost connection."""
     global _watch
-    if _watch:
-        _watch.part()
-        _watch = None
-    unregister_ranks()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    part(_watch)
+    _watch = None
 
 
 def sum_over_ranks(values: Iterable[float]) -> list[float]:

@@ -31,7 +31,8 @@ from depthdist.core.errors import BadFile, SettingsError, printable_path
 from depthdist.core.file_lock import hold_folder
 from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.core.progress import with_progress
-from depthdist.distributed.cpu_group import CpuGroup
+from depthdist.core.stop_signals import leave_if_stopped
+from depthdist.distributed.cpu_group import MEANWHILE, CpuGroup
 from depthdist.shards.format import Job, as_json
 from depthdist.shards.headers import (
     Header,
@@ -79,14 +80,19 @@ def locked(out: Path) -> Iterator[None]:
 def build_shards(settings: ShardSettings, ranks: CpuGroup | None = None) -> dict[str, Any] | None:
     """Make OUT the dataset that RAW and the settings describe, and return its index.
 
-    ranks    the processes that share the work; each calls this, only rank 0 gets the index
+    ranks    the processes that share the work; each calls this, only rank 0 gets the index; by
+             default those that a launcher started, which part at the end
     returns  the index, and beside its entries `changed`, `written`, `rejected` and `warned`
              (lists), `held` and `note`
 
     raises ValueError, one line, where RAW cannot be used, OUT cannot be written, no pair is usable,
     or another run is at work
     """
-    ranks = ranks or CpuGroup()
+    if ranks is None:
+        ranks = CpuGroup()
+        index = build_shards(settings, ranks)
+        ranks.leave()
+        return index
     out = Path(settings.out)
     with contextlib.ExitStack() as stack:
         planned = None
@@ -259,6 +265,7 @@ def _add_records(
     names = list(dict.fromkeys([*previous, *by_name]))
     merged = {}
     for name in with_progress(index_order(names), "merging", "shards"):
+        leave_if_stopped(MEANWHILE)
         if name in by_name:
             record, folder = _await_record(out, by_name[name])
         else:

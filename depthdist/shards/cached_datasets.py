@@ -30,7 +30,7 @@ from depthdist.core.errors import BadFile, SettingsError, printable_path
 from depthdist.core.file_lock import POLL_S, Held, began, hold
 from depthdist.core.files import parse_json, sync_folder, write_atomic
 from depthdist.core.stop_signals import leave_if_stopped
-from depthdist.distributed.cpu_group import CpuGroup
+from depthdist.distributed.cpu_group import MEANWHILE, CpuGroup
 from depthdist.shards import SCHEMA, VERSION
 from depthdist.shards.format import as_json
 from depthdist.shards.index import read_index
@@ -40,7 +40,6 @@ from depthdist.shards.split_names import in_order
 
 BEGIN_S = 600.0  # seconds that other ranks wait until the first one of their machine begins
 END_S = 5.0  # and after it has ended without shards
-MEANWHILE = "while shards were made; the same command goes on"
 SAID_AFTER_S = 1.0
 MAX_SHOWN = 5  # rejects that are printed
 Say = Callable[[str], None]

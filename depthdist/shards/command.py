@@ -20,10 +20,12 @@ from typing import Any
 
 from depthdist.captures.layouts import find_pairs
 from depthdist.core.command_line import parse
-from depthdist.core.environment import count_workers
+from depthdist.core.environment import count_workers, world_size
 from depthdist.core.errors import printable_path
+from depthdist.core.stop_signals import note_stop_signals
 from depthdist.distributed.cpu_group import CpuGroup
 from depthdist.distributed.early_failure import expect_ranks
+from depthdist.distributed.launcher_watch import watch_launchers
 from depthdist.shards.settings import ShardSettings
 from depthdist.shards.split_names import in_order
 
@@ -46,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def make(settings: ShardSettings) -> int:
     """Shard the captures in RAW, print what OUT holds, and return the exit code."""
+    if world_size() > 1:  # alone, a signal ends this process at once
+        note_stop_signals()
+        watch_launchers()
     ranks = CpuGroup()
     if ranks.size == 1 and not Path(settings.raw).is_dir():
         find_pairs(settings.raw)  # raises the error, before the libraries are imported

@@ -17,7 +17,8 @@ from depthdist.captures.read_options import ReadOptions
 from depthdist.captures.readers import read_size
 from depthdist.core.errors import BadFile
 from depthdist.core.progress import with_progress
-from depthdist.distributed.cpu_group import CpuGroup
+from depthdist.core.stop_signals import leave_if_stopped
+from depthdist.distributed.cpu_group import MEANWHILE, CpuGroup
 
 ALONE = CpuGroup(alone=True)
 
@@ -40,13 +41,14 @@ def look_at(
 ) -> list[Header | BadFile]:
     """Return the header of each pair, or what is wrong with it; rank 0 shows how far it is.
 
-    raises OSError where a file is gone
+    raises OSError where a file is gone, Stopped on request
     """
     text = "looking at headers"
     if ranks.size > 1:
         text += f", rank 0 of {ranks.size}"
     found: list[Header | BadFile] = []
     for pair in with_progress(pairs, text, "pairs", shown=ranks.rank == 0):
+        leave_if_stopped(MEANWHILE)
         try:
             image_size, size = read_size(pair, options)
         except BadFile as err:

@@ -28,7 +28,7 @@ from depthdist.core.environment import (
     start_worker,
 )
 from depthdist.core.stop_signals import leave_if_stopped
-from depthdist.distributed.cpu_group import CpuGroup
+from depthdist.distributed.cpu_group import MEANWHILE, CpuGroup
 from depthdist.shards.format import Job
 from depthdist.shards.writer import write_shard
 
@@ -55,7 +55,7 @@ def write_shards(jobs: list[Job], workers: int, ranks: CpuGroup) -> None:
             with _no_interrupt():
                 waiting = {pool.submit(_work, job) for job in jobs}  # starts the workers
             while waiting:
-                leave_if_stopped("while shards were made; the same command goes on")
+                leave_if_stopped(MEANWHILE)
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 samples, num_bytes, rejects, _ = shared[:]
                 mb_per_s = num_bytes / 1e6 / max(1e-9, bar.format_dict["elapsed"])

@@ -23,6 +23,7 @@ from helpers.commands import (
 from helpers.runs import deepspeed_json, log, make_shards
 
 from depthdist.core.command import register_ranks, run_command, unregister_ranks
+from depthdist.core.environment import timeout_seconds
 from depthdist.core.errors import Stopped
 from depthdist.distributed import launchers as slurm
 from depthdist.distributed import process_group as world
@@ -296,7 +297,7 @@ def test_a_single_rank_that_fails_leaves_its_group_so_that_nccl_says_nothing(tmp
 def test_a_timeout_that_is_no_time_is_refused(text, monkeypatch):
     monkeypatch.setenv("DEPTHDIST_TIMEOUT", text)
     with pytest.raises(ValueError, match=f"DEPTHDIST_TIMEOUT is '{text}': expected seconds > 0"):
-        world.timeout_seconds()
+        timeout_seconds()
 
 
 def test_a_rank_killed_under_the_launcher_is_named_last_and_nothing_is_left_behind(words, tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from helpers.captures import ROOT, SHARD, capture, write_capture, write_raw
-from helpers.commands import LAUNCHER, ON_CPU, free_port
+from helpers.commands import LAUNCHER, ON_CPU, command, free_port, on_srun, until
 from PIL import Image
 
 from depthdist.captures.sessions import number_sessions
@@ -318,6 +318,29 @@ def test_what_goes_wrong_on_one_rank_stops_all_with_its_words(tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if "shard.py: error:" in line]
     assert "rank 0: " in line
     assert "is a file; expected a folder for the dataset" in line
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGUSR1"])
+def test_a_signal_to_one_rank_ends_all_and_the_same_command_goes_on(tmp_path, how):
+    raw, out = write_raw(tmp_path / "raw", 300), tmp_path / "out"
+    flags = [*FLAGS, "--shard-mb", "0.05"]
+    ranks = on_srun(2, "tools/shard.py", raw, out, *flags)
+    until(lambda: list(out.glob(".build/*/*.json")))
+    ranks[1].process.send_signal(signal.Signals[how])
+    first, second = [rank.done(60) for rank in ranks]
+    assert not (out / "index.json").exists() and list(out.glob(".build/*/*.json"))
+    line = first.err.splitlines()[-1]
+    if how == "SIGKILL":
+        assert (first.code, second.code) == (1, -signal.SIGKILL), (first, second)
+        assert line.startswith("shard.py: rank 1 on ") and "): gone without a word" in line, line
+    else:
+        assert (first.code, second.code, second.err) == (75, 75, ""), (first, second)
+        assert line.startswith(f"shard.py: stopped by {how} "), line
+    assert line.removesuffix(")").endswith("; the same command goes on"), line
+    again = [rank.done() for rank in on_srun(2, "tools/shard.py", raw, out, *flags)]
+    assert [rank.code for rank in again] == [0, 0], again
+    assert command("tools/shard.py", raw, tmp_path / "alone", *flags).code == 0
+    assert contents(out) == contents(tmp_path / "alone")
 
 
 # ------------------------------------------------------------------------------------------ kill -9
