@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from depthdist.captures.found_files import Listing, plain
 from depthdist.captures.path_text import folder_of, folders_above, stem_of
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 from depthdist.core.files import parse_json
 from depthdist.geometry.camera import pinhole
 
@@ -127,7 +127,7 @@ def _parse(path: Path, text: bytes) -> Any:
             return _parse_yaml(text.decode("utf-8-sig"))
         return _parse_lines(text.decode("utf-8-sig"))
     except ValueError as err:
-        raise BadFile(path, f"cannot be read as {suffix[1:]} ({one_line(err)})") from err
+        raise BadFile(path, f"cannot be read as {suffix[1:]} ({one_reason(err)})") from err
 
 
 def _parse_yaml(text: str) -> Any:
@@ -138,7 +138,7 @@ def _parse_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as err:
-        raise ValueError(one_line(err)) from err
+        raise ValueError(one_reason(err)) from err
 
 
 def _parse_lines(text: str) -> Any:

@@ -21,7 +21,7 @@ from depthdist.captures.path_text import (
     suffix_of,
 )
 from depthdist.captures.time_association import Timed, associate, count_alone
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 SPLITS = ("train", "val", "test")  # as ultralytics' YAML names them
 TUM_UNIT_MM = 0.2  # 5000 to the metre
@@ -132,7 +132,7 @@ def _read_ultralytics(listing: Listing, path: str) -> _Dataset | None:
         content = _parse_yaml(yaml)
     except ValueError as err:
         if _pairs_below(listing, folder_of(path)):
-            raise BadFile(yaml, f"cannot be read as YAML ({one_line(err)})") from err
+            raise BadFile(yaml, f"cannot be read as YAML ({one_reason(err)})") from err
         return None
     if not isinstance(content, dict) or not {"train", "val"} & {*content}:
         return None

@@ -235,11 +235,11 @@ def start_worker() -> None:
 
 
 @contextmanager
-def no_signals_to_workers() -> Iterator[None]:
+def no_signals_to_children() -> Iterator[None]:
     """Start processes that signals do not reach while they start: they inherit the mask.
 
     Launchers and SLURM send a request to stop to every process; the command that started this one
-    serves it. Each worker calls obey_parent_only().
+    serves it. Each worker calls obey_parent_only(), each rank note_stop_signals().
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

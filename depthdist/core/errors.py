@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FLAG = re.compile(r"(?<![^\s(])--([a-z]+(?:-[a-z]+)*)")
-LINE_LENGTH = 300  # characters of an error that go into one line
+LINE_LENGTH = 1000  # characters of an error that go into one line
+REASON_LENGTH = 300  # of the reason why one of many files or machines cannot be used
+LEFT_OUT = " ... "
 
 
 class SettingsError(ValueError):
@@ -70,9 +72,23 @@ def printable_path(path: Path | str) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
-def one_line(err: BaseException | str) -> str:
-    """Return the text of an error, shortened to one line."""
-    return " ".join(str(err).split())[:LINE_LENGTH] or type(err).__name__
+def one_line(err: BaseException | str, length: int = LINE_LENGTH) -> str:
+    """Return the text of an error on one line; of a longer one the start and the end.
+
+    The start says what is wrong, the end what to do.
+
+    length  in characters, at most
+    """
+    text = " ".join(str(err).split()) or type(err).__name__
+    if len(text) <= length:
+        return text
+    kept = length - len(LEFT_OUT)
+    return text[: kept - kept // 2] + LEFT_OUT + text[len(text) - kept // 2 :]
+
+
+def one_reason(err: BaseException | str) -> str:
+    """Return why one of many files or machines cannot be used, on one line of a list."""
+    return one_line(err, REASON_LENGTH)
 
 
 def os_error_text(err: OSError) -> str:

@@ -42,18 +42,22 @@ _parent = 0  # process that started this one
 def note_stop_signals() -> None:
     """Note SIGTERM, SIGUSR1 and SIGINT from now on; a command does so in its first statement.
 
+    Also those that waited until now: a launcher may have started this process with them blocked.
     SIGINT stays ignored where it is: so a shell starts what runs in the background.
     """
     global _by, _parent
     _by = ""
     _parent = os.getppid()
     _since.clear()
-    for number in [getattr(signal, name) for name in NAMES if hasattr(signal, name)]:
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    for number in numbers:
         handler = signal.getsignal(number)
         if handler is _note or (number == signal.SIGINT and handler == signal.SIG_IGN):
             continue
         _ending[number] = handler
         signal.signal(number, _note)
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def stop_signal() -> str:

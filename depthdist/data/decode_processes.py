@@ -8,7 +8,7 @@ from contextlib import closing
 import torch
 from torch.utils import data
 
-from depthdist.core.environment import no_signals_to_workers, obey_parent_only
+from depthdist.core.environment import no_signals_to_children, obey_parent_only
 from depthdist.core.errors import one_line
 from depthdist.data.batch import Buffers, EncodedBatch
 from depthdist.data.sample_order import MicroBatchPlan
@@ -41,7 +41,7 @@ class DecodeProcesses:
             closing(groups),
             SlowReaderWarning(self.reader.dataset, self.reader.split, self.stall_s) as watch,
         ):
-            with no_signals_to_workers():
+            with no_signals_to_children():
                 batches = iter(loader)  # starts them
             try:
                 while True:
@@ -64,7 +64,7 @@ def _next(batches: Iterator[EncodedBatch | str]) -> EncodedBatch | str | None:
         if "DataLoader worker" not in str(err):
             raise
         return (
-            f"a worker process was killed (out of memory?): {one_line(err)[:200]}; run"
+            f"a worker process was killed (out of memory?): {one_line(err, 200)}; run"
             " again with fewer --processes"
         )
 

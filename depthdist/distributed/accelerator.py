@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from depthdist.core.command import INTERRUPTED
 from depthdist.core.environment import has_usable_gpu
 from depthdist.core.imports import importing
 from depthdist.core.nvidia_driver import check_driver
-from depthdist.core.stop_signals import BEFORE_TRAINING, CTRL_C, leave_if_stopped, stop_signal
+from depthdist.core.stop_signals import BEFORE_TRAINING, leave_if_stopped
+from depthdist.distributed.launcher_process import (
+    KILLED,
+    LauncherProcess,
+    adopt_orphans,
+    describe_signal,
+)
 from depthdist.distributed.signal_relay import SignalRelay
 from depthdist.distributed.ssh_check import check_ssh
 
@@ -54,10 +60,11 @@ def accelerator() -> Any:
 def run_launcher(words: list[str], hostfile: Path | None = None) -> None:
     """Run DeepSpeed's launcher in this process, as the command `deepspeed` does, but silently.
 
-    It ends the process with the exit code of the first rank that failed. SIGTERM, SIGUSR1 and
-    Ctrl-C are passed on to the ranks, which save and end with 75 or 130, and so does this process.
-    With a hostfile DeepSpeed itself takes SIGTERM and Ctrl-C, ssh notices a machine that is gone,
-    and the ranks get the variables of EXPORTED too.
+    It ends the process with the exit code of the first rank that failed, with 128 more than the
+    signal's number where one ended that rank or the launcher. SIGTERM, SIGUSR1 and Ctrl-C are
+    passed on to the ranks, which save and end with 75 or 130, and so does this process. With a
+    hostfile DeepSpeed itself takes SIGTERM and Ctrl-C, ssh notices a machine that is gone, and the
+    ranks get the variables of EXPORTED too.
 
     hostfile  that words name, if they do
     raises    Stopped after such a signal where no rank was started yet; ValueError where ssh does
@@ -70,13 +77,16 @@ def run_launcher(words: list[str], hostfile: Path | None = None) -> None:
     if hostfile:
         check_ssh(runner.fetch_hostfile(hostfile))
     runner.EXPORT_ENVS = [*runner.EXPORT_ENVS, *EXPORTED]
-    SignalRelay().start()
+    launcher = LauncherProcess()
+    runner.subprocess = launcher.in_place_of(subprocess)
+    adopt_orphans()
+    SignalRelay(launcher).start()
     leave_if_stopped(BEFORE_TRAINING)
     try:
         runner.main(["--log_level=critical", *words])  # ranks have said their errors themselves
     except SystemExit as end:
-        if stop_signal() == CTRL_C:  # which DeepSpeed got too, and calls a failure
-            sys.exit(INTERRUPTED)
         if isinstance(end.code, int) and end.code > SIGNALS:
-            print(f"a process was ended by signal {256 - end.code}", file=sys.stderr)
+            print(f"a process was ended by {describe_signal(256 - end.code)}", file=sys.stderr)
+            sys.exit(KILLED + 256 - end.code)
         raise
+    launcher.exit_if_killed()

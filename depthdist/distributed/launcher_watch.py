@@ -27,7 +27,8 @@ TORCHRUN = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 TRAINING = ("train", "detail", "completion")  # commands of depthdist that run RUNNERS in them
 WORLD_INFO = "--world_info="
 OF_ONE_LAUNCH = (WORLD_INFO, "--master_addr=", "--master_port=")
-SET_BY_LAUNCHERS = ("CROSS_RANK", "TORCHELASTIC_RUN_ID")  # in a rank's environment
+SET_BY_LAUNCH = "CROSS_RANK"
+SET_BY_LAUNCHERS = (SET_BY_LAUNCH, "TORCHELASTIC_RUN_ID")  # in a rank's environment
 
 
 def watch_launchers() -> None:
@@ -109,13 +110,16 @@ def _watch(launchers: list[psutil.Process]) -> None:
 def _began_as_orphan(launchers: Sequence[psutil.Process]) -> bool:
     """Return whether a launcher was gone before anyone could look at it.
 
-    This rank has another parent since its first statement; or the process that starts the ranks of
-    a machine has a new parent: one of another session, though it has not begun a session itself.
+    This rank has another parent since its first statement; or of DeepSpeed's two launchers the one
+    below is gone, and the other one has adopted this rank; or the one below has a new parent: one
+    of another session, though it has not begun a session itself.
     """
     if os.getppid() != first_parent() and any(name in os.environ for name in SET_BY_LAUNCHERS):
         return True
-    for process in launchers:
-        name, _ = program_of(command_line(process))
+    names = [program_of(command_line(process))[0] for process in launchers]
+    if names and LAUNCH not in names and SET_BY_LAUNCH in os.environ:
+        return True
+    for process, name in zip(launchers, names, strict=True):
         if name == LAUNCH and _session(process.pid) not in (process.pid, _session(process.ppid())):
             return True
     return False

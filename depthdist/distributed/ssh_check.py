@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-from depthdist.core.errors import one_line
+from depthdist.core.errors import one_reason
 
 ANSWER_S = 10  # that a machine has to answer
 SLOWEST_S = 15.0  # until the launch goes on without an answer: a login may be slow
@@ -31,7 +31,7 @@ def check_ssh(hosts: Iterable[str]) -> None:
             process.kill()
             continue
         if process.returncode == SSH_FAILED:
-            failed[host] = one_line(said.strip().rpartition("\n")[2] or "it does not say why")
+            failed[host] = one_reason(said.strip().rpartition("\n")[2] or "it does not say why")
     if failed:
         first = next(iter(failed))
         reasons = "; ".join(f"{host} ({why})" for host, why in failed.items())

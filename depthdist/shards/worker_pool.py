@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from depthdist.core.environment import (
     count_workers,
-    no_signals_to_workers,
+    no_signals_to_children,
     no_workers,
     open_pool,
     start_worker,
@@ -84,7 +84,7 @@ def _no_interrupt() -> Iterator[None]:
     pressed: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
-        with no_signals_to_workers():
+        with no_signals_to_children():
             yield
     finally:
         signal.signal(signal.SIGINT, handler)

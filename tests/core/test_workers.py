@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from depthdist.core.environment import no_signals_to_workers, open_pool, start_worker
+from depthdist.core.environment import no_signals_to_children, open_pool, start_worker
 
 GROUP = ("TERM", "USR1", "INT")
 
@@ -28,7 +28,7 @@ def test_what_others_send_does_not_end_a_worker_and_its_command_can():
 def test_a_worker_is_started_with_these_signals_blocked_and_the_command_keeps_its_own():
     says = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))"
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with no_signals_to_workers():
+    with no_signals_to_children():
         done = subprocess.run([sys.executable, "-c", says], capture_output=True, text=True)
     expected = sorted(int(getattr(signal, f"SIG{name}")) for name in GROUP)
     assert [int(word) for word in done.stdout.split()] == expected

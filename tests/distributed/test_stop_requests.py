@@ -6,6 +6,7 @@ import signal
 import sys
 
 import psutil
+import pytest
 from helpers.commands import Launch, Typed, on_srun, script, until
 from helpers.runs import make_shards, train_words
 
@@ -80,17 +81,38 @@ def test_ranks_of_a_deepspeed_that_was_terminated_before_they_began_end_at_once(
     assert not list(run.glob("last/step-??????"))
 
 
-def test_ctrl_c_lets_all_ranks_of_depthdist_train_save_and_ends_with_130(data, batch4, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "shown", "code"),
+    [("SIGTERM", "SIGTERM", 75), ("SIGUSR1", "SIGUSR1", 75), ("SIGINT", "Ctrl-C", 130)],
+)
+def test_a_signal_to_all_processes_of_depthdist_train_saves_and_ends_with_its_code(
+    name, shown, code, data, batch4, tmp_path
+):
+    """As `timeout`, systemd, SLURM and the terminal send it."""
     run = tmp_path / "run"
     words = train_words(data, run, batch4)[1:]
     typed = Typed(sys.executable, "-m", "depthdist", "train", *words, "--gpus", 2, *LONG)
-    ranks_at_work(typed, run)
-    os.killpg(typed.process.pid, signal.SIGINT)  # as the terminal does
+    ranks = ranks_at_work(typed, run)
+    os.killpg(typed.process.pid, getattr(signal, name))
     done = typed.done(SOON_S)
     (line,) = [line for line in done.err.splitlines() if line.startswith("depthdist train:")]
-    assert done.code == 130 and "Traceback" not in done.err, done
-    assert line.startswith("depthdist train: stopped by Ctrl-C ") and saved_step(run) >= 1
-    assert line.endswith("the same command goes on")
+    assert done.code == code and "Traceback" not in done.err, done
+    assert line.startswith(f"depthdist train: stopped by {shown} ") and saved_step(run) >= 1
+    assert line.endswith("the same command goes on") and all_gone(ranks)
+
+
+def test_sigterm_to_all_processes_of_deepspeed_lets_its_ranks_save(data, batch4, tmp_path):
+    run = tmp_path / "run"
+    launch = Launch(2, *train_words(data, run, batch4), *LONG)
+    ranks_at_work(launch, run)
+    everything = below(launch)
+    os.killpg(launch.process.pid, signal.SIGTERM)
+    assert launch.process.wait() == -signal.SIGTERM
+    until(lambda: all_gone(everything), SOON_S)
+    err = launch.files[1]
+    err.seek(0)
+    (line,) = [line for line in err.read().splitlines() if line.startswith("train.py:")]
+    assert line.startswith("train.py: stopped by SIGTERM at step ") and saved_step(run) >= 1
 
 
 def slow_to_score(marks, *words):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from depthdist.captures.formats.npy import as_map, map_size, shape_problem
 from depthdist.captures.formats.stored_points import Array, PointFormat, StoredPoints
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 EXPECTED = "expected one channel of 16 bits, or a TIFF of floats"
@@ -142,7 +142,7 @@ def _tiff_shape(path: Path, source: Path | bytes) -> tuple[int, ...]:
 
 
 def _unreadable(path: Path, err: Exception) -> BadFile:
-    text = getattr(err, "strerror", None) or one_line(err).replace(repr(str(path)), "it")
+    text = getattr(err, "strerror", None) or one_reason(err).replace(repr(str(path)), "it")
     return BadFile(path, f"cannot be read as a depth image ({text}); {EXPECTED}")
 
 

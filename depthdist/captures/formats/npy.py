@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from depthdist.captures.formats.stored_points import Array, PointFormat, StoredPoints
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 MAX_VALUES = 16  # of a pixel: more is no pixel's
@@ -109,7 +109,7 @@ def _checked_header(path: Path, file: IO[bytes]) -> Header:
     except BadFile:
         raise
     except (OSError, ValueError, MemoryError) as err:
-        reason = getattr(err, "strerror", None) or one_line(err)
+        reason = getattr(err, "strerror", None) or one_reason(err)
         raise BadFile(path, f"not a .npy file that can be read ({reason})") from err
     problem = shape_problem(header.shape, header.dtype)
     if problem:
@@ -141,7 +141,7 @@ def read_npy_header(path: Path, file: IO[bytes]) -> Header:
     try:
         return Header(*HEADERS[version](file))
     except Exception as err:  # NumPy raises TokenError, RecursionError ... on what is no header
-        raise BadFile(path, f"not a .npy file that can be read ({one_line(err)})") from err
+        raise BadFile(path, f"not a .npy file that can be read ({one_reason(err)})") from err
 
 
 NPY = PointFormat("NumPy array", (".npy",), read_npy, read_npy_size, is_depth=is_npy_depth)

@@ -21,7 +21,7 @@ from depthdist.captures.formats.named_arrays import (
 )
 from depthdist.captures.formats.npy import read_npy_header
 from depthdist.captures.formats.stored_points import PointFormat, StoredPoints
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 Answer = TypeVar("Answer")
 
@@ -66,7 +66,7 @@ def _answer(
     except BadFile:
         raise
     except Exception as err:  # zipfile raises BadZipFile, zlib.error, RuntimeError, EOFError ...
-        reason = getattr(err, "strerror", None) or one_line(err)
+        reason = getattr(err, "strerror", None) or one_reason(err)
         raise BadFile(path, f"not a .npz file that can be read ({reason})") from err
 
 

@@ -14,7 +14,7 @@ from depthdist.captures.formats.stored_points import (
     StoredPoints,
     read_head,
 )
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 if TYPE_CHECKING:
     from pypcd4 import MetaData
@@ -33,7 +33,7 @@ def read_pcd(path: Path, content: bytes) -> StoredPoints:
         if len(points) != header.points:
             raise ValueError(f"{len(points):,} points; expected {header.points:,}")
     except Exception as err:  # pypcd4 raises ValueError, RuntimeError, struct.error, KeyError ...
-        raise BadFile(path, f"its points cannot be read ({one_line(err)})") from err
+        raise BadFile(path, f"its points cannot be read ({one_reason(err)})") from err
     columns = {name: points[name] for name in points.dtype.names or ()}
     return arrange_columns(path, columns, (header.height, header.width))
 
@@ -60,9 +60,9 @@ def _read_header(path: Path, head: bytes, num_bytes: int) -> MetaData:
         itemsize = header.build_dtype().itemsize
     except ValidationError as err:
         wrong = ", ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in err.errors())
-        raise BadFile(path, f"has a header that is no .pcd file's ({one_line(wrong)})") from err
+        raise BadFile(path, f"has a header that is no .pcd file's ({one_reason(wrong)})") from err
     except Exception as err:  # pypcd4 raises ValueError, KeyError, IndexError, TypeError ...
-        raise BadFile(path, f"not a .pcd file that can be read ({one_line(err)})") from err
+        raise BadFile(path, f"not a .pcd file that can be read ({one_reason(err)})") from err
     if header.points != header.width * header.height or not 0 < header.points <= MAX_PIXELS:
         raise BadFile(
             path,

@@ -25,7 +25,7 @@ from depthdist.captures.formats.stored_points import (
     StoredPoints,
     read_head,
 )
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 MAX_HEADER = 1 << 16  # bytes
 MAX_TAIL = 1 << 12  # bytes that may hold the last element, PCL's camera
@@ -59,7 +59,7 @@ def read_ply(path: Path, content: bytes) -> StoredPoints:
         read = _read_text if header.is_text else _read_binary
         columns = read(content, header)
     except (ValueError, IndexError, OverflowError) as err:
-        raise BadFile(path, f"its vertices cannot be read ({one_line(err)})") from err
+        raise BadFile(path, f"its vertices cannot be read ({one_reason(err)})") from err
     return arrange_columns(path, columns, header.size)
 
 
@@ -82,7 +82,7 @@ def _read_header(path: Path, head: bytes, tail: bytes, num_bytes: int) -> Header
     except BadFile:
         raise
     except Exception as err:  # plyfile raises PlyParseError, ValueError, KeyError, MemoryError ...
-        raise BadFile(path, f"not a .ply file that can be read ({one_line(err)})") from err
+        raise BadFile(path, f"not a .ply file that can be read ({one_reason(err)})") from err
     bytes_each = 2 * len(header.dtype.names or ()) if header.is_text else header.dtype.itemsize
     needed = header.start + header.num_vertices * bytes_each + header.num_cells - 1
     if num_bytes < needed or max(header.num_vertices, header.num_cells) > MAX_PIXELS:

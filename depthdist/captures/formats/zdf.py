@@ -23,7 +23,7 @@ from depthdist.captures.formats.named_arrays import (
     read_named_size,
 )
 from depthdist.captures.formats.stored_points import PointFormat, StoredPoints, read_head
-from depthdist.core.errors import BadFile, one_line
+from depthdist.core.errors import BadFile, one_reason
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -68,7 +68,7 @@ def _start_sdk() -> tuple[Any, Any] | str:
     except ImportError:
         return "the package zivid is not installed"
     except Exception as err:  # no graphics card, no driver, ...: RuntimeError
-        return f"Zivid's SDK does not start: {one_line(err)}"
+        return f"Zivid's SDK does not start: {one_reason(err)}"
 
 
 def _open_frame(path: Path, is_hdf5: bool) -> Any:
@@ -82,7 +82,7 @@ def _open_frame(path: Path, is_hdf5: bool) -> Any:
         try:
             return sdk[0].Frame(path)
         except Exception as err:  # RuntimeError
-            reason = f"Zivid's SDK says: {one_line(err)}"
+            reason = f"Zivid's SDK says: {one_reason(err)}"
     if is_hdf5:
         return None
     raise BadFile(path, f"is no HDF5 file, and {reason}; expected a .zdf file of a Zivid")
@@ -115,7 +115,7 @@ def _answer(
     except BadFile:
         raise
     except Exception as err:  # h5py raises OSError, KeyError, RuntimeError, ValueError ...
-        raise BadFile(path, f"not a .zdf file that can be read ({one_line(err)})") from err
+        raise BadFile(path, f"not a .zdf file that can be read ({one_reason(err)})") from err
 
 
 def _open_dataset(dataset: Any) -> NamedArray:
